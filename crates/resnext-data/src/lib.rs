@@ -1,0 +1,1 @@
+//! CIFAR and generated image sets, augmentation and a deterministic multi-threaded loader.

@@ -1,0 +1,1 @@
+//! ResNeXt and ResNet for candle: configurations, the three block forms, torchvision's weight names.

@@ -1,0 +1,1 @@
+//! Training loop, optimizer, schedules, metrics and resumable checkpoints for candle networks.
