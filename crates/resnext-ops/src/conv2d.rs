@@ -1,0 +1,340 @@
+//! Grouped 2-D convolution.
+
+use crate::kernels::{self, ConvShape, Element, Isa};
+use crate::layout::{channels_last, from_nhwc, row_major, to_nhwc};
+use crate::tape::{Output, apply2, apply3, needs_gradient};
+use crate::{Error, Result, composite};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Shape, Tensor};
+
+/// The settings of a 2-D convolution, the same in both directions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conv2dConfig {
+    /// Pixels from one output to the next.
+    pub stride: usize,
+    /// Zeros added on each side.
+    pub padding: usize,
+    /// Pixels from one kernel element to the next.
+    pub dilation: usize,
+    /// Independent groups of channels: 1 is a dense convolution, as many as channels a depthwise one.
+    pub groups: usize,
+}
+
+impl Default for Conv2dConfig {
+    fn default() -> Self {
+        Conv2dConfig { stride: 1, padding: 0, dilation: 1, groups: 1 }
+    }
+}
+
+/// Convolves `x` (N, Cin, H, W) with `weight` (Cout, Cin/groups, kh, kw), giving (N, Cout, H', W').
+///
+/// `x` may have any strides; the result lies channels-last in memory. f32 and f64 run through
+/// this crate's kernels on the CPU, in one pass whatever the number of groups. Other types and
+/// devices take a composite of candle's operations, the number of which does not grow with groups
+/// either. Both inputs get gradients.
+///
+/// # Errors
+/// If ranks, channels, groups and types do not fit each other, the stride, dilation or groups are
+/// zero, or the kernel is larger than the padded input.
+pub fn conv2d(x: &Tensor, weight: &Tensor, config: &Conv2dConfig) -> Result<Tensor> {
+    let shape = checked_shape(x.shape(), weight.shape(), config)?;
+    check_types(x, &[("weight", weight)])?;
+    if !has_kernel(x) {
+        return composite::conv2d(x, weight, &shape);
+    }
+    let op = Conv { config: *config, input_gradient: needs_gradient("conv2d", x)? };
+    apply2(x, weight, op, Output::ChannelsLast)
+}
+
+/// [`conv2d`] with a bias (Cout) added to every pixel.
+///
+/// # Errors
+/// Those of [`conv2d`], and if the bias does not have Cout elements.
+pub fn conv2d_with_bias(x: &Tensor, weight: &Tensor, bias: &Tensor, config: &Conv2dConfig) -> Result<Tensor> {
+    let shape = checked_shape(x.shape(), weight.shape(), config)?;
+    check_types(x, &[("weight", weight), ("bias", bias)])?;
+    if bias.dims() != [shape.out_channels] {
+        let (op, expected) = ("conv2d", format!("[{}], one a channel of the output", shape.out_channels));
+        return Err(Error::Shape { op, input: "bias", expected, got: bias.shape().clone() });
+    }
+    if !has_kernel(x) {
+        let y = composite::conv2d(x, weight, &shape)?;
+        return Ok(y.broadcast_add(&bias.reshape((1, (), 1, 1))?)?);
+    }
+    let op = Conv { config: *config, input_gradient: needs_gradient("conv2d", x)? };
+    apply3(x, weight, bias, op, Output::ChannelsLast)
+}
+
+/// Multiplies `x` (N, I) with the transpose of `weight` (O, I) and adds `bias` (O), giving (N, O).
+///
+/// # Errors
+/// If the shapes or types do not fit each other.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let rank2 = |input, t: &Tensor| {
+        t.dims2().map_err(|_| Error::Shape {
+            op: "linear",
+            input,
+            expected: "two dimensions".into(),
+            got: t.shape().clone(),
+        })
+    };
+    let ((n, inputs), (outputs, expected)) = (rank2("x", x)?, rank2("weight", weight)?);
+    if inputs != expected {
+        let expected = format!("[N, {expected}], to fit the weight");
+        return Err(Error::Shape { op: "linear", input: "x", expected, got: x.shape().clone() });
+    }
+    let x = crate::tape::reshape(x, (n, inputs, 1, 1))?;
+    let weight = crate::tape::reshape(weight, (outputs, inputs, 1, 1))?;
+    let config = Conv2dConfig::default();
+    let y = match bias {
+        None => conv2d(&x, &weight, &config)?,
+        Some(bias) => conv2d_with_bias(&x, &weight, bias, &config)?,
+    };
+    crate::tape::reshape(&y, (n, outputs))
+}
+
+/// Whether this crate's CPU kernels take a tensor of this type and place.
+pub(crate) fn has_kernel(x: &Tensor) -> bool {
+    x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F64)
+}
+
+pub(crate) fn check_types(x: &Tensor, others: &[(&'static str, &Tensor)]) -> Result<()> {
+    for &(input, other) in others {
+        if other.dtype() != x.dtype() {
+            let expected = format!("{:?}, the type of x", x.dtype());
+            return Err(Error::DType { op: "conv2d", input, expected, got: other.dtype() });
+        }
+    }
+    Ok(())
+}
+
+/// The sizes of a convolution, after checking that they fit.
+fn checked_shape(x: &Shape, weight: &Shape, config: &Conv2dConfig) -> Result<ConvShape> {
+    const OP: &str = "conv2d";
+    let rank = |input, expected: &str, got: &Shape| Error::Shape {
+        op: OP,
+        input,
+        expected: expected.into(),
+        got: got.clone(),
+    };
+    let (batch, in_channels, in_h, in_w) = x.dims4().map_err(|_| rank("x", "(N, C, H, W)", x))?;
+    let (out_channels, group_in, kernel_h, kernel_w) =
+        weight.dims4().map_err(|_| rank("weight", "(Cout, Cin/groups, kh, kw)", weight))?;
+    let Conv2dConfig { stride, padding, dilation, groups } = *config;
+    let wrong = |message| Err(Error::Config { op: OP, message });
+    if stride == 0 || dilation == 0 || groups == 0 {
+        return wrong(format!("stride, dilation and groups must be at least 1, got {config:?}"));
+    }
+    if kernel_h == 0 || kernel_w == 0 || out_channels == 0 || group_in == 0 {
+        return Err(rank("weight", "no empty dimension", weight));
+    }
+    if in_channels % groups != 0 || out_channels % groups != 0 {
+        return wrong(format!(
+            "{in_channels} input and {out_channels} output channels are not divisible by {groups} groups"
+        ));
+    }
+    if in_channels / groups != group_in {
+        let expected = format!(
+            "[{out_channels}, {}, kh, kw] for {in_channels} channels in {groups} groups",
+            in_channels / groups
+        );
+        return Err(rank("weight", &expected, weight));
+    }
+    let size = |axis: &str, input: usize, kernel: usize| {
+        let reach = (kernel - 1).checked_mul(dilation).and_then(|r| r.checked_add(1));
+        let padded = padding.checked_mul(2).and_then(|p| p.checked_add(input));
+        match (reach, padded) {
+            // A bound far above any image keeps every later sum inside 64 bits.
+            (Some(reach), Some(padded)) if reach <= padded && padded < 1 << 30 => {
+                Ok((padded - reach) / stride + 1)
+            }
+            _ => Err(Error::Config {
+                op: OP,
+                message: format!(
+                    "a kernel of {kernel} with dilation {dilation} does not fit the {axis} {input} with padding {padding}"
+                ),
+            }),
+        }
+    };
+    let (out_h, out_w) = (size("height", in_h, kernel_h)?, size("width", in_w, kernel_w)?);
+    Ok(ConvShape {
+        batch,
+        in_channels,
+        in_h,
+        in_w,
+        out_channels,
+        out_h,
+        out_w,
+        kernel_h,
+        kernel_w,
+        config: *config,
+    })
+}
+
+/// Calls `$f::<T>` for the float type of `$storage`.
+macro_rules! with_float {
+    ($storage:expr, $f:ident ( $($arg:expr),* )) => {
+        match $storage {
+            candle_core::CpuStorage::F32(_) => $f::<f32>($($arg),*),
+            candle_core::CpuStorage::F64(_) => $f::<f64>($($arg),*),
+            other => {
+                let dtype = candle_core::backend::BackendStorage::dtype(other);
+                Err(candle_core::Error::Msg(format!("expected f32 or f64, got {dtype:?}")))
+            }
+        }
+    };
+}
+pub(crate) use with_float;
+
+/// The convolution itself; its second and third inputs are weight and bias.
+struct Conv {
+    config: Conv2dConfig,
+    /// Whether the input's gradient is wanted: an image's is not.
+    input_gradient: bool,
+}
+
+type Output4 = candle_core::Result<(CpuStorage, Shape)>;
+
+fn forward<T: Element>(
+    config: &Conv2dConfig,
+    x: (&CpuStorage, &Layout),
+    weight: (&CpuStorage, &Layout),
+    bias: Option<(&CpuStorage, &Layout)>,
+) -> Output4 {
+    let shape = checked_shape(x.1.shape(), weight.1.shape(), config)?;
+    let (x, weight) = (channels_last::<T>(x.0, x.1)?, row_major::<T>(weight.0, weight.1)?);
+    let bias = bias.map(|(storage, layout)| row_major::<T>(storage, layout)).transpose()?;
+    let y = kernels::conv_forward(Isa::current(), &shape, &x, &weight, bias.as_deref());
+    Ok((T::to_cpu_storage_owned(y), (shape.batch, shape.out_h, shape.out_w, shape.out_channels).into()))
+}
+
+impl CustomOp2 for Conv {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Output4 {
+        with_float!(s1, forward(&self.config, (s1, l1), (s2, l2), None))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _y: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let config = self.config;
+        let size = (x.dims4()?, weight.dims4()?);
+        let grad_x = self
+            .input_gradient
+            .then(|| from_nhwc(&grad.apply_op2_no_bwd(weight, &InputGradient { config, size })?))
+            .transpose()?;
+        let grad_weight = x.apply_op2_no_bwd(grad, &WeightGradient { config, size })?;
+        Ok((grad_x, Some(grad_weight)))
+    }
+}
+
+impl CustomOp3 for Conv {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Output4 {
+        with_float!(s1, forward(&self.config, (s1, l1), (s2, l2), Some((s3, l3))))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _bias: &Tensor,
+        y: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (grad_x, grad_weight) = CustomOp2::bwd(self, x, weight, y, grad)?;
+        let grad_bias = to_channel_sums(grad)?;
+        Ok((grad_x, grad_weight, Some(grad_bias)))
+    }
+}
+
+/// The sum over all pixels of a (N, H, W, C) tensor, a channel each.
+fn to_channel_sums(x: &Tensor) -> candle_core::Result<Tensor> {
+    x.contiguous()?.flatten_to(2)?.sum(0)
+}
+
+type Size4 = (usize, usize, usize, usize);
+
+/// From the output's gradient (N, H', W', Cout) and the weight to the input's (N, H, W, Cin).
+struct InputGradient {
+    config: Conv2dConfig,
+    size: (Size4, Size4),
+}
+
+impl CustomOp2 for InputGradient {
+    fn name(&self) -> &'static str {
+        "conv2d-input-gradient"
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Output4 {
+        fn inner<T: Element>(
+            shape: &ConvShape,
+            grad: (&CpuStorage, &Layout),
+            weight: (&CpuStorage, &Layout),
+        ) -> Output4 {
+            let (grad, weight) = (row_major::<T>(grad.0, grad.1)?, row_major::<T>(weight.0, weight.1)?);
+            let out = kernels::conv_input_gradient(Isa::current(), shape, &grad, &weight);
+            Ok((
+                T::to_cpu_storage_owned(out),
+                (shape.batch, shape.in_h, shape.in_w, shape.in_channels).into(),
+            ))
+        }
+        let shape = checked_shape(&self.size.0.into(), &self.size.1.into(), &self.config)?;
+        with_float!(s1, inner(&shape, (s1, l1), (s2, l2)))
+    }
+}
+
+/// From the input (N, Cin, H, W) and the output's gradient (N, H', W', Cout) to the weight's.
+struct WeightGradient {
+    config: Conv2dConfig,
+    size: (Size4, Size4),
+}
+
+impl CustomOp2 for WeightGradient {
+    fn name(&self) -> &'static str {
+        "conv2d-weight-gradient"
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Output4 {
+        fn inner<T: Element>(
+            shape: &ConvShape,
+            size: Size4,
+            x: (&CpuStorage, &Layout),
+            grad: (&CpuStorage, &Layout),
+        ) -> Output4 {
+            let (x, grad) = (channels_last::<T>(x.0, x.1)?, row_major::<T>(grad.0, grad.1)?);
+            let out = kernels::conv_weight_gradient(Isa::current(), shape, &x, &grad);
+            Ok((T::to_cpu_storage_owned(out), size.into()))
+        }
+        let shape = checked_shape(&self.size.0.into(), &self.size.1.into(), &self.config)?;
+        with_float!(s1, inner(&shape, self.size.1, (s1, l1), (s2, l2)))
+    }
+}
+
+/// The composite route, reached on purpose: for tests that hold it and the kernels to each other.
+#[doc(hidden)]
+pub fn conv2d_composite(x: &Tensor, weight: &Tensor, config: &Conv2dConfig) -> Result<Tensor> {
+    composite::conv2d(x, weight, &checked_shape(x.shape(), weight.shape(), config)?)
+}
+
+/// The channels-last copy or view used by the composites.
+pub(crate) fn padded_nhwc(x: &Tensor, padding: usize) -> candle_core::Result<Tensor> {
+    to_nhwc(x)?.pad_with_zeros(1, padding, padding)?.pad_with_zeros(2, padding, padding)
+}

@@ -1,0 +1,105 @@
+//! Softmax cross-entropy with label smoothing, as one operation.
+
+use crate::conv2d::{has_kernel, with_float};
+use crate::kernels::Element;
+use crate::layout::row_major;
+use crate::tape::{Output, apply1};
+use crate::{Error, Result};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
+
+/// The mean over the batch of the cross-entropy between softmax(`logits` (N, K)) and `labels` (N, u32),
+/// as a scalar. With `smoothing` s the target is 1 - s + s/K for the label and s/K for the others,
+/// as in PyTorch.
+///
+/// # Errors
+/// If shapes do not fit, the batch is empty, a label is not below K, or `smoothing` isn't in 0..=1.
+pub fn cross_entropy(logits: &Tensor, labels: &Tensor, smoothing: f64) -> Result<Tensor> {
+    const OP: &str = "cross_entropy";
+    let shape = |input, expected: String, got: &Tensor| Error::Shape {
+        op: OP,
+        input,
+        expected,
+        got: got.shape().clone(),
+    };
+    let (n, classes) = logits.dims2().map_err(|_| shape("logits", "(N, classes)".into(), logits))?;
+    if labels.dims() != [n] || n == 0 || classes == 0 {
+        return Err(shape("labels", format!("[{n}], at least one"), labels));
+    }
+    if labels.dtype() != DType::U32 {
+        return Err(Error::DType { op: OP, input: "labels", expected: "U32".into(), got: labels.dtype() });
+    }
+    if !(0.0..=1.0).contains(&smoothing) {
+        return Err(Error::Config {
+            op: OP,
+            message: format!("label smoothing must be from 0 to 1, got {smoothing}"),
+        });
+    }
+    let values = labels.to_vec1::<u32>()?;
+    if let Some((i, label)) = values.iter().enumerate().find(|&(_, &label)| label as usize >= classes) {
+        return Err(Error::Value {
+            op: OP,
+            message: format!("label {label} of example {i} is not below {classes}, the number of classes"),
+        });
+    }
+    if has_kernel(logits) {
+        return apply1(logits, CrossEntropy { labels: values, smoothing }, Output::Plain);
+    }
+    let shifted = logits.broadcast_sub(&logits.max_keepdim(1)?.detach())?;
+    let log_p = shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(1)?.log()?)?;
+    let label = log_p.gather(&labels.unsqueeze(1)?, 1)?.mean_all()?;
+    Ok(((label * (smoothing - 1.0))? - (log_p.mean_all()? * smoothing)?)?)
+}
+
+struct CrossEntropy {
+    labels: Vec<u32>,
+    smoothing: f64,
+}
+
+impl CrossEntropy {
+    /// Log-probabilities of a row, in f64.
+    fn log_softmax<T: Element>(row: &[T]) -> Vec<f64> {
+        let max = row.iter().map(|v| v.as_f64()).fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = row.iter().map(|v| (v.as_f64() - max).exp()).sum();
+        row.iter().map(|v| v.as_f64() - max - sum.ln()).collect()
+    }
+}
+
+impl CustomOp1 for CrossEntropy {
+    fn name(&self) -> &'static str {
+        "cross_entropy"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        fn inner<T: Element>(
+            op: &CrossEntropy,
+            storage: &CpuStorage,
+            layout: &Layout,
+        ) -> candle_core::Result<(CpuStorage, Shape)> {
+            let logits = row_major::<T>(storage, layout)?;
+            let (n, classes) = layout.shape().dims2()?;
+            let mut loss = 0.0;
+            for (row, &label) in logits.chunks_exact(classes).zip(&op.labels) {
+                let log_p = CrossEntropy::log_softmax(row);
+                let mean = log_p.iter().sum::<f64>() / classes as f64;
+                loss -= (1.0 - op.smoothing) * log_p[label as usize] + op.smoothing * mean;
+            }
+            Ok((T::to_cpu_storage_owned(vec![T::of_f64(loss / n as f64)]), Shape::from(())))
+        }
+        with_float!(storage, inner(self, storage, layout))
+    }
+
+    fn bwd(&self, logits: &Tensor, _loss: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let (n, classes) = logits.dims2()?;
+        let values = logits.to_dtype(DType::F64)?.to_vec2::<f64>()?;
+        let scale = grad.to_dtype(DType::F64)?.to_scalar::<f64>()? / n as f64;
+        let mut out = Vec::with_capacity(n * classes);
+        for (row, &label) in values.iter().zip(&self.labels) {
+            let off = self.smoothing / classes as f64;
+            out.extend(CrossEntropy::log_softmax(row).iter().enumerate().map(|(k, log_p)| {
+                let target = if k == label as usize { 1.0 - self.smoothing + off } else { off };
+                scale * (log_p.exp() - target)
+            }));
+        }
+        Ok(Some(Tensor::from_vec(out, (n, classes), logits.device())?.to_dtype(logits.dtype())?))
+    }
+}

@@ -1,0 +1,70 @@
+//! How work is split between threads, and the one way threads write into a common output.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// A mutable slice of which several threads write disjoint parts.
+pub(crate) struct SharedMut<'a, T> {
+    pointer: *mut T,
+    len: usize,
+    lifetime: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: access goes through `slice`, whose callers promise disjoint parts.
+unsafe impl<T: Send> Sync for SharedMut<'_, T> {}
+
+impl<'a, T> SharedMut<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
+        SharedMut { pointer: slice.as_mut_ptr(), len: slice.len(), lifetime: PhantomData }
+    }
+
+    /// `len` elements from `start` on.
+    ///
+    /// # Safety
+    /// No two slices alive at the same time overlap.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn slice(&self, start: usize, len: usize) -> &mut [T] {
+        assert!(start <= self.len && len <= self.len - start, "{len} elements from {start} of {}", self.len);
+        // SAFETY: inside the slice this was made of, and the caller keeps slices disjoint.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer.add(start), len) }
+    }
+}
+
+/// Splits pixels × panels into tasks: blocks of pixels that stay in a core's cache while every
+/// panel passes over them, and, where there are few pixels, ranges of panels as well.
+/// How the work is split never changes a result: every output element is computed by one task.
+pub(crate) struct SplitTasks {
+    pixels: usize,
+    block: usize,
+    blocks: usize,
+    panels: usize,
+    panel_parts: usize,
+}
+
+impl SplitTasks {
+    /// Source bytes a task should touch: half of a small second-level cache.
+    const BLOCK_BYTES: usize = 256 << 10;
+
+    pub(crate) fn new(pixels: usize, tile: usize, row_bytes: usize, panels: usize) -> Self {
+        let threads = rayon::current_num_threads();
+        let cached = (Self::BLOCK_BYTES / row_bytes.max(1)).max(tile) / tile * tile;
+        let shared = pixels.div_ceil(4 * threads).div_ceil(tile) * tile;
+        let block = cached.min(shared).clamp(tile, 4096.max(tile));
+        let blocks = pixels.div_ceil(block);
+        let panel_parts =
+            if blocks == 0 { 1 } else { (4 * threads).div_ceil(blocks).clamp(1, panels.max(1)) };
+        SplitTasks { pixels, block, blocks, panels, panel_parts }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.blocks * self.panel_parts
+    }
+
+    /// The first pixel, the number of pixels and the panels of a task.
+    pub(crate) fn get(&self, task: usize) -> (usize, usize, Range<usize>) {
+        let (block, part) = (task / self.panel_parts, task % self.panel_parts);
+        let first = block * self.block;
+        let bound = |part: usize| self.panels * part / self.panel_parts;
+        (first, self.block.min(self.pixels - first), bound(part)..bound(part + 1))
+    }
+}

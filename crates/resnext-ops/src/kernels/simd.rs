@@ -1,0 +1,394 @@
+//! The small SIMD vocabulary the convolution kernels are written in, and the choice of instruction
+//! set at run time.
+//!
+//! A kernel is a struct that implements [`Kernel`]; [`run`] enters it through a function compiled
+//! for the chosen instruction set, so everything marked `inline(always)` below it is compiled with
+//! those instructions, without `RUSTFLAGS`.
+
+use std::fmt::Debug;
+use std::ops::{AddAssign, Mul};
+use std::sync::OnceLock;
+
+/// An instruction set the kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isa {
+    /// Plain Rust arrays; correct everywhere.
+    Portable,
+    /// 256-bit vectors with fused multiply-add (x86-64).
+    Avx2,
+    /// 512-bit vectors (x86-64).
+    Avx512,
+    /// 128-bit vectors (AArch64).
+    Neon,
+}
+
+impl Isa {
+    /// Every instruction set this machine can run, the slowest first.
+    pub fn available() -> Vec<Isa> {
+        let mut found = vec![Isa::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                found.push(Isa::Avx2);
+            }
+            if is_x86_feature_detected!("avx512f") {
+                found.push(Isa::Avx512);
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        found.push(Isa::Neon);
+        found
+    }
+
+    /// The instruction set in use: the fastest available, or the one named by the environment
+    /// variable `RESNEXT_ISA` (`portable`, `avx2`, `avx512`, `neon`) if this machine has it.
+    pub fn current() -> Isa {
+        static CURRENT: OnceLock<Isa> = OnceLock::new();
+        *CURRENT.get_or_init(|| {
+            let available = Isa::available();
+            let wanted = std::env::var("RESNEXT_ISA").unwrap_or_default();
+            let named = available.iter().find(|isa| isa.name() == wanted);
+            *named.or(available.last()).unwrap_or(&Isa::Portable)
+        })
+    }
+
+    /// The name `RESNEXT_ISA` knows it by.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+            Isa::Neon => "neon",
+        }
+    }
+}
+
+/// The element types the CPU kernels compute in.
+pub(crate) trait Element:
+    candle_core::WithDType + Copy + Default + Debug + PartialOrd + AddAssign + Mul<Output = Self>
+{
+    type Avx2: Simd<T = Self>;
+    type Avx512: Simd<T = Self>;
+    type Neon: Simd<T = Self>;
+    const ZERO: Self;
+    fn of_f64(v: f64) -> Self;
+    fn as_f64(self) -> f64;
+}
+
+/// Vectors of one instruction set and element type.
+///
+/// # Safety
+/// Every method may only be called where the CPU has the instruction set; `load` and `store` need
+/// `LANES` readable or writable elements at the pointer. Indices given to `permute` are below `LANES`.
+pub(crate) trait Simd: Copy + 'static {
+    type T: Element;
+    type V: Copy;
+    type Index: Copy;
+    /// Elements a vector.
+    const LANES: usize;
+    /// Pixels in a register tile (at most [`MAX_PIXELS`]), chosen so that
+    /// `2 * PIXELS + 3` vectors fit the register file.
+    const PIXELS: usize;
+
+    unsafe fn zero() -> Self::V;
+    unsafe fn load(p: *const Self::T) -> Self::V;
+    unsafe fn store(p: *mut Self::T, v: Self::V);
+    unsafe fn splat(p: *const Self::T) -> Self::V;
+    unsafe fn fma(a: Self::V, b: Self::V, acc: Self::V) -> Self::V;
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn index(lane_of: impl Fn(usize) -> usize) -> Self::Index;
+    unsafe fn permute(v: Self::V, index: Self::Index) -> Self::V;
+}
+
+/// The most pixels any instruction set has in a register tile.
+pub(crate) const MAX_PIXELS: usize = 12;
+
+/// Code that can be compiled for every instruction set.
+pub(crate) trait Kernel<T: Element> {
+    /// Runs the kernel. Implementations are `#[inline(always)]`.
+    ///
+    /// # Safety
+    /// The CPU has `S`'s instructions.
+    unsafe fn run<S: Simd<T = T>>(self);
+}
+
+/// Runs `kernel` compiled for `isa`.
+pub(crate) fn run<T: Element, K: Kernel<T>>(isa: Isa, kernel: K) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512f")]
+        unsafe fn avx512<T: Element, K: Kernel<T>>(kernel: K) {
+            // SAFETY: compiled and entered with avx512f.
+            unsafe { kernel.run::<T::Avx512>() }
+        }
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn avx2<T: Element, K: Kernel<T>>(kernel: K) {
+            // SAFETY: compiled and entered with avx2 and fma.
+            unsafe { kernel.run::<T::Avx2>() }
+        }
+        if isa == Isa::Avx512 && is_x86_feature_detected!("avx512f") {
+            // SAFETY: the feature was detected on the line above.
+            return unsafe { avx512(kernel) };
+        }
+        if isa == Isa::Avx2 && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: the features were detected on the line above.
+            return unsafe { avx2(kernel) };
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    if isa == Isa::Neon {
+        // SAFETY: NEON is part of every AArch64 target Rust supports.
+        return unsafe { kernel.run::<T::Neon>() };
+    }
+    let _ = isa;
+    // SAFETY: plain Rust runs everywhere.
+    unsafe { kernel.run::<Portable<T>>() }
+}
+
+/// Plain arrays of eight, which compilers turn into whatever vectors the target has.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable<T>(std::marker::PhantomData<T>);
+
+impl<T: Element> Simd for Portable<T> {
+    type T = T;
+    type V = [T; 8];
+    type Index = [u8; 8];
+    const LANES: usize = 8;
+    const PIXELS: usize = 4;
+
+    #[inline(always)]
+    unsafe fn zero() -> [T; 8] {
+        [T::ZERO; 8]
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const T) -> [T; 8] {
+        // SAFETY: the caller promises LANES elements; an array has an element's alignment.
+        unsafe { *p.cast() }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut T, v: [T; 8]) {
+        // SAFETY: as for load.
+        unsafe { *p.cast() = v }
+    }
+    #[inline(always)]
+    unsafe fn splat(p: *const T) -> [T; 8] {
+        // SAFETY: the caller promises one element.
+        unsafe { [*p; 8] }
+    }
+    #[inline(always)]
+    unsafe fn fma(a: [T; 8], b: [T; 8], mut acc: [T; 8]) -> [T; 8] {
+        // Not `mul_add`: without the instruction that is a library call an element.
+        for i in 0..8 {
+            acc[i] += a[i] * b[i];
+        }
+        acc
+    }
+    #[inline(always)]
+    unsafe fn add(mut a: [T; 8], b: [T; 8]) -> [T; 8] {
+        for i in 0..8 {
+            a[i] += b[i];
+        }
+        a
+    }
+    #[inline(always)]
+    unsafe fn index(lane_of: impl Fn(usize) -> usize) -> [u8; 8] {
+        std::array::from_fn(|i| lane_of(i) as u8)
+    }
+    #[inline(always)]
+    unsafe fn permute(v: [T; 8], index: [u8; 8]) -> [T; 8] {
+        std::array::from_fn(|i| v[index[i] as usize & 7])
+    }
+}
+
+macro_rules! element {
+    ($t:ty, $avx2:ty, $avx512:ty, $neon:ty) => {
+        impl Element for $t {
+            #[cfg(target_arch = "x86_64")]
+            type Avx2 = $avx2;
+            #[cfg(target_arch = "x86_64")]
+            type Avx512 = $avx512;
+            #[cfg(not(target_arch = "x86_64"))]
+            type Avx2 = Portable<$t>;
+            #[cfg(not(target_arch = "x86_64"))]
+            type Avx512 = Portable<$t>;
+            #[cfg(target_arch = "aarch64")]
+            type Neon = $neon;
+            #[cfg(not(target_arch = "aarch64"))]
+            type Neon = Portable<$t>;
+            const ZERO: $t = 0.0;
+            #[inline(always)]
+            fn of_f64(v: f64) -> $t {
+                v as $t
+            }
+            #[inline(always)]
+            fn as_f64(self) -> f64 {
+                self as f64
+            }
+        }
+    };
+}
+element!(f32, x86::Avx2F32, x86::Avx512F32, neon::NeonF32);
+element!(f64, x86::Avx2F64, x86::Avx512F64, neon::NeonF64);
+
+/// One `Simd` implementation by intrinsics; the types differ only in names and sizes.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! simd {
+    ($name:ident, $t:ty, $v:ty, $index:ty, lanes $lanes:expr, pixels $pixels:expr,
+     $zero:expr, $load:expr, $store:expr, $splat:expr, $fma:expr, $add:expr, $make_index:expr, $permute:expr) => {
+        #[derive(Clone, Copy)]
+        pub(crate) struct $name;
+        // SAFETY of each body: the trait's contract, the CPU has the instructions and the pointers
+        // have the elements, is exactly what the intrinsics ask for; all loads are unaligned ones.
+        #[allow(clippy::undocumented_unsafe_blocks, clippy::redundant_closure_call)]
+        impl Simd for $name {
+            type T = $t;
+            type V = $v;
+            type Index = $index;
+            const LANES: usize = $lanes;
+            const PIXELS: usize = $pixels;
+            #[inline(always)]
+            unsafe fn zero() -> $v {
+                unsafe { ($zero)() }
+            }
+            #[inline(always)]
+            unsafe fn load(p: *const $t) -> $v {
+                unsafe { ($load)(p) }
+            }
+            #[inline(always)]
+            unsafe fn store(p: *mut $t, v: $v) {
+                unsafe { ($store)(p, v) }
+            }
+            #[inline(always)]
+            unsafe fn splat(p: *const $t) -> $v {
+                unsafe { ($splat)(*p) }
+            }
+            #[inline(always)]
+            unsafe fn fma(a: $v, b: $v, acc: $v) -> $v {
+                unsafe { ($fma)(a, b, acc) }
+            }
+            #[inline(always)]
+            unsafe fn add(a: $v, b: $v) -> $v {
+                unsafe { ($add)(a, b) }
+            }
+            #[inline(always)]
+            unsafe fn index(lane_of: impl Fn(usize) -> usize) -> $index {
+                unsafe { $make_index(lane_of) }
+            }
+            #[inline(always)]
+            unsafe fn permute(v: $v, index: $index) -> $v {
+                unsafe { $permute(v, index) }
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::Simd;
+    use std::arch::x86_64::*;
+
+    simd!(Avx512F32, f32, __m512, __m512i, lanes 16, pixels 12,
+        || _mm512_setzero_ps(), |p| _mm512_loadu_ps(p), |p, v| _mm512_storeu_ps(p, v),
+        |x| _mm512_set1_ps(x), |a, b, c| _mm512_fmadd_ps(a, b, c), |a, b| _mm512_add_ps(a, b),
+        index_512_32, permute_512_ps);
+    simd!(Avx512F64, f64, __m512d, __m512i, lanes 8, pixels 12,
+        || _mm512_setzero_pd(), |p| _mm512_loadu_pd(p), |p, v| _mm512_storeu_pd(p, v),
+        |x| _mm512_set1_pd(x), |a, b, c| _mm512_fmadd_pd(a, b, c), |a, b| _mm512_add_pd(a, b),
+        index_512_64, permute_512_pd);
+    simd!(Avx2F32, f32, __m256, __m256i, lanes 8, pixels 6,
+        || _mm256_setzero_ps(), |p| _mm256_loadu_ps(p), |p, v| _mm256_storeu_ps(p, v),
+        |x| _mm256_set1_ps(x), |a, b, c| _mm256_fmadd_ps(a, b, c), |a, b| _mm256_add_ps(a, b),
+        index_256_32, permute_256_ps);
+    simd!(Avx2F64, f64, __m256d, __m256i, lanes 4, pixels 6,
+        || _mm256_setzero_pd(), |p| _mm256_loadu_pd(p), |p, v| _mm256_storeu_pd(p, v),
+        |x| _mm256_set1_pd(x), |a, b, c| _mm256_fmadd_pd(a, b, c), |a, b| _mm256_add_pd(a, b),
+        index_256_64, permute_256_pd);
+
+    #[inline(always)]
+    unsafe fn index_512_32(lane_of: impl Fn(usize) -> usize) -> __m512i {
+        let table: [i32; 16] = std::array::from_fn(|i| lane_of(i) as i32);
+        // SAFETY: the table is as long as the vector; the caller has the instructions.
+        unsafe { _mm512_loadu_si512(table.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    unsafe fn index_512_64(lane_of: impl Fn(usize) -> usize) -> __m512i {
+        let table: [i64; 8] = std::array::from_fn(|i| lane_of(i) as i64);
+        // SAFETY: as above.
+        unsafe { _mm512_loadu_si512(table.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    unsafe fn index_256_32(lane_of: impl Fn(usize) -> usize) -> __m256i {
+        let table: [i32; 8] = std::array::from_fn(|i| lane_of(i) as i32);
+        // SAFETY: as above.
+        unsafe { _mm256_loadu_si256(table.as_ptr().cast()) }
+    }
+    /// AVX2 permutes four doubles only by a constant, eight floats by a vector: so an index of
+    /// doubles is written as pairs of floats.
+    #[inline(always)]
+    unsafe fn index_256_64(lane_of: impl Fn(usize) -> usize) -> __m256i {
+        // SAFETY: as above.
+        unsafe { index_256_32(|i| 2 * lane_of(i / 2) + i % 2) }
+    }
+    #[inline(always)]
+    unsafe fn permute_512_ps(v: __m512, index: __m512i) -> __m512 {
+        // SAFETY: the caller has the instructions.
+        unsafe { _mm512_permutexvar_ps(index, v) }
+    }
+    #[inline(always)]
+    unsafe fn permute_512_pd(v: __m512d, index: __m512i) -> __m512d {
+        // SAFETY: as above.
+        unsafe { _mm512_permutexvar_pd(index, v) }
+    }
+    #[inline(always)]
+    unsafe fn permute_256_ps(v: __m256, index: __m256i) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_permutevar8x32_ps(v, index) }
+    }
+    #[inline(always)]
+    unsafe fn permute_256_pd(v: __m256d, index: __m256i) -> __m256d {
+        // SAFETY: as above.
+        unsafe { _mm256_castps_pd(_mm256_permutevar8x32_ps(_mm256_castpd_ps(v), index)) }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use super::Simd;
+    use std::arch::aarch64::*;
+
+    simd!(NeonF32, f32, float32x4_t, uint8x16_t, lanes 4, pixels 12,
+        || vdupq_n_f32(0.0), |p| vld1q_f32(p), |p, v| vst1q_f32(p, v),
+        |x| vdupq_n_f32(x), |a, b, c| vfmaq_f32(c, a, b), |a, b| vaddq_f32(a, b),
+        index_32, permute_32);
+    simd!(NeonF64, f64, float64x2_t, uint8x16_t, lanes 2, pixels 12,
+        || vdupq_n_f64(0.0), |p| vld1q_f64(p), |p, v| vst1q_f64(p, v),
+        |x| vdupq_n_f64(x), |a, b, c| vfmaq_f64(c, a, b), |a, b| vaddq_f64(a, b),
+        index_64, permute_64);
+
+    #[inline(always)]
+    unsafe fn index_bytes(size: usize, lane_of: impl Fn(usize) -> usize) -> uint8x16_t {
+        let table: [u8; 16] = std::array::from_fn(|i| (lane_of(i / size) * size + i % size) as u8);
+        // SAFETY: the table is as long as the vector.
+        unsafe { vld1q_u8(table.as_ptr()) }
+    }
+    #[inline(always)]
+    unsafe fn index_32(lane_of: impl Fn(usize) -> usize) -> uint8x16_t {
+        // SAFETY: as above.
+        unsafe { index_bytes(4, lane_of) }
+    }
+    #[inline(always)]
+    unsafe fn index_64(lane_of: impl Fn(usize) -> usize) -> uint8x16_t {
+        // SAFETY: as above.
+        unsafe { index_bytes(8, lane_of) }
+    }
+    #[inline(always)]
+    unsafe fn permute_32(v: float32x4_t, index: uint8x16_t) -> float32x4_t {
+        // SAFETY: NEON is always there; the index is below 16 a byte.
+        unsafe { vreinterpretq_f32_u8(vqtbl1q_u8(vreinterpretq_u8_f32(v), index)) }
+    }
+    #[inline(always)]
+    unsafe fn permute_64(v: float64x2_t, index: uint8x16_t) -> float64x2_t {
+        // SAFETY: as above.
+        unsafe { vreinterpretq_f64_u8(vqtbl1q_u8(vreinterpretq_u8_f64(v), index)) }
+    }
+}

@@ -1,0 +1,260 @@
+//! Pooling: the stem's overlapping maximum and the head's global average.
+
+use crate::conv2d::{has_kernel, with_float};
+use crate::kernels::Element;
+use crate::layout::{channels_last, from_nhwc, row_major, to_nhwc};
+use crate::residual::check_rank;
+use crate::tape::{Output, apply1};
+use crate::{Error, Result};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
+use rayon::prelude::*;
+
+/// The settings of a pooling window, the same in both directions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool2dConfig {
+    /// Pixels a side.
+    pub kernel: usize,
+    /// Pixels from one window to the next.
+    pub stride: usize,
+    /// Pixels beyond each border that a window may cover; they never are the maximum.
+    pub padding: usize,
+}
+
+/// The maximum of each window of `x` (N, C, H, W), giving (N, C, H', W') channels-last.
+/// Windows may overlap. Where several elements are the maximum the first, row by row, takes the
+/// gradient; NaN in a window makes its maximum NaN, as in PyTorch.
+///
+/// # Errors
+/// If `x` is not of four dimensions, a setting is zero, the padding is more than half the kernel, or
+/// a window is larger than the padded input.
+pub fn max_pool2d(x: &Tensor, config: &Pool2dConfig) -> Result<Tensor> {
+    check_rank("max_pool2d", x)?;
+    let (_, _, h, w) = x.dims4()?;
+    let (out_h, out_w) = (config.output(h)?, config.output(w)?);
+    if has_kernel(x) {
+        return apply1(x, MaxPool(*config), Output::ChannelsLast);
+    }
+    // By candle's operations: the maximum of one strided view a window position.
+    let lowest = if x.dtype() == candle_core::DType::F16 { -65504.0 } else { -3.0e38 };
+    let x = to_nhwc(x)?;
+    let (device, dtype) = (x.device().clone(), x.dtype());
+    let border = |shape: (usize, usize, usize, usize)| Tensor::full(lowest, shape, &device)?.to_dtype(dtype);
+    let (n, _, _, c) = x.dims4()?;
+    let p = config.padding;
+    let rows = border((n, p, w, c))?;
+    let x = if p > 0 { Tensor::cat(&[&rows, &x, &rows], 1)? } else { x };
+    let columns = border((n, h + 2 * p, p, c))?;
+    let x = if p > 0 { Tensor::cat(&[&columns, &x, &columns], 2)? } else { x };
+    let mut best: Option<Tensor> = None;
+    for ky in 0..config.kernel {
+        for kx in 0..config.kernel {
+            let rows = crate::composite::every(&x, 1, ky, config.stride, out_h)?;
+            let view = crate::composite::every(&rows, 2, kx, config.stride, out_w)?;
+            best = Some(match best {
+                None => view,
+                Some(best) => best.maximum(&view)?,
+            });
+        }
+    }
+    let best = best.ok_or_else(|| config.wrong("a kernel of 0"))?;
+    Ok(from_nhwc(&best)?)
+}
+
+impl Pool2dConfig {
+    fn wrong(&self, what: &str) -> Error {
+        Error::Config { op: "max_pool2d", message: format!("{what}, got {self:?}") }
+    }
+
+    /// Windows along a side of `input` pixels.
+    fn output(&self, input: usize) -> Result<usize> {
+        let Pool2dConfig { kernel, stride, padding } = *self;
+        if kernel == 0 || stride == 0 {
+            return Err(self.wrong("kernel and stride must be at least 1"));
+        }
+        if padding > kernel / 2 {
+            return Err(self.wrong("padding must be at most half the kernel"));
+        }
+        match (input + 2 * padding).checked_sub(kernel) {
+            Some(rest) => Ok(rest / stride + 1),
+            None => Err(self.wrong(&format!("the window does not fit a side of {input}"))),
+        }
+    }
+
+    /// The source pixels of window `i` along a side of `input`.
+    fn window(&self, i: usize, input: usize) -> std::ops::Range<usize> {
+        let start = i * self.stride;
+        start.saturating_sub(self.padding)..(start + self.kernel).saturating_sub(self.padding).min(input)
+    }
+}
+
+struct MaxPool(Pool2dConfig);
+
+impl MaxPool {
+    /// For output pixel (y, x) of an image: the maximum of every channel and the source pixel it is at.
+    fn window_max<T: Element>(
+        &self,
+        image: &[T],
+        (h, w, c): (usize, usize, usize),
+        (y, x): (usize, usize),
+        best: &mut [T],
+        at: &mut [usize],
+    ) {
+        let mut first = true;
+        for sy in self.0.window(y, h) {
+            for sx in self.0.window(x, w) {
+                let pixel = sy * w + sx;
+                let row = &image[pixel * c..(pixel + 1) * c];
+                for k in 0..c {
+                    // `!(a <= b)` rather than `a > b`: NaN wins.
+                    #[allow(clippy::neg_cmp_op_on_partial_ord)]
+                    if first || !(row[k] <= best[k]) {
+                        best[k] = row[k];
+                        at[k] = pixel;
+                    }
+                }
+                first = false;
+            }
+        }
+    }
+
+    fn forward<T: Element>(
+        &self,
+        storage: &CpuStorage,
+        layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (n, c, h, w) = layout.shape().dims4()?;
+        let (out_h, out_w) = (self.0.output(h)?, self.0.output(w)?);
+        let x = channels_last::<T>(storage, layout)?;
+        let mut y = vec![T::ZERO; n * out_h * out_w * c];
+        y.par_chunks_mut((out_w * c).max(1)).enumerate().for_each(|(row, out)| {
+            let image = &x[row / out_h * h * w * c..][..h * w * c];
+            let mut at = vec![0; c];
+            for (column, best) in out.chunks_exact_mut(c).enumerate() {
+                self.window_max(image, (h, w, c), (row % out_h, column), best, &mut at);
+            }
+        });
+        Ok((T::to_cpu_storage_owned(y), (n, out_h, out_w, c).into()))
+    }
+}
+
+impl CustomOp1 for MaxPool {
+    fn name(&self) -> &'static str {
+        "max_pool2d"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        fn inner<T: Element>(
+            op: &MaxPool,
+            storage: &CpuStorage,
+            layout: &Layout,
+        ) -> candle_core::Result<(CpuStorage, Shape)> {
+            op.forward::<T>(storage, layout)
+        }
+        with_float!(storage, inner(self, storage, layout))
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        Ok(Some(from_nhwc(&x.apply_op2_no_bwd(grad, &MaxPoolGradient(self))?)?))
+    }
+}
+
+/// From the input (N, C, H, W) and the output's gradient (N, H', W', C) to the input's (N, H, W, C).
+struct MaxPoolGradient<'a>(&'a MaxPool);
+
+impl CustomOp2 for MaxPoolGradient<'_> {
+    fn name(&self) -> &'static str {
+        "max_pool2d-gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        fn inner<T: Element>(
+            op: &MaxPool,
+            s1: &CpuStorage,
+            l1: &Layout,
+            s2: &CpuStorage,
+            l2: &Layout,
+        ) -> candle_core::Result<(CpuStorage, Shape)> {
+            let (x, grad) = (channels_last::<T>(s1, l1)?, row_major::<T>(s2, l2)?);
+            let (n, c, h, w) = l1.shape().dims4()?;
+            let (_, out_h, out_w, _) = l2.shape().dims4()?;
+            let mut out = vec![T::ZERO; n * h * w * c];
+            // Windows overlap, so an image is one task; the position is found again rather than kept.
+            out.par_chunks_mut((h * w * c).max(1)).enumerate().for_each(|(i, out)| {
+                let image = &x[i * h * w * c..][..h * w * c];
+                let (mut best, mut at) = (vec![T::ZERO; c], vec![0; c]);
+                for y in 0..out_h {
+                    for x in 0..out_w {
+                        op.window_max(image, (h, w, c), (y, x), &mut best, &mut at);
+                        let grad = &grad[((i * out_h + y) * out_w + x) * c..][..c];
+                        for k in 0..c {
+                            out[at[k] * c + k] += grad[k];
+                        }
+                    }
+                }
+            });
+            Ok((T::to_cpu_storage_owned(out), (n, h, w, c).into()))
+        }
+        with_float!(s1, inner(self.0, s1, l1, s2, l2))
+    }
+}
+
+/// The mean over all pixels of `x` (N, C, H, W), giving (N, C).
+///
+/// # Errors
+/// If `x` is not of four dimensions or has no pixels.
+pub fn global_avg_pool(x: &Tensor) -> Result<Tensor> {
+    check_rank("global_avg_pool", x)?;
+    let (_, _, h, w) = x.dims4()?;
+    if h * w == 0 {
+        let expected = "at least one pixel".to_string();
+        return Err(Error::Shape { op: "global_avg_pool", input: "x", expected, got: x.shape().clone() });
+    }
+    if !has_kernel(x) {
+        return Ok(x.mean((2, 3))?);
+    }
+    apply1(x, GlobalAvgPool, Output::Plain)
+}
+
+struct GlobalAvgPool;
+
+impl CustomOp1 for GlobalAvgPool {
+    fn name(&self) -> &'static str {
+        "global_avg_pool"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        fn inner<T: Element>(
+            storage: &CpuStorage,
+            layout: &Layout,
+        ) -> candle_core::Result<(CpuStorage, Shape)> {
+            let x = channels_last::<T>(storage, layout)?;
+            let (n, c, h, w) = layout.shape().dims4()?;
+            let mut y = vec![T::ZERO; n * c];
+            let scale = T::of_f64(1.0 / (h * w) as f64);
+            y.par_chunks_mut(c.max(1)).zip(x.par_chunks((h * w * c).max(1))).for_each(|(y, image)| {
+                for pixel in image.chunks_exact(c) {
+                    for (sum, &x) in y.iter_mut().zip(pixel) {
+                        *sum += x;
+                    }
+                }
+                for sum in y {
+                    *sum = *sum * scale;
+                }
+            });
+            Ok((T::to_cpu_storage_owned(y), (n, c).into()))
+        }
+        with_float!(storage, inner(storage, layout))
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let (n, c, h, w) = x.dims4()?;
+        let grad = (grad / (h * w) as f64)?.reshape((n, 1, c))?.broadcast_as((n, h * w, c))?;
+        Ok(Some(from_nhwc(&grad.contiguous()?.reshape((n, h, w, c))?)?))
+    }
+}
