@@ -1,1 +1,16 @@
-//! ResNeXt and ResNet for candle: configurations, the three block forms, torchvision's weight names.
+#![doc = include_str!("../README.md")]
+
+pub mod block;
+pub mod config;
+mod error;
+mod layers;
+mod network;
+pub mod presets;
+mod summary;
+mod variables;
+
+pub use config::{Config, Form, Shortcut, Stem};
+pub use error::{Error, Result};
+pub use network::ResNext;
+pub use summary::{Layer, Summary};
+pub use variables::Variables;

@@ -34,16 +34,21 @@ fn grouped_conv(c: &mut Criterion) {
                     if !training {
                         return black_box(conv2d(&ours, &weight.detach(), &config).unwrap());
                     }
-                    let loss = || conv2d(&ours_var, &weight, &config).and_then(|y| resnext_ops::global_avg_pool(&y)).and_then(|y| {
-                        resnext_ops::linear(&y, &ones(channels), None)
-                    }).and_then(|y| resnext_ops::cross_entropy(&y, &labels(), 0.0));
+                    let loss = || {
+                        conv2d(&ours_var, &weight, &config)
+                            .and_then(|y| resnext_ops::global_avg_pool(&y))
+                            .and_then(|y| resnext_ops::linear(&y, &ones(channels), None))
+                            .and_then(|y| resnext_ops::cross_entropy(&y, &labels(), 0.0))
+                    };
                     black_box(value_and_gradients(loss).unwrap().0)
                 });
             });
             group.bench_function(BenchmarkId::new("candle", &name), |b| {
                 b.iter(|| {
                     if !training {
-                        return black_box(x.as_detached_tensor().conv2d(&weight.detach(), 1, 1, 1, GROUPS).unwrap());
+                        return black_box(
+                            x.as_detached_tensor().conv2d(&weight.detach(), 1, 1, 1, GROUPS).unwrap(),
+                        );
                     }
                     let y = x.conv2d(&weight, 1, 1, 1, GROUPS).unwrap();
                     let loss = y.mean_all().unwrap();

@@ -1,0 +1,35 @@
+//! Form (b): C paths, concatenated after the 3×3 convolution, then one 1×1.
+
+use super::{PathStart, Transform};
+use crate::Result;
+use crate::config::BlockSize;
+use crate::layers::{BatchNorm, Conv, ConvSize};
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+
+/// Figure 3 (b).
+#[derive(Debug)]
+pub(super) struct Concatenated {
+    paths: Vec<PathStart>,
+    conv3: Conv,
+    bn3: BatchNorm,
+}
+
+impl Concatenated {
+    pub(super) fn new(size: &BlockSize, last_scale: f64, vb: VarBuilder) -> Result<Self> {
+        let path = |i: usize| PathStart::new(size, vb.pp("paths").pp(i));
+        Ok(Concatenated {
+            paths: (0..size.cardinality).map(path).collect::<Result<_>>()?,
+            conv3: Conv::new(ConvSize::dense(size.inner(), size.output, 1), vb.pp("conv3"))?,
+            bn3: BatchNorm::new(size.output, last_scale, vb.pp("bn3"))?,
+        })
+    }
+}
+
+impl Transform for Concatenated {
+    fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        let outputs = self.paths.iter().map(|path| path.forward(x, train)).collect::<Result<Vec<_>>>()?;
+        let x = self.conv3.forward(&resnext_ops::cat_channels(&outputs)?)?;
+        self.bn3.forward(&x, train, false)
+    }
+}

@@ -1,0 +1,43 @@
+//! Form (c): one grouped 3×3 convolution. The form torchvision has, and the fast one.
+
+use super::Transform;
+use crate::Result;
+use crate::config::BlockSize;
+use crate::layers::{BatchNorm, Conv, ConvSize};
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+
+/// Figure 3 (c).
+#[derive(Debug)]
+pub(super) struct Grouped {
+    conv1: Conv,
+    bn1: BatchNorm,
+    conv2: Conv,
+    bn2: BatchNorm,
+    conv3: Conv,
+    bn3: BatchNorm,
+}
+
+impl Grouped {
+    pub(super) fn new(size: &BlockSize, last_scale: f64, vb: VarBuilder) -> Result<Self> {
+        let inner = size.inner();
+        let grouped =
+            ConvSize { stride: size.stride, groups: size.cardinality, ..ConvSize::dense(inner, inner, 3) };
+        Ok(Grouped {
+            conv1: Conv::new(ConvSize::dense(size.input, inner, 1), vb.pp("conv1"))?,
+            bn1: BatchNorm::new(inner, 1.0, vb.pp("bn1"))?,
+            conv2: Conv::new(grouped, vb.pp("conv2"))?,
+            bn2: BatchNorm::new(inner, 1.0, vb.pp("bn2"))?,
+            conv3: Conv::new(ConvSize::dense(inner, size.output, 1), vb.pp("conv3"))?,
+            bn3: BatchNorm::new(size.output, last_scale, vb.pp("bn3"))?,
+        })
+    }
+}
+
+impl Transform for Grouped {
+    fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        let x = self.bn1.forward(&self.conv1.forward(x)?, train, true)?;
+        let x = self.bn2.forward(&self.conv2.forward(&x)?, train, true)?;
+        self.bn3.forward(&self.conv3.forward(&x)?, train, false)
+    }
+}

@@ -1,0 +1,82 @@
+//! The residual block y = relu(x + Σ T_i(x)), in the three forms of figure 3.
+
+mod concatenated;
+mod grouped;
+mod paths;
+mod shortcut;
+
+use crate::Result;
+use crate::config::{BlockSize, Config, Form};
+use crate::layers::{BatchNorm, Conv, ConvSize};
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+use shortcut::ShortcutPath;
+
+/// What one of the forms computes: the sum of all paths, normalised, before the shortcut is added.
+pub(crate) trait Transform: std::fmt::Debug + Send + Sync {
+    /// From (N, input, H, W) to (N, output, H/stride, W/stride).
+    fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor>;
+}
+
+/// A residual block of any form.
+#[derive(Debug)]
+pub struct Block {
+    transform: Box<dyn Transform>,
+    shortcut: ShortcutPath,
+}
+
+impl Block {
+    /// Builds a block of `config`'s form from the weights under `vb`.
+    ///
+    /// # Errors
+    /// If a weight is missing or of the wrong shape.
+    pub fn new(size: &BlockSize, config: &Config, vb: VarBuilder) -> Result<Self> {
+        let last_scale = if config.zero_init_last { 0.0 } else { 1.0 };
+        let shortcut = ShortcutPath::new(size, config.shortcut, vb.pp("downsample"))?;
+        let transform: Box<dyn Transform> = match config.form {
+            Form::A => Box::new(paths::Paths::new(size, last_scale, vb)?),
+            Form::B => Box::new(concatenated::Concatenated::new(size, last_scale, vb)?),
+            Form::C => Box::new(grouped::Grouped::new(size, last_scale, vb)?),
+        };
+        Ok(Block { transform, shortcut })
+    }
+
+    /// From (N, input, H, W) to (N, output, H/stride, W/stride); `train` says whether batch norm uses
+    /// this batch's statistics.
+    ///
+    /// # Errors
+    /// If `x` has another number of channels.
+    pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        let y = self.transform.forward(x, train)?;
+        Ok(resnext_ops::add_relu(&y, &self.shortcut.forward(x, train)?)?)
+    }
+}
+
+/// The start that forms (a) and (b) share: one path's 1×1 and 3×3, each with batch norm and ReLU.
+#[derive(Debug)]
+struct PathStart {
+    conv1: Conv,
+    bn1: BatchNorm,
+    conv2: Conv,
+    bn2: BatchNorm,
+}
+
+impl PathStart {
+    fn new(size: &BlockSize, vb: VarBuilder) -> Result<Self> {
+        let joined_output = size.inner();
+        let reduce = ConvSize { joined_output, ..ConvSize::dense(size.input, size.path, 1) };
+        let spatial =
+            ConvSize { joined_output, stride: size.stride, ..ConvSize::dense(size.path, size.path, 3) };
+        Ok(PathStart {
+            conv1: Conv::new(reduce, vb.pp("conv1"))?,
+            bn1: BatchNorm::new(size.path, 1.0, vb.pp("bn1"))?,
+            conv2: Conv::new(spatial, vb.pp("conv2"))?,
+            bn2: BatchNorm::new(size.path, 1.0, vb.pp("bn2"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        let x = self.bn1.forward(&self.conv1.forward(x)?, train, true)?;
+        self.bn2.forward(&self.conv2.forward(&x)?, train, true)
+    }
+}

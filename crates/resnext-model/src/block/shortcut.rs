@@ -1,0 +1,53 @@
+//! The way around a block.
+
+use crate::Result;
+use crate::config::{BlockSize, Shortcut};
+use crate::layers::{BatchNorm, Conv, ConvSize};
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+use resnext_ops::{Conv2dConfig, conv2d};
+
+/// How a block's input reaches its output.
+#[derive(Debug)]
+pub(super) enum ShortcutPath {
+    /// The input itself, where shapes are equal.
+    Same,
+    /// 1×1 convolution and batch norm (`downsample.0`, `downsample.1`).
+    Projection(Conv, BatchNorm),
+    /// Every `stride`th pixel and zeros for new channels: a 1×1 convolution by a fixed matrix of
+    /// ones and zeros, so that it needs no operation, and no gradient, of its own.
+    Padded(Tensor, Conv2dConfig),
+}
+
+impl ShortcutPath {
+    pub(super) fn new(size: &BlockSize, kind: Shortcut, vb: VarBuilder) -> Result<Self> {
+        if !size.changes_shape() {
+            return Ok(ShortcutPath::Same);
+        }
+        let &BlockSize { input, output, stride, .. } = size;
+        Ok(match kind {
+            Shortcut::Projection => {
+                let project = ConvSize { stride, ..ConvSize::dense(input, output, 1) };
+                ShortcutPath::Projection(
+                    Conv::new(project, vb.pp(0))?,
+                    BatchNorm::new(output, 1.0, vb.pp(1))?,
+                )
+            }
+            Shortcut::Identity => {
+                let copies = |i: usize| if i / input == i % input { 1f64 } else { 0.0 };
+                let matrix: Vec<f64> = (0..output * input).map(copies).collect();
+                let matrix =
+                    Tensor::from_vec(matrix, (output, input, 1, 1), vb.device())?.to_dtype(vb.dtype())?;
+                ShortcutPath::Padded(matrix, Conv2dConfig { stride, ..Default::default() })
+            }
+        })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        match self {
+            ShortcutPath::Same => Ok(x.clone()),
+            ShortcutPath::Projection(conv, bn) => bn.forward(&conv.forward(x)?, train, false),
+            ShortcutPath::Padded(matrix, config) => Ok(conv2d(x, matrix, config)?),
+        }
+    }
+}

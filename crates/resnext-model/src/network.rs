@@ -1,0 +1,94 @@
+//! The whole network: stem, stages of blocks, head.
+
+use crate::block::Block;
+use crate::config::{Config, Stem};
+use crate::layers::{BatchNorm, Conv, ConvSize};
+use crate::{Error, Result};
+use candle_core::Tensor;
+use candle_nn::{Init, VarBuilder};
+use resnext_ops::{Pool2dConfig, global_avg_pool, linear, max_pool2d, to_channels_last};
+
+/// A ResNeXt (or ResNet) that maps images (N, 3, H, W) to logits (N, classes).
+///
+/// Weight names are torchvision's in form (c): `conv1.weight`, `bn1.*`,
+/// `layer1.0.conv2.weight`, `layer1.0.downsample.0.weight`, `fc.bias`, ….
+#[derive(Debug)]
+pub struct ResNext {
+    conv1: Conv,
+    bn1: BatchNorm,
+    stem: Stem,
+    stages: Vec<Vec<Block>>,
+    fc: (Tensor, Tensor),
+}
+
+impl ResNext {
+    /// Builds the network from the weights under `vb`: new ones from
+    /// [`Variables`](crate::Variables), or those of a file.
+    ///
+    /// # Errors
+    /// If the configuration is invalid, or a weight is missing or of the wrong shape.
+    pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
+        config.validate()?;
+        let stem_size = match config.stem {
+            Stem::ImageNet => ConvSize { stride: 2, ..ConvSize::dense(3, config.planes, 7) },
+            Stem::Cifar => ConvSize::dense(3, config.planes, 3),
+        };
+        let mut stages = Vec::new();
+        for (s, sizes) in config.blocks().iter().enumerate() {
+            let vb = vb.pp(format!("layer{}", s + 1));
+            let blocks = sizes.iter().enumerate().map(|(i, size)| Block::new(size, config, vb.pp(i)));
+            stages.push(blocks.collect::<Result<_>>()?);
+        }
+        let features = config.features();
+        let bound = 1.0 / (features as f64).sqrt();
+        let init = Init::Uniform { lo: -bound, up: bound };
+        let vb_fc = vb.pp("fc");
+        Ok(ResNext {
+            conv1: Conv::new(stem_size, vb.pp("conv1"))?,
+            bn1: BatchNorm::new(config.planes, 1.0, vb.pp("bn1"))?,
+            stem: config.stem,
+            stages,
+            fc: (
+                vb_fc.get_with_hints((config.classes, features), "weight", init)?,
+                vb_fc.get_with_hints(config.classes, "bias", init)?,
+            ),
+        })
+    }
+
+    /// Logits (N, classes) of images `x` (N, 3, H, W). `train` makes batch norm use, and remember,
+    /// this batch's statistics.
+    ///
+    /// # Errors
+    /// If `x` is not (N, 3, H, W) of the network's type.
+    pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        let maps = self.stage_maps(x, train)?;
+        let last = maps.last().ok_or_else(|| Error::Config("no stages".into()))?;
+        let (weight, bias) = &self.fc;
+        Ok(linear(&global_avg_pool(last)?, weight, Some(bias))?)
+    }
+
+    /// The map each stage puts out (C2 to C5 of an ImageNet network), (N, C, H, W) each.
+    ///
+    /// # Errors
+    /// Those of [`forward`](Self::forward).
+    pub fn stage_maps(&self, x: &Tensor, train: bool) -> Result<Vec<Tensor>> {
+        match x.dims() {
+            &[_, 3, h, w] if h > 0 && w > 0 => {}
+            _ => return Err(Error::Input(x.shape().clone())),
+        }
+        // The one conversion to channels-last; every operation keeps to it.
+        let x = to_channels_last(x)?;
+        let mut x = self.bn1.forward(&self.conv1.forward(&x)?, train, true)?;
+        if self.stem == Stem::ImageNet {
+            x = max_pool2d(&x, &Pool2dConfig { kernel: 3, stride: 2, padding: 1 })?;
+        }
+        let mut maps = Vec::with_capacity(self.stages.len());
+        for stage in &self.stages {
+            for block in stage {
+                x = block.forward(&x, train)?;
+            }
+            maps.push(x.clone());
+        }
+        Ok(maps)
+    }
+}

@@ -1,0 +1,112 @@
+//! Sizes against the published figures, the three forms, names.
+
+use candle_core::{DType, Device, Tensor};
+use resnext_model::{Config, Error, Form, ResNext, Shortcut, Summary, Variables, presets};
+
+fn millions(name: &str, side: usize) -> (usize, f64) {
+    let summary = Summary::new(&Config::by_name(name).unwrap(), side, side);
+    (summary.parameters(), summary.multiply_adds() as f64 / 1e9)
+}
+
+#[test]
+fn parameters_are_torchvisions_and_the_papers() {
+    for (name, parameters) in [
+        ("resnext50_32x4d", 25_028_904),
+        ("resnet50", 25_557_032),
+        ("resnet101", 44_549_160),
+        ("resnet152", 60_192_808),
+        ("resnext101_64x4d", 83_455_272),
+        ("resnext101_32x8d", 88_791_336),
+        ("resnext101_32x4d", 44_177_704),
+    ] {
+        assert_eq!(millions(name, 224).0, parameters, "{name}");
+    }
+    for (name, parameters) in [("resnext29_8x64d", 34.4), ("resnext29_16x64d", 68.1)] {
+        assert_eq!((millions(name, 32).0 as f64 / 1e5).trunc() / 10.0, parameters, "{name}");
+    }
+    for (name, work) in [("resnext50_32x4d", 4.23), ("resnext101_64x4d", 15.46)] {
+        assert_eq!((millions(name, 224).1 * 100.0).round() / 100.0, work, "{name}");
+    }
+}
+
+#[test]
+fn every_form_has_the_summarys_parameters_and_the_same_output_shape() {
+    for form in [Form::A, Form::B, Form::C] {
+        for shortcut in [Shortcut::Projection, Shortcut::Identity] {
+            let config = Config { form, shortcut, ..Config::by_name("resnext11_4x4d").unwrap() };
+            let variables = Variables::new(1, DType::F32, &Device::Cpu);
+            let network = ResNext::new(&config, variables.builder()).unwrap();
+            assert_eq!(variables.parameter_count(), Summary::new(&config, 32, 32).parameters());
+            let x = Tensor::ones((2, 3, 15, 18), DType::F32, &Device::Cpu).unwrap();
+            for train in [true, false] {
+                assert_eq!(network.forward(&x, train).unwrap().dims(), [2, 10]);
+            }
+            let maps = network.stage_maps(&x, false).unwrap();
+            assert_eq!(maps[2].dims(), [2, 256, 4, 5]);
+        }
+    }
+}
+
+#[test]
+fn names_are_torchvisions() {
+    let variables = Variables::new(1, DType::F32, &Device::Cpu);
+    ResNext::new(&Config::by_name("resnext50_32x4d").unwrap(), variables.builder()).unwrap();
+    let all = variables.all();
+    let shape = |name: &str| all.iter().find(|(n, _)| n == name).map(|(_, v)| v.dims().to_vec());
+    assert_eq!(shape("layer1.0.conv2.weight"), Some(vec![128, 4, 3, 3]));
+    assert_eq!(shape("layer4.2.bn3.running_var"), Some(vec![2048]));
+    assert_eq!(shape("layer2.0.downsample.0.weight"), Some(vec![512, 256, 1, 1]));
+    assert_eq!(shape("fc.bias"), Some(vec![1000]));
+    // torchvision's state dict has 320 entries, 53 of them `num_batches_tracked`.
+    assert_eq!(all.len(), 320 - 53);
+}
+
+#[test]
+fn first_values_depend_on_seed_and_name_alone() {
+    let config = Config::by_name("resnext11_4x4d").unwrap();
+    let build = |seed| {
+        let variables = Variables::new(seed, DType::F32, &Device::Cpu);
+        ResNext::new(&config, variables.builder()).unwrap();
+        let weight = variables.all().into_iter().find(|(n, _)| n == "layer1.0.conv1.weight").unwrap().1;
+        weight.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    assert_eq!(build(7), build(7));
+    assert_ne!(build(7), build(8));
+    // He normal, fan-out: variance 2 / 16.
+    let weight = build(7);
+    let variance = weight.iter().map(|w| w * w).sum::<f32>() / weight.len() as f32;
+    assert!((variance - 0.125).abs() < 0.03, "{variance}");
+}
+
+#[test]
+fn any_size_by_name_and_suggestions_for_wrong_ones() {
+    for name in presets::names() {
+        Config::by_name(name).unwrap();
+    }
+    let config = Config::by_name("resnext50_16x8d").unwrap();
+    assert_eq!((config.cardinality, config.base_width), (16, 8));
+    let message = Config::by_name("resnext50_32x4").unwrap_err().to_string();
+    assert!(
+        message.contains("did you mean `resnext50_32x4d`?") && message.contains("resnext101_64x4d"),
+        "{message}"
+    );
+    for wrong in [
+        "",
+        "vgg",
+        "resnext50_0x4d",
+        "resnext50_32x99999999999999999999d",
+        "resnext50_-1x4d",
+        "resnet50_32x4d",
+        "resnext50",
+    ] {
+        assert!(Config::by_name(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn wrong_images_get_an_error() {
+    let variables = Variables::new(1, DType::F32, &Device::Cpu);
+    let network = ResNext::new(&Config::by_name("resnext11_4x4d").unwrap(), variables.builder()).unwrap();
+    let x = Tensor::ones((1, 4, 32, 32), DType::F32, &Device::Cpu).unwrap();
+    assert!(matches!(network.forward(&x, false), Err(Error::Input(_))));
+}
