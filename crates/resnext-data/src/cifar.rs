@@ -1,0 +1,161 @@
+//! CIFAR-10 and CIFAR-100 from the official binary archives, as `.tar.gz` or unpacked.
+
+use crate::dataset::{CHANNELS, Dataset, Normalization, Splits};
+use crate::{Error, Result};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::Path;
+
+const SIDE: usize = 32;
+
+/// What tells the two sets apart.
+struct Kind {
+    folder: &'static str,
+    train: &'static [&'static str],
+    test: &'static str,
+    names: &'static str,
+    classes: usize,
+    /// Label bytes before the pixels; the last one counts.
+    label_bytes: usize,
+    normalization: Normalization,
+}
+
+/// Reads CIFAR-10 from a `.tar.gz` or a folder.
+///
+/// # Errors
+/// If a file is missing, cut short, or holds a label that no class has.
+pub fn cifar10(path: &Path) -> Result<Splits> {
+    read(
+        path,
+        &Kind {
+            folder: "cifar-10-batches-bin",
+            train: &[
+                "data_batch_1.bin",
+                "data_batch_2.bin",
+                "data_batch_3.bin",
+                "data_batch_4.bin",
+                "data_batch_5.bin",
+            ],
+            test: "test_batch.bin",
+            names: "batches.meta.txt",
+            classes: 10,
+            label_bytes: 1,
+            normalization: Normalization { mean: [0.4914, 0.4822, 0.4465], std: [0.2470, 0.2435, 0.2616] },
+        },
+    )
+}
+
+/// Reads CIFAR-100, with its fine labels, from a `.tar.gz` or a folder.
+///
+/// # Errors
+/// As for [`cifar10`].
+pub fn cifar100(path: &Path) -> Result<Splits> {
+    read(
+        path,
+        &Kind {
+            folder: "cifar-100-binary",
+            train: &["train.bin"],
+            test: "test.bin",
+            names: "fine_label_names.txt",
+            classes: 100,
+            label_bytes: 2,
+            normalization: Normalization { mean: [0.5071, 0.4865, 0.4409], std: [0.2673, 0.2564, 0.2762] },
+        },
+    )
+}
+
+fn read(path: &Path, kind: &Kind) -> Result<Splits> {
+    let io = |source| Error::Io { path: path.to_path_buf(), source };
+    let wanted: Vec<&str> = kind.train.iter().copied().chain([kind.test, kind.names]).collect();
+    let is_folder = std::fs::metadata(path).map_err(io)?.is_dir();
+    let mut files =
+        if is_folder { from_folder(path, kind.folder, &wanted)? } else { from_archive(path, &wanted)? };
+    let mut take = |file: &str| {
+        files.remove(file).ok_or_else(|| Error::MissingFile { path: path.to_path_buf(), file: file.into() })
+    };
+
+    let names = String::from_utf8_lossy(&take(kind.names)?).into_owned();
+    let names: Vec<String> =
+        names.lines().map(str::trim).filter(|l| !l.is_empty()).map(String::from).collect();
+    if names.len() != kind.classes {
+        let message = format!("{} names {} classes, expected {}", kind.names, names.len(), kind.classes);
+        return Err(io(std::io::Error::new(std::io::ErrorKind::InvalidData, message)));
+    }
+    let mut split = |batches: &[&str]| {
+        let (mut pixels, mut labels) = (Vec::new(), Vec::new());
+        for &file in batches {
+            records(path, file, &take(file)?, kind, &mut pixels, &mut labels)?;
+        }
+        Ok(Dataset::new(pixels, labels, (SIDE, SIDE), names.clone()))
+    };
+    Ok(Splits { train: split(kind.train)?, test: split(&[kind.test])?, normalization: kind.normalization })
+}
+
+/// Takes a file apart into records of label and pixels.
+fn records(
+    path: &Path,
+    file: &str,
+    data: &[u8],
+    kind: &Kind,
+    pixels: &mut Vec<u8>,
+    labels: &mut Vec<u32>,
+) -> Result<()> {
+    let record = kind.label_bytes + CHANNELS * SIDE * SIDE;
+    let (path, file, classes) = (path.to_path_buf(), file.to_string(), kind.classes);
+    if data.is_empty() || !data.len().is_multiple_of(record) {
+        return Err(Error::Length { path, file, record, len: data.len() });
+    }
+    for (i, data) in data.chunks_exact(record).enumerate() {
+        let label = data[kind.label_bytes - 1];
+        if label as usize >= classes {
+            return Err(Error::Label { path, file, record: i, label, classes });
+        }
+        labels.push(label as u32);
+        pixels.extend_from_slice(&data[kind.label_bytes..]);
+    }
+    Ok(())
+}
+
+type Files = HashMap<String, Vec<u8>>;
+
+/// The wanted files of a folder, or of the archive's own folder inside it.
+fn from_folder(path: &Path, inner: &str, wanted: &[&str]) -> Result<Files> {
+    let nested = path.join(inner);
+    let folder = if nested.is_dir() { nested } else { path.to_path_buf() };
+    let mut files = Files::new();
+    for &name in wanted {
+        let file = folder.join(name);
+        if file.is_file() {
+            let data = std::fs::read(&file).map_err(|source| Error::Io { path: file, source })?;
+            files.insert(name.to_string(), data);
+        }
+    }
+    Ok(files)
+}
+
+/// The wanted files of a `.tar.gz`, by the last part of their name.
+fn from_archive(path: &Path, wanted: &[&str]) -> Result<Files> {
+    let io = |source| Error::Io { path: path.to_path_buf(), source };
+    let file = BufReader::new(File::open(path).map_err(io)?);
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(file));
+    let mut files = Files::new();
+    for entry in archive.entries().map_err(io)? {
+        let mut entry = entry.map_err(io)?;
+        let name = entry.path().map_err(io)?.file_name().map(|name| name.to_string_lossy().into_owned());
+        let Some(name) = name.filter(|name| wanted.contains(&name.as_str())) else { continue };
+        // The header's size is not to be trusted with an allocation.
+        let mut data = Vec::new();
+        let expected = entry.size();
+        entry.read_to_end(&mut data).map_err(io)?;
+        if data.len() as u64 != expected {
+            let message = format!("the archive ends inside {name}");
+            return Err(io(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, message)));
+        }
+        files.insert(name, data);
+        if files.len() == wanted.len() {
+            break;
+        }
+    }
+    Ok(files)
+}

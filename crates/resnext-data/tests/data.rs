@@ -1,0 +1,182 @@
+//! Readers on good and bad archives, the loader's determinism, the generated set's difficulty.
+
+use resnext_data::{Augmentation, Batch, Dataset, Loader, LoaderConfig, cifar, synthetic};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const RECORD: usize = 3073;
+const NAMES: &[u8] = b"airplane\nautomobile\nbird\ncat\ndeer\ndog\nfrog\nhorse\nship\ntruck\n\n";
+
+/// A folder of CIFAR-10 files of two records each; `change` may spoil them.
+fn folder(change: impl Fn(&str, &mut Vec<u8>)) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for i in 1..=6 {
+        let name = if i == 6 { "test_batch.bin".to_string() } else { format!("data_batch_{i}.bin") };
+        let mut data = vec![i as u8; 2 * RECORD];
+        change(&name, &mut data);
+        std::fs::write(folder.path().join(name), data).unwrap();
+    }
+    std::fs::write(folder.path().join("batches.meta.txt"), NAMES).unwrap();
+    folder
+}
+
+fn archive_of(folder: &Path) -> Vec<u8> {
+    let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+    tar.append_dir_all("cifar-10-batches-bin", folder).unwrap();
+    tar.into_inner().unwrap().finish().unwrap()
+}
+
+fn write(folder: &Path, name: &str, data: &[u8]) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::File::create(&path).unwrap().write_all(data).unwrap();
+    path
+}
+
+#[test]
+fn folder_and_archive_read_the_same() {
+    let good = folder(|_, data| data[RECORD] = 9);
+    let other = tempfile::tempdir().unwrap();
+    let archive = write(other.path(), "cifar.tar.gz", &archive_of(good.path()));
+    let (a, b) = (cifar::cifar10(good.path()).unwrap(), cifar::cifar10(&archive).unwrap());
+    assert_eq!((&a.train, &a.test), (&b.train, &b.test));
+    assert_eq!((a.train.len(), a.test.len()), (10, 2));
+    assert_eq!((a.train.label(0), a.train.label(1), a.train.class_names()[9].as_str()), (1, 9, "truck"));
+    assert_eq!(a.train.image(2)[0], 2);
+}
+
+#[test]
+fn bad_archives_get_one_clear_line() {
+    let message = |path: &Path| cifar::cifar10(path).unwrap_err().to_string();
+    let out = tempfile::tempdir().unwrap();
+    assert!(message(&out.path().join("nowhere")).contains("nowhere"));
+    assert!(message(out.path()).contains("holds no batches.meta.txt"));
+    assert!(
+        message(
+            folder(|name, data| if name == "data_batch_3.bin" {
+                data[RECORD] = 10
+            })
+            .path()
+        )
+        .contains("data_batch_3.bin in")
+    );
+    let label = message(
+        folder(|name, data| {
+            if name == "test_batch.bin" {
+                data[RECORD] = 10
+            }
+        })
+        .path(),
+    );
+    assert!(label.contains("record 1 has label 10, expected one below 10"), "{label}");
+    assert!(message(folder(|_, data| data.truncate(RECORD + 5)).path()).contains("cut short"));
+    assert!(
+        message(folder(|_, data| data.clear()).path()).contains("positive multiple of 3073 bytes, got 0")
+    );
+    let whole = archive_of(folder(|_, _| ()).path());
+    for (name, data) in
+        [("half", &whole[..whole.len() / 2]), ("text", &b"<html>not found</html>"[..]), ("empty", &[])]
+    {
+        let text = message(&write(out.path(), name, data));
+        assert!(text.contains(name) && !text.contains('\n'), "{text}");
+    }
+}
+
+#[test]
+fn real_cifar_10_has_its_published_statistics() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/cifar-10-binary.tar.gz");
+    if !path.exists() {
+        eprintln!("skipped: {} is absent", path.display());
+        return;
+    }
+    let splits = cifar::cifar10(&path).unwrap();
+    assert_eq!((splits.train.len(), splits.test.len()), (50_000, 10_000));
+    let (own, published) = (splits.train.normalization(), splits.normalization);
+    for c in 0..3 {
+        assert!(
+            (own.mean[c] - published.mean[c]).abs() < 1e-3 && (own.std[c] - published.std[c]).abs() < 1e-3
+        );
+    }
+}
+
+fn config(threads: usize) -> LoaderConfig {
+    LoaderConfig { batch_size: 7, shuffle: true, augmentation: Augmentation::cifar(), seed: 5, threads }
+}
+
+fn loader(dataset: Dataset, config: LoaderConfig) -> Loader {
+    let normalization = dataset.normalization();
+    Loader::new(Arc::new(dataset), normalization, config).unwrap()
+}
+
+#[test]
+fn batches_do_not_depend_on_threads_and_resume_anywhere() {
+    let set = synthetic::splits(1, 50, 1).train;
+    let batches =
+        |threads, epoch| loader(set.clone(), config(threads)).epoch(epoch, 0).collect::<Vec<Batch>>();
+    let one = batches(1, 3);
+    assert_eq!(one.len(), 8);
+    assert_eq!(one[7].labels.len(), 1);
+    assert_eq!(one, batches(2, 3));
+    assert_eq!(one, batches(5, 3));
+    assert_ne!(one, batches(1, 4));
+    let rest: Vec<Batch> = loader(set.clone(), config(3)).epoch(3, 5).collect();
+    assert_eq!(rest, one[5..]);
+    let mut counts = [0; 10];
+    one.iter().flat_map(|batch| &batch.labels).for_each(|&label| counts[label as usize] += 1);
+    assert_eq!(counts, [5; 10]);
+    // Dropped early, the threads must not keep anyone waiting.
+    drop(loader(set, config(2)).epoch(0, 0));
+}
+
+#[test]
+fn without_augmentation_pixels_are_normalised_and_in_order() {
+    let set = synthetic::splits(1, 20, 1).train;
+    let plain = LoaderConfig { shuffle: false, augmentation: Augmentation::default(), ..config(2) };
+    let batch = loader(set.clone(), plain).epoch(0, 0).next().unwrap();
+    let normalization = set.normalization();
+    let want = (set.image(2)[1024 + 33] as f32 / 255.0 - normalization.mean[1]) / normalization.std[1];
+    assert!((batch.images[2 * 3072 + 33 * 3 + 1] - want).abs() < 1e-5);
+    assert_eq!(batch.labels, [0, 1, 2, 3, 4, 5, 6]);
+}
+
+#[test]
+fn a_batch_size_of_zero_is_refused() {
+    let set = synthetic::splits(1, 20, 1).train;
+    let normalization = set.normalization();
+    let error =
+        Loader::new(Arc::new(set), normalization, LoaderConfig { batch_size: 0, ..config(1) }).unwrap_err();
+    assert!(error.to_string().contains("must be at least 1"));
+}
+
+/// Softmax regression on pixels, the strongest linear model that is quick to fit.
+#[test]
+fn a_linear_model_fails_on_the_generated_set() {
+    let splits = synthetic::splits(3, 4000, 1000);
+    let plain = LoaderConfig { augmentation: Augmentation::default(), batch_size: 100, ..config(1) };
+    let (train, test) = (loader(splits.train, plain), loader(splits.test, plain));
+    let mut weight = vec![0f32; 10 * 3072];
+    let scores = |weight: &[f32], x: &[f32]| -> Vec<f32> {
+        weight.chunks_exact(3072).map(|w| w.iter().zip(x).map(|(w, x)| w * x).sum()).collect()
+    };
+    for epoch in 0..8 {
+        for batch in train.epoch(epoch, 0) {
+            for (x, &label) in batch.images.chunks_exact(3072).zip(&batch.labels) {
+                let scores = scores(&weight, x);
+                let max = scores.iter().copied().fold(f32::MIN, f32::max);
+                let total: f32 = scores.iter().map(|s| (s - max).exp()).sum();
+                for (k, w) in weight.chunks_exact_mut(3072).enumerate() {
+                    let g = (scores[k] - max).exp() / total - if k == label as usize { 1.0 } else { 0.0 };
+                    w.iter_mut().zip(x).for_each(|(w, x)| *w -= 1e-4 * g * x);
+                }
+            }
+        }
+    }
+    let mut right = 0;
+    for batch in test.epoch(0, 0) {
+        for (x, &label) in batch.images.chunks_exact(3072).zip(&batch.labels) {
+            let scores = scores(&weight, x);
+            right += usize::from((0..10).all(|k| scores[k] <= scores[label as usize]));
+        }
+    }
+    assert!(right < 400, "a linear model got {right} of 1000 right");
+}
