@@ -1,1 +1,17 @@
-//! Training loop, optimizer, schedules, metrics and resumable checkpoints for candle networks.
+#![doc = include_str!("../README.md")]
+
+pub mod checkpoint;
+mod error;
+mod metrics;
+mod schedule;
+mod sgd;
+mod trainer;
+
+pub use checkpoint::{Checkpoint, Progress};
+pub use error::{Error, Result};
+pub use metrics::Metrics;
+pub use schedule::Schedule;
+pub use sgd::{Sgd, SgdConfig};
+pub use trainer::{
+    Batch, BatchReport, Batches, Data, EpochReport, Observer, Outcome, TrainConfig, Trainer, evaluate,
+};

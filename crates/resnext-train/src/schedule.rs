@@ -1,0 +1,96 @@
+//! Learning rates as a function of the position in the run alone.
+
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// How the learning rate changes over a run. All positions are fractions of the run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Schedule {
+    /// The peak, times `factor` at each of `milestones`: the paper's is 0.1 at 1/2 and 3/4 for CIFAR.
+    Step {
+        /// Fraction spent rising linearly from 0 to the peak.
+        #[serde(default)]
+        warmup: f64,
+        /// Where the rate drops.
+        #[serde(default = "default_milestones")]
+        milestones: Vec<f64>,
+        /// By how much.
+        #[serde(default = "default_factor")]
+        factor: f64,
+    },
+    /// Half a cosine from the peak to 0.
+    Cosine {
+        /// Fraction spent rising linearly from 0 to the peak.
+        #[serde(default)]
+        warmup: f64,
+    },
+    /// Smith's one-cycle, as PyTorch's `OneCycleLR`: by half cosines from 1/25 of the peak up, then
+    /// down to almost nothing.
+    OneCycle {
+        /// Fraction spent rising.
+        #[serde(default = "default_rise")]
+        warmup: f64,
+    },
+}
+
+fn default_milestones() -> Vec<f64> {
+    vec![0.5, 0.75]
+}
+
+fn default_factor() -> f64 {
+    0.1
+}
+
+fn default_rise() -> f64 {
+    0.3
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Schedule::OneCycle { warmup: default_rise() }
+    }
+}
+
+impl Schedule {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// If a fraction is not from 0 to 1, or the factor is not positive.
+    pub fn validate(&self) -> Result<()> {
+        let (warmup, milestones, factor) = match self {
+            Schedule::Step { warmup, milestones, factor } => (*warmup, milestones.as_slice(), *factor),
+            Schedule::Cosine { warmup } | Schedule::OneCycle { warmup } => (*warmup, [].as_slice(), 1.0),
+        };
+        let fraction = |v: f64| (0.0..=1.0).contains(&v);
+        if !fraction(warmup) || !milestones.iter().all(|&m| fraction(m)) {
+            return Err(Error::Config(
+                "schedule: warmup and milestones are fractions of the run, from 0 to 1".into(),
+            ));
+        }
+        match factor > 0.0 && factor.is_finite() {
+            true => Ok(()),
+            false => Err(Error::Config(format!("schedule: factor must be above 0, got {factor}"))),
+        }
+    }
+
+    /// The learning rate of optimizer step `step` (from 0) of `total`, for a given peak.
+    pub fn learning_rate(&self, peak: f64, step: usize, total: usize) -> f64 {
+        let at = step as f64 / total.max(1) as f64;
+        // From `a` to `b` by half a cosine.
+        let cosine = |a: f64, b: f64, t: f64| b + (a - b) * 0.5 * (1.0 + (std::f64::consts::PI * t).cos());
+        let rest = |warmup: f64| ((at - warmup) / (1.0 - warmup)).clamp(0.0, 1.0);
+        match self {
+            // The first step of a warm-up moves already, the last is at the peak.
+            Schedule::Step { warmup, .. } | Schedule::Cosine { warmup } if at < *warmup => {
+                peak * ((at + 1.0 / total as f64) / warmup).min(1.0)
+            }
+            Schedule::Step { milestones, factor, .. } => {
+                peak * factor.powi(milestones.iter().filter(|&&m| at >= m).count() as i32)
+            }
+            Schedule::Cosine { warmup } => cosine(peak, 0.0, rest(*warmup)),
+            Schedule::OneCycle { warmup } if at < *warmup => cosine(peak / 25.0, peak, at / warmup),
+            Schedule::OneCycle { warmup } => cosine(peak, peak / 25e4, rest(*warmup)),
+        }
+    }
+}
