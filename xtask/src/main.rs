@@ -1,1 +1,42 @@
-fn main() {}
+//! The workspace's commands: `cargo xtask train`, `eval`, `summary`. One file a command.
+
+mod curves;
+mod data;
+mod eval;
+mod recipe;
+mod run_folder;
+mod summary;
+mod train;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Train, evaluate and look at ResNeXt networks.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a network; with no option, a small one on the embedded data set
+    Train(train::Args),
+    /// Top-1, top-5, loss and a table a class, of a run or a weights file
+    Eval(eval::Args),
+    /// Layers, parameters, multiply-adds and activation memory of a network
+    Summary(summary::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Train(args) => train::run(args),
+        Command::Eval(args) => eval::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Summary(args) => summary::run(args).map(|()| ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

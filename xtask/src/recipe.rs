@@ -1,0 +1,133 @@
+//! Recipes: everything that decides how a run goes, as TOML. The command line wins over the file.
+
+use crate::data::DatasetName;
+use anyhow::{Context, Result};
+use clap::Args;
+use resnext_model::{Config, Form};
+use resnext_train::{Schedule, SgdConfig, TrainConfig};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// A run's settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    pub model: String,
+    #[serde(default)]
+    pub form: Form,
+    pub dataset: DatasetName,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<PathBuf>,
+    pub epochs: usize,
+    pub batch_size: usize,
+    pub lr: f64,
+    #[serde(default)]
+    pub seed: u64,
+    /// Whether training images are padded, cropped and mirrored.
+    pub augment: bool,
+    #[serde(default)]
+    pub label_smoothing: f64,
+    #[serde(default = "one")]
+    pub accumulate: usize,
+    #[serde(default)]
+    pub zero_init_last: bool,
+    pub schedule: Schedule,
+    #[serde(default)]
+    pub sgd: SgdConfig,
+}
+
+fn one() -> usize {
+    1
+}
+
+/// What the command line may say of a recipe.
+#[derive(Args, Debug, Default)]
+pub struct Overrides {
+    /// Network, such as resnext20_8x4d or resnext50_32x4d
+    #[arg(long)]
+    pub model: Option<String>,
+    /// Form of the blocks (figure 3): a, b or c
+    #[arg(long)]
+    pub form: Option<Form>,
+    /// Data set
+    #[arg(long)]
+    pub dataset: Option<DatasetName>,
+    /// Archive (.tar.gz) or folder the data set is read from
+    #[arg(long)]
+    pub data: Option<PathBuf>,
+    /// Passes over the training set
+    #[arg(long)]
+    pub epochs: Option<usize>,
+    /// Images a batch
+    #[arg(long)]
+    pub batch_size: Option<usize>,
+    /// Peak learning rate
+    #[arg(long)]
+    pub lr: Option<f64>,
+    /// Of first weights, order and augmentation
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Batches whose gradients make one step
+    #[arg(long)]
+    pub accumulate: Option<usize>,
+}
+
+impl Recipe {
+    /// The recipe in a TOML file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        toml::from_str(&text).map_err(|error| {
+            anyhow::anyhow!("{}: {}", path.display(), error.to_string().trim().replace('\n', " "))
+        })
+    }
+
+    /// The recipe of this repository for a data set.
+    pub fn of(dataset: DatasetName) -> Result<Self> {
+        let text = match dataset {
+            DatasetName::Synthetic => include_str!("../../recipes/synthetic.toml"),
+            DatasetName::Cifar10 => include_str!("../../recipes/cifar10.toml"),
+            DatasetName::Cifar100 => include_str!("../../recipes/cifar100.toml"),
+        };
+        Ok(toml::from_str(text)?)
+    }
+
+    /// Takes over what the command line says.
+    pub fn apply(&mut self, overrides: &Overrides) {
+        fn set<T: Clone>(field: &mut T, value: &Option<T>) {
+            if let Some(value) = value {
+                *field = value.clone();
+            }
+        }
+        set(&mut self.model, &overrides.model);
+        set(&mut self.form, &overrides.form);
+        set(&mut self.dataset, &overrides.dataset);
+        set(&mut self.epochs, &overrides.epochs);
+        set(&mut self.batch_size, &overrides.batch_size);
+        set(&mut self.lr, &overrides.lr);
+        set(&mut self.seed, &overrides.seed);
+        set(&mut self.accumulate, &overrides.accumulate);
+        if overrides.data.is_some() {
+            self.data = overrides.data.clone();
+        }
+    }
+
+    /// The network, for a data set of so many classes.
+    pub fn network(&self, classes: usize) -> Result<Config> {
+        let named = Config::by_name(&self.model)?;
+        Ok(Config { form: self.form, classes, zero_init_last: self.zero_init_last, ..named })
+    }
+
+    /// What the training loop needs to know.
+    pub fn training(&self) -> TrainConfig {
+        TrainConfig {
+            epochs: self.epochs,
+            lr: self.lr,
+            schedule: self.schedule.clone(),
+            sgd: self.sgd,
+            label_smoothing: self.label_smoothing,
+            accumulate: self.accumulate,
+            seed: self.seed,
+        }
+    }
+}
