@@ -1,5 +1,6 @@
 //! The workspace's commands: `cargo xtask train`, `eval`, `summary`. One file a command.
 
+mod allocator;
 mod curves;
 mod data;
 mod eval;
@@ -30,6 +31,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    allocator::keep_freed_memory();
     let result = match Cli::parse().command {
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args).map(|()| ExitCode::SUCCESS),

@@ -1,0 +1,135 @@
+//! The three forms of figure 3 compute the same function and train the same variables.
+
+use candle_core::{DType, Device, Result, Tensor};
+use candle_nn::VarBuilder;
+use resnext_model::{Config, Form, ResNext, Shortcut, Variables};
+use resnext_ops::{cross_entropy, value_and_gradients};
+use std::collections::HashMap;
+
+const CARDINALITY: usize = 4;
+
+fn config(form: Form) -> Config {
+    Config { form, ..Config::by_name("resnext11_4x4d").unwrap() }
+}
+
+fn images() -> Tensor {
+    let waves = (0..2 * 3 * 12 * 10).map(|i| (i as f64 * 0.7).sin()).collect::<Vec<_>>();
+    Tensor::from_vec(waves, (2, 3, 12, 10), &Device::Cpu).unwrap()
+}
+
+/// The weights of a form (c) network under the names, and in the pieces, of another form.
+fn split(grouped: &[(String, Tensor)], form: Form) -> Result<HashMap<String, Tensor>> {
+    let mut weights = HashMap::new();
+    for (name, value) in grouped {
+        let parts: Vec<&str> = name.split('.').collect();
+        let dim = match parts[..] {
+            // Output channels belong to paths one after another, …
+            [stage, _, "conv1" | "conv2" | "bn1" | "bn2", _] if stage.starts_with("layer") => 0,
+            // … and so do the input channels of the 1×1 that form (a) splits.
+            [_, _, "conv3", _] if form == Form::A => 1,
+            _ => {
+                weights.insert(name.clone(), value.clone());
+                continue;
+            }
+        };
+        for (i, piece) in value.chunk(CARDINALITY, dim)?.into_iter().enumerate() {
+            let [stage, block, layer, field] = parts[..] else { unreachable!() };
+            weights.insert(format!("{stage}.{block}.paths.{i}.{layer}.{field}"), piece.contiguous()?);
+        }
+    }
+    Ok(weights)
+}
+
+/// Variables whose batch norms are not the identity, so that a wrong one shows.
+fn uneven_variables() -> Variables {
+    let variables = Variables::new(3, DType::F64, &Device::Cpu);
+    ResNext::new(&config(Form::C), variables.builder()).unwrap();
+    for (name, var) in variables.all() {
+        if let &[n] = var.dims() {
+            let uneven = (0..n).map(|i| 1.0 + 0.3 * ((i + name.len()) as f64).sin()).collect::<Vec<_>>();
+            var.set(&Tensor::new(uneven, &Device::Cpu).unwrap()).unwrap();
+        }
+    }
+    variables
+}
+
+#[test]
+fn the_forms_are_equivalent() {
+    for train in [false, true] {
+        // Copies, because training moves the running statistics.
+        let grouped: Vec<_> =
+            uneven_variables().all().into_iter().map(|(name, var)| (name, var.as_detached_tensor())).collect();
+        let logits = |form: Form| {
+            let weights = match form {
+                Form::C => grouped.iter().cloned().collect(),
+                _ => split(&grouped, form).unwrap(),
+            };
+            let vb = VarBuilder::from_tensors(weights, DType::F64, &Device::Cpu);
+            let y = ResNext::new(&config(form), vb).unwrap().forward(&images(), train).unwrap();
+            y.flatten_all().unwrap().to_vec1::<f64>().unwrap()
+        };
+        let expected = logits(Form::C);
+        assert!(expected.windows(2).any(|pair| (pair[0] - pair[1]).abs() > 1e-3), "{expected:?}");
+        for form in [Form::A, Form::B] {
+            for (got, want) in logits(form).iter().zip(&expected) {
+                assert!((got - want).abs() < 1e-9, "form {form}, train {train}: {got}, not {want}");
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_reach_every_trainable_variable() {
+    let labels = Tensor::new(&[1u32, 7], &Device::Cpu).unwrap();
+    for form in [Form::A, Form::B, Form::C] {
+        for shortcut in [Shortcut::Projection, Shortcut::Identity] {
+            let variables = Variables::new(5, DType::F64, &Device::Cpu);
+            let config = Config { shortcut, ..config(form) };
+            let network = ResNext::new(&config, variables.builder()).unwrap();
+            let loss = || -> resnext_model::Result<_> {
+                Ok(cross_entropy(&network.forward(&images(), true)?, &labels, 0.0)?)
+            };
+            let (_, gradients) = value_and_gradients(loss).unwrap();
+            for (name, var) in variables.trainable() {
+                let gradient = gradients.get(&var).unwrap_or_else(|| panic!("no gradient for {name}"));
+                let size = gradient.abs().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap();
+                assert!(size.is_finite() && size > 0.0, "{name}: {size}, form {form}, {shortcut:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn training_moves_the_running_statistics_that_a_checkpoint_saves() {
+    let variables = Variables::new(5, DType::F64, &Device::Cpu);
+    let network = ResNext::new(&config(Form::C), variables.builder()).unwrap();
+    let sum = |name: &str| {
+        let (_, var) = variables.all().into_iter().find(|(n, _)| n == name).unwrap();
+        var.abs().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap()
+    };
+    network.forward(&images(), false).unwrap();
+    assert_eq!(sum("layer1.0.bn2.running_mean"), 0.0);
+    network.forward(&images(), true).unwrap();
+    assert!(sum("layer1.0.bn2.running_mean") > 0.0);
+}
+
+/// With the last batch norm at scale 0 a block is relu(shortcut(x)), which shows the shortcut alone.
+#[test]
+fn a_zero_initialised_block_is_its_shortcut() {
+    for form in [Form::A, Form::B, Form::C] {
+        let config = Config { zero_init_last: true, shortcut: Shortcut::Identity, ..config(form) };
+        let variables = Variables::new(5, DType::F64, &Device::Cpu);
+        let network = ResNext::new(&config, variables.builder()).unwrap();
+        let maps = network.stage_maps(&images(), false).unwrap();
+        let [wide, narrow] = [&maps[0], &maps[1]];
+        // Option A: every other pixel of the first channels, then zeros.
+        assert_eq!((wide.dims(), narrow.dims()), (&[2, 64, 12, 10][..], &[2, 128, 6, 5][..]));
+        let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        let even = |n: u32| Tensor::arange_step(0u32, n, 2, &Device::Cpu).unwrap();
+        let subsampled = wide.contiguous().unwrap().index_select(&even(12), 2).unwrap();
+        let subsampled = subsampled.index_select(&even(10), 3).unwrap();
+        assert_eq!(values(&narrow.narrow(1, 0, 64).unwrap()), values(&subsampled));
+        assert!(values(&narrow.narrow(1, 64, 64).unwrap()).iter().all(|&v| v == 0.0));
+        assert!(values(wide).iter().any(|&v| v > 0.0));
+    }
+}
