@@ -57,8 +57,11 @@ fn uneven_variables() -> Variables {
 fn the_forms_are_equivalent() {
     for train in [false, true] {
         // Copies, because training moves the running statistics.
-        let grouped: Vec<_> =
-            uneven_variables().all().into_iter().map(|(name, var)| (name, var.as_detached_tensor())).collect();
+        let grouped: Vec<_> = uneven_variables()
+            .all()
+            .into_iter()
+            .map(|(name, var)| (name, var.as_detached_tensor()))
+            .collect();
         let logits = |form: Form| {
             let weights = match form {
                 Form::C => grouped.iter().cloned().collect(),

@@ -105,9 +105,8 @@ impl MaxPool {
                 let pixel = sy * w + sx;
                 let row = &image[pixel * c..(pixel + 1) * c];
                 for k in 0..c {
-                    // `!(a <= b)` rather than `a > b`: NaN wins.
-                    #[allow(clippy::neg_cmp_op_on_partial_ord)]
-                    if first || !(row[k] <= best[k]) {
+                    // NaN wins and stays.
+                    if first || row[k] > best[k] || row[k].as_f64().is_nan() {
                         best[k] = row[k];
                         at[k] = pixel;
                     }

@@ -1,0 +1,237 @@
+//! The optimizer against PyTorch, schedules, checkpoints, and runs that are interrupted.
+
+use candle_core::{DType, Device, Tensor, Var};
+use resnext_model::Config;
+use resnext_train::checkpoint::{assign, load_weights, replace_file};
+use resnext_train::*;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+fn fill(len: u64, salt: u64) -> Vec<f64> {
+    (0..len).map(|i| ((i * 2654435761 + salt * 40503) % (1 << 32)) as f64 / 2147483648.0 - 1.0).collect()
+}
+
+#[derive(serde::Deserialize)]
+struct Golden {
+    nesterov: bool,
+    values: Vec<Vec<f64>>,
+}
+
+#[test]
+fn sgd_is_pytorchs_in_f32_and_f64() {
+    let golden: Vec<Golden> = serde_json::from_str(include_str!("golden/sgd.json")).unwrap();
+    for case in golden {
+        for (dtype, tolerance) in [(DType::F32, 1e-6), (DType::F64, 1e-11)] {
+            let tensor = |salt| Tensor::new(fill(5, salt), &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+            let x = Var::from_tensor(&tensor(1)).unwrap();
+            let config = SgdConfig { momentum: 0.9, nesterov: case.nesterov, weight_decay: 5e-4 };
+            let mut sgd = Sgd::new(vec![("x".into(), x.clone())], config).unwrap();
+            for (step, want) in case.values.iter().enumerate() {
+                let gradient = tensor(10 + step as u64);
+                sgd.step(0.1, |_| Some(&gradient)).unwrap();
+                let got = x.to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap();
+                for (got, want) in got.iter().zip(want) {
+                    assert!((got - want).abs() < tolerance, "step {step}: {got} {want}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn schedules_pass_through_their_known_points() {
+    let rate = |schedule: &Schedule, step| schedule.learning_rate(1.0, step, 100);
+    let step = Schedule::Step { warmup: 0.1, milestones: vec![0.5, 0.75], factor: 0.1 };
+    assert_eq!((rate(&step, 0), rate(&step, 9), rate(&step, 49)), (0.1, 1.0, 1.0));
+    assert!((rate(&step, 50) - 0.1).abs() < 1e-12 && (rate(&step, 99) - 0.01).abs() < 1e-12);
+    let cosine = Schedule::Cosine { warmup: 0.0 };
+    assert!((rate(&cosine, 0) - 1.0).abs() < 1e-12 && (rate(&cosine, 50) - 0.5).abs() < 1e-12);
+    let cycle = Schedule::OneCycle { warmup: 0.3 };
+    assert!((rate(&cycle, 0) - 0.04).abs() < 1e-12 && (rate(&cycle, 30) - 1.0).abs() < 1e-12);
+    for schedule in [step, cosine, cycle] {
+        assert!((0..=100).all(|i| (0.0..=1.0).contains(&rate(&schedule, i))));
+        schedule.validate().unwrap();
+    }
+    assert!(Schedule::Cosine { warmup: 2.0 }.validate().is_err());
+}
+
+#[test]
+fn metrics_count_top_1_top_5_and_nan_as_wrong() {
+    let logits = Tensor::new(
+        &[[0.1f32, 0.9, 0., 0., 0., 0.5], [0.9, 0.1, 0.2, 0.3, 0.4, 0.5], [f32::NAN; 6]],
+        &Device::Cpu,
+    )
+    .unwrap();
+    let mut metrics = Metrics::default();
+    metrics.add(&logits, &Tensor::new(&[1u32, 1, 0], &Device::Cpu).unwrap(), 2.0).unwrap();
+    assert_eq!((metrics.count, metrics.loss()), (3, 2.0));
+    assert_eq!((metrics.top1(), metrics.top5()), (1.0 / 3.0, 1.0 / 3.0));
+    assert_eq!(metrics.per_class[1], (1, 2));
+}
+
+/// Thirty images of noise, in batches of six.
+struct Noise;
+
+impl Noise {
+    fn batches(&self, salt: u64, first: usize) -> Batches<'_> {
+        Box::new((first as u64..5).map(move |i| {
+            let images: Vec<f32> = fill(6 * 3 * 64, 100 * salt + i).iter().map(|&v| v as f32).collect();
+            let labels: Vec<u32> = (0..6).map(|k| (k + i as u32) % 4).collect();
+            Ok((Tensor::from_vec(images, (6, 3, 8, 8), &Device::Cpu)?, Tensor::new(labels, &Device::Cpu)?))
+        }))
+    }
+}
+
+impl Data for Noise {
+    fn batches_per_epoch(&self) -> usize {
+        5
+    }
+    fn train(&self, epoch: usize, first: usize) -> Batches<'_> {
+        self.batches(epoch as u64 + 1, first)
+    }
+    fn test(&self) -> Batches<'_> {
+        self.batches(0, 0)
+    }
+}
+
+/// Keeps losses and the last checkpoint's file; stops after `stop_after` batches.
+struct Recorder<'a> {
+    losses: Vec<f64>,
+    epochs: Vec<(Metrics, Metrics)>,
+    file: &'a Path,
+    stop_after: usize,
+}
+
+impl Observer for Recorder<'_> {
+    fn on_batch(&mut self, report: &BatchReport) {
+        self.losses.push(report.loss);
+    }
+    fn on_epoch(&mut self, report: &EpochReport) -> Result<()> {
+        self.epochs.push((report.train.clone(), report.test.clone()));
+        Ok(())
+    }
+    fn save(&mut self, checkpoint: &Checkpoint, _best: bool) -> Result<()> {
+        checkpoint.save(self.file)
+    }
+    fn should_stop(&self) -> bool {
+        self.losses.len() >= self.stop_after
+    }
+}
+
+fn config(accumulate: usize) -> TrainConfig {
+    TrainConfig {
+        epochs: 2,
+        lr: 0.05,
+        schedule: Schedule::default(),
+        sgd: SgdConfig::default(),
+        label_smoothing: 0.1,
+        accumulate,
+        seed: 3,
+    }
+}
+
+fn model() -> Config {
+    Config { classes: 4, ..Config::by_name("resnext11_4x4d").unwrap() }
+}
+
+fn trainer(accumulate: usize) -> Trainer {
+    Trainer::new(&model(), config(accumulate), serde_json::json!({"name": "test"}), &Device::Cpu).unwrap()
+}
+
+fn weights(checkpoint: &Checkpoint) -> Vec<Vec<u32>> {
+    let bits =
+        |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|v| v.to_bits()).collect();
+    checkpoint.tensors.values().chain(checkpoint.momentum.values()).map(bits).collect()
+}
+
+#[test]
+fn a_resumed_run_is_the_same_bits_as_one_that_was_not_interrupted() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("last.safetensors");
+    for accumulate in [1, 2] {
+        let record = |stop_after| Recorder { losses: vec![], epochs: vec![], file: &file, stop_after };
+        let (mut whole, mut watch) = (trainer(accumulate), record(usize::MAX));
+        assert_eq!(whole.run(&Noise, &mut watch).unwrap(), Outcome::Finished);
+
+        let mut losses = Vec::new();
+        let mut epochs = Vec::new();
+        let mut first = record(2);
+        assert_eq!(trainer(accumulate).run(&Noise, &mut first).unwrap(), Outcome::Stopped);
+        losses.extend(first.losses);
+        epochs.extend(first.epochs);
+        loop {
+            let checkpoint = Checkpoint::load(&file, &Device::Cpu).unwrap();
+            let mut resumed = trainer(accumulate);
+            resumed.restore(&checkpoint, &file).unwrap();
+            let mut watch = record(3);
+            let outcome = resumed.run(&Noise, &mut watch).unwrap();
+            losses.extend(watch.losses);
+            epochs.extend(watch.epochs);
+            if outcome == Outcome::Finished {
+                assert_eq!(weights(&resumed.checkpoint()), weights(&whole.checkpoint()));
+                break;
+            }
+        }
+        assert_eq!(losses, watch.losses);
+        assert_eq!(epochs, watch.epochs);
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_model_changes_nothing() {
+    let file = Path::new("other.safetensors");
+    let mut trainer = trainer(1);
+    let before = weights(&trainer.checkpoint());
+    let other =
+        Trainer::new(&Config { classes: 5, ..model() }, config(1), serde_json::Value::Null, &Device::Cpu)
+            .unwrap();
+    let error = trainer.restore(&other.checkpoint(), file).unwrap_err().to_string();
+    assert!(error.contains("other.safetensors does not fit"), "{error}");
+    let variables = resnext_model::Variables::new(0, DType::F32, &Device::Cpu);
+    resnext_model::ResNext::new(&model(), variables.builder()).unwrap();
+    let error = assign(&variables.all(), &other.checkpoint().tensors, file).unwrap_err().to_string();
+    assert!(error.contains("expected shape [4, 256], file has [5, 256]: fc.weight"), "{error}");
+    let error = assign(&variables.all(), &BTreeMap::new(), file).unwrap_err().to_string();
+    assert!(error.contains("missing: bn1.bias") && error.ends_with(", …"), "{error}");
+    assert_eq!(weights(&trainer.checkpoint()), before);
+}
+
+#[test]
+fn bad_files_get_one_clear_line_and_a_failed_save_keeps_the_old_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("run.safetensors");
+    let checkpoint = trainer(1).checkpoint();
+    checkpoint.save(&file).unwrap();
+    let whole = std::fs::read(&file).unwrap();
+    let message = |bytes: &[u8]| {
+        std::fs::write(&file, bytes).unwrap();
+        Checkpoint::load(&file, &Device::Cpu).unwrap_err().to_string()
+    };
+    for bytes in [&whole[..whole.len() / 2], &whole[..100], b"<html>", b"", &[255; 64]] {
+        let text = message(bytes);
+        assert!(text.contains("not a whole safetensors file") && !text.contains('\n'), "{text}");
+    }
+    let plain = safetensors::serialize(&checkpoint.tensors, None).unwrap();
+    assert!(message(&plain).contains("a plain weights file"));
+    assert_eq!(load_weights(&file, &Device::Cpu).unwrap().len(), checkpoint.tensors.len());
+
+    // Where the file beside can't be made, the old one stays and nothing is left behind.
+    std::fs::write(&file, &whole).unwrap();
+    std::fs::create_dir(file.with_extension("tmp")).unwrap();
+    assert!(replace_file(&file, b"new").unwrap_err().to_string().contains("cannot write"));
+    assert_eq!(std::fs::read(&file).unwrap(), whole);
+    assert!(checkpoint.save(&folder.path().join("no/such/folder.safetensors")).is_err());
+}
+
+#[test]
+fn settings_out_of_range_are_refused() {
+    let refused = |change: fn(&mut TrainConfig)| {
+        let mut config = config(1);
+        change(&mut config);
+        Trainer::new(&model(), config, serde_json::Value::Null, &Device::Cpu).unwrap_err().to_string()
+    };
+    assert!(refused(|c| c.epochs = 0).contains("epochs must be at least 1"));
+    assert!(refused(|c| c.lr = f64::NAN).contains("learning rate must be above 0"));
+    assert!(refused(|c| c.sgd.momentum = 1.0).contains("momentum"));
+    assert!(refused(|c| c.accumulate = 0).contains("accumulate"));
+}
