@@ -243,7 +243,7 @@ impl CustomOp1 for GlobalAvgPool {
                     }
                 }
                 for sum in y {
-                    *sum = *sum * scale;
+                    *sum *= scale;
                 }
             });
             Ok((T::to_cpu_storage_owned(y), (n, c).into()))

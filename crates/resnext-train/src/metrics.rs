@@ -33,7 +33,8 @@ impl Metrics {
                 self.per_class.resize(row.len(), (0, 0));
             }
             let Some(&own) = row.get(label) else { continue };
-            let others = row.iter().enumerate().filter(|&(k, &v)| k != label && !(v < own)).count();
+            let others =
+                row.iter().enumerate().filter(|&(k, &v)| k != label && (v >= own || v.is_nan())).count();
             let right = others == 0 && !own.is_nan();
             self.top1 += usize::from(right);
             self.top5 += usize::from(others < 5 && !own.is_nan());

@@ -33,7 +33,7 @@ pub(crate) fn mean_and_variance<T: Element>(isa: Isa, x: &[T], channels: usize) 
             }
             let scale = T::of_f64(channels as f64 / self.x.len() as f64);
             for mean in self.mean.iter_mut() {
-                *mean = *mean * scale;
+                *mean *= scale;
             }
             // Squares of differences from the block's own mean: no cancellation.
             for row in self.x.chunks_exact(channels) {
@@ -97,19 +97,19 @@ pub(crate) fn channel_sums<T: Element>(
         }
     }
     let len = block_len(channels);
-    let blocks: Vec<(Vec<T>, Vec<T>)> = (0..inputs[0].len().div_ceil(len))
+    let blocks: Vec<[Vec<T>; 2]> = (0..inputs[0].len().div_ceil(len))
         .into_par_iter()
         .map(|i| {
             let inputs = inputs.map(|v| &v[i * len..v.len().min((i + 1) * len)]);
-            let (mut a, mut b) = (vec![T::ZERO; channels], vec![T::ZERO; channels]);
-            run(isa, Sums { inputs, mean, sums: [&mut a, &mut b], masked });
-            (a, b)
+            let mut sums = [vec![T::ZERO; channels], vec![T::ZERO; channels]];
+            run(isa, Sums { inputs, mean, sums: sums.each_mut().map(Vec::as_mut_slice), masked });
+            sums
         })
         .collect();
-    let total = |part: fn(&(Vec<T>, Vec<T>)) -> &Vec<T>| {
-        (0..channels).map(|k| blocks.iter().map(|b| part(b)[k].as_f64()).fold(0.0, f64::add)).collect()
+    let total = |part: usize| {
+        (0..channels).map(|k| blocks.iter().map(|sums| sums[part][k].as_f64()).fold(0.0, f64::add)).collect()
     };
-    (total(|b| &b.0), total(|b| &b.1))
+    (total(0), total(1))
 }
 
 /// `out = f(inputs, coefficients of the channel)`, element by element.

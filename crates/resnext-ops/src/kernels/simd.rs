@@ -6,7 +6,7 @@
 //! those instructions, without `RUSTFLAGS`.
 
 use std::fmt::Debug;
-use std::ops::{AddAssign, Mul};
+use std::ops::{AddAssign, Mul, MulAssign};
 use std::sync::OnceLock;
 
 /// An instruction set the kernels are compiled for.
@@ -65,7 +65,7 @@ impl Isa {
 
 /// The element types the CPU kernels compute in.
 pub(crate) trait Element:
-    candle_core::WithDType + Copy + Default + Debug + PartialOrd + AddAssign + Mul<Output = Self>
+    candle_core::WithDType + Copy + Default + Debug + PartialOrd + AddAssign + Mul<Output = Self> + MulAssign
 {
     type Avx2: Simd<T = Self>;
     type Avx512: Simd<T = Self>;
