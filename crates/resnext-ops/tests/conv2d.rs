@@ -157,7 +157,7 @@ fn tape_and_graph_agree() {
         let y = conv2d(&image, &vars[0], &config)?;
         // The same tensor used twice: its gradients must add up.
         let y = resnext_ops::add_relu(&y, &conv2d(&y, &vars[0], &config)?)?;
-        let y = resnext_ops::cat_channels(&[y.clone()])?;
+        let y = resnext_ops::cat_channels(std::slice::from_ref(&y))?;
         let logits = linear(&resnext_ops::global_avg_pool(&y)?, &vars[1], Some(&vars[2]))?;
         resnext_ops::cross_entropy(&logits, &labels, 0.1)
     };
