@@ -42,8 +42,9 @@ fn sgd_is_pytorchs_in_f32_and_f64() {
 fn schedules_pass_through_their_known_points() {
     let rate = |schedule: &Schedule, step| schedule.learning_rate(1.0, step, 100);
     let step = Schedule::Step { warmup: 0.1, milestones: vec![0.5, 0.75], factor: 0.1 };
-    assert_eq!((rate(&step, 0), rate(&step, 9), rate(&step, 49)), (0.1, 1.0, 1.0));
-    assert!((rate(&step, 50) - 0.1).abs() < 1e-12 && (rate(&step, 99) - 0.01).abs() < 1e-12);
+    for (at, want) in [(0, 0.1), (9, 1.0), (49, 1.0), (50, 0.1), (99, 0.01)] {
+        assert!((rate(&step, at) - want).abs() < 1e-12, "step {at}");
+    }
     let cosine = Schedule::Cosine { warmup: 0.0 };
     assert!((rate(&cosine, 0) - 1.0).abs() < 1e-12 && (rate(&cosine, 50) - 0.5).abs() < 1e-12);
     let cycle = Schedule::OneCycle { warmup: 0.3 };

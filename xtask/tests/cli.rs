@@ -1,0 +1,142 @@
+//! The commands as a user types them: a whole small run, and what bad input gets.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn xtask(folder: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_xtask")).args(args).current_dir(folder).output().unwrap()
+}
+
+/// A data set of CIFAR-10's layout, small enough to train on in a second.
+fn tiny_cifar(folder: &Path) {
+    for i in 1..=6u8 {
+        let name = if i == 6 { "test_batch.bin".to_string() } else { format!("data_batch_{i}.bin") };
+        let records = (0..8u8).flat_map(|r| {
+            std::iter::once(r % 10).chain((0..3072).map(move |p| (p as u8).wrapping_mul(r + i)))
+        });
+        std::fs::write(folder.join(name), records.collect::<Vec<u8>>()).unwrap();
+    }
+    std::fs::write(folder.join("batches.meta.txt"), "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n").unwrap();
+}
+
+const TRAIN: [&str; 10] = [
+    "train",
+    "--dataset",
+    "cifar10",
+    "--data",
+    ".",
+    "--model",
+    "resnext11_4x4d",
+    "--batch-size",
+    "16",
+    "--out",
+];
+
+fn train(folder: &Path, out: &str, more: &[&str]) -> Output {
+    xtask(folder, &[&TRAIN[..], &[out], more].concat())
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Fails with one line that holds `expected`.
+fn refused(output: Output, expected: &str) {
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success(), "{expected}");
+    assert!(
+        error.contains(expected) && error.trim_end().lines().count() == 1,
+        "expected `{expected}`, got: {error}"
+    );
+}
+
+#[test]
+fn a_run_is_trained_resumed_and_evaluated() {
+    let folder = tempfile::tempdir().unwrap();
+    tiny_cifar(folder.path());
+    let whole = train(folder.path(), "whole", &["--epochs", "2"]);
+    assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
+    assert!(text(&whole).trim_end().ends_with("next: cargo xtask eval whole"));
+    for file in ["recipe.toml", "metrics.csv", "curves.svg", "last.safetensors", "best.safetensors"] {
+        assert!(folder.path().join("whole").join(file).is_file(), "{file}");
+    }
+    // The same again from its own resolved recipe.
+    let again = xtask(folder.path(), &["train", "--recipe", "whole/recipe.toml", "--out", "again"]);
+    assert!(again.status.success());
+    let losses = |run: &str| -> Vec<String> {
+        let csv = std::fs::read_to_string(folder.path().join(run).join("metrics.csv")).unwrap();
+        csv.lines().map(|line| line.rsplit_once(',').unwrap().0.to_string()).collect()
+    };
+    assert_eq!(losses("whole"), losses("again"));
+    let longer = xtask(folder.path(), &["train", "--resume", "again", "--epochs", "3"]);
+    assert!(longer.status.success(), "{}", String::from_utf8_lossy(&longer.stderr));
+    assert_eq!(losses("again").len(), 4);
+    assert_eq!(losses("again")[..3], losses("whole")[..]);
+
+    let eval = xtask(folder.path(), &["eval", "whole"]);
+    assert!(eval.status.success());
+    assert!(text(&eval).contains("on 8 test images") && text(&eval).lines().count() == 3 + 10);
+    refused(train(folder.path(), "whole", &[]), "already holds a run");
+    refused(
+        xtask(folder.path(), &["train", "--resume", "whole", "--model", "resnext11_8x4d"]),
+        "does not fit the network",
+    );
+    refused(xtask(folder.path(), &["eval", "whole", "--model", "resnext11_8x4d"]), "of the wrong shape");
+}
+
+#[test]
+fn bad_input_gets_one_clear_line_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    tiny_cifar(path);
+    refused(train(path, "out", &["--epochs", "0"]), "epochs must be at least 1");
+    refused(xtask(path, &["train", "--batch-size", "0", "--out", "out"]), "batch size");
+    refused(
+        xtask(path, &["train", "--model", "resnext50_32x4", "--out", "out"]),
+        "did you mean `resnext50_32x4d`?",
+    );
+    refused(xtask(path, &["train", "--dataset", "cifar10", "--out", "out"]), "needs --data");
+    refused(
+        xtask(path, &["train", "--dataset", "cifar10", "--data", "none.tar.gz", "--out", "out"]),
+        "none.tar.gz",
+    );
+    refused(xtask(path, &["train", "--device", "cuda", "--out", "out"]), "is not to be had");
+    refused(xtask(path, &["train", "--resume", "out"]), "out");
+    refused(xtask(path, &["eval", "test_batch.bin"]), "not a whole safetensors file");
+    std::fs::write(path.join("recipe.toml"), "model = 3").unwrap();
+    refused(xtask(path, &["train", "--recipe", "recipe.toml", "--out", "out"]), "recipe.toml");
+    assert!(!path.join("out").exists());
+    std::fs::write(path.join("file"), "kept").unwrap();
+    refused(train(path, "file/out", &[]), "cannot make the folder");
+    assert_eq!(std::fs::read_to_string(path.join("file")).unwrap(), "kept");
+    let test = path.join("test_batch.bin");
+    let mut data = std::fs::read(&test).unwrap();
+    data[0] = 10;
+    std::fs::write(&test, data).unwrap();
+    refused(train(path, "out", &[]), "record 0 has label 10");
+}
+
+#[test]
+fn summary_prints_the_published_figures() {
+    let output = xtask(Path::new("."), &["summary", "resnext50_32x4d"]);
+    assert!(text(&output).contains("parameters     25028904") && text(&output).contains("4.23 G"));
+    refused(xtask(Path::new("."), &["summary", "resnext50_32x4d", "--size", "0"]), "--size must be from 1");
+}
+
+/// A disk that fills up in the middle of a run: `ulimit -f` stands in for it, with SIGXFSZ ignored.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_ends_the_run_with_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    tiny_cifar(folder.path());
+    let command = format!(
+        "trap '' XFSZ; ulimit -f 64; exec {} {} out --epochs 1",
+        env!("CARGO_BIN_EXE_xtask"),
+        TRAIN.join(" ")
+    );
+    let output = Command::new("bash").args(["-c", &command]).current_dir(folder.path()).output().unwrap();
+    refused(output, "cannot write out/last.safetensors");
+    assert!(
+        !folder.path().join("out/last.safetensors").exists() && !folder.path().join("out/last.tmp").exists()
+    );
+}
