@@ -167,6 +167,9 @@ impl Config {
     }
 
     /// Channels the head pools.
+    ///
+    /// # Panics
+    /// If there are no stages, which [`validate`](Self::validate) reports.
     pub fn features(&self) -> usize {
         (self.planes * EXPANSION) << (self.depths.len() - 1)
     }

@@ -26,6 +26,9 @@ pub struct Summary {
 
 impl Summary {
     /// The layers of `config` for one image of height `h` and width `w`.
+    ///
+    /// # Panics
+    /// If [`config.validate()`](Config::validate) fails.
     pub fn new(config: &Config, h: usize, w: usize) -> Self {
         let mut layers = Vec::new();
         let mut conv = |name: String,

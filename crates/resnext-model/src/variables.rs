@@ -1,7 +1,7 @@
 //! The named tensors of a network being trained.
 
 use candle_core::{DType, Device, Result, Shape, Tensor, Var};
-use candle_nn::init::{FanInOut, NonLinearity, NormalOrUniform};
+use candle_nn::init::NormalOrUniform;
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 use rand::{RngExt, SeedableRng};
@@ -60,13 +60,7 @@ impl Variables {
             Init::Randn { mean, stdev } => (mean, stdev, true),
             Init::Uniform { lo, up } => ((lo + up) / 2.0, (up - lo) / 2.0, false),
             Init::Kaiming { dist, fan, non_linearity } => {
-                let std = match non_linearity {
-                    NonLinearity::ReLU => 2f64.sqrt(),
-                    NonLinearity::Tanh => 5.0 / 3.0,
-                    NonLinearity::Linear | NonLinearity::Sigmoid => 1.0,
-                    NonLinearity::SELU => 0.75,
-                    NonLinearity::ExplicitGain(gain) => gain,
-                } / (fan_of(fan, shape).max(1) as f64).sqrt();
+                let std = non_linearity.gain() / (fan.for_shape(shape).max(1) as f64).sqrt();
                 match dist {
                     NormalOrUniform::Normal => (0.0, std, true),
                     NormalOrUniform::Uniform => (0.0, 3f64.sqrt() * std, false),
@@ -89,15 +83,6 @@ impl Variables {
     }
 }
 
-fn fan_of(fan: FanInOut, shape: &Shape) -> usize {
-    let dims = shape.dims();
-    let receptive: usize = dims.iter().skip(2).product();
-    match fan {
-        FanInOut::FanIn => dims.get(1).copied().unwrap_or(1) * receptive,
-        FanInOut::FanOut => dims.first().copied().unwrap_or(1) * receptive,
-    }
-}
-
 impl SimpleBackend for Variables {
     fn get(&self, shape: Shape, name: &str, init: Init, _: DType, _: &Device) -> Result<Tensor> {
         let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
@@ -106,6 +91,13 @@ impl SimpleBackend for Variables {
                 candle_core::bail!("expected shape {shape:?}, the variable has {:?}: {name}", var.shape());
             }
             return Ok(var.as_tensor().clone());
+        }
+        // Small first values would all be truncated to 0, and the network would train nothing.
+        if !self.dtype.is_float() {
+            candle_core::bail!(
+                "variables must be of a floating type, such as F32, got {:?}: {name}",
+                self.dtype
+            );
         }
         let var = Var::from_tensor(&self.first_value(&shape, name, init)?)?;
         let tensor = var.as_tensor().clone();

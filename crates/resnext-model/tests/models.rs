@@ -110,3 +110,16 @@ fn wrong_images_get_an_error() {
     let x = Tensor::ones((1, 4, 32, 32), DType::F32, &Device::Cpu).unwrap();
     assert!(matches!(network.forward(&x, false), Err(Error::Input(_))));
 }
+
+#[test]
+fn variables_of_an_integer_type_get_an_error() {
+    let variables = Variables::new(1, DType::U8, &Device::Cpu);
+    let built = ResNext::new(&Config::by_name("resnext11_4x4d").unwrap(), variables.builder());
+    assert!(built.unwrap_err().to_string().contains("got U8"));
+}
+
+#[test]
+fn the_papers_cifar_networks_have_these_parameters_exactly() {
+    assert_eq!(millions("resnext29_8x64d", 32).0, 34_426_698);
+    assert_eq!(millions("resnext29_16x64d", 32).0, 68_155_210);
+}
