@@ -134,14 +134,13 @@ impl Watcher {
 
 impl Observer for Watcher {
     fn on_batch(&mut self, report: &BatchReport) {
+        self.bar.set_position((report.epoch * self.batches + report.batch) as u64);
         if self.images == 0 {
             // The first batch of an epoch, or of a resumed run: from here on speed and time left count.
-            self.bar.set_position((report.epoch * self.batches + report.batch) as u64);
             self.bar.reset_eta();
             self.epoch_start = Instant::now();
         }
         self.images += report.examples;
-        self.bar.set_position((report.epoch * self.batches + report.batch) as u64);
         let timed = self.images.saturating_sub(self.batch_size) as f64;
         let speed = timed / self.epoch_start.elapsed().as_secs_f64().max(1e-9);
         self.bar.set_message(format!(

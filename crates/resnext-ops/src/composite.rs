@@ -6,8 +6,8 @@
 //! differentiates it.
 
 use crate::Result;
-use crate::conv2d::padded_nhwc;
 use crate::kernels::ConvShape;
+use crate::layout::to_nhwc;
 use candle_core::Tensor;
 
 /// `conv2d` by candle's operations; `shape` is already checked against the inputs.
@@ -15,7 +15,8 @@ pub(crate) fn conv2d(x: &Tensor, weight: &Tensor, shape: &ConvShape) -> Result<T
     let ConvShape { batch, out_h, out_w, .. } = *shape;
     let (groups, group_in, group_out) = (shape.config.groups, shape.group_in(), shape.group_out());
     let pixels = batch * out_h * out_w;
-    let x = padded_nhwc(x, shape.config.padding)?;
+    let padding = shape.config.padding;
+    let x = to_nhwc(x)?.pad_with_zeros(1, padding, padding)?.pad_with_zeros(2, padding, padding)?;
     let mut views = Vec::with_capacity(shape.taps());
     for ky in 0..shape.kernel_h {
         for kx in 0..shape.kernel_w {

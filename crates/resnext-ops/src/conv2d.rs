@@ -1,7 +1,7 @@
 //! Grouped 2-D convolution.
 
 use crate::kernels::{self, ConvShape, Element, Isa};
-use crate::layout::{channels_last, from_nhwc, row_major, to_nhwc};
+use crate::layout::{channels_last, from_nhwc, row_major};
 use crate::tape::{Output, apply2, apply3, needs_gradient};
 use crate::{Error, Result, composite};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Shape, Tensor};
@@ -332,9 +332,4 @@ impl CustomOp2 for WeightGradient {
 #[doc(hidden)]
 pub fn conv2d_composite(x: &Tensor, weight: &Tensor, config: &Conv2dConfig) -> Result<Tensor> {
     composite::conv2d(x, weight, &checked_shape(x.shape(), weight.shape(), config)?)
-}
-
-/// The channels-last copy or view used by the composites.
-pub(crate) fn padded_nhwc(x: &Tensor, padding: usize) -> candle_core::Result<Tensor> {
-    to_nhwc(x)?.pad_with_zeros(1, padding, padding)?.pad_with_zeros(2, padding, padding)
 }

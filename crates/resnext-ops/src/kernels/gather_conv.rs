@@ -6,7 +6,7 @@
 //! than a vector (d = 1, 2, 4, 8), a vector spans several groups and the broadcast becomes a permute.
 
 use super::geometry::{ConvShape, Gather, OUTSIDE, Phase};
-use super::shared::{SharedMut, SplitTasks};
+use super::shared::{SharedMut, SplitTasks, spans_groups};
 use super::simd::{Element, Isa, Kernel, MAX_PIXELS, Simd, run};
 use rayon::prelude::*;
 
@@ -95,11 +95,7 @@ impl<T: Element, W: Fn(usize, usize, usize, usize) -> T + Sync> Kernel<T> for So
     #[inline(always)]
     unsafe fn run<S: Simd<T = T>>(self) {
         let Problem { gather, group_src, group_dst, groups, .. } = self.problem;
-        let spans_groups = group_src == group_dst
-            && *group_dst < S::LANES
-            && S::LANES.is_multiple_of(*group_dst)
-            && (groups * group_dst).is_multiple_of(S::LANES);
-        let panels = if spans_groups {
+        let panels = if spans_groups(S::LANES, *groups, *group_src, *group_dst) {
             Panels::spanning(S::LANES, *groups, *group_dst, self.taps, self.weight)
         } else {
             Panels::dense(S::LANES, *groups, *group_src, *group_dst, self.taps, self.weight)

@@ -30,6 +30,15 @@ impl<'a, T> SharedMut<'a, T> {
     }
 }
 
+/// Whether vectors of `lanes` hold several whole groups: then a permute brings a lane its group's
+/// channel, where wider groups broadcast it. Forward, its input gradient and the weight's agree on this.
+pub(crate) fn spans_groups(lanes: usize, groups: usize, group_src: usize, group_dst: usize) -> bool {
+    group_src == group_dst
+        && group_dst < lanes
+        && lanes.is_multiple_of(group_dst)
+        && (groups * group_dst).is_multiple_of(lanes)
+}
+
 /// Splits pixels × panels into tasks: blocks of pixels that stay in a core's cache while every
 /// panel passes over them, and, where there are few pixels, ranges of panels as well.
 /// How the work is split never changes a result: every output element is computed by one task.

@@ -6,6 +6,7 @@
 //! also bounds how far rounding errors can grow.
 
 use super::geometry::{ConvShape, Gather, OUTSIDE};
+use super::shared::spans_groups;
 use super::simd::{Element, Isa, Kernel, MAX_PIXELS, Simd, run};
 use rayon::prelude::*;
 
@@ -50,10 +51,7 @@ impl<T: Element> Kernel<T> for Solve<'_, T> {
     unsafe fn run<S: Simd<T = T>>(self) {
         let (group_in, group_out) = (self.shape.group_in(), self.shape.group_out());
         let (groups, taps) = (self.shape.config.groups, self.shape.taps());
-        let spanning = group_in == group_out
-            && group_in < S::LANES
-            && S::LANES.is_multiple_of(group_in)
-            && (groups * group_in).is_multiple_of(S::LANES);
+        let spanning = spans_groups(S::LANES, groups, group_in, group_out);
         let mut tiles = Vec::new();
         if spanning {
             let taps_at_once = (2 * S::PIXELS / group_in).max(1);
