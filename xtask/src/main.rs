@@ -1,9 +1,10 @@
-//! The workspace's commands: `cargo xtask train`, `eval`, `summary`. One file a command.
+//! The workspace's commands: a file, or a folder, each.
 
 mod allocator;
 mod curves;
 mod data;
 mod eval;
+mod prove;
 mod recipe;
 mod run_folder;
 mod summary;
@@ -26,6 +27,8 @@ enum Command {
     Train(train::Args),
     /// Top-1, top-5, loss and a table a class, of a run or a weights file
     Eval(eval::Args),
+    /// Prove that the three block forms compute one function
+    Prove(prove::Args),
     /// Layers, parameters, multiply-adds and activation memory of a network
     Summary(summary::Args),
 }
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Prove(args) => prove::run(args),
         Command::Summary(args) => summary::run(args).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

@@ -99,7 +99,7 @@ impl std::fmt::Display for Form {
 }
 
 /// The sizes of one block, as [`Config`] implies them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub struct BlockSize {
     /// Channels in.
     pub input: usize,
@@ -122,6 +122,14 @@ impl BlockSize {
     /// Whether the input differs in shape from the output.
     pub fn changes_shape(&self) -> bool {
         self.stride != 1 || self.input != self.output
+    }
+}
+
+impl std::fmt::Display for BlockSize {
+    /// As in `32×4d, 64→256` and `32×8d, 256→512, /2`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}×{}d, {}→{}", self.cardinality, self.path, self.input, self.output)?;
+        if self.stride == 1 { Ok(()) } else { write!(f, ", /{}", self.stride) }
     }
 }
 

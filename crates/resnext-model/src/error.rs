@@ -23,6 +23,14 @@ pub enum Error {
     /// A text that names none of the forms.
     #[error("unknown form `{0}`: expected a, b or c")]
     Form(String),
+    /// Weights that do not fit the form they are said to have.
+    #[error("{problem}: {name}")]
+    Convert {
+        /// The weight.
+        name: String,
+        /// What was expected and what is there.
+        problem: String,
+    },
     /// An operation failed.
     #[error(transparent)]
     Op(#[from] resnext_ops::Error),

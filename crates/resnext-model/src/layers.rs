@@ -1,9 +1,11 @@
 //! The layers blocks are made of, under torchvision's names.
 
-use crate::Result;
+use crate::{Mode, Result};
 use candle_core::{Tensor, Var};
 use candle_nn::{Init, VarBuilder};
-use resnext_ops::{BatchNormConfig, Conv2dConfig, RunningStats, batch_norm_eval, batch_norm_train, conv2d};
+use resnext_ops::{
+    BatchNormConfig, Conv2dConfig, RunningStats, batch_norm_eval, batch_norm_train, conv2d, residue,
+};
 
 /// A convolution without bias: `weight` (Cout, Cin/groups, k, k).
 #[derive(Debug, Clone)]
@@ -46,7 +48,7 @@ impl Conv {
     }
 }
 
-/// Batch normalisation, with ReLU after it where asked.
+/// Batch normalisation, with ReLU after it where asked and where the mode has one.
 #[derive(Debug, Clone)]
 pub(crate) struct BatchNorm {
     weight: Tensor,
@@ -68,12 +70,13 @@ impl BatchNorm {
         })
     }
 
-    pub(crate) fn forward(&self, x: &Tensor, train: bool, relu: bool) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor, mode: Mode, relu: bool) -> Result<Tensor> {
         let config = BatchNormConfig { relu, ..Default::default() };
         let (weight, bias, running) = (&self.weight, &self.bias, &self.running);
-        Ok(match train {
-            true => batch_norm_train(x, weight, bias, running, &config)?,
-            false => batch_norm_eval(x, weight, bias, &running.mean, &running.var, &config)?,
+        Ok(match mode {
+            Mode::Train => batch_norm_train(x, weight, bias, running, &config)?,
+            Mode::Eval => batch_norm_eval(x, weight, bias, &running.mean, &running.var, &config)?,
+            Mode::Polynomial { modulus } => residue(x, modulus)?,
         })
     }
 }

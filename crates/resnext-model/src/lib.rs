@@ -2,8 +2,11 @@
 
 pub mod block;
 pub mod config;
+pub mod convert;
+pub mod equivalence;
 mod error;
 mod layers;
+mod mode;
 mod network;
 pub mod presets;
 mod summary;
@@ -11,6 +14,7 @@ mod variables;
 
 pub use config::{Config, Form, Shortcut, Stem};
 pub use error::{Error, Result};
+pub use mode::Mode;
 pub use network::ResNext;
 pub use summary::{Layer, Summary};
 pub use variables::Variables;

@@ -3,7 +3,7 @@
 use crate::block::Block;
 use crate::config::{Config, Stem};
 use crate::layers::{BatchNorm, Conv, ConvSize};
-use crate::{Error, Result};
+use crate::{Error, Mode, Result};
 use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
 use resnext_ops::{Pool2dConfig, global_avg_pool, linear, max_pool2d, to_channels_last};
@@ -55,6 +55,11 @@ impl ResNext {
         })
     }
 
+    /// The blocks between stem and head, stage by stage.
+    pub fn stages(&self) -> &[Vec<Block>] {
+        &self.stages
+    }
+
     /// Logits (N, classes) of images `x` (N, 3, H, W). `train` makes batch norm use, and remember,
     /// this batch's statistics.
     ///
@@ -78,14 +83,15 @@ impl ResNext {
         }
         // The one conversion to channels-last; every operation keeps to it.
         let x = to_channels_last(x)?;
-        let mut x = self.bn1.forward(&self.conv1.forward(&x)?, train, true)?;
+        let mode = if train { Mode::Train } else { Mode::Eval };
+        let mut x = self.bn1.forward(&self.conv1.forward(&x)?, mode, true)?;
         if self.stem == Stem::ImageNet {
             x = max_pool2d(&x, &Pool2dConfig { kernel: 3, stride: 2, padding: 1 })?;
         }
         let mut maps = Vec::with_capacity(self.stages.len());
         for stage in &self.stages {
             for block in stage {
-                x = block.forward(&x, train)?;
+                x = block.forward(&x, mode)?;
             }
             maps.push(x.clone());
         }

@@ -9,6 +9,7 @@ mod kernels;
 mod layout;
 mod pool;
 mod residual;
+mod residue;
 mod tape;
 
 pub use batch_norm::{BatchNormConfig, RunningStats, batch_norm_eval, batch_norm_train};
@@ -21,4 +22,5 @@ pub use kernels::Isa;
 pub use layout::{is_channels_last, to_channels_last};
 pub use pool::{Pool2dConfig, global_avg_pool, max_pool2d};
 pub use residual::{add, add_relu, cat_channels, relu, sum};
-pub use tape::{Gradients, value_and_gradients};
+pub use residue::residue;
+pub use tape::{Gradients, value_and_gradients, vjp};

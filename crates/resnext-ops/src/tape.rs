@@ -48,27 +48,51 @@ thread_local! {
 pub fn value_and_gradients<E: From<Error>>(
     f: impl FnOnce() -> std::result::Result<Tensor, E>,
 ) -> std::result::Result<(Tensor, Gradients), E> {
+    let (value, tape) = taped(f)?;
+    if value.elem_count() != 1 {
+        let (op, input, expected) = ("value_and_gradients", "the result", "a scalar".to_string());
+        return Err(Error::Shape { op, input, expected, got: value.shape().clone() }.into());
+    }
+    let one = value.ones_like().map_err(Error::from)?;
+    Ok((value.detach(), tape.backward(&value, &one)?))
+}
+
+/// Runs `f`, which computes a tensor by operations of this crate, and gives the tensor and the
+/// vector-Jacobian product: the gradient of `sum(value · cotangent)` with respect to every
+/// [`Var`](candle_core::Var) behind it.
+///
+/// # Errors
+/// Those of [`value_and_gradients`], and if the cotangent does not have the value's shape.
+pub fn vjp<E: From<Error>>(
+    f: impl FnOnce() -> std::result::Result<Tensor, E>,
+    cotangent: &Tensor,
+) -> std::result::Result<(Tensor, Gradients), E> {
+    let (value, tape) = taped(f)?;
+    if value.dims() != cotangent.dims() {
+        let (op, input, expected) =
+            ("vjp", "cotangent", format!("{:?}, the shape of the value", value.dims()));
+        return Err(Error::Shape { op, input, expected, got: cotangent.shape().clone() }.into());
+    }
+    Ok((value.detach(), tape.backward(&value, cotangent)?))
+}
+
+/// Runs `f` and records it.
+fn taped<E>(f: impl FnOnce() -> std::result::Result<Tensor, E>) -> std::result::Result<(Tensor, Tape), E> {
     let outer = TAPE.replace(Some(Tape::default()));
     let value = f();
     let tape = TAPE.replace(outer).unwrap_or_default();
-    let value = value?;
-    let gradients = tape.backward(&value)?;
-    Ok((value.detach(), gradients))
+    Ok((value?, tape))
 }
 
 impl Tape {
-    fn backward(self, value: &Tensor) -> Result<Gradients> {
-        if value.elem_count() != 1 {
-            let (op, input, expected) = ("value_and_gradients", "the result", "a scalar".to_string());
-            return Err(Error::Shape { op, input, expected, got: value.shape().clone() });
-        }
+    fn backward(self, value: &Tensor, cotangent: &Tensor) -> Result<Gradients> {
         if self.entries.is_empty() && value.track_op() {
             // Devices without kernels of ours compute by candle's operations, and so does their gradient.
-            let store = value.backward()?;
+            let store = (value * cotangent)?.sum_all()?.backward()?;
             let all = store.get_ids().filter_map(|&id| Some((id, store.get_id(id)?.clone())));
             return Ok(Gradients(all.collect()));
         }
-        let mut gradients = HashMap::from([(value.id(), value.ones_like()?)]);
+        let mut gradients = HashMap::from([(value.id(), cotangent.clone())]);
         for entry in self.entries.into_iter().rev() {
             let Some(gradient) = gradients.remove(&entry.output) else { continue };
             for (input, gradient) in (entry.backward)(&gradient)? {

@@ -1,9 +1,9 @@
 //! Form (b): C paths, concatenated after the 3×3 convolution, then one 1×1.
 
 use super::{PathStart, Transform};
-use crate::Result;
 use crate::config::BlockSize;
 use crate::layers::{BatchNorm, Conv, ConvSize};
+use crate::{Mode, Result};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
@@ -27,9 +27,9 @@ impl Concatenated {
 }
 
 impl Transform for Concatenated {
-    fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        let outputs = self.paths.iter().map(|path| path.forward(x, train)).collect::<Result<Vec<_>>>()?;
+    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let outputs = self.paths.iter().map(|path| path.forward(x, mode)).collect::<Result<Vec<_>>>()?;
         let x = self.conv3.forward(&resnext_ops::cat_channels(&outputs)?)?;
-        self.bn3.forward(&x, train, false)
+        self.bn3.forward(&x, mode, false)
     }
 }

@@ -1,9 +1,9 @@
 //! Form (c): one grouped 3×3 convolution. The form torchvision has, and the fast one.
 
 use super::Transform;
-use crate::Result;
 use crate::config::BlockSize;
 use crate::layers::{BatchNorm, Conv, ConvSize};
+use crate::{Mode, Result};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
@@ -35,9 +35,9 @@ impl Grouped {
 }
 
 impl Transform for Grouped {
-    fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        let x = self.bn1.forward(&self.conv1.forward(x)?, train, true)?;
-        let x = self.bn2.forward(&self.conv2.forward(&x)?, train, true)?;
-        self.bn3.forward(&self.conv3.forward(&x)?, train, false)
+    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let x = self.bn1.forward(&self.conv1.forward(x)?, mode, true)?;
+        let x = self.bn2.forward(&self.conv2.forward(&x)?, mode, true)?;
+        self.bn3.forward(&self.conv3.forward(&x)?, mode, false)
     }
 }

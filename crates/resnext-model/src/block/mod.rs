@@ -5,9 +5,9 @@ mod grouped;
 mod paths;
 mod shortcut;
 
-use crate::Result;
 use crate::config::{BlockSize, Config, Form};
 use crate::layers::{BatchNorm, Conv, ConvSize};
+use crate::{Mode, Result};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use shortcut::ShortcutPath;
@@ -15,7 +15,7 @@ use shortcut::ShortcutPath;
 /// What one of the forms computes: the sum of all paths, normalised, before the shortcut is added.
 pub(crate) trait Transform: std::fmt::Debug + Send + Sync {
     /// From (N, input, H, W) to (N, output, H/stride, W/stride).
-    fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor>;
+    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor>;
 }
 
 /// A residual block of any form.
@@ -41,14 +41,17 @@ impl Block {
         Ok(Block { transform, shortcut })
     }
 
-    /// From (N, input, H, W) to (N, output, H/stride, W/stride); `train` says whether batch norm uses
-    /// this batch's statistics.
+    /// From (N, input, H, W) to (N, output, H/stride, W/stride).
     ///
     /// # Errors
     /// If `x` has another number of channels.
-    pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        let y = self.transform.forward(x, train)?;
-        Ok(resnext_ops::add_relu(&y, &self.shortcut.forward(x, train)?)?)
+    pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let y = self.transform.forward(x, mode)?;
+        let shortcut = self.shortcut.forward(x, mode)?;
+        Ok(match mode {
+            Mode::Train | Mode::Eval => resnext_ops::add_relu(&y, &shortcut)?,
+            Mode::Polynomial { modulus } => resnext_ops::residue(&resnext_ops::add(&y, &shortcut)?, modulus)?,
+        })
     }
 }
 
@@ -75,8 +78,8 @@ impl PathStart {
         })
     }
 
-    fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        let x = self.bn1.forward(&self.conv1.forward(x)?, train, true)?;
-        self.bn2.forward(&self.conv2.forward(&x)?, train, true)
+    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let x = self.bn1.forward(&self.conv1.forward(x)?, mode, true)?;
+        self.bn2.forward(&self.conv2.forward(&x)?, mode, true)
     }
 }

@@ -1,9 +1,9 @@
 //! Form (a): C explicit paths, summed.
 
 use super::{PathStart, Transform};
-use crate::Result;
 use crate::config::BlockSize;
 use crate::layers::{BatchNorm, Conv, ConvSize};
+use crate::{Mode, Result};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
@@ -28,9 +28,9 @@ impl Paths {
 }
 
 impl Transform for Paths {
-    fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        let path = |(start, conv3): &(PathStart, Conv)| conv3.forward(&start.forward(x, train)?);
+    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let path = |(start, conv3): &(PathStart, Conv)| conv3.forward(&start.forward(x, mode)?);
         let outputs = self.paths.iter().map(path).collect::<Result<Vec<_>>>()?;
-        self.bn3.forward(&resnext_ops::sum(&outputs)?, train, false)
+        self.bn3.forward(&resnext_ops::sum(&outputs)?, mode, false)
     }
 }

@@ -1,8 +1,8 @@
 //! The way around a block.
 
-use crate::Result;
 use crate::config::{BlockSize, Shortcut};
 use crate::layers::{BatchNorm, Conv, ConvSize};
+use crate::{Mode, Result};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use resnext_ops::{Conv2dConfig, conv2d};
@@ -43,10 +43,10 @@ impl ShortcutPath {
         })
     }
 
-    pub(super) fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         match self {
             ShortcutPath::Same => Ok(x.clone()),
-            ShortcutPath::Projection(conv, bn) => bn.forward(&conv.forward(x)?, train, false),
+            ShortcutPath::Projection(conv, bn) => bn.forward(&conv.forward(x)?, mode, false),
             ShortcutPath::Padded(matrix, config) => Ok(conv2d(x, matrix, config)?),
         }
     }

@@ -1,0 +1,64 @@
+//! Exact equality with batch norm and ReLU in place (theorem 2 of `docs/equivalence.md`).
+
+use super::Tally;
+use super::stack::{Stack, generator, tensor, untampered};
+use crate::convert::Tensors;
+use crate::{Form, Mode, Result};
+use candle_core::{DType, Device};
+use rand::RngExt;
+use rand::seq::IndexedRandom;
+use rand_chacha::ChaCha8Rng;
+
+/// Compares the forms of a single block in evaluation mode, ReLU and batch norm included, in f64.
+///
+/// Scales are powers of two, means, biases and all else small integers, so that every number on the way
+/// is an integer below 2^53: the forms must agree to the last bit, though no longer as polynomials. Batch
+/// norm's own gradients are compared as well.
+///
+/// # Errors
+/// If an operation fails.
+pub fn activations(stack: &Stack, device: &Device, trials: usize, seed: u64) -> Result<Tally> {
+    let mut rng = generator(seed);
+    let mut tally = Tally::default();
+    for _ in 0..trials {
+        tally.merge(trial(stack, device, &mut rng, &untampered)?);
+    }
+    Ok(tally)
+}
+
+/// Variances whose inverse root is 1 and 2, once batch norm has added its 1e-5.
+const VARIANCES: [f64; 2] = [1.0 - 1e-5, 0.25 - 1e-5];
+
+pub(super) fn trial(
+    stack: &Stack,
+    device: &Device,
+    rng: &mut ChaCha8Rng,
+    tamper: &dyn Fn(Form, &mut Tensors) -> Result<()>,
+) -> Result<Tally> {
+    let mut draw = |name: &str, count: usize| -> Vec<f64> {
+        let batch_norm = name.contains("bn") || name.contains("downsample.1");
+        let mut one = || match name.rsplit('.').next() {
+            Some("weight") if batch_norm => [1.0, 2.0, -1.0, -2.0].choose(rng).copied().unwrap_or(1.0),
+            Some("running_var") => VARIANCES.choose(rng).copied().unwrap_or(VARIANCES[0]),
+            // With two in each set of weights the sums of the largest block here stay below 2^50.
+            _ => rng.random_range(-2..=2) as f64,
+        };
+        (0..count).map(|_| one()).collect()
+    };
+    let weights = stack.draw(DType::F64, device, &mut draw)?;
+    let shape = stack.input(1)?;
+    let x = tensor(draw("input", shape.elem_count()), &shape, DType::F64, device)?;
+    let shape = stack.output(&shape)?;
+    let g = tensor(draw("gradient", shape.elem_count()), shape, DType::F64, device)?;
+    stack.compare(&weights, &x, &g, Mode::Eval, tamper)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_variances_have_powers_of_two_as_inverse_roots() {
+        assert_eq!(VARIANCES.map(|var| 1.0 / (var + 1e-5f64).sqrt()), [1.0, 2.0]);
+    }
+}

@@ -1,0 +1,217 @@
+//! What rounding does through a network's depth, and to its training.
+
+use super::layers::{normals, roundings};
+use super::stack::{Stack, generator, tensor};
+use super::{epsilon, relative_error};
+use crate::convert::{self, Tensors};
+use crate::{Config, Error, Form, Mode, ResNext, Result, Variables};
+use candle_core::{DType, Device, Tensor, Var};
+use candle_nn::VarBuilder;
+use resnext_ops::{cross_entropy, value_and_gradients};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// How far the forms of a network are apart on real numbers. Errors are in machine epsilons of the
+/// largest number of each tensor, and bounds sums of the layers' (section 4 of `docs/equivalence.md`).
+#[derive(Debug, Clone, Serialize)]
+pub struct NetworkErrors {
+    /// The network.
+    pub network: String,
+    /// The type computed in.
+    pub dtype: String,
+    /// Block by block, in training mode.
+    pub depth: Vec<Depth>,
+    /// Of the training loss.
+    pub loss: f64,
+    /// Of the gradient of any weight.
+    pub gradient: f64,
+    /// What loss and gradients may have.
+    pub gradient_bound: f64,
+    /// Steps of SGD with momentum taken from the converted weights.
+    pub steps: usize,
+    /// Of any weight after those steps.
+    pub stepped: f64,
+    /// What they may have.
+    pub stepped_bound: f64,
+}
+
+/// The output of one block.
+#[derive(Debug, Clone, Serialize)]
+pub struct Depth {
+    /// Its name.
+    pub block: String,
+    /// Form (a) against form (c).
+    pub a: f64,
+    /// Form (b) against form (c).
+    pub b: f64,
+    /// Form (c) against itself in f64.
+    pub precision: f64,
+    /// What forms may differ by.
+    pub bound: f64,
+}
+
+impl NetworkErrors {
+    /// Whether every error keeps its bound.
+    pub fn within_bounds(&self) -> bool {
+        self.depth.iter().all(|at| at.a <= at.bound && at.b <= at.bound)
+            && self.loss.max(self.gradient) <= self.gradient_bound
+            && self.stepped <= self.stepped_bound
+    }
+}
+
+/// Compares the forms of a whole network in `dtype`: block by block, loss, all gradients, and the weights
+/// after `steps` steps of SGD from converted weights.
+///
+/// # Errors
+/// If the configuration is invalid or an operation fails.
+pub fn network_errors(
+    name: &str,
+    config: &Config,
+    dtype: DType,
+    device: &Device,
+    steps: usize,
+    seed: u64,
+) -> Result<NetworkErrors> {
+    let config = Config { form: Form::C, ..config.clone() };
+    let variables = Variables::new(seed, dtype, device);
+    ResNext::new(&config, variables.builder())?;
+    let weights = variables.all().into_iter().map(|(name, var)| (name, var.as_detached_tensor())).collect();
+    let stack = Stack::network(name, &config);
+    let depth = depth(&stack, &weights, dtype, device, seed)?;
+
+    let mut rng = generator(seed);
+    let (side, batch) = (SIDE, BATCH);
+    let images = tensor(normals(&mut rng, batch * 3 * side * side), (batch, 3, side, side), dtype, device)?;
+    let labels = Tensor::from_iter((0..batch).map(|i| (i % config.classes) as u32), device)?;
+    let train = |form: Form| train(&config, form, &weights, &images, &labels, steps);
+    let expected = train(Form::C)?;
+    let (unit, mut loss, mut gradient, mut stepped) = (epsilon(dtype)?, 0f64, 0f64, 0f64);
+    for form in [Form::A, Form::B] {
+        let got = train(form)?;
+        loss = loss.max(relative_error(&expected.loss, &got.loss, unit)?);
+        for (name, of_c) in &expected.gradients {
+            gradient = gradient.max(relative_error(of_c, &got.gradients[name], unit)?);
+        }
+        for (name, of_c) in &expected.stepped {
+            stepped = stepped.max(relative_error(of_c, &got.stepped[name], unit)?);
+        }
+    }
+    let gradient_bound = forward_and_backward(&stack, dtype);
+    Ok(NetworkErrors {
+        network: name.into(),
+        dtype: format!("{dtype:?}").to_lowercase(),
+        depth,
+        loss,
+        gradient,
+        gradient_bound,
+        steps,
+        stepped,
+        stepped_bound: gradient_bound * steps as f64,
+    })
+}
+
+/// Images the training runs on, and their height and width.
+const BATCH: usize = 4;
+const SIDE: usize = 32;
+
+/// The sum of all layers' roundings, forward and backward.
+fn forward_and_backward(stack: &Stack, dtype: DType) -> f64 {
+    let block = |(_, size): &(String, crate::config::BlockSize)| {
+        let backward = [size.output, 9 * size.path, size.inner(), BATCH * SIDE * SIDE];
+        let backward = backward.map(|products| roundings(products, size.cardinality, dtype));
+        forward(size, dtype) + backward.iter().sum::<f64>()
+    };
+    stack.blocks.iter().map(block).sum()
+}
+
+/// The roundings of a block's three convolutions, one after the other.
+fn forward(size: &crate::config::BlockSize, dtype: DType) -> f64 {
+    roundings(size.input, 1, dtype)
+        + roundings(9 * size.path, 1, dtype)
+        + roundings(size.inner(), size.cardinality, dtype)
+}
+
+fn depth(stack: &Stack, weights: &Tensors, dtype: DType, device: &Device, seed: u64) -> Result<Vec<Depth>> {
+    let shape = stack.input(BATCH)?;
+    let x = tensor(normals(&mut generator(seed), shape.elem_count()), shape, dtype, device)?;
+    let maps = |form: Form, dtype: DType| -> Result<Vec<Tensor>> {
+        let weights = convert::network(weights, &stack.config(Form::C), form)?;
+        let wide = |(name, t): (String, Tensor)| Ok((name, t.to_dtype(dtype)?));
+        let weights = weights.into_iter().map(wide).collect::<Result<_>>()?;
+        let blocks = stack.build(form, VarBuilder::from_tensors(weights, dtype, device))?;
+        let mut x = x.to_dtype(dtype)?;
+        let step = |block: &crate::block::Block| {
+            x = block.forward(&x, Mode::Train)?;
+            Ok(x.clone())
+        };
+        blocks.iter().map(step).collect()
+    };
+    let (a, b, c) = (maps(Form::A, dtype)?, maps(Form::B, dtype)?, maps(Form::C, dtype)?);
+    // Metal has no f64; the distance to the truth is then left out.
+    let truth = if device.is_metal() { c.clone() } else { maps(Form::C, DType::F64)? };
+    let (unit, mut bound) = (epsilon(dtype)?, 0.0);
+    let at = |(i, (name, size)): (usize, &(String, crate::config::BlockSize))| {
+        bound += forward(size, dtype);
+        Ok(Depth {
+            block: name.clone(),
+            a: relative_error(&c[i], &a[i], unit)?,
+            b: relative_error(&c[i], &b[i], unit)?,
+            precision: relative_error(&truth[i], &c[i], unit)?,
+            bound,
+        })
+    };
+    stack.blocks.iter().enumerate().map(at).collect()
+}
+
+/// What training in one form gave, under form (c)'s names.
+struct Trained {
+    loss: Tensor,
+    gradients: Tensors,
+    stepped: Tensors,
+}
+
+/// Takes `steps` steps of SGD with momentum on one batch, from form (c)'s weights.
+fn train(
+    config: &Config,
+    form: Form,
+    weights: &Tensors,
+    images: &Tensor,
+    labels: &Tensor,
+    steps: usize,
+) -> Result<Trained> {
+    const LEARNING_RATE: f64 = 0.05;
+    const MOMENTUM: f64 = 0.9;
+    let of_form = Config { form, ..config.clone() };
+    let weights = convert::network(weights, config, form)?;
+    let vars: BTreeMap<String, Var> = weights
+        .into_iter()
+        .map(|(name, t)| Ok((name, Var::from_tensor(&t.copy()?)?)))
+        .collect::<Result<_>>()?;
+    let tensors = vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
+    let network = ResNext::new(&of_form, VarBuilder::from_tensors(tensors, images.dtype(), images.device()))?;
+    let loss = || -> Result<_> { Ok(cross_entropy(&network.forward(images, true)?, labels, 0.0)?) };
+    let joined = |apart: &Tensors| convert::network(apart, &of_form, Form::C);
+
+    let mut first = None;
+    let mut velocity = Tensors::new();
+    for _ in 0..steps.max(1) {
+        let (loss, gradients) = value_and_gradients::<Error>(loss)?;
+        let of = |(name, var): (&String, &Var)| Some((name.clone(), gradients.get(var)?.clone()));
+        let gradients: Tensors = vars.iter().filter_map(of).collect();
+        for (name, gradient) in &gradients {
+            let step = match velocity.get(name) {
+                Some(velocity) => ((velocity * MOMENTUM)? + gradient)?,
+                None => gradient.clone(),
+            };
+            let var = &vars[name];
+            var.set(&(var.as_detached_tensor() - (&step * LEARNING_RATE)?)?)?;
+            velocity.insert(name.clone(), step);
+        }
+        if first.is_none() {
+            first = Some((loss, joined(&gradients)?));
+        }
+    }
+    let stepped = vars.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
+    let (loss, gradients) = first.ok_or_else(|| Error::Config("expected at least one step".into()))?;
+    Ok(Trained { loss, gradients, stepped: joined(&stepped)? })
+}

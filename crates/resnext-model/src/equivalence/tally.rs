@@ -1,0 +1,79 @@
+//! Comparison to the last bit.
+
+use super::values;
+use crate::Result;
+use candle_core::{DType, Tensor};
+use serde::Serialize;
+
+/// What a comparison found.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Tally {
+    /// Numbers compared.
+    pub numbers: u64,
+    /// Bits that differ.
+    pub bits: u64,
+    /// The first number that differs.
+    pub first: Option<Difference>,
+}
+
+/// A number that is not what it should be.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Difference {
+    /// The tensor.
+    pub tensor: String,
+    /// Where in it.
+    pub index: Vec<usize>,
+    /// The number there in form (c).
+    pub expected: f64,
+    /// The number that is there.
+    pub got: f64,
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} at {:?}: expected {}, got {}", self.tensor, self.index, self.expected, self.got)
+    }
+}
+
+impl Tally {
+    /// Compares two tensors of one shape; `name` says which they are.
+    pub(super) fn compare(
+        &mut self,
+        name: impl Fn() -> String,
+        expected: &Tensor,
+        got: &Tensor,
+    ) -> Result<()> {
+        if expected.dims() != got.dims() {
+            let problem = format!("expected shape {:?}, got {:?}", expected.dims(), got.dims());
+            return Err(crate::Error::Convert { name: name(), problem });
+        }
+        // Widening keeps what is equal equal and what differs different, but the bits are the type's own.
+        let (e, g) = (values(expected)?, values(got)?);
+        let differing = |e: f64, g: f64| match expected.dtype() {
+            DType::F32 => ((e as f32).to_bits() ^ (g as f32).to_bits()).count_ones(),
+            _ => (e.to_bits() ^ g.to_bits()).count_ones(),
+        };
+        for (i, (&e, &g)) in e.iter().zip(&g).enumerate() {
+            let bits = differing(e, g);
+            if bits > 0 && self.first.is_none() {
+                let mut index: Vec<usize> = Vec::with_capacity(expected.rank());
+                let mut rest = i;
+                for &dim in expected.dims().iter().rev() {
+                    index.insert(0, rest % dim);
+                    rest /= dim;
+                }
+                self.first = Some(Difference { tensor: name(), index, expected: e, got: g });
+            }
+            self.bits += bits as u64;
+        }
+        self.numbers += e.len() as u64;
+        Ok(())
+    }
+
+    /// Takes another comparison's findings in, after this one's.
+    pub fn merge(&mut self, other: Tally) {
+        self.numbers += other.numbers;
+        self.bits += other.bits;
+        self.first = self.first.take().or(other.first);
+    }
+}
