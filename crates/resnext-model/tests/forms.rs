@@ -1,12 +1,10 @@
 //! The three forms of figure 3 compute the same function and train the same variables.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
+use resnext_model::convert::{self, Tensors};
 use resnext_model::{Config, Form, ResNext, Shortcut, Variables};
 use resnext_ops::{cross_entropy, value_and_gradients};
-use std::collections::HashMap;
-
-const CARDINALITY: usize = 4;
 
 fn config(form: Form) -> Config {
     Config { form, ..Config::by_name("resnext11_4x4d").unwrap() }
@@ -15,29 +13,6 @@ fn config(form: Form) -> Config {
 fn images() -> Tensor {
     let waves = (0..2 * 3 * 12 * 10).map(|i| (i as f64 * 0.7).sin()).collect::<Vec<_>>();
     Tensor::from_vec(waves, (2, 3, 12, 10), &Device::Cpu).unwrap()
-}
-
-/// The weights of a form (c) network under the names, and in the pieces, of another form.
-fn split(grouped: &[(String, Tensor)], form: Form) -> Result<HashMap<String, Tensor>> {
-    let mut weights = HashMap::new();
-    for (name, value) in grouped {
-        let parts: Vec<&str> = name.split('.').collect();
-        let dim = match parts[..] {
-            // Output channels belong to paths one after another, …
-            [stage, _, "conv1" | "conv2" | "bn1" | "bn2", _] if stage.starts_with("layer") => 0,
-            // … and so do the input channels of the 1×1 that form (a) splits.
-            [_, _, "conv3", _] if form == Form::A => 1,
-            _ => {
-                weights.insert(name.clone(), value.clone());
-                continue;
-            }
-        };
-        for (i, piece) in value.chunk(CARDINALITY, dim)?.into_iter().enumerate() {
-            let [stage, block, layer, field] = parts[..] else { unreachable!() };
-            weights.insert(format!("{stage}.{block}.paths.{i}.{layer}.{field}"), piece.contiguous()?);
-        }
-    }
-    Ok(weights)
 }
 
 /// Variables whose batch norms are not the identity, so that a wrong one shows.
@@ -57,17 +32,14 @@ fn uneven_variables() -> Variables {
 fn the_forms_are_equivalent() {
     for train in [false, true] {
         // Copies, because training moves the running statistics.
-        let grouped: Vec<_> = uneven_variables()
+        let grouped: Tensors = uneven_variables()
             .all()
             .into_iter()
             .map(|(name, var)| (name, var.as_detached_tensor()))
             .collect();
         let logits = |form: Form| {
-            let weights = match form {
-                Form::C => grouped.iter().cloned().collect(),
-                _ => split(&grouped, form).unwrap(),
-            };
-            let vb = VarBuilder::from_tensors(weights, DType::F64, &Device::Cpu);
+            let weights = convert::network(&grouped, &config(Form::C), form).unwrap();
+            let vb = VarBuilder::from_tensors(weights.into_iter().collect(), DType::F64, &Device::Cpu);
             let y = ResNext::new(&config(form), vb).unwrap().forward(&images(), train).unwrap();
             y.flatten_all().unwrap().to_vec1::<f64>().unwrap()
         };

@@ -67,7 +67,7 @@ pub fn cat_channels(tensors: &[Tensor]) -> Result<Tensor> {
     let mut needed = false;
     for x in tensors {
         check_rank("cat_channels", x)?;
-        needed |= needs_gradient("cat_channels", x)?;
+        needed |= has_kernel(x) && needs_gradient("cat_channels", x)?;
     }
     let parts = tensors.iter().map(to_nhwc).collect::<candle_core::Result<Vec<_>>>()?;
     let y = from_nhwc(&Tensor::cat(&parts, 3)?)?;

@@ -4,6 +4,7 @@
 //! intermediate results live until its end. The tape hands gradients on as they are and frees every
 //! result once it is used. Outside [`value_and_gradients`] the same operations build candle's graph.
 
+use crate::conv2d::has_kernel;
 use crate::layout::{from_nhwc, to_nhwc};
 use crate::{Error, Result};
 use candle_core::{CustomOp1, CustomOp2, CustomOp3, Tensor, TensorId};
@@ -228,10 +229,10 @@ pub(crate) fn apply3<C: CustomOp3 + Send + Sync + 'static>(
     Ok(y)
 }
 
-/// `x.reshape(shape)`, recorded.
+/// `x.reshape(shape)`, recorded where kernels of ours compute.
 pub(crate) fn reshape(x: &Tensor, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
     let y = x.reshape(shape.into())?;
-    if recording() && needs_gradient("reshape", x)? {
+    if recording() && has_kernel(x) && needs_gradient("reshape", x)? {
         let x = x.clone();
         record(&y, move |g| Ok(vec![(x.clone(), Some(g.reshape(x.shape())?))]));
     }

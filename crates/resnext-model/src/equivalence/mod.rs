@@ -56,12 +56,21 @@ fn values(x: &Tensor) -> Result<Vec<f64>> {
     Ok(x.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?)
 }
 
+/// The largest magnitude in a tensor.
+fn largest(x: &Tensor) -> Result<f64> {
+    Ok(values(x)?.iter().fold(0f64, |most, v| most.max(v.abs())))
+}
+
+/// The largest difference between two tensors.
+fn distance(expected: &Tensor, got: &Tensor) -> Result<f64> {
+    let (expected, got) = (values(expected)?, values(got)?);
+    let differences = expected.iter().zip(&got).map(|(e, g)| (e - g).abs());
+    // `max` would pass over a NaN, which is the largest difference of all.
+    Ok(differences.fold(0f64, |most, d| if d.is_nan() { d } else { most.max(d) }))
+}
+
 /// The largest difference between two tensors, in units of `unit` × the largest magnitude of the first.
 fn relative_error(expected: &Tensor, got: &Tensor, unit: f64) -> Result<f64> {
-    let (expected, got) = (values(expected)?, values(got)?);
-    let largest = expected.iter().fold(0f64, |most, v| most.max(v.abs()));
-    // `max` would pass over a NaN, which is the largest error of all.
-    let difference = expected.iter().zip(&got).map(|(e, g)| (e - g).abs());
-    let difference = difference.fold(0f64, |most, d| if d.is_nan() { d } else { most.max(d) });
-    Ok(if difference == 0.0 { 0.0 } else { difference / (unit * largest) })
+    let distance = distance(expected, got)?;
+    Ok(if distance == 0.0 { 0.0 } else { distance / (unit * largest(expected)?) })
 }

@@ -49,6 +49,11 @@ impl Stack {
         blocks.map(one).collect()
     }
 
+    /// The same blocks, tried on maps of another height and width.
+    pub fn on_map(self, map: (usize, usize)) -> Self {
+        Stack { map, ..self }
+    }
+
     /// The first block's size.
     pub(super) fn first(&self) -> Result<&BlockSize> {
         let none = || Error::Config("expected at least one block".into());
