@@ -1,5 +1,6 @@
 //! `cargo xtask eval`
 
+use crate::convert::in_form;
 use crate::data::{DatasetName, DeviceName, Loaders, device};
 use crate::recipe::{Overrides, Recipe};
 use crate::run_folder::{BEST, file_in};
@@ -7,7 +8,7 @@ use anyhow::{Context, Result};
 use candle_core::DType;
 use indicatif::ProgressBar;
 use resnext_model::{Form, ResNext, Variables};
-use resnext_train::checkpoint::{assign, load_weights};
+use resnext_train::checkpoint::{assign, load_weights, replace_file};
 use resnext_train::{Checkpoint, Data, Error, evaluate};
 use std::path::PathBuf;
 
@@ -18,7 +19,7 @@ pub struct Args {
     /// Network, where the file doesn't say
     #[arg(long)]
     model: Option<String>,
-    /// Form of the blocks, where the file doesn't say: a, b or c
+    /// Form of the blocks, a, b or c: a checkpoint is converted to it, a plain weights file must have it
     #[arg(long)]
     form: Option<Form>,
     /// Data set, where the file doesn't say or another is meant
@@ -30,6 +31,9 @@ pub struct Args {
     /// Images a batch
     #[arg(long)]
     batch_size: Option<usize>,
+    /// CSV file to write with the label and the prediction of each test image
+    #[arg(long)]
+    predictions: Option<PathBuf>,
     /// Where to compute
     #[arg(long, default_value = "auto")]
     device: DeviceName,
@@ -40,6 +44,8 @@ pub fn run(args: Args) -> Result<()> {
     let file = file_in(&args.run_or_weights, BEST);
     let (tensors, mut recipe, config) = match Checkpoint::load(&file, &device) {
         Ok(checkpoint) => {
+            let form = args.form.unwrap_or(checkpoint.model.form);
+            let checkpoint = in_form(checkpoint, form, &file)?;
             let recipe: Recipe = serde_json::from_value(checkpoint.recipe)
                 .with_context(|| format!("the recipe in {}", file.display()))?;
             (checkpoint.tensors, recipe, Some(checkpoint.model))
@@ -69,8 +75,22 @@ pub fn run(args: Args) -> Result<()> {
 
     let loaders = Loaders::new(splits, recipe.batch_size, false, 0, &device)?;
     let bar = ProgressBar::new(loaders.test_set().len() as u64);
-    let metrics = evaluate(&network, loaders.test(), |seen| bar.set_position(seen as u64))?;
+    let mut predictions = Vec::new();
+    let metrics = evaluate(&network, loaders.test(), |seen, logits, labels| {
+        bar.set_position(seen as u64);
+        let predicted = logits.argmax(1)?.to_vec1::<u32>()?;
+        predictions.extend(labels.to_vec1::<u32>()?.into_iter().zip(predicted));
+        Ok(())
+    })?;
     bar.finish_and_clear();
+    if let Some(path) = &args.predictions {
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        writer.write_record(["image", "label", "prediction"])?;
+        for (i, (label, predicted)) in predictions.into_iter().enumerate() {
+            writer.serialize((i, label, predicted))?;
+        }
+        replace_file(path, &writer.into_inner()?)?;
+    }
 
     println!(
         "{} on {} test images of {:?}, weights from {}",

@@ -1,6 +1,7 @@
 //! The workspace's commands: a file, or a folder, each.
 
 mod allocator;
+mod convert;
 mod curves;
 mod data;
 mod eval;
@@ -27,6 +28,8 @@ enum Command {
     Train(train::Args),
     /// Top-1, top-5, loss and a table a class, of a run or a weights file
     Eval(eval::Args),
+    /// Rearrange a run's weights and optimizer state to another form of the blocks
+    Convert(convert::Args),
     /// Prove that the three block forms compute one function
     Prove(prove::Args),
     /// Layers, parameters, multiply-adds and activation memory of a network
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Convert(args) => convert::run(args).map(|()| ExitCode::SUCCESS),
         Command::Prove(args) => prove::run(args),
         Command::Summary(args) => summary::run(args).map(|()| ExitCode::SUCCESS),
     };

@@ -1,5 +1,6 @@
 //! `cargo xtask train`
 
+use crate::convert::in_form;
 use crate::data::{DatasetName, DeviceName, Loaders, device};
 use crate::recipe::{Overrides, Recipe};
 use crate::run_folder::{LAST, Row, RunFolder, file_in};
@@ -36,7 +37,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let resumed = match &args.resume {
         Some(path) => {
             let file = file_in(path, LAST);
-            Some((Checkpoint::load(&file, &device)?, file))
+            let checkpoint = Checkpoint::load(&file, &device)?;
+            // A run may go on in another form.
+            let form = args.overrides.form.unwrap_or(checkpoint.model.form);
+            Some((in_form(checkpoint, form, &file)?, file))
         }
         None => None,
     };

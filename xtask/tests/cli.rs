@@ -84,6 +84,45 @@ fn a_run_is_trained_resumed_and_evaluated() {
     refused(xtask(folder.path(), &["eval", "whole", "--model", "resnext11_8x4d"]), "of the wrong shape");
 }
 
+/// What is trained in form (a) is evaluated, and trained on, in the others.
+#[test]
+fn a_run_changes_its_form() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    tiny_cifar(path);
+    let ok = |output: Output| assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    ok(train(path, "a", &["--form", "a", "--epochs", "1"]));
+    ok(xtask(path, &["convert", "a", "--out", "c.safetensors"]));
+    ok(xtask(path, &["eval", "a", "--predictions", "a.csv"]));
+    ok(xtask(path, &["eval", "a", "--form", "b", "--predictions", "b.csv"]));
+    ok(xtask(path, &["eval", "c.safetensors", "--predictions", "c.csv"]));
+    let read = |name: &str| std::fs::read_to_string(path.join(name)).unwrap();
+    assert_eq!(read("a.csv").lines().count(), 1 + 8);
+    assert_eq!((read("a.csv"), read("a.csv")), (read("b.csv"), read("c.csv")));
+    // Momentum comes along: the second epoch is that of a run that stayed in form (a).
+    ok(train(path, "stayed", &["--form", "a", "--epochs", "2"]));
+    ok(xtask(path, &["train", "--resume", "a", "--form", "c", "--epochs", "2"]));
+    let loss = |run: &str| -> f64 {
+        let csv = read(&format!("{run}/metrics.csv"));
+        csv.lines().nth(2).unwrap().split(',').nth(1).unwrap().parse().unwrap()
+    };
+    assert!((loss("a") / loss("stayed") - 1.0).abs() < 0.2, "{} {}", loss("a"), loss("stayed"));
+    refused(xtask(path, &["convert", "none", "--out", "c.safetensors"]), "cannot read none");
+}
+
+#[test]
+fn the_quick_proof_succeeds_and_is_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = xtask(folder.path(), &["prove", "--quick", "--report", "proof/report.md"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let read = |name: &str| std::fs::read_to_string(folder.path().join("proof").join(name)).unwrap();
+    assert!(read("report.md").contains("| a permuted group ") && text(&output).contains("Proved on cpu"));
+    let json: serde_json::Value = serde_json::from_str(&read("report.json")).unwrap();
+    assert_eq!(json["proved"], true);
+    assert!(json["blocks"].as_array().unwrap().iter().all(|b| b["identities"][0]["tally"]["bits"] == 0));
+    assert!(read("report.svg").starts_with("<svg"));
+}
+
 #[test]
 fn bad_input_gets_one_clear_line_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();

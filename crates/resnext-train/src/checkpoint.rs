@@ -3,6 +3,7 @@
 use crate::metrics::Metrics;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor, Var};
+use resnext_model::{Form, convert};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -74,6 +75,18 @@ impl Checkpoint {
         let bytes =
             safetensors::serialize(tensors, Some(metadata)).map_err(|e| Error::Config(e.to_string()))?;
         replace_file(path, &bytes)
+    }
+
+    /// The same run with its blocks in another form (figure 3): weights, running statistics and momentum
+    /// are rearranged, nothing is computed.
+    ///
+    /// # Errors
+    /// If the tensors are not those of the form that the configuration names.
+    pub fn into_form(mut self, form: Form) -> Result<Self> {
+        self.tensors = convert::network(&self.tensors, &self.model, form)?;
+        self.momentum = convert::network(&self.momentum, &self.model, form)?;
+        self.model.form = form;
+        Ok(self)
     }
 
     /// Reads a checkpoint.

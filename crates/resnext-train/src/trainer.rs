@@ -265,18 +265,23 @@ impl Trainer {
 }
 
 /// Loss, top-1, top-5 and right answers a class of `network` over `batches`, in evaluation mode.
-/// `progress` is told the number of examples seen after each batch.
+/// `observe` is told the number of examples seen after each batch, and shown its logits (N, classes) and
+/// labels (N).
 ///
 /// # Errors
 /// If data or network fail.
-pub fn evaluate(network: &ResNext, batches: Batches, mut progress: impl FnMut(usize)) -> Result<Metrics> {
+pub fn evaluate(
+    network: &ResNext,
+    batches: Batches,
+    mut observe: impl FnMut(usize, &Tensor, &Tensor) -> Result<()>,
+) -> Result<Metrics> {
     let mut metrics = Metrics::default();
     for batch in batches {
         let (images, labels) = batch?;
         let logits = network.forward(&images, false)?.detach();
         let loss = cross_entropy(&logits, &labels, 0.0)?.to_dtype(DType::F64)?.to_scalar()?;
         metrics.add(&logits, &labels, loss)?;
-        progress(metrics.count);
+        observe(metrics.count, &logits, &labels)?;
     }
     Ok(metrics)
 }

@@ -206,7 +206,7 @@ fn train(
     labels: &Tensor,
     steps: usize,
 ) -> Result<Trained> {
-    const LEARNING_RATE: f64 = 0.01;
+    const LEARNING_RATE: f64 = 0.001;
     const MOMENTUM: f64 = 0.9;
     let of_form = Config { form, ..config.clone() };
     let weights = convert::network(weights, config, form)?;
