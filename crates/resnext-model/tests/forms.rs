@@ -74,6 +74,21 @@ fn gradients_reach_every_trainable_variable() {
     }
 }
 
+/// A type without kernels of ours takes candle's operations and candle's gradients, and reaches as far.
+#[test]
+fn bf16_has_gradients_too() {
+    let variables = Variables::new(5, DType::BF16, &Device::Cpu);
+    let network = ResNext::new(&config(Form::B), variables.builder()).unwrap();
+    let (labels, images) =
+        (Tensor::new(&[1u32, 7], &Device::Cpu).unwrap(), images().to_dtype(DType::BF16).unwrap());
+    let loss =
+        || -> resnext_model::Result<_> { Ok(cross_entropy(&network.forward(&images, true)?, &labels, 0.0)?) };
+    let (_, gradients) = value_and_gradients(loss).unwrap();
+    for (name, var) in variables.trainable() {
+        assert!(gradients.get(&var).is_some(), "no gradient for {name}");
+    }
+}
+
 #[test]
 fn training_moves_the_running_statistics_that_a_checkpoint_saves() {
     let variables = Variables::new(5, DType::F64, &Device::Cpu);

@@ -19,7 +19,7 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Shap
 /// If `x` is not of four dimensions, or the modulus is even.
 pub fn residue(x: &Tensor, modulus: u32) -> Result<Tensor> {
     check_rank("residue", x)?;
-    if modulus % 2 == 0 {
+    if modulus.is_multiple_of(2) {
         let message = format!("the modulus must be odd, got {modulus}");
         return Err(Error::Config { op: "residue", message });
     }
@@ -31,7 +31,7 @@ pub fn residue(x: &Tensor, modulus: u32) -> Result<Tensor> {
     add(&x.contiguous()?.apply_op1(op)?, &multiple)
 }
 
-/// On the CPU, the residue. Elsewhere its forward is the identity, and the residue of its gradient is
+/// Where there are kernels of ours, the residue. Elsewhere its forward is the identity, and the residue of its gradient is
 /// what it is there for: candle's own `round` has none.
 struct Residue {
     modulus: u32,
@@ -57,7 +57,12 @@ impl CustomOp1 for Residue {
             let y = channels_last::<T>(storage, layout)?.iter().map(residue).collect();
             Ok((T::to_cpu_storage_owned(y), (n, h, w, c).into()))
         }
-        with_float!(storage, inner(storage, layout, self.modulus))
+        match storage {
+            CpuStorage::F32(_) | CpuStorage::F64(_) => {
+                with_float!(storage, inner(storage, layout, self.modulus))
+            }
+            other => Ok((other.try_clone(layout)?, layout.shape().clone())),
+        }
     }
 
     fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {

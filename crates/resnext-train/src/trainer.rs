@@ -195,7 +195,10 @@ impl Trainer {
                 observer.save(&self.checkpoint(), false)?;
                 return Ok(Outcome::Stopped);
             }
-            let test = evaluate(&self.network, data.test(), |examples| observer.on_test_batch(examples))?;
+            let test = evaluate(&self.network, data.test(), |examples, _, _| {
+                observer.on_test_batch(examples);
+                Ok(())
+            })?;
             let train = std::mem::take(&mut self.progress.partial);
             let best = test.top1() > self.progress.best_top1 || epoch == 0;
             self.progress.best_top1 = test.top1().max(self.progress.best_top1);

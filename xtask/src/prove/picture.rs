@@ -4,6 +4,8 @@ use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 use resnext_model::equivalence::{Depth, NetworkErrors};
 
+type Series = (&'static str, RGBColor, fn(&Depth) -> f64);
+
 /// An SVG with a panel a network, in f32: how far the forms are apart after each block, how far form (c)
 /// is from f64, and the bound.
 pub fn draw(errors: &[NetworkErrors]) -> Result<String> {
@@ -32,7 +34,7 @@ pub fn draw(errors: &[NetworkErrors]) -> Result<String> {
                 .light_line_style(WHITE)
                 .draw()
                 .map_err(failed)?;
-            let series: [(&str, RGBColor, fn(&Depth) -> f64); 4] = [
+            let series: [Series; 4] = [
                 ("bound", RGBColor(150, 150, 150), |at| at.bound),
                 ("form (c) against f64", RGBColor(90, 160, 90), |at| at.precision),
                 ("form (a) against (c)", RGBColor(200, 80, 40), |at| at.a),

@@ -76,7 +76,7 @@ impl Report {
         for block in &self.blocks {
             for (dtype, layers) in &block.layers {
                 for LayerError { layer, error, bound, .. } in
-                    layers.iter().filter(|at| !(at.error <= at.bound))
+                    layers.iter().filter(|at| at.error > at.bound || at.error.is_nan())
                 {
                     failures.push(format!(
                         "{} {layer} in {dtype}: error {error:.1} above {bound:.1}",
@@ -93,7 +93,7 @@ impl Report {
         }
         let bounds = self.blocks.iter().flat_map(|block| &block.identities);
         let bounds = bounds.chain(self.networks.iter().map(|network| &network.identity));
-        if bounds.clone().any(|identity| !(identity.bound <= BOUND)) {
+        if bounds.clone().any(|identity| identity.bound > BOUND) {
             failures.push(format!("a bound is above {BOUND:e}"));
         }
         self.proved = failures.is_empty();
@@ -117,7 +117,7 @@ impl Report {
             ("Negative controls", self.control_table()),
         ] {
             let heading = if markdown { format!("## {title}\n\n") } else { format!("{title}\n") };
-            let _ = write!(text, "{heading}{}\n", table.show(markdown));
+            let _ = writeln!(text, "{heading}{}", table.show(markdown));
         }
         for failure in &self.failures {
             let _ = writeln!(text, "FAILED: {failure}");

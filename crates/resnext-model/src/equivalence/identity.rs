@@ -108,7 +108,7 @@ pub(super) fn primes(stack: &Stack, dtype: DType) -> Result<impl Iterator<Item =
 }
 
 fn is_prime(n: u32) -> bool {
-    n > 1 && (2..).take_while(|d| d * d <= n).all(|d| n % d != 0)
+    n > 1 && (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d))
 }
 
 #[cfg(test)]
