@@ -1,10 +1,11 @@
 //! The layers blocks are made of, under torchvision's names.
 
 use crate::{Mode, Result};
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
 use resnext_ops::{
-    BatchNormConfig, Conv2dConfig, RunningStats, batch_norm_eval, batch_norm_train, conv2d, residue,
+    BatchNormConfig, Conv2dConfig, FusedConv, RunningStats, batch_norm_eval, batch_norm_train, conv2d,
+    residue,
 };
 
 /// A convolution without bias: `weight` (Cout, Cin/groups, k, k).
@@ -12,6 +13,45 @@ use resnext_ops::{
 pub(crate) struct Conv {
     weight: Tensor,
     config: Conv2dConfig,
+}
+
+/// A convolution with the batch norm behind it in its weights.
+pub(crate) struct Folded {
+    weight: Tensor,
+    bias: Tensor,
+    config: Conv2dConfig,
+}
+
+impl Folded {
+    /// A convolution with no batch norm behind it.
+    pub(crate) fn plain(weight: &Tensor, config: &Conv2dConfig) -> Result<Folded> {
+        let bias = Tensor::zeros(weight.dim(0)?, weight.dtype(), weight.device())?;
+        Ok(Folded { weight: weight.clone(), bias, config: *config })
+    }
+
+    /// The paths of a block as one convolution, a group each.
+    pub(crate) fn grouped(paths: &[Folded]) -> Result<Folded> {
+        let of = |part: fn(&Folded) -> &Tensor| Tensor::cat(&paths.iter().map(part).collect::<Vec<_>>(), 0);
+        let config = paths.first().map(|path| path.config).unwrap_or_default();
+        Ok(Folded { weight: of(|path| &path.weight)?, bias: of(|path| &path.bias)?, config })
+    }
+
+    /// With the input channels split into so many groups.
+    pub(crate) fn in_groups(mut self, groups: usize) -> Folded {
+        self.config.groups = groups;
+        self
+    }
+
+    /// For an input that already has its border of zeros, and how wide that is.
+    pub(crate) fn without_padding(mut self) -> (Folded, usize) {
+        let padding = std::mem::take(&mut self.config.padding);
+        (self, padding)
+    }
+
+    /// Ready for inference.
+    pub(crate) fn pack(&self) -> Result<FusedConv> {
+        Ok(FusedConv::new(&self.weight, &self.bias, &self.config)?)
+    }
 }
 
 /// The sizes of a square convolution, padded so that stride 1 keeps the map's size.
@@ -41,6 +81,25 @@ impl Conv {
         let init = Init::Randn { mean: 0.0, stdev };
         let weight = vb.get_with_hints((output, input / groups, kernel, kernel), "weight", init)?;
         Ok(Conv { weight, config: Conv2dConfig { stride, padding: kernel / 2, dilation: 1, groups } })
+    }
+
+    /// One convolution of all paths' last ones, which reads their outputs side by side.
+    pub(crate) fn side_by_side(paths: &[&Conv]) -> Result<Conv> {
+        let config = paths.first().map(|path| path.config).unwrap_or_default();
+        let weights: Vec<&Tensor> = paths.iter().map(|path| &path.weight).collect();
+        Ok(Conv { weight: Tensor::cat(&weights, 1)?, config })
+    }
+
+    /// Takes the batch norm behind this convolution, by its running statistics, into the weights.
+    pub(crate) fn fold(&self, bn: &BatchNorm) -> Result<Folded> {
+        let eps = BatchNormConfig::default().eps;
+        let wide = |t: &Tensor| t.detach().to_dtype(DType::F64);
+        let scale = (wide(&bn.weight)? / (wide(&bn.running.var)? + eps)?.sqrt()?)?;
+        let bias = (wide(&bn.bias)? - (wide(&bn.running.mean)? * &scale)?)?;
+        let dtype = self.weight.dtype();
+        let scale = scale.to_dtype(dtype)?.reshape(((), 1, 1, 1))?;
+        let weight = self.weight.detach().broadcast_mul(&scale)?;
+        Ok(Folded { weight, bias: bias.to_dtype(dtype)?, config: self.config })
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {

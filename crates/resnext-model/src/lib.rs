@@ -5,6 +5,7 @@ pub mod config;
 pub mod convert;
 pub mod equivalence;
 mod error;
+mod fused;
 mod layers;
 mod mode;
 mod network;
@@ -14,6 +15,7 @@ mod variables;
 
 pub use config::{Config, Form, Shortcut, Stem};
 pub use error::{Error, Result};
+pub use fused::Fused;
 pub use mode::Mode;
 pub use network::ResNext;
 pub use summary::{Layer, Summary};

@@ -2,7 +2,7 @@
 
 use super::{PathStart, Transform};
 use crate::config::BlockSize;
-use crate::layers::{BatchNorm, Conv, ConvSize};
+use crate::layers::{BatchNorm, Conv, ConvSize, Folded};
 use crate::{Mode, Result};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
@@ -31,5 +31,10 @@ impl Transform for Concatenated {
         let outputs = self.paths.iter().map(|path| path.forward(x, mode)).collect::<Result<Vec<_>>>()?;
         let x = self.conv3.forward(&resnext_ops::cat_channels(&outputs)?)?;
         self.bn3.forward(&x, mode, false)
+    }
+
+    fn fold(&self) -> Result<[Folded; 3]> {
+        let [first, second] = PathStart::fold(self.paths.iter())?;
+        Ok([first, second, self.conv3.fold(&self.bn3)?])
     }
 }

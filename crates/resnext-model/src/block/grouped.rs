@@ -2,7 +2,7 @@
 
 use super::Transform;
 use crate::config::BlockSize;
-use crate::layers::{BatchNorm, Conv, ConvSize};
+use crate::layers::{BatchNorm, Conv, ConvSize, Folded};
 use crate::{Mode, Result};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
@@ -39,5 +39,9 @@ impl Transform for Grouped {
         let x = self.bn1.forward(&self.conv1.forward(x)?, mode, true)?;
         let x = self.bn2.forward(&self.conv2.forward(&x)?, mode, true)?;
         self.bn3.forward(&self.conv3.forward(&x)?, mode, false)
+    }
+
+    fn fold(&self) -> Result<[Folded; 3]> {
+        Ok([self.conv1.fold(&self.bn1)?, self.conv2.fold(&self.bn2)?, self.conv3.fold(&self.bn3)?])
     }
 }

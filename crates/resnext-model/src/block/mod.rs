@@ -6,7 +6,7 @@ mod paths;
 mod shortcut;
 
 use crate::config::{BlockSize, Config, Form};
-use crate::layers::{BatchNorm, Conv, ConvSize};
+use crate::layers::{BatchNorm, Conv, ConvSize, Folded};
 use crate::{Mode, Result};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
@@ -16,6 +16,9 @@ use shortcut::ShortcutPath;
 pub(crate) trait Transform: std::fmt::Debug + Send + Sync {
     /// From (N, input, H, W) to (N, output, H/stride, W/stride).
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor>;
+
+    /// Its three convolutions in form (c), with their batch norms folded in.
+    fn fold(&self) -> Result<[Folded; 3]>;
 }
 
 /// A residual block of any form.
@@ -39,6 +42,11 @@ impl Block {
             Form::C => Box::new(grouped::Grouped::new(size, last_scale, vb)?),
         };
         Ok(Block { transform, shortcut })
+    }
+
+    /// The convolutions of [`Transform::fold`], and the shortcut's if it has one.
+    pub(crate) fn fold(&self) -> Result<([Folded; 3], Option<Folded>)> {
+        Ok((self.transform.fold()?, self.shortcut.fold()?))
     }
 
     /// From (N, input, H, W) to (N, output, H/stride, W/stride).
@@ -76,6 +84,16 @@ impl PathStart {
             conv2: Conv::new(spatial, vb.pp("conv2"))?,
             bn2: BatchNorm::new(size.path, 1.0, vb.pp("bn2"))?,
         })
+    }
+
+    /// Both convolutions of all paths, each as one.
+    fn fold<'a>(paths: impl Iterator<Item = &'a PathStart>) -> Result<[Folded; 2]> {
+        let paths: Vec<&PathStart> = paths.collect();
+        let fold = |of: fn(&PathStart) -> Result<Folded>| {
+            Folded::grouped(&paths.iter().map(|path| of(path)).collect::<Result<Vec<_>>>()?)
+        };
+        let (first, second) = (fold(|p| p.conv1.fold(&p.bn1))?, fold(|p| p.conv2.fold(&p.bn2))?);
+        Ok([first, second.in_groups(paths.len())])
     }
 
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {

@@ -2,7 +2,7 @@
 
 use super::{PathStart, Transform};
 use crate::config::BlockSize;
-use crate::layers::{BatchNorm, Conv, ConvSize};
+use crate::layers::{BatchNorm, Conv, ConvSize, Folded};
 use crate::{Mode, Result};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
@@ -32,5 +32,11 @@ impl Transform for Paths {
         let path = |(start, conv3): &(PathStart, Conv)| conv3.forward(&start.forward(x, mode)?);
         let outputs = self.paths.iter().map(path).collect::<Result<Vec<_>>>()?;
         self.bn3.forward(&resnext_ops::sum(&outputs)?, mode, false)
+    }
+
+    fn fold(&self) -> Result<[Folded; 3]> {
+        let [first, second] = PathStart::fold(self.paths.iter().map(|(start, _)| start))?;
+        let last: Vec<&Conv> = self.paths.iter().map(|(_, conv3)| conv3).collect();
+        Ok([first, second, Conv::side_by_side(&last)?.fold(&self.bn3)?])
     }
 }

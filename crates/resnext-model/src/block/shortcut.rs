@@ -1,7 +1,7 @@
 //! The way around a block.
 
 use crate::config::{BlockSize, Shortcut};
-use crate::layers::{BatchNorm, Conv, ConvSize};
+use crate::layers::{BatchNorm, Conv, ConvSize, Folded};
 use crate::{Mode, Result};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
@@ -40,6 +40,15 @@ impl ShortcutPath {
                     Tensor::from_vec(matrix, (output, input, 1, 1), vb.device())?.to_dtype(vb.dtype())?;
                 ShortcutPath::Padded(matrix, Conv2dConfig { stride, ..Default::default() })
             }
+        })
+    }
+
+    /// The convolution there is on the way, with its batch norm folded in.
+    pub(super) fn fold(&self) -> Result<Option<Folded>> {
+        Ok(match self {
+            ShortcutPath::Same => None,
+            ShortcutPath::Projection(conv, bn) => Some(conv.fold(bn)?),
+            ShortcutPath::Padded(matrix, config) => Some(Folded::plain(matrix, config)?),
         })
     }
 

@@ -3,6 +3,8 @@
 mod channels;
 mod gather_conv;
 mod geometry;
+mod max_pool;
+mod packed_conv;
 mod shared;
 mod simd;
 mod weight_gradient;
@@ -12,6 +14,8 @@ pub use simd::Isa;
 pub(crate) use channels::{channel_sums, mean_and_variance, per_channel};
 pub(crate) use gather_conv::{forward as conv_forward, input_gradient as conv_input_gradient};
 pub(crate) use geometry::ConvShape;
+pub(crate) use max_pool::max_pool_rows;
+pub(crate) use packed_conv::{Job, Packed, Pixels, SourceTable, Sources};
 pub(crate) use simd::Element;
 pub(crate) use weight_gradient::weight_gradient as conv_weight_gradient;
 

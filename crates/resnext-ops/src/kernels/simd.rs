@@ -86,6 +86,8 @@ pub(crate) trait Simd: Copy + 'static {
     type Index: Copy;
     /// Elements a vector.
     const LANES: usize;
+    /// Pixels in an inference tile of two vectors, whose weights and one pixel need three more registers.
+    const TILE: usize;
     /// Pixels in a register tile (at most [`MAX_PIXELS`]), chosen so that
     /// `2 * PIXELS + 3` vectors fit the register file.
     const PIXELS: usize;
@@ -96,6 +98,7 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn splat(p: *const Self::T) -> Self::V;
     unsafe fn fma(a: Self::V, b: Self::V, acc: Self::V) -> Self::V;
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn index(lane_of: impl Fn(usize) -> usize) -> Self::Index;
     unsafe fn permute(v: Self::V, index: Self::Index) -> Self::V;
 }
@@ -154,6 +157,7 @@ impl<T: Element> Simd for Portable<T> {
     type V = [T; 8];
     type Index = [u8; 8];
     const LANES: usize = 8;
+    const TILE: usize = 4;
     const PIXELS: usize = 4;
 
     #[inline(always)]
@@ -187,6 +191,16 @@ impl<T: Element> Simd for Portable<T> {
     unsafe fn add(mut a: [T; 8], b: [T; 8]) -> [T; 8] {
         for i in 0..8 {
             a[i] += b[i];
+        }
+        a
+    }
+    #[inline(always)]
+    unsafe fn max(mut a: [T; 8], b: [T; 8]) -> [T; 8] {
+        for i in 0..8 {
+            // NaN stays NaN, as `b` is never one.
+            if a[i] < b[i] {
+                a[i] = b[i];
+            }
         }
         a
     }
@@ -233,8 +247,8 @@ element!(f64, x86::Avx2F64, x86::Avx512F64, neon::NeonF64);
 /// One `Simd` implementation by intrinsics; the types differ only in names and sizes.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! simd {
-    ($name:ident, $t:ty, $v:ty, $index:ty, lanes $lanes:expr, pixels $pixels:expr,
-     $zero:expr, $load:expr, $store:expr, $splat:expr, $fma:expr, $add:expr, $make_index:expr, $permute:expr) => {
+    ($name:ident, $t:ty, $v:ty, $index:ty, lanes $lanes:expr, tile $tile:expr, pixels $pixels:expr,
+     $zero:expr, $load:expr, $store:expr, $splat:expr, $fma:expr, $add:expr, $max:expr, $make_index:expr, $permute:expr) => {
         #[derive(Clone, Copy)]
         pub(crate) struct $name;
         // SAFETY of each body: the trait's contract, the CPU has the instructions and the pointers
@@ -245,6 +259,7 @@ macro_rules! simd {
             type V = $v;
             type Index = $index;
             const LANES: usize = $lanes;
+            const TILE: usize = $tile;
             const PIXELS: usize = $pixels;
             #[inline(always)]
             unsafe fn zero() -> $v {
@@ -271,6 +286,10 @@ macro_rules! simd {
                 unsafe { ($add)(a, b) }
             }
             #[inline(always)]
+            unsafe fn max(a: $v, b: $v) -> $v {
+                unsafe { ($max)(a, b) }
+            }
+            #[inline(always)]
             unsafe fn index(lane_of: impl Fn(usize) -> usize) -> $index {
                 unsafe { $make_index(lane_of) }
             }
@@ -287,21 +306,21 @@ mod x86 {
     use super::Simd;
     use std::arch::x86_64::*;
 
-    simd!(Avx512F32, f32, __m512, __m512i, lanes 16, pixels 12,
+    simd!(Avx512F32, f32, __m512, __m512i, lanes 16, tile 14, pixels 12,
         || _mm512_setzero_ps(), |p| _mm512_loadu_ps(p), |p, v| _mm512_storeu_ps(p, v),
-        |x| _mm512_set1_ps(x), |a, b, c| _mm512_fmadd_ps(a, b, c), |a, b| _mm512_add_ps(a, b),
+        |x| _mm512_set1_ps(x), |a, b, c| _mm512_fmadd_ps(a, b, c), |a, b| _mm512_add_ps(a, b), |a, b| _mm512_max_ps(b, a),
         index_512_32, permute_512_ps);
-    simd!(Avx512F64, f64, __m512d, __m512i, lanes 8, pixels 12,
+    simd!(Avx512F64, f64, __m512d, __m512i, lanes 8, tile 14, pixels 12,
         || _mm512_setzero_pd(), |p| _mm512_loadu_pd(p), |p, v| _mm512_storeu_pd(p, v),
-        |x| _mm512_set1_pd(x), |a, b, c| _mm512_fmadd_pd(a, b, c), |a, b| _mm512_add_pd(a, b),
+        |x| _mm512_set1_pd(x), |a, b, c| _mm512_fmadd_pd(a, b, c), |a, b| _mm512_add_pd(a, b), |a, b| _mm512_max_pd(b, a),
         index_512_64, permute_512_pd);
-    simd!(Avx2F32, f32, __m256, __m256i, lanes 8, pixels 6,
+    simd!(Avx2F32, f32, __m256, __m256i, lanes 8, tile 6, pixels 6,
         || _mm256_setzero_ps(), |p| _mm256_loadu_ps(p), |p, v| _mm256_storeu_ps(p, v),
-        |x| _mm256_set1_ps(x), |a, b, c| _mm256_fmadd_ps(a, b, c), |a, b| _mm256_add_ps(a, b),
+        |x| _mm256_set1_ps(x), |a, b, c| _mm256_fmadd_ps(a, b, c), |a, b| _mm256_add_ps(a, b), |a, b| _mm256_max_ps(b, a),
         index_256_32, permute_256_ps);
-    simd!(Avx2F64, f64, __m256d, __m256i, lanes 4, pixels 6,
+    simd!(Avx2F64, f64, __m256d, __m256i, lanes 4, tile 6, pixels 6,
         || _mm256_setzero_pd(), |p| _mm256_loadu_pd(p), |p, v| _mm256_storeu_pd(p, v),
-        |x| _mm256_set1_pd(x), |a, b, c| _mm256_fmadd_pd(a, b, c), |a, b| _mm256_add_pd(a, b),
+        |x| _mm256_set1_pd(x), |a, b, c| _mm256_fmadd_pd(a, b, c), |a, b| _mm256_add_pd(a, b), |a, b| _mm256_max_pd(b, a),
         index_256_64, permute_256_pd);
 
     #[inline(always)]
@@ -356,13 +375,13 @@ mod neon {
     use super::Simd;
     use std::arch::aarch64::*;
 
-    simd!(NeonF32, f32, float32x4_t, uint8x16_t, lanes 4, pixels 12,
+    simd!(NeonF32, f32, float32x4_t, uint8x16_t, lanes 4, tile 14, pixels 12,
         || vdupq_n_f32(0.0), |p| vld1q_f32(p), |p, v| vst1q_f32(p, v),
-        |x| vdupq_n_f32(x), |a, b, c| vfmaq_f32(c, a, b), |a, b| vaddq_f32(a, b),
+        |x| vdupq_n_f32(x), |a, b, c| vfmaq_f32(c, a, b), |a, b| vaddq_f32(a, b), |a, b| vmaxq_f32(a, b),
         index_32, permute_32);
-    simd!(NeonF64, f64, float64x2_t, uint8x16_t, lanes 2, pixels 12,
+    simd!(NeonF64, f64, float64x2_t, uint8x16_t, lanes 2, tile 14, pixels 12,
         || vdupq_n_f64(0.0), |p| vld1q_f64(p), |p, v| vst1q_f64(p, v),
-        |x| vdupq_n_f64(x), |a, b, c| vfmaq_f64(c, a, b), |a, b| vaddq_f64(a, b),
+        |x| vdupq_n_f64(x), |a, b, c| vfmaq_f64(c, a, b), |a, b| vaddq_f64(a, b), |a, b| vmaxq_f64(a, b),
         index_64, permute_64);
 
     #[inline(always)]

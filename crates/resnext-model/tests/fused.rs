@@ -1,0 +1,90 @@
+//! The inference form gives the network's logits.
+
+use candle_core::{DType, Device, Tensor};
+use resnext_model::{Config, Form, ResNext, Shortcut, Variables};
+
+const CPU: Device = Device::Cpu;
+
+fn network(config: &Config) -> ResNext {
+    let variables = Variables::new(11, DType::F32, &CPU);
+    let network = ResNext::new(config, variables.builder()).unwrap();
+    // Batch norms that are not the identity, so that folding them wrongly shows.
+    for (name, var) in variables.all() {
+        if let &[n] = var.dims() {
+            let uneven = (0..n).map(|i| 1.0 + 0.3 * ((i + name.len()) as f32).sin()).collect::<Vec<_>>();
+            var.set(&Tensor::new(uneven, &CPU).unwrap()).unwrap();
+        }
+    }
+    network
+}
+
+fn images(n: usize, h: usize, w: usize) -> Tensor {
+    let waves = (0..n * 3 * h * w).map(|i| (i as f32 * 0.37).sin()).collect::<Vec<_>>();
+    Tensor::from_vec(waves, (n, 3, h, w), &CPU).unwrap()
+}
+
+fn values(t: &Tensor) -> Vec<f32> {
+    t.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn agree(config: &Config, x: &Tensor) {
+    let network = network(config);
+    let (expected, fused) = (values(&network.forward(x, false).unwrap()), network.fuse().unwrap());
+    let largest = expected.iter().fold(0f32, |most, v| most.max(v.abs()));
+    assert!(largest > 0.1);
+    // Twice, because the second pass finds used buffers.
+    for _ in 0..2 {
+        let got = fused.forward(x).unwrap();
+        assert_eq!(got.dims(), [x.dims()[0], config.classes]);
+        for (g, e) in values(&got).iter().zip(&expected) {
+            assert!((g - e).abs() <= 1e-4 * largest, "{config:?}: {g}, not {e}");
+        }
+    }
+}
+
+#[test]
+fn logits_are_those_of_the_unfused_network() {
+    // Groups narrower and wider than a vector, and depthwise; both stems; sizes that are not square.
+    for name in ["resnext11_8x4d", "resnext11_32x1d", "resnext11_3x5d", "resnext11_2x40d", "resnext11_16x16d"]
+    {
+        agree(&Config::by_name(name).unwrap(), &images(2, 20, 13));
+    }
+    let config = Config { depths: vec![1, 2, 1, 1], ..Config::by_name("resnext50_32x4d").unwrap() };
+    agree(&config, &images(1, 64, 97));
+    agree(&config, &images(3, 32, 32));
+}
+
+#[test]
+fn any_form_and_shortcut_fuses() {
+    for form in [Form::A, Form::B, Form::C] {
+        for shortcut in [Shortcut::Projection, Shortcut::Identity] {
+            let config = Config { form, shortcut, ..Config::by_name("resnext11_4x4d").unwrap() };
+            agree(&config, &images(1, 17, 17));
+        }
+    }
+}
+
+#[test]
+fn unusual_images_have_defined_results() {
+    let fused = network(&Config::by_name("resnext11_8x4d").unwrap()).fuse().unwrap();
+    assert_eq!(fused.forward(&images(0, 8, 8)).unwrap().dims(), [0, 10]);
+    let nan = (images(1, 8, 8) * f64::NAN).unwrap();
+    assert!(values(&fused.forward(&nan).unwrap()).iter().all(|v| v.is_nan()));
+    let error = fused.forward(&Tensor::zeros((1, 4, 8, 8), DType::F32, &CPU).unwrap()).unwrap_err();
+    assert!(error.to_string().contains("expected images (N, 3, H, W)"), "{error}");
+    let error = fused.forward(&images(1, 8, 8).to_dtype(DType::F64).unwrap()).unwrap_err();
+    assert!(error.to_string().contains("F32"), "{error}");
+}
+
+#[test]
+fn logits_are_the_same_bits_for_any_number_of_threads() {
+    let config = Config { depths: vec![1, 1], ..Config::by_name("resnext50_32x4d").unwrap() };
+    let fused = network(&config).fuse().unwrap();
+    let bits = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let logits = pool.install(|| fused.forward(&images(1, 50, 40)).unwrap());
+        values(&logits).into_iter().map(f32::to_bits).collect::<Vec<_>>()
+    };
+    assert_eq!(bits(1), bits(2));
+    assert_eq!(bits(1), bits(7));
+}
