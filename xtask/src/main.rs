@@ -1,6 +1,7 @@
 //! The workspace's commands: a file, or a folder, each.
 
 mod allocator;
+mod bench;
 mod convert;
 mod curves;
 mod data;
@@ -9,6 +10,7 @@ mod prove;
 mod recipe;
 mod run_folder;
 mod summary;
+mod table;
 mod train;
 
 use clap::{Parser, Subcommand};
@@ -30,6 +32,8 @@ enum Command {
     Eval(eval::Args),
     /// Rearrange a run's weights and optimizer state to another form of the blocks
     Convert(convert::Args),
+    /// Speed and memory of inference, ours and that of OpenVINO, ONNX Runtime and PyTorch
+    Bench(bench::Args),
     /// Prove that the three block forms compute one function
     Prove(prove::Args),
     /// Layers, parameters, multiply-adds and activation memory of a network
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args).map(|()| ExitCode::SUCCESS),
         Command::Convert(args) => convert::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Bench(args) => bench::run(args).map(|()| ExitCode::SUCCESS),
         Command::Prove(args) => prove::run(args),
         Command::Summary(args) => summary::run(args).map(|()| ExitCode::SUCCESS),
     };

@@ -31,6 +31,14 @@ pub enum Error {
         /// What was expected and what is there.
         problem: String,
     },
+    /// A file of weights that can't be read.
+    #[error("{}: not a whole safetensors file: {reason}", path.display())]
+    File {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// An operation failed.
     #[error(transparent)]
     Op(#[from] resnext_ops::Error),

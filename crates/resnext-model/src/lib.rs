@@ -12,6 +12,7 @@ mod network;
 pub mod presets;
 mod summary;
 mod variables;
+mod weights_file;
 
 pub use config::{Config, Form, Shortcut, Stem};
 pub use error::{Error, Result};
@@ -20,3 +21,4 @@ pub use mode::Mode;
 pub use network::ResNext;
 pub use summary::{Layer, Summary};
 pub use variables::Variables;
+pub use weights_file::weights_file;

@@ -5,6 +5,7 @@ mod gather_conv;
 mod geometry;
 mod max_pool;
 mod packed_conv;
+mod peak;
 mod shared;
 mod simd;
 mod weight_gradient;
@@ -16,6 +17,7 @@ pub(crate) use gather_conv::{forward as conv_forward, input_gradient as conv_inp
 pub(crate) use geometry::ConvShape;
 pub(crate) use max_pool::max_pool_rows;
 pub(crate) use packed_conv::{Job, Packed, Pixels, SourceTable, Sources};
+pub(crate) use peak::fma_chains;
 pub(crate) use simd::Element;
 pub(crate) use weight_gradient::weight_gradient as conv_weight_gradient;
 

@@ -1,0 +1,92 @@
+//! A process that runs a network, ours or a peer's, and answers by the protocol of `bench/peers`.
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Instant;
+
+/// An engine that is up.
+pub struct Engine {
+    pub name: String,
+    /// What it computes in, as it says itself.
+    pub precision: String,
+    pub version: String,
+    /// Seconds from the start of its process to its first logits, batch 1.
+    pub first_logits_s: f64,
+    /// MiB, after those.
+    pub peak_mb: f64,
+    /// The logits of the input's first image.
+    pub logits: Vec<f64>,
+    child: Child,
+    requests: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Engine {
+    /// Starts one, and has it compute its first logits.
+    pub fn start(name: &str, command: &mut Command, size: usize) -> Result<Self> {
+        let start = Instant::now();
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("cannot start {name}: {:?}", command.get_program()))?;
+        let (Some(requests), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
+            bail!("{name} has no pipes")
+        };
+        let mut engine = Engine {
+            name: name.into(),
+            precision: String::new(),
+            version: String::new(),
+            first_logits_s: 0.0,
+            peak_mb: 0.0,
+            logits: Vec::new(),
+            child,
+            requests,
+            answers: BufReader::new(answers),
+        };
+        let ready = engine.answer()?;
+        let text = |key: &str| ready[key].as_str().unwrap_or("?").to_string();
+        (engine.precision, engine.version) = (text("precision"), text("version"));
+        let logits = engine.ask(json!({"do": "logits", "batch": 1, "size": size}))?;
+        engine.first_logits_s = start.elapsed().as_secs_f64();
+        engine.logits = serde_json::from_value(logits["logits"][0].clone())?;
+        engine.peak_mb = engine.ask(json!({"do": "memory"}))?["peak_mb"].as_f64().unwrap_or(f64::NAN);
+        Ok(engine)
+    }
+
+    /// Asks and waits for the answer.
+    pub fn ask(&mut self, request: Value) -> Result<Value> {
+        writeln!(self.requests, "{request}").with_context(|| format!("{} is gone", self.name))?;
+        self.requests.flush()?;
+        self.answer()
+    }
+
+    /// Milliseconds of each of `runs` forward passes.
+    pub fn time(&mut self, batch: usize, size: usize, runs: usize) -> Result<Vec<f64>> {
+        let answer = self.ask(json!({"do": "time", "batch": batch, "size": size, "runs": runs}))?;
+        Ok(serde_json::from_value(answer["ms"].clone())?)
+    }
+
+    fn answer(&mut self) -> Result<Value> {
+        let mut line = String::new();
+        if self.answers.read_line(&mut line)? == 0 {
+            bail!("{} ended without an answer: {:?}", self.name, self.child.wait()?);
+        }
+        let answer: Value = serde_json::from_str(&line).with_context(|| format!("{}: {line}", self.name))?;
+        match answer["error"].as_str() {
+            Some(error) => bail!("{}: {error}", self.name),
+            None => Ok(answer),
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

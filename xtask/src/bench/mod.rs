@@ -1,0 +1,213 @@
+//! `cargo xtask bench`
+
+mod chart;
+mod engine;
+mod report;
+mod serve;
+
+use crate::run_folder::{BEST, file_in};
+use anyhow::{Context, Result, ensure};
+use candle_core::{DType, Device};
+use engine::Engine;
+use indicatif::ProgressBar;
+use report::{Contestant, Layer, Report, Timing};
+use resnext_model::{Config, Form, ResNext, Stem, Summary, Variables};
+use resnext_train::checkpoint::replace_file;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Network
+    #[arg(default_value = "resnext50_32x4d")]
+    model: String,
+    /// Run folder or safetensors file with form (c)'s weights; random ones if not given
+    #[arg(long)]
+    weights: Option<PathBuf>,
+    /// Images a batch
+    #[arg(long, value_delimiter = ',', default_value = "1,8,32")]
+    batch: Vec<usize>,
+    /// Height and width of the images; 224 or, for CIFAR networks, 32 if not given
+    #[arg(long)]
+    size: Option<usize>,
+    /// Times each engine is measured, one after the other
+    #[arg(long, default_value_t = 15)]
+    rounds: usize,
+    /// Threads; all cores if not given
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Each layer's time beside its own floor
+    #[arg(long)]
+    layers: bool,
+    /// Also OpenVINO, ONNX Runtime and PyTorch, round by round in turn
+    #[arg(long)]
+    peers: bool,
+    /// Python with the packages of bench/peers/requirements.txt
+    #[arg(long, default_value = "python3")]
+    python: PathBuf,
+    /// Print JSON instead of tables
+    #[arg(long)]
+    json: bool,
+    /// Bar chart to write
+    #[arg(long, default_value = "runs/bench.svg")]
+    chart: PathBuf,
+    /// Answer requests on standard input instead (bench/peers/README.md)
+    #[arg(long, hide = true)]
+    serve: bool,
+}
+
+/// What is measured.
+pub struct Target {
+    pub name: String,
+    pub config: Config,
+    pub size: usize,
+    pub threads: usize,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let config = Config { form: Form::C, ..Config::by_name(&args.model)? };
+    let size = args.size.unwrap_or(if config.stem == Stem::ImageNet { 224 } else { 32 });
+    let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    ensure!((1..=1 << 14).contains(&size), "--size must be from 1 to 16384, got {size}");
+    ensure!(threads > 0 && args.rounds > 0, "--threads and --rounds must be at least 1");
+    ensure!(args.batch.iter().all(|n| (1..=4096).contains(n)), "--batch must be from 1 to 4096");
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    let target = Target { name: args.model.clone(), config, size, threads };
+    let folder = tempfile::tempdir()?;
+    let weights = match &args.weights {
+        Some(path) => file_in(path, BEST),
+        None => random_weights(&target.config, folder.path())?,
+    };
+    if args.serve {
+        return serve::serve(&target, &weights);
+    }
+    let report = measure(&args, &target, &weights, folder.path())?;
+    match args.json {
+        true => println!("{}", serde_json::to_string_pretty(&report)?),
+        false => print!("{report}"),
+    }
+    if let Some(parent) = args.chart.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    replace_file(&args.chart, chart::draw(&report)?.as_bytes())?;
+    Ok(())
+}
+
+fn random_weights(config: &Config, folder: &Path) -> Result<PathBuf> {
+    let variables = Variables::new(1, DType::F32, &Device::Cpu);
+    ResNext::new(config, variables.builder())?;
+    let path = folder.join("weights.safetensors");
+    let tensors = variables.all().into_iter().map(|(name, var)| (name, var.as_detached_tensor()));
+    candle_core::safetensors::save(&tensors.collect(), &path)?;
+    Ok(path)
+}
+
+fn engines(args: &Args, target: &Target, weights: &Path, folder: &Path) -> Result<Vec<Engine>> {
+    let threads = target.threads.to_string();
+    let mut ours = Command::new(std::env::current_exe()?);
+    ours.args(["bench", &target.name, "--serve", "--threads", &threads, "--weights"]).arg(weights);
+    let mut engines = vec![Engine::start("resnext", &mut ours, target.size)?];
+    if args.peers {
+        ensure!(target.config.stem == Stem::ImageNet, "--peers needs a network with an ImageNet stem");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../bench/peers/peers.py");
+        let onnx = folder.join("model.onnx");
+        let depths: Vec<String> = target.config.depths.iter().map(ToString::to_string).collect();
+        let shape = [
+            ("--depths", depths.join(",")),
+            ("--groups", target.config.cardinality.to_string()),
+            ("--width", target.config.base_width.to_string()),
+            ("--classes", target.config.classes.to_string()),
+        ];
+        let python = |subcommand: &str| {
+            let mut command = Command::new(&args.python);
+            command.arg(&script).arg(subcommand);
+            command
+        };
+        let with_weights = |command: &mut Command| {
+            command.arg("--weights").arg(weights);
+            shape.iter().for_each(|(key, value)| {
+                command.arg(key).arg(value);
+            });
+        };
+        let mut prepare = python("prepare");
+        with_weights(&mut prepare);
+        let done = prepare.arg("--onnx").arg(&onnx).stdout(Stdio::null()).output().with_context(|| {
+            format!(
+                "cannot run {}; --python names one with bench/peers/requirements.txt",
+                args.python.display()
+            )
+        })?;
+        let said = String::from_utf8_lossy(&done.stderr);
+        ensure!(
+            done.status.success(),
+            "peers.py prepare failed: {}",
+            said.lines().last().unwrap_or_default()
+        );
+        for name in ["openvino-f32", "openvino", "onnxruntime", "pytorch", "pytorch-channels-last"] {
+            let mut command = python("serve");
+            command.args(["--engine", name, "--threads", &threads]);
+            match name.starts_with("pytorch") {
+                true => with_weights(&mut command),
+                false => {
+                    command.arg("--onnx").arg(&onnx);
+                }
+            }
+            engines.push(Engine::start(name, &mut command, target.size)?);
+        }
+    }
+    Ok(engines)
+}
+
+fn measure(args: &Args, target: &Target, weights: &Path, folder: &Path) -> Result<Report> {
+    let summary = Summary::new(&target.config, target.size, target.size);
+    let peak = resnext_ops::fma_peak();
+    let bandwidth = resnext_ops::read_bandwidth();
+    let mut engines = engines(args, target, weights, folder)?;
+    let bar = ProgressBar::new((args.batch.len() * args.rounds * engines.len()) as u64);
+    let mut times = vec![vec![Vec::new(); args.batch.len()]; engines.len()];
+    for (b, &batch) in args.batch.iter().enumerate() {
+        for _ in 0..args.rounds {
+            for (engine, times) in engines.iter_mut().zip(&mut times) {
+                times[b].extend(engine.time(batch, target.size, 1)?);
+                bar.inc(1);
+            }
+        }
+    }
+    bar.finish_and_clear();
+    let layers = match args.layers {
+        true => {
+            let request = json!({"do": "layers", "batch": 1, "size": target.size, "runs": args.rounds});
+            let answer = engines[0].ask(request)?;
+            let times: Vec<(String, Vec<f64>)> = serde_json::from_value(answer["layers"].clone())?;
+            times.into_iter().map(|(name, ms)| Layer::new(name, ms, &summary, peak, bandwidth)).collect()
+        }
+        false => Vec::new(),
+    };
+    let ours = engines[0].logits.clone();
+    let contestant = |(engine, times): (&Engine, Vec<Vec<f64>>)| Contestant {
+        engine: engine.name.clone(),
+        version: engine.version.clone(),
+        precision: engine.precision.clone(),
+        timings: args
+            .batch
+            .iter()
+            .zip(times)
+            .map(|(&batch, ms)| Timing::new(batch, ms, &summary, peak))
+            .collect(),
+        peak_mb: engine.peak_mb,
+        first_logits_s: engine.first_logits_s,
+        logits_error: report::difference(&engine.logits, &ours),
+    };
+    Ok(Report {
+        model: target.name.clone(),
+        size: target.size,
+        threads: target.threads,
+        rounds: args.rounds,
+        instructions: resnext_ops::Isa::current().name(),
+        peak_gflops: peak / 1e9,
+        bandwidth_gb: bandwidth / 1e9,
+        contestants: engines.iter().zip(times).map(contestant).collect(),
+        layers,
+    })
+}
