@@ -4,7 +4,6 @@ use crate::{Error, Result};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
-use safetensors::SafeTensors;
 use safetensors::tensor::Metadata;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -22,16 +21,23 @@ pub fn weights_file(path: &Path, dtype: DType, device: &Device) -> Result<VarBui
     file.read_exact(&mut start).map_err(|e| failed(e.to_string()))?;
     let len = file.metadata().map_err(|e| failed(e.to_string()))?.len();
     let header = u64::from_le_bytes(start);
-    if header > len - 8 {
+    if len < 8 || header > len - 8 {
         return Err(failed(format!("its header says {header} bytes, the file has {len}")));
     }
-    let mut bytes = start.to_vec();
-    bytes.resize(8 + header as usize, 0);
-    file.read_exact(&mut bytes[8..]).map_err(|e| failed(e.to_string()))?;
-    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| failed(e.to_string()))?;
-    let data = bytes.len() as u64;
-    if data + metadata.data_len() as u64 != len {
-        return Err(failed(format!("expected {} bytes, got {len}", data + metadata.data_len() as u64)));
+    let mut bytes = vec![0; header as usize];
+    file.read_exact(&mut bytes).map_err(|e| failed(e.to_string()))?;
+    let metadata: Metadata = serde_json::from_slice(&bytes).map_err(|e| failed(e.to_string()))?;
+    let data = 8 + header;
+    for (name, info) in metadata.tensors() {
+        let (start, end) = info.data_offsets;
+        let count = info.shape.iter().try_fold(info.dtype.bitsize(), |n, &dim| n.checked_mul(dim));
+        let whole = start <= end && count == (end - start).checked_mul(8) && end as u64 <= len - data;
+        if !whole {
+            return Err(failed(format!(
+                "its header says bytes {start} to {end} of shape {:?}: {name}",
+                info.shape
+            )));
+        }
     }
     let weights = WeightsFile { path: path.to_path_buf(), file: Mutex::new(file), metadata, data };
     Ok(VarBuilder::from_backend(Box::new(weights), dtype, device.clone()))

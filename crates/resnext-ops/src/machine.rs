@@ -5,16 +5,16 @@ use rayon::prelude::*;
 use std::time::Instant;
 
 /// Floating-point operations a second in f32, fused multiply-adds counted as two, that all threads of the
-/// current pool reach together with nothing but registers. Takes about 50 ms.
+/// current pool reach together with nothing but registers. Takes about 200 ms.
 pub fn fma_peak() -> f64 {
-    const STEPS: usize = 2_000_000;
+    const STEPS: usize = 8_000_000;
     let threads = rayon::current_num_threads();
     let once = || {
         let start = Instant::now();
         let operations: u64 = (0..threads).into_par_iter().map(|_| fma_chains(Isa::current(), STEPS)).sum();
         operations as f64 / start.elapsed().as_secs_f64()
     };
-    (0..5).map(|_| once()).fold(0.0, f64::max)
+    (0..8).map(|_| once()).fold(0.0, f64::max)
 }
 
 /// Bytes a second that all threads of the current pool read from memory together. Takes about 100 ms.
