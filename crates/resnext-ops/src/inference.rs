@@ -1,7 +1,7 @@
 //! Convolutions made ready for inference, and the buffers they run between.
 
 use crate::conv2d::Conv2dConfig;
-use crate::kernels::{Isa, Job, Packed, Pixels, SourceTable, Sources, max_pool_rows};
+use crate::kernels::{Isa, Job, Lines, Packed, Pixels, Row, SourceTable, Sources, max_pool_rows};
 use crate::pool::Pool2dConfig;
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// elements further apart than C where they would otherwise all share one set of the cache.
 #[derive(Debug, Clone, Default)]
 pub struct Activations {
-    data: Vec<f32>,
+    data: Lines,
     size: [usize; 4],
     stride: usize,
 }
@@ -39,7 +39,7 @@ impl Activations {
         let end = self.pixels() * stride;
         let len = end + stride;
         if self.data.len() < len {
-            self.data = vec![0.0; len];
+            self.data = Lines::zeros(len);
         }
         self.data[end..len].fill(0.0);
     }
@@ -127,7 +127,7 @@ impl Activations {
 
 /// The distance between pixels of `c` channels: multiples of 2 KiB would share sets of the cache.
 fn spread(c: usize) -> usize {
-    if c.is_multiple_of(512) { c + 16 } else { c }
+    if c.is_multiple_of(128) { c + 16 } else { c }
 }
 
 /// A convolution whose weights are packed for this machine's instruction set, with a bias, and with a
@@ -140,6 +140,8 @@ pub struct FusedConv {
     kernel: (usize, usize),
     /// Whether a kernel row is read as one run of `kernel width · channels` neighbouring elements.
     row_runs: bool,
+    /// Whether what is read of a source pixel is used for all the output pixels in a row that it reaches.
+    neighbours: bool,
     /// The table for the size of the last input.
     table: Mutex<Option<Table>>,
 }
@@ -153,6 +155,10 @@ impl FusedConv {
     /// # Errors
     /// If shapes and groups do not fit each other, or the type is not f32.
     pub fn new(weight: &Tensor, bias: &Tensor, config: &Conv2dConfig) -> Result<Self> {
+        Self::on(Isa::current(), weight, bias, config)
+    }
+
+    fn on(isa: Isa, weight: &Tensor, bias: &Tensor, config: &Conv2dConfig) -> Result<Self> {
         const OP: &str = "fused convolution";
         let (out_channels, group_in, kh, kw) = weight.dims4().map_err(|_| Error::Shape {
             op: OP,
@@ -182,7 +188,8 @@ impl FusedConv {
             && config.padding == 0
             && config.dilation == 1
             && spread(group_in) == group_in;
-        let isa = Isa::current();
+        let narrow = groups > 1 && (3..=32).contains(&group_in);
+        let neighbours = narrow && kw == 3 && config.dilation == 1 && config.stride <= 2;
         let at = |g: usize, k: usize, c: usize, y: usize, x: usize| {
             values[(((g * group_out + k) * group_in + c) * kh + y) * kw + x]
         };
@@ -190,11 +197,12 @@ impl FusedConv {
         let packed = match row_runs {
             true => {
                 let weight = |g: usize, k: usize, c: usize, y: usize| at(g, k, c % group_in, y, c / group_in);
-                Packed::new(isa, groups, group_in * kw, group_out, kh, &weight, &bias)
+                Packed::new(isa, groups, (group_in * kw, group_out), (kh, 1), &weight, &bias)
             }
             false => {
                 let weight = |g: usize, k: usize, c: usize, tap: usize| at(g, k, c, tap / kw, tap % kw);
-                Packed::new(isa, groups, group_in, group_out, kh * kw, &weight, &bias)
+                let columns = if neighbours { 3 } else { 1 };
+                Packed::new(isa, groups, (group_in, group_out), (kh * kw, columns), &weight, &bias)
             }
         };
         let channels = (group_in * groups, out_channels);
@@ -204,6 +212,7 @@ impl FusedConv {
             channels,
             kernel: (kh, kw),
             row_runs,
+            neighbours,
             table: Mutex::default(),
         })
     }
@@ -283,8 +292,67 @@ impl FusedConv {
                 }
             }
         }
-        let table = Arc::new(SourceTable::new(table));
+        let row = self.neighbours.then_some(Row { width: out[2], stride });
+        let table = Arc::new(SourceTable::new(table, row));
         *cached = Some((key, table.clone()));
         table
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conv2d;
+    use candle_core::Device;
+    use proptest::prelude::*;
+
+    fn values(dims: &[usize], seed: u32) -> Tensor {
+        let value = |i: u32| (i.wrapping_mul(2654435761).wrapping_add(seed * 40503) >> 8) as f32;
+        let values: Vec<f32> =
+            (0..dims.iter().product::<usize>() as u32).map(|i| value(i) / 8388608.0 - 1.0).collect();
+        Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+        /// Every instruction set, on shapes that reach every kind of tile, against the unfused convolution.
+        #[test]
+        fn every_instruction_set_agrees_with_conv2d(
+            (group_in, group_out, groups) in prop_oneof![
+                (1usize..70, 1usize..70, Just(1usize)),
+                prop_oneof![Just(1usize), Just(2), Just(4), Just(8), Just(16), Just(32)]
+                    .prop_flat_map(|d| (Just(d), Just(d), prop_oneof![Just(16usize), Just(32)])),
+                (1usize..10, 1usize..10, 2usize..5),
+            ],
+            kernel in prop_oneof![Just(1usize), Just(3), Just(7)],
+            (stride, dilation, padding) in (1usize..4, 1usize..3, 0usize..3),
+            (h, w) in (1usize..20, 1usize..20),
+            (with_residual, relu) in any::<(bool, bool)>(),
+        ) {
+            prop_assume!(h.min(w) + 2 * padding > (kernel - 1) * dilation);
+            let config = Conv2dConfig { stride, padding, dilation, groups };
+            let x = values(&[2, group_in * groups, h, w], 1);
+            let weight = values(&[group_out * groups, group_in, kernel, kernel], 2);
+            let bias = values(&[group_out * groups], 3);
+            let mut want = conv2d(&x, &weight, &config).unwrap();
+            want = want.broadcast_add(&bias.reshape((1, (), 1, 1)).unwrap()).unwrap();
+            let residual = values(want.dims(), 4);
+            if with_residual {
+                want = (want + &residual).unwrap();
+            }
+            if relu {
+                want = want.relu().unwrap();
+            }
+            let (mut input, mut added, mut out) = Default::default();
+            Activations::load(&mut input, &x, 0).unwrap();
+            Activations::load(&mut added, &residual, 0).unwrap();
+            for isa in Isa::available() {
+                let conv = FusedConv::on(isa, &weight, &bias, &config).unwrap();
+                conv.forward(&input, with_residual.then_some(&added), relu, &mut out).unwrap();
+                let difference = (out.to_tensor().unwrap() - &want).unwrap().abs().unwrap();
+                let largest = difference.flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+                prop_assert!(largest < 2e-4, "{isa:?}: {largest}");
+            }
+        }
     }
 }

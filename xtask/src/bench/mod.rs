@@ -16,6 +16,7 @@ use resnext_train::checkpoint::replace_file;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -159,6 +160,11 @@ fn engines(args: &Args, target: &Target, weights: &Path, folder: &Path) -> Resul
     Ok(engines)
 }
 
+/// Forward passes an engine does each time it is its turn.
+const RUNS: usize = 3;
+/// Between two engines' turns: OpenMP's threads go on spinning for 200 ms, at the next one's cost.
+const PAUSE: Duration = Duration::from_millis(300);
+
 fn measure(args: &Args, target: &Target, weights: &Path, folder: &Path) -> Result<Report> {
     let summary = Summary::new(&target.config, target.size, target.size);
     let peak = resnext_ops::fma_peak();
@@ -169,7 +175,10 @@ fn measure(args: &Args, target: &Target, weights: &Path, folder: &Path) -> Resul
     for (b, &batch) in args.batch.iter().enumerate() {
         for _ in 0..args.rounds {
             for (engine, times) in engines.iter_mut().zip(&mut times) {
-                times[b].extend(engine.time(batch, target.size, 1)?);
+                if args.peers {
+                    std::thread::sleep(PAUSE);
+                }
+                times[b].extend(engine.time(batch, target.size, RUNS)?);
                 bar.inc(1);
             }
         }

@@ -42,7 +42,7 @@ impl Kernel<f32> for Larger<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd<T = f32>>(self) {
         for (out, &x) in self.out.iter_mut().zip(self.x) {
-            if !(*out >= x) && !out.is_nan() {
+            if x > *out || x.is_nan() {
                 *out = x;
             }
         }

@@ -3,6 +3,7 @@
 mod channels;
 mod gather_conv;
 mod geometry;
+mod lines;
 mod max_pool;
 mod packed_conv;
 mod peak;
@@ -15,8 +16,9 @@ pub use simd::Isa;
 pub(crate) use channels::{channel_sums, mean_and_variance, per_channel};
 pub(crate) use gather_conv::{forward as conv_forward, input_gradient as conv_input_gradient};
 pub(crate) use geometry::ConvShape;
+pub(crate) use lines::Lines;
 pub(crate) use max_pool::max_pool_rows;
-pub(crate) use packed_conv::{Job, Packed, Pixels, SourceTable, Sources};
+pub(crate) use packed_conv::{Job, Packed, Pixels, Row, SourceTable, Sources};
 pub(crate) use peak::fma_chains;
 pub(crate) use simd::Element;
 pub(crate) use weight_gradient::weight_gradient as conv_weight_gradient;

@@ -5,9 +5,11 @@
 //! Activations are read in place, one broadcast a pixel and input channel. Where a group is narrower than
 //! a vector, the vector spans several groups and the broadcast becomes a permute.
 
+use super::lines::Lines;
 use super::shared::{SharedMut, spans_groups};
 use super::simd::{Isa, Kernel, Simd, run};
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Weights in the order the kernel reads them.
@@ -15,12 +17,14 @@ use std::ops::Range;
 pub(crate) struct Packed {
     isa: Isa,
     taps: usize,
+    /// Neighbouring taps whose weights lie beside each other, a channel: 3 for [`Neighbours`], or 1.
+    columns: usize,
     out_channels: usize,
     panels: Vec<Panel>,
     /// One after another, all panels' `[tap][source channel][vectors · LANES]`, padded with zeros.
-    weights: Vec<f32>,
+    weights: Lines,
     /// A panel's width each, padded with zeros.
-    bias: Vec<f32>,
+    bias: Lines,
 }
 
 /// The weights of up to two vectors of output channels.
@@ -63,12 +67,20 @@ pub(crate) struct SourceTable {
     offsets: Vec<u32>,
     /// The largest of them.
     farthest: usize,
+    row: Option<Row>,
+}
+
+/// Rows of output pixels that lie `stride` source pixels apart, with taps that are neighbours.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Row {
+    pub(crate) width: usize,
+    pub(crate) stride: usize,
 }
 
 impl SourceTable {
-    pub(crate) fn new(offsets: Vec<u32>) -> Self {
+    pub(crate) fn new(offsets: Vec<u32>, row: Option<Row>) -> Self {
         let farthest = offsets.iter().copied().max().unwrap_or(0) as usize;
-        SourceTable { offsets, farthest }
+        SourceTable { offsets, farthest, row }
     }
 }
 
@@ -83,36 +95,37 @@ pub(crate) struct Job<'a> {
     pub(crate) out_stride: usize,
 }
 
-fn lanes(isa: Isa) -> usize {
-    struct Lanes<'a>(&'a mut usize);
+/// Elements a vector, and pixels a tile.
+fn lanes(isa: Isa) -> (usize, usize) {
+    struct Lanes<'a>(&'a mut (usize, usize));
     impl Kernel<f32> for Lanes<'_> {
         #[inline(always)]
         unsafe fn run<S: Simd<T = f32>>(self) {
-            *self.0 = S::LANES;
+            *self.0 = (S::LANES, S::TILE);
         }
     }
-    let mut lanes = 0;
+    let mut lanes = (0, 0);
     run(isa, Lanes(&mut lanes));
     lanes
 }
 
 impl Packed {
-    /// Packs `weight(group, output channel, input channel, tap)` of a group each.
+    /// Packs `weight(group, output channel, input channel, tap)` of a group each. Three `columns` want
+    /// sources in rows.
     pub(crate) fn new(
         isa: Isa,
         groups: usize,
-        group_in: usize,
-        group_out: usize,
-        taps: usize,
+        (group_in, group_out): (usize, usize),
+        (taps, columns): (usize, usize),
         weight: &(impl Fn(usize, usize, usize, usize) -> f32 + Sync),
         bias: &[f32],
     ) -> Self {
-        let lanes = lanes(isa);
+        let (lanes, _) = lanes(isa);
         let mut panels = Vec::new();
         let (mut weights, mut biases) = (0, 0);
         let spanning = spans_groups(lanes, groups, group_in, group_out);
         let (blocks, width) = if spanning { (1, groups * group_out) } else { (groups, group_out) };
-        let step = if spanning { lanes } else { 2 * lanes };
+        let step = if spanning || columns > 1 { lanes } else { 2 * lanes };
         for block in 0..blocks {
             for first in (0..width).step_by(step) {
                 let panel_width = step.min(width - first);
@@ -136,9 +149,10 @@ impl Packed {
         let mut packed = Packed {
             isa,
             taps,
+            columns,
             out_channels: groups * group_out,
-            weights: vec![0.0; weights],
-            bias: vec![0.0; biases],
+            weights: Lines::zeros(weights),
+            bias: Lines::zeros(biases),
             panels,
         };
         for panel in &packed.panels {
@@ -151,7 +165,8 @@ impl Packed {
             // SAFETY: panels' weights do not overlap.
             let values = unsafe { out.slice(panel.weights, len) };
             for (row, values) in values.chunks_exact_mut(panel.vectors * lanes).enumerate() {
-                let (tap, c) = (row / panel.depth, row % panel.depth);
+                let (c, column) = (row / columns % panel.depth, row % columns);
+                let tap = row / columns / panel.depth * columns + column;
                 for (k, value) in values[..panel.width].iter_mut().enumerate() {
                     let channel = panel.dst_channel + k;
                     *value = weight(channel / group_out, channel % group_out, c, tap);
@@ -173,6 +188,11 @@ impl Packed {
         assert!(
             residual.is_none_or(|r| count == 0 || r.data.len() >= (count - 1) * r.stride + self.out_channels)
         );
+        let row = match sources {
+            Sources::Table(SourceTable { row: Some(row), .. }) if self.columns > 1 => *row,
+            _ => Row { width: usize::MAX, stride: 0 },
+        };
+        assert!(row.width > 0 && (self.columns == 1 || row.stride > 0));
         let reach = self.panels.iter().map(|p| p.src_channel + if p.spanning { p.width } else { p.depth });
         let reach = reach.max().unwrap_or(0);
         let last = match sources {
@@ -187,10 +207,8 @@ impl Packed {
         let tasks = tasks(count, self.taps * src.stride.min(reach) * 4, self.panels.len());
         tasks.into_par_iter().for_each(|(pixels, panels)| {
             let panels = &self.panels[panels];
-            run(
-                self.isa,
-                Task { packed: self, src, sources, residual, relu, pixels, panels, out: &out, out_stride },
-            );
+            Task { packed: self, src, sources, row, residual, relu, pixels, panels, out: &out, out_stride }
+                .run();
         });
     }
 }
@@ -221,6 +239,7 @@ struct Task<'a> {
     packed: &'a Packed,
     src: Pixels<'a>,
     sources: Sources<'a>,
+    row: Row,
     residual: Option<Pixels<'a>>,
     relu: bool,
     pixels: Range<usize>,
@@ -229,146 +248,99 @@ struct Task<'a> {
     out_stride: usize,
 }
 
-impl Kernel<f32> for Task<'_> {
-    #[inline(always)]
-    unsafe fn run<S: Simd<T = f32>>(self) {
+impl Task<'_> {
+    fn run(&self) {
+        let (isa, (_, tile)) = (self.packed.isa, lanes(self.packed.isa));
+        let row = self.row;
         for panel in self.panels {
-            let mut first = self.pixels.start;
-            while first < self.pixels.end {
-                let left = self.pixels.end - first;
-                // SAFETY: the CPU has S's instructions; `Packed::run` checked that all pixels named by
-                // `sources` lie in the source, and all output pixels in the output.
-                unsafe {
-                    first += match left.min(S::TILE) {
-                        14.. => self.tile::<S, 14>(panel, first),
-                        7.. => self.tile::<S, 7>(panel, first),
-                        6 => self.tile::<S, 6>(panel, first),
-                        4.. => self.tile::<S, 4>(panel, first),
-                        2.. => self.tile::<S, 2>(panel, first),
-                        _ => self.tile::<S, 1>(panel, first),
-                    };
+            let mut strip = Strip { task: self, panel, pixels: self.pixels.start..self.pixels.start };
+            while strip.pixels.end < self.pixels.end {
+                let start = strip.pixels.end;
+                let end =
+                    self.pixels.end.min((start / row.width).saturating_add(1).saturating_mul(row.width));
+                // The largest tiles first; smaller ones take the rest.
+                for pixels in [14, 7, 6, 4, 2, 1] {
+                    if pixels > tile && (row.stride == 0 || pixels != 7) {
+                        continue;
+                    }
+                    let rest = end - strip.pixels.end;
+                    strip.pixels = strip.pixels.end..strip.pixels.end + rest / pixels * pixels;
+                    match pixels {
+                        _ if strip.pixels.is_empty() => {}
+                        14 => strip.run::<14>(isa, row.stride),
+                        7 => strip.run::<7>(isa, row.stride),
+                        6 => strip.run::<6>(isa, row.stride),
+                        4 => strip.run::<4>(isa, row.stride),
+                        2 => strip.run::<2>(isa, row.stride),
+                        _ => strip.run::<1>(isa, row.stride),
+                    }
                 }
             }
         }
     }
 }
 
-impl Task<'_> {
-    /// Computes `M` pixels of a panel, and says how many that are.
-    ///
-    /// # Safety
-    /// The CPU has `S`'s instructions, and the pixels exist.
-    #[inline(always)]
-    unsafe fn tile<S: Simd<T = f32>, const M: usize>(&self, panel: &Panel, first: usize) -> usize {
-        // SAFETY: passed on to the caller.
-        unsafe {
-            match (panel.spanning, panel.vectors, panel.depth) {
-                (true, _, 4) => self.spanning::<S, M, 4>(panel, first),
-                (true, _, 8) => self.spanning::<S, M, 8>(panel, first),
-                (true, _, _) => self.spanning::<S, M, 0>(panel, first),
-                (false, 1, _) => self.dense::<S, M, 1>(panel, first),
-                (false, _, _) => self.dense::<S, M, 2>(panel, first),
-            }
+/// Pixels, as many as several tiles have, times a panel.
+struct Strip<'a> {
+    task: &'a Task<'a>,
+    panel: &'a Panel,
+    pixels: Range<usize>,
+}
+
+impl Strip<'_> {
+    /// In tiles of `M` pixels. Each kind of tile is entered, and compiled, by itself: only then do all its sums
+    /// stay in registers.
+    fn run<const M: usize>(&self, isa: Isa, stride: usize) {
+        match (self.panel.spanning, self.panel.vectors, self.panel.depth) {
+            (true, _, 4) if stride == 1 => run(isa, Neighbours::<M, 4, 1>(self)),
+            (true, _, 4) if stride == 2 => run(isa, Neighbours::<M, 4, 2>(self)),
+            (true, _, 8) if stride == 1 => run(isa, Neighbours::<M, 8, 1>(self)),
+            (true, _, 8) if stride == 2 => run(isa, Neighbours::<M, 8, 2>(self)),
+            (false, _, _) if stride == 1 => run(isa, Neighbours::<M, 0, 1>(self)),
+            (false, _, _) if stride == 2 => run(isa, Neighbours::<M, 0, 2>(self)),
+            (true, _, 4) => run(isa, Spanning::<M, 4>(self)),
+            (true, _, 8) => run(isa, Spanning::<M, 8>(self)),
+            (true, _, _) => run(isa, Spanning::<M, 0>(self)),
+            (false, 1, _) => run(isa, Dense::<M, 1>(self)),
+            (false, _, _) => run(isa, Dense::<M, 2>(self)),
         }
-        M
     }
 
     /// # Safety
     /// The pixels exist.
     #[inline(always)]
-    unsafe fn rows<const M: usize>(&self, panel: &Panel, first: usize, tap: usize) -> [*const f32; M] {
+    unsafe fn rows<const M: usize>(&self, first: usize, tap: usize) -> [*const f32; M] {
+        let Task { src, sources, packed, .. } = self.task;
         // SAFETY: `Packed::run` checked the farthest pixel.
         unsafe {
-            let start = self.src.data.as_ptr().add(panel.src_channel);
-            match self.sources {
-                Sources::Same => std::array::from_fn(|m| start.add((first + m) * self.src.stride)),
+            let start = src.data.as_ptr().add(self.panel.src_channel);
+            match sources {
+                Sources::Same => std::array::from_fn(|m| start.add((first + m) * src.stride)),
                 Sources::Table(table) => {
-                    let table = table.offsets.as_ptr().add(first * self.packed.taps + tap);
-                    std::array::from_fn(|m| start.add(*table.add(m * self.packed.taps) as usize))
+                    let table = table.offsets.as_ptr().add(first * packed.taps + tap);
+                    std::array::from_fn(|m| start.add(*table.add(m * packed.taps) as usize))
                 }
             }
         }
     }
 
-    /// # Safety
-    /// As [`tile`](Self::tile).
-    #[inline(always)]
-    unsafe fn dense<S: Simd<T = f32>, const M: usize, const V: usize>(&self, panel: &Panel, first: usize) {
-        // SAFETY: reads `depth` channels of source pixels that exist, and this panel's packed weights.
-        unsafe {
-            let mut acc = [[S::zero(); V]; M];
-            let mut weights = self.packed.weights.as_ptr().add(panel.weights);
-            for tap in 0..self.packed.taps {
-                let rows = self.rows::<M>(panel, first, tap);
-                for c in 0..panel.depth {
-                    let w: [S::V; V] = std::array::from_fn(|v| S::load(weights.add(v * S::LANES)));
-                    weights = weights.add(V * S::LANES);
-                    for m in 0..M {
-                        let x = S::splat(rows[m].add(c));
-                        for v in 0..V {
-                            acc[m][v] = S::fma(x, w[v], acc[m][v]);
-                        }
-                    }
-                }
-            }
-            self.write::<S, M, V>(panel, first, acc);
-        }
-    }
-
-    /// Lane `l` needs channel `c` of its own group, which a permute of the source vector brings. `DEPTH` 0
-    /// means: not known in advance.
+    /// Adds bias and residual to `count` pixels' sums, applies ReLU and stores.
     ///
     /// # Safety
-    /// As [`tile`](Self::tile).
+    /// The CPU has `S`'s instructions, the pixels exist, and no other thread writes their panel.
     #[inline(always)]
-    unsafe fn spanning<S: Simd<T = f32>, const M: usize, const DEPTH: usize>(
-        &self,
-        panel: &Panel,
-        first: usize,
-    ) {
-        // SAFETY: as for the dense tile; source vectors are whole because LANES divides the channels.
-        unsafe {
-            let depth = if DEPTH == 0 { panel.depth } else { DEPTH };
-            let mut acc = [[S::zero(); 1]; M];
-            let mut weights = self.packed.weights.as_ptr().add(panel.weights);
-            for tap in 0..self.packed.taps {
-                let rows = self.rows::<M>(panel, first, tap);
-                let x: [S::V; M] = std::array::from_fn(|m| S::load(rows[m]));
-                for c in 0..depth {
-                    let w = S::load(weights);
-                    weights = weights.add(S::LANES);
-                    let index = S::index(|lane| lane / depth * depth + c);
-                    for m in 0..M {
-                        acc[m][0] = S::fma(S::permute(x[m], index), w, acc[m][0]);
-                    }
-                }
-            }
-            self.write::<S, M, 1>(panel, first, acc);
-        }
-    }
-
-    /// Adds bias and residual, applies ReLU and stores.
-    ///
-    /// # Safety
-    /// As [`tile`](Self::tile), and no other thread writes these pixels' panel.
-    #[inline(always)]
-    unsafe fn write<S: Simd<T = f32>, const M: usize, const V: usize>(
-        &self,
-        panel: &Panel,
-        first: usize,
-        acc: [[S::V; V]; M],
-    ) {
+    unsafe fn write<S: Simd<T = f32>, const V: usize>(&self, first: usize, count: usize, sums: &mut Sums) {
+        let Strip { task, panel, .. } = *self;
         let whole = panel.width == V * S::LANES;
-        for m in 0..M {
+        for m in 0..count {
             let pixel = first + m;
             // SAFETY: `Packed::run` checked output and residual; the bias is padded to whole vectors. A
-            // panel narrower than its vectors goes through a buffer of two of the widest.
+            // panel narrower than its vectors goes through buffers of two of the widest.
             unsafe {
-                let out = self.out.slice(pixel * self.out_stride + panel.dst_channel, panel.width);
-                let mut row = [0f32; 2 * 16];
-                let mut residual = [0f32; 2 * 16];
-                let mut from = std::ptr::null();
-                if let Some(r) = self.residual {
+                let out = task.out.slice(pixel * task.out_stride + panel.dst_channel, panel.width);
+                let (mut row, mut residual) = ([0f32; 2 * 16], [0f32; 2 * 16]);
+                let mut from = residual.as_ptr();
+                if let Some(r) = task.residual {
                     from = r.data.as_ptr().add(pixel * r.stride + panel.dst_channel);
                     if !whole {
                         std::ptr::copy_nonoverlapping(from, residual.as_mut_ptr(), panel.width);
@@ -377,12 +349,12 @@ impl Task<'_> {
                 }
                 let to = if whole { out.as_mut_ptr() } else { row.as_mut_ptr() };
                 for v in 0..V {
-                    let bias = S::load(self.packed.bias.as_ptr().add(panel.bias + v * S::LANES));
-                    let mut y = S::add(acc[m][v], bias);
-                    if self.residual.is_some() {
+                    let bias = S::load(task.packed.bias.as_ptr().add(panel.bias + v * S::LANES));
+                    let mut y = S::add(S::load(sums.at(m * V + v, S::LANES)), bias);
+                    if task.residual.is_some() {
                         y = S::add(y, S::load(from.add(v * S::LANES)));
                     }
-                    if self.relu {
+                    if task.relu {
                         y = S::max(y, S::zero());
                     }
                     S::store(to.add(v * S::LANES), y);
@@ -390,6 +362,171 @@ impl Task<'_> {
                 if !whole {
                     out.copy_from_slice(&row[..panel.width]);
                 }
+            }
+        }
+    }
+}
+
+/// A tile's sums on their way from registers to the output. They pass through memory so that nothing but short,
+/// unrolled loops touches the registers' array, or it would be kept in memory all along.
+#[repr(C, align(64))]
+struct Sums(MaybeUninit<[f32; 14 * 2 * 16]>);
+
+impl Sums {
+    #[inline(always)]
+    fn new() -> Self {
+        Sums(MaybeUninit::uninit())
+    }
+
+    /// Vector `i` of at most 28.
+    #[inline(always)]
+    fn at(&mut self, i: usize, lanes: usize) -> *mut f32 {
+        debug_assert!(i < 28 && lanes <= 16);
+        self.0.as_mut_ptr().cast::<f32>().wrapping_add(i * lanes)
+    }
+}
+
+/// A tile of `M` pixels times `V` vectors: every input channel's weights times one broadcast a pixel.
+struct Dense<'a, const M: usize, const V: usize>(&'a Strip<'a>);
+
+impl<const M: usize, const V: usize> Kernel<f32> for Dense<'_, M, V> {
+    #[inline(always)]
+    unsafe fn run<S: Simd<T = f32>>(self) {
+        let strip = self.0;
+        let Strip { task, panel, pixels } = strip;
+        let packed = task.packed;
+        for first in pixels.clone().step_by(M) {
+            // SAFETY: the CPU has S's instructions; this reads the panel's channels of source pixels that exist,
+            // and this panel's packed weights.
+            unsafe {
+                let mut acc = [[S::zero(); V]; M];
+                let mut weights = packed.weights.as_ptr().add(panel.weights);
+                for tap in 0..packed.taps {
+                    let rows = strip.rows::<M>(first, tap);
+                    for c in 0..panel.depth {
+                        let mut w = [S::zero(); V];
+                        for v in 0..V {
+                            w[v] = S::load(weights.add(v * S::LANES));
+                        }
+                        weights = weights.add(V * S::LANES);
+                        for m in 0..M {
+                            let x = S::splat(rows[m].add(c));
+                            for v in 0..V {
+                                acc[m][v] = S::fma(x, w[v], acc[m][v]);
+                            }
+                        }
+                    }
+                }
+                let mut sums = Sums::new();
+                for m in 0..M {
+                    for v in 0..V {
+                        S::store(sums.at(m * V + v, S::LANES), acc[m][v]);
+                    }
+                }
+                strip.write::<S, V>(first, M, &mut sums);
+            }
+        }
+    }
+}
+
+/// A tile of `M` pixels times one vector of several groups: lane `l` needs channel `c` of its own group, which a
+/// permute of the source vector brings. `DEPTH` 0 means: not known in advance.
+struct Spanning<'a, const M: usize, const DEPTH: usize>(&'a Strip<'a>);
+
+impl<const M: usize, const DEPTH: usize> Kernel<f32> for Spanning<'_, M, DEPTH> {
+    #[inline(always)]
+    unsafe fn run<S: Simd<T = f32>>(self) {
+        let strip = self.0;
+        let Strip { task, panel, pixels, .. } = strip;
+        let depth = if DEPTH == 0 { panel.depth } else { DEPTH };
+        for first in pixels.clone().step_by(M) {
+            // SAFETY: as for the dense tile; source vectors are whole because LANES divides the channels.
+            unsafe {
+                let mut acc = [[S::zero(); 1]; M];
+                let mut weights = task.packed.weights.as_ptr().add(panel.weights);
+                for tap in 0..task.packed.taps {
+                    let rows = strip.rows::<M>(first, tap);
+                    let mut x = [S::zero(); M];
+                    for m in 0..M {
+                        x[m] = S::load(rows[m]);
+                    }
+                    for c in 0..depth {
+                        let w = S::load(weights);
+                        weights = weights.add(S::LANES);
+                        let index = S::index(|lane| lane / depth * depth + c);
+                        for m in 0..M {
+                            acc[m][0] = S::fma(S::permute(x[m], index), w, acc[m][0]);
+                        }
+                    }
+                }
+                let mut sums = Sums::new();
+                for m in 0..M {
+                    S::store(sums.at(m, S::LANES), acc[m][0]);
+                }
+                strip.write::<S, 1>(first, M, &mut sums);
+            }
+        }
+    }
+}
+
+/// A tile of `M` neighbours in a row, `STRIDE` source pixels apart, times one vector, for kernels of three columns:
+/// what is brought to a register of a source pixel serves all the output pixels it reaches. `DEPTH` is as above
+/// where the vector spans groups, 0 where it does not.
+struct Neighbours<'a, const M: usize, const DEPTH: usize, const STRIDE: usize>(&'a Strip<'a>);
+
+impl<const M: usize, const DEPTH: usize, const STRIDE: usize> Kernel<f32>
+    for Neighbours<'_, M, DEPTH, STRIDE>
+{
+    #[inline(always)]
+    unsafe fn run<S: Simd<T = f32>>(self) {
+        let strip = self.0;
+        let Strip { task, panel, pixels, .. } = strip;
+        let depth = if DEPTH == 0 { panel.depth } else { DEPTH };
+        for first in pixels.clone().step_by(M) {
+            // SAFETY: as for the other tiles.
+            unsafe {
+                let mut acc = [S::zero(); M];
+                let mut weights = task.packed.weights.as_ptr().add(panel.weights);
+                for tap in (0..task.packed.taps).step_by(3) {
+                    let columns = [0, 1, 2].map(|column| strip.rows::<M>(first, tap + column));
+                    // Source pixel j of the row, in order, is column j - m · STRIDE of output pixel m.
+                    let row: [*const f32; 32] = std::array::from_fn(|j| {
+                        let m = (j / STRIDE).min(M - 1);
+                        columns[(j - m * STRIDE).min(2)][m]
+                    });
+                    for c in 0..depth {
+                        let w = [0, 1, 2].map(|column| S::load(weights.add(column * S::LANES)));
+                        weights = weights.add(3 * S::LANES);
+                        let index =
+                            S::index(|lane| lane.checked_div(DEPTH).map_or(0, |group| group * DEPTH + c));
+                        // Written out, not a loop: see [`Strip::run`].
+                        macro_rules! sources {
+                            ($($j:literal)*) => { $(
+                                if $j < (M - 1) * STRIDE + 3 {
+                                    let x = match DEPTH {
+                                        0 => S::splat(row[$j].add(c)),
+                                        _ => S::permute(S::load(row[$j]), index),
+                                    };
+                                    if $j % STRIDE == 0 && $j / STRIDE < M {
+                                        acc[$j / STRIDE] = S::fma(x, w[0], acc[$j / STRIDE]);
+                                    }
+                                    if $j >= 1 && ($j - 1) % STRIDE == 0 && ($j - 1) / STRIDE < M {
+                                        acc[($j - 1) / STRIDE] = S::fma(x, w[1], acc[($j - 1) / STRIDE]);
+                                    }
+                                    if $j >= 2 && ($j - 2) % STRIDE == 0 && ($j - 2) / STRIDE < M {
+                                        acc[($j - 2) / STRIDE] = S::fma(x, w[2], acc[($j - 2) / STRIDE]);
+                                    }
+                                }
+                            )* };
+                        }
+                        sources!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28);
+                    }
+                }
+                let mut sums = Sums::new();
+                for m in 0..M {
+                    S::store(sums.at(m, S::LANES), acc[m]);
+                }
+                strip.write::<S, 1>(first, M, &mut sums);
             }
         }
     }
