@@ -48,9 +48,9 @@ impl Folded {
         (self, padding)
     }
 
-    /// Ready for inference.
-    pub(crate) fn pack(&self) -> Result<FusedConv> {
-        Ok(FusedConv::new(&self.weight, &self.bias, &self.config)?)
+    /// Ready for inference in `dtype`.
+    pub(crate) fn pack(&self, dtype: DType) -> Result<FusedConv> {
+        Ok(FusedConv::new(&self.weight, &self.bias, &self.config, dtype)?)
     }
 }
 

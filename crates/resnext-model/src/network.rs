@@ -5,7 +5,7 @@ use crate::config::{Config, Stem};
 use crate::fused::{Fused, FusedBlock};
 use crate::layers::{BatchNorm, Conv, ConvSize};
 use crate::{Error, Mode, Result};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use candle_nn::{Init, VarBuilder};
 use resnext_ops::{Pool2dConfig, global_avg_pool, linear, max_pool2d, to_channels_last};
 
@@ -40,18 +40,26 @@ impl ResNext {
         Ok(ResNext { conv1, bn1, stem: config.stem, stages, fc: head(config, &vb)? })
     }
 
-    /// The inference form: several times faster on a CPU, f32, with the weights as they are now.
+    /// The inference form, f32: several times faster on a CPU, with the weights as they are now.
     ///
     /// # Errors
     /// If the network is not f32.
     pub fn fuse(&self) -> Result<Fused> {
+        self.fuse_to(DType::F32)
+    }
+
+    /// The inference form that computes in `dtype`, f32 or bf16.
+    ///
+    /// # Errors
+    /// If the network is not f32, or this machine can't compute in `dtype`.
+    pub fn fuse_to(&self, dtype: DType) -> Result<Fused> {
         let mut blocks = Vec::new();
         for (s, stage) in self.stages.iter().enumerate() {
             for (i, block) in stage.iter().enumerate() {
-                blocks.push(FusedBlock::new(s, i, block)?);
+                blocks.push(FusedBlock::new(s, i, block, dtype)?);
             }
         }
-        Fused::assemble(self.conv1.fold(&self.bn1)?, self.stem, blocks, &self.fc)
+        Fused::assemble(self.conv1.fold(&self.bn1)?, self.stem, blocks, &self.fc, dtype)
     }
 
     /// The blocks between stem and head, stage by stage.

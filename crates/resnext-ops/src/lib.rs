@@ -1,11 +1,13 @@
 #![doc = include_str!("../README.md")]
 
+mod activations;
 mod batch_norm;
 mod composite;
 mod conv2d;
+mod crew;
 mod cross_entropy;
 mod error;
-mod inference;
+mod fused_conv;
 mod kernels;
 mod layout;
 mod machine;
@@ -14,13 +16,15 @@ mod residual;
 mod residue;
 mod tape;
 
+pub use activations::Activations;
 pub use batch_norm::{BatchNormConfig, RunningStats, batch_norm_eval, batch_norm_train};
 #[doc(hidden)]
 pub use conv2d::conv2d_composite;
 pub use conv2d::{Conv2dConfig, conv2d, conv2d_with_bias, linear};
+pub use crew::Crew;
 pub use cross_entropy::cross_entropy;
 pub use error::{Error, Result};
-pub use inference::{Activations, FusedConv};
+pub use fused_conv::{FusedConv, Fusion, fused_dtype_is_supported};
 pub use kernels::Isa;
 pub use layout::{is_channels_last, to_channels_last};
 pub use machine::{fma_peak, read_bandwidth};

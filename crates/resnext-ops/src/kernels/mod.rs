@@ -5,11 +5,14 @@ mod gather_conv;
 mod geometry;
 mod lines;
 mod max_pool;
+mod packed;
 mod packed_conv;
 mod peak;
 mod shared;
 mod simd;
+mod tiles;
 mod weight_gradient;
+mod words;
 
 pub use simd::Isa;
 
@@ -18,10 +21,13 @@ pub(crate) use gather_conv::{forward as conv_forward, input_gradient as conv_inp
 pub(crate) use geometry::ConvShape;
 pub(crate) use lines::Lines;
 pub(crate) use max_pool::max_pool_rows;
-pub(crate) use packed_conv::{Job, Packed, Pixels, Row, SourceTable, Sources};
+pub(crate) use packed::{Filter, Packed};
+pub(crate) use packed_conv::{Job, Pixels, Row, SourceTable, Sources};
 pub(crate) use peak::fma_chains;
+pub(crate) use shared::SharedMut;
 pub(crate) use simd::Element;
 pub(crate) use weight_gradient::weight_gradient as conv_weight_gradient;
+pub(crate) use words::{MAX_LANES, WordType, Words};
 
 /// Every instruction set this machine has against the portable one.
 #[cfg(test)]

@@ -18,6 +18,11 @@ impl<'a, T> SharedMut<'a, T> {
         SharedMut { pointer: slice.as_mut_ptr(), len: slice.len(), lifetime: PhantomData }
     }
 
+    /// Where it begins.
+    pub(crate) fn as_ptr(&self) -> *const T {
+        self.pointer
+    }
+
     /// `len` elements from `start` on.
     ///
     /// # Safety
