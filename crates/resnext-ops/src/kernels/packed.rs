@@ -2,7 +2,7 @@
 
 use super::lines::Lines;
 use super::shared::{SharedMut, spans_groups};
-use super::words::Words;
+use super::words::{MAX_LANES, Words};
 use rayon::prelude::*;
 
 /// Weights packed once: panels of up to two vectors of output channels.
@@ -18,6 +18,9 @@ pub(crate) struct Packed {
     pub(super) weights: Lines,
     /// A panel's width each, padded with zeros, f32.
     pub(super) bias: Lines,
+    /// Where vectors span groups: for each row of weights of a tap, the source word that a lane multiplies, from
+    /// the panel's first on.
+    pub(super) lane_words: Vec<[u8; MAX_LANES]>,
 }
 
 /// The weights of up to two vectors of output channels.
@@ -34,8 +37,8 @@ pub(super) struct Panel {
     pub(super) vectors: usize,
     /// Source words an output channel sums over, a tap.
     pub(super) depth: usize,
-    /// Channels of each of the groups that a vector spans, where it spans several.
-    pub(super) spanning: Option<usize>,
+    /// Whether a vector spans several groups.
+    pub(super) spanning: bool,
 }
 
 /// What is packed: `groups` times as many channels as a group has.
@@ -79,12 +82,15 @@ impl Packed {
                     width: panel_width,
                     vectors,
                     depth,
-                    spanning: spanning.then_some(group_in),
+                    spanning,
                 });
                 weights += taps * depth * vectors * lanes;
                 biases += vectors * lanes;
             }
         }
+        let spanned = if spanning { group_in.div_ceil(channels) } else { 0 };
+        let word = |lane: usize, c: usize| (lane % lanes / group_in * group_in / channels + c) as u8;
+        let lane_words = (0..spanned).map(|c| std::array::from_fn(|lane| word(lane, c))).collect();
         let mut packed = Packed {
             words,
             taps,
@@ -93,6 +99,7 @@ impl Packed {
             panels,
             weights: Lines::zeros(weights),
             bias: Lines::zeros(biases),
+            lane_words,
         };
         for panel in &packed.panels {
             let bias = &filter.bias[panel.dst_channel..panel.dst_channel + panel.width];
@@ -103,7 +110,7 @@ impl Packed {
             let len = taps * panel.depth * panel.vectors * lanes;
             // SAFETY: panels' weights do not overlap.
             let values = unsafe { out.slice(panel.weights, len) };
-            panel.fill(values, filter, panel.vectors * lanes, channels);
+            panel.fill(values, filter, panel.vectors * lanes, channels, &packed.lane_words);
         });
         packed
     }
@@ -116,29 +123,29 @@ impl Packed {
     /// The words each pixel of a source has to have.
     pub(super) fn reach(&self) -> usize {
         let (lanes, _) = self.words.tile();
-        let reach = |p: &Panel| p.src_word + if p.spanning.is_some() { lanes } else { p.depth };
+        let reach = |p: &Panel| p.src_word + if p.spanning { lanes } else { p.depth };
         self.panels.iter().map(reach).max().unwrap_or(0)
     }
 }
 
 impl Panel {
-    /// The source word that lane `l` multiplies with its weights in row `c`, from `src_word` on.
-    pub(super) fn word(&self, l: usize, c: usize, channels: usize) -> usize {
-        match self.spanning {
-            Some(group) => l / group * group / channels + c,
-            None => c,
-        }
-    }
-
     /// Writes rows of `width` words.
-    fn fill(&self, values: &mut [f32], filter: &Filter, width: usize, channels: usize) {
+    fn fill(
+        &self,
+        values: &mut [f32],
+        filter: &Filter,
+        width: usize,
+        channels: usize,
+        lane_words: &[[u8; MAX_LANES]],
+    ) {
         let Filter { group_in, group_out, columns, weight, .. } = *filter;
         for (row, values) in values.chunks_exact_mut(width).enumerate() {
             let (c, column) = (row / columns % self.depth, row % columns);
             let tap = row / columns / self.depth * columns + column;
             for (l, value) in values[..self.width].iter_mut().enumerate() {
                 let (group, k) = ((self.dst_channel + l) / group_out, (self.dst_channel + l) % group_out);
-                let first = (self.src_word + self.word(l, c, channels)) * channels;
+                let word = lane_words.get(c).map_or(c, |words| usize::from(words[l]));
+                let first = (self.src_word + word) * channels;
                 // A word's neighbouring channel may be another group's.
                 let of = |channel: usize| match channel.checked_sub(group * group_in) {
                     Some(i) if i < group_in => weight(group, k, i, tap),

@@ -87,7 +87,7 @@ impl Packed {
         // SAFETY: f32 has no invalid bits and a larger alignment than u16.
         let (_, out, _) = unsafe { out.align_to_mut::<u16>() };
         let out = &SharedMut::new(out);
-        let split = Split::new(count, self.panels.len(), crew.threads());
+        let split = Split::new(count, if row.stride == 0 { 1 } else { row.width }, self.panels.len(), crew.threads());
         let all = |packed: &Packed| Fetch::of(packed, 0..packed.weights.len());
         let lines: usize = ahead.iter().map(|packed| all(packed).lines).sum();
         crew.for_each(split.tasks(), |task| {
@@ -130,8 +130,10 @@ struct Split {
 }
 
 impl Split {
-    fn new(pixels: usize, panels: usize, threads: usize) -> Self {
-        let blocks = (pixels.div_ceil(TILE) / 7).clamp(1, 16 * threads);
+    /// `row` pixels read much the same pixels as the next `row`.
+    fn new(pixels: usize, row: usize, panels: usize, threads: usize) -> Self {
+        let least = 7 * TILE.max(row.min(pixels));
+        let blocks = (pixels / least).clamp(1, 16 * threads);
         let parts = (16 * threads / blocks).clamp(1, panels);
         Split { pixels, blocks, panels, parts }
     }

@@ -22,7 +22,7 @@ impl Strip<'_> {
     /// Each kind of tile is entered, and compiled, by itself: only then do all its sums stay in registers.
     pub(super) fn run<const M: usize>(&self, words: Words, stride: usize) {
         let Panel { vectors, depth, spanning, .. } = *self.panel;
-        match (spanning.is_some(), vectors, depth) {
+        match (spanning, vectors, depth) {
             (true, _, 2) if stride == 1 => words.run(Neighbours::<M, 2, 1>(self)),
             (true, _, 2) if stride == 2 => words.run(Neighbours::<M, 2, 2>(self)),
             (true, _, 4) if stride == 1 => words.run(Neighbours::<M, 4, 1>(self)),
@@ -220,7 +220,7 @@ impl<const M: usize> WordKernel for Spanning<'_, M> {
                     for c in 0..panel.depth {
                         let w = W::S::load(weights);
                         weights = weights.add(W::S::LANES);
-                        let index = W::S::index(|lane| panel.word(lane, c, W::CHANNELS));
+                        let index = W::S::index(|lane| task.packed.lane_words[c][lane].into());
                         for m in 0..M {
                             let x = W::S::permute(W::S::load(rows[m]), index);
                             acc[m] = W::dot(x, w, acc[m]);
@@ -248,25 +248,34 @@ impl<const M: usize, const DEPTH: usize, const STRIDE: usize> WordKernel for Nei
         let strip = self.0;
         let Strip { task, panel, pixels } = strip;
         let depth = if DEPTH == 0 { panel.depth } else { DEPTH };
-        // A constant index would be taken apart into two shuffles.
         // SAFETY: the CPU has W's instructions.
-        let indices: [_; DEPTH] = std::hint::black_box(std::array::from_fn(|c| unsafe {
-            W::S::index(|lane| panel.word(lane, c, W::CHANNELS))
-        }));
+        let mut indices = [unsafe { W::S::index(|_| 0) }; DEPTH];
+        for (index, words) in indices.iter_mut().zip(&task.packed.lane_words) {
+            // SAFETY: as above.
+            *index = unsafe { W::S::index(|lane| words[lane].into()) };
+        }
+        let Sources::Table(table) = task.sources else { return };
+        let table = table.offsets.as_ptr();
+        let start = task.src.data.as_ptr().wrapping_add(panel.src_word);
         for first in pixels.clone().step_by(M) {
             // SAFETY: as for the other tiles.
             unsafe {
                 let mut acc = [W::S::zero(); M];
                 let mut weights = strip.weights();
                 for tap in (0..task.packed.taps).step_by(3) {
-                    let columns = [0, 1, 2].map(|column| strip.rows::<M>(first, tap + column));
-                    // Source pixel j of the row, in order, is column j - m · STRIDE of output pixel m.
-                    let row: [*const f32; 32] = std::array::from_fn(|j| {
-                        let m = (j / STRIDE).min(M - 1);
-                        columns[(j - m * STRIDE).min(2)][m]
-                    });
+                    // Source pixel j of the row, in order, is column j - m · STRIDE of output pixel m. A loop, as a
+                    // closure might become a call, before which all vector registers would have to be saved.
+                    let mut row = [start; 32];
+                    for j in 0..(M - 1) * STRIDE + 3 {
+                        let m = if j / STRIDE < M { j / STRIDE } else { M - 1 };
+                        let at = (first + m) * task.packed.taps + tap + j - m * STRIDE;
+                        row[j] = start.add(*table.add(at) as usize);
+                    }
                     for c in 0..depth {
-                        let w = [0, 1, 2].map(|column| W::S::load(weights.add(column * W::S::LANES)));
+                        let mut w = [W::S::zero(); 3];
+                        for column in 0..3 {
+                            w[column] = W::S::load(weights.add(column * W::S::LANES));
+                        }
                         weights = weights.add(3 * W::S::LANES);
                         // Written out, not a loop: see [`Strip::run`].
                         macro_rules! sources {
