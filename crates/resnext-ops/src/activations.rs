@@ -1,11 +1,10 @@
 //! Feature maps of inference, in buffers that are kept.
 
 use crate::crew::Crew;
-use crate::kernels::{Lines, MAX_LANES, Pixels, SharedMut, WordType, max_pool_rows};
+use crate::kernels::{Lines, MAX_LANES, Pixels, SharedMut, WordType, max_pool_rows, pair};
 use crate::pool::Pool2dConfig;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Storage, Tensor};
-use half::bf16;
 
 /// Feature maps (N, H, W, C) in f32 or bf16, in a buffer that is kept from one use to the next.
 ///
@@ -84,7 +83,8 @@ impl Activations {
         let &[sn, sc, sh, sw] = layout.stride() else { unreachable!("dims4 passed") };
         let (height, width) = (h + 2 * border, w + 2 * border);
         self.resize([n, height, width, c], words, false);
-        let row_len = width * self.stride;
+        let stride = self.stride;
+        let row_len = width * stride;
         let rows = SharedMut::new(&mut self.data);
         crew.for_each(n * height, |row| {
             // SAFETY: each task has a row of its own.
@@ -94,17 +94,18 @@ impl Activations {
             if y < border || y >= border + h {
                 return;
             }
-            let from = |k: usize, x: usize| values[start + image * sn + k * sc + (y - border) * sh + x * sw];
-            let stride = row_len / width;
-            for k in 0..c {
-                for x in 0..w {
-                    let at = (x + border) * stride;
-                    match words {
-                        WordType::F32 => out[at + k] = from(k, x),
-                        WordType::Bf16 => {
-                            let half = u32::from(bf16::from_f32(from(k, x)).to_bits()) << (k % 2 * 16);
-                            out[at + k / 2] = f32::from_bits(out[at + k / 2].to_bits() | half);
-                        }
+            let plane = |k: usize| &values[start + image * sn + k * sc + (y - border) * sh..];
+            let out = &mut out[border * stride..];
+            for k in (0..c).step_by(words.channels()) {
+                let pixels = out.chunks_exact_mut(stride).zip(plane(k).iter().step_by(sw));
+                match words {
+                    WordType::F32 => pixels.take(w).for_each(|(out, &first)| out[k] = first),
+                    WordType::Bf16 if k + 1 == c => {
+                        pixels.take(w).for_each(|(out, &first)| out[k / 2] = pair(first, 0.0));
+                    }
+                    WordType::Bf16 => {
+                        let pixels = pixels.zip(plane(k + 1).iter().step_by(sw));
+                        pixels.take(w).for_each(|((out, &first), &second)| out[k / 2] = pair(first, second));
                     }
                 }
             }

@@ -27,7 +27,7 @@ pub(crate) use peak::fma_chains;
 pub(crate) use shared::SharedMut;
 pub(crate) use simd::Element;
 pub(crate) use weight_gradient::weight_gradient as conv_weight_gradient;
-pub(crate) use words::{MAX_LANES, WordType, Words};
+pub(crate) use words::{MAX_LANES, WordType, Words, pair};
 
 /// Every instruction set this machine has against the portable one.
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::lines::Lines;
 use super::shared::{SharedMut, spans_groups};
-use super::words::{MAX_LANES, Words};
+use super::words::{MAX_LANES, Words, pair};
 use rayon::prelude::*;
 
 /// Weights packed once: panels of up to two vectors of output channels.
@@ -160,8 +160,3 @@ impl Panel {
     }
 }
 
-/// Two bf16, the first in the lower half.
-fn pair(first: f32, second: f32) -> f32 {
-    let bits = |v| u32::from(half::bf16::from_f32(v).to_bits());
-    f32::from_bits(bits(second) << 16 | bits(first))
-}

@@ -116,6 +116,8 @@ impl Packed {
 
 /// Pixels of the largest tile.
 pub(super) const TILE: usize = 14;
+
+
 /// Source words between two fetches of what is wanted next.
 pub(super) const STEP: usize = 16;
 
@@ -249,27 +251,24 @@ impl Task<'_> {
         let (_, tile) = words.tile();
         let Row { width, stride } = self.row;
         for panel in self.panels {
-            let mut strip = Strip { task: self, panel, pixels: self.pixels.start..self.pixels.start };
-            while strip.pixels.end < self.pixels.end {
-                let start = strip.pixels.end;
-                let end = self.pixels.end.min((start / width).saturating_add(1).saturating_mul(width));
+            let mut start = self.pixels.start;
+            while start < self.pixels.end {
+                let row_end = (start / width).saturating_add(1).saturating_mul(width);
+                let rest = self.pixels.end.min(row_end) - start;
                 // The largest tiles first; smaller ones take the rest.
-                for pixels in [14, 7, 6, 4, 2, 1] {
-                    if pixels > tile && (stride == 0 || pixels != 7) {
-                        continue;
-                    }
-                    let rest = end - strip.pixels.end;
-                    strip.pixels = strip.pixels.end..strip.pixels.end + rest / pixels * pixels;
-                    match pixels {
-                        _ if strip.pixels.is_empty() => {}
-                        14 => strip.run::<14>(words, stride),
-                        7 => strip.run::<7>(words, stride),
-                        6 => strip.run::<6>(words, stride),
-                        4 => strip.run::<4>(words, stride),
-                        2 => strip.run::<2>(words, stride),
-                        _ => strip.run::<1>(words, stride),
-                    }
+                let fits = |&pixels: &usize| pixels <= rest && (pixels <= tile || stride > 0 && pixels == 7);
+                let pixels = [14, 7, 6, 4, 2].into_iter().find(fits).unwrap_or(1);
+                let end = start + rest / pixels * pixels;
+                let strip = Strip { task: self, panel, pixels: start..end };
+                match pixels {
+                    14 => strip.run::<14>(words, stride),
+                    7 => strip.run::<7>(words, stride),
+                    6 => strip.run::<6>(words, stride),
+                    4 => strip.run::<4>(words, stride),
+                    2 => strip.run::<2>(words, stride),
+                    _ => strip.run::<1>(words, stride),
                 }
+                start = end;
             }
         }
     }

@@ -33,6 +33,17 @@ impl WordType {
     }
 }
 
+/// A word of two bf16, rounded to the nearest, ties to even.
+#[inline]
+pub(crate) fn pair(first: f32, second: f32) -> f32 {
+    // As `half::bf16::from_f32` does, but without branches, so that loops over it become vectors.
+    let round = |v: f32| match v.to_bits() {
+        bits if v.is_nan() => bits >> 16 | 0x40,
+        bits => (bits + 0x7fff + (bits >> 16 & 1)) >> 16,
+    };
+    f32::from_bits(round(second) << 16 | round(first))
+}
+
 /// Which words, and the instructions for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Words {
