@@ -129,7 +129,7 @@ impl Report {
             failures.push(format!("{} in {}: an error is above its bound", errors.network, errors.dtype));
         }
         for control in self.controls.iter().filter(|control| control.caught.is_none()) {
-            failures.push(format!("negative control not caught: {}", control.name));
+            failures.push(format!("negative control not caught in {}: {}", control.dtype, control.name));
         }
         let bounds = self.blocks.iter().flat_map(|block| &block.identities);
         let bounds = bounds.chain(self.networks.iter().map(|network| &network.identity));
