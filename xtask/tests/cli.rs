@@ -96,9 +96,16 @@ fn a_run_changes_its_form() {
     ok(xtask(path, &["eval", "a", "--predictions", "a.csv"]));
     ok(xtask(path, &["eval", "a", "--form", "b", "--predictions", "b.csv"]));
     ok(xtask(path, &["eval", "c.safetensors", "--predictions", "c.csv"]));
+    // Without the optimizer's state the file doesn't say what it is, and has torchvision's names only.
+    ok(xtask(path, &["convert", "a", "--weights-only", "--out", "bare.safetensors"]));
+    let bare =
+        ["eval", "bare.safetensors", "--model", "resnext11_4x4d", "--dataset", "cifar10", "--data", "."];
+    ok(xtask(path, &[&bare[..], &["--predictions", "bare.csv"]].concat()));
     let read = |name: &str| std::fs::read_to_string(path.join(name)).unwrap();
     assert_eq!(read("a.csv").lines().count(), 1 + 8);
-    assert_eq!((read("a.csv"), read("a.csv")), (read("b.csv"), read("c.csv")));
+    for other in ["b.csv", "c.csv", "bare.csv"] {
+        assert_eq!(read("a.csv"), read(other), "{other}");
+    }
     // Momentum comes along: the second epoch is that of a run that stayed in form (a).
     ok(train(path, "stayed", &["--form", "a", "--epochs", "2"]));
     ok(xtask(path, &["train", "--resume", "a", "--form", "c", "--epochs", "2"]));
@@ -116,11 +123,31 @@ fn the_quick_proof_succeeds_and_is_reported() {
     let output = xtask(folder.path(), &["prove", "--quick", "--report", "proof/report.md"]);
     assert!(output.status.success(), "{}", text(&output));
     let read = |name: &str| std::fs::read_to_string(folder.path().join("proof").join(name)).unwrap();
-    assert!(read("report.md").contains("| a permuted group ") && text(&output).contains("Proved on cpu"));
+    for text in [read("report.md"), text(&output)] {
+        for control in [
+            "a permuted group",
+            "a weight moved by one",
+            "a missing path",
+            "groups off by one channel",
+            "the shortcut left out",
+            "batch-norm statistics of the wrong path",
+            "a converted weight moved by one ulp",
+        ] {
+            let row = text.lines().find(|line| line.contains(control)).unwrap();
+            assert!(row.contains(" yes ") && row.contains(": expected "), "{row}");
+        }
+        assert!(text.contains("Proved on cpu"));
+    }
+    assert!(read("report.md").contains("(report.svg)"));
     let json: serde_json::Value = serde_json::from_str(&read("report.json")).unwrap();
     assert_eq!(json["proved"], true);
     assert!(json["blocks"].as_array().unwrap().iter().all(|b| b["identities"][0]["tally"]["bits"] == 0));
     assert!(read("report.svg").starts_with("<svg"));
+    // What can't be done is said before minutes of proof.
+    std::fs::write(folder.path().join("file"), "").unwrap();
+    refused(xtask(folder.path(), &["prove", "--report", "file/report.md"]), "cannot make the folder");
+    refused(xtask(folder.path(), &["prove", "--report", "proof"]), "it is a folder");
+    refused(xtask(folder.path(), &["prove", "--device", "cuda"]), "is not to be had");
 }
 
 #[test]

@@ -77,6 +77,16 @@ impl Checkpoint {
         replace_file(path, &bytes)
     }
 
+    /// Writes the weights alone, for [`load_weights`] and for programs that expect no optimizer's state,
+    /// such as PyTorch's `load_state_dict`; `path` is replaced as by [`Checkpoint::save`].
+    ///
+    /// # Errors
+    /// If the folder can't be written or the disk is full; `path` is then as it was.
+    pub fn save_weights(&self, path: &Path) -> Result<()> {
+        let bytes = safetensors::serialize(&self.tensors, None).map_err(|e| Error::Config(e.to_string()))?;
+        replace_file(path, &bytes)
+    }
+
     /// The same run with its blocks in another form (figure 3): weights, running statistics and momentum
     /// are rearranged, nothing is computed.
     ///

@@ -1,7 +1,7 @@
 //! The optimizer against PyTorch, schedules, checkpoints, and runs that are interrupted.
 
 use candle_core::{DType, Device, Tensor, Var};
-use resnext_model::Config;
+use resnext_model::{Config, Form};
 use resnext_train::checkpoint::{assign, load_weights, replace_file};
 use resnext_train::*;
 use std::collections::BTreeMap;
@@ -175,6 +175,36 @@ fn a_resumed_run_is_the_same_bits_as_one_that_was_not_interrupted() {
         }
         assert_eq!(losses, watch.losses);
         assert_eq!(epochs, watch.epochs);
+    }
+}
+
+/// Weights, running statistics and momentum: form (a) goes on in form (c) as it would have in (a), but for
+/// rounding, and comes back with the same bits.
+#[test]
+fn a_run_goes_on_in_another_form_with_its_momentum() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("last.safetensors");
+    let record = |stop_after| Recorder { losses: vec![], epochs: vec![], file: &file, stop_after };
+    let of = |form: Form| {
+        let model = Config { form, ..model() };
+        Trainer::new(&model, config(1), serde_json::Value::Null, &Device::Cpu).unwrap()
+    };
+    let (mut whole, mut stayed) = (of(Form::A), record(usize::MAX));
+    whole.run(&Noise, &mut stayed).unwrap();
+    of(Form::A).run(&Noise, &mut record(2)).unwrap();
+    let stopped = Checkpoint::load(&file, &Device::Cpu).unwrap();
+    assert!(stopped.momentum.contains_key("layer1.0.paths.3.conv3.weight"));
+    for form in [Form::B, Form::C] {
+        let converted = stopped.clone().into_form(form).unwrap();
+        let back = converted.clone().into_form(Form::A).unwrap();
+        assert!(weights(&back) == weights(&stopped), "other bits after form ({form})");
+        let mut resumed = of(form);
+        resumed.restore(&converted, &file).unwrap();
+        let mut changed = record(usize::MAX);
+        resumed.run(&Noise, &mut changed).unwrap();
+        for (stayed, changed) in stayed.losses[2..].iter().zip(&changed.losses) {
+            assert!((stayed / changed - 1.0).abs() < 1e-3, "form {form}: {changed}, in form a {stayed}");
+        }
     }
 }
 
