@@ -22,7 +22,10 @@ fn a_network_is_read_from_its_file() {
 
     let other = Config { classes: 7, ..config };
     let fails = |config: &Config| {
-        weights_file(&path, DType::F32, &CPU).and_then(|vb| Fused::new(config, vb, DType::F32)).unwrap_err().to_string()
+        weights_file(&path, DType::F32, &CPU)
+            .and_then(|vb| Fused::new(config, vb, DType::F32))
+            .unwrap_err()
+            .to_string()
     };
     assert!(fails(&other).contains("expected shape [7, 256], file has [10, 256]: fc.weight"));
     let bytes = std::fs::read(&path).unwrap();

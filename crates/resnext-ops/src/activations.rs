@@ -75,7 +75,9 @@ impl Activations {
             expected: "F32 or BF16".into(),
             got: dtype,
         })?;
-        let (storage, layout) = x.storage_and_layout();
+        // Rows are read at their stride, which must not be none.
+        let copied = if x.stride()[3] == 0 { Some(x.force_contiguous()?) } else { None };
+        let (storage, layout) = copied.as_ref().unwrap_or(x).storage_and_layout();
         let Storage::Cpu(storage) = &*storage else {
             return Err(Error::Config { op: OP, message: "expected a tensor on the CPU".into() });
         };
@@ -119,7 +121,8 @@ impl Activations {
     /// If candle fails.
     pub fn to_tensor(&self) -> Result<Tensor> {
         let [n, h, w, c] = self.size;
-        let values: Vec<f32> = (0..self.pixels()).flat_map(|i| (0..c).map(move |k| self.channel(i, k))).collect();
+        let values: Vec<f32> =
+            (0..self.pixels()).flat_map(|i| (0..c).map(move |k| self.channel(i, k))).collect();
         Ok(Tensor::from_vec(values, (n, h, w, c), &Device::Cpu)?.permute((0, 3, 1, 2))?)
     }
 
@@ -168,7 +171,10 @@ impl Activations {
             for pixel in i * h * w..(i + 1) * h * w {
                 match self.words {
                     WordType::F32 => {
-                        means.iter_mut().zip(&self.data[pixel * self.stride..]).for_each(|(sum, x)| *sum += x);
+                        means
+                            .iter_mut()
+                            .zip(&self.data[pixel * self.stride..])
+                            .for_each(|(sum, x)| *sum += x);
                     }
                     WordType::Bf16 => {
                         means.iter_mut().enumerate().for_each(|(k, sum)| *sum += self.channel(pixel, k));

@@ -92,8 +92,7 @@ impl FusedConv {
             values[(((g * group_out + k) * group_in + c) * kh + y) * kw + x]
         };
         // A few channels, as an image has, would leave most of a row of words unused.
-        let row_runs =
-            groups == 1 && kw > 1 && config.padding == 0 && config.dilation == 1 && group_in <= 16;
+        let row_runs = groups == 1 && kw > 1 && config.padding == 0 && config.dilation == 1 && group_in <= 16;
         let narrow = groups > 1 && (3..=32).contains(&group_in);
         let neighbours = narrow && kw == 3 && config.dilation == 1 && config.stride <= 2;
         let whole = group_in.next_multiple_of(words.channels());

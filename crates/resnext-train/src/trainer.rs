@@ -195,10 +195,14 @@ impl Trainer {
                 observer.save(&self.checkpoint(), false)?;
                 return Ok(Outcome::Stopped);
             }
-            let test = evaluate(&self.network, data.test(), |examples, _, _| {
-                observer.on_test_batch(examples);
-                Ok(())
-            })?;
+            let test = evaluate(
+                |images| self.network.forward(images, false),
+                data.test(),
+                |examples, _, _| {
+                    observer.on_test_batch(examples);
+                    Ok(())
+                },
+            )?;
             let train = std::mem::take(&mut self.progress.partial);
             let best = test.top1() > self.progress.best_top1 || epoch == 0;
             self.progress.best_top1 = test.top1().max(self.progress.best_top1);
@@ -267,21 +271,21 @@ impl Trainer {
     }
 }
 
-/// Loss, top-1, top-5 and right answers a class of `network` over `batches`, in evaluation mode.
+/// Loss, top-1, top-5 and right answers a class of a `network`, images (N, 3, H, W) to logits, over `batches`.
 /// `observe` is told the number of examples seen after each batch, and shown its logits (N, classes) and
 /// labels (N).
 ///
 /// # Errors
 /// If data or network fail.
 pub fn evaluate(
-    network: &ResNext,
+    network: impl Fn(&Tensor) -> resnext_model::Result<Tensor>,
     batches: Batches,
     mut observe: impl FnMut(usize, &Tensor, &Tensor) -> Result<()>,
 ) -> Result<Metrics> {
     let mut metrics = Metrics::default();
     for batch in batches {
         let (images, labels) = batch?;
-        let logits = network.forward(&images, false)?.detach();
+        let logits = network(&images)?.detach();
         let loss = cross_entropy(&logits, &labels, 0.0)?.to_dtype(DType::F64)?.to_scalar()?;
         metrics.add(&logits, &labels, loss)?;
         observe(metrics.count, &logits, &labels)?;

@@ -2,7 +2,7 @@
 //! time are measured as the peers' are.
 
 use super::Target;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use resnext_model::{Fused, weights_file};
 use serde_json::{Value, json};
@@ -13,10 +13,16 @@ use std::time::Instant;
 
 /// Answers JSON lines on standard input until its end.
 pub fn serve(target: &Target, weights: &Path) -> Result<()> {
-    let network = Fused::new(&target.config, weights_file(weights, DType::F32, &Device::Cpu)?)?;
+    let dtype = *target.dtypes.first().context("--serve needs a --dtype")?;
+    let weights = weights_file(weights, DType::F32, &Device::Cpu)?;
+    let network = Fused::new(&target.config, weights, dtype.into())?;
     let mut out = std::io::stdout().lock();
     let version = env!("CARGO_PKG_VERSION");
-    writeln!(out, "{}", json!({"ready": true, "engine": "resnext", "version": version, "precision": "f32"}))?;
+    writeln!(
+        out,
+        "{}",
+        json!({"ready": true, "engine": "resnext", "version": version, "precision": dtype.name()})
+    )?;
     out.flush()?;
     let mut inputs = HashMap::new();
     for line in std::io::stdin().lock().lines() {

@@ -87,7 +87,8 @@ impl Packed {
         // SAFETY: f32 has no invalid bits and a larger alignment than u16.
         let (_, out, _) = unsafe { out.align_to_mut::<u16>() };
         let out = &SharedMut::new(out);
-        let split = Split::new(count, if row.stride == 0 { 1 } else { row.width }, self.panels.len(), crew.threads());
+        let split =
+            Split::new(count, if row.stride == 0 { 1 } else { row.width }, self.panels.len(), crew.threads());
         let all = |packed: &Packed| Fetch::of(packed, 0..packed.weights.len());
         let lines: usize = ahead.iter().map(|packed| all(packed).lines).sum();
         crew.for_each(split.tasks(), |task| {
@@ -99,7 +100,8 @@ impl Packed {
             let next = split.get((task + 1).min(split.tasks() - 1)).1;
             let mut fetches = [Fetch::of(self, 0..0); AHEAD + 1];
             if next != panels {
-                fetches[0] = Fetch::of(self, self.panels[next.start].weights..self.panels[next.end - 1].weights);
+                fetches[0] =
+                    Fetch::of(self, self.panels[next.start].weights..self.panels[next.end - 1].weights);
             }
             for (packed, fetch) in ahead.iter().zip(&mut fetches[1..]) {
                 let own = all(packed).lines;
@@ -108,15 +110,26 @@ impl Packed {
             }
             let fetches = Fetches::new(fetches, steps);
             let panels = &self.panels[panels];
-            Task { packed: self, src, sources, row, residual, relu, pixels, panels, out, out_stride, fetches }
-                .run();
+            Task {
+                packed: self,
+                src,
+                sources,
+                row,
+                residual,
+                relu,
+                pixels,
+                panels,
+                out,
+                out_stride,
+                fetches,
+            }
+            .run();
         });
     }
 }
 
 /// Pixels of the largest tile.
 pub(super) const TILE: usize = 14;
-
 
 /// Source words between two fetches of what is wanted next.
 pub(super) const STEP: usize = 16;

@@ -242,7 +242,9 @@ impl<const M: usize> WordKernel for Spanning<'_, M> {
 /// where the vector spans groups, 0 where it does not.
 struct Neighbours<'a, const M: usize, const DEPTH: usize, const STRIDE: usize>(&'a Strip<'a>);
 
-impl<const M: usize, const DEPTH: usize, const STRIDE: usize> WordKernel for Neighbours<'_, M, DEPTH, STRIDE> {
+impl<const M: usize, const DEPTH: usize, const STRIDE: usize> WordKernel
+    for Neighbours<'_, M, DEPTH, STRIDE>
+{
     #[inline(always)]
     unsafe fn run<W: Word>(self) {
         let strip = self.0;
