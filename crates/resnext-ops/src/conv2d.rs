@@ -1,6 +1,6 @@
 //! Grouped 2-D convolution.
 
-use crate::kernels::{self, ConvShape, Element, Isa};
+use crate::kernels::{self, ConvShape, Element, Isa, Operand};
 use crate::layout::{channels_last, from_nhwc, row_major};
 use crate::tape::{Output, apply2, apply3, needs_gradient};
 use crate::{Error, Result, composite};
@@ -108,7 +108,7 @@ pub(crate) fn check_types(x: &Tensor, others: &[(&'static str, &Tensor)]) -> Res
 }
 
 /// The sizes of a convolution, after checking that they fit.
-fn checked_shape(x: &Shape, weight: &Shape, config: &Conv2dConfig) -> Result<ConvShape> {
+pub(crate) fn checked_shape(x: &Shape, weight: &Shape, config: &Conv2dConfig) -> Result<ConvShape> {
     const OP: &str = "conv2d";
     let rank = |input, expected: &str, got: &Shape| Error::Shape {
         op: OP,
@@ -203,7 +203,14 @@ fn forward<T: Element>(
     let shape = checked_shape(x.1.shape(), weight.1.shape(), config)?;
     let (x, weight) = (channels_last::<T>(x.0, x.1)?, row_major::<T>(weight.0, weight.1)?);
     let bias = bias.map(|(storage, layout)| row_major::<T>(storage, layout)).transpose()?;
-    let y = kernels::conv_forward(Isa::current(), &shape, &x, &weight, bias.as_deref());
+    let add_bias = |_: usize, block: &mut [T]| {
+        if let Some(bias) = &bias {
+            for pixel in block.chunks_exact_mut(bias.len()) {
+                pixel.iter_mut().zip(&bias[..]).for_each(|(y, &b)| *y += b);
+            }
+        }
+    };
+    let (y, _) = kernels::conv_forward(Isa::current(), &shape, Operand::Plain(&x), &weight, add_bias);
     Ok((T::to_cpu_storage_owned(y), (shape.batch, shape.out_h, shape.out_w, shape.out_channels).into()))
 }
 
@@ -290,7 +297,14 @@ impl CustomOp2 for InputGradient {
             weight: (&CpuStorage, &Layout),
         ) -> Output4 {
             let (grad, weight) = (row_major::<T>(grad.0, grad.1)?, row_major::<T>(weight.0, weight.1)?);
-            let out = kernels::conv_input_gradient(Isa::current(), shape, &grad, &weight);
+            let out = kernels::conv_input_gradient(
+                Isa::current(),
+                shape,
+                Operand::Plain(&grad),
+                &weight,
+                |_, _| (),
+            )
+            .0;
             Ok((
                 T::to_cpu_storage_owned(out),
                 (shape.batch, shape.in_h, shape.in_w, shape.in_channels).into(),
@@ -320,7 +334,12 @@ impl CustomOp2 for WeightGradient {
             grad: (&CpuStorage, &Layout),
         ) -> Output4 {
             let (x, grad) = (channels_last::<T>(x.0, x.1)?, row_major::<T>(grad.0, grad.1)?);
-            let out = kernels::conv_weight_gradient(Isa::current(), shape, &x, &grad);
+            let out = kernels::conv_weight_gradient(
+                Isa::current(),
+                shape,
+                Operand::Plain(&x),
+                Operand::Plain(&grad),
+            );
             Ok((T::to_cpu_storage_owned(out), size.into()))
         }
         let shape = checked_shape(&self.size.0.into(), &self.size.1.into(), &self.config)?;
