@@ -43,6 +43,16 @@ def fill(*shape: int) -> np.ndarray:
     return (turns * 4 - 2).astype(np.float32).reshape(shape)
 
 
+def noise(*shape: int) -> np.ndarray:
+    """Training's images: those of `fill` are so alike that batch norm would blow up their differences."""
+    mask = np.uint64(0xFFFFFFFF)
+    x = np.arange(np.prod(shape), dtype=np.uint64) * np.uint64(2654435761) & mask
+    x = (x ^ x >> np.uint64(16)) * np.uint64(0x85EBCA6B) & mask
+    x = (x ^ x >> np.uint64(13)) * np.uint64(0xC2B2AE35) & mask
+    turns = (x ^ x >> np.uint64(16)).astype(np.float64) / 2**32
+    return (turns * 4 - 2).astype(np.float32).reshape(shape)
+
+
 def torchvision_model(args: argparse.Namespace) -> Any:
     import torch
     from safetensors.torch import load_file
@@ -207,7 +217,7 @@ def answers(engine: Engine) -> Callable[[dict[str, Any]], dict[str, Any]]:
                 return {"ms": timed(warm(engine.grouped(x, weight, g, do == "grouped_backward")), runs)}
             case {"do": "train", "batch": b, "size": s, "steps": steps, "rate": rate,
                   "momentum": momentum} if engine.train:
-                return engine.train(fill(b, 3, s, s), steps, rate, momentum)
+                return engine.train(noise(b, 3, s, s), steps, rate, momentum)
             case {"do": "memory"}:
                 return {"peak_mb": peak_mb()}
             case {"do": "quit"}:

@@ -1,7 +1,7 @@
 //! Grouped 2-D convolution.
 
 use crate::kernels::{self, ConvShape, Element, Isa, Operand};
-use crate::layout::{channels_last, from_nhwc, row_major};
+use crate::layout::{channels_last, from_nhwc, row_major, to_nhwc};
 use crate::tape::{Output, apply2, apply3, needs_gradient};
 use crate::{Error, Result, composite};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Shape, Tensor};
@@ -43,6 +43,35 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, config: &Conv2dConfig) -> Result<Tens
     }
     let op = Conv { config: *config, input_gradient: needs_gradient("conv2d", x)? };
     apply2(x, weight, op, Output::ChannelsLast)
+}
+
+/// The gradients of [`conv2d`]'s `x` and `weight` from that of its result, for callers that walk back themselves.
+///
+/// # Errors
+/// Those of [`conv2d`], if the gradient does not have the result's shape, or where there is no kernel.
+pub fn conv2d_gradients(
+    x: &Tensor,
+    weight: &Tensor,
+    gradient: &Tensor,
+    config: &Conv2dConfig,
+) -> Result<(Tensor, Tensor)> {
+    let shape = checked_shape(x.shape(), weight.shape(), config)?;
+    check_types(x, &[("weight", weight), ("gradient", gradient)])?;
+    let output = [shape.batch, shape.out_channels, shape.out_h, shape.out_w];
+    if gradient.dims() != output {
+        let (expected, got) = (format!("{output:?}, the shape of the result"), gradient.shape().clone());
+        return Err(Error::Shape { op: "conv2d", input: "gradient", expected, got });
+    }
+    if !has_kernel(x) {
+        let expected = "F32 or F64 on the CPU".to_string();
+        return Err(Error::DType { op: "conv2d", input: "x", expected, got: x.dtype() });
+    }
+    let op = Conv { config: *config, input_gradient: true };
+    let (grad_x, grad_weight) = CustomOp2::bwd(&op, x, weight, gradient, &to_nhwc(gradient)?)?;
+    match (grad_x, grad_weight) {
+        (Some(grad_x), Some(grad_weight)) => Ok((grad_x, grad_weight)),
+        _ => unreachable!("both are asked for"),
+    }
 }
 
 /// [`conv2d`] with a bias (Cout) added to every pixel.

@@ -23,7 +23,7 @@ pub use bottleneck::Bottleneck;
 pub use conv_norm::ConvNorm;
 #[doc(hidden)]
 pub use conv2d::conv2d_composite;
-pub use conv2d::{Conv2dConfig, conv2d, conv2d_with_bias, linear};
+pub use conv2d::{Conv2dConfig, conv2d, conv2d_gradients, conv2d_with_bias, linear};
 pub use cross_entropy::cross_entropy;
 pub use error::{Error, Result};
 pub use inference::{Activations, FusedConv};
