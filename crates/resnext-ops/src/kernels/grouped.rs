@@ -73,9 +73,8 @@ impl Walk {
 
     /// The row in memory behind a row seen; `None` is all zeros.
     fn row(&self, y: isize) -> Option<usize> {
-        let inside = (0..self.seen.0 as isize).contains(&y);
-        let row = inside.then(|| y as usize).filter(|y| y.is_multiple_of(self.spread))? / self.spread;
-        (row < self.src.0).then_some(row)
+        let y = usize::try_from(y).ok().filter(|&y| y < self.seen.0 && y.is_multiple_of(self.spread))?;
+        Some(y / self.spread).filter(|&row| row < self.src.0)
     }
 
     /// Places a row of planes has: the map, its border, and one for a stride's last step.
@@ -88,25 +87,17 @@ impl Walk {
         let mut runs = Vec::new();
         for (i, y) in (self.top(rows.start)..self.top(rows.end - 1) + 3).enumerate() {
             let to = i * self.places();
-            match self.row(y) {
-                Some(row) => {
-                    let first = (n * self.src.0 + row) * self.src.1;
-                    if self.spread > 1 {
-                        runs.push(Run { to, count: self.places(), spread: 1, from: None });
-                    } else {
-                        runs.push(Run { to, count: 1, spread: 1, from: None });
-                        runs.push(Run { to: to + self.src.1 + 1, count: 2, spread: 1, from: None });
-                    }
-                    runs.push(Run {
-                        to: to + 1,
-                        count: self.src.1,
-                        spread: self.spread,
-                        from: Some((first, 1)),
-                    });
-                }
-                // Rows of zeros are never read.
-                None => {}
+            // Rows of zeros are never read.
+            let Some(row) = self.row(y) else { continue };
+            let first = (n * self.src.0 + row) * self.src.1;
+            if self.spread > 1 {
+                runs.push(Run { to, count: self.places(), spread: 1, from: None });
+            } else {
+                runs.push(Run { to, count: 1, spread: 1, from: None });
+                runs.push(Run { to: to + self.src.1 + 1, count: 2, spread: 1, from: None });
             }
+            let (to, count, spread) = (to + 1, self.src.1, self.spread);
+            runs.push(Run { to, count, spread, from: Some((first, 1)) });
         }
         runs
     }

@@ -69,6 +69,9 @@ pub(crate) fn join<T: Element>(isa: Isa, channels: usize, path: Line<T>, around:
     unsafe { blocks(len / channels, channels, make) }.0
 }
 
+/// Batch norm's two sums, a channel each.
+pub(crate) type Totals = [Vec<f64>; 2];
+
 /// From a block's output `y` and its gradient: the gradient of the sum inside the ReLU, and batch norm's sums for
 /// the path's convolution, `(x, mean)`, and for the shortcut's if it has one.
 pub(crate) fn join_gradient<T: Element>(
@@ -77,7 +80,7 @@ pub(crate) fn join_gradient<T: Element>(
     (y, gradient): (&[T], &[T]),
     path: (&[T], &[f64]),
     around: Option<(&[T], &[f64])>,
-) -> (Vec<T>, [Vec<f64>; 2], Option<[Vec<f64>; 2]>) {
+) -> (Vec<T>, Totals, Option<Totals>) {
     struct Gate<'a, T> {
         channels: usize,
         first: usize,

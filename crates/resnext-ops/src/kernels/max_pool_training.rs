@@ -68,8 +68,9 @@ pub(crate) fn pool<T: Element>(isa: Isa, window: &Window, line: Line<T>) -> (Vec
                         for k in 0..c {
                             let v = x[k] * scale[k] + shift[k];
                             let v = if v < T::ZERO { T::ZERO } else { v };
-                            // NaN wins.
-                            let wins = first || !(v <= best[k]);
+                            // NaN wins and stays.
+                            #[allow(clippy::eq_op)]
+                            let wins = first || v > best[k] || v != v;
                             best[k] = if wins { v } else { best[k] };
                             at[k] = if wins { number } else { at[k] };
                         }
