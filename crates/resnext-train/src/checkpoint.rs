@@ -113,11 +113,7 @@ impl Checkpoint {
             return Err(not(format!("expected format version {VERSION}, got {}", header.version)));
         }
         let mut tensors = parse(path, &bytes, device)?;
-        let mut take = |prefix: &str| {
-            let own = tensors.extract_if(.., |name, _| name.starts_with(prefix));
-            own.map(|(name, tensor)| (name[prefix.len()..].to_string(), tensor)).collect()
-        };
-        let (momentum, average) = (take(MOMENTUM), take(AVERAGE));
+        let (momentum, average) = (take(&mut tensors, MOMENTUM), take(&mut tensors, AVERAGE));
         Ok(Checkpoint {
             tensors,
             momentum,
@@ -129,6 +125,14 @@ impl Checkpoint {
     }
 }
 
+/// Takes what begins with `prefix` out of `tensors`, and the prefix off its names.
+fn take(tensors: &mut BTreeMap<String, Tensor>, prefix: &str) -> BTreeMap<String, Tensor> {
+    let (own, rest): (BTreeMap<_, _>, _) =
+        std::mem::take(tensors).into_iter().partition(|(name, _)| name.starts_with(prefix));
+    *tensors = rest;
+    own.into_iter().map(|(name, tensor)| (name[prefix.len()..].to_string(), tensor)).collect()
+}
+
 /// The weights in any safetensors file, a checkpoint's optimizer state left out. Where averages were kept they are
 /// the weights, as they were when the run was judged.
 ///
@@ -136,8 +140,8 @@ impl Checkpoint {
 /// If the file can't be read or is cut short.
 pub fn load_weights(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>> {
     let mut tensors = parse(path, &read(path)?, device)?;
-    let averages: Vec<_> = tensors.extract_if(.., |name, _| name.starts_with(AVERAGE)).collect();
-    tensors.extend(averages.into_iter().map(|(name, tensor)| (name[AVERAGE.len()..].to_string(), tensor)));
+    let averages = take(&mut tensors, AVERAGE);
+    tensors.extend(averages);
     tensors.retain(|name, _| !name.starts_with("optimizer."));
     Ok(tensors)
 }
