@@ -84,6 +84,49 @@ fn a_run_is_trained_resumed_and_evaluated() {
     refused(xtask(folder.path(), &["eval", "whole", "--model", "resnext11_8x4d"]), "of the wrong shape");
 }
 
+#[test]
+fn an_average_of_the_weights_is_judged_saved_and_evaluated() {
+    let folder = tempfile::tempdir().unwrap();
+    tiny_cifar(folder.path());
+    let run = train(folder.path(), "run", &["--epochs", "2", "--ema", "0.5", "--grad-checkpoint"]);
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let csv = std::fs::read_to_string(folder.path().join("run/metrics.csv")).unwrap();
+    let headers: Vec<&str> = csv.lines().next().unwrap().split(',').collect();
+    let column = headers.iter().position(|&name| name == "test_loss").unwrap();
+    let loss: f64 = csv.lines().nth(2).unwrap().split(',').nth(column).unwrap().parse().unwrap();
+    let eval = xtask(folder.path(), &["eval", "run/last.safetensors"]);
+    assert!(eval.status.success(), "{}", String::from_utf8_lossy(&eval.stderr));
+    assert!(text(&eval).contains(&format!("{loss:.4}")), "{loss} in {}", text(&eval));
+    refused(train(folder.path(), "other", &["--ema", "1"]), "decay must be from 0 to below 1");
+}
+
+#[test]
+fn a_training_bench_measures_every_part() {
+    let args = [
+        "bench",
+        "resnext11_4x4d",
+        "--train",
+        "--batch",
+        "4",
+        "--size",
+        "8",
+        "--rounds",
+        "1",
+        "--layers",
+        "--json",
+    ];
+    let output = xtask(Path::new("."), &args);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_str(&text(&output)).unwrap();
+    let ours = &report["engines"][0];
+    for part in ["step_ms", "forward_ms", "backward_ms", "optimizer_ms", "peak_mb"] {
+        assert!(ours[part].as_f64().unwrap() > 0.0, "{part}");
+    }
+    let layers: Vec<String> =
+        report["layers"].as_array().unwrap().iter().map(|layer| layer[0].as_str().unwrap().into()).collect();
+    assert!(layers.contains(&"layer2.0.conv2 weight gradient".to_string()), "{layers:?}");
+}
+
 /// What is trained in form (a) is evaluated, and trained on, in the others.
 #[test]
 fn a_run_changes_its_form() {

@@ -7,7 +7,7 @@ use crate::layers::{BatchNorm, Conv, ConvSize};
 use crate::{Error, Mode, Result};
 use candle_core::{DType, Tensor};
 use candle_nn::{Init, VarBuilder};
-use resnext_ops::{Pool2dConfig, global_avg_pool, linear, max_pool2d, to_channels_last};
+use resnext_ops::{Pool2dConfig, global_avg_pool, linear, max_pool2d, scope, to_channels_last};
 
 /// A ResNeXt (or ResNet) that maps images (N, 3, H, W) to logits (N, classes).
 ///
@@ -62,6 +62,12 @@ impl ResNext {
         Fused::assemble(self.conv1.fold(&self.bn1)?, self.stem, blocks, &self.fc, dtype)
     }
 
+    /// Whether training keeps of each block of form (c) only what it puts out, and computes the rest again in the
+    /// backward pass: less memory for more time, with the same results bit for bit.
+    pub fn set_recompute(&mut self, recompute: bool) {
+        self.stages.iter_mut().flatten().for_each(|block| block.set_recompute(recompute));
+    }
+
     /// The blocks between stem and head, stage by stage.
     pub fn stages(&self) -> &[Vec<Block>] {
         &self.stages
@@ -91,14 +97,21 @@ impl ResNext {
         // The one conversion to channels-last; every operation keeps to it.
         let x = to_channels_last(x)?;
         let mode = if train { Mode::Train } else { Mode::Eval };
-        let mut x = self.bn1.forward(&self.conv1.forward(&x)?, mode, true)?;
-        if self.stem == Stem::ImageNet {
-            x = max_pool2d(&x, &Pool2dConfig { kernel: 3, stride: 2, padding: 1 })?;
-        }
+        let pool = Pool2dConfig { kernel: 3, stride: 2, padding: 1 };
+        let entrance = resnext_ops::Stem {
+            conv: self.conv1.with_norm(&self.bn1),
+            pool: (self.stem == Stem::ImageNet).then_some(pool),
+        };
+        let mut x = if train && entrance.takes(&x) {
+            entrance.forward_train(&x)?
+        } else {
+            let x = self.bn1.forward(&self.conv1.forward(&x)?, mode, true)?;
+            if self.stem == Stem::ImageNet { max_pool2d(&x, &pool)? } else { x }
+        };
         let mut maps = Vec::with_capacity(self.stages.len());
-        for stage in &self.stages {
-            for block in stage {
-                x = block.forward(&x, mode)?;
+        for (s, stage) in self.stages.iter().enumerate() {
+            for (i, block) in stage.iter().enumerate() {
+                x = scope(|| format!("layer{}.{i}", s + 1), || block.forward(&x, mode))?;
             }
             maps.push(x.clone());
         }

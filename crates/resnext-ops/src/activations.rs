@@ -133,7 +133,7 @@ impl Activations {
             WordType::F32 => pixel[k],
             WordType::Bf16 => {
                 let bits = pixel[k / 2].to_bits();
-                f32::from_bits(if k % 2 == 0 { bits << 16 } else { bits & 0xffff_0000 })
+                f32::from_bits(if k.is_multiple_of(2) { bits << 16 } else { bits & 0xffff_0000 })
             }
         }
     }

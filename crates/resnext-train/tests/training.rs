@@ -39,6 +39,27 @@ fn sgd_is_pytorchs_in_f32_and_f64() {
 }
 
 #[test]
+fn the_average_follows_the_values_in_every_type() {
+    for dtype in [DType::F32, DType::F64] {
+        let tensor = |v: f64| Tensor::new(&[v; 3], &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+        let x = Var::from_tensor(&tensor(1.0)).unwrap();
+        let config = SgdConfig { momentum: 0.0, nesterov: false, weight_decay: 0.0 };
+        let mut sgd =
+            Sgd::new(vec![("x".into(), x.clone())], config).unwrap().with_average(0.5, vec![]).unwrap();
+        sgd.set_steps(100);
+        let (gradient, mut want) = (tensor(1.0), 1.0);
+        for step in 1..=4 {
+            sgd.step(0.1, |_| Some(&gradient)).unwrap();
+            want = 0.5 * want + 0.5 * (1.0 - 0.1 * step as f64);
+        }
+        let average = sgd.averages()[0].1.to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap();
+        assert!(average.iter().all(|v| (v - want).abs() < 1e-6), "{average:?} {want}");
+    }
+    let refused = Sgd::new(vec![], SgdConfig::default()).unwrap().with_average(1.0, vec![]).unwrap_err();
+    assert!(refused.to_string().contains("from 0 to below 1"));
+}
+
+#[test]
 fn schedules_pass_through_their_known_points() {
     let rate = |schedule: &Schedule, step| schedule.learning_rate(1.0, step, 100);
     let step = Schedule::Step { warmup: 0.1, milestones: vec![0.5, 0.75], factor: 0.1 };
@@ -128,6 +149,8 @@ fn config(accumulate: usize) -> TrainConfig {
         label_smoothing: 0.1,
         accumulate,
         seed: 3,
+        ema: 0.9,
+        grad_checkpoint: false,
     }
 }
 
@@ -142,7 +165,8 @@ fn trainer(accumulate: usize) -> Trainer {
 fn weights(checkpoint: &Checkpoint) -> Vec<Vec<u32>> {
     let bits =
         |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|v| v.to_bits()).collect();
-    checkpoint.tensors.values().chain(checkpoint.momentum.values()).map(bits).collect()
+    let Checkpoint { tensors, momentum, average, .. } = checkpoint;
+    tensors.values().chain(momentum.values()).chain(average.values()).map(bits).collect()
 }
 
 #[test]

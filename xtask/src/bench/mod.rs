@@ -4,6 +4,7 @@ mod chart;
 mod engine;
 mod report;
 mod serve;
+mod train;
 
 use crate::dtype::Dtype;
 use crate::run_folder::{BEST, file_in};
@@ -57,6 +58,12 @@ pub struct Args {
     /// Bar chart to write
     #[arg(long, default_value = "runs/bench.svg")]
     chart: PathBuf,
+    /// Training steps instead of inference; the first of --batch, or 16 (CIFAR networks: 128)
+    #[arg(long)]
+    train: bool,
+    /// With --train, keep only what blocks put out and compute the rest again
+    #[arg(long, requires = "train")]
+    grad_checkpoint: bool,
     /// Answer requests on standard input instead (bench/peers/README.md)
     #[arg(long, hide = true)]
     serve: bool,
@@ -87,6 +94,9 @@ pub fn run(args: Args) -> Result<()> {
         Some(path) => file_in(path, BEST),
         None => random_weights(&target.config, folder.path())?,
     };
+    if args.train {
+        return train::run(&args, &target, &weights);
+    }
     if args.serve {
         return serve::serve(&target, &weights);
     }
