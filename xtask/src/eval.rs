@@ -50,9 +50,9 @@ pub fn run(args: Args) -> Result<()> {
         Ok(checkpoint) => {
             let form = args.form.unwrap_or(checkpoint.model.form);
             let checkpoint = in_form(checkpoint, form, &file)?;
-            let recipe: Recipe = serde_json::from_value(checkpoint.recipe)
+            let recipe: Recipe = serde_json::from_value(checkpoint.recipe.clone())
                 .with_context(|| format!("the recipe in {}", file.display()))?;
-            (checkpoint.tensors, recipe, Some(checkpoint.model))
+            (checkpoint.weights().clone(), recipe, Some(checkpoint.model))
         }
         Err(Error::NotACheckpoint { .. }) => {
             let dataset = args.dataset.context("a plain weights file needs --dataset and --model")?;

@@ -89,8 +89,13 @@ impl Checkpoint {
     /// # Errors
     /// If the folder can't be written or the disk is full; `path` is then as it was.
     pub fn save_weights(&self, path: &Path) -> Result<()> {
-        let bytes = safetensors::serialize(&self.tensors, None).map_err(|e| Error::Config(e.to_string()))?;
+        let bytes = safetensors::serialize(self.weights(), None).map_err(|e| Error::Config(e.to_string()))?;
         replace_file(path, &bytes)
+    }
+
+    /// The weights the run is judged by: their averages where it keeps them, as [`load_weights`] gives.
+    pub fn weights(&self) -> &BTreeMap<String, Tensor> {
+        if self.average.is_empty() { &self.tensors } else { &self.average }
     }
 
     /// The same run with its blocks in another form (figure 3): weights, running statistics and momentum
