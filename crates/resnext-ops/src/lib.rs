@@ -27,4 +27,4 @@ pub use machine::{fma_peak, read_bandwidth};
 pub use pool::{Pool2dConfig, global_avg_pool, max_pool2d};
 pub use residual::{add, add_relu, cat_channels, relu, sum};
 pub use residue::residue;
-pub use tape::{Gradients, value_and_gradients, vjp};
+pub use tape::{Gradients, untaped, value_and_gradients, vjp};

@@ -3,7 +3,7 @@
 use crate::metrics::Metrics;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor, Var};
-use resnext_model::{Form, convert};
+use resnext_model::{Form, Weights, convert};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -116,6 +116,12 @@ impl Checkpoint {
             recipe: header.recipe,
         })
     }
+}
+
+/// The recipe of the run that wrote these weights, if they are of a checkpoint.
+pub fn recipe_of(weights: &Weights) -> Option<serde_json::Value> {
+    let header: Header = serde_json::from_str(weights.metadata().get(HEADER)?).ok()?;
+    Some(header.recipe)
 }
 
 /// The weights in any safetensors file, a checkpoint's optimizer state left out.

@@ -1,0 +1,32 @@
+//! Other programs' names for the same weights.
+
+use std::collections::BTreeMap;
+
+/// What wrappers put before every name: `DataParallel`, `torch.compile`, a program's own attribute.
+const PREFIXES: [&str; 5] = ["module.", "_orig_mod.", "model.", "backbone.", "net."];
+
+/// Names of the last layer elsewhere.
+const HEADS: [&str; 3] = ["last_linear.", "head.fc.", "classifier."];
+
+/// The entries under torchvision's names, without what is no weight of a network.
+pub(super) fn ours<T>(mut entries: BTreeMap<String, T>) -> BTreeMap<String, T> {
+    entries.retain(|name, _| !name.starts_with("optimizer."));
+    while let Some(prefix) = PREFIXES
+        .iter()
+        .find(|prefix| !entries.is_empty() && entries.keys().all(|name| name.starts_with(**prefix)))
+    {
+        entries =
+            entries.into_iter().map(|(name, entry)| (name[prefix.len()..].to_string(), entry)).collect();
+    }
+    let has_fc = entries.contains_key("fc.weight");
+    let renamed = |name: String| match HEADS.iter().find_map(|head| name.strip_prefix(head)) {
+        Some(rest) if !has_fc => format!("fc.{rest}"),
+        _ => name,
+    };
+    let counter = |name: &String| name.ends_with("num_batches_tracked");
+    entries
+        .into_iter()
+        .filter(|(name, _)| !counter(name))
+        .map(|(name, entry)| (renamed(name), entry))
+        .collect()
+}
