@@ -8,6 +8,7 @@ use resnext_data::heatmap::overlay;
 use resnext_data::{Photo, PhotoLoader};
 use resnext_model::{Fused, ResNext};
 use serde_json::json;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -43,6 +44,9 @@ enum Precision {
     Bf16,
 }
 
+/// What spoke for a class, rows by columns.
+type Map = Vec<Vec<f32>>;
+
 /// What tells logits from images.
 enum Network {
     /// The fast form.
@@ -62,8 +66,8 @@ impl Network {
         })
     }
 
-    /// Logits of one image, and the map behind its first class, rows by columns, where one is asked for.
-    fn run(&self, x: &Tensor) -> Result<(Vec<f32>, Option<Vec<Vec<f32>>>)> {
+    /// Logits of one image, and the map behind its first class, where one is asked for.
+    fn run(&self, x: &Tensor) -> Result<(Vec<f32>, Option<Map>)> {
         Ok(match self {
             Network::Fused(network) => (network.forward(x)?.flatten_all()?.to_vec1()?, None),
             Network::Whole(network) => {
@@ -91,6 +95,7 @@ pub fn run(args: Args) -> Result<()> {
     let network = Network::new(&source, &args)?;
     let start = Instant::now();
     let mut failed = 0;
+    let mut out = std::io::stdout().lock();
     for sample in samples {
         let input = match sample.input {
             Ok(input) => input,
@@ -103,7 +108,7 @@ pub fn run(args: Args) -> Result<()> {
         // The loader's memory is (N, H, W, C); the network sees (N, C, H, W) with those strides.
         let x = Tensor::from_vec(input, (1, height, width, 3), &Device::Cpu)?.permute((0, 3, 1, 2))?;
         let (logits, map) = network.run(&x)?;
-        show(&sample.path, &top(&logits, args.topk), &source, args.json);
+        show(&mut out, &sample.path, &top(&logits, args.topk), &source, args.json)?;
         if let (Some(folder), Some(photo), Some(map)) = (&args.heatmap, &sample.photo, map) {
             draw(folder, &sample.path, photo, &source, map)?;
         }
@@ -178,22 +183,29 @@ fn top(logits: &[f32], k: usize) -> Vec<(usize, f32)> {
     order.into_iter().take(k).map(|class| (class, (logits[class] - largest).exp() / total)).collect()
 }
 
-fn show(path: &Path, top: &[(usize, f32)], source: &Source, as_json: bool) {
+/// Writes a photo's classes. Whoever reads them may have seen enough, which is an error, not a panic.
+fn show(
+    out: &mut impl Write,
+    path: &Path,
+    top: &[(usize, f32)],
+    source: &Source,
+    as_json: bool,
+) -> std::io::Result<()> {
     if as_json {
         let classes: Vec<_> = top
             .iter()
             .map(|&(class, p)| json!({"class": class, "label": source.label(class), "probability": p}))
             .collect();
-        println!("{}", json!({"image": path.display().to_string(), "top": classes}));
-        return;
+        return writeln!(out, "{}", json!({"image": path.display().to_string(), "top": classes}));
     }
-    println!("{}", path.display());
+    writeln!(out, "{}", path.display())?;
     for &(class, p) in top {
-        println!("  {:6.2} %  {} ({class})", 100.0 * p, source.label(class));
+        writeln!(out, "  {:6.2} %  {} ({class})", 100.0 * p, source.label(class))?;
     }
+    Ok(())
 }
 
-fn draw(folder: &Path, path: &Path, photo: &Photo, source: &Source, map: Vec<Vec<f32>>) -> Result<()> {
+fn draw(folder: &Path, path: &Path, photo: &Photo, source: &Source, map: Map) -> Result<()> {
     let size = (map.len(), map.first().map_or(0, Vec::len));
     let drawn = overlay(photo, &source.transform.window(photo), &map.concat(), size);
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();

@@ -13,7 +13,7 @@ const REPO: &str = "me/model";
 const FILE: &str = "model.safetensors";
 
 fn bytes() -> Vec<u8> {
-    (0..200_000u32).map(|i| (i * i >> 7) as u8).collect()
+    (0..200_000u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect()
 }
 
 fn client(server: &Server, cache: &Path) -> Hub {
