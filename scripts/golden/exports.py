@@ -36,7 +36,7 @@ with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
     for name in NETWORKS:
         model = network(name)
-        state = model.state_dict()
+        state = {k: v.clone() for k, v in model.state_dict().items()}
         save_file({k: v.contiguous() for k, v in state.items()}, folder / "in.safetensors")
         torch.save(state, folder / "in.pth")
         torch.save(state, folder / "old.pth", _use_new_zipfile_serialization=False)

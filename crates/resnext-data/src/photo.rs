@@ -1,7 +1,7 @@
 //! Photos as people have them: any common format, any way up.
 
 use crate::{Error, Result};
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use std::io::Cursor;
 use std::path::Path;
 
@@ -41,6 +41,9 @@ impl Photo {
             ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
         if reader.format().is_none() {
             return Err("not an image: expected JPEG, PNG, GIF, WebP, BMP, TIFF, PNM, ICO or QOI".into());
+        }
+        if reader.format() == Some(ImageFormat::Jpeg) && !is_whole_jpeg(bytes) {
+            return Err("a JPEG file that is cut short".into());
         }
         let mut limits = Limits::default();
         limits.max_alloc = Some(MEMORY_LIMIT);
@@ -95,6 +98,30 @@ impl Photo {
         image::save_buffer(path, &self.pixels, width, height, image::ColorType::Rgb8)
             .map_err(|e| Error::Photo { path: path.to_path_buf(), reason: format!("cannot be written: {e}") })
     }
+}
+
+/// Whether a JPEG file reaches its end marker: the decoder would make up the rest. What follows the marker, as in
+/// photos that move, doesn't matter.
+fn is_whole_jpeg(bytes: &[u8]) -> bool {
+    const START: u8 = 0xd8;
+    const END: u8 = 0xd9;
+    const SCAN: u8 = 0xda;
+    let mut at = 0;
+    while let Some(found) = bytes.get(at..).and_then(|rest| rest.iter().position(|&byte| byte == 0xff)) {
+        at += found + 1;
+        match bytes.get(at) {
+            Some(&END) => return true,
+            // A zero stands for the byte 255 in a scan, and 208 to 215 restart one; 255 is padding.
+            Some(0 | 1 | 0xd0..=START | 0xff) => {}
+            Some(&marker) => {
+                let len = bytes.get(at + 1..at + 3).map_or(0, |len| u16::from_be_bytes([len[0], len[1]]));
+                // Segments may hold anything, a smaller JPEG for one; a scan's data comes behind its own.
+                at += if marker == SCAN { 1 } else { 1 + len as usize };
+            }
+            None => return false,
+        }
+    }
+    false
 }
 
 /// Whether rows become columns.

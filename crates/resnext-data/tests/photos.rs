@@ -116,6 +116,13 @@ fn what_is_no_photo_gets_one_clear_line() {
     refused("empty.png", b"", "not an image");
     let whole = std::fs::read(files().join("alpha.png")).unwrap();
     refused("cut.png", &whole[..whole.len() / 2], "a damaged image");
+    for name in ["420.jpg", "444-progressive.jpg", "orientation-6.jpg"] {
+        let whole = std::fs::read(files().join(name)).unwrap();
+        refused("cut.jpg", &whole[..whole.len() - 30], "cut short");
+        let path = folder.path().join("trailer.jpg");
+        std::fs::write(&path, [&whole[..], b"a film, say"].concat()).unwrap();
+        Photo::open(&path).unwrap();
+    }
     // 60000 × 60000 pixels in a file of a few bytes.
     let mut bomb = whole;
     bomb[16..20].copy_from_slice(&60000u32.to_be_bytes());
