@@ -34,6 +34,7 @@ class Engine:
     precision: str
     forward: Callable[[np.ndarray], Pass]  # readies an NCHW input; the pass returns logits
     grouped: Callable[[np.ndarray, np.ndarray, int, bool], Pass] | None = None  # x, weight, groups, backward
+    train: Callable[[np.ndarray, int, float, float], dict[str, Any]] | None = None  # images, steps, rate, momentum
 
 
 def fill(*shape: int) -> np.ndarray:
@@ -42,13 +43,31 @@ def fill(*shape: int) -> np.ndarray:
     return (turns * 4 - 2).astype(np.float32).reshape(shape)
 
 
+def noise(*shape: int) -> np.ndarray:
+    """Training's images: those of `fill` are so alike that batch norm would blow up their differences."""
+    mask = np.uint64(0xFFFFFFFF)
+    x = np.arange(np.prod(shape), dtype=np.uint64) * np.uint64(2654435761) & mask
+    x = (x ^ x >> np.uint64(16)) * np.uint64(0x85EBCA6B) & mask
+    x = (x ^ x >> np.uint64(13)) * np.uint64(0xC2B2AE35) & mask
+    turns = (x ^ x >> np.uint64(16)).astype(np.float64) / 2**32
+    return (turns * 4 - 2).astype(np.float32).reshape(shape)
+
+
 def torchvision_model(args: argparse.Namespace) -> Any:
     import torch
     from safetensors.torch import load_file
     from torchvision.models.resnet import Bottleneck, ResNet
 
+    stages = len(args.depths)
     with torch.device("meta"):  # no time spent on initial weights that are replaced at once
-        model = ResNet(Bottleneck, args.depths, args.classes, groups=args.groups, width_per_group=args.width)
+        depths = args.depths + [1] * (4 - stages)
+        model = ResNet(Bottleneck, depths, args.classes, groups=args.groups, width_per_group=args.width)
+        for stage in range(stages + 1, 5):
+            setattr(model, f"layer{stage}", torch.nn.Identity())
+        if args.stem == "cifar":
+            model.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
+            model.maxpool = torch.nn.Identity()
+        model.fc = torch.nn.Linear(256 << stages - 1, args.classes)
     weights = load_file(args.weights)
     for name in model.state_dict():
         if name.endswith("num_batches_tracked"):  # only training reads it, and our files leave it out
@@ -130,7 +149,30 @@ def pytorch(args: argparse.Namespace) -> Engine:
         x.requires_grad_(), w.requires_grad_()
         return lambda: torch.autograd.grad(F.conv2d(x, w, padding=1, groups=groups), (x, w), grad_outputs=dy)
 
-    return Engine(torch.__version__, "f32", forward, grouped)
+    @cache
+    def optimizer(rate: float, momentum: float) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), lr=rate, momentum=momentum)
+
+    def train(values: np.ndarray, steps: int, rate: float, momentum: float) -> dict[str, Any]:
+        x, labels = tensor(values), torch.arange(len(values)) % args.classes
+        model.train()
+        sgd, times = optimizer(rate, momentum), []
+        losses = []
+        for _ in range(steps):
+            marks = [time.perf_counter()]
+            sgd.zero_grad()
+            loss = F.cross_entropy(model(x), labels)
+            marks.append(time.perf_counter())
+            loss.backward()
+            marks.append(time.perf_counter())
+            sgd.step()
+            marks.append(time.perf_counter())
+            losses.append(loss.item())
+            times.append([(end - start) * 1e3 for start, end in pairwise(marks)])
+        return {"losses": losses, "forward_ms": [t[0] for t in times], "backward_ms": [t[1] for t in times],
+                "optimizer_ms": [t[2] for t in times], "wait_ms": [0.0] * steps}
+
+    return Engine(torch.__version__, "f32", forward, grouped, train)
 
 
 ENGINES = {"openvino-f32": openvino, "openvino": openvino, "onnxruntime": onnxruntime,
@@ -173,6 +215,9 @@ def answers(engine: Engine) -> Callable[[dict[str, Any]], dict[str, Any]]:
                   "runs": runs} if engine.grouped:
                 x, weight = fill(b, c, s, s), fill(c, c // g, 3, 3)
                 return {"ms": timed(warm(engine.grouped(x, weight, g, do == "grouped_backward")), runs)}
+            case {"do": "train", "batch": b, "size": s, "steps": steps, "rate": rate,
+                  "momentum": momentum} if engine.train:
+                return engine.train(noise(b, 3, s, s), steps, rate, momentum)
             case {"do": "memory"}:
                 return {"peak_mb": peak_mb()}
             case {"do": "quit"}:
@@ -203,6 +248,7 @@ def arguments() -> argparse.Namespace:
     network.add_argument("--depths", type=lambda text: [int(n) for n in text.split(",")], default=[3, 4, 6, 3])
     network.add_argument("--groups", type=int, default=32)
     network.add_argument("--width", type=int, default=4, help="channels in each group of the first stage")
+    network.add_argument("--stem", choices=["imagenet", "cifar"], default="imagenet")
     network.add_argument("--classes", type=int, default=1000)
     network.add_argument("--onnx", help="the ONNX file: prepare writes it, OpenVINO and ONNX Runtime read it")
 

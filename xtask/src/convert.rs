@@ -15,6 +15,9 @@ pub struct Args {
     /// Form of the blocks to convert to: a, b or c (torchvision's names)
     #[arg(long, default_value_t)]
     form: Form,
+    /// Write the weights alone: no optimizer state, nothing to resume, but what PyTorch loads as it is
+    #[arg(long)]
+    weights_only: bool,
     /// Checkpoint to write
     #[arg(long)]
     out: PathBuf,
@@ -24,7 +27,11 @@ pub fn run(args: Args) -> Result<()> {
     let file = file_in(&args.run_or_checkpoint, BEST);
     let checkpoint = Checkpoint::load(&file, &Device::Cpu)?;
     let from = checkpoint.model.form;
-    in_form(checkpoint, args.form, &file)?.save(&args.out)?;
+    let checkpoint = in_form(checkpoint, args.form, &file)?;
+    match args.weights_only {
+        true => checkpoint.save_weights(&args.out)?,
+        false => checkpoint.save(&args.out)?,
+    }
     println!("{} (form {from}) as form {}: {}", file.display(), args.form, args.out.display());
     Ok(())
 }

@@ -2,10 +2,11 @@
 
 use crate::convert::in_form;
 use crate::data::{DatasetName, DeviceName, Loaders, device};
+use crate::dtype::Dtype;
 use crate::recipe::{Overrides, Recipe};
 use crate::run_folder::{BEST, file_in};
-use anyhow::{Context, Result};
-use candle_core::DType;
+use anyhow::{Context, Result, ensure};
+use candle_core::{DType, Tensor};
 use indicatif::ProgressBar;
 use resnext_model::{Form, ResNext, Variables};
 use resnext_train::checkpoint::{assign, load_weights, replace_file};
@@ -34,6 +35,9 @@ pub struct Args {
     /// CSV file to write with the label and the prediction of each test image
     #[arg(long)]
     predictions: Option<PathBuf>,
+    /// Compute with the inference form of the network, in this type; the network as it was trained if not given
+    #[arg(long)]
+    dtype: Option<Dtype>,
     /// Where to compute
     #[arg(long, default_value = "auto")]
     device: DeviceName,
@@ -76,7 +80,13 @@ pub fn run(args: Args) -> Result<()> {
     let loaders = Loaders::new(splits, recipe.batch_size, false, 0, &device)?;
     let bar = ProgressBar::new(loaders.test_set().len() as u64);
     let mut predictions = Vec::new();
-    let metrics = evaluate(&network, loaders.test(), |seen, logits, labels| {
+    ensure!(args.dtype.is_none() || device.is_cpu(), "--dtype is for the CPU");
+    let fused = args.dtype.map(|dtype| network.fuse_to(dtype.into())).transpose()?;
+    let forward = |images: &Tensor| match &fused {
+        Some(fused) => fused.forward(images),
+        None => network.forward(images, false),
+    };
+    let metrics = evaluate(forward, loaders.test(), |seen, logits, labels| {
         bar.set_position(seen as u64);
         let predicted = logits.argmax(1)?.to_vec1::<u32>()?;
         predictions.extend(labels.to_vec1::<u32>()?.into_iter().zip(predicted));

@@ -5,6 +5,7 @@ mod bench;
 mod convert;
 mod curves;
 mod data;
+mod dtype;
 mod eval;
 mod export;
 mod predict;

@@ -1,9 +1,9 @@
 //! `cargo xtask predict`
 
+use crate::dtype::Dtype;
 use crate::source::Source;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
-use clap::ValueEnum;
 use resnext_data::heatmap::overlay;
 use resnext_data::{Photo, PhotoLoader};
 use resnext_model::{Fused, ResNext};
@@ -28,20 +28,13 @@ pub struct Args {
     json: bool,
     /// What to compute in
     #[arg(long, default_value = "f32")]
-    dtype: Precision,
+    dtype: Dtype,
     /// Folder to write photos to, under a map of what spoke for their first class (Grad-CAM)
     #[arg(long)]
     heatmap: Option<PathBuf>,
     /// Threads that decode photos; all cores if not given
     #[arg(long)]
     threads: Option<usize>,
-}
-
-/// What inference computes in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Precision {
-    F32,
-    Bf16,
 }
 
 /// What spoke for a class, rows by columns.
@@ -59,10 +52,10 @@ impl Network {
     fn new(source: &Source, args: &Args) -> Result<Self> {
         let builder = source.pretrained.weights.builder(DType::F32, &Device::Cpu);
         let config = &source.pretrained.config;
-        Ok(match (args.heatmap.is_some(), args.dtype) {
-            (_, Precision::Bf16) => bail!("this build has no inference in bf16: --dtype must be f32"),
-            (false, Precision::F32) => Network::Fused(Box::new(Fused::new(config, builder)?)),
-            (true, Precision::F32) => Network::Whole(Box::new(ResNext::new(config, builder)?)),
+        Ok(match args.heatmap {
+            None => Network::Fused(Box::new(Fused::new(config, builder, args.dtype.into())?)),
+            Some(_) if args.dtype != Dtype::F32 => bail!("--heatmap needs --dtype f32"),
+            Some(_) => Network::Whole(Box::new(ResNext::new(config, builder)?)),
         })
     }
 

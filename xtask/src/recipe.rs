@@ -31,6 +31,11 @@ pub struct Recipe {
     pub accumulate: usize,
     #[serde(default)]
     pub zero_init_last: bool,
+    /// How much an average of the weights, by which the network is judged, keeps at a step; 0 is none.
+    #[serde(default)]
+    pub ema: f64,
+    #[serde(default)]
+    pub grad_checkpoint: bool,
     pub schedule: Schedule,
     #[serde(default)]
     pub sgd: SgdConfig,
@@ -70,6 +75,12 @@ pub struct Overrides {
     /// Batches whose gradients make one step
     #[arg(long)]
     pub accumulate: Option<usize>,
+    /// Judge an average of the weights, of which a step keeps this much, such as 0.998
+    #[arg(long)]
+    pub ema: Option<f64>,
+    /// Less memory for more time: the backward pass computes the insides of blocks again
+    #[arg(long)]
+    pub grad_checkpoint: bool,
 }
 
 impl Recipe {
@@ -107,6 +118,8 @@ impl Recipe {
         set(&mut self.lr, &overrides.lr);
         set(&mut self.seed, &overrides.seed);
         set(&mut self.accumulate, &overrides.accumulate);
+        set(&mut self.ema, &overrides.ema);
+        self.grad_checkpoint |= overrides.grad_checkpoint;
         if overrides.data.is_some() {
             self.data = overrides.data.clone();
         }
@@ -128,6 +141,8 @@ impl Recipe {
             label_smoothing: self.label_smoothing,
             accumulate: self.accumulate,
             seed: self.seed,
+            ema: self.ema,
+            grad_checkpoint: self.grad_checkpoint,
         }
     }
 }

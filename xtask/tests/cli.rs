@@ -84,6 +84,49 @@ fn a_run_is_trained_resumed_and_evaluated() {
     refused(xtask(folder.path(), &["eval", "whole", "--model", "resnext11_8x4d"]), "of the wrong shape");
 }
 
+#[test]
+fn an_average_of_the_weights_is_judged_saved_and_evaluated() {
+    let folder = tempfile::tempdir().unwrap();
+    tiny_cifar(folder.path());
+    let run = train(folder.path(), "run", &["--epochs", "2", "--ema", "0.5", "--grad-checkpoint"]);
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let csv = std::fs::read_to_string(folder.path().join("run/metrics.csv")).unwrap();
+    let headers: Vec<&str> = csv.lines().next().unwrap().split(',').collect();
+    let column = headers.iter().position(|&name| name == "test_loss").unwrap();
+    let loss: f64 = csv.lines().nth(2).unwrap().split(',').nth(column).unwrap().parse().unwrap();
+    let eval = xtask(folder.path(), &["eval", "run/last.safetensors"]);
+    assert!(eval.status.success(), "{}", String::from_utf8_lossy(&eval.stderr));
+    assert!(text(&eval).contains(&format!("{loss:.4}")), "{loss} in {}", text(&eval));
+    refused(train(folder.path(), "other", &["--ema", "1"]), "decay must be from 0 to below 1");
+}
+
+#[test]
+fn a_training_bench_measures_every_part() {
+    let args = [
+        "bench",
+        "resnext11_4x4d",
+        "--train",
+        "--batch",
+        "4",
+        "--size",
+        "8",
+        "--rounds",
+        "1",
+        "--layers",
+        "--json",
+    ];
+    let output = xtask(Path::new("."), &args);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_str(&text(&output)).unwrap();
+    let ours = &report["engines"][0];
+    for part in ["step_ms", "forward_ms", "backward_ms", "optimizer_ms", "peak_mb"] {
+        assert!(ours[part].as_f64().unwrap() > 0.0, "{part}");
+    }
+    let layers: Vec<String> =
+        report["layers"].as_array().unwrap().iter().map(|layer| layer[0].as_str().unwrap().into()).collect();
+    assert!(layers.contains(&"layer2.0.conv2 weight gradient".to_string()), "{layers:?}");
+}
+
 /// What is trained in form (a) is evaluated, and trained on, in the others.
 #[test]
 fn a_run_changes_its_form() {
@@ -96,9 +139,16 @@ fn a_run_changes_its_form() {
     ok(xtask(path, &["eval", "a", "--predictions", "a.csv"]));
     ok(xtask(path, &["eval", "a", "--form", "b", "--predictions", "b.csv"]));
     ok(xtask(path, &["eval", "c.safetensors", "--predictions", "c.csv"]));
+    // Without the optimizer's state the file doesn't say what it is, and has torchvision's names only.
+    ok(xtask(path, &["convert", "a", "--weights-only", "--out", "bare.safetensors"]));
+    let bare =
+        ["eval", "bare.safetensors", "--model", "resnext11_4x4d", "--dataset", "cifar10", "--data", "."];
+    ok(xtask(path, &[&bare[..], &["--predictions", "bare.csv"]].concat()));
     let read = |name: &str| std::fs::read_to_string(path.join(name)).unwrap();
     assert_eq!(read("a.csv").lines().count(), 1 + 8);
-    assert_eq!((read("a.csv"), read("a.csv")), (read("b.csv"), read("c.csv")));
+    for other in ["b.csv", "c.csv", "bare.csv"] {
+        assert_eq!(read("a.csv"), read(other), "{other}");
+    }
     // Momentum comes along: the second epoch is that of a run that stayed in form (a).
     ok(train(path, "stayed", &["--form", "a", "--epochs", "2"]));
     ok(xtask(path, &["train", "--resume", "a", "--form", "c", "--epochs", "2"]));
@@ -116,11 +166,31 @@ fn the_quick_proof_succeeds_and_is_reported() {
     let output = xtask(folder.path(), &["prove", "--quick", "--report", "proof/report.md"]);
     assert!(output.status.success(), "{}", text(&output));
     let read = |name: &str| std::fs::read_to_string(folder.path().join("proof").join(name)).unwrap();
-    assert!(read("report.md").contains("| a permuted group ") && text(&output).contains("Proved on cpu"));
+    for text in [read("report.md"), text(&output)] {
+        for control in [
+            "a permuted group",
+            "a weight moved by one",
+            "a missing path",
+            "groups off by one channel",
+            "the shortcut left out",
+            "batch-norm statistics of the wrong path",
+            "a converted weight moved by one ulp",
+        ] {
+            let row = text.lines().find(|line| line.contains(control)).unwrap();
+            assert!(row.contains(" yes ") && row.contains(": expected "), "{row}");
+        }
+        assert!(text.contains("Proved on cpu"));
+    }
+    assert!(read("report.md").contains("(report.svg)"));
     let json: serde_json::Value = serde_json::from_str(&read("report.json")).unwrap();
     assert_eq!(json["proved"], true);
     assert!(json["blocks"].as_array().unwrap().iter().all(|b| b["identities"][0]["tally"]["bits"] == 0));
     assert!(read("report.svg").starts_with("<svg"));
+    // What can't be done is said before minutes of proof.
+    std::fs::write(folder.path().join("file"), "").unwrap();
+    refused(xtask(folder.path(), &["prove", "--report", "file/report.md"]), "cannot make the folder");
+    refused(xtask(folder.path(), &["prove", "--report", "proof"]), "it is a folder");
+    refused(xtask(folder.path(), &["prove", "--device", "cuda"]), "is not to be had");
 }
 
 #[test]

@@ -87,6 +87,28 @@ fn photos_folders_and_patterns_are_told_in_order() {
 }
 
 #[test]
+fn bf16_tells_the_same_classes_where_the_machine_has_it() {
+    let folder = prepared();
+    let bf16 = predict(folder.path(), &["photos", "--json", "--topk", "10", "--dtype", "bf16"]);
+    if !resnext_ops::fused_dtype_is_supported(DType::BF16) {
+        return refused(bf16, "BF16");
+    }
+    let probabilities = |text: String| -> Vec<f64> {
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let sorted = |image: Value| {
+            let mut classes = image["top"].as_array().unwrap().clone();
+            classes.sort_by_key(|class| class["class"].as_u64());
+            classes.into_iter().map(|class| class["probability"].as_f64().unwrap()).collect::<Vec<_>>()
+        };
+        lines.flat_map(sorted).collect()
+    };
+    let single = probabilities(ok(predict(folder.path(), &["photos", "--json", "--topk", "10"])));
+    let narrow = probabilities(ok(bf16));
+    assert!(single != narrow && single.len() == 30);
+    assert!(single.iter().zip(&narrow).all(|(a, b)| (a - b).abs() < 0.02), "{single:?} {narrow:?}");
+}
+
+#[test]
 fn a_heat_map_is_drawn_over_every_photo() {
     let folder = prepared();
     let path = folder.path();
@@ -145,7 +167,10 @@ fn bad_input_gets_one_clear_line() {
     std::fs::create_dir(path.join("empty")).unwrap();
     refused(predict(path, &["empty"]), "empty: a folder without photos");
     refused(predict(path, &["photos", "--topk", "0"]), "--topk must be at least 1");
-    refused(predict(path, &["photos", "--dtype", "bf16"]), "--dtype must be f32");
+    refused(
+        predict(path, &["photos", "--dtype", "bf16", "--heatmap", "maps"]),
+        "--heatmap needs --dtype f32",
+    );
     refused(predict(path, &["photos", "--heatmap", "w.safetensors/x"]), "cannot make the folder");
     let export = |out: &str| xtask(path, &["export", "w.safetensors", "--out", out], &[]);
     refused(export("model.txt"), "expected a name that ends in .safetensors or .onnx");

@@ -5,14 +5,17 @@ use crate::config::Stem;
 use crate::layers::Folded;
 use crate::network::{entrance, head};
 use crate::{Config, Error, Result};
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use resnext_ops::{Activations, Conv2dConfig, FusedConv, Pool2dConfig};
+use resnext_ops::{Activations, Conv2dConfig, Crew, FusedConv, Fusion, Pool2dConfig};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A network for inference on the CPU, in f32: batch norm folded into packed convolutions, bias, residual and
-/// ReLU in their passes, and buffers that are kept. Whatever the form it was trained in, it runs form (c).
+/// A network for inference on the CPU: batch norm folded into packed convolutions, bias, residual and ReLU in
+/// their passes, and buffers that are kept. Whatever the form it was trained in, it runs form (c).
+///
+/// In f32, or in bf16 where [`fused_dtype_is_supported`](resnext_ops::fused_dtype_is_supported) says so: then
+/// maps and the convolutions' weights are bf16, and sums, pooling and the last layer f32.
 #[derive(Debug)]
 pub struct Fused {
     entrance: FusedConv,
@@ -22,6 +25,7 @@ pub struct Fused {
     blocks: Vec<FusedBlock>,
     fc: FusedConv,
     classes: usize,
+    dtype: DType,
     /// One set for each call there ever was at the same time.
     buffers: Mutex<Vec<Buffers>>,
 }
@@ -44,22 +48,23 @@ struct Buffers {
 }
 
 impl Fused {
-    /// Builds the network of `config` from the weights under `vb`, f32, and fuses it block by block: a
-    /// block's unpacked weights are gone when the next one's are read.
+    /// Builds the network of `config` from the weights under `vb`, f32, and fuses it block by block, to
+    /// compute in `dtype`: a block's unpacked weights are gone when the next one's are read.
     ///
     /// # Errors
-    /// If the configuration is invalid, or a weight is missing, of the wrong shape or not f32.
-    pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
+    /// If the configuration is invalid, a weight is missing, of the wrong shape or not f32, or this machine
+    /// can't compute in `dtype`.
+    pub fn new(config: &Config, vb: VarBuilder, dtype: DType) -> Result<Self> {
         config.validate()?;
         let (conv1, bn1) = entrance(config, &vb)?;
         let mut blocks = Vec::new();
         for (s, sizes) in config.blocks().iter().enumerate() {
             for (i, size) in sizes.iter().enumerate() {
                 let block = Block::new(size, config, vb.pp(format!("layer{}", s + 1)).pp(i))?;
-                blocks.push(FusedBlock::new(s, i, &block)?);
+                blocks.push(FusedBlock::new(s, i, &block, dtype)?);
             }
         }
-        Fused::assemble(conv1.fold(&bn1)?, config.stem, blocks, &head(config, &vb)?)
+        Fused::assemble(conv1.fold(&bn1)?, config.stem, blocks, &head(config, &vb)?, dtype)
     }
 
     pub(crate) fn assemble(
@@ -67,23 +72,30 @@ impl Fused {
         stem: Stem,
         blocks: Vec<FusedBlock>,
         (weight, bias): &(Tensor, Tensor),
+        dtype: DType,
     ) -> Result<Self> {
         let (entrance, border) = entrance.without_padding();
         let (classes, features) = weight.dims2()?;
         let weight = weight.detach().reshape((classes, features, 1, 1))?;
         Ok(Fused {
-            entrance: entrance.pack()?,
+            entrance: entrance.pack(dtype)?,
             border,
             stem,
             blocks,
-            fc: FusedConv::new(&weight, &bias.detach(), &Conv2dConfig::default())?,
+            fc: FusedConv::new(&weight, &bias.detach(), &Conv2dConfig::default(), DType::F32)?,
             classes,
+            dtype,
             buffers: Mutex::default(),
         })
     }
 
-    /// Logits (N, classes) of images `x` (N, 3, H, W), f32. NaN in an image makes its logits NaN; no images
-    /// give no logits.
+    /// The type it computes in.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Logits (N, classes), f32, of images `x` (N, 3, H, W), f32. NaN in an image makes its logits NaN; no
+    /// images give no logits.
     ///
     /// # Errors
     /// If `x` is not (N, 3, H, W) of f32.
@@ -103,61 +115,71 @@ impl Fused {
         };
         let free = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut buffers = free.unwrap_or_default();
-        let mut logits = Vec::with_capacity(n);
-        // Image by image: then maps stay in the caches from one layer to the next.
-        for i in 0..n {
-            logits.push(self.run(&x.narrow(0, i, 1)?, &mut buffers, observe)?);
-        }
+        let mut logits = Vec::with_capacity(n * self.classes);
+        Crew::run(|crew| -> Result<()> {
+            // Image by image: then maps stay in the caches from one layer to the next.
+            for i in 0..n {
+                let out = self.run(crew, &x.narrow(0, i, 1)?, &mut buffers, observe)?;
+                logits.extend(out.to_tensor()?.flatten_all()?.to_vec1::<f32>()?);
+            }
+            Ok(())
+        })?;
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner).push(buffers);
-        match logits.is_empty() {
-            true => Ok(Tensor::zeros((0, self.classes), x.dtype(), x.device())?),
-            false => Ok(Tensor::cat(&logits, 0)?),
-        }
+        Ok(Tensor::from_vec(logits, (n, self.classes), &Device::Cpu)?)
     }
 
-    fn run(
+    /// The logits of one image.
+    fn run<'a>(
         &self,
+        crew: &Crew,
         image: &Tensor,
-        buffers: &mut Buffers,
+        buffers: &'a mut Buffers,
         observe: &mut dyn FnMut(&str, Duration),
-    ) -> Result<Tensor> {
+    ) -> Result<&'a Activations> {
         let mut clock = Instant::now();
         let mut done = |name: &str| {
             let now = Instant::now();
             observe(name, now - std::mem::replace(&mut clock, now));
         };
         let Buffers { x, y, inner: [first, second], shortcut } = buffers;
-        y.load(image, self.border)?;
+        y.load(crew, image, self.dtype, self.border)?;
         done("input");
-        self.entrance.forward(y, None, true, x)?;
+        let relu = Fusion { relu: true, ..Default::default() };
+        self.entrance.forward(crew, y, relu, x)?;
         done("conv1");
         if self.stem == Stem::ImageNet {
-            x.max_pool(&Pool2dConfig { kernel: 3, stride: 2, padding: 1 }, y)?;
+            x.max_pool(crew, &Pool2dConfig { kernel: 3, stride: 2, padding: 1 }, y)?;
             std::mem::swap(x, y);
             done("maxpool");
         }
-        for FusedBlock { name, convs, shortcut: projection } in &self.blocks {
-            convs[0].forward(x, None, true, first)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            let FusedBlock { name, convs: [reduce, grouped, expand], shortcut: projection } = block;
+            // The grouped convolution has too little to do to fetch much meanwhile: its neighbours do.
+            let mut ahead = vec![grouped];
+            ahead.extend(projection);
+            ahead.push(expand);
+            reduce.forward(crew, x, Fusion { ahead: &ahead, ..relu }, first)?;
             done(&format!("{name}.conv1"));
-            convs[1].forward(first, None, true, second)?;
+            grouped.forward(crew, first, relu, second)?;
             done(&format!("{name}.conv2"));
             let residual = match projection {
                 Some(projection) => {
-                    projection.forward(x, None, false, shortcut)?;
+                    projection.forward(crew, x, Fusion::default(), shortcut)?;
                     done(&format!("{name}.downsample.0"));
                     &*shortcut
                 }
                 None => &*x,
             };
-            convs[2].forward(second, Some(residual), true, y)?;
+            let next = self.blocks.get(i + 1).map_or(&self.fc, |next| &next.convs[0]);
+            expand.forward(crew, second, Fusion { residual: Some(residual), ahead: &[next], ..relu }, y)?;
             done(&format!("{name}.conv3"));
             std::mem::swap(x, y);
         }
         x.global_avg_pool(first);
         done("avgpool");
-        self.fc.forward(first, None, false, second)?;
+        self.fc.forward(crew, first, Fusion::default(), second)?;
         done("fc");
-        Ok(second.to_tensor()?.reshape((1, self.classes))?)
+        Ok(second)
     }
 
     /// Bytes of all packed weights.
@@ -171,10 +193,10 @@ impl Fused {
 
 impl FusedBlock {
     /// Block `i` of stage `s`, both from 0.
-    pub(crate) fn new(s: usize, i: usize, block: &Block) -> Result<Self> {
+    pub(crate) fn new(s: usize, i: usize, block: &Block, dtype: DType) -> Result<Self> {
         let name = format!("layer{}.{i}", s + 1);
         let ([a, b, c], shortcut) = block.fold()?;
-        let shortcut = shortcut.map(|folded| folded.pack()).transpose()?;
-        Ok(FusedBlock { name, convs: [a.pack()?, b.pack()?, c.pack()?], shortcut })
+        let shortcut = shortcut.map(|folded| folded.pack(dtype)).transpose()?;
+        Ok(FusedBlock { name, convs: [a.pack(dtype)?, b.pack(dtype)?, c.pack(dtype)?], shortcut })
     }
 }

@@ -4,8 +4,8 @@ use crate::{Mode, Result};
 use candle_core::{DType, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
 use resnext_ops::{
-    BatchNormConfig, Conv2dConfig, FusedConv, RunningStats, batch_norm_eval, batch_norm_train, conv2d,
-    residue,
+    BatchNormConfig, Conv2dConfig, ConvNorm, FusedConv, RunningStats, batch_norm_eval, batch_norm_train,
+    conv2d, residue,
 };
 
 /// A convolution without bias: `weight` (Cout, Cin/groups, k, k).
@@ -48,9 +48,9 @@ impl Folded {
         (self, padding)
     }
 
-    /// Ready for inference.
-    pub(crate) fn pack(&self) -> Result<FusedConv> {
-        Ok(FusedConv::new(&self.weight, &self.bias, &self.config)?)
+    /// Ready for inference in `dtype`.
+    pub(crate) fn pack(&self, dtype: DType) -> Result<FusedConv> {
+        Ok(FusedConv::new(&self.weight, &self.bias, &self.config, dtype)?)
     }
 }
 
@@ -100,6 +100,16 @@ impl Conv {
         let scale = scale.to_dtype(dtype)?.reshape(((), 1, 1, 1))?;
         let weight = self.weight.detach().broadcast_mul(&scale)?;
         Ok(Folded { weight, bias: bias.to_dtype(dtype)?, config: self.config })
+    }
+
+    /// With the batch norm behind it, as fused training operations take them.
+    pub(crate) fn with_norm(&self, bn: &BatchNorm) -> ConvNorm {
+        ConvNorm {
+            weight: self.weight.clone(),
+            conv: self.config,
+            scale_shift: (bn.weight.clone(), bn.bias.clone()),
+            running: bn.running.clone(),
+        }
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {

@@ -5,9 +5,9 @@ use crate::config::{Config, Stem};
 use crate::fused::{Fused, FusedBlock};
 use crate::layers::{BatchNorm, Conv, ConvSize};
 use crate::{Error, Mode, Result};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use candle_nn::{Init, VarBuilder};
-use resnext_ops::{Pool2dConfig, linear, max_pool2d, to_channels_last, untaped};
+use resnext_ops::{Pool2dConfig, linear, max_pool2d, scope, to_channels_last, untaped};
 
 /// A ResNeXt (or ResNet) that maps images (N, 3, H, W) to logits (N, classes).
 ///
@@ -42,18 +42,32 @@ impl ResNext {
         Ok(ResNext { conv1, bn1, stem: config.stem, stages, fc: head(config, &vb)?, frozen: None })
     }
 
-    /// The inference form: several times faster on a CPU, f32, with the weights as they are now.
+    /// The inference form, f32: several times faster on a CPU, with the weights as they are now.
     ///
     /// # Errors
     /// If the network is not f32.
     pub fn fuse(&self) -> Result<Fused> {
+        self.fuse_to(DType::F32)
+    }
+
+    /// The inference form that computes in `dtype`, f32 or bf16.
+    ///
+    /// # Errors
+    /// If the network is not f32, or this machine can't compute in `dtype`.
+    pub fn fuse_to(&self, dtype: DType) -> Result<Fused> {
         let mut blocks = Vec::new();
         for (s, stage) in self.stages.iter().enumerate() {
             for (i, block) in stage.iter().enumerate() {
-                blocks.push(FusedBlock::new(s, i, block)?);
+                blocks.push(FusedBlock::new(s, i, block, dtype)?);
             }
         }
-        Fused::assemble(self.conv1.fold(&self.bn1)?, self.stem, blocks, &self.fc)
+        Fused::assemble(self.conv1.fold(&self.bn1)?, self.stem, blocks, &self.fc, dtype)
+    }
+
+    /// Whether training keeps of each block of form (c) only what it puts out, and computes the rest again in the
+    /// backward pass: less memory for more time, with the same results bit for bit.
+    pub fn set_recompute(&mut self, recompute: bool) {
+        self.stages.iter_mut().flatten().for_each(|block| block.set_recompute(recompute));
     }
 
     /// The blocks between stem and head, stage by stage.
@@ -85,16 +99,17 @@ impl ResNext {
         // The one conversion to channels-last; every operation keeps to it.
         let x = to_channels_last(x)?;
         let mut x = match self.frozen {
-            Some(_) => untaped(|| self.enter(&x, Mode::Eval))?.detach(),
-            None => self.enter(&x, mode)?,
+            Some(_) => untaped(|| self.enter(&x, false))?.detach(),
+            None => self.enter(&x, train)?,
         };
         let mut maps = Vec::with_capacity(self.stages.len());
         for (s, stage) in self.stages.iter().enumerate() {
-            for block in stage {
-                x = match s < frozen_stages {
-                    true => untaped(|| block.forward(&x, Mode::Eval))?.detach(),
-                    false => block.forward(&x, mode)?,
+            for (i, block) in stage.iter().enumerate() {
+                let forward = || match s < frozen_stages {
+                    true => Ok::<_, Error>(untaped(|| block.forward(&x, Mode::Eval))?.detach()),
+                    false => block.forward(&x, mode),
                 };
+                x = scope(|| format!("layer{}.{i}", s + 1), forward)?;
             }
             maps.push(x.clone());
         }
@@ -102,12 +117,18 @@ impl ResNext {
     }
 
     /// The stem, from channels-last images.
-    fn enter(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+    fn enter(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        let pool = Pool2dConfig { kernel: 3, stride: 2, padding: 1 };
+        let entrance = resnext_ops::Stem {
+            conv: self.conv1.with_norm(&self.bn1),
+            pool: (self.stem == Stem::ImageNet).then_some(pool),
+        };
+        if train && entrance.takes(x) {
+            return Ok(entrance.forward_train(x)?);
+        }
+        let mode = if train { Mode::Train } else { Mode::Eval };
         let x = self.bn1.forward(&self.conv1.forward(x)?, mode, true)?;
-        Ok(match self.stem {
-            Stem::ImageNet => max_pool2d(&x, &Pool2dConfig { kernel: 3, stride: 2, padding: 1 })?,
-            Stem::Cifar => x,
-        })
+        Ok(if self.stem == Stem::ImageNet { max_pool2d(&x, &pool)? } else { x })
     }
 }
 

@@ -27,6 +27,11 @@ impl Variables {
         Variables { seed, dtype, device: device.clone(), map: Arc::default() }
     }
 
+    /// Where they are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// A builder that creates variables here.
     pub fn builder(&self) -> VarBuilder<'static> {
         VarBuilder::from_backend(Box::new(self.clone()), self.dtype, self.device.clone())

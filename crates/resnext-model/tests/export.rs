@@ -25,7 +25,9 @@ fn safetensors_come_back_in_every_type_and_from_every_form() {
         let config = Config { form, ..Config::by_name("resnext11_4x4d").unwrap() };
         let (path, weights) = saved(&folder, &config);
         let logits = |weights: &Weights| {
-            let network = Fused::new(&weights.config().unwrap(), weights.builder(DType::F32, &CPU)).unwrap();
+            let network =
+                Fused::new(&weights.config().unwrap(), weights.builder(DType::F32, &CPU), DType::F32)
+                    .unwrap();
             values(&network.forward(&x).unwrap())
         };
         let expected = logits(&weights);

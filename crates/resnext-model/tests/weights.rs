@@ -79,6 +79,18 @@ fn prefixes_and_other_names_are_ours_in_the_end() {
     Weights::open(&path).unwrap().check(&tiny(), Head::Loaded).unwrap();
 }
 
+#[test]
+fn of_a_checkpoint_it_is_the_averages_that_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let average = Tensor::new(&[7f32, 8.0, 9.0], &CPU).unwrap();
+    let weights = changed(folder.path(), |all| {
+        all.insert("optimizer.average.fc.bias".into(), average.clone());
+        all.insert("optimizer.momentum.fc.bias".into(), (&average * 2.0).unwrap());
+    });
+    weights.check(&tiny(), Head::Loaded).unwrap();
+    assert_eq!(values(&weights.tensor("fc.bias", &CPU).unwrap()), [7.0, 8.0, 9.0]);
+}
+
 /// A few hundred names that make a network of 10¹⁵ weights of a file of a megabyte.
 #[test]
 fn a_network_that_the_file_cannot_hold_is_not_built() {

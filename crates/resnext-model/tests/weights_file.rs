@@ -14,7 +14,7 @@ fn a_network_is_read_from_its_file() {
     let network = ResNext::new(&config, variables.builder()).unwrap();
     let tensors = variables.all().into_iter().map(|(name, var)| (name, var.as_detached_tensor()));
     candle_core::safetensors::save(&tensors.collect(), &path).unwrap();
-    let fused = Fused::new(&config, weights_file(&path, DType::F32, &CPU).unwrap()).unwrap();
+    let fused = Fused::new(&config, weights_file(&path, DType::F32, &CPU).unwrap(), DType::F32).unwrap();
     let x = Tensor::ones((1, 3, 9, 9), DType::F32, &CPU).unwrap();
     let logits = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let expected = logits(network.fuse().unwrap().forward(&x).unwrap());
@@ -22,7 +22,10 @@ fn a_network_is_read_from_its_file() {
 
     let other = Config { classes: 7, ..config };
     let fails = |config: &Config| {
-        weights_file(&path, DType::F32, &CPU).and_then(|vb| Fused::new(config, vb)).unwrap_err().to_string()
+        weights_file(&path, DType::F32, &CPU)
+            .and_then(|vb| Fused::new(config, vb, DType::F32))
+            .unwrap_err()
+            .to_string()
     };
     assert!(fails(&other).contains("expected shape [7, 256], file has [10, 256]: fc.weight"));
     let bytes = std::fs::read(&path).unwrap();

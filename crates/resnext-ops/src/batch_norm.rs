@@ -51,34 +51,48 @@ pub fn batch_norm_train(
     config: &BatchNormConfig,
 ) -> Result<Tensor> {
     check(x, weight, bias, &running.mean, &running.var)?;
-    let (n, c, h, w) = x.dims4()?;
+    let (n, _, h, w) = x.dims4()?;
     let count = n * h * w;
     if count < 2 {
         let expected = "more than one value a channel when training".to_string();
         return Err(Error::Shape { op: "batch_norm", input: "x", expected, got: x.shape().clone() });
     }
-    let (mean, var, y) = if has_kernel(x) {
+    if has_kernel(x) {
         let (mean, var) = batch_statistics(x)?;
-        let stats = Stats { mean: mean.clone(), inv_std: inverse_std(&var, config.eps) };
-        let y = normalise(x, weight, bias, stats, true, config.relu)?;
-        let tensor = |v: Vec<f64>| Tensor::from_vec(v, c, x.device())?.to_dtype(x.dtype());
-        (tensor(mean)?, tensor(var)?, y)
-    } else {
-        let mean = x.mean_keepdim((0, 2, 3))?;
-        let centred = x.broadcast_sub(&mean)?;
-        let var = centred.sqr()?.mean_keepdim((0, 2, 3))?;
-        let y = composite(&centred, &var, weight, bias, config)?;
-        (mean.flatten_all()?.detach(), var.flatten_all()?.detach(), y)
-    };
-    let unbiased = count as f64 / (count - 1) as f64;
-    let blend = |running: &Var, batch: Tensor, scale: f64| -> Result<()> {
-        let kept = (running.as_detached_tensor() * (1.0 - config.momentum))?;
-        running.set(&(kept + (batch * (config.momentum * scale))?)?)?;
-        Ok(())
-    };
-    blend(&running.mean, mean, 1.0)?;
-    blend(&running.var, var, unbiased)?;
+        running.update(&mean, &var, count, config)?;
+        let stats = Stats { inv_std: inverse_std(&var, config.eps), mean };
+        return normalise(x, weight, bias, stats, true, config.relu);
+    }
+    let mean = x.mean_keepdim((0, 2, 3))?;
+    let centred = x.broadcast_sub(&mean)?;
+    let var = centred.sqr()?.mean_keepdim((0, 2, 3))?;
+    let y = composite(&centred, &var, weight, bias, config)?;
+    running.blend(mean.flatten_all()?.detach(), var.flatten_all()?.detach(), count, config)?;
     Ok(y)
+}
+
+impl RunningStats {
+    /// Moves both towards a batch's mean and biased variance over `count` values a channel.
+    pub(crate) fn update(
+        &self,
+        mean: &[f64],
+        variance: &[f64],
+        count: usize,
+        config: &BatchNormConfig,
+    ) -> Result<()> {
+        let tensor =
+            |v: &[f64]| Tensor::from_slice(v, v.len(), self.mean.device())?.to_dtype(self.mean.dtype());
+        self.blend(tensor(mean)?, tensor(variance)?, count, config)
+    }
+
+    fn blend(&self, mean: Tensor, variance: Tensor, count: usize, config: &BatchNormConfig) -> Result<()> {
+        let unbiased = count as f64 / (count - 1) as f64;
+        for (running, batch, scale) in [(&self.mean, mean, 1.0), (&self.var, variance, unbiased)] {
+            let kept = (running.as_detached_tensor() * (1.0 - config.momentum))?;
+            running.set(&(kept + (batch * (config.momentum * scale))?)?)?;
+        }
+        Ok(())
+    }
 }
 
 /// [`batch_norm_train`]'s normalisation by given statistics (C), as in evaluation.

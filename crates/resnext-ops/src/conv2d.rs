@@ -1,7 +1,7 @@
 //! Grouped 2-D convolution.
 
-use crate::kernels::{self, ConvShape, Element, Isa};
-use crate::layout::{channels_last, from_nhwc, row_major};
+use crate::kernels::{self, ConvShape, Element, Isa, Operand};
+use crate::layout::{channels_last, from_nhwc, row_major, to_nhwc};
 use crate::tape::{Output, apply2, apply3, needs_gradient};
 use crate::{Error, Result, composite};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Shape, Tensor};
@@ -43,6 +43,35 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, config: &Conv2dConfig) -> Result<Tens
     }
     let op = Conv { config: *config, input_gradient: needs_gradient("conv2d", x)? };
     apply2(x, weight, op, Output::ChannelsLast)
+}
+
+/// The gradients of [`conv2d`]'s `x` and `weight` from that of its result, for callers that walk back themselves.
+///
+/// # Errors
+/// Those of [`conv2d`], if the gradient does not have the result's shape, or where there is no kernel.
+pub fn conv2d_gradients(
+    x: &Tensor,
+    weight: &Tensor,
+    gradient: &Tensor,
+    config: &Conv2dConfig,
+) -> Result<(Tensor, Tensor)> {
+    let shape = checked_shape(x.shape(), weight.shape(), config)?;
+    check_types(x, &[("weight", weight), ("gradient", gradient)])?;
+    let output = [shape.batch, shape.out_channels, shape.out_h, shape.out_w];
+    if gradient.dims() != output {
+        let (expected, got) = (format!("{output:?}, the shape of the result"), gradient.shape().clone());
+        return Err(Error::Shape { op: "conv2d", input: "gradient", expected, got });
+    }
+    if !has_kernel(x) {
+        let expected = "F32 or F64 on the CPU".to_string();
+        return Err(Error::DType { op: "conv2d", input: "x", expected, got: x.dtype() });
+    }
+    let op = Conv { config: *config, input_gradient: true };
+    let (grad_x, grad_weight) = CustomOp2::bwd(&op, x, weight, gradient, &to_nhwc(gradient)?)?;
+    match (grad_x, grad_weight) {
+        (Some(grad_x), Some(grad_weight)) => Ok((grad_x, grad_weight)),
+        _ => unreachable!("both are asked for"),
+    }
 }
 
 /// [`conv2d`] with a bias (Cout) added to every pixel.
@@ -108,7 +137,7 @@ pub(crate) fn check_types(x: &Tensor, others: &[(&'static str, &Tensor)]) -> Res
 }
 
 /// The sizes of a convolution, after checking that they fit.
-fn checked_shape(x: &Shape, weight: &Shape, config: &Conv2dConfig) -> Result<ConvShape> {
+pub(crate) fn checked_shape(x: &Shape, weight: &Shape, config: &Conv2dConfig) -> Result<ConvShape> {
     const OP: &str = "conv2d";
     let rank = |input, expected: &str, got: &Shape| Error::Shape {
         op: OP,
@@ -203,7 +232,14 @@ fn forward<T: Element>(
     let shape = checked_shape(x.1.shape(), weight.1.shape(), config)?;
     let (x, weight) = (channels_last::<T>(x.0, x.1)?, row_major::<T>(weight.0, weight.1)?);
     let bias = bias.map(|(storage, layout)| row_major::<T>(storage, layout)).transpose()?;
-    let y = kernels::conv_forward(Isa::current(), &shape, &x, &weight, bias.as_deref());
+    let add_bias = |_: usize, block: &mut [T]| {
+        if let Some(bias) = &bias {
+            for pixel in block.chunks_exact_mut(bias.len()) {
+                pixel.iter_mut().zip(&bias[..]).for_each(|(y, &b)| *y += b);
+            }
+        }
+    };
+    let (y, _) = kernels::conv_forward(Isa::current(), &shape, Operand::Plain(&x), &weight, add_bias);
     Ok((T::to_cpu_storage_owned(y), (shape.batch, shape.out_h, shape.out_w, shape.out_channels).into()))
 }
 
@@ -290,7 +326,14 @@ impl CustomOp2 for InputGradient {
             weight: (&CpuStorage, &Layout),
         ) -> Output4 {
             let (grad, weight) = (row_major::<T>(grad.0, grad.1)?, row_major::<T>(weight.0, weight.1)?);
-            let out = kernels::conv_input_gradient(Isa::current(), shape, &grad, &weight);
+            let out = kernels::conv_input_gradient(
+                Isa::current(),
+                shape,
+                Operand::Plain(&grad),
+                &weight,
+                |_, _| (),
+            )
+            .0;
             Ok((
                 T::to_cpu_storage_owned(out),
                 (shape.batch, shape.in_h, shape.in_w, shape.in_channels).into(),
@@ -320,7 +363,12 @@ impl CustomOp2 for WeightGradient {
             grad: (&CpuStorage, &Layout),
         ) -> Output4 {
             let (x, grad) = (channels_last::<T>(x.0, x.1)?, row_major::<T>(grad.0, grad.1)?);
-            let out = kernels::conv_weight_gradient(Isa::current(), shape, &x, &grad);
+            let out = kernels::conv_weight_gradient(
+                Isa::current(),
+                shape,
+                Operand::Plain(&x),
+                Operand::Plain(&grad),
+            );
             Ok((T::to_cpu_storage_owned(out), size.into()))
         }
         let shape = checked_shape(&self.size.0.into(), &self.size.1.into(), &self.config)?;

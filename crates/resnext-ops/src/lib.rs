@@ -1,30 +1,42 @@
 #![doc = include_str!("../README.md")]
 
+mod activations;
 mod batch_norm;
+mod bottleneck;
 mod composite;
 mod conv2d;
+mod conv_norm;
+mod crew;
 mod cross_entropy;
 mod error;
-mod inference;
+mod fused_conv;
 mod kernels;
 mod layout;
 mod machine;
 mod pool;
+mod profile;
 mod residual;
 mod residue;
+mod stem;
 mod tape;
 
+pub use activations::Activations;
 pub use batch_norm::{BatchNormConfig, RunningStats, batch_norm_eval, batch_norm_train};
+pub use bottleneck::Bottleneck;
+pub use conv_norm::ConvNorm;
 #[doc(hidden)]
 pub use conv2d::conv2d_composite;
-pub use conv2d::{Conv2dConfig, conv2d, conv2d_with_bias, linear};
+pub use conv2d::{Conv2dConfig, conv2d, conv2d_gradients, conv2d_with_bias, linear};
+pub use crew::Crew;
 pub use cross_entropy::cross_entropy;
 pub use error::{Error, Result};
-pub use inference::{Activations, FusedConv};
+pub use fused_conv::{FusedConv, Fusion, fused_dtype_is_supported};
 pub use kernels::Isa;
 pub use layout::{is_channels_last, to_channels_last};
 pub use machine::{fma_peak, read_bandwidth};
 pub use pool::{Pool2dConfig, global_avg_pool, max_pool2d};
+pub use profile::{profiled, scope};
 pub use residual::{add, add_relu, cat_channels, relu, sum};
 pub use residue::residue;
+pub use stem::Stem;
 pub use tape::{Gradients, untaped, value_and_gradients, vjp};

@@ -1,20 +1,23 @@
 //! What the machine at hand can do at most: the yardsticks of a bench.
 
-use crate::kernels::{Isa, fma_chains};
+use crate::kernels::{Isa, Words, fma_chains};
+use candle_core::DType;
 use rayon::prelude::*;
 use std::time::Instant;
 
-/// Floating-point operations a second in f32, fused multiply-adds counted as two, that all threads of the
-/// current pool reach together with nothing but registers. Takes about 200 ms.
-pub fn fma_peak() -> f64 {
+/// Floating-point operations a second, fused multiply-adds counted as two, that all threads of the current pool
+/// reach together with nothing but registers, on inputs of `dtype`, f32 or bf16; `None` where this machine
+/// has no instructions for it. Takes about 200 ms.
+pub fn fma_peak(dtype: DType) -> Option<f64> {
+    let words = Words::of(dtype, Isa::current())?;
     const STEPS: usize = 8_000_000;
     let threads = rayon::current_num_threads();
     let once = || {
         let start = Instant::now();
-        let operations: u64 = (0..threads).into_par_iter().map(|_| fma_chains(Isa::current(), STEPS)).sum();
+        let operations: u64 = (0..threads).into_par_iter().map(|_| fma_chains(words, STEPS)).sum();
         operations as f64 / start.elapsed().as_secs_f64()
     };
-    (0..8).map(|_| once()).fold(0.0, f64::max)
+    Some((0..8).map(|_| once()).fold(0.0, f64::max))
 }
 
 /// Bytes a second that all threads of the current pool read from memory together. Takes about 100 ms.

@@ -66,7 +66,7 @@ impl Pool2dConfig {
     }
 
     /// Windows along a side of `input` pixels.
-    fn output(&self, input: usize) -> Result<usize> {
+    pub(crate) fn output(&self, input: usize) -> Result<usize> {
         let Pool2dConfig { kernel, stride, padding } = *self;
         if kernel == 0 || stride == 0 {
             return Err(self.wrong("kernel and stride must be at least 1"));

@@ -28,6 +28,8 @@ type Backward = Box<dyn Fn(&Tensor) -> Result<Vec<(Tensor, Option<Tensor>)>>>;
 struct Entry {
     output: TensorId,
     backward: Backward,
+    /// The scope it was done in.
+    path: String,
 }
 
 #[derive(Default)]
@@ -105,7 +107,7 @@ impl Tape {
         let mut gradients = HashMap::from([(value.id(), cotangent.clone())]);
         for entry in self.entries.into_iter().rev() {
             let Some(gradient) = gradients.remove(&entry.output) else { continue };
-            for (input, gradient) in (entry.backward)(&gradient)? {
+            for (input, gradient) in crate::profile::within(entry.path, || (entry.backward)(&gradient))? {
                 let Some(gradient) = gradient else { continue };
                 if !input.is_variable() && !self.outputs.contains(&input.id()) {
                     continue;
@@ -145,7 +147,8 @@ pub(crate) fn record(
     TAPE.with_borrow_mut(|tape| {
         if let Some(tape) = tape {
             tape.outputs.insert(output.id());
-            tape.entries.push(Entry { output: output.id(), backward: Box::new(backward) });
+            let (backward, path) = (Box::new(backward), crate::profile::path());
+            tape.entries.push(Entry { output: output.id(), backward, path });
         }
     });
 }

@@ -34,6 +34,8 @@ pub struct Checkpoint {
     pub tensors: BTreeMap<String, Tensor>,
     /// Momentum buffers by parameter name.
     pub momentum: BTreeMap<String, Tensor>,
+    /// Averages of the parameters by name; empty where none are kept.
+    pub average: BTreeMap<String, Tensor>,
     /// Where the run is.
     pub progress: Progress,
     /// The network's configuration.
@@ -54,6 +56,7 @@ const VERSION: u32 = 1;
 /// The key of our entry in the file's metadata.
 const HEADER: &str = "resnext-checkpoint";
 const MOMENTUM: &str = "optimizer.momentum.";
+const AVERAGE: &str = "optimizer.average.";
 
 impl Checkpoint {
     /// Writes the file beside `path`, makes sure that it is on the disk, and renames it: a kill at any
@@ -69,11 +72,24 @@ impl Checkpoint {
             recipe: self.recipe.clone(),
         };
         let header = serde_json::to_string(&header).map_err(|e| Error::Config(e.to_string()))?;
-        let momentum = self.momentum.iter().map(|(name, tensor)| (format!("{MOMENTUM}{name}"), tensor));
-        let tensors = self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).chain(momentum);
+        let named = |prefix: &'static str, tensors: &'_ BTreeMap<String, Tensor>| -> Vec<(String, Tensor)> {
+            tensors.iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor.clone())).collect()
+        };
+        let groups = [("", &self.tensors), (MOMENTUM, &self.momentum), (AVERAGE, &self.average)];
+        let tensors = groups.into_iter().flat_map(|(prefix, tensors)| named(prefix, tensors));
         let metadata = HashMap::from([(HEADER.to_string(), header)]);
         let bytes =
             safetensors::serialize(tensors, Some(metadata)).map_err(|e| Error::Config(e.to_string()))?;
+        replace_file(path, &bytes)
+    }
+
+    /// Writes the weights alone, for [`load_weights`] and for programs that expect no optimizer's state,
+    /// such as PyTorch's `load_state_dict`; `path` is replaced as by [`Checkpoint::save`].
+    ///
+    /// # Errors
+    /// If the folder can't be written or the disk is full; `path` is then as it was.
+    pub fn save_weights(&self, path: &Path) -> Result<()> {
+        let bytes = safetensors::serialize(&self.tensors, None).map_err(|e| Error::Config(e.to_string()))?;
         replace_file(path, &bytes)
     }
 
@@ -85,6 +101,9 @@ impl Checkpoint {
     pub fn into_form(mut self, form: Form) -> Result<Self> {
         self.tensors = convert::network(&self.tensors, &self.model, form)?;
         self.momentum = convert::network(&self.momentum, &self.model, form)?;
+        if !self.average.is_empty() {
+            self.average = convert::network(&self.average, &self.model, form)?;
+        }
         self.model.form = form;
         Ok(self)
     }
@@ -103,14 +122,12 @@ impl Checkpoint {
         if header.version != VERSION {
             return Err(not(format!("expected format version {VERSION}, got {}", header.version)));
         }
-        let (momentum, tensors) = parse(path, &bytes, device)?
-            .into_iter()
-            .partition::<BTreeMap<_, _>, _>(|(name, _)| name.starts_with(MOMENTUM));
-        let momentum =
-            momentum.into_iter().map(|(name, tensor)| (name[MOMENTUM.len()..].to_string(), tensor)).collect();
+        let mut tensors = parse(path, &bytes, device)?;
+        let (momentum, average) = (take(&mut tensors, MOMENTUM), take(&mut tensors, AVERAGE));
         Ok(Checkpoint {
             tensors,
             momentum,
+            average,
             progress: header.progress,
             model: header.model,
             recipe: header.recipe,
@@ -124,12 +141,23 @@ pub fn recipe_of(weights: &Weights) -> Option<serde_json::Value> {
     Some(header.recipe)
 }
 
-/// The weights in any safetensors file, a checkpoint's optimizer state left out.
+/// Takes what begins with `prefix` out of `tensors`, and the prefix off its names.
+fn take(tensors: &mut BTreeMap<String, Tensor>, prefix: &str) -> BTreeMap<String, Tensor> {
+    let (own, rest): (BTreeMap<_, _>, _) =
+        std::mem::take(tensors).into_iter().partition(|(name, _)| name.starts_with(prefix));
+    *tensors = rest;
+    own.into_iter().map(|(name, tensor)| (name[prefix.len()..].to_string(), tensor)).collect()
+}
+
+/// The weights in any safetensors file, a checkpoint's optimizer state left out. Where averages were kept they are
+/// the weights, as they were when the run was judged.
 ///
 /// # Errors
 /// If the file can't be read or is cut short.
 pub fn load_weights(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>> {
     let mut tensors = parse(path, &read(path)?, device)?;
+    let averages = take(&mut tensors, AVERAGE);
+    tensors.extend(averages);
     tensors.retain(|name, _| !name.starts_with("optimizer."));
     Ok(tensors)
 }

@@ -1,7 +1,7 @@
 //! Stochastic gradient descent with momentum, as PyTorch's `torch.optim.SGD`.
 
 use crate::{Error, Result};
-use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Tensor, Var};
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor, Var};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -29,6 +29,12 @@ impl Default for SgdConfig {
 pub struct Sgd {
     config: SgdConfig,
     parameters: Vec<Parameter>,
+    /// How much an average keeps at a step.
+    average: Option<f64>,
+    /// Steps done, which averages start by.
+    steps: usize,
+    /// What is averaged but not stepped: name, value, average.
+    followed: Vec<(String, Var, Var)>,
 }
 
 #[derive(Debug)]
@@ -36,6 +42,18 @@ struct Parameter {
     name: String,
     value: Var,
     momentum: Var,
+    average: Option<Var>,
+}
+
+fn blend(average: &Var, value: &Var, keep: f64) -> Result<()> {
+    let kept = (average.as_detached_tensor() * keep)?;
+    average.set(&(kept + (value.as_detached_tensor() * (1.0 - keep))?)?)?;
+    Ok(())
+}
+
+/// An average over few steps forgets quickly where it started.
+fn warmed(decay: f64, steps: usize) -> f64 {
+    decay.min((1 + steps) as f64 / (10 + steps) as f64)
 }
 
 impl Sgd {
@@ -56,9 +74,43 @@ impl Sgd {
         }
         let parameter = |(name, value): (String, Var)| {
             let momentum = Var::from_tensor(&value.zeros_like()?)?;
-            Ok(Parameter { name, value, momentum })
+            Ok(Parameter { name, value, momentum, average: None })
         };
-        Ok(Sgd { config, parameters: parameters.into_iter().map(parameter).collect::<Result<_>>()? })
+        let parameters = parameters.into_iter().map(parameter).collect::<Result<_>>()?;
+        Ok(Sgd { config, parameters, average: None, steps: 0, followed: Vec::new() })
+    }
+
+    /// Also keeps an exponential moving average of every parameter, and of `others` such as running statistics. A
+    /// step keeps `decay` of it, or less if it is one of the first; parameters' averages move in the step's own pass.
+    ///
+    /// # Errors
+    /// If `decay` is not from 0 to below 1.
+    pub fn with_average(mut self, decay: f64, others: Vec<(String, Var)>) -> Result<Self> {
+        if !(0.0..1.0).contains(&decay) {
+            return Err(Error::Config(format!("the average's decay must be from 0 to below 1, got {decay}")));
+        }
+        let copy = |value: &Var| Var::from_tensor(&value.as_detached_tensor().copy()?);
+        self.average = Some(decay);
+        for parameter in &mut self.parameters {
+            parameter.average = Some(copy(&parameter.value)?);
+        }
+        for (name, value) in others {
+            let average = copy(&value)?;
+            self.followed.push((name, value, average));
+        }
+        Ok(self)
+    }
+
+    /// Goes on from step `steps`.
+    pub fn set_steps(&mut self, steps: usize) {
+        self.steps = steps;
+    }
+
+    /// The averages as named variables; none without [`Self::with_average`].
+    pub fn averages(&self) -> Vec<(String, Var)> {
+        let named = |p: &Parameter| p.average.clone().map(|average| (p.name.clone(), average));
+        let followed = self.followed.iter().map(|(name, _, average)| (name.clone(), average.clone()));
+        self.parameters.iter().filter_map(named).chain(followed).collect()
     }
 
     /// Moves every parameter that has a gradient: with g = gradient + decay·value, the buffer becomes
@@ -68,7 +120,9 @@ impl Sgd {
     /// If a gradient does not have its parameter's shape.
     pub fn step<'a>(&mut self, lr: f64, gradient: impl Fn(&Var) -> Option<&'a Tensor>) -> Result<()> {
         let SgdConfig { momentum, nesterov, weight_decay } = self.config;
-        for Parameter { name, value, momentum: buffer } in &self.parameters {
+        self.steps += 1;
+        let keep = self.average.map_or(0.0, |decay| warmed(decay, self.steps));
+        for Parameter { name, value, momentum: buffer, average } in &self.parameters {
             let Some(gradient) = gradient(value) else { continue };
             if gradient.dims() != value.dims() {
                 let message = format!(
@@ -78,23 +132,17 @@ impl Sgd {
                 );
                 return Err(Error::Config(message));
             }
-            if value.device().is_cpu() && value.dtype() == DType::F32 && gradient.is_contiguous() {
-                buffer.inplace_op3(
-                    value,
-                    gradient,
-                    &Accumulate { momentum: momentum as f32, decay: weight_decay as f32 },
-                )?;
-                if nesterov {
-                    // g + momentum·b, where g = b - momentum·(the old b), is had without the old b by
-                    // adding the gradient and the decay anew.
-                    value.inplace_op2(
-                        gradient,
-                        &Move { decay: (lr * weight_decay) as f32, rate: lr as f32 },
-                    )?;
-                    value.inplace_op2(buffer, &Move { decay: 0.0, rate: (lr * momentum) as f32 })?;
-                } else {
-                    value.inplace_op2(buffer, &Move { decay: 0.0, rate: lr as f32 })?;
-                }
+            let on_cpu = value.device().is_cpu() && value.dtype() == DType::F32;
+            if on_cpu && gradient.is_contiguous() && average.as_ref().is_none_or(|a| a.dtype() == DType::F32)
+            {
+                let step = Step {
+                    momentum: momentum as f32,
+                    nesterov,
+                    decay: weight_decay as f32,
+                    lr: lr as f32,
+                    keep: keep as f32,
+                };
+                step.run(value, buffer, gradient, average.as_ref())?;
                 continue;
             }
             let value_now = value.as_detached_tensor();
@@ -103,8 +151,11 @@ impl Sgd {
             let direction = if nesterov { (g + (&b * momentum)?)? } else { b.clone() };
             buffer.set(&b)?;
             value.set(&(value_now - (direction * lr)?)?)?;
+            if let Some(average) = average {
+                blend(average, value, keep)?;
+            }
         }
-        Ok(())
+        self.followed.iter().try_for_each(|(_, value, average)| blend(average, value, keep))
     }
 
     /// The momentum buffers by parameter name.
@@ -121,17 +172,6 @@ impl Sgd {
 /// Elements a task.
 const CHUNK: usize = 1 << 15;
 
-type Slices<'a> = (&'a mut [f32], &'a [f32]);
-
-fn slices<'a>(
-    s1: &'a mut CpuStorage,
-    l1: &Layout,
-    s2: &'a CpuStorage,
-    l2: &Layout,
-) -> candle_core::Result<Slices<'a>> {
-    Ok((slice_mut(s1, l1)?, slice(s2, l2)?))
-}
-
 fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
@@ -146,63 +186,93 @@ fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> candle_core::R
     }
 }
 
-/// buffer = momentum·buffer + gradient + decay·value
-struct Accumulate {
+/// One parameter's step, in one pass over value, momentum, gradient and average.
+struct Step {
     momentum: f32,
+    nesterov: bool,
     decay: f32,
+    lr: f32,
+    keep: f32,
 }
 
-impl InplaceOp3 for Accumulate {
-    fn name(&self) -> &'static str {
-        "sgd-accumulate"
-    }
-
-    fn cpu_fwd(
+impl Step {
+    fn run(
         &self,
-        s1: &mut CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
+        value: &Var,
+        buffer: &Var,
+        gradient: &Tensor,
+        average: Option<&Var>,
     ) -> candle_core::Result<()> {
-        let (buffer, value) = slices(s1, l1, s2, l2)?;
-        let gradient = slice(s3, l3)?;
-        buffer.par_chunks_mut(CHUNK).zip(value.par_chunks(CHUNK)).zip(gradient.par_chunks(CHUNK)).for_each(
-            |((b, v), g)| {
-                for ((b, &v), &g) in b.iter_mut().zip(v).zip(g) {
-                    *b = self.momentum * *b + (g + self.decay * v);
+        // candle lends one tensor at a time for writing, so each is borrowed inside the last one's operation.
+        Borrow::elements(value, |value| {
+            Borrow::elements(buffer, |buffer| {
+                let (storage, layout) = gradient.storage_and_layout();
+                let candle_core::Storage::Cpu(storage) = &*storage else {
+                    candle_core::bail!("sgd: expected a gradient on the CPU")
+                };
+                let gradient = slice(storage, layout)?;
+                match average {
+                    Some(average) => Borrow::elements(average, |average| {
+                        self.pass(value, buffer, gradient, average);
+                        Ok(())
+                    }),
+                    None => {
+                        self.pass(value, buffer, gradient, &mut []);
+                        Ok(())
+                    }
                 }
-            },
-        );
-        Ok(())
-    }
-}
-
-/// value = value - decay·value - rate·direction
-struct Move {
-    decay: f32,
-    rate: f32,
-}
-
-impl InplaceOp2 for Move {
-    fn name(&self) -> &'static str {
-        "sgd-move"
+            })
+        })
     }
 
-    fn cpu_fwd(
-        &self,
-        s1: &mut CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-    ) -> candle_core::Result<()> {
-        let (value, direction) = slices(s1, l1, s2, l2)?;
-        value.par_chunks_mut(CHUNK).zip(direction.par_chunks(CHUNK)).for_each(|(v, d)| {
-            for (v, &d) in v.iter_mut().zip(d) {
-                *v -= self.decay * *v + self.rate * d;
+    fn pass(&self, value: &mut [f32], buffer: &mut [f32], gradient: &[f32], average: &mut [f32]) {
+        let Step { momentum, nesterov, decay, lr, keep } = *self;
+        let chunks =
+            value.par_chunks_mut(CHUNK).zip(buffer.par_chunks_mut(CHUNK)).zip(gradient.par_chunks(CHUNK));
+        let step = |((value, buffer), gradient): ((&mut [f32], &mut [f32]), &[f32])| {
+            for ((value, buffer), &gradient) in value.iter_mut().zip(buffer).zip(gradient) {
+                let g = gradient + decay * *value;
+                *buffer = momentum * *buffer + g;
+                let direction = if nesterov { g + momentum * *buffer } else { *buffer };
+                *value -= lr * direction;
+            }
+        };
+        if average.is_empty() {
+            return chunks.for_each(step);
+        }
+        chunks.zip(average.par_chunks_mut(CHUNK)).for_each(|(((value, buffer), gradient), average)| {
+            step(((&mut *value, buffer), gradient));
+            for (average, &value) in average.iter_mut().zip(&*value) {
+                *average = keep * *average + (1.0 - keep) * value;
             }
         });
-        Ok(())
+    }
+}
+
+type Writer<'a> = Box<dyn FnOnce(&mut [f32]) -> candle_core::Result<()> + 'a>;
+
+/// Lends a variable's elements for writing.
+struct Borrow<'a>(std::cell::Cell<Option<Writer<'a>>>);
+
+impl Borrow<'_> {
+    fn elements(
+        of: &Var,
+        write: impl FnOnce(&mut [f32]) -> candle_core::Result<()>,
+    ) -> candle_core::Result<()> {
+        let write: Writer = Box::new(write);
+        of.inplace_op1(&Borrow(std::cell::Cell::new(Some(write))))
+    }
+}
+
+impl InplaceOp1 for Borrow<'_> {
+    fn name(&self) -> &'static str {
+        "sgd"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        match self.0.take() {
+            Some(write) => write(slice_mut(storage, layout)?),
+            None => Ok(()),
+        }
     }
 }

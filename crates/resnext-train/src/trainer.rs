@@ -8,7 +8,7 @@ use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use resnext_model::{Config, ResNext, Variables};
 use resnext_ops::{cross_entropy, value_and_gradients};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 /// How a network is trained.
@@ -28,6 +28,10 @@ pub struct TrainConfig {
     pub accumulate: usize,
     /// Of the first weights.
     pub seed: u64,
+    /// Evaluates an exponential moving average of the weights, of which a step keeps this much; 0 is none.
+    pub ema: f64,
+    /// Keeps less of the forward pass in memory, and computes it again in the backward one.
+    pub grad_checkpoint: bool,
 }
 
 /// Images (N, 3, H, W) and labels (N, u32).
@@ -143,8 +147,15 @@ impl Trainer {
         }
         config.schedule.validate()?;
         let variables = Variables::new(config.seed, DType::F32, device);
-        let network = ResNext::new(model, variables.builder())?;
-        let optimizer = Sgd::new(variables.trainable(), config.sgd)?;
+        let mut network = ResNext::new(model, variables.builder())?;
+        network.set_recompute(config.grad_checkpoint);
+        let mut optimizer = Sgd::new(variables.trainable(), config.sgd)?;
+        if config.ema != 0.0 {
+            let trained = variables.trainable();
+            let is_trained = |name: &str| trained.iter().any(|(own, _)| own == name);
+            let others = variables.all().into_iter().filter(|(name, _)| !is_trained(name)).collect();
+            optimizer = optimizer.with_average(config.ema, others)?;
+        }
         let progress = Progress::default();
         Ok(Trainer { config, model: model.clone(), network, variables, optimizer, progress, recipe })
     }
@@ -162,17 +173,23 @@ impl Trainer {
         }
         assign(&self.variables.all(), &checkpoint.tensors, source)?;
         assign(&self.optimizer.buffers(), &checkpoint.momentum, source)?;
+        // A run that had no average starts one where it is.
+        let averages = if checkpoint.average.is_empty() { &checkpoint.tensors } else { &checkpoint.average };
+        let own = self.optimizer.averages();
+        if !own.is_empty() {
+            assign(&own, averages, source)?;
+        }
         self.progress = checkpoint.progress.clone();
+        self.optimizer.set_steps(self.progress.step);
         Ok(())
     }
 
     /// The run as it is now.
     pub fn checkpoint(&self) -> Checkpoint {
-        let tensors =
-            self.variables.all().into_iter().map(|(name, var)| (name, var.as_detached_tensor())).collect();
         Checkpoint {
-            tensors,
+            tensors: detached(self.variables.all()),
             momentum: self.optimizer.state(),
+            average: detached(self.optimizer.averages()),
             progress: self.progress.clone(),
             model: self.model.clone(),
             recipe: self.recipe.clone(),
@@ -195,10 +212,14 @@ impl Trainer {
                 observer.save(&self.checkpoint(), false)?;
                 return Ok(Outcome::Stopped);
             }
-            let test = evaluate(&self.network, data.test(), |examples, _, _| {
+            let mut watch = |examples: usize, _: &Tensor, _: &Tensor| {
                 observer.on_test_batch(examples);
                 Ok(())
-            })?;
+            };
+            let test = match self.averaged()? {
+                Some(network) => evaluate(|images| network.forward(images, false), data.test(), &mut watch)?,
+                None => evaluate(|images| self.network.forward(images, false), data.test(), &mut watch)?,
+            };
             let train = std::mem::take(&mut self.progress.partial);
             let best = test.top1() > self.progress.best_top1 || epoch == 0;
             self.progress.best_top1 = test.top1().max(self.progress.best_top1);
@@ -209,6 +230,20 @@ impl Trainer {
             observer.save(&self.checkpoint(), best)?;
         }
         Ok(Outcome::Finished)
+    }
+
+    /// A network of the averages, if they are kept.
+    fn averaged(&self) -> Result<Option<ResNext>> {
+        let averages = detached(self.optimizer.averages());
+        if averages.is_empty() {
+            return Ok(None);
+        }
+        let variables = Variables::new(self.config.seed, DType::F32, self.variables.device());
+        let network = ResNext::new(&self.model, variables.builder())?;
+        for (name, var) in variables.all() {
+            var.set(&averages[&name])?;
+        }
+        Ok(Some(network))
     }
 
     /// Trains to the end of the epoch, or, giving false, to where the observer stops it.
@@ -225,12 +260,15 @@ impl Trainer {
                 let (images, labels) =
                     batches.next().ok_or_else(|| Error::Data("the epoch ended early".into()))??;
                 let mut logits = None;
-                let smoothing = self.config.label_smoothing;
-                let (loss, gradients) = value_and_gradients(|| -> Result<Tensor> {
-                    let y = self.network.forward(&images, true)?;
-                    let loss = cross_entropy(&y, &labels, smoothing)?;
-                    logits = Some(y);
-                    Ok(loss)
+                let (network, smoothing) = (&self.network, self.config.label_smoothing);
+                // On a thread of the pool: handing over each operation by itself would cost more than some take.
+                let (loss, gradients) = rayon::scope(|_| {
+                    value_and_gradients(|| -> Result<Tensor> {
+                        let y = network.forward(&images, true)?;
+                        let loss = cross_entropy(&y, &labels, smoothing)?;
+                        logits = Some(y);
+                        Ok(loss)
+                    })
                 })?;
                 let loss = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
                 if !loss.is_finite() {
@@ -267,21 +305,25 @@ impl Trainer {
     }
 }
 
-/// Loss, top-1, top-5 and right answers a class of `network` over `batches`, in evaluation mode.
+fn detached(variables: Vec<(String, candle_core::Var)>) -> BTreeMap<String, Tensor> {
+    variables.into_iter().map(|(name, var)| (name, var.as_detached_tensor())).collect()
+}
+
+/// Loss, top-1, top-5 and right answers a class of a `network`, images (N, 3, H, W) to logits, over `batches`.
 /// `observe` is told the number of examples seen after each batch, and shown its logits (N, classes) and
 /// labels (N).
 ///
 /// # Errors
 /// If data or network fail.
 pub fn evaluate(
-    network: &ResNext,
+    network: impl Fn(&Tensor) -> resnext_model::Result<Tensor>,
     batches: Batches,
     mut observe: impl FnMut(usize, &Tensor, &Tensor) -> Result<()>,
 ) -> Result<Metrics> {
     let mut metrics = Metrics::default();
     for batch in batches {
         let (images, labels) = batch?;
-        let logits = network.forward(&images, false)?.detach();
+        let logits = network(&images)?.detach();
         let loss = cross_entropy(&logits, &labels, 0.0)?.to_dtype(DType::F64)?.to_scalar()?;
         metrics.add(&logits, &labels, loss)?;
         observe(metrics.count, &logits, &labels)?;

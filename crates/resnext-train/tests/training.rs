@@ -1,7 +1,7 @@
 //! The optimizer against PyTorch, schedules, checkpoints, and runs that are interrupted.
 
 use candle_core::{DType, Device, Tensor, Var};
-use resnext_model::Config;
+use resnext_model::{Config, Form};
 use resnext_train::checkpoint::{assign, load_weights, replace_file};
 use resnext_train::*;
 use std::collections::BTreeMap;
@@ -36,6 +36,27 @@ fn sgd_is_pytorchs_in_f32_and_f64() {
             }
         }
     }
+}
+
+#[test]
+fn the_average_follows_the_values_in_every_type() {
+    for dtype in [DType::F32, DType::F64] {
+        let tensor = |v: f64| Tensor::new(&[v; 3], &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+        let x = Var::from_tensor(&tensor(1.0)).unwrap();
+        let config = SgdConfig { momentum: 0.0, nesterov: false, weight_decay: 0.0 };
+        let mut sgd =
+            Sgd::new(vec![("x".into(), x.clone())], config).unwrap().with_average(0.5, vec![]).unwrap();
+        sgd.set_steps(100);
+        let (gradient, mut want) = (tensor(1.0), 1.0);
+        for step in 1..=4 {
+            sgd.step(0.1, |_| Some(&gradient)).unwrap();
+            want = 0.5 * want + 0.5 * (1.0 - 0.1 * step as f64);
+        }
+        let average = sgd.averages()[0].1.to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap();
+        assert!(average.iter().all(|v| (v - want).abs() < 1e-6), "{average:?} {want}");
+    }
+    let refused = Sgd::new(vec![], SgdConfig::default()).unwrap().with_average(1.0, vec![]).unwrap_err();
+    assert!(refused.to_string().contains("from 0 to below 1"));
 }
 
 #[test]
@@ -128,6 +149,8 @@ fn config(accumulate: usize) -> TrainConfig {
         label_smoothing: 0.1,
         accumulate,
         seed: 3,
+        ema: 0.9,
+        grad_checkpoint: false,
     }
 }
 
@@ -142,7 +165,8 @@ fn trainer(accumulate: usize) -> Trainer {
 fn weights(checkpoint: &Checkpoint) -> Vec<Vec<u32>> {
     let bits =
         |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|v| v.to_bits()).collect();
-    checkpoint.tensors.values().chain(checkpoint.momentum.values()).map(bits).collect()
+    let Checkpoint { tensors, momentum, average, .. } = checkpoint;
+    tensors.values().chain(momentum.values()).chain(average.values()).map(bits).collect()
 }
 
 #[test]
@@ -175,6 +199,36 @@ fn a_resumed_run_is_the_same_bits_as_one_that_was_not_interrupted() {
         }
         assert_eq!(losses, watch.losses);
         assert_eq!(epochs, watch.epochs);
+    }
+}
+
+/// Weights, running statistics and momentum: form (a) goes on in form (c) as it would have in (a), but for
+/// rounding, and comes back with the same bits.
+#[test]
+fn a_run_goes_on_in_another_form_with_its_momentum() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("last.safetensors");
+    let record = |stop_after| Recorder { losses: vec![], epochs: vec![], file: &file, stop_after };
+    let of = |form: Form| {
+        let model = Config { form, ..model() };
+        Trainer::new(&model, config(1), serde_json::Value::Null, &Device::Cpu).unwrap()
+    };
+    let (mut whole, mut stayed) = (of(Form::A), record(usize::MAX));
+    whole.run(&Noise, &mut stayed).unwrap();
+    of(Form::A).run(&Noise, &mut record(2)).unwrap();
+    let stopped = Checkpoint::load(&file, &Device::Cpu).unwrap();
+    assert!(stopped.momentum.contains_key("layer1.0.paths.3.conv3.weight"));
+    for form in [Form::B, Form::C] {
+        let converted = stopped.clone().into_form(form).unwrap();
+        let back = converted.clone().into_form(Form::A).unwrap();
+        assert!(weights(&back) == weights(&stopped), "other bits after form ({form})");
+        let mut resumed = of(form);
+        resumed.restore(&converted, &file).unwrap();
+        let mut changed = record(usize::MAX);
+        resumed.run(&Noise, &mut changed).unwrap();
+        for (stayed, changed) in stayed.losses[2..].iter().zip(&changed.losses) {
+            assert!((stayed / changed - 1.0).abs() < 1e-3, "form {form}: {changed}, in form a {stayed}");
+        }
     }
 }
 

@@ -27,6 +27,21 @@ impl Engine {
     /// Starts one, and has it compute its first logits.
     pub fn start(name: &str, command: &mut Command, size: usize) -> Result<Self> {
         let start = Instant::now();
+        let mut engine = Self::connect(name, command)?;
+        let logits = engine.ask(json!({"do": "logits", "batch": 1, "size": size}))?;
+        engine.first_logits_s = start.elapsed().as_secs_f64();
+        engine.logits = serde_json::from_value(logits["logits"][0].clone())?;
+        engine.peak_mb = engine.memory()?;
+        Ok(engine)
+    }
+
+    /// MiB it has had resident at most.
+    pub fn memory(&mut self) -> Result<f64> {
+        Ok(self.ask(json!({"do": "memory"}))?["peak_mb"].as_f64().unwrap_or(f64::NAN))
+    }
+
+    /// Starts one and waits until it is ready.
+    pub fn connect(name: &str, command: &mut Command) -> Result<Self> {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -50,10 +65,6 @@ impl Engine {
         let ready = engine.answer()?;
         let text = |key: &str| ready[key].as_str().unwrap_or("?").to_string();
         (engine.precision, engine.version) = (text("precision"), text("version"));
-        let logits = engine.ask(json!({"do": "logits", "batch": 1, "size": size}))?;
-        engine.first_logits_s = start.elapsed().as_secs_f64();
-        engine.logits = serde_json::from_value(logits["logits"][0].clone())?;
-        engine.peak_mb = engine.ask(json!({"do": "memory"}))?["peak_mb"].as_f64().unwrap_or(f64::NAN);
         Ok(engine)
     }
 

@@ -4,7 +4,9 @@ mod chart;
 mod engine;
 mod report;
 mod serve;
+mod train;
 
+use crate::dtype::Dtype;
 use crate::run_folder::{BEST, file_in};
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
@@ -38,6 +40,9 @@ pub struct Args {
     /// Threads; all cores if not given
     #[arg(long)]
     threads: Option<usize>,
+    /// What ours computes in; all this machine can if not given
+    #[arg(long, value_delimiter = ',')]
+    dtype: Vec<Dtype>,
     /// Each layer's time beside its own floor
     #[arg(long)]
     layers: bool,
@@ -53,6 +58,12 @@ pub struct Args {
     /// Bar chart to write
     #[arg(long, default_value = "runs/bench.svg")]
     chart: PathBuf,
+    /// Training steps instead of inference; the first of --batch, or 16 (CIFAR networks: 128)
+    #[arg(long)]
+    train: bool,
+    /// With --train, keep only what blocks put out and compute the rest again
+    #[arg(long, requires = "train")]
+    grad_checkpoint: bool,
     /// Answer requests on standard input instead (bench/peers/README.md)
     #[arg(long, hide = true)]
     serve: bool,
@@ -64,6 +75,8 @@ pub struct Target {
     pub config: Config,
     pub size: usize,
     pub threads: usize,
+    /// Of ours, one engine each.
+    pub dtypes: Vec<Dtype>,
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -74,12 +87,16 @@ pub fn run(args: Args) -> Result<()> {
     ensure!(threads > 0 && args.rounds > 0, "--threads and --rounds must be at least 1");
     ensure!(args.batch.iter().all(|n| (1..=4096).contains(n)), "--batch must be from 1 to 4096");
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
-    let target = Target { name: args.model.clone(), config, size, threads };
+    let dtypes = if args.dtype.is_empty() { Dtype::supported() } else { args.dtype.clone() };
+    let target = Target { name: args.model.clone(), config, size, threads, dtypes };
     let folder = tempfile::tempdir()?;
     let weights = match &args.weights {
         Some(path) => file_in(path, BEST),
         None => random_weights(&target.config, folder.path())?,
     };
+    if args.train {
+        return train::run(&args, &target, &weights);
+    }
     if args.serve {
         return serve::serve(&target, &weights);
     }
@@ -106,9 +123,13 @@ fn random_weights(config: &Config, folder: &Path) -> Result<PathBuf> {
 
 fn engines(args: &Args, target: &Target, weights: &Path, folder: &Path) -> Result<Vec<Engine>> {
     let threads = target.threads.to_string();
-    let mut ours = Command::new(std::env::current_exe()?);
-    ours.args(["bench", &target.name, "--serve", "--threads", &threads, "--weights"]).arg(weights);
-    let mut engines = vec![Engine::start("resnext", &mut ours, target.size)?];
+    let mut engines = Vec::new();
+    for dtype in &target.dtypes {
+        let mut ours = Command::new(std::env::current_exe()?);
+        ours.args(["bench", &target.name, "--serve", "--threads", &threads, "--dtype", dtype.name()]);
+        ours.arg("--weights").arg(weights);
+        engines.push(Engine::start("resnext", &mut ours, target.size)?);
+    }
     if args.peers {
         ensure!(target.config.stem == Stem::ImageNet, "--peers needs a network with an ImageNet stem");
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../bench/peers/peers.py");
@@ -160,14 +181,16 @@ fn engines(args: &Args, target: &Target, weights: &Path, folder: &Path) -> Resul
     Ok(engines)
 }
 
-/// Forward passes an engine does each time it is its turn.
+/// Forward passes an engine is timed at each time it is its turn, after one that is not: that one finds the
+/// caches full of the last engine's weights.
 const RUNS: usize = 3;
 /// Between two engines' turns: OpenMP's threads go on spinning for 200 ms, at the next one's cost.
 const PAUSE: Duration = Duration::from_millis(300);
 
 fn measure(args: &Args, target: &Target, weights: &Path, folder: &Path) -> Result<Report> {
     let summary = Summary::new(&target.config, target.size, target.size);
-    let peak = resnext_ops::fma_peak();
+    let peaks = [Dtype::F32, Dtype::Bf16].map(|dtype| resnext_ops::fma_peak(dtype.into()));
+    let peak = |precision: &str| peaks[usize::from(precision == Dtype::Bf16.name())].unwrap_or(f64::NAN);
     let bandwidth = resnext_ops::read_bandwidth();
     let mut engines = engines(args, target, weights, folder)?;
     let bar = ProgressBar::new((args.batch.len() * args.rounds * engines.len()) as u64);
@@ -178,7 +201,7 @@ fn measure(args: &Args, target: &Target, weights: &Path, folder: &Path) -> Resul
                 if args.peers {
                     std::thread::sleep(PAUSE);
                 }
-                times[b].extend(engine.time(batch, target.size, RUNS)?);
+                times[b].extend(&engine.time(batch, target.size, RUNS + 1)?[1..]);
                 bar.inc(1);
             }
         }
@@ -187,9 +210,12 @@ fn measure(args: &Args, target: &Target, weights: &Path, folder: &Path) -> Resul
     let layers = match args.layers {
         true => {
             let request = json!({"do": "layers", "batch": 1, "size": target.size, "runs": args.rounds});
+            let precision = engines[0].precision.clone();
             let answer = engines[0].ask(request)?;
             let times: Vec<(String, Vec<f64>)> = serde_json::from_value(answer["layers"].clone())?;
-            times.into_iter().map(|(name, ms)| Layer::new(name, ms, &summary, peak, bandwidth)).collect()
+            let limits =
+                (peak(&precision), bandwidth, if precision == Dtype::F32.name() { 4.0 } else { 2.0 });
+            times.into_iter().map(|(name, ms)| Layer::new(name, ms, &summary, limits)).collect()
         }
         false => Vec::new(),
     };
@@ -202,7 +228,7 @@ fn measure(args: &Args, target: &Target, weights: &Path, folder: &Path) -> Resul
             .batch
             .iter()
             .zip(times)
-            .map(|(&batch, ms)| Timing::new(batch, ms, &summary, peak))
+            .map(|(&batch, ms)| Timing::new(batch, ms, &summary, peak(&engine.precision)))
             .collect(),
         peak_mb: engine.peak_mb,
         first_logits_s: engine.first_logits_s,
@@ -214,7 +240,7 @@ fn measure(args: &Args, target: &Target, weights: &Path, folder: &Path) -> Resul
         threads: target.threads,
         rounds: args.rounds,
         instructions: resnext_ops::Isa::current().name(),
-        peak_gflops: peak / 1e9,
+        peak_gflops: peak(Dtype::F32.name()) / 1e9,
         bandwidth_gb: bandwidth / 1e9,
         contestants: engines.iter().zip(times).map(contestant).collect(),
         layers,

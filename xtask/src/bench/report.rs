@@ -12,7 +12,7 @@ pub struct Report {
     pub threads: usize,
     pub rounds: usize,
     pub instructions: &'static str,
-    /// Of fused multiply-adds, measured in this run.
+    /// Of fused multiply-adds in f32, measured in this run.
     pub peak_gflops: f64,
     /// Of reading memory.
     pub bandwidth_gb: f64,
@@ -75,10 +75,12 @@ pub struct Layer {
 }
 
 impl Layer {
-    pub fn new(name: String, ms: Vec<f64>, summary: &Summary, peak: f64, bandwidth: f64) -> Self {
+    /// `limits`: operations and bytes a second, and bytes a weight.
+    pub fn new(name: String, ms: Vec<f64>, summary: &Summary, limits: (f64, f64, f64)) -> Self {
+        let (peak, bandwidth, size) = limits;
         let layer = summary.layers.iter().find(|layer| layer.name == name);
         let flops = layer.map_or(0.0, |layer| 2.0 * layer.multiply_adds as f64);
-        let bytes = layer.map_or(0.0, |layer| 4.0 * layer.parameters as f64);
+        let bytes = layer.map_or(0.0, |layer| size * layer.parameters as f64);
         let kind = layer.map(|layer| layer.kind.clone()).unwrap_or_default();
         let median_ms = quantile(&ms, 0.5);
         let floor_ms = (flops / peak).max(bytes / bandwidth) * 1e3;
@@ -86,7 +88,7 @@ impl Layer {
     }
 }
 
-fn quantile(values: &[f64], q: f64) -> f64 {
+pub fn quantile(values: &[f64], q: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(((sorted.len().max(1) - 1) as f64 * q).round() as usize).copied().unwrap_or(f64::NAN)
@@ -96,6 +98,14 @@ fn quantile(values: &[f64], q: f64) -> f64 {
 pub fn difference(theirs: &[f64], ours: &[f64]) -> f64 {
     let largest = ours.iter().fold(0f64, |most, v| most.max(v.abs()));
     theirs.iter().zip(ours).map(|(t, o)| (t - o).abs() / largest).fold(0.0, f64::max)
+}
+
+impl Report {
+    /// Ours, of a precision.
+    fn ours(&self, precision: &str) -> Option<&Contestant> {
+        let ours = |c: &&Contestant| c.engine == self.contestants[0].engine && c.precision == precision;
+        self.contestants.iter().find(ours)
+    }
 }
 
 impl Display for Report {
@@ -120,7 +130,8 @@ impl Display for Report {
         ]);
         for contestant in &self.contestants {
             for (i, timing) in contestant.timings.iter().enumerate() {
-                let ratio = timing.median_ms / self.contestants[0].timings[i].median_ms;
+                let ours = self.ours(&contestant.precision);
+                let ratio = ours.map_or(f64::NAN, |ours| timing.median_ms / ours.timings[i].median_ms);
                 table.row(vec![
                     contestant.engine.clone(),
                     contestant.precision.clone(),

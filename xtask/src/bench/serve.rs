@@ -2,7 +2,7 @@
 //! time are measured as the peers' are.
 
 use super::Target;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use resnext_model::{Fused, weights_file};
 use serde_json::{Value, json};
@@ -13,10 +13,16 @@ use std::time::Instant;
 
 /// Answers JSON lines on standard input until its end.
 pub fn serve(target: &Target, weights: &Path) -> Result<()> {
-    let network = Fused::new(&target.config, weights_file(weights, DType::F32, &Device::Cpu)?)?;
+    let dtype = *target.dtypes.first().context("--serve needs a --dtype")?;
+    let weights = weights_file(weights, DType::F32, &Device::Cpu)?;
+    let network = Fused::new(&target.config, weights, dtype.into())?;
     let mut out = std::io::stdout().lock();
     let version = env!("CARGO_PKG_VERSION");
-    writeln!(out, "{}", json!({"ready": true, "engine": "resnext", "version": version, "precision": "f32"}))?;
+    writeln!(
+        out,
+        "{}",
+        json!({"ready": true, "engine": "resnext", "version": version, "precision": dtype.name()})
+    )?;
     out.flush()?;
     let mut inputs = HashMap::new();
     for line in std::io::stdin().lock().lines() {
@@ -79,14 +85,19 @@ fn answer(network: &Fused, request: &Value, inputs: &mut HashMap<(usize, usize),
 }
 
 /// Images (N, 3, S, S) by the formula of `bench/peers/peers.py`.
-fn images(batch: usize, size: usize) -> Result<Tensor> {
-    let value = |i: u64| ((i * 2654435761) % (1 << 32)) as f64 / (1u64 << 32) as f64 * 4.0 - 2.0;
-    let values = (0..(batch * 3 * size * size) as u64).map(|i| value(i) as f32).collect::<Vec<_>>();
-    Ok(Tensor::from_vec(values, (batch, 3, size, size), &Device::Cpu)?)
+pub(super) fn images(batch: usize, size: usize) -> Result<Tensor> {
+    filled(&[batch, 3, size, size])
+}
+
+/// A tensor by that formula.
+pub(super) fn filled(shape: &[usize]) -> Result<Tensor> {
+    let value = |i: u64| (((i * 2654435761) % (1 << 32)) as f64 / (1u64 << 32) as f64 * 4.0 - 2.0) as f32;
+    let values: Vec<f32> = (0..shape.iter().product::<usize>() as u64).map(value).collect();
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
 
 /// The most memory this process has had resident, in MiB.
-fn peak_memory() -> Result<f64> {
+pub(super) fn peak_memory() -> Result<f64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     match line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok()) {

@@ -12,14 +12,13 @@ use resnext_model::Config;
 use resnext_model::equivalence::{
     Stack, activations, controls, identity, layer_errors, network_errors, output_error,
 };
-use resnext_train::checkpoint::replace_file;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only the small network and a few blocks: under 20 seconds
+    /// Only resnext20_8x4d, its blocks and the negative controls: under 20 seconds
     #[arg(long)]
     quick: bool,
     /// Where to compute
@@ -28,7 +27,7 @@ pub struct Args {
     /// Of the random points and weights
     #[arg(long, default_value_t = 2016)]
     seed: u64,
-    /// Markdown file to write, with a .json and a .svg beside it
+    /// File to write as Markdown, with a .json and a .svg beside it
     #[arg(long, default_value = "runs/prove.md")]
     report: PathBuf,
 }
@@ -41,6 +40,7 @@ const SGD_STEPS: usize = 10;
 
 pub fn run(args: Args) -> Result<ExitCode> {
     let device = device(args.device)?;
+    let files = report::Files::new(&args.report)?;
     let names: &[&str] = match args.quick {
         true => &["resnext20_8x4d"],
         false => {
@@ -58,14 +58,12 @@ pub fn run(args: Args) -> Result<ExitCode> {
         }
     }
     let bar = ProgressBar::new((blocks.len() + 2 * networks.len() + 1) as u64);
-    let style =
-        ProgressStyle::with_template("{bar:30} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
-    bar.set_style(style);
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    // The largest network takes a minute: the clock shows that it goes on.
+    bar.enable_steady_tick(Duration::from_secs(1));
     let start = Instant::now();
-    let step = |what: &str| {
-        bar.set_message(what.to_string());
-        bar.tick();
-    };
+    let step = |what: &str| bar.set_message(what.to_string());
 
     let mut report = Report::new(&args);
     for (network, stack) in &blocks {
@@ -96,14 +94,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
 
     report.seconds = start.elapsed().as_secs_f64();
     report.settle();
+    files.write(&report)?;
     print!("{report}");
-    if let Some(folder) = args.report.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    replace_file(&args.report, report.to_markdown().as_bytes())?;
-    replace_file(&args.report.with_extension("json"), serde_json::to_string_pretty(&report)?.as_bytes())?;
-    replace_file(&args.report.with_extension("svg"), picture::draw(&report.errors)?.as_bytes())?;
-    println!("{} has the report, with .json and .svg beside it", args.report.display());
+    println!("{} has the report, with .json and .svg beside it", files.markdown.display());
     Ok(if report.proved { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

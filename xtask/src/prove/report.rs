@@ -1,11 +1,14 @@
 //! What a proof found: on the screen, as Markdown and as JSON.
 
-use super::{Args, BOUND};
+use super::{Args, BOUND, picture};
 use crate::table::Table;
+use anyhow::{Context, Result, ensure};
 use resnext_model::equivalence::{Control, Identity, LayerError, NetworkErrors, Tally};
+use resnext_train::checkpoint::replace_file;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter, Write};
+use std::path::{Path, PathBuf};
 
 /// Everything that was found.
 #[derive(Serialize)]
@@ -45,6 +48,39 @@ pub struct Network {
     pub identity: Identity,
 }
 
+/// Where a report is written to.
+pub struct Files {
+    pub markdown: PathBuf,
+    json: PathBuf,
+    picture: PathBuf,
+}
+
+impl Files {
+    /// The files for what was asked for, in a folder that is there from now on: what can't be written
+    /// should fail before minutes of proof, not after.
+    pub fn new(report: &Path) -> Result<Self> {
+        let (json, picture) = (report.with_extension("json"), report.with_extension("svg"));
+        // One file can't be both.
+        let clash = report == json || report == picture;
+        let markdown = if clash { report.with_extension("md") } else { report.to_path_buf() };
+        if let Some(folder) = report.parent() {
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        }
+        let folder = [&markdown, &json, &picture].into_iter().find(|file| file.is_dir());
+        ensure!(folder.is_none(), "cannot write {}: it is a folder", report.display());
+        Ok(Files { markdown, json, picture })
+    }
+
+    pub fn write(&self, report: &Report) -> Result<()> {
+        let picture = self.picture.file_name().unwrap_or_default().to_string_lossy();
+        replace_file(&self.markdown, report.to_markdown(&picture).as_bytes())?;
+        replace_file(&self.json, serde_json::to_string_pretty(report)?.as_bytes())?;
+        replace_file(&self.picture, picture::draw(&report.errors)?.as_bytes())?;
+        Ok(())
+    }
+}
+
 impl Report {
     pub fn new(args: &Args) -> Self {
         Report {
@@ -75,6 +111,9 @@ impl Report {
         }
         self.networks.iter().for_each(|network| exact(&network.name, &network.identity.tally));
         for block in &self.blocks {
+            if !block.ulps.is_finite() {
+                failures.push(format!("{}: an output in f32 is no number", block.block));
+            }
             for (dtype, layers) in &block.layers {
                 for LayerError { layer, error, bound, .. } in
                     layers.iter().filter(|at| at.error > at.bound || at.error.is_nan())
@@ -90,7 +129,7 @@ impl Report {
             failures.push(format!("{} in {}: an error is above its bound", errors.network, errors.dtype));
         }
         for control in self.controls.iter().filter(|control| control.caught.is_none()) {
-            failures.push(format!("negative control not caught: {}", control.name));
+            failures.push(format!("negative control not caught in {}: {}", control.dtype, control.name));
         }
         let bounds = self.blocks.iter().flat_map(|block| &block.identities);
         let bounds = bounds.chain(self.networks.iter().map(|network| &network.identity));
@@ -101,12 +140,10 @@ impl Report {
         self.failures = failures;
     }
 
-    /// The report as a page.
-    pub fn to_markdown(&self) -> String {
-        let mut page = String::from("# Forms (a), (b) and (c) are one function\n\n");
-        // Writing to a string does not fail.
-        let _ = write!(page, "{}", self.sections(true));
-        page
+    /// The report as a page that shows the given picture.
+    fn to_markdown(&self, picture: &str) -> String {
+        let title = "# Forms (a), (b) and (c) are one function";
+        format!("{title}\n\n{}\n![Error through the depth of networks]({picture})\n", self.sections(true))
     }
 
     fn sections(&self, markdown: bool) -> String {
@@ -114,10 +151,12 @@ impl Report {
         for (title, table) in [
             ("Blocks", self.block_table()),
             ("Whole networks", self.network_table()),
+            ("Rounding in single layers", self.layer_table()),
             ("Rounding through whole networks, training", self.error_table()),
             ("Negative controls", self.control_table()),
         ] {
             let heading = if markdown { format!("## {title}\n\n") } else { format!("{title}\n") };
+            // Writing to a string does not fail.
             let _ = writeln!(text, "{heading}{}", table.show(markdown));
         }
         for failure in &self.failures {
@@ -135,7 +174,7 @@ impl Report {
             "trials",
             "numbers",
             "bits that differ",
-            "bound",
+            "bound on a wrong verdict",
             "with BN and ReLU",
             "f32 ulps",
         ]);
@@ -161,7 +200,14 @@ impl Report {
     }
 
     fn network_table(&self) -> Table {
-        let mut table = Table::new(&["network", "degree", "trials", "numbers", "bits that differ", "bound"]);
+        let mut table = Table::new(&[
+            "network",
+            "degree",
+            "trials",
+            "numbers",
+            "bits that differ",
+            "bound on a wrong verdict",
+        ]);
         for Network { name, identity } in &self.networks {
             table.row(vec![
                 name.clone(),
@@ -171,6 +217,28 @@ impl Report {
                 identity.tally.bits.to_string(),
                 format!("{:.0e}", identity.bound),
             ]);
+        }
+        table
+    }
+
+    /// The block that comes closest to its bound, for each layer and type.
+    fn layer_table(&self) -> Table {
+        let mut closest = BTreeMap::<(&str, &str), (&str, &LayerError)>::new();
+        for block in &self.blocks {
+            for (dtype, layers) in &block.layers {
+                for at in layers {
+                    let (_, worst) = closest.entry((at.layer, dtype)).or_insert((&block.block, at));
+                    if at.error / at.bound > worst.error / worst.bound {
+                        closest.insert((at.layer, dtype), (&block.block, at));
+                    }
+                }
+            }
+        }
+        let mut table =
+            Table::new(&["layer", "type", "error, epsilons", "proved bound", "block closest to it"]);
+        for ((layer, dtype), (block, at)) in closest {
+            let (error, bound) = (format!("{:.2}", at.error), format!("{:.1}", at.bound));
+            table.row(vec![layer.into(), dtype.into(), error, bound, block.into()]);
         }
         table
     }
@@ -199,11 +267,12 @@ impl Report {
     }
 
     fn control_table(&self) -> Table {
-        let mut table = Table::new(&["broken on purpose", "caught", "first place that differs"]);
+        let mut table = Table::new(&["broken on purpose", "type", "caught", "first place that differs"]);
         for control in &self.controls {
             let place = control.caught.as_ref().map(ToString::to_string);
             let caught = if place.is_some() { "yes" } else { "NO" };
-            table.row(vec![control.name.into(), caught.into(), place.unwrap_or_default()]);
+            let dtype = control.dtype.clone();
+            table.row(vec![control.name.into(), dtype, caught.into(), place.unwrap_or_default()]);
         }
         table
     }
@@ -211,17 +280,6 @@ impl Report {
 
 impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.sections(false))?;
-        let ratio =
-            |layers: &Vec<LayerError>| layers.iter().map(|at| at.error / at.bound).fold(0.0, f64::max);
-        let mut worst = BTreeMap::<&str, f64>::new();
-        for (dtype, layers) in self.blocks.iter().flat_map(|block| &block.layers) {
-            let worst = worst.entry(dtype).or_default();
-            *worst = worst.max(ratio(layers));
-        }
-        for (dtype, ratio) in worst {
-            writeln!(f, "layers in {dtype}: at most {:.1} % of the proved error bound", 100.0 * ratio)?;
-        }
-        Ok(())
+        f.write_str(&self.sections(false))
     }
 }

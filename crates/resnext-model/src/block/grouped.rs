@@ -6,6 +6,7 @@ use crate::layers::{BatchNorm, Conv, ConvSize, Folded};
 use crate::{Mode, Result};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
+use resnext_ops::ConvNorm;
 
 /// Figure 3 (c).
 #[derive(Debug)]
@@ -43,5 +44,10 @@ impl Transform for Grouped {
 
     fn fold(&self) -> Result<[Folded; 3]> {
         Ok([self.conv1.fold(&self.bn1)?, self.conv2.fold(&self.bn2)?, self.conv3.fold(&self.bn3)?])
+    }
+
+    fn convs(&self) -> Option<[ConvNorm; 3]> {
+        let Grouped { conv1, bn1, conv2, bn2, conv3, bn3 } = self;
+        Some([conv1.with_norm(bn1), conv2.with_norm(bn2), conv3.with_norm(bn3)])
     }
 }

@@ -10,6 +10,7 @@ use crate::layers::{BatchNorm, Conv, ConvSize, Folded};
 use crate::{Mode, Result};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
+use resnext_ops::{Bottleneck, ConvNorm};
 use shortcut::ShortcutPath;
 
 /// What one of the forms computes: the sum of all paths, normalised, before the shortcut is added.
@@ -19,6 +20,11 @@ pub(crate) trait Transform: std::fmt::Debug + Send + Sync {
 
     /// Its three convolutions in form (c), with their batch norms folded in.
     fn fold(&self) -> Result<[Folded; 3]>;
+
+    /// Its three convolutions with their batch norms, if these are all it is made of.
+    fn convs(&self) -> Option<[ConvNorm; 3]> {
+        None
+    }
 }
 
 /// A residual block of any form.
@@ -26,6 +32,8 @@ pub(crate) trait Transform: std::fmt::Debug + Send + Sync {
 pub struct Block {
     transform: Box<dyn Transform>,
     shortcut: ShortcutPath,
+    /// The whole block as one operation, in training.
+    fused: Option<Bottleneck>,
 }
 
 impl Block {
@@ -41,7 +49,13 @@ impl Block {
             Form::B => Box::new(concatenated::Concatenated::new(size, last_scale, vb)?),
             Form::C => Box::new(grouped::Grouped::new(size, last_scale, vb)?),
         };
-        Ok(Block { transform, shortcut })
+        let fused = match (transform.convs(), &shortcut) {
+            (_, ShortcutPath::Padded(..)) | (None, _) => None,
+            (Some(convs), shortcut) => {
+                Some(Bottleneck { convs, projection: shortcut.projection(), recompute: false })
+            }
+        };
+        Ok(Block { transform, shortcut, fused })
     }
 
     /// The convolutions of [`Transform::fold`], and the shortcut's if it has one.
@@ -49,11 +63,24 @@ impl Block {
         Ok((self.transform.fold()?, self.shortcut.fold()?))
     }
 
+    /// Whether training gives up the convolutions' results after the forward pass and computes them again in the
+    /// backward one: less memory for more time. Only blocks of form (c) do.
+    pub(crate) fn set_recompute(&mut self, recompute: bool) {
+        if let Some(fused) = &mut self.fused {
+            fused.recompute = recompute;
+        }
+    }
+
     /// From (N, input, H, W) to (N, output, H/stride, W/stride).
     ///
     /// # Errors
     /// If `x` has another number of channels.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        if let (Mode::Train, Some(fused)) = (mode, &self.fused)
+            && fused.takes(x)
+        {
+            return Ok(fused.forward_train(x)?);
+        }
         let y = self.transform.forward(x, mode)?;
         let shortcut = self.shortcut.forward(x, mode)?;
         Ok(match mode {

@@ -5,7 +5,7 @@ use crate::layers::{BatchNorm, Conv, ConvSize, Folded};
 use crate::{Mode, Result};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
-use resnext_ops::{Conv2dConfig, conv2d};
+use resnext_ops::{Conv2dConfig, ConvNorm, conv2d};
 
 /// How a block's input reaches its output.
 #[derive(Debug)]
@@ -50,6 +50,14 @@ impl ShortcutPath {
             ShortcutPath::Projection(conv, bn) => Some(conv.fold(bn)?),
             ShortcutPath::Padded(matrix, config) => Some(Folded::plain(matrix, config)?),
         })
+    }
+
+    /// The convolution there is on the way, with the batch norm behind it.
+    pub(super) fn projection(&self) -> Option<ConvNorm> {
+        match self {
+            ShortcutPath::Projection(conv, bn) => Some(conv.with_norm(bn)),
+            ShortcutPath::Same | ShortcutPath::Padded(..) => None,
+        }
     }
 
     pub(super) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {

@@ -13,6 +13,8 @@ use serde::Serialize;
 pub struct Control {
     /// What was done.
     pub name: &'static str,
+    /// The type it was computed in.
+    pub dtype: String,
     /// The first number that differed; `None` means that the proof did not see it.
     pub caught: Option<Difference>,
 }
@@ -56,12 +58,16 @@ pub fn controls(stack: &Stack, device: &Device, seed: u64) -> Result<Vec<Control
         ("the shortcut left out", Form::B, |w| zero(w, "downsample.0.weight")),
     ];
     let mut found = Vec::new();
-    let mut note = |name, tally: Tally| found.push(Control { name, caught: tally.first });
+    let mut note = |name, dtype, tally: Tally| {
+        let dtype = format!("{dtype:?}").to_lowercase();
+        found.push(Control { name, dtype, caught: tally.first });
+    };
     for dtype in [DType::F64, DType::F32] {
         let modulus = identity::primes(stack, dtype)?.next().unwrap_or(3);
         for (name, form, tamper) in polynomial {
             let tamper = broken(form, tamper);
-            note(name, identity::trial(stack, dtype, device, modulus, &mut generator(seed), &tamper)?);
+            let tally = identity::trial(stack, dtype, device, modulus, &mut generator(seed), &tamper)?;
+            note(name, dtype, tally);
         }
         if device.is_metal() {
             break;
@@ -70,9 +76,10 @@ pub fn controls(stack: &Stack, device: &Device, seed: u64) -> Result<Vec<Control
     let wrong = broken(Form::A, |w| swap(w, "paths.0.bn1.running_mean", "paths.1.bn1.running_mean"));
     note(
         "batch-norm statistics of the wrong path",
+        DType::F64,
         activations::trial(stack, device, &mut generator(seed), &wrong)?,
     );
-    note("a converted weight moved by one ulp", one_ulp(stack, device, seed)?);
+    note("a converted weight moved by one ulp", DType::F32, one_ulp(stack, device, seed)?);
     Ok(found)
 }
 

@@ -91,7 +91,8 @@ fn degree(stack: &Stack) -> usize {
 /// kernel and residues up to h = (p - 1)/2, K·h² must stay within the integers `dtype` holds.
 pub(super) fn primes(stack: &Stack, dtype: DType) -> Result<impl Iterator<Item = u32> + use<>> {
     let exact = match dtype {
-        DType::F64 => 53,
+        // One bit is left for the division by the modulus, which rounds; f32 is divided in f64.
+        DType::F64 => 52,
         DType::F32 => 24,
         other => return Err(Error::Config(format!("expected f32 or f64, got {other:?}"))),
     };

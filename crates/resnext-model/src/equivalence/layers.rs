@@ -1,7 +1,7 @@
 //! What rounding does in a single layer, and the bound it must keep (theorem 3 of `docs/equivalence.md`).
 
 use super::stack::{Stack, generator, tensor};
-use super::{epsilon, relative_error, values};
+use super::{epsilon, relative_error, values, worse};
 use crate::{Form, Mode, Result, convert};
 use candle_core::{DType, Device, Tensor};
 use rand::RngExt;
@@ -58,7 +58,7 @@ pub fn layer_errors(stack: &Stack, dtype: DType, device: &Device, seed: u64) -> 
         let wide = |t: &Tensor| t.to_dtype(DType::F64)?.abs();
         let sizes = values(&conv2d(&wide(input)?, &wide(weight)?, &config)?)?;
         let differences = whole.iter().zip(values(&apart)?).zip(sizes);
-        let error = differences.map(|((w, a), size)| (w - a).abs() / (unit * size)).fold(0.0, f64::max);
+        let error = differences.map(|((w, a), size)| (w - a).abs() / (unit * size)).fold(0.0, worse);
         let length = roundings(products, summands, dtype);
         // Each side is within γ = Lu/(1 - Lu) of the truth, where u is half an epsilon (Higham, 3.1).
         errors.push(LayerError { layer, length, error, bound: length / (1.0 - length * unit / 2.0) });
@@ -66,11 +66,11 @@ pub fn layer_errors(stack: &Stack, dtype: DType, device: &Device, seed: u64) -> 
     Ok(errors)
 }
 
-/// Roundings on the way to a sum of so many products, itself one of so many summands. Types narrower
-/// than f32 are accumulated in f32 and rounded to themselves at the end.
+/// Roundings on the way to a sum of so many products, itself one of so many summands. bf16 is accumulated
+/// in f32, whose roundings are 2^-16 of its own, and rounded to itself at the end.
 pub(super) fn roundings(products: usize, summands: usize, dtype: DType) -> f64 {
     match dtype {
-        DType::BF16 | DType::F16 => (1 + summands) as f64 + products as f64 / 256.0,
+        DType::BF16 => (1 + summands) as f64 + products as f64 / 65536.0,
         _ => (products + summands) as f64,
     }
 }
@@ -96,7 +96,7 @@ pub fn output_error(stack: &Stack, device: &Device, seed: u64) -> Result<f64> {
     let expected = output(Form::C)?;
     let unit = epsilon(DType::F32)?;
     let (a, b) = (output(Form::A)?, output(Form::B)?);
-    Ok(relative_error(&expected, &a, unit)?.max(relative_error(&expected, &b, unit)?))
+    Ok(worse(relative_error(&expected, &a, unit)?, relative_error(&expected, &b, unit)?))
 }
 
 /// Numbers with the normal distribution's mean and variance, from sums of uniform ones.

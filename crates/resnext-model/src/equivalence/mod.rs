@@ -64,9 +64,12 @@ fn largest(x: &Tensor) -> Result<f64> {
 /// The largest difference between two tensors.
 fn distance(expected: &Tensor, got: &Tensor) -> Result<f64> {
     let (expected, got) = (values(expected)?, values(got)?);
-    let differences = expected.iter().zip(&got).map(|(e, g)| (e - g).abs());
-    // `max` would pass over a NaN, which is the largest difference of all.
-    Ok(differences.fold(0f64, |most, d| if d.is_nan() { d } else { most.max(d) }))
+    Ok(expected.iter().zip(&got).map(|(e, g)| (e - g).abs()).fold(0.0, worse))
+}
+
+/// The larger of two errors. `f64::max` would pass over a NaN, which is the largest of all.
+fn worse(a: f64, b: f64) -> f64 {
+    if a.is_nan() || a >= b { a } else { b }
 }
 
 /// The largest difference between two tensors, in units of `unit` × the largest magnitude of the first.

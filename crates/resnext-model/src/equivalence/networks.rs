@@ -2,7 +2,7 @@
 
 use super::layers::{normals, roundings};
 use super::stack::{Stack, generator, tensor};
-use super::{epsilon, relative_error};
+use super::{epsilon, relative_error, worse};
 use crate::convert::{self, Tensors};
 use crate::{Config, Error, Form, Mode, ResNext, Result, Stem, Variables};
 use candle_core::{DType, Device, Tensor, Var};
@@ -54,7 +54,7 @@ impl NetworkErrors {
     /// Whether every error keeps its bound.
     pub fn within_bounds(&self) -> bool {
         self.depth.iter().all(|at| at.a <= at.bound && at.b <= at.bound)
-            && self.loss.max(self.gradient) <= self.gradient_bound
+            && worse(self.loss, self.gradient) <= self.gradient_bound
             && self.stepped <= self.stepped_bound
     }
 }
@@ -89,7 +89,7 @@ pub fn network_errors(
     let (unit, mut loss, mut gradient, mut stepped) = (epsilon(dtype)?, 0f64, 0f64, 0f64);
     for form in [Form::A, Form::B] {
         let got = train(form)?;
-        loss = loss.max(relative_error(&expected.loss, &got.loss, unit)?);
+        loss = worse(loss, relative_error(&expected.loss, &got.loss, unit)?);
         // Where batch norm follows, a gradient can be nothing but rounding: the largest of all is the unit.
         let largest = expected
             .gradients
@@ -97,10 +97,11 @@ pub fn network_errors(
             .map(super::largest)
             .try_fold(0f64, |most, v| v.map(|v| most.max(v)))?;
         for (name, of_c) in &expected.gradients {
-            gradient = gradient.max(super::distance(of_c, &got.gradients[name])? / (unit * largest));
+            let distance = super::distance(of_c, &got.gradients[name])?;
+            gradient = worse(gradient, distance / (unit * largest));
         }
         for (name, of_c) in &expected.stepped {
-            stepped = stepped.max(relative_error(of_c, &got.stepped[name], unit)?);
+            stepped = worse(stepped, relative_error(of_c, &got.stepped[name], unit)?);
         }
     }
     let gradient_bound = forward_and_backward(&stack, dtype);

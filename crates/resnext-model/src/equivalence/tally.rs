@@ -50,6 +50,8 @@ impl Tally {
         // Widening keeps what is equal equal and what differs different, but the bits are the type's own.
         let (e, g) = (values(expected)?, values(got)?);
         let differing = |e: f64, g: f64| match expected.dtype() {
+            // What is no number equals nothing, not even itself.
+            dtype if !g.is_finite() => 8 * dtype.size_in_bytes() as u32,
             DType::F32 => ((e as f32).to_bits() ^ (g as f32).to_bits()).count_ones(),
             _ => (e.to_bits() ^ g.to_bits()).count_ones(),
         };

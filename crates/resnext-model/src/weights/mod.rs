@@ -25,8 +25,8 @@ pub use check::Head;
 /// The format is told by the file's first bytes: safetensors; zip archives of `torch.save`; and the format
 /// that torch.save had before PyTorch 1.6. Pickles are read as data: one that asks for any function but those
 /// that tensors are made with is refused. Prefixes that wrappers leave in every name (`module.`), and the names
-/// of other programs' last layer, are taken away; an `optimizer.` part, such as this project's checkpoints
-/// have, is passed over.
+/// of other programs' last layer, are taken away. Of this project's checkpoints it is the averages, where they were
+/// kept, and no other state of the optimizer.
 #[derive(Debug, Clone)]
 pub struct Weights {
     path: PathBuf,

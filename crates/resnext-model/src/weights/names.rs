@@ -5,12 +5,18 @@ use std::collections::BTreeMap;
 /// What wrappers put before every name: `DataParallel`, `torch.compile`, a program's own attribute.
 const PREFIXES: [&str; 5] = ["module.", "_orig_mod.", "model.", "backbone.", "net."];
 
+/// Where this project's checkpoints keep averages, which are the weights that a run was judged by.
+const AVERAGE: &str = "optimizer.average.";
+
 /// Names of the last layer elsewhere.
 const HEADS: [&str; 3] = ["last_linear.", "head.fc.", "classifier."];
 
 /// The entries under torchvision's names, without what is no weight of a network.
-pub(super) fn ours<T>(mut entries: BTreeMap<String, T>) -> BTreeMap<String, T> {
-    entries.retain(|name, _| !name.starts_with("optimizer."));
+pub(super) fn ours<T>(entries: BTreeMap<String, T>) -> BTreeMap<String, T> {
+    let (state, mut entries): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        entries.into_iter().partition(|(name, _)| name.starts_with("optimizer."));
+    let average = |(name, entry): (String, T)| Some((name.strip_prefix(AVERAGE)?.to_string(), entry));
+    entries.extend(state.into_iter().filter_map(average));
     while let Some(prefix) = PREFIXES
         .iter()
         .find(|prefix| !entries.is_empty() && entries.keys().all(|name| name.starts_with(**prefix)))

@@ -17,54 +17,201 @@ fn block_len(channels: usize) -> usize {
 
 /// The mean and biased variance of each channel of `x` (pixels × channels).
 pub(crate) fn mean_and_variance<T: Element>(isa: Isa, x: &[T], channels: usize) -> (Vec<f64>, Vec<f64>) {
-    struct Moments<'a, T> {
-        x: &'a [T],
-        mean: &'a mut [T],
-        squares: &'a mut [T],
-    }
-    impl<T: Element> Kernel<T> for Moments<'_, T> {
-        #[inline(always)]
-        unsafe fn run<S: Simd<T = T>>(self) {
-            let channels = self.mean.len();
-            for row in self.x.chunks_exact(channels) {
-                for (sum, &x) in self.mean.iter_mut().zip(row) {
-                    *sum += x;
+    let blocks = x.par_chunks(block_len(channels)).map(|x| Moments::of(isa, x, channels)).collect::<Vec<_>>();
+    Moments::merge(channels, &blocks)
+}
+
+/// Mean and sum of squared differences from it, a channel each, over a block of pixels.
+#[derive(Debug)]
+pub(crate) struct Moments<T> {
+    count: f64,
+    mean: Vec<T>,
+    squares: Vec<T>,
+}
+
+impl<T: Element> Moments<T> {
+    /// Of a block that is small enough to stay in the cache for a second pass.
+    pub(crate) fn of(isa: Isa, x: &[T], channels: usize) -> Self {
+        struct Passes<'a, T> {
+            x: &'a [T],
+            mean: &'a mut [T],
+            squares: &'a mut [T],
+        }
+        impl<T: Element> Kernel<T> for Passes<'_, T> {
+            #[inline(always)]
+            unsafe fn run<S: Simd<T = T>>(self) {
+                let Passes { x, mean, squares } = self;
+                let channels = mean.len();
+                let scale = T::of_f64(channels as f64 / x.len() as f64);
+                // Squares of differences from the block's own mean: no cancellation.
+                if channels.is_multiple_of(S::LANES) {
+                    // SAFETY: the CPU has S's instructions; whole vectors of x at every place asked for.
+                    unsafe {
+                        let rows = x.len() / channels;
+                        column_sums::<S, 1>(rows, channels, [mean], |at, _| [S::load(x.as_ptr().add(at))]);
+                        mean.iter_mut().for_each(|mean| *mean *= scale);
+                        let minus: Vec<T> = mean.iter().map(|&mean| mean * T::of_f64(-1.0)).collect();
+                        column_sums::<S, 1>(rows, channels, [squares], |at, k| {
+                            let d = S::add(S::load(x.as_ptr().add(at)), S::load(minus.as_ptr().add(k)));
+                            [S::fma(d, d, S::zero())]
+                        });
+                    }
+                    return;
+                }
+                for row in x.chunks_exact(channels) {
+                    for (sum, &x) in mean.iter_mut().zip(row) {
+                        *sum += x;
+                    }
+                }
+                mean.iter_mut().for_each(|mean| *mean *= scale);
+                for row in x.chunks_exact(channels) {
+                    for ((sum, &mean), &x) in squares.iter_mut().zip(mean.iter()).zip(row) {
+                        let d = x - mean;
+                        *sum += d * d;
+                    }
                 }
             }
-            let scale = T::of_f64(channels as f64 / self.x.len() as f64);
-            for mean in self.mean.iter_mut() {
-                *mean *= scale;
+        }
+        let (mut mean, mut squares) = (vec![T::ZERO; channels], vec![T::ZERO; channels]);
+        run(isa, Passes { x, mean: &mut mean, squares: &mut squares });
+        Moments { count: (x.len() / channels.max(1)) as f64, mean, squares }
+    }
+
+    /// Mean and biased variance over all blocks, merged in their order (Chan, Golub and LeVeque).
+    pub(crate) fn merge(channels: usize, blocks: &[Self]) -> (Vec<f64>, Vec<f64>) {
+        let (mut count, mut mean, mut squares) = (0.0, vec![0.0; channels], vec![0.0; channels]);
+        for block in blocks {
+            let total = count + block.count;
+            for k in 0..channels {
+                let delta = block.mean[k].as_f64() - mean[k];
+                mean[k] += delta * block.count / total;
+                squares[k] += block.squares[k].as_f64() + delta * delta * count * block.count / total;
             }
-            // Squares of differences from the block's own mean: no cancellation.
-            for row in self.x.chunks_exact(channels) {
-                for ((sum, &mean), &x) in self.squares.iter_mut().zip(self.mean.iter()).zip(row) {
-                    let d = x - mean;
-                    *sum += d * d;
+            count = total;
+        }
+        let variance = squares.into_iter().map(|s| s / count).collect();
+        (mean, variance)
+    }
+}
+
+/// Adds to `K` sums a channel what `f` gives for every vector: it is told where in a (rows, channels) matrix the
+/// vector begins, and its first channel.
+///
+/// # Safety
+/// The CPU has `S`'s instructions, LANES divides the channels, and `f` may read and write there.
+#[inline(always)]
+pub(super) unsafe fn column_sums<S: Simd, const K: usize>(
+    rows: usize,
+    channels: usize,
+    mut sums: [&mut [S::T]; K],
+    f: impl Fn(usize, usize) -> [S::V; K],
+) {
+    /// # Safety
+    /// As above, for `V` vectors from channel `k` on.
+    #[inline(always)]
+    unsafe fn strip<S: Simd, const K: usize, const V: usize>(
+        rows: std::ops::Range<usize>,
+        (channels, k): (usize, usize),
+        sums: &mut [&mut [S::T]; K],
+        f: &impl Fn(usize, usize) -> [S::V; K],
+    ) {
+        // SAFETY: the function's contract.
+        unsafe {
+            let mut acc = [[S::zero(); K]; V];
+            for row in rows {
+                for v in 0..V {
+                    let k = k + v * S::LANES;
+                    let values = f(row * channels + k, k);
+                    for i in 0..K {
+                        acc[v][i] = S::add(acc[v][i], values[i]);
+                    }
+                }
+            }
+            for v in 0..V {
+                for i in 0..K {
+                    let sum = sums[i][k + v * S::LANES..][..S::LANES].as_mut_ptr();
+                    S::store(sum, S::add(S::load(sum), acc[v][i]));
                 }
             }
         }
     }
-    let blocks: Vec<(f64, Vec<T>, Vec<T>)> = x
-        .par_chunks(block_len(channels))
-        .map(|x| {
-            let (mut mean, mut squares) = (vec![T::ZERO; channels], vec![T::ZERO; channels]);
-            run(isa, Moments { x, mean: &mut mean, squares: &mut squares });
-            ((x.len() / channels) as f64, mean, squares)
+    // A few rows at a time, so that memory is walked through nearly in its order.
+    for first in (0..rows).step_by(ROWS) {
+        let some = first..rows.min(first + ROWS);
+        let mut k = 0;
+        while k < channels {
+            // SAFETY: passed on.
+            unsafe {
+                if k + 4 * S::LANES <= channels {
+                    strip::<S, K, 4>(some.clone(), (channels, k), &mut sums, &f);
+                    k += 4 * S::LANES;
+                } else {
+                    strip::<S, K, 1>(some.clone(), (channels, k), &mut sums, &f);
+                    k += S::LANES;
+                }
+            }
+        }
+    }
+}
+
+/// Rows whose sums are kept in registers.
+const ROWS: usize = 16;
+
+/// `Σ g` and `Σ g·(x - mean)` a channel, over a block of pixels: what batch norm's gradient is made of.
+#[derive(Debug)]
+pub(crate) struct GradientSums<T>(pub(super) [Vec<T>; 2]);
+
+impl<T: Element> GradientSums<T> {
+    /// Sets `g`, the gradient of a block of `max(x·scale + shift, 0)`, to that of the sum inside it, and sums that.
+    pub(crate) fn gate(isa: Isa, g: &mut [T], x: &[T], [scale, shift]: [&[T]; 2], mean: &[f64]) -> Self {
+        struct Gate<'a, T> {
+            g: &'a mut [T],
+            x: &'a [T],
+            coefficients: [&'a [T]; 3],
+            sums: [&'a mut [T]; 2],
+        }
+        impl<T: Element> Kernel<T> for Gate<'_, T> {
+            #[inline(always)]
+            unsafe fn run<S: Simd<T = T>>(self) {
+                let Gate { g, x, coefficients, sums } = self;
+                let channels = coefficients[2].len();
+                assert!(
+                    channels.is_multiple_of(S::LANES) && coefficients.iter().all(|c| c.len() == channels)
+                );
+                assert_eq!(g.len(), x.len());
+                let (rows, g, x) = (x.len() / channels, g.as_mut_ptr(), x.as_ptr());
+                let [scale, shift, minus] = coefficients.map(<[T]>::as_ptr);
+                // SAFETY: the CPU has S's instructions; both matrices and all coefficients are as long as asserted.
+                unsafe {
+                    column_sums::<S, 2>(rows, channels, sums, |at, k| {
+                        let x = S::load(x.add(at));
+                        let y = S::fma(x, S::load(scale.add(k)), S::load(shift.add(k)));
+                        let gated = S::where_positive(y, S::load(g.add(at)));
+                        S::store(g.add(at), gated);
+                        let d = S::add(x, S::load(minus.add(k)));
+                        [gated, S::fma(gated, d, S::zero())]
+                    });
+                }
+            }
+        }
+        let minus: Vec<T> = mean.iter().map(|&m| T::of_f64(-m)).collect();
+        let mut sums = [0, 1].map(|_| vec![T::ZERO; minus.len()]);
+        let [a, b] = &mut sums;
+        run(isa, Gate { g, x, coefficients: [scale, shift, &minus], sums: [a, b] });
+        GradientSums(sums)
+    }
+
+    /// Over all blocks, added in their order.
+    pub(crate) fn total(blocks: &[Self]) -> [Vec<f64>; 2] {
+        [0, 1].map(|part| {
+            let mut total: Vec<f64> = Vec::new();
+            for GradientSums(sums) in blocks {
+                total.resize(sums[part].len(), 0.0);
+                total.iter_mut().zip(&sums[part]).for_each(|(total, sum)| *total += sum.as_f64());
+            }
+            total
         })
-        .collect();
-    // Chan, Golub and LeVeque's merge of block means and sums of squares.
-    let (mut count, mut mean, mut squares) = (0.0, vec![0.0; channels], vec![0.0; channels]);
-    for (n, block_mean, block_squares) in blocks {
-        let total = count + n;
-        for k in 0..channels {
-            let delta = block_mean[k].as_f64() - mean[k];
-            mean[k] += delta * n / total;
-            squares[k] += block_squares[k].as_f64() + delta * delta * count * n / total;
-        }
-        count = total;
     }
-    let variance = squares.into_iter().map(|s| s / count).collect();
-    (mean, variance)
 }
 
 /// `Σ g` and `Σ g·(x - mean)` a channel, where `g = masked(grad, gate)`; `inputs` are grad, gate and x.

@@ -1,38 +1,94 @@
 //! Buffers that begin at a cache line, so that no vector lies across two.
 
+use std::alloc::Layout;
+use std::fmt::{Debug, Formatter};
 use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
 
-/// A cache line.
-#[derive(Debug, Clone, Copy, Default)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
-
-/// Zeros to begin with; a slice of f32 that is aligned to 64 bytes.
-#[derive(Debug, Clone, Default)]
+/// Zeros to begin with; a slice of f32 that is aligned to 64 bytes, and that the system is asked to keep in
+/// large pages where it is large: weights are read once a pass, and with small pages the look-up of where
+/// each lies would take as long as the reading.
 pub(crate) struct Lines {
-    lines: Vec<Line>,
+    data: NonNull<f32>,
     len: usize,
 }
 
+const PAGE: usize = 2 << 20;
+
 impl Lines {
     pub(crate) fn zeros(len: usize) -> Self {
-        Lines { lines: vec![Line::default(); len.div_ceil(16)], len }
+        if len == 0 {
+            return Lines::default();
+        }
+        let layout = Self::layout(len);
+        // SAFETY: the layout is not empty.
+        let data = unsafe { std::alloc::alloc(layout) }.cast::<f32>();
+        let Some(data) = NonNull::new(data) else { std::alloc::handle_alloc_error(layout) };
+        #[cfg(target_os = "linux")]
+        if layout.align() == PAGE {
+            // SAFETY: advice on pages that were just allocated, which it does not change.
+            unsafe { libc::madvise(data.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE) };
+        }
+        // SAFETY: the allocation is that long.
+        unsafe { data.write_bytes(0, len) };
+        Lines { data, len }
+    }
+
+    fn layout(len: usize) -> Layout {
+        let bytes = len * size_of::<f32>();
+        let align = if bytes < PAGE { 64 } else { PAGE };
+        // The same error as for a `Vec` of that length.
+        Layout::from_size_align(bytes, align).unwrap_or_else(|_| panic!("capacity overflow"))
     }
 }
+
+impl Default for Lines {
+    fn default() -> Self {
+        Lines { data: NonNull::dangling(), len: 0 }
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: allocated in `zeros` with this layout.
+            unsafe { std::alloc::dealloc(self.data.as_ptr().cast(), Self::layout(self.len)) }
+        }
+    }
+}
+
+impl Clone for Lines {
+    fn clone(&self) -> Self {
+        let mut lines = Lines::zeros(self.len);
+        lines.copy_from_slice(self);
+        lines
+    }
+}
+
+impl Debug for Lines {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Lines({})", self.len)
+    }
+}
+
+// SAFETY: owns its memory, as a `Vec<f32>` does.
+unsafe impl Send for Lines {}
+// SAFETY: as above.
+unsafe impl Sync for Lines {}
 
 impl Deref for Lines {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        // SAFETY: a line is sixteen f32 and nothing else, and `len` is at most all lines'.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+        // SAFETY: `len` f32, zeros at first, or a dangling pointer to none.
+        unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.len) }
     }
 }
 
 impl DerefMut for Lines {
     fn deref_mut(&mut self) -> &mut [f32] {
         // SAFETY: as above.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.data.as_ptr(), self.len) }
     }
 }
 
@@ -42,10 +98,12 @@ mod tests {
 
     #[test]
     fn every_length_is_aligned_and_whole() {
-        for len in [0, 1, 15, 16, 17, 1000] {
+        for len in [0, 1, 15, 16, 17, 1000, PAGE / 4 - 1, PAGE / 4, PAGE] {
             let mut lines = Lines::zeros(len);
-            assert!(lines.len() == len && lines.as_ptr().addr().is_multiple_of(64));
+            assert!(lines.len() == len && (len == 0 || lines.as_ptr().addr().is_multiple_of(64)));
+            assert!(lines.iter().all(|v| *v == 0.0));
             lines.iter_mut().enumerate().for_each(|(i, v)| *v = i as f32);
+            let lines = lines.clone();
             assert!(lines.iter().enumerate().all(|(i, v)| *v == i as f32));
         }
     }

@@ -1,13 +1,16 @@
 //! Max-pooling for inference.
 
 use super::packed_conv::Pixels;
+use super::shared::SharedMut;
 use super::simd::{Isa, Kernel, Simd, run};
-use rayon::prelude::*;
+use super::words::WordType;
+use crate::crew::Crew;
 
 /// Pools maps of `(source, height, width, channels)` by `(kernel, stride, padding)` into
 /// `(output, its stride, rows of all maps, width)`.
 pub(crate) fn max_pool_rows(
-    isa: Isa,
+    crew: &Crew,
+    words: WordType,
     (src, h, w, c): (Pixels, usize, usize, usize),
     (kernel, stride, padding): (usize, usize, usize),
     (out, out_stride, rows, out_w): (&mut [f32], usize, usize, usize),
@@ -16,24 +19,33 @@ pub(crate) fn max_pool_rows(
         return;
     }
     let out_h = (h + 2 * padding - kernel) / stride + 1;
-    out.par_chunks_mut(out_w * out_stride).take(rows).enumerate().for_each(|(row, out)| {
+    let width = c.div_ceil(words.channels());
+    let out = SharedMut::new(out);
+    crew.for_each(rows, |row| {
         let (image, y) = (row / out_h, row % out_h * stride);
         let clip =
             |start: usize, side: usize| start.saturating_sub(padding)..(start + kernel - padding).min(side);
-        for (j, out) in out.chunks_exact_mut(out_stride).take(out_w).enumerate() {
-            out[..c].fill(f32::NEG_INFINITY);
+        for j in 0..out_w {
+            // SAFETY: each task has a row of its own.
+            let out = unsafe { out.slice((row * out_w + j) * out_stride, width) };
+            let mut first = true;
             for y in clip(y, h) {
                 for x in clip(j * stride, w) {
                     let start = ((image * h + y) * w + x) * src.stride;
-                    run(isa, Larger { out: &mut out[..c], x: &src.data[start..start + c] });
+                    let x = &src.data[start..start + width];
+                    match std::mem::take(&mut first) {
+                        true => out.copy_from_slice(x),
+                        false => run(Isa::current(), Larger { words, out, x }),
+                    }
                 }
             }
         }
     });
 }
 
-/// `out = max(out, x)`; NaN wins.
+/// `out = max(out, x)`, channel by channel; NaN wins.
 struct Larger<'a> {
+    words: WordType,
     out: &'a mut [f32],
     x: &'a [f32],
 }
@@ -41,10 +53,19 @@ struct Larger<'a> {
 impl Kernel<f32> for Larger<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd<T = f32>>(self) {
+        let larger = |out: f32, x: f32| if x > out || x.is_nan() { x } else { out };
+        let halves = |word: f32| {
+            let bits = word.to_bits();
+            (f32::from_bits(bits << 16), f32::from_bits(bits & 0xffff_0000))
+        };
         for (out, &x) in self.out.iter_mut().zip(self.x) {
-            if x > *out || x.is_nan() {
-                *out = x;
-            }
+            *out = match self.words {
+                WordType::F32 => larger(*out, x),
+                WordType::Bf16 => {
+                    let ((o0, o1), (x0, x1)) = (halves(*out), halves(x));
+                    f32::from_bits(larger(o0, x0).to_bits() >> 16 | larger(o1, x1).to_bits())
+                }
+            };
         }
     }
 }

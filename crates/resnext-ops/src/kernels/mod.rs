@@ -1,27 +1,42 @@
 //! CPU kernels on channels-last slices, each behind one safe function.
 
 mod channels;
+mod conv;
 mod gather_conv;
 mod geometry;
+mod grouped;
+mod join;
 mod lines;
 mod max_pool;
+mod max_pool_training;
+mod outer;
+mod packed;
 mod packed_conv;
 mod peak;
+mod planes;
+mod product;
 mod shared;
 mod simd;
+mod tiles;
 mod weight_gradient;
+mod words;
 
 pub use simd::Isa;
 
-pub(crate) use channels::{channel_sums, mean_and_variance, per_channel};
-pub(crate) use gather_conv::{forward as conv_forward, input_gradient as conv_input_gradient};
+pub(crate) use channels::{GradientSums, Moments, channel_sums, mean_and_variance, per_channel};
+pub(crate) use conv::{conv_forward, conv_input_gradient, conv_pixel_gradient, conv_weight_gradient};
 pub(crate) use geometry::ConvShape;
+pub(crate) use join::{Around, Line, join, join_gradient};
 pub(crate) use lines::Lines;
 pub(crate) use max_pool::max_pool_rows;
-pub(crate) use packed_conv::{Job, Packed, Pixels, Row, SourceTable, Sources};
+pub(crate) use max_pool_training::{Window, pool, pool_gradient};
+pub(crate) use packed::{Filter, Packed};
+pub(crate) use packed_conv::{Job, Pixels, Row, SourceTable, Sources};
 pub(crate) use peak::fma_chains;
-pub(crate) use simd::Element;
-pub(crate) use weight_gradient::weight_gradient as conv_weight_gradient;
+pub(crate) use planes::Operand;
+pub(crate) use shared::SharedMut;
+pub(crate) use simd::{Element, lanes};
+pub(crate) use words::{MAX_LANES, WordType, Words, pair};
 
 /// Every instruction set this machine has against the portable one.
 #[cfg(test)]
@@ -74,9 +89,9 @@ mod tests {
                 let (weight, bias) = (fill::<T>(shape.weight_len(), 3), fill::<T>(shape.out_channels, 4));
                 let all = |isa| {
                     (
-                        conv_forward(isa, &shape, &x, &weight, Some(&bias)),
-                        conv_input_gradient(isa, &shape, &grad, &weight),
-                        conv_weight_gradient(isa, &shape, &x, &grad),
+                        gather_conv::forward(isa, &shape, &x, &weight, Some(&bias)),
+                        gather_conv::input_gradient(isa, &shape, &grad, &weight),
+                        weight_gradient::weight_gradient(isa, &shape, &x, &grad),
                     )
                 };
                 let want = all(Isa::Portable);
@@ -110,5 +125,80 @@ mod tests {
                 assert!((mean[k] - want).abs() < 1e-3 && (var[k] / spread - 1.0).abs() < 1e-3, "{isa:?}");
             }
         }
+    }
+
+    /// Coefficients for operands that are made while they are read.
+    fn operands<'a, T>(x: &'a [T], c: &'a [T]) -> [Operand<'a, T>; 3] {
+        [
+            Operand::Plain(x),
+            Operand::Normalised { x, scale: c, shift: c },
+            Operand::Gradient { g: x, x, a: c, b: c, d: c },
+        ]
+    }
+
+    /// The training kernels against the gathering one, on shapes that reach every kind of tile and edge.
+    fn training_kernels<T: Element>(tolerance: f64) {
+        // Channels in and out a group, groups, kernel, stride, padding, height, width.
+        for (group_in, group_out, groups, kernel, stride, padding, h, w) in [
+            (64, 48, 1, 1, 1, 0, 9, 7),
+            (16, 80, 1, 1, 2, 0, 7, 8),
+            (640, 16, 1, 1, 1, 0, 3, 3),
+            (32, 272, 1, 1, 1, 0, 5, 41),
+            (3, 16, 1, 3, 1, 1, 9, 8),
+            (3, 64, 1, 7, 2, 3, 17, 20),
+            (4, 4, 8, 3, 1, 1, 7, 14),
+            (4, 4, 16, 3, 2, 1, 9, 32),
+            (8, 8, 4, 3, 1, 1, 5, 16),
+            (8, 8, 4, 3, 2, 1, 8, 15),
+            (16, 16, 2, 3, 1, 1, 3, 9),
+            (32, 32, 2, 3, 1, 1, 7, 7),
+            (32, 32, 2, 3, 2, 1, 14, 14),
+            (16, 16, 2, 3, 2, 1, 5, 1),
+            (4, 4, 64, 3, 1, 1, 40, 40),
+            (1, 1, 16, 3, 1, 1, 6, 6),
+        ] {
+            let size = |side: usize| (side + 2 * padding - kernel) / stride + 1;
+            let shape = ConvShape {
+                batch: 3,
+                in_channels: group_in * groups,
+                in_h: h,
+                in_w: w,
+                out_channels: group_out * groups,
+                out_h: size(h),
+                out_w: size(w),
+                kernel_h: kernel,
+                kernel_w: kernel,
+                config: Conv2dConfig { stride, padding, dilation: 1, groups },
+            };
+            let (x, grad) = (fill::<T>(shape.input_len(), 1), fill::<T>(shape.output_len(), 2));
+            let weight = fill::<T>(shape.weight_len(), 3);
+            let (c_in, c_out) = (fill::<T>(shape.in_channels, 4), fill::<T>(shape.out_channels, 5));
+            for isa in Isa::available() {
+                for (x, grad) in operands(&x, &c_in).into_iter().zip(operands(&grad, &c_out)) {
+                    let (values, gradient) =
+                        (x.values(isa, shape.in_channels), grad.values(isa, shape.out_channels));
+                    let first_pixels = |first: usize, block: &mut [T]| (first, block.len());
+                    let (got, blocks) = conv_forward(isa, &shape, x, &weight, first_pixels);
+                    close(&got, &gather_conv::forward(isa, &shape, &values, &weight, None), tolerance);
+                    let mut pixels = 0;
+                    for (first, len) in blocks {
+                        assert_eq!(first, pixels, "blocks follow each other");
+                        pixels += len / shape.out_channels;
+                    }
+                    assert_eq!(pixels * shape.out_channels, shape.output_len());
+                    let (got, _) = conv_input_gradient(isa, &shape, grad, &weight, first_pixels);
+                    close(&got, &gather_conv::input_gradient(isa, &shape, &gradient, &weight), tolerance);
+                    let got = conv_weight_gradient(isa, &shape, x, grad);
+                    let want = weight_gradient::weight_gradient(isa, &shape, &values, &gradient);
+                    close(&got, &want, tolerance * 10.0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn training_kernels_compute_what_gathering_does() {
+        training_kernels::<f32>(5e-4);
+        training_kernels::<f64>(1e-11);
     }
 }

@@ -1,51 +1,13 @@
-//! Convolution for inference: weights packed once, and bias, residual and ReLU while the sum is still in
-//! registers.
-//!
-//! A register tile holds up to 14 pixels (two rows of a 7×7 map) times two vectors of output channels.
-//! Activations are read in place, one broadcast a pixel and input channel. Where a group is narrower than
-//! a vector, the vector spans several groups and the broadcast becomes a permute.
+//! Convolution for inference, over packed weights: what each output pixel reads, and who computes it.
 
-use super::lines::Lines;
-use super::shared::{SharedMut, spans_groups};
-use super::simd::{Isa, Kernel, Simd, run};
-use rayon::prelude::*;
-use std::mem::MaybeUninit;
+use super::packed::{Packed, Panel};
+use super::shared::SharedMut;
+use super::tiles::Strip;
+use crate::crew::Crew;
+use std::cell::Cell;
 use std::ops::Range;
 
-/// Weights in the order the kernel reads them.
-#[derive(Debug)]
-pub(crate) struct Packed {
-    isa: Isa,
-    taps: usize,
-    /// Neighbouring taps whose weights lie beside each other, a channel: 3 for [`Neighbours`], or 1.
-    columns: usize,
-    out_channels: usize,
-    panels: Vec<Panel>,
-    /// One after another, all panels' `[tap][source channel][vectors · LANES]`, padded with zeros.
-    weights: Lines,
-    /// A panel's width each, padded with zeros.
-    bias: Lines,
-}
-
-/// The weights of up to two vectors of output channels.
-#[derive(Debug, Clone)]
-struct Panel {
-    /// Where its weights and biases begin.
-    weights: usize,
-    bias: usize,
-    /// The first channel read of a source pixel, and written of an output pixel.
-    src_channel: usize,
-    dst_channel: usize,
-    /// Channels written.
-    width: usize,
-    vectors: usize,
-    /// Source channels an output channel sums over, a tap.
-    depth: usize,
-    /// Whether a vector spans several groups of `depth` channels.
-    spanning: bool,
-}
-
-/// Where pixels lie: `pixel · stride` elements from the start.
+/// Where pixels lie: `pixel · stride` words from the start.
 #[derive(Clone, Copy)]
 pub(crate) struct Pixels<'a> {
     pub(crate) data: &'a [f32],
@@ -61,10 +23,11 @@ pub(crate) enum Sources<'a> {
     Table(&'a SourceTable),
 }
 
-/// For each output pixel and tap, the first element of the source pixel.
+/// The places, in words from the start, of the source pixels that each output pixel reads.
 #[derive(Debug)]
 pub(crate) struct SourceTable {
-    offsets: Vec<u32>,
+    /// `[output pixel][tap]`
+    pub(super) offsets: Vec<u32>,
     /// The largest of them.
     farthest: usize,
     row: Option<Row>,
@@ -84,117 +47,35 @@ impl SourceTable {
     }
 }
 
-/// One run of a packed convolution over `count` output pixels.
+/// One convolution: `out = conv(src) + bias`, `+ residual` and ReLU where asked for.
 pub(crate) struct Job<'a> {
     pub(crate) src: Pixels<'a>,
     pub(crate) sources: Sources<'a>,
     pub(crate) residual: Option<Pixels<'a>>,
     pub(crate) relu: bool,
+    /// Output pixels.
     pub(crate) count: usize,
     pub(crate) out: &'a mut [f32],
     pub(crate) out_stride: usize,
-}
-
-/// Elements a vector, and pixels a tile.
-fn lanes(isa: Isa) -> (usize, usize) {
-    struct Lanes<'a>(&'a mut (usize, usize));
-    impl Kernel<f32> for Lanes<'_> {
-        #[inline(always)]
-        unsafe fn run<S: Simd<T = f32>>(self) {
-            *self.0 = (S::LANES, S::TILE);
-        }
-    }
-    let mut lanes = (0, 0);
-    run(isa, Lanes(&mut lanes));
-    lanes
+    /// Weights that the next convolutions read, to be fetched from memory while this one computes.
+    /// At most [`AHEAD`].
+    pub(crate) ahead: &'a [&'a Packed],
 }
 
 impl Packed {
-    /// Packs `weight(group, output channel, input channel, tap)` of a group each. Three `columns` want
-    /// sources in rows.
-    pub(crate) fn new(
-        isa: Isa,
-        groups: usize,
-        (group_in, group_out): (usize, usize),
-        (taps, columns): (usize, usize),
-        weight: &(impl Fn(usize, usize, usize, usize) -> f32 + Sync),
-        bias: &[f32],
-    ) -> Self {
-        let (lanes, _) = lanes(isa);
-        let mut panels = Vec::new();
-        let (mut weights, mut biases) = (0, 0);
-        let spanning = spans_groups(lanes, groups, group_in, group_out);
-        let (blocks, width) = if spanning { (1, groups * group_out) } else { (groups, group_out) };
-        let step = if spanning || columns > 1 { lanes } else { 2 * lanes };
-        for block in 0..blocks {
-            for first in (0..width).step_by(step) {
-                let panel_width = step.min(width - first);
-                let vectors = panel_width.div_ceil(lanes);
-                let dst_channel = block * group_out + first;
-                let src_channel = if spanning { first } else { block * group_in };
-                panels.push(Panel {
-                    weights,
-                    bias: biases,
-                    src_channel,
-                    dst_channel,
-                    width: panel_width,
-                    vectors,
-                    depth: group_in,
-                    spanning,
-                });
-                weights += taps * group_in * vectors * lanes;
-                biases += vectors * lanes;
-            }
-        }
-        let mut packed = Packed {
-            isa,
-            taps,
-            columns,
-            out_channels: groups * group_out,
-            weights: Lines::zeros(weights),
-            bias: Lines::zeros(biases),
-            panels,
-        };
-        for panel in &packed.panels {
-            let bias = &bias[panel.dst_channel..panel.dst_channel + panel.width];
-            packed.bias[panel.bias..panel.bias + panel.width].copy_from_slice(bias);
-        }
-        let out = SharedMut::new(&mut packed.weights);
-        packed.panels.par_iter().for_each(|panel| {
-            let len = taps * panel.depth * panel.vectors * lanes;
-            // SAFETY: panels' weights do not overlap.
-            let values = unsafe { out.slice(panel.weights, len) };
-            for (row, values) in values.chunks_exact_mut(panel.vectors * lanes).enumerate() {
-                let (c, column) = (row / columns % panel.depth, row % columns);
-                let tap = row / columns / panel.depth * columns + column;
-                for (k, value) in values[..panel.width].iter_mut().enumerate() {
-                    let channel = panel.dst_channel + k;
-                    *value = weight(channel / group_out, channel % group_out, c, tap);
-                }
-            }
-        });
-        packed
-    }
-
-    /// Bytes of the packed weights.
-    pub(crate) fn bytes(&self) -> usize {
-        size_of_val(&self.weights[..]) + size_of_val(&self.bias[..])
-    }
-
     /// Computes all output pixels of a job.
-    pub(crate) fn run(&self, job: Job) {
-        let Job { src, sources, residual, relu, count, out, out_stride } = job;
-        assert!(count == 0 || out.len() >= (count - 1) * out_stride + self.out_channels);
-        assert!(
-            residual.is_none_or(|r| count == 0 || r.data.len() >= (count - 1) * r.stride + self.out_channels)
-        );
+    pub(crate) fn run(&self, crew: &Crew, job: Job) {
+        let Job { src, sources, residual, relu, count, out, out_stride, ahead } = job;
+        let channels = self.words.channels();
+        let holds = |len: usize, stride: usize| {
+            count == 0 || len >= (count - 1) * stride + self.out_channels.div_ceil(channels)
+        };
+        assert!(holds(out.len(), out_stride) && residual.is_none_or(|r| holds(r.data.len(), r.stride)));
         let row = match sources {
             Sources::Table(SourceTable { row: Some(row), .. }) if self.columns > 1 => *row,
             _ => Row { width: usize::MAX, stride: 0 },
         };
         assert!(row.width > 0 && (self.columns == 1 || row.stride > 0));
-        let reach = self.panels.iter().map(|p| p.src_channel + if p.spanning { p.width } else { p.depth });
-        let reach = reach.max().unwrap_or(0);
         let last = match sources {
             Sources::Same => count.saturating_sub(1) * src.stride,
             Sources::Table(table) => {
@@ -202,331 +83,205 @@ impl Packed {
                 table.farthest
             }
         };
-        assert!(count == 0 || src.data.len() >= last + reach);
-        let out = SharedMut::new(out);
-        let tasks = tasks(count, self.taps * src.stride.min(reach) * 4, self.panels.len());
-        tasks.into_par_iter().for_each(|(pixels, panels)| {
+        assert!(count == 0 || src.data.len() >= last + self.reach());
+        // SAFETY: f32 has no invalid bits and a larger alignment than u16.
+        let (_, out, _) = unsafe { out.align_to_mut::<u16>() };
+        let out = &SharedMut::new(out);
+        let split =
+            Split::new(count, if row.stride == 0 { 1 } else { row.width }, self.panels.len(), crew.threads());
+        let all = |packed: &Packed| Fetch::of(packed, 0..packed.weights.len());
+        let lines: usize = ahead.iter().map(|packed| all(packed).lines).sum();
+        crew.for_each(split.tasks(), |task| {
+            let (pixels, panels) = split.get(task);
+            let tiles = pixels.len().div_ceil(TILE) * panels.len() * self.taps;
+            let steps = tiles * self.panels[panels.start].depth.div_ceil(STEP);
+            // A share of what the next convolutions want, after what this thread most likely wants next.
+            let mut share = lines * task / split.tasks()..lines * (task + 1) / split.tasks();
+            let next = split.get((task + 1).min(split.tasks() - 1)).1;
+            let mut fetches = [Fetch::of(self, 0..0); AHEAD + 1];
+            if next != panels {
+                fetches[0] =
+                    Fetch::of(self, self.panels[next.start].weights..self.panels[next.end - 1].weights);
+            }
+            for (packed, fetch) in ahead.iter().zip(&mut fetches[1..]) {
+                let own = all(packed).lines;
+                *fetch = all(packed).part(share.start.min(own)..share.end.min(own));
+                share = share.start.saturating_sub(own)..share.end.saturating_sub(own);
+            }
+            let fetches = Fetches::new(fetches, steps);
             let panels = &self.panels[panels];
-            Task { packed: self, src, sources, row, residual, relu, pixels, panels, out: &out, out_stride }
-                .run();
+            Task {
+                packed: self,
+                src,
+                sources,
+                row,
+                residual,
+                relu,
+                pixels,
+                panels,
+                out,
+                out_stride,
+                fetches,
+            }
+            .run();
         });
     }
 }
 
-/// Splits pixels × panels between threads: blocks of pixels that stay in a core's cache while panels pass
-/// over them, whole tiles of 14 each, and ranges of panels where there are few pixels.
-fn tasks(pixels: usize, row_bytes: usize, panels: usize) -> Vec<(Range<usize>, Range<usize>)> {
-    const TILE: usize = 14;
-    const CACHED: usize = 384 << 10;
-    let threads = rayon::current_num_threads();
-    let cached = (CACHED / row_bytes.max(1) / TILE).max(4) * TILE;
-    let blocks = pixels.div_ceil(cached).max(1);
-    let parts = (4 * threads).div_ceil(blocks).min(panels.div_ceil(2)).max(1);
-    let tiles = pixels.div_ceil(TILE);
-    let mut tasks = Vec::with_capacity(blocks * parts);
-    for block in 0..blocks {
-        let at = |b: usize| (tiles * b / blocks * TILE).min(pixels);
-        for part in 0..parts {
-            let panel = |p: usize| panels * p / parts;
-            tasks.push((at(block)..at(block + 1), panel(part)..panel(part + 1)));
-        }
+/// Pixels of the largest tile.
+pub(super) const TILE: usize = 14;
+
+/// Source words between two fetches of what is wanted next.
+pub(super) const STEP: usize = 16;
+
+/// Pixels × panels, split between threads: blocks of pixels, whole tiles each, that stay in a core's cache
+/// while panels pass over them, and ranges of panels where there are few pixels. How the work is split never
+/// changes a result: every output element is computed by one task.
+struct Split {
+    pixels: usize,
+    blocks: usize,
+    panels: usize,
+    parts: usize,
+}
+
+impl Split {
+    /// `row` pixels read much the same pixels as the next `row`.
+    fn new(pixels: usize, row: usize, panels: usize, threads: usize) -> Self {
+        let least = 7 * TILE.max(row.min(pixels));
+        let blocks = (pixels / least).clamp(1, 16 * threads);
+        let parts = (16 * threads / blocks).clamp(1, panels);
+        Split { pixels, blocks, panels, parts }
     }
-    tasks
+
+    fn tasks(&self) -> usize {
+        self.blocks * self.parts
+    }
+
+    fn get(&self, task: usize) -> (Range<usize>, Range<usize>) {
+        let (block, part) = (task / self.parts, task % self.parts);
+        let tiles = self.pixels.div_ceil(TILE);
+        let pixel = |block: usize| (tiles * block / self.blocks * TILE).min(self.pixels);
+        let panel = |part: usize| self.panels * part / self.parts;
+        (pixel(block)..pixel(block + 1), panel(part)..panel(part + 1))
+    }
+}
+
+/// How many convolutions ahead weights are fetched for.
+pub(crate) const AHEAD: usize = 3;
+
+/// Cache lines of weights that a task fetches, a few each step of its own work: asked for all at once, they
+/// would hold up its own reads.
+pub(super) struct Fetches {
+    left: Cell<[Fetch; AHEAD + 1]>,
+    each: usize,
+}
+
+impl Fetches {
+    fn new(fetches: [Fetch; AHEAD + 1], steps: usize) -> Self {
+        let lines: usize = fetches.iter().map(|fetch| fetch.lines).sum();
+        Fetches { left: Cell::new(fetches), each: lines.div_ceil(steps.max(1)) }
+    }
+
+    /// Those that a tile of `steps` steps is to fetch.
+    #[inline(always)]
+    pub(super) fn take(&self, steps: usize) -> Fetch {
+        let mut left = self.left.get();
+        let mut taken = Fetch { at: std::ptr::null(), lines: 0, each: self.each };
+        if let Some(fetch) = left.iter_mut().find(|fetch| fetch.lines > 0) {
+            let lines = fetch.lines.min(steps * self.each);
+            taken = Fetch { lines, each: self.each, ..*fetch };
+            *fetch = fetch.part(lines..fetch.lines);
+            self.left.set(left);
+        }
+        taken
+    }
+}
+
+/// Neighbouring cache lines to fetch.
+#[derive(Clone, Copy)]
+pub(super) struct Fetch {
+    at: *const f32,
+    lines: usize,
+    each: usize,
+}
+
+impl Fetch {
+    /// Those of some of the weights.
+    fn of(packed: &Packed, weights: Range<usize>) -> Self {
+        let at = packed.weights.as_ptr().wrapping_add(weights.start);
+        Fetch { at, lines: weights.len().div_ceil(16), each: 0 }
+    }
+
+    /// Some of these.
+    fn part(self, lines: Range<usize>) -> Self {
+        Fetch { at: self.at.wrapping_add(lines.start * 16), lines: lines.len(), ..self }
+    }
+
+    /// Asks for a few. No call, before which all vector registers would have to be saved.
+    #[inline(always)]
+    pub(super) fn step(&mut self) {
+        let now = self.each.min(self.lines);
+        for _ in 0..now {
+            prefetch(self.at);
+            self.at = self.at.wrapping_add(16);
+        }
+        self.lines -= now;
+    }
+}
+
+/// Asks for a cache line.
+#[inline(always)]
+pub(super) fn prefetch(word: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch never faults, wherever it points to.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(word.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = word;
 }
 
 /// Some pixels times some panels, on one thread.
-struct Task<'a> {
-    packed: &'a Packed,
-    src: Pixels<'a>,
-    sources: Sources<'a>,
+pub(super) struct Task<'a> {
+    pub(super) packed: &'a Packed,
+    pub(super) src: Pixels<'a>,
+    pub(super) sources: Sources<'a>,
     row: Row,
-    residual: Option<Pixels<'a>>,
-    relu: bool,
+    pub(super) residual: Option<Pixels<'a>>,
+    pub(super) relu: bool,
     pixels: Range<usize>,
     panels: &'a [Panel],
-    out: &'a SharedMut<'a, f32>,
-    out_stride: usize,
+    pub(super) out: &'a SharedMut<'a, u16>,
+    /// In words.
+    pub(super) out_stride: usize,
+    pub(super) fetches: Fetches,
 }
 
 impl Task<'_> {
     fn run(&self) {
-        let (isa, (_, tile)) = (self.packed.isa, lanes(self.packed.isa));
-        let row = self.row;
+        let words = self.packed.words;
+        let (_, tile) = words.tile();
+        let Row { width, stride } = self.row;
         for panel in self.panels {
-            let mut strip = Strip { task: self, panel, pixels: self.pixels.start..self.pixels.start };
-            while strip.pixels.end < self.pixels.end {
-                let start = strip.pixels.end;
-                let end =
-                    self.pixels.end.min((start / row.width).saturating_add(1).saturating_mul(row.width));
+            let mut start = self.pixels.start;
+            while start < self.pixels.end {
+                let row_end = (start / width).saturating_add(1).saturating_mul(width);
+                let rest = self.pixels.end.min(row_end) - start;
                 // The largest tiles first; smaller ones take the rest.
-                for pixels in [14, 7, 6, 4, 2, 1] {
-                    if pixels > tile && (row.stride == 0 || pixels != 7) {
-                        continue;
-                    }
-                    let rest = end - strip.pixels.end;
-                    strip.pixels = strip.pixels.end..strip.pixels.end + rest / pixels * pixels;
-                    match pixels {
-                        _ if strip.pixels.is_empty() => {}
-                        14 => strip.run::<14>(isa, row.stride),
-                        7 => strip.run::<7>(isa, row.stride),
-                        6 => strip.run::<6>(isa, row.stride),
-                        4 => strip.run::<4>(isa, row.stride),
-                        2 => strip.run::<2>(isa, row.stride),
-                        _ => strip.run::<1>(isa, row.stride),
-                    }
+                let fits = |&pixels: &usize| pixels <= rest && (pixels <= tile || stride > 0 && pixels == 7);
+                let pixels = [14, 7, 6, 4, 2].into_iter().find(fits).unwrap_or(1);
+                let end = start + rest / pixels * pixels;
+                let strip = Strip { task: self, panel, pixels: start..end };
+                match pixels {
+                    14 => strip.run::<14>(words, stride),
+                    7 => strip.run::<7>(words, stride),
+                    6 => strip.run::<6>(words, stride),
+                    4 => strip.run::<4>(words, stride),
+                    2 => strip.run::<2>(words, stride),
+                    _ => strip.run::<1>(words, stride),
                 }
-            }
-        }
-    }
-}
-
-/// Pixels, as many as several tiles have, times a panel.
-struct Strip<'a> {
-    task: &'a Task<'a>,
-    panel: &'a Panel,
-    pixels: Range<usize>,
-}
-
-impl Strip<'_> {
-    /// In tiles of `M` pixels. Each kind of tile is entered, and compiled, by itself: only then do all its sums
-    /// stay in registers.
-    fn run<const M: usize>(&self, isa: Isa, stride: usize) {
-        match (self.panel.spanning, self.panel.vectors, self.panel.depth) {
-            (true, _, 4) if stride == 1 => run(isa, Neighbours::<M, 4, 1>(self)),
-            (true, _, 4) if stride == 2 => run(isa, Neighbours::<M, 4, 2>(self)),
-            (true, _, 8) if stride == 1 => run(isa, Neighbours::<M, 8, 1>(self)),
-            (true, _, 8) if stride == 2 => run(isa, Neighbours::<M, 8, 2>(self)),
-            (false, _, _) if stride == 1 => run(isa, Neighbours::<M, 0, 1>(self)),
-            (false, _, _) if stride == 2 => run(isa, Neighbours::<M, 0, 2>(self)),
-            (true, _, 4) => run(isa, Spanning::<M, 4>(self)),
-            (true, _, 8) => run(isa, Spanning::<M, 8>(self)),
-            (true, _, _) => run(isa, Spanning::<M, 0>(self)),
-            (false, 1, _) => run(isa, Dense::<M, 1>(self)),
-            (false, _, _) => run(isa, Dense::<M, 2>(self)),
-        }
-    }
-
-    /// # Safety
-    /// The pixels exist.
-    #[inline(always)]
-    unsafe fn rows<const M: usize>(&self, first: usize, tap: usize) -> [*const f32; M] {
-        let Task { src, sources, packed, .. } = self.task;
-        // SAFETY: `Packed::run` checked the farthest pixel.
-        unsafe {
-            let start = src.data.as_ptr().add(self.panel.src_channel);
-            match sources {
-                Sources::Same => std::array::from_fn(|m| start.add((first + m) * src.stride)),
-                Sources::Table(table) => {
-                    let table = table.offsets.as_ptr().add(first * packed.taps + tap);
-                    std::array::from_fn(|m| start.add(*table.add(m * packed.taps) as usize))
-                }
-            }
-        }
-    }
-
-    /// Adds bias and residual to `count` pixels' sums, applies ReLU and stores.
-    ///
-    /// # Safety
-    /// The CPU has `S`'s instructions, the pixels exist, and no other thread writes their panel.
-    #[inline(always)]
-    unsafe fn write<S: Simd<T = f32>, const V: usize>(&self, first: usize, count: usize, sums: &mut Sums) {
-        let Strip { task, panel, .. } = *self;
-        let whole = panel.width == V * S::LANES;
-        for m in 0..count {
-            let pixel = first + m;
-            // SAFETY: `Packed::run` checked output and residual; the bias is padded to whole vectors. A
-            // panel narrower than its vectors goes through buffers of two of the widest.
-            unsafe {
-                let out = task.out.slice(pixel * task.out_stride + panel.dst_channel, panel.width);
-                let (mut row, mut residual) = ([0f32; 2 * 16], [0f32; 2 * 16]);
-                let mut from = residual.as_ptr();
-                if let Some(r) = task.residual {
-                    from = r.data.as_ptr().add(pixel * r.stride + panel.dst_channel);
-                    if !whole {
-                        std::ptr::copy_nonoverlapping(from, residual.as_mut_ptr(), panel.width);
-                        from = residual.as_ptr();
-                    }
-                }
-                let to = if whole { out.as_mut_ptr() } else { row.as_mut_ptr() };
-                for v in 0..V {
-                    let bias = S::load(task.packed.bias.as_ptr().add(panel.bias + v * S::LANES));
-                    let mut y = S::add(S::load(sums.at(m * V + v, S::LANES)), bias);
-                    if task.residual.is_some() {
-                        y = S::add(y, S::load(from.add(v * S::LANES)));
-                    }
-                    if task.relu {
-                        y = S::max(y, S::zero());
-                    }
-                    S::store(to.add(v * S::LANES), y);
-                }
-                if !whole {
-                    out.copy_from_slice(&row[..panel.width]);
-                }
-            }
-        }
-    }
-}
-
-/// A tile's sums on their way from registers to the output. They pass through memory so that nothing but short,
-/// unrolled loops touches the registers' array, or it would be kept in memory all along.
-#[repr(C, align(64))]
-struct Sums(MaybeUninit<[f32; 14 * 2 * 16]>);
-
-impl Sums {
-    #[inline(always)]
-    fn new() -> Self {
-        Sums(MaybeUninit::uninit())
-    }
-
-    /// Vector `i` of at most 28.
-    #[inline(always)]
-    fn at(&mut self, i: usize, lanes: usize) -> *mut f32 {
-        debug_assert!(i < 28 && lanes <= 16);
-        self.0.as_mut_ptr().cast::<f32>().wrapping_add(i * lanes)
-    }
-}
-
-/// A tile of `M` pixels times `V` vectors: every input channel's weights times one broadcast a pixel.
-struct Dense<'a, const M: usize, const V: usize>(&'a Strip<'a>);
-
-impl<const M: usize, const V: usize> Kernel<f32> for Dense<'_, M, V> {
-    #[inline(always)]
-    unsafe fn run<S: Simd<T = f32>>(self) {
-        let strip = self.0;
-        let Strip { task, panel, pixels } = strip;
-        let packed = task.packed;
-        for first in pixels.clone().step_by(M) {
-            // SAFETY: the CPU has S's instructions; this reads the panel's channels of source pixels that exist,
-            // and this panel's packed weights.
-            unsafe {
-                let mut acc = [[S::zero(); V]; M];
-                let mut weights = packed.weights.as_ptr().add(panel.weights);
-                for tap in 0..packed.taps {
-                    let rows = strip.rows::<M>(first, tap);
-                    for c in 0..panel.depth {
-                        let mut w = [S::zero(); V];
-                        for v in 0..V {
-                            w[v] = S::load(weights.add(v * S::LANES));
-                        }
-                        weights = weights.add(V * S::LANES);
-                        for m in 0..M {
-                            let x = S::splat(rows[m].add(c));
-                            for v in 0..V {
-                                acc[m][v] = S::fma(x, w[v], acc[m][v]);
-                            }
-                        }
-                    }
-                }
-                let mut sums = Sums::new();
-                for m in 0..M {
-                    for v in 0..V {
-                        S::store(sums.at(m * V + v, S::LANES), acc[m][v]);
-                    }
-                }
-                strip.write::<S, V>(first, M, &mut sums);
-            }
-        }
-    }
-}
-
-/// A tile of `M` pixels times one vector of several groups: lane `l` needs channel `c` of its own group, which a
-/// permute of the source vector brings. `DEPTH` 0 means: not known in advance.
-struct Spanning<'a, const M: usize, const DEPTH: usize>(&'a Strip<'a>);
-
-impl<const M: usize, const DEPTH: usize> Kernel<f32> for Spanning<'_, M, DEPTH> {
-    #[inline(always)]
-    unsafe fn run<S: Simd<T = f32>>(self) {
-        let strip = self.0;
-        let Strip { task, panel, pixels, .. } = strip;
-        let depth = if DEPTH == 0 { panel.depth } else { DEPTH };
-        for first in pixels.clone().step_by(M) {
-            // SAFETY: as for the dense tile; source vectors are whole because LANES divides the channels.
-            unsafe {
-                let mut acc = [[S::zero(); 1]; M];
-                let mut weights = task.packed.weights.as_ptr().add(panel.weights);
-                for tap in 0..task.packed.taps {
-                    let rows = strip.rows::<M>(first, tap);
-                    let mut x = [S::zero(); M];
-                    for m in 0..M {
-                        x[m] = S::load(rows[m]);
-                    }
-                    for c in 0..depth {
-                        let w = S::load(weights);
-                        weights = weights.add(S::LANES);
-                        let index = S::index(|lane| lane / depth * depth + c);
-                        for m in 0..M {
-                            acc[m][0] = S::fma(S::permute(x[m], index), w, acc[m][0]);
-                        }
-                    }
-                }
-                let mut sums = Sums::new();
-                for m in 0..M {
-                    S::store(sums.at(m, S::LANES), acc[m][0]);
-                }
-                strip.write::<S, 1>(first, M, &mut sums);
-            }
-        }
-    }
-}
-
-/// A tile of `M` neighbours in a row, `STRIDE` source pixels apart, times one vector, for kernels of three columns:
-/// what is brought to a register of a source pixel serves all the output pixels it reaches. `DEPTH` is as above
-/// where the vector spans groups, 0 where it does not.
-struct Neighbours<'a, const M: usize, const DEPTH: usize, const STRIDE: usize>(&'a Strip<'a>);
-
-impl<const M: usize, const DEPTH: usize, const STRIDE: usize> Kernel<f32>
-    for Neighbours<'_, M, DEPTH, STRIDE>
-{
-    #[inline(always)]
-    unsafe fn run<S: Simd<T = f32>>(self) {
-        let strip = self.0;
-        let Strip { task, panel, pixels, .. } = strip;
-        let depth = if DEPTH == 0 { panel.depth } else { DEPTH };
-        for first in pixels.clone().step_by(M) {
-            // SAFETY: as for the other tiles.
-            unsafe {
-                let mut acc = [S::zero(); M];
-                let mut weights = task.packed.weights.as_ptr().add(panel.weights);
-                for tap in (0..task.packed.taps).step_by(3) {
-                    let columns = [0, 1, 2].map(|column| strip.rows::<M>(first, tap + column));
-                    // Source pixel j of the row, in order, is column j - m · STRIDE of output pixel m.
-                    let row: [*const f32; 32] = std::array::from_fn(|j| {
-                        let m = (j / STRIDE).min(M - 1);
-                        columns[(j - m * STRIDE).min(2)][m]
-                    });
-                    for c in 0..depth {
-                        let w = [0, 1, 2].map(|column| S::load(weights.add(column * S::LANES)));
-                        weights = weights.add(3 * S::LANES);
-                        let index =
-                            S::index(|lane| lane.checked_div(DEPTH).map_or(0, |group| group * DEPTH + c));
-                        // Written out, not a loop: see [`Strip::run`].
-                        macro_rules! sources {
-                            ($($j:literal)*) => { $(
-                                if $j < (M - 1) * STRIDE + 3 {
-                                    let x = match DEPTH {
-                                        0 => S::splat(row[$j].add(c)),
-                                        _ => S::permute(S::load(row[$j]), index),
-                                    };
-                                    if $j % STRIDE == 0 && $j / STRIDE < M {
-                                        acc[$j / STRIDE] = S::fma(x, w[0], acc[$j / STRIDE]);
-                                    }
-                                    if $j >= 1 && ($j - 1) % STRIDE == 0 && ($j - 1) / STRIDE < M {
-                                        acc[($j - 1) / STRIDE] = S::fma(x, w[1], acc[($j - 1) / STRIDE]);
-                                    }
-                                    if $j >= 2 && ($j - 2) % STRIDE == 0 && ($j - 2) / STRIDE < M {
-                                        acc[($j - 2) / STRIDE] = S::fma(x, w[2], acc[($j - 2) / STRIDE]);
-                                    }
-                                }
-                            )* };
-                        }
-                        sources!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28);
-                    }
-                }
-                let mut sums = Sums::new();
-                for m in 0..M {
-                    S::store(sums.at(m, S::LANES), acc[m]);
-                }
-                strip.write::<S, 1>(first, M, &mut sums);
+                start = end;
             }
         }
     }

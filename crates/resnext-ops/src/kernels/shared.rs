@@ -1,5 +1,6 @@
 //! How work is split between threads, and the one way threads write into a common output.
 
+use super::simd::Element;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -18,16 +19,47 @@ impl<'a, T> SharedMut<'a, T> {
         SharedMut { pointer: slice.as_mut_ptr(), len: slice.len(), lifetime: PhantomData }
     }
 
+    /// Where it begins.
+    pub(crate) fn as_ptr(&self) -> *const T {
+        self.pointer
+    }
+
+    /// Where `len` elements from `start` on begin, for writing: they need not hold values yet.
+    pub(crate) fn pointer(&self, start: usize, len: usize) -> *mut T {
+        assert!(start <= self.len && len <= self.len - start, "{len} elements from {start} of {}", self.len);
+        self.pointer.wrapping_add(start)
+    }
+
     /// `len` elements from `start` on.
     ///
     /// # Safety
-    /// No two slices alive at the same time overlap.
+    /// No two slices alive at the same time overlap, and their elements hold values.
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn slice(&self, start: usize, len: usize) -> &mut [T] {
         assert!(start <= self.len && len <= self.len - start, "{len} elements from {start} of {}", self.len);
         // SAFETY: inside the slice this was made of, and the caller keeps slices disjoint.
         unsafe { std::slice::from_raw_parts_mut(self.pointer.add(start), len) }
     }
+}
+
+/// A vector of `len` elements, which `write` writes, with what it returns. Sparing the zeros that are overwritten
+/// at once saves a pass over memory.
+///
+/// # Safety
+/// `write` writes every element. Tests would see it: where assertions are on, what is left out is NaN.
+pub(crate) unsafe fn written<T: Element, R>(
+    len: usize,
+    write: impl FnOnce(&SharedMut<T>) -> R,
+) -> (Vec<T>, R) {
+    let mut out: Vec<T> = Vec::with_capacity(len);
+    if cfg!(debug_assertions) {
+        out.resize(len, T::of_f64(f64::NAN));
+    }
+    let shared = SharedMut { pointer: out.as_mut_ptr(), len, lifetime: PhantomData };
+    let result = write(&shared);
+    // SAFETY: the capacity is there, and the caller promises that all was written.
+    unsafe { out.set_len(len) };
+    (out, result)
 }
 
 /// Whether vectors of `lanes` hold several whole groups: then a permute brings a lane its group's

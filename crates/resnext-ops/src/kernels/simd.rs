@@ -99,6 +99,8 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn fma(a: Self::V, b: Self::V, acc: Self::V) -> Self::V;
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// The lanes of `v` where `y` is above zero, and zeros.
+    unsafe fn where_positive(y: Self::V, v: Self::V) -> Self::V;
     unsafe fn index(lane_of: impl Fn(usize) -> usize) -> Self::Index;
     unsafe fn permute(v: Self::V, index: Self::Index) -> Self::V;
 }
@@ -146,6 +148,25 @@ pub(crate) fn run<T: Element, K: Kernel<T>>(isa: Isa, kernel: K) {
     let _ = isa;
     // SAFETY: plain Rust runs everywhere.
     unsafe { kernel.run::<Portable<T>>() }
+}
+
+/// Elements a vector of an instruction set, and pixels a tile.
+pub(crate) fn lanes_and_tile<T: Element>(isa: Isa) -> (usize, usize) {
+    struct Sizes<'a>(&'a mut (usize, usize));
+    impl<T: Element> Kernel<T> for Sizes<'_> {
+        #[inline(always)]
+        unsafe fn run<S: Simd<T = T>>(self) {
+            *self.0 = (S::LANES, S::TILE);
+        }
+    }
+    let mut sizes = (0, 0);
+    run::<T, _>(isa, Sizes(&mut sizes));
+    sizes
+}
+
+/// Elements a vector of an instruction set.
+pub(crate) fn lanes<T: Element>(isa: Isa) -> usize {
+    lanes_and_tile::<T>(isa).0
 }
 
 /// Plain arrays of eight, which compilers turn into whatever vectors the target has.
@@ -205,6 +226,10 @@ impl<T: Element> Simd for Portable<T> {
         a
     }
     #[inline(always)]
+    unsafe fn where_positive(y: [T; 8], v: [T; 8]) -> [T; 8] {
+        std::array::from_fn(|i| if y[i] > T::ZERO { v[i] } else { T::ZERO })
+    }
+    #[inline(always)]
     unsafe fn index(lane_of: impl Fn(usize) -> usize) -> [u8; 8] {
         std::array::from_fn(|i| lane_of(i) as u8)
     }
@@ -248,7 +273,7 @@ element!(f64, x86::Avx2F64, x86::Avx512F64, neon::NeonF64);
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! simd {
     ($name:ident, $t:ty, $v:ty, $index:ty, lanes $lanes:expr, tile $tile:expr, pixels $pixels:expr,
-     $zero:expr, $load:expr, $store:expr, $splat:expr, $fma:expr, $add:expr, $max:expr, $make_index:expr, $permute:expr) => {
+     $zero:expr, $load:expr, $store:expr, $splat:expr, $fma:expr, $add:expr, $max:expr, $positive:expr, $make_index:expr, $permute:expr) => {
         #[derive(Clone, Copy)]
         pub(crate) struct $name;
         // SAFETY of each body: the trait's contract, the CPU has the instructions and the pointers
@@ -290,6 +315,10 @@ macro_rules! simd {
                 unsafe { ($max)(a, b) }
             }
             #[inline(always)]
+            unsafe fn where_positive(y: $v, v: $v) -> $v {
+                unsafe { ($positive)(y, v) }
+            }
+            #[inline(always)]
             unsafe fn index(lane_of: impl Fn(usize) -> usize) -> $index {
                 unsafe { $make_index(lane_of) }
             }
@@ -309,18 +338,22 @@ mod x86 {
     simd!(Avx512F32, f32, __m512, __m512i, lanes 16, tile 14, pixels 12,
         || _mm512_setzero_ps(), |p| _mm512_loadu_ps(p), |p, v| _mm512_storeu_ps(p, v),
         |x| _mm512_set1_ps(x), |a, b, c| _mm512_fmadd_ps(a, b, c), |a, b| _mm512_add_ps(a, b), |a, b| _mm512_max_ps(b, a),
+        |y, v| _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(y, _mm512_setzero_ps()), v),
         index_512_32, permute_512_ps);
     simd!(Avx512F64, f64, __m512d, __m512i, lanes 8, tile 14, pixels 12,
         || _mm512_setzero_pd(), |p| _mm512_loadu_pd(p), |p, v| _mm512_storeu_pd(p, v),
         |x| _mm512_set1_pd(x), |a, b, c| _mm512_fmadd_pd(a, b, c), |a, b| _mm512_add_pd(a, b), |a, b| _mm512_max_pd(b, a),
+        |y, v| _mm512_maskz_mov_pd(_mm512_cmp_pd_mask::<_CMP_GT_OQ>(y, _mm512_setzero_pd()), v),
         index_512_64, permute_512_pd);
     simd!(Avx2F32, f32, __m256, __m256i, lanes 8, tile 6, pixels 6,
         || _mm256_setzero_ps(), |p| _mm256_loadu_ps(p), |p, v| _mm256_storeu_ps(p, v),
         |x| _mm256_set1_ps(x), |a, b, c| _mm256_fmadd_ps(a, b, c), |a, b| _mm256_add_ps(a, b), |a, b| _mm256_max_ps(b, a),
+        |y, v| _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(y, _mm256_setzero_ps()), v),
         index_256_32, permute_256_ps);
     simd!(Avx2F64, f64, __m256d, __m256i, lanes 4, tile 6, pixels 6,
         || _mm256_setzero_pd(), |p| _mm256_loadu_pd(p), |p, v| _mm256_storeu_pd(p, v),
         |x| _mm256_set1_pd(x), |a, b, c| _mm256_fmadd_pd(a, b, c), |a, b| _mm256_add_pd(a, b), |a, b| _mm256_max_pd(b, a),
+        |y, v| _mm256_and_pd(_mm256_cmp_pd::<_CMP_GT_OQ>(y, _mm256_setzero_pd()), v),
         index_256_64, permute_256_pd);
 
     #[inline(always)]
@@ -378,10 +411,12 @@ mod neon {
     simd!(NeonF32, f32, float32x4_t, uint8x16_t, lanes 4, tile 14, pixels 12,
         || vdupq_n_f32(0.0), |p| vld1q_f32(p), |p, v| vst1q_f32(p, v),
         |x| vdupq_n_f32(x), |a, b, c| vfmaq_f32(c, a, b), |a, b| vaddq_f32(a, b), |a, b| vmaxq_f32(a, b),
+        |y, v| vbslq_f32(vcgtq_f32(y, vdupq_n_f32(0.0)), v, vdupq_n_f32(0.0)),
         index_32, permute_32);
     simd!(NeonF64, f64, float64x2_t, uint8x16_t, lanes 2, tile 14, pixels 12,
         || vdupq_n_f64(0.0), |p| vld1q_f64(p), |p, v| vst1q_f64(p, v),
         |x| vdupq_n_f64(x), |a, b, c| vfmaq_f64(c, a, b), |a, b| vaddq_f64(a, b), |a, b| vmaxq_f64(a, b),
+        |y, v| vbslq_f64(vcgtq_f64(y, vdupq_n_f64(0.0)), v, vdupq_n_f64(0.0)),
         index_64, permute_64);
 
     #[inline(always)]

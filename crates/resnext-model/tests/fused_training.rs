@@ -1,0 +1,92 @@
+//! Training with blocks as one operation each against the operations one by one, in candle's graph.
+
+use candle_core::{DType, Device, Tensor};
+use resnext_model::{Config, ResNext, Variables};
+use resnext_ops::{cross_entropy, value_and_gradients};
+use std::collections::BTreeMap;
+
+fn images(batch: usize, side: usize, dtype: DType) -> Tensor {
+    let len = batch * 3 * side * side;
+    let values: Vec<f64> =
+        (0..len as u64).map(|i| ((i * 2654435761) % (1 << 32)) as f64 / (1u64 << 31) as f64 - 1.0).collect();
+    Tensor::from_vec(values, (batch, 3, side, side), &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
+}
+
+fn labels(batch: usize) -> Tensor {
+    Tensor::from_vec((0..batch as u32).map(|i| i % 5).collect(), batch, &Device::Cpu).unwrap()
+}
+
+/// Loss, gradients and running statistics by name, in f64.
+fn step(
+    config: &Config,
+    (batch, side): (usize, usize),
+    dtype: DType,
+    fused: bool,
+    recompute: bool,
+) -> BTreeMap<String, Vec<f64>> {
+    let variables = Variables::new(7, dtype, &Device::Cpu);
+    let mut network = ResNext::new(config, variables.builder()).unwrap();
+    network.set_recompute(recompute);
+    let (x, labels) = (images(batch, side, dtype), labels(batch));
+    let loss = || cross_entropy(&network.forward(&x, true).unwrap(), &labels, 0.1);
+    let values = |t: &Tensor| {
+        t.to_dtype(DType::F64).unwrap().contiguous().unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap()
+    };
+    let mut all = BTreeMap::new();
+    if fused {
+        let (loss, gradients) = value_and_gradients(loss).unwrap();
+        all.insert("loss".to_string(), values(&loss));
+        for (name, var) in variables.trainable() {
+            all.insert(format!("gradient of {name}"), values(gradients.get(&var).unwrap()));
+        }
+    } else {
+        let loss = loss().unwrap();
+        let gradients = loss.backward().unwrap();
+        all.insert("loss".to_string(), values(&loss));
+        for (name, var) in variables.trainable() {
+            all.insert(format!("gradient of {name}"), values(gradients.get(&var).unwrap()));
+        }
+    }
+    let running = variables.all().into_iter().filter(|(name, _)| name.contains("running"));
+    all.extend(running.map(|(name, var)| (name, values(&var))));
+    all
+}
+
+/// An ImageNet network with every kind of block, and a CIFAR one.
+fn networks() -> [(Config, (usize, usize)); 2] {
+    let small =
+        Config { depths: vec![1, 2], planes: 16, classes: 5, ..Config::by_name("resnext50_8x4d").unwrap() };
+    let cifar = Config { classes: 5, ..Config::by_name("resnext11_4x8d").unwrap() };
+    [(small, (3, 45)), (cifar, (4, 16))]
+}
+
+#[test]
+fn fused_training_is_training_one_by_one() {
+    for (config, size) in networks() {
+        for (dtype, tolerance) in [(DType::F64, 1e-9), (DType::F32, 2e-2)] {
+            let (got, want) =
+                (step(&config, size, dtype, true, false), step(&config, size, dtype, false, false));
+            assert_eq!(got.len(), want.len());
+            for (name, want) in &want {
+                let largest = want.iter().fold(1e-3f64, |most, v| most.max(v.abs()));
+                for (got, want) in got[name].iter().zip(want) {
+                    assert!((got - want).abs() < tolerance * largest, "{dtype:?} {name}: {got} {want}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn recomputing_and_threads_change_no_bit() {
+    for (config, size) in networks() {
+        let run = |threads, recompute| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| step(&config, size, DType::F32, true, recompute))
+        };
+        let want = run(1, false);
+        for (threads, recompute) in [(2, false), (5, false), (1, true), (3, true)] {
+            assert_eq!(run(threads, recompute), want, "{threads} threads, recompute {recompute}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Feature maps of inference, in buffers that are kept.
+
+use crate::crew::Crew;
+use crate::kernels::{Lines, MAX_LANES, Pixels, SharedMut, WordType, max_pool_rows, pair};
+use crate::pool::Pool2dConfig;
+use crate::{Error, Result};
+use candle_core::{DType, Device, Storage, Tensor};
+
+/// Feature maps (N, H, W, C) in f32 or bf16, in a buffer that is kept from one use to the next.
+///
+/// Behind the last pixel lies one of zeros, which is what a convolution's padding reads. Pixels are a few
+/// elements further apart than C where they would otherwise all share one set of the cache.
+#[derive(Debug, Clone, Default)]
+pub struct Activations {
+    pub(crate) data: Lines,
+    pub(crate) size: [usize; 4],
+    /// Words from one pixel to the next.
+    pub(crate) stride: usize,
+    pub(crate) words: WordType,
+}
+
+impl Activations {
+    /// Empty ones, to be written by an operation.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The sizes [N, H, W, C].
+    pub fn size(&self) -> [usize; 4] {
+        self.size
+    }
+
+    pub(crate) fn pixels(&self) -> usize {
+        self.size[0] * self.size[1] * self.size[2]
+    }
+
+    /// Makes room for other sizes; the contents are then anything, but for the zeros behind them.
+    pub(crate) fn resize(&mut self, size: [usize; 4], words: WordType, spread: bool) {
+        let own = size[3].div_ceil(words.channels());
+        // Multiples of 512 bytes would share a few sets of the cache.
+        self.stride = if spread && own.is_multiple_of(128) { own + MAX_LANES } else { own };
+        (self.size, self.words) = (size, words);
+        let end = self.pixels() * self.stride;
+        // A kernel may read a vector that begins in the last pixel.
+        let len = end + self.stride + MAX_LANES;
+        if self.data.len() < len {
+            self.data = Lines::zeros(len);
+        }
+        self.data[end..len].fill(0.0);
+        if own * words.channels() > size[3] {
+            // The half word behind each pixel is multiplied with a zero, which only a number survives.
+            self.data[..end].fill(0.0);
+        }
+    }
+
+    /// Takes in a tensor (N, C, H, W) of f32 as maps of `dtype`, f32 or bf16, with a border of zeros on all
+    /// sides.
+    ///
+    /// # Errors
+    /// If it is not of four dimensions, not f32 or not on the CPU, or maps can't be of `dtype`.
+    pub fn load(&mut self, crew: &Crew, x: &Tensor, dtype: DType, border: usize) -> Result<()> {
+        const OP: &str = "activations";
+        let (n, c, h, w) = x.dims4().map_err(|_| Error::Shape {
+            op: OP,
+            input: "x",
+            expected: "(N, C, H, W)".into(),
+            got: x.shape().clone(),
+        })?;
+        if x.dtype() != DType::F32 {
+            return Err(Error::DType { op: OP, input: "x", expected: "F32".into(), got: x.dtype() });
+        }
+        let words = WordType::of(dtype).ok_or_else(|| Error::DType {
+            op: OP,
+            input: "maps",
+            expected: "F32 or BF16".into(),
+            got: dtype,
+        })?;
+        // Rows are read at their stride, which must not be none.
+        let copied = if x.stride()[3] == 0 { Some(x.force_contiguous()?) } else { None };
+        let (storage, layout) = copied.as_ref().unwrap_or(x).storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else {
+            return Err(Error::Config { op: OP, message: "expected a tensor on the CPU".into() });
+        };
+        let (values, start) = (storage.as_slice::<f32>()?, layout.start_offset());
+        let &[sn, sc, sh, sw] = layout.stride() else { unreachable!("dims4 passed") };
+        let (height, width) = (h + 2 * border, w + 2 * border);
+        self.resize([n, height, width, c], words, false);
+        let stride = self.stride;
+        let row_len = width * stride;
+        let rows = SharedMut::new(&mut self.data);
+        crew.for_each(n * height, |row| {
+            // SAFETY: each task has a row of its own.
+            let out = unsafe { rows.slice(row * row_len, row_len) };
+            out.fill(0.0);
+            let (image, y) = (row / height, row % height);
+            if y < border || y >= border + h {
+                return;
+            }
+            let plane = |k: usize| &values[start + image * sn + k * sc + (y - border) * sh..];
+            let out = &mut out[border * stride..];
+            for k in (0..c).step_by(words.channels()) {
+                let pixels = out.chunks_exact_mut(stride).zip(plane(k).iter().step_by(sw));
+                match words {
+                    WordType::F32 => pixels.take(w).for_each(|(out, &first)| out[k] = first),
+                    WordType::Bf16 if k + 1 == c => {
+                        pixels.take(w).for_each(|(out, &first)| out[k / 2] = pair(first, 0.0));
+                    }
+                    WordType::Bf16 => {
+                        let pixels = pixels.zip(plane(k + 1).iter().step_by(sw));
+                        pixels.take(w).for_each(|((out, &first), &second)| out[k / 2] = pair(first, second));
+                    }
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// The maps as a tensor (N, C, H, W) of f32, channels-last in memory.
+    ///
+    /// # Errors
+    /// If candle fails.
+    pub fn to_tensor(&self) -> Result<Tensor> {
+        let [n, h, w, c] = self.size;
+        let values: Vec<f32> =
+            (0..self.pixels()).flat_map(|i| (0..c).map(move |k| self.channel(i, k))).collect();
+        Ok(Tensor::from_vec(values, (n, h, w, c), &Device::Cpu)?.permute((0, 3, 1, 2))?)
+    }
+
+    /// Channel `k` of pixel `i`.
+    fn channel(&self, i: usize, k: usize) -> f32 {
+        let pixel = &self.data[i * self.stride..];
+        match self.words {
+            WordType::F32 => pixel[k],
+            WordType::Bf16 => {
+                let bits = pixel[k / 2].to_bits();
+                f32::from_bits(if k.is_multiple_of(2) { bits << 16 } else { bits & 0xffff_0000 })
+            }
+        }
+    }
+
+    /// Max-pooling into `out`; padding never wins.
+    ///
+    /// # Errors
+    /// If the window does not fit the padded map.
+    pub fn max_pool(&self, crew: &Crew, config: &Pool2dConfig, out: &mut Activations) -> Result<()> {
+        let [n, h, w, c] = self.size;
+        let Pool2dConfig { kernel, stride, padding } = *config;
+        if kernel == 0 || stride == 0 || 2 * padding > kernel || h.min(w) + 2 * padding < kernel {
+            let message = format!("{config:?} does not fit a map of {h}×{w}");
+            return Err(Error::Config { op: "max_pool", message });
+        }
+        let sides = [h, w].map(|side| (side + 2 * padding - kernel) / stride + 1);
+        out.resize([n, sides[0], sides[1], c], self.words, true);
+        let out_stride = out.stride;
+        max_pool_rows(
+            crew,
+            self.words,
+            (self.view(), h, w, c),
+            (kernel, stride, padding),
+            (&mut out.data, out_stride, n * sides[0], sides[1]),
+        );
+        Ok(())
+    }
+
+    /// The mean over each map's pixels, as f32 maps of one pixel.
+    pub fn global_avg_pool(&self, out: &mut Activations) {
+        let [n, h, w, c] = self.size;
+        out.resize([n, 1, 1, c], WordType::F32, false);
+        for (i, means) in out.data.chunks_exact_mut(c.max(1)).take(n).enumerate() {
+            means.fill(0.0);
+            for pixel in i * h * w..(i + 1) * h * w {
+                match self.words {
+                    WordType::F32 => {
+                        means
+                            .iter_mut()
+                            .zip(&self.data[pixel * self.stride..])
+                            .for_each(|(sum, x)| *sum += x);
+                    }
+                    WordType::Bf16 => {
+                        means.iter_mut().enumerate().for_each(|(k, sum)| *sum += self.channel(pixel, k));
+                    }
+                }
+            }
+            means.iter_mut().for_each(|sum| *sum /= (h * w).max(1) as f32);
+        }
+    }
+
+    pub(crate) fn view(&self) -> Pixels<'_> {
+        Pixels { data: &self.data, stride: self.stride }
+    }
+}

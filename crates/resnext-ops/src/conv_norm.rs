@@ -1,0 +1,193 @@
+//! What training keeps of a convolution with the batch norm behind it: the convolution's result, and a line a
+//! channel. The normalised activation is made again wherever it is read.
+
+use crate::batch_norm::RunningStats;
+use crate::conv2d::{Conv2dConfig, checked_shape};
+use crate::kernels::{
+    ConvShape, Element, GradientSums, Isa, Line, Moments, Operand, conv_forward, conv_input_gradient,
+    conv_pixel_gradient, conv_weight_gradient,
+};
+use crate::layout::row_major;
+use crate::profile::timed;
+use crate::{BatchNormConfig, Error, Result};
+use candle_core::{Shape, Storage, Tensor};
+
+/// A convolution without bias and the batch norm behind it.
+#[derive(Debug, Clone)]
+pub struct ConvNorm {
+    /// (Cout, Cin/groups, kh, kw).
+    pub weight: Tensor,
+    /// Of the convolution.
+    pub conv: Conv2dConfig,
+    /// Scale and shift after normalisation (Cout).
+    pub scale_shift: (Tensor, Tensor),
+    /// Moved towards each batch's statistics.
+    pub running: RunningStats,
+}
+
+/// One of them in the middle of a training step.
+pub(crate) struct Unit<T> {
+    name: &'static str,
+    pub(crate) layer: ConvNorm,
+    pub(crate) shape: ConvShape,
+    isa: Isa,
+    weight: Vec<T>,
+    gamma: Vec<f64>,
+    /// The convolution's result; empty where it is to be computed again.
+    pub(crate) raw: Vec<T>,
+    pub(crate) mean: Vec<f64>,
+    inv_std: Vec<f64>,
+    pub(crate) scale: Vec<T>,
+    pub(crate) shift: Vec<T>,
+}
+
+/// The gradients of one's weight, scale and shift.
+pub(crate) type UnitGradients = Vec<(Tensor, Option<Tensor>)>;
+
+/// A tensor's elements in row-major order.
+pub(crate) fn elements<T: Element>(t: &Tensor) -> Result<Vec<T>> {
+    let (storage, layout) = t.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => Ok(row_major::<T>(storage, layout)?.into_owned()),
+        _ => unreachable!("has_kernel: on the CPU"),
+    }
+}
+
+impl<T: Element> Unit<T> {
+    /// Convolves an operand shaped `x` (N, C, H, W), and moves the running statistics.
+    pub(crate) fn forward(
+        name: &'static str,
+        layer: &ConvNorm,
+        x: &Shape,
+        operand: Operand<T>,
+    ) -> Result<Self> {
+        let isa = Isa::current();
+        let shape = checked_shape(x, layer.weight.shape(), &layer.conv)?;
+        let channels = shape.out_channels;
+        let count = shape.output_len() / channels;
+        if count < 2 {
+            let expected = "more than one value a channel when training".to_string();
+            return Err(Error::Shape { op: "batch_norm", input: "x", expected, got: x.clone() });
+        }
+        let weight = elements::<T>(&layer.weight)?;
+        let moments = |_: usize, block: &mut [T]| Moments::of(isa, block, channels);
+        let (raw, moments) = timed(name, "forward", || conv_forward(isa, &shape, operand, &weight, moments));
+        let (mean, variance) = Moments::merge(channels, &moments);
+        layer.running.update(&mean, &variance, count, &BatchNormConfig::default())?;
+        let eps = BatchNormConfig::default().eps;
+        let inv_std: Vec<f64> = variance.iter().map(|v| 1.0 / (v + eps).sqrt()).collect();
+        let wide = |t: &Tensor| -> Result<Vec<f64>> {
+            Ok(elements::<T>(t)?.into_iter().map(|v| v.as_f64()).collect())
+        };
+        let (gamma, beta) = (wide(&layer.scale_shift.0)?, wide(&layer.scale_shift.1)?);
+        let scale = (0..channels).map(|k| T::of_f64(gamma[k] * inv_std[k])).collect();
+        let shift = (0..channels).map(|k| T::of_f64(beta[k] - gamma[k] * inv_std[k] * mean[k])).collect();
+        Ok(Unit { name, layer: layer.clone(), shape, isa, weight, gamma, raw, mean, inv_std, scale, shift })
+    }
+
+    /// Computes the result that was given up again.
+    pub(crate) fn recompute(&mut self, operand: Operand<T>) {
+        if self.raw.is_empty() {
+            self.raw = timed(self.name, "forward again", || {
+                conv_forward(self.isa, &self.shape, operand, &self.weight, |_, _| ()).0
+            });
+        }
+    }
+
+    /// (N, C, H, W) of the result.
+    pub(crate) fn output(&self) -> Shape {
+        let ConvShape { batch, out_channels, out_h, out_w, .. } = self.shape;
+        (batch, out_channels, out_h, out_w).into()
+    }
+
+    /// The normalised result before ReLU.
+    pub(crate) fn line(&self) -> Line<'_, T> {
+        Line { x: &self.raw, scale: &self.scale, shift: &self.shift }
+    }
+
+    /// The activation, as the next convolution reads it.
+    pub(crate) fn activation(&self) -> Operand<'_, T> {
+        Operand::Normalised { x: &self.raw, scale: &self.scale, shift: &self.shift }
+    }
+
+    /// Result and mean, as batch norm's sums need them.
+    pub(crate) fn centred(&self) -> (&[T], &[f64]) {
+        (&self.raw, &self.mean)
+    }
+
+    /// Turns the gradient of a block of this unit's activation into that of the sum inside its ReLU.
+    pub(crate) fn gate(&self, first: usize, block: &mut [T]) -> GradientSums<T> {
+        let raw = &self.raw[first * self.shape.out_channels..][..block.len()];
+        GradientSums::gate(self.isa, block, raw, [&self.scale, &self.shift], &self.mean)
+    }
+
+    /// The coefficients that make `a·g + b·raw + d` the gradient of `raw`, from batch norm's sums.
+    fn coefficients(&self, [sum_g, sum_gx]: &[Vec<f64>; 2]) -> [Vec<T>; 3] {
+        let count = (self.shape.output_len() / self.shape.out_channels) as f64;
+        let of = |k: usize| {
+            let a = self.gamma[k] * self.inv_std[k];
+            let b = -a * self.inv_std[k] * self.inv_std[k] * sum_gx[k] / count;
+            [a, b, -a * sum_g[k] / count - b * self.mean[k]]
+        };
+        [0, 1, 2].map(|i| (0..self.gamma.len()).map(|k| T::of_f64(of(k)[i])).collect())
+    }
+
+    /// From the gradient `g` behind batch norm, and its sums: the gradients of weight, scale and shift go to
+    /// `gradients`; the input's, if `finish` is given, is returned with what that made of each of its blocks.
+    pub(crate) fn backward<R: Send>(
+        &self,
+        operand: Operand<T>,
+        g: &[T],
+        sums: &[Vec<f64>; 2],
+        gradients: &mut UnitGradients,
+        finish: Option<impl Fn(usize, &mut [T]) -> R + Sync>,
+    ) -> Result<(Vec<T>, Vec<R>)> {
+        let [a, b, d] = &self.coefficients(sums);
+        let gradient = Operand::Gradient { g, x: &self.raw, a, b, d };
+        self.own_gradients(operand, gradient, sums, gradients)?;
+        Ok(match finish {
+            Some(finish) => timed(self.name, "input gradient", || {
+                conv_input_gradient(self.isa, &self.shape, gradient, &self.weight, finish)
+            }),
+            None => (Vec::new(), Vec::new()),
+        })
+    }
+
+    /// As [`Self::backward`], of a 1×1 convolution: the input's gradient only where the stride reads it.
+    pub(crate) fn pixel_gradient(
+        &self,
+        operand: Operand<T>,
+        g: &[T],
+        sums: &[Vec<f64>; 2],
+        gradients: &mut UnitGradients,
+    ) -> Result<Vec<T>> {
+        let [a, b, d] = &self.coefficients(sums);
+        let gradient = Operand::Gradient { g, x: &self.raw, a, b, d };
+        self.own_gradients(operand, gradient, sums, gradients)?;
+        let pixels = timed(self.name, "input gradient", || {
+            conv_pixel_gradient(self.isa, &self.shape, gradient, &self.weight)
+        });
+        Ok(pixels.unwrap_or_default())
+    }
+
+    fn own_gradients(
+        &self,
+        operand: Operand<T>,
+        gradient: Operand<T>,
+        sums: &[Vec<f64>; 2],
+        gradients: &mut UnitGradients,
+    ) -> Result<()> {
+        let device = self.layer.weight.device();
+        let mut put = |of: &Tensor, values: Vec<T>| -> Result<()> {
+            gradients.push((of.clone(), Some(Tensor::from_vec(values, of.shape(), device)?)));
+            Ok(())
+        };
+        let weight = timed(self.name, "weight gradient", || {
+            conv_weight_gradient(self.isa, &self.shape, operand, gradient)
+        });
+        put(&self.layer.weight, weight)?;
+        let scale = sums[1].iter().zip(&self.inv_std).map(|(sum, inv)| T::of_f64(sum * inv)).collect();
+        put(&self.layer.scale_shift.0, scale)?;
+        put(&self.layer.scale_shift.1, sums[0].iter().map(|&sum| T::of_f64(sum)).collect())
+    }
+}

@@ -1,0 +1,235 @@
+//! Threads that stay awake between one loop and the next.
+
+use std::cell::UnsafeCell;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+/// The threads of the current rayon pool, held for the many short loops of a forward pass.
+///
+/// Waking a sleeping thread costs more than a small layer takes. A crew's threads wait for the next loop
+/// without sleeping; they return to the pool when the pass is over. Each has a part of every loop's tasks that is
+/// its own, and the same from loop to loop, so that it finds in its cache what it has written; whoever is done with
+/// its own takes from the others' ends.
+#[derive(Debug)]
+pub struct Crew {
+    /// One a thread.
+    parts: Vec<Part>,
+    loops: Loops,
+}
+
+impl Crew {
+    /// Calls `pass` with a crew of as many threads as the current rayon pool has, the calling one included.
+    pub fn run<R>(pass: impl FnOnce(&Crew) -> R) -> R {
+        let parts = (0..rayon::current_num_threads()).map(|_| Part::default()).collect();
+        let crew = Crew { parts, loops: Loops::default() };
+        rayon::in_place_scope(|scope| {
+            for own in 1..crew.threads() {
+                let crew = &crew;
+                scope.spawn(move |_| crew.serve(own));
+            }
+            // Also when the pass unwinds: the scope waits for all who serve.
+            let _end = OnDrop(|| crew.loops.closed.store(true, Ordering::Release));
+            pass(&crew)
+        })
+    }
+
+    /// How many threads there are.
+    pub(crate) fn threads(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// Calls `task(i)` for each i below `tasks`, at most 2²⁰ - 1, on all threads; returns when all are done.
+    pub(crate) fn for_each(&self, tasks: usize, task: impl Fn(usize) + Sync) {
+        assert!(tasks < 1 << TASK_BITS, "{tasks} tasks are too many");
+        // One loop at a time: should a crew be shared between threads, the second one works alone.
+        if self.threads() == 1 || tasks < 2 || self.loops.busy.swap(true, Ordering::Acquire) {
+            return (0..tasks).for_each(task);
+        }
+        let _free = OnDrop(|| self.loops.busy.store(false, Ordering::Release));
+        self.lead(tasks, &task);
+    }
+
+    fn lead(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        // SAFETY: the last loop's tasks are all done, and this one's can't be claimed yet; the reference is
+        // used only before this function returns, because it waits until all tasks are done.
+        unsafe {
+            let task = std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task);
+            *self.loops.task.get() = Some(task);
+        }
+        self.loops.done.store(0, Ordering::Relaxed);
+        for (i, part) in self.parts.iter().enumerate() {
+            let bound = |i: usize| (tasks * i / self.threads()) as u64;
+            part.open(bound(i), bound(i + 1));
+        }
+        // Also when a task unwinds on this thread: others may still be at theirs.
+        let rest = OnDrop(|| {
+            let mut patience = PATIENCE;
+            while self.loops.done.load(Ordering::Acquire) < tasks {
+                if !self.work(0) {
+                    pause(&mut patience);
+                }
+            }
+        });
+        while self.work(0) {}
+        drop(rest);
+        assert!(!self.loops.panicked.load(Ordering::Relaxed), "a task on another thread panicked");
+    }
+
+    fn serve(&self, own: usize) {
+        let mut patience = PATIENCE;
+        while !self.loops.closed.load(Ordering::Relaxed) {
+            match self.work(own) {
+                true => patience = PATIENCE,
+                false => pause(&mut patience),
+            }
+        }
+    }
+
+    /// Does a task, if one can be claimed, of this thread's own if there is one.
+    fn work(&self, own: usize) -> bool {
+        let others = (1..self.threads()).map(|i| &self.parts[(own + i) % self.threads()]);
+        let claimed = self.parts[own].first().or_else(|| others.into_iter().find_map(Part::last));
+        let Some(claimed) = claimed else { return false };
+        let _done = OnDrop(|| {
+            if std::thread::panicking() {
+                self.loops.panicked.store(true, Ordering::Relaxed);
+            }
+            self.loops.done.fetch_add(1, Ordering::Release);
+        });
+        // SAFETY: this thread holds a task of the open loop, so `task` is set and stays.
+        if let Some(task) = unsafe { *self.loops.task.get() } {
+            task(claimed);
+        }
+        true
+    }
+}
+
+/// The one loop that is open, if any.
+#[derive(Default)]
+struct Loops {
+    busy: AtomicBool,
+    closed: AtomicBool,
+    /// What to call, while the loop is open.
+    task: UnsafeCell<Option<&'static (dyn Fn(usize) + Sync)>>,
+    done: AtomicUsize,
+    panicked: AtomicBool,
+}
+
+// SAFETY: `task` is written only by the thread that leads, while no task can be claimed, and read only by
+// threads that hold a claimed task, for whose end the leader waits.
+unsafe impl Sync for Loops {}
+
+impl std::fmt::Debug for Loops {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Loops")
+    }
+}
+
+const TASK_BITS: u32 = 20;
+const TASK: u64 = (1 << TASK_BITS) - 1;
+
+/// A thread's unclaimed tasks: which loop they are of, their end and their start, in one word, so that a thread
+/// that comes late cannot claim a task of another loop than the one it saw.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Part(AtomicU64);
+
+impl Part {
+    fn open(&self, start: u64, end: u64) {
+        let number = (self.0.load(Ordering::Relaxed) >> (2 * TASK_BITS)) + 1;
+        self.0.store((number << TASK_BITS | end) << TASK_BITS | start, Ordering::Release);
+    }
+
+    fn first(&self) -> Option<usize> {
+        self.claim(|start, end| (start + 1, end, start))
+    }
+
+    fn last(&self) -> Option<usize> {
+        self.claim(|start, end| (start, end - 1, end - 1))
+    }
+
+    /// Takes a task: `take` gives the new start and end, and the task.
+    fn claim(&self, take: impl Fn(u64, u64) -> (u64, u64, u64)) -> Option<usize> {
+        let mut now = self.0.load(Ordering::Acquire);
+        loop {
+            let (start, end) = (now & TASK, now >> TASK_BITS & TASK);
+            if start >= end {
+                return None;
+            }
+            let (start, end, task) = take(start, end);
+            let then = (now >> (2 * TASK_BITS) << TASK_BITS | end) << TASK_BITS | start;
+            match self.0.compare_exchange_weak(now, then, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(task as usize),
+                Err(changed) => now = changed,
+            }
+        }
+    }
+}
+
+/// Looks for work, after which a waiting thread lets others run between two looks.
+const PATIENCE: u32 = 20_000;
+
+fn pause(patience: &mut u32) {
+    match *patience {
+        0 => std::thread::yield_now(),
+        _ => {
+            *patience -= 1;
+            std::hint::spin_loop();
+        }
+    }
+}
+
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU32;
+
+    fn on(threads: usize, pass: impl FnOnce(&Crew) + Send) {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| Crew::run(pass));
+    }
+
+    #[test]
+    fn every_task_of_every_loop_is_done_once_before_the_next_loop() {
+        for threads in [1, 2, 5] {
+            on(threads, |crew| {
+                for tasks in (0..300).chain([5000]) {
+                    let seen: Vec<_> = (0..tasks).map(|_| AtomicU32::new(0)).collect();
+                    crew.for_each(tasks, |i| {
+                        seen[i].fetch_add(1, Ordering::Relaxed);
+                    });
+                    assert!(seen.iter().all(|n| n.load(Ordering::Relaxed) == 1));
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn loops_inside_loops_and_from_other_threads_end() {
+        let count = AtomicUsize::new(0);
+        on(3, |crew| {
+            crew.for_each(7, |_| {
+                crew.for_each(5, |_| {
+                    count.fetch_add(1, Ordering::Relaxed);
+                });
+            });
+        });
+        assert_eq!(count.load(Ordering::Relaxed), 35);
+    }
+
+    #[test]
+    fn a_panic_in_a_task_ends_the_pass() {
+        for threads in [1, 4] {
+            let outcome = std::panic::catch_unwind(|| {
+                on(threads, |crew| crew.for_each(64, |i| assert!(i != 33, "as planned")));
+            });
+            assert!(outcome.is_err());
+        }
+    }
+}

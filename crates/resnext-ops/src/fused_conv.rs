@@ -1,0 +1,282 @@
+//! Convolutions made ready for inference.
+
+use crate::activations::Activations;
+use crate::conv2d::Conv2dConfig;
+use crate::crew::Crew;
+use crate::kernels::{Filter, Isa, Job, Packed, Row, SourceTable, Sources, Words};
+use crate::{Error, Result};
+use candle_core::{DType, Tensor};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A convolution whose weights are packed for this machine's instruction set, with a bias, and with a
+/// residual and ReLU in the same pass where asked for.
+#[derive(Debug)]
+pub struct FusedConv {
+    packed: Packed,
+    words: Words,
+    config: Conv2dConfig,
+    channels: (usize, usize),
+    kernel: (usize, usize),
+    /// Whether a kernel row is read as one run of neighbouring words.
+    row_runs: bool,
+    /// Whether what is read of a source pixel is used for all the output pixels in a row that it reaches.
+    neighbours: bool,
+    /// The table for the size of the last input.
+    table: Mutex<Option<Table>>,
+}
+
+/// What output pixels read, for one size [N, H, W, stride] of the input.
+type Table = ([usize; 4], Arc<SourceTable>);
+
+/// What a convolution does besides: nothing, if default.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Fusion<'a> {
+    /// Added to the output.
+    pub residual: Option<&'a Activations>,
+    /// Whether ReLU comes last.
+    pub relu: bool,
+    /// The convolutions whose weights are wanted next: they are fetched from memory meanwhile.
+    pub ahead: &'a [&'a FusedConv],
+}
+
+/// Whether this machine runs [`FusedConv`] in `dtype`: f32 always, bf16 where the CPU has AVX-512 BF16 and
+/// the instruction set in use is AVX-512.
+pub fn fused_dtype_is_supported(dtype: DType) -> bool {
+    Words::of(dtype, Isa::current()).is_some()
+}
+
+impl FusedConv {
+    /// Packs `weight` (Cout, Cin/groups, kh, kw) and `bias` (Cout), both f32, for maps of `dtype`, f32 or bf16.
+    /// Sums are f32 either way.
+    ///
+    /// # Errors
+    /// If shapes and groups do not fit each other, a type is not as above, or this machine has no
+    /// instructions for `dtype`.
+    pub fn new(weight: &Tensor, bias: &Tensor, config: &Conv2dConfig, dtype: DType) -> Result<Self> {
+        Self::on(Isa::current(), weight, bias, config, dtype)
+    }
+
+    fn on(isa: Isa, weight: &Tensor, bias: &Tensor, config: &Conv2dConfig, dtype: DType) -> Result<Self> {
+        const OP: &str = "fused convolution";
+        let words = Words::of(dtype, isa).ok_or_else(|| match dtype {
+            DType::BF16 => Error::Config {
+                op: OP,
+                message: format!("bf16 needs a CPU with AVX-512 BF16, this one runs {}; use f32", isa.name()),
+            },
+            _ => Error::DType { op: OP, input: "maps", expected: "F32 or BF16".into(), got: dtype },
+        })?;
+        let (out_channels, group_in, kh, kw) = weight.dims4().map_err(|_| Error::Shape {
+            op: OP,
+            input: "weight",
+            expected: "(Cout, Cin/groups, kh, kw)".into(),
+            got: weight.shape().clone(),
+        })?;
+        for (input, t) in [("weight", weight), ("bias", bias)] {
+            if t.dtype() != DType::F32 {
+                return Err(Error::DType { op: OP, input, expected: "F32".into(), got: t.dtype() });
+            }
+        }
+        let groups = config.groups;
+        let empty = weight.elem_count() == 0 || config.stride == 0 || config.dilation == 0;
+        if groups == 0 || empty || !out_channels.is_multiple_of(groups) {
+            let message = format!("a weight of {:?} does not fit {config:?}", weight.dims());
+            return Err(Error::Config { op: OP, message });
+        }
+        if bias.dims() != [out_channels] {
+            let expected = format!("[{out_channels}], one a channel of the output");
+            return Err(Error::Shape { op: OP, input: "bias", expected, got: bias.shape().clone() });
+        }
+        let values = weight.flatten_all()?.to_vec1::<f32>()?;
+        let group_out = out_channels / groups;
+        let at = |g: usize, k: usize, c: usize, y: usize, x: usize| {
+            values[(((g * group_out + k) * group_in + c) * kh + y) * kw + x]
+        };
+        // A few channels, as an image has, would leave most of a row of words unused.
+        let row_runs = groups == 1 && kw > 1 && config.padding == 0 && config.dilation == 1 && group_in <= 16;
+        let narrow = groups > 1 && (3..=32).contains(&group_in);
+        let neighbours = narrow && kw == 3 && config.dilation == 1 && config.stride <= 2;
+        let whole = group_in.next_multiple_of(words.channels());
+        let run = |g: usize, k: usize, c: usize, y: usize| match c % whole {
+            c_in if c_in < group_in => at(g, k, c_in, y, c / whole),
+            _ => 0.0,
+        };
+        let tap = |g: usize, k: usize, c: usize, tap: usize| at(g, k, c, tap / kw, tap % kw);
+        let packed = Packed::new(
+            words,
+            &Filter {
+                groups,
+                group_in: if row_runs { whole * kw } else { group_in },
+                group_out,
+                taps: if row_runs { kh } else { kh * kw },
+                columns: if neighbours { 3 } else { 1 },
+                weight: if row_runs { &run } else { &tap },
+                bias: &bias.to_vec1::<f32>()?,
+            },
+        );
+        Ok(FusedConv {
+            packed,
+            words,
+            config: *config,
+            channels: (group_in * groups, out_channels),
+            kernel: (kh, kw),
+            row_runs,
+            neighbours,
+            table: Mutex::default(),
+        })
+    }
+
+    /// Bytes the packed weights take.
+    pub fn bytes(&self) -> usize {
+        self.packed.bytes()
+    }
+
+    /// `out = conv(x) + bias`, and what `fusion` says.
+    ///
+    /// # Errors
+    /// If `x` is of another type or has other channels than the weight, or is smaller than the kernel, or
+    /// the residual does not have the output's sizes.
+    pub fn forward(&self, crew: &Crew, x: &Activations, fusion: Fusion, out: &mut Activations) -> Result<()> {
+        const OP: &str = "fused convolution";
+        let [n, h, w, c] = x.size;
+        let Conv2dConfig { stride, padding, dilation, .. } = self.config;
+        let wrong = |message| Err(Error::Config { op: OP, message });
+        let word_type = self.words.word_type();
+        if c != self.channels.0 || x.words != word_type {
+            let (expected, got) = (self.channels.0, x.words);
+            return wrong(format!("expected {expected} channels of {word_type:?}, got {c} of {got:?}"));
+        }
+        let reach = [self.kernel.0, self.kernel.1].map(|k| (k - 1) * dilation + 1);
+        if h + 2 * padding < reach[0] || w + 2 * padding < reach[1] {
+            return wrong(format!("a kernel of {:?} does not fit a map of {h}×{w}", self.kernel));
+        }
+        let sides =
+            [(h, reach[0]), (w, reach[1])].map(|(side, reach)| (side + 2 * padding - reach) / stride + 1);
+        let size = [n, sides[0], sides[1], self.channels.1];
+        if let Some(residual) = fusion.residual.filter(|r| r.size != size || r.words != word_type) {
+            return wrong(format!(
+                "expected a residual of {size:?} in {word_type:?}, got {:?} in {:?}",
+                residual.size, residual.words
+            ));
+        }
+        if (x.pixels() + 1) * x.stride > u32::MAX as usize {
+            return wrong(format!("{n} maps of {h}×{w}×{c} are too many for one batch"));
+        }
+        out.resize(size, word_type, true);
+        let direct = self.kernel == (1, 1) && stride == 1 && padding == 0;
+        let table = if direct { None } else { Some(self.table(x, &size)) };
+        let ahead: Vec<&Packed> = fusion.ahead.iter().map(|conv| &conv.packed).collect();
+        self.packed.run(
+            crew,
+            Job {
+                src: x.view(),
+                sources: table.as_ref().map_or(Sources::Same, |table| Sources::Table(table)),
+                residual: fusion.residual.map(Activations::view),
+                relu: fusion.relu,
+                count: out.pixels(),
+                out_stride: out.stride,
+                out: &mut out.data,
+                ahead: &ahead,
+            },
+        );
+        Ok(())
+    }
+
+    fn table(&self, x: &Activations, out: &[usize; 4]) -> Arc<SourceTable> {
+        let [n, h, w, _] = x.size;
+        let key = [n, h, w, x.stride];
+        let mut cached = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, table)) = cached.as_ref().filter(|(of, _)| *of == key) {
+            return table.clone();
+        }
+        let Conv2dConfig { stride, padding, dilation, .. } = self.config;
+        let outside = n * h * w;
+        let columns = if self.row_runs { 1 } else { self.kernel.1 };
+        let mut table = Vec::with_capacity(n * out[1] * out[2] * self.kernel.0 * columns);
+        for (image, y, x0) in (0..n * out[1] * out[2])
+            .map(|i| (i / (out[1] * out[2]), i / out[2] % out[1] * stride, i % out[2] * stride))
+        {
+            for ky in 0..self.kernel.0 {
+                for kx in 0..columns {
+                    let (y, x) = (y + ky * dilation, x0 + kx * dilation);
+                    let inside = y >= padding && x >= padding && y - padding < h && x - padding < w;
+                    let pixel = if inside { (image * h + y - padding) * w + x - padding } else { outside };
+                    table.push((pixel * key[3]) as u32);
+                }
+            }
+        }
+        let row = self.neighbours.then_some(Row { width: out[2], stride });
+        let table = Arc::new(SourceTable::new(table, row));
+        *cached = Some((key, table.clone()));
+        table
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conv2d;
+    use candle_core::Device;
+    use proptest::prelude::*;
+
+    fn values(dims: &[usize], seed: u32) -> Tensor {
+        let value = |i: u32| (i.wrapping_mul(2654435761).wrapping_add(seed * 40503) >> 8) as f32;
+        let values: Vec<f32> =
+            (0..dims.iter().product::<usize>() as u32).map(|i| value(i) / 8388608.0 - 1.0).collect();
+        Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+        /// Every instruction set, on shapes that reach every kind of tile, against the unfused convolution.
+        #[test]
+        fn every_instruction_set_agrees_with_conv2d(
+            (group_in, group_out, groups) in prop_oneof![
+                (1usize..70, 1usize..70, Just(1usize)),
+                prop_oneof![Just(1usize), Just(2), Just(4), Just(8), Just(16), Just(32)]
+                    .prop_flat_map(|d| (Just(d), Just(d), prop_oneof![Just(16usize), Just(32)])),
+                (1usize..10, 1usize..10, 2usize..5),
+            ],
+            kernel in prop_oneof![Just(1usize), Just(3), Just(7)],
+            (stride, dilation, padding) in (1usize..4, 1usize..3, 0usize..3),
+            (h, w) in (1usize..20, 1usize..20),
+            (with_residual, relu) in any::<(bool, bool)>(),
+        ) {
+            prop_assume!(h.min(w) + 2 * padding > (kernel - 1) * dilation);
+            let config = Conv2dConfig { stride, padding, dilation, groups };
+            let x = values(&[2, group_in * groups, h, w], 1);
+            let weight = values(&[group_out * groups, group_in, kernel, kernel], 2);
+            let bias = values(&[group_out * groups], 3);
+            let mut want = conv2d(&x, &weight, &config).unwrap();
+            want = want.broadcast_add(&bias.reshape((1, (), 1, 1)).unwrap()).unwrap();
+            let residual = values(want.dims(), 4);
+            if with_residual {
+                want = (want + &residual).unwrap();
+            }
+            if relu {
+                want = want.relu().unwrap();
+            }
+            let greatest = want.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+            let (mut input, mut added, mut out) = <(Activations, Activations, Activations)>::default();
+            for (isa, dtype) in Isa::available().into_iter().flat_map(|isa| [(isa, DType::F32), (isa, DType::BF16)]) {
+                let Some(words) = Words::of(dtype, isa) else { continue };
+                let conv = FusedConv::on(isa, &weight, &bias, &config, dtype).unwrap();
+                prop_assert_eq!(conv.words, words);
+                Crew::run(|crew| {
+                    input.load(crew, &x, dtype, 0).unwrap();
+                    added.load(crew, &residual, dtype, 0).unwrap();
+                    let fusion = Fusion { residual: with_residual.then_some(&added), relu, ahead: &[&conv] };
+                    conv.forward(crew, &input, fusion, &mut out).unwrap();
+                });
+                let difference = (out.to_tensor().unwrap() - &want).unwrap().abs().unwrap();
+                let largest = difference.flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+                // bf16: inputs, weights and result are rounded to 8 bits each.
+                let terms = (group_in * kernel * kernel) as f32;
+                let tolerance = match dtype {
+                    DType::F32 => 2e-4,
+                    _ => 2f32.powi(-8) * (3.0 * terms.sqrt() + 4.0 + greatest),
+                };
+                prop_assert!(largest < tolerance, "{isa:?} {dtype:?}: {largest}");
+            }
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! The kernel for each convolution: three walks, one choice.
+//!
+//! 1×1 convolutions are products, a network's first convolution is one of patches, grouped 3×3 ones have kernels
+//! of their own, and whatever is left gathers.
+
+use super::geometry::ConvShape;
+use super::outer::{READ, Read, outer};
+use super::planes::Operand;
+use super::product::{Matrix, Rows, product};
+use super::shared::{SharedMut, written};
+use super::simd::{Element, Isa, lanes};
+use super::{gather_conv, grouped, weight_gradient};
+use rayon::prelude::*;
+
+enum Kind {
+    Pointwise,
+    Patches,
+    Grouped,
+    Other,
+}
+
+fn kind<T: Element>(isa: Isa, shape: &ConvShape) -> Kind {
+    let lanes = lanes::<T>(isa);
+    let config = shape.config;
+    let dense = config.groups == 1 && shape.out_channels.is_multiple_of(lanes);
+    if dense && shape.taps() == 1 && config.padding == 0 && shape.in_channels.is_multiple_of(lanes) {
+        Kind::Pointwise
+    } else if dense
+        && config.dilation == 1
+        && shape.in_channels < lanes
+        && shape.taps() * shape.in_channels <= READ - lanes
+    {
+        Kind::Patches
+    } else if grouped::takes::<T>(isa, shape) {
+        Kind::Grouped
+    } else {
+        Kind::Other
+    }
+}
+
+/// The convolution of `x` with `weight` (Cout, Cin/groups, kh, kw), channels-last, and what `finish` made of each
+/// block of pixels, in order: it is given the number of the block's first pixel and the block, still in the cache.
+pub(crate) fn conv_forward<T: Element, R: Send>(
+    isa: Isa,
+    shape: &ConvShape,
+    x: Operand<T>,
+    weight: &[T],
+    finish: impl Fn(usize, &mut [T]) -> R + Sync,
+) -> (Vec<T>, Vec<R>) {
+    assert!(x.len() == shape.input_len() && weight.len() == shape.weight_len());
+    let pixels = shape.batch * shape.out_h * shape.out_w;
+    let (inputs, size, stride) = (shape.in_channels, (shape.in_h, shape.in_w), shape.config.stride);
+    match (kind::<T>(isa, shape), x) {
+        (Kind::Pointwise, operand) => {
+            let matrix = Matrix::pack(isa, shape.out_channels, inputs, |k, c| weight[k * inputs + c]);
+            product(isa, Rows::Pixels { operand, size, stride }, pixels, &matrix, finish)
+        }
+        (Kind::Patches, Operand::Plain(x)) => {
+            let taps = shape.taps();
+            let at = |k: usize, i: usize| weight[(k * inputs + i % inputs) * taps + i / inputs];
+            let matrix = Matrix::pack(isa, shape.out_channels, taps * inputs, at);
+            product(isa, Rows::Patches { x, shape }, pixels, &matrix, finish)
+        }
+        (Kind::Grouped, operand) => {
+            grouped::forward(isa, shape, operand, &grouped::Packed::forward(isa, shape, weight), finish)
+        }
+        (_, operand) => {
+            let x = operand.values(isa, inputs);
+            let out = gather_conv::forward(isa, shape, &x, weight, None);
+            finished(out, shape.out_channels, finish)
+        }
+    }
+}
+
+/// The gradient of the convolution's input from that of its result; otherwise as [`conv_forward`].
+pub(crate) fn conv_input_gradient<T: Element, R: Send>(
+    isa: Isa,
+    shape: &ConvShape,
+    gradient: Operand<T>,
+    weight: &[T],
+    finish: impl Fn(usize, &mut [T]) -> R + Sync,
+) -> (Vec<T>, Vec<R>) {
+    assert!(gradient.len() == shape.output_len() && weight.len() == shape.weight_len());
+    match kind::<T>(isa, shape) {
+        Kind::Pointwise if shape.config.stride == 1 => pointwise(isa, shape, gradient, weight, finish),
+        Kind::Pointwise => {
+            let (few, _) = pointwise(isa, shape, gradient, weight, |_, _| ());
+            let mut out = vec![T::ZERO; shape.input_len()];
+            let image = shape.in_h * shape.in_w;
+            out.par_chunks_mut((image * shape.in_channels).max(1)).enumerate().for_each(|(n, out)| {
+                shape.add_strided(&few, n * image, out);
+            });
+            finished(out, shape.in_channels, finish)
+        }
+        Kind::Grouped => grouped::input_gradient(
+            isa,
+            shape,
+            gradient,
+            &grouped::Packed::backward(isa, shape, weight),
+            finish,
+        ),
+        _ => {
+            let gradient = gradient.values(isa, shape.out_channels);
+            let out = gather_conv::input_gradient(isa, shape, &gradient, weight);
+            finished(out, shape.in_channels, finish)
+        }
+    }
+}
+
+/// The gradient of the pixels a 1×1 convolution reads, of which there are as many as it writes: what
+/// [`ConvShape::add_strided`] adds. `None` for other convolutions.
+pub(crate) fn conv_pixel_gradient<T: Element>(
+    isa: Isa,
+    shape: &ConvShape,
+    gradient: Operand<T>,
+    weight: &[T],
+) -> Option<Vec<T>> {
+    let pointwise_kind = matches!(kind::<T>(isa, shape), Kind::Pointwise);
+    pointwise_kind.then(|| pointwise(isa, shape, gradient, weight, |_, _| ()).0)
+}
+
+fn pointwise<T: Element, R: Send>(
+    isa: Isa,
+    shape: &ConvShape,
+    operand: Operand<T>,
+    weight: &[T],
+    finish: impl Fn(usize, &mut [T]) -> R + Sync,
+) -> (Vec<T>, Vec<R>) {
+    let (inputs, size) = (shape.in_channels, (shape.out_h, shape.out_w));
+    let matrix = Matrix::pack(isa, inputs, shape.out_channels, |c, k| weight[k * inputs + c]);
+    let pixels = shape.batch * shape.out_h * shape.out_w;
+    product(isa, Rows::Pixels { operand, size, stride: 1 }, pixels, &matrix, finish)
+}
+
+impl ConvShape {
+    /// Adds `few`, the gradient of the pixels that a strided 1×1 convolution reads, to that of its input, from pixel
+    /// `first` on.
+    pub(crate) fn add_strided<T: Element>(&self, few: &[T], first: usize, out: &mut [T]) {
+        let ConvShape { in_h, in_w, in_channels, out_h, out_w, config, .. } = *self;
+        if config.stride == 1 {
+            let own = &few[first * in_channels..][..out.len()];
+            return out.iter_mut().zip(own).for_each(|(out, &value)| *out += value);
+        }
+        for (i, out) in out.chunks_exact_mut(in_channels).enumerate() {
+            let pixel = first + i;
+            let (n, y, x) = (pixel / in_w / in_h, pixel / in_w % in_h, pixel % in_w);
+            if y % config.stride == 0 && x % config.stride == 0 {
+                let at = (n * out_h + y / config.stride) * out_w + x / config.stride;
+                let own = &few[at * in_channels..(at + 1) * in_channels];
+                out.iter_mut().zip(own).for_each(|(out, &value)| *out += value);
+            }
+        }
+    }
+}
+
+/// The gradient of the weight, shaped as it, from the convolution's input and its result's gradient.
+pub(crate) fn conv_weight_gradient<T: Element>(
+    isa: Isa,
+    shape: &ConvShape,
+    x: Operand<T>,
+    gradient: Operand<T>,
+) -> Vec<T> {
+    assert!(x.len() == shape.input_len() && gradient.len() == shape.output_len());
+    let pixels = shape.batch * shape.out_h * shape.out_w;
+    let (channels, outputs) = (shape.in_channels, shape.out_channels);
+    match (kind::<T>(isa, shape), x) {
+        (Kind::Pointwise, operand) => {
+            let (size, stride) = ((shape.in_h, shape.in_w), shape.config.stride);
+            outer(isa, Read::Pixels { operand, channels, size, stride }, gradient, outputs, pixels)
+        }
+        (Kind::Patches, Operand::Plain(x)) => {
+            let taps = shape.taps();
+            let sums = outer(isa, Read::Patches { x, shape }, gradient, outputs, pixels);
+            let row = taps * channels;
+            (0..outputs * row).map(|i| sums[i / row * row + i % taps * channels + i % row / taps]).collect()
+        }
+        (Kind::Grouped, x) => grouped::weight_gradient(isa, shape, x, gradient),
+        (_, x) => {
+            let (x, gradient) = (x.values(isa, channels), gradient.values(isa, outputs));
+            weight_gradient::weight_gradient(isa, shape, &x, &gradient)
+        }
+    }
+}
+
+/// Pixels of a block, where a kernel leaves no blocks behind.
+const BLOCK: usize = 128;
+
+fn finished<T: Element, R: Send>(
+    mut out: Vec<T>,
+    channels: usize,
+    finish: impl Fn(usize, &mut [T]) -> R + Sync,
+) -> (Vec<T>, Vec<R>) {
+    let blocks = out.par_chunks_mut((BLOCK * channels).max(1)).enumerate();
+    let results = blocks.map(|(i, block)| finish(i * BLOCK, block)).collect();
+    (out, results)
+}
+
+/// `len` pixels of `channels` that `make` writes block by block, with what it returns of each, in order: it is given
+/// the number of the block's first pixel, that of its pixels, and where they go.
+///
+/// # Safety
+/// `make` writes all of each block.
+pub(crate) unsafe fn blocks<T: Element, R: Send>(
+    pixels: usize,
+    channels: usize,
+    make: impl Fn(usize, usize, *mut T) -> R + Sync,
+) -> (Vec<T>, Vec<R>) {
+    let write = |out: &SharedMut<T>| {
+        let block = |i: usize| {
+            let (first, count) = (i * BLOCK, BLOCK.min(pixels - i * BLOCK));
+            make(first, count, out.pointer(first * channels, count * channels))
+        };
+        (0..pixels.div_ceil(BLOCK)).into_par_iter().map(block).collect()
+    };
+    // SAFETY: blocks together are all pixels, and the caller promises that each is written.
+    unsafe { written(pixels * channels, write) }
+}

@@ -1,0 +1,148 @@
+//! The end of a residual block: the normalised sum of its paths joins the shortcut, through ReLU.
+
+use super::channels::{GradientSums, column_sums};
+use super::conv::blocks;
+use super::simd::{Element, Isa, Kernel, Simd, run};
+
+/// A convolution's result and the line that normalises it, by channel: `x·scale + shift`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Line<'a, T> {
+    pub(crate) x: &'a [T],
+    pub(crate) scale: &'a [T],
+    pub(crate) shift: &'a [T],
+}
+
+/// What goes around a block.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Around<'a, T> {
+    Nothing,
+    Same(&'a [T]),
+    Projected(Line<'a, T>),
+}
+
+/// `max(path + around, 0)`, channels-last.
+pub(crate) fn join<T: Element>(isa: Isa, channels: usize, path: Line<T>, around: Around<T>) -> Vec<T> {
+    struct Join<'a, T> {
+        channels: usize,
+        first: usize,
+        count: usize,
+        path: Line<'a, T>,
+        around: Around<'a, T>,
+        out: *mut T,
+    }
+    impl<T: Element> Kernel<T> for Join<'_, T> {
+        #[inline(always)]
+        unsafe fn run<S: Simd<T = T>>(self) {
+            let Join { channels, first, count, path, around, out } = self;
+            // SAFETY: `join` made sure of all lengths; the block is this task's.
+            unsafe {
+                let line = |Line { x, scale, shift }: Line<T>, at: usize, k: usize| {
+                    let (scale, shift) = (scale.as_ptr().add(k), shift.as_ptr().add(k));
+                    S::fma(S::load(x.as_ptr().add(at)), S::load(scale), S::load(shift))
+                };
+                for row in 0..count {
+                    for k in (0..channels).step_by(S::LANES) {
+                        let at = (first + row) * channels + k;
+                        let y = line(path, at, k);
+                        let y = match around {
+                            Around::Nothing => y,
+                            Around::Same(x) => S::add(y, S::load(x.as_ptr().add(at))),
+                            Around::Projected(other) => S::add(y, line(other, at, k)),
+                        };
+                        S::store(out.add(row * channels + k), S::max(y, S::zero()));
+                    }
+                }
+            }
+        }
+    }
+    let len = path.x.len();
+    let whole =
+        |line: &Line<T>| line.x.len() == len && [line.scale, line.shift].iter().all(|c| c.len() == channels);
+    assert!(channels.is_multiple_of(super::lanes::<T>(isa)) && len.is_multiple_of(channels) && whole(&path));
+    assert!(match &around {
+        Around::Nothing => true,
+        Around::Same(x) => x.len() == len,
+        Around::Projected(line) => whole(line),
+    });
+    let make = |first, count, out| run(isa, Join { channels, first, count, path, around, out });
+    // SAFETY: LANES divides the channels, so all of each pixel is written.
+    unsafe { blocks(len / channels, channels, make) }.0
+}
+
+/// Batch norm's two sums, a channel each.
+pub(crate) type Totals = [Vec<f64>; 2];
+
+/// From a block's output `y` and its gradient: the gradient of the sum inside the ReLU, and batch norm's sums for
+/// the path's convolution, `(x, mean)`, and for the shortcut's if it has one.
+pub(crate) fn join_gradient<T: Element>(
+    isa: Isa,
+    channels: usize,
+    (y, gradient): (&[T], &[T]),
+    path: (&[T], &[f64]),
+    around: Option<(&[T], &[f64])>,
+) -> (Vec<T>, Totals, Option<Totals>) {
+    struct Gate<'a, T> {
+        channels: usize,
+        first: usize,
+        count: usize,
+        y: &'a [T],
+        gradient: &'a [T],
+        /// Results of convolutions and their means with the other sign; the second may be the first again.
+        x: [&'a [T]; 2],
+        minus: [&'a [T]; 2],
+        out: *mut T,
+        sums: [&'a mut [T]; 3],
+    }
+    impl<T: Element> Kernel<T> for Gate<'_, T> {
+        #[inline(always)]
+        unsafe fn run<S: Simd<T = T>>(self) {
+            let Gate { channels, first, count, y, gradient, x, minus, out, sums } = self;
+            let start = first * channels;
+            // SAFETY: `join_gradient` made sure of all lengths; the block is this task's.
+            unsafe {
+                let centred = |i: usize, at: usize, k: usize| {
+                    S::add(S::load(x[i].as_ptr().add(start + at)), S::load(minus[i].as_ptr().add(k)))
+                };
+                let gate = |at: usize| {
+                    let y = S::load(y.as_ptr().add(start + at));
+                    let g = S::where_positive(y, S::load(gradient.as_ptr().add(start + at)));
+                    S::store(out.add(at), g);
+                    g
+                };
+                let [a, b, c] = sums;
+                if c.is_empty() {
+                    column_sums::<S, 2>(count, channels, [a, b], |at, k| {
+                        let g = gate(at);
+                        [g, S::fma(g, centred(0, at, k), S::zero())]
+                    });
+                } else {
+                    column_sums::<S, 3>(count, channels, [a, b, c], |at, k| {
+                        let g = gate(at);
+                        let of = |i| S::fma(g, centred(i, at, k), S::zero());
+                        [g, of(0), of(1)]
+                    });
+                }
+            }
+        }
+    }
+    let len = y.len();
+    let (second, second_mean) = around.unwrap_or(path);
+    assert!(channels.is_multiple_of(super::lanes::<T>(isa)) && len.is_multiple_of(channels));
+    assert!(gradient.len() == len && path.0.len() == len && second.len() == len);
+    assert!(path.1.len() == channels && second_mean.len() == channels);
+    let minus = [path.1, second_mean].map(|mean| mean.iter().map(|&m| T::of_f64(-m)).collect::<Vec<T>>());
+    let make = |first, count, out| {
+        let zeros = |wanted: bool| vec![T::ZERO; if wanted { channels } else { 0 }];
+        let mut sums = [zeros(true), zeros(true), zeros(around.is_some())];
+        let [a, b, c] = &mut sums;
+        let minus = minus.each_ref().map(Vec::as_slice);
+        let x = [path.0, second];
+        run(isa, Gate { channels, first, count, y, gradient, x, minus, out, sums: [a, b, c] });
+        let [a, b, c] = sums;
+        (GradientSums([a.clone(), b]), GradientSums([a, c]))
+    };
+    // SAFETY: LANES divides the channels, so all of each pixel is written.
+    let (g, sums) = unsafe { blocks(len / channels, channels, make) };
+    let (first, second): (Vec<_>, Vec<_>) = sums.into_iter().unzip();
+    (g, GradientSums::total(&first), around.map(|_| GradientSums::total(&second)))
+}

@@ -1,0 +1,231 @@
+//! The gradient of a dense convolution's weight: for every pixel the outer product of what the convolution read
+//! there with its result's gradient, summed.
+//!
+//! Tasks own a part of the pixels and a tile of the result. How the pixels are parted depends on sizes alone,
+//! and parts are added in order: the same bits for any number of threads.
+
+use super::geometry::ConvShape;
+use super::planes::{Fill, Operand, Run, Scratch};
+use super::product::{Patches, pixel_runs};
+use super::simd::{Element, Isa, Kernel, Simd, lanes, run};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Pixels a block: one vector pair and one vector of them fit the nearest cache.
+const BLOCK: usize = 192;
+/// Channels of either side a task takes at most.
+pub(crate) const READ: usize = 512;
+const WRITTEN: usize = 256;
+/// Tasks there should be at least, for threads to share.
+const TASKS: usize = 16;
+
+/// What the convolution read.
+#[derive(Clone, Copy)]
+pub(crate) enum Read<'a, T> {
+    /// Pixels of an operand, `stride` apart in maps of a height and width.
+    Pixels { operand: Operand<'a, T>, channels: usize, size: (usize, usize), stride: usize },
+    /// Patches, ordered as tap, channel.
+    Patches { x: &'a [T], shape: &'a ConvShape },
+}
+
+impl<T: Element> Read<'_, T> {
+    fn channels(&self) -> usize {
+        match self {
+            Read::Pixels { channels, .. } => *channels,
+            Read::Patches { shape, .. } => shape.taps() * shape.in_channels,
+        }
+    }
+}
+
+/// One task: its pixels, and the channels it reads and those whose gradients it takes.
+struct Task {
+    pixels: Range<usize>,
+    read: Range<usize>,
+    written: Range<usize>,
+}
+
+/// `Σ gradient ⊗ read` over all pixels: (outputs, channels read), where `outputs` are the gradient's channels.
+pub(crate) fn outer<T: Element>(
+    isa: Isa,
+    read: Read<T>,
+    gradient: Operand<T>,
+    outputs: usize,
+    pixels: usize,
+) -> Vec<T> {
+    let lanes = lanes::<T>(isa);
+    let channels = read.channels();
+    let padded = channels.next_multiple_of(lanes);
+    assert!(outputs.is_multiple_of(lanes));
+    // Patches are made as a whole.
+    assert!(matches!(read, Read::Pixels { .. }) || padded <= READ);
+    let ranges = |len: usize, most: usize| -> Vec<Range<usize>> {
+        let parts = len.div_ceil(most).max(1);
+        let at = |i: usize| (len / lanes * i / parts) * lanes;
+        (0..parts).map(|i| at(i)..at(i + 1)).collect()
+    };
+    let (reads, writes) = (ranges(padded, READ), ranges(outputs, WRITTEN));
+    let blocks = pixels.div_ceil(BLOCK).max(1);
+    let parts = TASKS.div_ceil(reads.len() * writes.len()).min(blocks);
+    let mut tasks = Vec::new();
+    for part in 0..parts {
+        let at = |part: usize| (blocks * part / parts * BLOCK).min(pixels);
+        for read in &reads {
+            for written in &writes {
+                let pixels = at(part)..at(part + 1);
+                tasks.push(Task { pixels, read: read.clone(), written: written.clone() });
+            }
+        }
+    }
+    let sums: Vec<Vec<T>> = tasks
+        .par_iter()
+        .map_init(Scratch::default, |scratch, task| task.sums(isa, read, (gradient, outputs), scratch))
+        .collect();
+    let mut out = vec![T::ZERO; outputs * channels];
+    let (tiles, columns) = (reads.len() * writes.len(), channels);
+    out.par_chunks_mut(columns.max(1)).enumerate().for_each(|(output, row)| {
+        for (tile, task) in tasks[..tiles].iter().enumerate() {
+            if !task.written.contains(&output) {
+                continue;
+            }
+            let width = task.read.len();
+            let row = &mut row[task.read.start..task.read.end.min(columns)];
+            for part in 0..parts {
+                let own = &sums[part * tiles + tile][(output - task.written.start) * width..][..row.len()];
+                row.iter_mut().zip(own).for_each(|(sum, &value)| *sum += value);
+            }
+        }
+    });
+    out
+}
+
+impl Task {
+    fn sums<T: Element>(
+        &self,
+        isa: Isa,
+        read: Read<T>,
+        (gradient, outputs): (Operand<T>, usize),
+        scratch: &mut Scratch<T>,
+    ) -> Vec<T> {
+        let lanes = lanes::<T>(isa);
+        let (width, height) = (self.read.len(), self.written.len());
+        let plane = BLOCK * lanes;
+        let mut sums = vec![T::ZERO; width * height];
+        let (x, g) = scratch.get(BLOCK * (width + height)).split_at_mut(BLOCK * width);
+        for first in self.pixels.clone().step_by(BLOCK) {
+            let count = BLOCK.min(self.pixels.end - first);
+            match read {
+                Read::Pixels { operand, channels, size, stride } => {
+                    let runs = pixel_runs(size, stride, first, count);
+                    let first = self.read.start;
+                    Fill { operand, channels, first, width, runs: &runs, planes: x, plane }.run(isa);
+                }
+                Read::Patches { x: values, shape } => {
+                    run(isa, Patches { x: values, shape, first, count, planes: x, plane });
+                }
+            }
+            let runs = [Run { to: 0, count, spread: 1, from: Some((first, 1)) }];
+            let operand = gradient;
+            let first = self.written.start;
+            Fill { operand, channels: outputs, first, width: height, runs: &runs, planes: g, plane }.run(isa);
+            run(isa, Tiles { x, g, plane, count, width, height, sums: &mut sums });
+        }
+        sums
+    }
+}
+
+/// All tiles of a task for one block of pixels.
+struct Tiles<'a, T> {
+    x: &'a [T],
+    g: &'a [T],
+    plane: usize,
+    count: usize,
+    width: usize,
+    height: usize,
+    sums: &'a mut [T],
+}
+
+impl<T: Element> Kernel<T> for Tiles<'_, T> {
+    #[inline(always)]
+    unsafe fn run<S: Simd<T = T>>(self) {
+        let Tiles { x, g, plane, count, width, height, sums } = self;
+        let [columns, rows] = [width, height].map(|channels| channels / S::LANES);
+        assert!(count * S::LANES <= plane && columns * plane <= x.len() && rows * plane <= g.len());
+        assert!(sums.len() == columns * rows * S::LANES * S::LANES);
+        for column in (0..columns).step_by(2) {
+            for row in 0..height / rows_of::<S>() {
+                let channel = row * rows_of::<S>();
+                let (first, lane) = (channel / S::LANES, channel % S::LANES);
+                // SAFETY: the CPU has S's instructions; planes and sums are as long as asserted, and a tile's rows
+                // are within one plane because they divide a vector.
+                unsafe {
+                    let x = x.as_ptr().add(column * plane);
+                    let g = g.as_ptr().add(first * plane + lane);
+                    let sums = sums.as_mut_ptr().add(channel * width + column * S::LANES);
+                    let pair = column + 1 < columns;
+                    if const { rows_of::<S>() == 8 } {
+                        match pair {
+                            true => tile::<S, 8, 2>(x, g, plane, count, sums, width),
+                            false => tile::<S, 8, 1>(x, g, plane, count, sums, width),
+                        }
+                    } else if const { rows_of::<S>() == 4 } {
+                        match pair {
+                            true => tile::<S, 4, 2>(x, g, plane, count, sums, width),
+                            false => tile::<S, 4, 1>(x, g, plane, count, sums, width),
+                        }
+                    } else {
+                        match pair {
+                            true => tile::<S, 2, 2>(x, g, plane, count, sums, width),
+                            false => tile::<S, 2, 1>(x, g, plane, count, sums, width),
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Gradient channels a register tile takes.
+const fn rows_of<S: Simd>() -> usize {
+    match S::LANES {
+        16 => 8,
+        8 | 4 => 4,
+        _ => 2,
+    }
+}
+
+/// Adds `M` gradient channels times `V` vectors of channels read to sums `stride` apart.
+///
+/// # Safety
+/// The CPU has `S`'s instructions; `count` vectors lie at `g` and at each of `V` planes from `x` on; the sums exist.
+#[inline(always)]
+unsafe fn tile<S: Simd, const M: usize, const V: usize>(
+    x: *const S::T,
+    g: *const S::T,
+    plane: usize,
+    count: usize,
+    sums: *mut S::T,
+    stride: usize,
+) {
+    // SAFETY: the function's contract.
+    unsafe {
+        let mut acc = [[S::zero(); V]; M];
+        for p in 0..count {
+            let mut read = [S::zero(); V];
+            for v in 0..V {
+                read[v] = S::load(x.add(v * plane + p * S::LANES));
+            }
+            for m in 0..M {
+                let g = S::splat(g.add(p * S::LANES + m));
+                for v in 0..V {
+                    acc[m][v] = S::fma(g, read[v], acc[m][v]);
+                }
+            }
+        }
+        for m in 0..M {
+            for v in 0..V {
+                let sum = sums.add(m * stride + v * S::LANES);
+                S::store(sum, S::add(S::load(sum), acc[m][v]));
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! A convolution's weights in the order the kernel reads them.
+
+use super::lines::Lines;
+use super::shared::{SharedMut, spans_groups};
+use super::words::{MAX_LANES, Words, pair};
+use rayon::prelude::*;
+
+/// Weights packed once: panels of up to two vectors of output channels.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    pub(super) words: Words,
+    pub(super) taps: usize,
+    /// Neighbouring taps whose weights lie beside each other, a word: 3 for tiles of neighbours, or 1.
+    pub(super) columns: usize,
+    pub(super) out_channels: usize,
+    pub(super) panels: Vec<Panel>,
+    /// One after another, all panels' `[tap][source word][vectors · LANES]`, padded with zeros.
+    pub(super) weights: Lines,
+    /// A panel's width each, padded with zeros, f32.
+    pub(super) bias: Lines,
+    /// Where vectors span groups: for each row of weights of a tap, the source word that a lane multiplies, from
+    /// the panel's first on.
+    pub(super) lane_words: Vec<[u8; MAX_LANES]>,
+}
+
+/// The weights of up to two vectors of output channels.
+#[derive(Debug, Clone)]
+pub(super) struct Panel {
+    /// Where its weights and biases begin.
+    pub(super) weights: usize,
+    pub(super) bias: usize,
+    /// The first word read of a source pixel, and the first channel written of an output pixel.
+    pub(super) src_word: usize,
+    pub(super) dst_channel: usize,
+    /// Channels written.
+    pub(super) width: usize,
+    pub(super) vectors: usize,
+    /// Source words an output channel sums over, a tap.
+    pub(super) depth: usize,
+    /// Whether a vector spans several groups.
+    pub(super) spanning: bool,
+}
+
+/// What is packed: `groups` times as many channels as a group has.
+pub(crate) struct Filter<'a> {
+    pub(crate) groups: usize,
+    pub(crate) group_in: usize,
+    pub(crate) group_out: usize,
+    pub(crate) taps: usize,
+    /// 3 if sources come in rows of neighbours, or 1.
+    pub(crate) columns: usize,
+    /// Of `(group, output channel, input channel, tap)`, channels counted inside the group.
+    pub(crate) weight: &'a (dyn Fn(usize, usize, usize, usize) -> f32 + Sync),
+    pub(crate) bias: &'a [f32],
+}
+
+impl Packed {
+    pub(crate) fn new(words: Words, filter: &Filter) -> Self {
+        let Filter { groups, group_in, group_out, taps, columns, .. } = *filter;
+        let (lanes, _) = words.tile();
+        let channels = words.channels();
+        let mut panels = Vec::new();
+        let (mut weights, mut biases) = (0, 0);
+        let spanning = spans_groups(lanes, groups, group_in, group_out);
+        let (blocks, width) = if spanning { (1, groups * group_out) } else { (groups, group_out) };
+        let step = if spanning || columns > 1 { lanes } else { 2 * lanes };
+        for block in 0..blocks {
+            for first in (0..width).step_by(step) {
+                let panel_width = step.min(width - first);
+                let vectors = panel_width.div_ceil(lanes);
+                let src_channel = if spanning { first } else { block * group_in };
+                let src_word = src_channel / channels;
+                let depth = match spanning {
+                    true => group_in.div_ceil(channels),
+                    false => (src_channel + group_in).div_ceil(channels) - src_word,
+                };
+                panels.push(Panel {
+                    weights,
+                    bias: biases,
+                    src_word,
+                    dst_channel: block * group_out + first,
+                    width: panel_width,
+                    vectors,
+                    depth,
+                    spanning,
+                });
+                weights += taps * depth * vectors * lanes;
+                biases += vectors * lanes;
+            }
+        }
+        let spanned = if spanning { group_in.div_ceil(channels) } else { 0 };
+        let word = |lane: usize, c: usize| (lane % lanes / group_in * group_in / channels + c) as u8;
+        let lane_words = (0..spanned).map(|c| std::array::from_fn(|lane| word(lane, c))).collect();
+        let mut packed = Packed {
+            words,
+            taps,
+            columns,
+            out_channels: groups * group_out,
+            panels,
+            weights: Lines::zeros(weights),
+            bias: Lines::zeros(biases),
+            lane_words,
+        };
+        for panel in &packed.panels {
+            let bias = &filter.bias[panel.dst_channel..panel.dst_channel + panel.width];
+            packed.bias[panel.bias..panel.bias + panel.width].copy_from_slice(bias);
+        }
+        let out = SharedMut::new(&mut packed.weights);
+        packed.panels.par_iter().for_each(|panel| {
+            let len = taps * panel.depth * panel.vectors * lanes;
+            // SAFETY: panels' weights do not overlap.
+            let values = unsafe { out.slice(panel.weights, len) };
+            panel.fill(values, filter, panel.vectors * lanes, channels, &packed.lane_words);
+        });
+        packed
+    }
+
+    /// Bytes of the packed weights.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(&self.weights[..]) + size_of_val(&self.bias[..])
+    }
+
+    /// The words each pixel of a source has to have.
+    pub(super) fn reach(&self) -> usize {
+        let (lanes, _) = self.words.tile();
+        let reach = |p: &Panel| p.src_word + if p.spanning { lanes } else { p.depth };
+        self.panels.iter().map(reach).max().unwrap_or(0)
+    }
+}
+
+impl Panel {
+    /// Writes rows of `width` words.
+    fn fill(
+        &self,
+        values: &mut [f32],
+        filter: &Filter,
+        width: usize,
+        channels: usize,
+        lane_words: &[[u8; MAX_LANES]],
+    ) {
+        let Filter { group_in, group_out, columns, weight, .. } = *filter;
+        for (row, values) in values.chunks_exact_mut(width).enumerate() {
+            let (c, column) = (row / columns % self.depth, row % columns);
+            let tap = row / columns / self.depth * columns + column;
+            for (l, value) in values[..self.width].iter_mut().enumerate() {
+                let (group, k) = ((self.dst_channel + l) / group_out, (self.dst_channel + l) % group_out);
+                let word = lane_words.get(c).map_or(c, |words| usize::from(words[l]));
+                let first = (self.src_word + word) * channels;
+                // A word's neighbouring channel may be another group's.
+                let of = |channel: usize| match channel.checked_sub(group * group_in) {
+                    Some(i) if i < group_in => weight(group, k, i, tap),
+                    _ => 0.0,
+                };
+                *value = match channels {
+                    1 => of(first),
+                    _ => pair(of(first), of(first + 1)),
+                };
+            }
+        }
+    }
+}

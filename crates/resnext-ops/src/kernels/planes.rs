@@ -1,0 +1,276 @@
+//! The form operands take in a core's cache: planes of one vector of channels, a vector a pixel.
+//!
+//! A kernel's inner loop then steps through memory by constants, whatever the number of channels, and no two
+//! pixels compete for one set of the cache. What an operand needs before it is multiplied, normalisation, ReLU
+//! or batch norm's gradient, happens on its way there, so that it is never written to memory.
+
+use super::simd::{Element, Isa, Kernel, Simd, run};
+
+/// The values a kernel multiplies, (pixels, channels) in memory, and what becomes of them on their way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Operand<'a, T> {
+    /// As they are.
+    Plain(&'a [T]),
+    /// `max(x·scale + shift, 0)`, by channel: an activation of which only the convolution before it is kept.
+    Normalised { x: &'a [T], scale: &'a [T], shift: &'a [T] },
+    /// `a·g + b·x + d`, by channel: the gradient of a convolution's result `x` by way of the batch norm behind
+    /// it, of which `g` is the gradient.
+    Gradient { g: &'a [T], x: &'a [T], a: &'a [T], b: &'a [T], d: &'a [T] },
+}
+
+impl<T: Element> Operand<'_, T> {
+    /// Elements in memory.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Operand::Plain(x) | Operand::Normalised { x, .. } => x.len(),
+            Operand::Gradient { g, x, .. } => g.len().min(x.len()),
+        }
+    }
+
+    /// All values as they are multiplied, for kernels that know only those.
+    pub(crate) fn values(&self, isa: Isa, channels: usize) -> Vec<T> {
+        use super::channels::per_channel;
+        let mut out = vec![T::ZERO; self.len()];
+        match *self {
+            Operand::Plain(x) => out.copy_from_slice(x),
+            Operand::Normalised { x, scale, shift } => {
+                per_channel(isa, channels, &mut out, [x, x], [scale, shift, shift], |[x, _], [a, b, _]| {
+                    let y = x * a + b;
+                    if y < T::ZERO { T::ZERO } else { y }
+                });
+            }
+            Operand::Gradient { g, x, a, b, d } => {
+                per_channel(isa, channels, &mut out, [g, x], [a, b, d], |[g, x], [a, b, d]| {
+                    g * a + x * b + d
+                });
+            }
+        }
+        out
+    }
+}
+
+/// One operand's way to a vector; the trait lets loops be compiled for each by itself.
+pub(super) trait Source<T: Element>: Copy {
+    /// The vector of channels from `c` on of the pixel whose first element is `at`.
+    ///
+    /// # Safety
+    /// The CPU has `S`'s instructions and those elements exist.
+    unsafe fn vector<S: Simd<T = T>>(self, at: usize, c: usize) -> S::V;
+}
+
+#[derive(Clone, Copy)]
+struct Plain<'a, T>(&'a [T]);
+#[derive(Clone, Copy)]
+struct Normalised<'a, T>([&'a [T]; 3]);
+#[derive(Clone, Copy)]
+struct Gradient<'a, T>([&'a [T]; 5]);
+
+impl<T: Element> Source<T> for Plain<'_, T> {
+    #[inline(always)]
+    unsafe fn vector<S: Simd<T = T>>(self, at: usize, c: usize) -> S::V {
+        // SAFETY: the trait's contract.
+        unsafe { S::load(self.0.as_ptr().add(at + c)) }
+    }
+}
+
+impl<T: Element> Source<T> for Normalised<'_, T> {
+    #[inline(always)]
+    unsafe fn vector<S: Simd<T = T>>(self, at: usize, c: usize) -> S::V {
+        let [x, scale, shift] = self.0;
+        // SAFETY: the trait's contract; scale and shift have every channel.
+        unsafe {
+            let y = S::fma(
+                S::load(x.as_ptr().add(at + c)),
+                S::load(scale.as_ptr().add(c)),
+                S::load(shift.as_ptr().add(c)),
+            );
+            S::max(y, S::zero())
+        }
+    }
+}
+
+impl<T: Element> Source<T> for Gradient<'_, T> {
+    #[inline(always)]
+    unsafe fn vector<S: Simd<T = T>>(self, at: usize, c: usize) -> S::V {
+        let [g, x, a, b, d] = self.0;
+        // SAFETY: as above.
+        unsafe {
+            let rest = S::fma(
+                S::load(x.as_ptr().add(at + c)),
+                S::load(b.as_ptr().add(c)),
+                S::load(d.as_ptr().add(c)),
+            );
+            S::fma(S::load(g.as_ptr().add(at + c)), S::load(a.as_ptr().add(c)), rest)
+        }
+    }
+}
+
+/// A run of neighbouring pixels on its way to neighbouring places in the planes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Run {
+    /// The first place written.
+    pub(super) to: usize,
+    /// Places written, and from one to the next.
+    pub(super) count: usize,
+    pub(super) spread: usize,
+    /// The first pixel read, and pixels from one to the next; `None` writes zeros.
+    pub(super) from: Option<(usize, usize)>,
+}
+
+/// Fills planes `plane` elements long with channels `first..first + width` of an operand; vectors divide both.
+pub(super) struct Fill<'a, T> {
+    pub(super) operand: Operand<'a, T>,
+    /// Channels of a pixel in memory.
+    pub(super) channels: usize,
+    pub(super) first: usize,
+    pub(super) width: usize,
+    pub(super) runs: &'a [Run],
+    pub(super) planes: &'a mut [T],
+    pub(super) plane: usize,
+}
+
+impl<T: Element> Fill<'_, T> {
+    pub(super) fn run(self, isa: Isa) {
+        let coefficients = match self.operand {
+            Operand::Plain(_) => self.channels,
+            Operand::Normalised { scale, shift, .. } => scale.len().min(shift.len()),
+            Operand::Gradient { a, b, d, .. } => a.len().min(b.len()).min(d.len()),
+        };
+        assert!(coefficients == self.channels && self.first + self.width <= self.channels);
+        match self.operand {
+            Operand::Plain(x) => run(isa, Filling(self, Plain(x))),
+            Operand::Normalised { x, scale, shift } => run(isa, Filling(self, Normalised([x, scale, shift]))),
+            Operand::Gradient { g, x, a, b, d } => run(isa, Filling(self, Gradient([g, x, a, b, d]))),
+        }
+    }
+}
+
+struct Filling<'a, T, O>(Fill<'a, T>, O);
+
+impl<T: Element, O: Source<T>> Kernel<T> for Filling<'_, T, O> {
+    #[inline(always)]
+    unsafe fn run<S: Simd<T = T>>(self) {
+        let Filling(Fill { operand, channels, first, width, runs, planes, plane }, source) = self;
+        assert!(width.is_multiple_of(S::LANES));
+        let vectors = width / S::LANES;
+        for run in runs {
+            let Run { to, count, spread, from } = *run;
+            if count == 0 {
+                continue;
+            }
+            let end = (to + (count - 1) * spread + 1) * S::LANES;
+            assert!(end <= plane && (vectors == 0 || (vectors - 1) * plane + end <= planes.len()));
+            if let Some((pixel, step)) = from {
+                assert!((pixel + (count - 1) * step + 1) * channels <= operand.len());
+            }
+            for i in 0..count {
+                let out = planes[(to + i * spread) * S::LANES..].as_mut_ptr();
+                // SAFETY: the CPU has S's instructions; the asserts above cover the last pixel and plane.
+                unsafe {
+                    match from {
+                        Some((pixel, step)) => {
+                            let at = (pixel + i * step) * channels;
+                            for k in 0..vectors {
+                                let v = source.vector::<S>(at, first + k * S::LANES);
+                                S::store(out.add(k * plane), v);
+                            }
+                        }
+                        None => {
+                            for k in 0..vectors {
+                                S::store(out.add(k * plane), S::zero());
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Memory for planes, kept by a thread from task to task; begins at a cache line.
+#[derive(Debug, Default)]
+pub(super) struct Scratch<T>(Vec<T>);
+
+impl<T: Element> Scratch<T> {
+    /// `len` elements, of whatever values.
+    pub(super) fn get(&mut self, len: usize) -> &mut [T] {
+        let spare = 64 / size_of::<T>();
+        if self.0.len() < len + spare {
+            self.0.resize(len + spare, T::ZERO);
+        }
+        let start = self.0.as_ptr().align_offset(64).min(spare);
+        &mut self.0[start..start + len]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operand_arrives_in_every_instruction_set() {
+        let x: Vec<f32> = (0..6 * 64).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
+        let g: Vec<f32> = x.iter().rev().copied().collect();
+        let c: Vec<f32> = (0..64).map(|i| i as f32 / 32.0 - 1.0).collect();
+        let operands = [
+            Operand::Plain(&x[..]),
+            Operand::Normalised { x: &x, scale: &c, shift: &c },
+            Operand::Gradient { g: &g, x: &x, a: &c, b: &c, d: &c },
+        ];
+        for isa in Isa::available() {
+            for operand in operands {
+                let want = operand.values(isa, 64);
+                let (lanes, plane) = (super::super::simd::lanes::<f32>(isa), 5 * 16);
+                let mut planes = vec![f32::NAN; plane * 32 / lanes];
+                let runs = [
+                    Run { to: 0, count: 1, spread: 1, from: None },
+                    Run { to: 1, count: 3, spread: 1, from: Some((1, 2)) },
+                ];
+                let fill = Fill {
+                    operand,
+                    channels: 64,
+                    first: 32,
+                    width: 32,
+                    runs: &runs,
+                    planes: &mut planes,
+                    plane,
+                };
+                fill.run(isa);
+                for k in 0..32 {
+                    let at = |i: usize| planes[k / lanes * plane + i * lanes + k % lanes];
+                    assert_eq!(at(0), 0.0);
+                    for i in 0..3 {
+                        let want = want[(1 + 2 * i) * 64 + 32 + k];
+                        assert!((at(1 + i) - want).abs() <= 1e-4 * want.abs().max(1.0), "{isa:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic]
+    fn a_pixel_that_does_not_exist_is_refused() {
+        let runs = [Run { to: 0, count: 2, spread: 1, from: Some((2, 1)) }];
+        let mut planes = vec![0f32; 64];
+        Fill {
+            operand: Operand::Plain(&[0.0; 3 * 16]),
+            channels: 16,
+            first: 0,
+            width: 16,
+            runs: &runs,
+            planes: &mut planes,
+            plane: 32,
+        }
+        .run(Isa::Portable);
+    }
+
+    #[test]
+    fn scratch_is_aligned_and_grows() {
+        let mut scratch = Scratch::<f64>::default();
+        for len in [0, 5, 1000, 7] {
+            let slice = scratch.get(len);
+            assert!(slice.len() == len && slice.as_ptr().addr().is_multiple_of(64));
+        }
+    }
+}
