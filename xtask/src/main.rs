@@ -7,9 +7,12 @@ mod curves;
 mod data;
 mod dtype;
 mod eval;
+mod export;
+mod predict;
 mod prove;
 mod recipe;
 mod run_folder;
+mod source;
 mod summary;
 mod table;
 mod train;
@@ -31,6 +34,10 @@ enum Command {
     Train(train::Args),
     /// Top-1, top-5, loss and a table a class, of a run or a weights file
     Eval(eval::Args),
+    /// Say what photos show, with anyone's ResNeXt or ResNet
+    Predict(predict::Args),
+    /// Write weights for other programs: safetensors for torchvision and timm, ONNX
+    Export(export::Args),
     /// Rearrange a run's weights and optimizer state to another form of the blocks
     Convert(convert::Args),
     /// Speed and memory of inference, ours and that of OpenVINO, ONNX Runtime and PyTorch
@@ -46,6 +53,8 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Predict(args) => predict::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Export(args) => export::run(args).map(|()| ExitCode::SUCCESS),
         Command::Convert(args) => convert::run(args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(args).map(|()| ExitCode::SUCCESS),
         Command::Prove(args) => prove::run(args),

@@ -249,3 +249,19 @@ fn a_full_disk_ends_the_run_with_one_line() {
         !folder.path().join("out/last.safetensors").exists() && !folder.path().join("out/last.tmp").exists()
     );
 }
+
+/// A run's own checkpoint, whatever its form, knows its classes and how its images were normalised.
+#[test]
+fn a_run_predicts_with_the_names_of_its_classes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    tiny_cifar(path);
+    std::fs::write(path.join("batches.meta.txt"), "ant\nbee\ncat\ndog\nelk\nfly\ngnu\nhen\nibis\njay\n")
+        .unwrap();
+    assert!(train(path, "run", &["--epochs", "1", "--form", "b"]).status.success());
+    let photo = resnext_data::Photo::new(50, 40, (0..6000).map(|i| (i % 251) as u8).collect()).unwrap();
+    photo.save(&path.join("photo.png")).unwrap();
+    let told = xtask(path, &["predict", "photo.png", "--weights", "run", "--topk", "10"]);
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    assert!(text(&told).contains("ibis (8)") && text(&told).lines().count() == 11, "{}", text(&told));
+}

@@ -49,6 +49,17 @@ pub enum Error {
         /// The number of classes.
         classes: usize,
     },
+    /// A photo that could not be read or written.
+    #[error("{}: {reason}", path.display())]
+    Photo {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// An evaluation transform that can't be computed.
+    #[error("evaluation transform: {0}")]
+    Transform(String),
     /// A loader that could not give a batch.
     #[error("loader: {0}")]
     Loader(String),

@@ -174,6 +174,18 @@ impl Config {
         self.depths.iter().enumerate().map(stage).collect()
     }
 
+    /// Pixels of the image that a pixel of each stage's map stands for, along a side: 4, 8, 16, 32 for an
+    /// ImageNet network.
+    pub fn strides(&self) -> Vec<usize> {
+        let first = if self.stem == Stem::ImageNet { 4 } else { 1 };
+        (0..self.depths.len()).map(|s| first << s).collect()
+    }
+
+    /// Channels of each stage's map: 256, 512, 1024, 2048 for an ImageNet network.
+    pub fn channels(&self) -> Vec<usize> {
+        (0..self.depths.len()).map(|s| (self.planes * EXPANSION) << s).collect()
+    }
+
     /// Channels the head pools.
     ///
     /// # Panics

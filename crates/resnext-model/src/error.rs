@@ -32,13 +32,54 @@ pub enum Error {
         problem: String,
     },
     /// A file of weights that can't be read.
-    #[error("{}: not a whole safetensors file: {reason}", path.display())]
+    #[error("{}: {reason}", path.display())]
     File {
         /// The file.
         path: std::path::PathBuf,
         /// Why not.
         reason: String,
     },
+    /// A weight that can't be used.
+    #[error("{problem}: {name} in {}", path.display())]
+    Weight {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The weight.
+        name: String,
+        /// What was expected and what is there.
+        problem: String,
+    },
+    /// A file whose weights are not those of the network.
+    #[error("{} does not fit the network: {problem}", path.display())]
+    Mismatch {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Missing, unexpected or misshapen weights.
+        problem: String,
+    },
+    /// Weights of a network this crate doesn't have.
+    #[error(
+        "{}: expected a ResNet or ResNeXt of bottleneck blocks, as torchvision's; file has {what}",
+        path.display()
+    )]
+    Unsupported {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What gave it away.
+        what: String,
+    },
+    /// A `config.json` that does not describe the weights.
+    #[error("{}: {problem}", path.display())]
+    ConfigFile {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What was expected and what is there.
+        problem: String,
+    },
+    /// The hub has, or gives, no such file.
+    #[cfg(feature = "hub")]
+    #[error(transparent)]
+    Hub(#[from] crate::hub::HubError),
     /// An operation failed.
     #[error(transparent)]
     Op(#[from] resnext_ops::Error),

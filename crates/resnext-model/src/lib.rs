@@ -5,20 +5,26 @@ pub mod config;
 pub mod convert;
 pub mod equivalence;
 mod error;
+pub mod export;
+mod features;
 mod fused;
+#[cfg(feature = "hub")]
+pub mod hub;
 mod layers;
 mod mode;
 mod network;
 pub mod presets;
+mod pretrained;
 mod summary;
 mod variables;
-mod weights_file;
+mod weights;
 
 pub use config::{Config, Form, Shortcut, Stem};
 pub use error::{Error, Result};
 pub use fused::Fused;
 pub use mode::Mode;
 pub use network::ResNext;
+pub use pretrained::{Preprocessing, Pretrained};
 pub use summary::{Layer, Summary};
 pub use variables::Variables;
-pub use weights_file::weights_file;
+pub use weights::{Head, Weights, weights_file};

@@ -7,7 +7,7 @@ use crate::layers::{BatchNorm, Conv, ConvSize};
 use crate::{Error, Mode, Result};
 use candle_core::{DType, Tensor};
 use candle_nn::{Init, VarBuilder};
-use resnext_ops::{Pool2dConfig, global_avg_pool, linear, max_pool2d, scope, to_channels_last};
+use resnext_ops::{Pool2dConfig, linear, max_pool2d, scope, to_channels_last, untaped};
 
 /// A ResNeXt (or ResNet) that maps images (N, 3, H, W) to logits (N, classes).
 ///
@@ -19,7 +19,9 @@ pub struct ResNext {
     bn1: BatchNorm,
     stem: Stem,
     stages: Vec<Vec<Block>>,
-    fc: (Tensor, Tensor),
+    pub(crate) fc: (Tensor, Tensor),
+    /// Stages that are not trained, after the stem; none if the stem is.
+    pub(crate) frozen: Option<usize>,
 }
 
 impl ResNext {
@@ -37,7 +39,7 @@ impl ResNext {
             let blocks = sizes.iter().enumerate().map(|(i, size)| Block::new(size, config, vb.pp(i)));
             stages.push(blocks.collect::<Result<_>>()?);
         }
-        Ok(ResNext { conv1, bn1, stem: config.stem, stages, fc: head(config, &vb)? })
+        Ok(ResNext { conv1, bn1, stem: config.stem, stages, fc: head(config, &vb)?, frozen: None })
     }
 
     /// The inference form, f32: several times faster on a CPU, with the weights as they are now.
@@ -79,10 +81,8 @@ impl ResNext {
     /// # Errors
     /// If `x` is not (N, 3, H, W) of the network's type.
     pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        let maps = self.stage_maps(x, train)?;
-        let last = maps.last().ok_or_else(|| Error::Config("no stages".into()))?;
         let (weight, bias) = &self.fc;
-        Ok(linear(&global_avg_pool(last)?, weight, Some(bias))?)
+        Ok(linear(&self.embedding(x, train)?, weight, Some(bias))?)
     }
 
     /// The map each stage puts out (C2 to C5 of an ImageNet network), (N, C, H, W) each.
@@ -94,28 +94,41 @@ impl ResNext {
             &[_, 3, h, w] if h > 0 && w > 0 => {}
             _ => return Err(Error::Input(x.shape().clone())),
         }
+        let mode = if train { Mode::Train } else { Mode::Eval };
+        let frozen_stages = self.frozen.unwrap_or(0);
         // The one conversion to channels-last; every operation keeps to it.
         let x = to_channels_last(x)?;
-        let mode = if train { Mode::Train } else { Mode::Eval };
+        let mut x = match self.frozen {
+            Some(_) => untaped(|| self.enter(&x, false))?.detach(),
+            None => self.enter(&x, train)?,
+        };
+        let mut maps = Vec::with_capacity(self.stages.len());
+        for (s, stage) in self.stages.iter().enumerate() {
+            for (i, block) in stage.iter().enumerate() {
+                let forward = || match s < frozen_stages {
+                    true => Ok::<_, Error>(untaped(|| block.forward(&x, Mode::Eval))?.detach()),
+                    false => block.forward(&x, mode),
+                };
+                x = scope(|| format!("layer{}.{i}", s + 1), forward)?;
+            }
+            maps.push(x.clone());
+        }
+        Ok(maps)
+    }
+
+    /// The stem, from channels-last images.
+    fn enter(&self, x: &Tensor, train: bool) -> Result<Tensor> {
         let pool = Pool2dConfig { kernel: 3, stride: 2, padding: 1 };
         let entrance = resnext_ops::Stem {
             conv: self.conv1.with_norm(&self.bn1),
             pool: (self.stem == Stem::ImageNet).then_some(pool),
         };
-        let mut x = if train && entrance.takes(&x) {
-            entrance.forward_train(&x)?
-        } else {
-            let x = self.bn1.forward(&self.conv1.forward(&x)?, mode, true)?;
-            if self.stem == Stem::ImageNet { max_pool2d(&x, &pool)? } else { x }
-        };
-        let mut maps = Vec::with_capacity(self.stages.len());
-        for (s, stage) in self.stages.iter().enumerate() {
-            for (i, block) in stage.iter().enumerate() {
-                x = scope(|| format!("layer{}.{i}", s + 1), || block.forward(&x, mode))?;
-            }
-            maps.push(x.clone());
+        if train && entrance.takes(x) {
+            return Ok(entrance.forward_train(x)?);
         }
-        Ok(maps)
+        let mode = if train { Mode::Train } else { Mode::Eval };
+        let x = self.bn1.forward(&self.conv1.forward(x)?, mode, true)?;
+        Ok(if self.stem == Stem::ImageNet { max_pool2d(&x, &pool)? } else { x })
     }
 }
 

@@ -87,6 +87,15 @@ fn taped<E>(f: impl FnOnce() -> std::result::Result<Tensor, E>) -> std::result::
     Ok((value?, tape))
 }
 
+/// Runs `f` without recording it, even within [`value_and_gradients`]: for the part of a network that is not
+/// trained.
+pub fn untaped<T>(f: impl FnOnce() -> T) -> T {
+    let outer = TAPE.replace(None);
+    let value = f();
+    TAPE.replace(outer);
+    value
+}
+
 impl Tape {
     fn backward(self, value: &Tensor, cotangent: &Tensor) -> Result<Gradients> {
         if self.entries.is_empty() && value.track_op() {

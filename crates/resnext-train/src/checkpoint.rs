@@ -3,7 +3,7 @@
 use crate::metrics::Metrics;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor, Var};
-use resnext_model::{Form, convert};
+use resnext_model::{Form, Weights, convert};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -138,6 +138,12 @@ impl Checkpoint {
             recipe: header.recipe,
         })
     }
+}
+
+/// The recipe of the run that wrote these weights, if they are of a checkpoint.
+pub fn recipe_of(weights: &Weights) -> Option<serde_json::Value> {
+    let header: Header = serde_json::from_str(weights.metadata().get(HEADER)?).ok()?;
+    Some(header.recipe)
 }
 
 /// Takes what begins with `prefix` out of `tensors`, and the prefix off its names.

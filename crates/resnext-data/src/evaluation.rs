@@ -1,0 +1,121 @@
+//! The evaluation transform: a photo as the network was tested with.
+
+use crate::resample::{Interpolation, resample};
+use crate::{CHANNELS, Error, Normalization, Photo, Result};
+use std::ops::Range;
+
+/// Resizes the shorter side, cuts out the middle, normalises: torchvision's `ImageClassification` preset and
+/// timm's evaluation transform, with the pixels of Pillow to the last bit.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EvalTransform {
+    /// The shorter side after resizing.
+    pub resize: usize,
+    /// Height and width that are cut out of the middle; where the resized photo is smaller, black is added.
+    pub crop: (usize, usize),
+    /// How it is resized.
+    pub interpolation: Interpolation,
+    /// Of pixels scaled to 0..=1.
+    pub normalization: Normalization,
+}
+
+/// Where the crop lies on the photo, in the photo's own pixels; it may reach beyond the photo.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Window {
+    /// The left edge.
+    pub left: f64,
+    /// The upper edge.
+    pub top: f64,
+    /// Width.
+    pub width: f64,
+    /// Height.
+    pub height: f64,
+}
+
+/// Sides a transform may ask for.
+const SIDE_LIMIT: usize = 1 << 13;
+
+impl EvalTransform {
+    /// Checks that the sizes are ones to compute with, and that the deviation is one to divide by.
+    ///
+    /// # Errors
+    /// [`Error::Transform`] that names the value and its range.
+    pub fn validate(&self) -> Result<()> {
+        for (name, side) in [("resize", self.resize), ("crop", self.crop.0), ("crop", self.crop.1)] {
+            if !(1..=SIDE_LIMIT).contains(&side) {
+                return Err(Error::Transform(format!("{name} must be from 1 to {SIDE_LIMIT}, got {side}")));
+            }
+        }
+        let Normalization { mean, std } = self.normalization;
+        if !(mean.iter().all(|m| m.is_finite()) && std.iter().all(|s| s.is_finite() && *s > 0.0)) {
+            return Err(Error::Transform(format!(
+                "mean must be finite and std above 0, got {mean:?} and {std:?}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Width and height after resizing.
+    fn resized(&self, photo: &Photo) -> (usize, usize) {
+        let (w, h) = (photo.width(), photo.height());
+        let long = |long: usize, short: usize| ((self.resize * long) as f64 / short as f64) as usize;
+        if w <= h { (self.resize, long(h, w)) } else { (long(w, h), self.resize) }
+    }
+
+    /// The crop as pixels (H, W, 3), not normalised.
+    pub fn crop(&self, photo: &Photo) -> Vec<u8> {
+        let (width, height) = self.resized(photo);
+        let (columns, left) = middle(width, self.crop.1);
+        let (rows, top) = middle(height, self.crop.0);
+        let (inner, line) = (columns.len() * CHANNELS, self.crop.1 * CHANNELS);
+        let pixels = resample(photo, (width, height), columns, rows, self.interpolation);
+        if pixels.len() == self.crop.0 * line {
+            return pixels;
+        }
+        let mut padded = vec![0; self.crop.0 * line];
+        for (out, pixels) in padded.chunks_exact_mut(line).skip(top).zip(pixels.chunks_exact(inner)) {
+            out[left * CHANNELS..left * CHANNELS + inner].copy_from_slice(pixels);
+        }
+        padded
+    }
+
+    /// The network's input: the crop, normalised, (H, W, 3).
+    pub fn apply(&self, photo: &Photo) -> Vec<f32> {
+        self.normalize(&self.crop(photo))
+    }
+
+    /// Pixels as the network sees them, in torchvision's own steps: to 0..=1, minus mean, by deviation.
+    fn normalize(&self, pixels: &[u8]) -> Vec<f32> {
+        let Normalization { mean, std } = self.normalization;
+        let table: [[f32; CHANNELS]; 256] =
+            std::array::from_fn(|v| std::array::from_fn(|c| (v as f32 / 255.0 - mean[c]) / std[c]));
+        let of = |pixel: &[u8]| -> [f32; CHANNELS] { std::array::from_fn(|c| table[pixel[c] as usize][c]) };
+        let mut out = Vec::with_capacity(pixels.len());
+        pixels.chunks_exact(CHANNELS).for_each(|pixel| out.extend(of(pixel)));
+        out
+    }
+
+    /// Where on the photo the crop lies.
+    pub fn window(&self, photo: &Photo) -> Window {
+        let (width, height) = self.resized(photo);
+        let start = |side: usize, crop: usize| {
+            let (window, padding) = middle(side, crop);
+            window.start as f64 - padding as f64
+        };
+        let (x, y) = (photo.width() as f64 / width as f64, photo.height() as f64 / height as f64);
+        Window {
+            left: start(width, self.crop.1) * x,
+            top: start(height, self.crop.0) * y,
+            width: self.crop.1 as f64 * x,
+            height: self.crop.0 as f64 * y,
+        }
+    }
+}
+
+/// The pixels of a side that a crop from its middle has, and the black ones before them.
+fn middle(side: usize, crop: usize) -> (Range<usize>, usize) {
+    if crop > side {
+        return (0..side, (crop - side) / 2);
+    }
+    let start = ((side - crop) as f64 / 2.0).round_ties_even() as usize;
+    (start..start + crop, 0)
+}

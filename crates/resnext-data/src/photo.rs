@@ -1,0 +1,140 @@
+//! Photos as people have them: any common format, any way up.
+
+use crate::{Error, Result};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use std::io::Cursor;
+use std::path::Path;
+
+/// The most pixels a photo may have. A small file can claim any number of them; no camera has more.
+pub const PIXEL_LIMIT: u64 = 1 << 28;
+
+/// The most bytes decoding one may take.
+const MEMORY_LIMIT: u64 = 1 << 30;
+
+/// An image of three channels, 8 bits each, (H, W, 3), the right way up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Photo {
+    width: usize,
+    height: usize,
+    pixels: Vec<u8>,
+}
+
+impl Photo {
+    /// Reads an image file; its format is told by its first bytes, not its name.
+    ///
+    /// # Errors
+    /// [`Error::Photo`] if the file can't be read, is no image, is damaged or is too large.
+    pub fn open(path: &Path) -> Result<Self> {
+        let failed = |reason: String| Error::Photo { path: path.to_path_buf(), reason };
+        let bytes = std::fs::read(path).map_err(|e| failed(e.to_string()))?;
+        Photo::decode(&bytes).map_err(failed)
+    }
+
+    /// Decodes an image: JPEG (grey, YCbCr and CMYK), PNG, GIF, WebP, BMP, TIFF, PNM, ICO or QOI. Its EXIF
+    /// orientation is applied; grey becomes three equal channels; 16 bits become 8; what is transparent shows
+    /// white, as paper would; of an animation it is the first frame.
+    ///
+    /// # Errors
+    /// A text that says why it is no image, damaged or above [`PIXEL_LIMIT`].
+    pub fn decode(bytes: &[u8]) -> std::result::Result<Self, String> {
+        let mut reader =
+            ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
+        if reader.format().is_none() {
+            return Err("not an image: expected JPEG, PNG, GIF, WebP, BMP, TIFF, PNM, ICO or QOI".into());
+        }
+        if reader.format() == Some(ImageFormat::Jpeg) && !is_whole_jpeg(bytes) {
+            return Err("a JPEG file that is cut short".into());
+        }
+        let mut limits = Limits::default();
+        limits.max_alloc = Some(MEMORY_LIMIT);
+        reader.limits(limits);
+        let damaged = |error: image::ImageError| format!("a damaged image, or of an unknown kind: {error}");
+        let mut decoder = reader.into_decoder().map_err(damaged)?;
+        let (width, height) = decoder.dimensions();
+        let pixels = width as u64 * height as u64;
+        if pixels == 0 || pixels > PIXEL_LIMIT || decoder.total_bytes() > MEMORY_LIMIT {
+            return Err(format!(
+                "{width}×{height} pixels, expected from 1 to {PIXEL_LIMIT} that take at most {MEMORY_LIMIT} bytes"
+            ));
+        }
+        let orientation = decoder.orientation().map_err(damaged)?;
+        let mut image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
+        image.apply_orientation(orientation);
+        let pixels = match image.color().has_alpha() {
+            true => over_white(image.into_rgba8().as_raw()),
+            false => image.into_rgb8().into_raw(),
+        };
+        let (width, height) = if turned(orientation) { (height, width) } else { (width, height) };
+        Ok(Photo { width: width as usize, height: height as usize, pixels })
+    }
+
+    /// A photo of (H, W, 3) pixels; `None` if their number isn't that.
+    pub fn new(width: usize, height: usize, pixels: Vec<u8>) -> Option<Self> {
+        let len = width.checked_mul(height)?.checked_mul(3)?;
+        (len > 0 && len == pixels.len()).then_some(Photo { width, height, pixels })
+    }
+
+    /// Pixels a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Rows.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// (H, W, 3), red, green, blue.
+    pub fn pixels(&self) -> &[u8] {
+        &self.pixels
+    }
+
+    /// Writes the photo in the format of the path's ending, such as `.png`.
+    ///
+    /// # Errors
+    /// If the ending is of no known format, or the file can't be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let (width, height) = (self.width as u32, self.height as u32);
+        image::save_buffer(path, &self.pixels, width, height, image::ColorType::Rgb8)
+            .map_err(|e| Error::Photo { path: path.to_path_buf(), reason: format!("cannot be written: {e}") })
+    }
+}
+
+/// Whether a JPEG file reaches its end marker: the decoder would make up the rest. What follows the marker, as in
+/// photos that move, doesn't matter.
+fn is_whole_jpeg(bytes: &[u8]) -> bool {
+    const START: u8 = 0xd8;
+    const END: u8 = 0xd9;
+    const SCAN: u8 = 0xda;
+    let mut at = 0;
+    while let Some(found) = bytes.get(at..).and_then(|rest| rest.iter().position(|&byte| byte == 0xff)) {
+        at += found + 1;
+        match bytes.get(at) {
+            Some(&END) => return true,
+            // A zero stands for the byte 255 in a scan, and 208 to 215 restart one; 255 is padding.
+            Some(0 | 1 | 0xd0..=START | 0xff) => {}
+            Some(&marker) => {
+                let len = bytes.get(at + 1..at + 3).map_or(0, |len| u16::from_be_bytes([len[0], len[1]]));
+                // Segments may hold anything, a smaller JPEG for one; a scan's data comes behind its own.
+                at += if marker == SCAN { 1 } else { 1 + len as usize };
+            }
+            None => return false,
+        }
+    }
+    false
+}
+
+/// Whether rows become columns.
+fn turned(orientation: image::metadata::Orientation) -> bool {
+    use image::metadata::Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+    matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
+}
+
+fn over_white(rgba: &[u8]) -> Vec<u8> {
+    let blend = |pixel: &[u8]| {
+        let alpha = pixel[3] as u32;
+        let over = |c: u8| ((c as u32 * alpha + 255 * (255 - alpha) + 127) / 255) as u8;
+        [over(pixel[0]), over(pixel[1]), over(pixel[2])]
+    };
+    rgba.chunks_exact(4).flat_map(blend).collect()
+}

@@ -1,0 +1,239 @@
+//! The evaluation transform and the decoding of photos against Pillow and torchvision
+//! (scripts/golden/photos.py), and what is no photo.
+
+use resnext_data::heatmap::overlay;
+use resnext_data::{EvalTransform, Interpolation, Normalization, Photo, PhotoLoader};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+const IMAGENET: Normalization = Normalization { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+
+#[derive(Deserialize)]
+struct Golden {
+    transform: Vec<Transformed>,
+    files: Vec<Decoded>,
+}
+
+#[derive(Deserialize)]
+struct Transformed {
+    photo: (usize, usize),
+    resize: usize,
+    crop: (usize, usize),
+    mode: String,
+    hash: String,
+    step: usize,
+    pixels: Vec<u8>,
+    input: Vec<f32>,
+}
+
+#[derive(Deserialize)]
+struct Decoded {
+    file: String,
+    size: (usize, usize),
+    tolerance: u8,
+    pixels: Vec<u8>,
+}
+
+fn golden() -> Golden {
+    serde_json::from_str(include_str!("golden/photos.json")).unwrap()
+}
+
+fn files() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/files")
+}
+
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf29ce484222325, |h, &b| (h ^ b as u64).wrapping_mul(0x100000001b3))
+}
+
+/// The photo of scripts/golden/photos.py.
+fn photo(width: usize, height: usize) -> Photo {
+    let salt = fnv(b"photo") as u32;
+    let noise = |i: usize| {
+        let mut h = (i as u32).wrapping_mul(0x9e3779b1).wrapping_add(salt);
+        h = (h ^ h >> 16).wrapping_mul(0x85ebca6b);
+        h = (h ^ h >> 13).wrapping_mul(0xc2b2ae35);
+        (h ^ h >> 16) as f64 / (1u64 << 31) as f64 - 1.0
+    };
+    let value = |i: usize| {
+        let (x, y, c) = ((i / 3) % width, i / 3 / width, i % 3);
+        ((x * (3 + c) + y * (5 - c)) % 256 + (64.0 * (noise(i) + 1.0)).floor() as usize) % 256
+    };
+    Photo::new(width, height, (0..width * height * 3).map(|i| value(i) as u8).collect()).unwrap()
+}
+
+#[test]
+fn every_pixel_of_the_transform_is_pillows() {
+    let golden = golden();
+    assert!(golden.transform.len() >= 8);
+    for case in golden.transform {
+        let interpolation = match case.mode.as_str() {
+            "bilinear" => Interpolation::Bilinear,
+            _ => Interpolation::Bicubic,
+        };
+        let transform =
+            EvalTransform { resize: case.resize, crop: case.crop, interpolation, normalization: IMAGENET };
+        let photo = photo(case.photo.0, case.photo.1);
+        let crop = transform.crop(&photo);
+        assert_eq!(crop.len(), case.crop.0 * case.crop.1 * 3);
+        let sampled: Vec<u8> = crop.iter().step_by(case.step).copied().collect();
+        assert_eq!(sampled, case.pixels, "{:?} {}", case.photo, case.mode);
+        assert_eq!(format!("{:016x}", fnv(&crop)), case.hash, "{:?} {}", case.photo, case.mode);
+        for (got, expected) in transform.apply(&photo).iter().step_by(case.step).zip(&case.input) {
+            assert!((got - expected).abs() < 1e-6, "{got}, not {expected}");
+        }
+    }
+}
+
+#[test]
+fn photos_of_every_kind_are_what_a_person_sees() {
+    for case in golden().files {
+        let photo = Photo::open(&files().join(&case.file)).unwrap();
+        assert_eq!((photo.width(), photo.height()), case.size, "{}", case.file);
+        let sampled: Vec<u8> = photo.pixels().iter().step_by(97).copied().collect();
+        assert_eq!(sampled.len(), case.pixels.len());
+        for (got, expected) in sampled.iter().zip(&case.pixels) {
+            assert!(
+                got.abs_diff(*expected) <= case.tolerance,
+                "{}: {sampled:?}, not {:?}",
+                case.file,
+                case.pixels
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_no_photo_gets_one_clear_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |name: &str, bytes: &[u8], expected: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let error = Photo::open(&path).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains(expected) && error.lines().count() == 1, "{error}");
+    };
+    refused("text.jpg", b"Dear diary, today I am a photo.", "not an image");
+    refused("empty.png", b"", "not an image");
+    let whole = std::fs::read(files().join("alpha.png")).unwrap();
+    refused("cut.png", &whole[..whole.len() / 2], "a damaged image");
+    for name in ["420.jpg", "444-progressive.jpg", "orientation-6.jpg"] {
+        let whole = std::fs::read(files().join(name)).unwrap();
+        refused("cut.jpg", &whole[..whole.len() - 30], "cut short");
+        let path = folder.path().join("trailer.jpg");
+        std::fs::write(&path, [&whole[..], b"a film, say"].concat()).unwrap();
+        Photo::open(&path).unwrap();
+    }
+    // 60000 × 60000 pixels in a file of a few bytes.
+    let mut bomb = whole;
+    bomb[16..20].copy_from_slice(&60000u32.to_be_bytes());
+    bomb[20..24].copy_from_slice(&60000u32.to_be_bytes());
+    let crc = crc32(&bomb[12..29]);
+    bomb[29..33].copy_from_slice(&crc.to_be_bytes());
+    refused("bomb.png", &bomb, "60000×60000 pixels");
+    assert!(Photo::open(&folder.path().join("none.jpg")).unwrap_err().to_string().contains("none.jpg"));
+    assert!(Photo::new(2, 2, vec![0; 11]).is_none() && Photo::new(0, 0, Vec::new()).is_none());
+}
+
+/// Of a PNG chunk.
+fn crc32(bytes: &[u8]) -> u32 {
+    let step = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0xedb88320 } else { crc >> 1 };
+    !bytes.iter().fold(u32::MAX, |crc, &byte| (0..8).fold(crc ^ byte as u32, |crc, _| step(crc)))
+}
+
+/// A file of one row can ask for a resized image of any length; only the crop is ever computed.
+#[test]
+fn a_line_of_an_image_costs_no_more_than_its_crop() {
+    let line = Photo::new(1, 200_000, vec![9; 600_000]).unwrap();
+    let transform = EvalTransform {
+        resize: 256,
+        crop: (224, 224),
+        interpolation: Interpolation::Bicubic,
+        normalization: IMAGENET,
+    };
+    assert!(transform.crop(&line).iter().all(|&p| p == 9));
+}
+
+#[test]
+fn settings_out_of_range_get_an_error() {
+    let good = EvalTransform {
+        resize: 8,
+        crop: (8, 8),
+        interpolation: Interpolation::Bilinear,
+        normalization: IMAGENET,
+    };
+    good.validate().unwrap();
+    let fails = |transform: EvalTransform| transform.validate().unwrap_err().to_string();
+    assert!(fails(EvalTransform { resize: 0, ..good }).contains("resize must be from 1"));
+    assert!(fails(EvalTransform { crop: (8, 1 << 20), ..good }).contains("crop must be from 1"));
+    let normalization = Normalization { std: [0.0, 1.0, 1.0], ..IMAGENET };
+    assert!(fails(EvalTransform { normalization, ..good }).contains("std above 0"));
+}
+
+#[test]
+fn a_loader_keeps_the_order_and_goes_on_after_a_bad_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths: Vec<PathBuf> = (0..20).map(|i| folder.path().join(format!("{i}.png"))).collect();
+    for (i, path) in paths.iter().enumerate() {
+        match i {
+            7 => std::fs::write(path, "no photo").unwrap(),
+            _ => Photo::new(2, 2, vec![10 * i as u8; 12]).unwrap().save(path).unwrap(),
+        }
+    }
+    let transform = EvalTransform {
+        resize: 4,
+        crop: (4, 4),
+        interpolation: Interpolation::Bilinear,
+        normalization: Normalization { mean: [0.0; 3], std: [1.0 / 255.0; 3] },
+    };
+    for threads in [1, 3] {
+        let mut seen = 0;
+        for (i, sample) in PhotoLoader::new(paths.clone(), transform, threads, true).enumerate() {
+            assert_eq!(sample.path, paths[i]);
+            match sample.input {
+                Ok(input) => {
+                    assert!(input.iter().all(|v| (v - 10.0 * i as f32).abs() < 1e-3));
+                    assert_eq!(sample.photo.unwrap().width(), 2);
+                }
+                Err(error) => assert!(i == 7 && error.to_string().contains("7.png")),
+            }
+            seen += 1;
+        }
+        assert_eq!(seen, 20);
+    }
+    assert_eq!(PhotoLoader::new(Vec::new(), transform, 2, false).count(), 0);
+}
+
+#[test]
+fn a_heatmap_is_red_where_it_is_high_and_dark_where_nothing_was_seen() {
+    let photo = Photo::new(8, 4, vec![100; 96]).unwrap();
+    let transform = EvalTransform {
+        resize: 4,
+        crop: (4, 4),
+        interpolation: Interpolation::Bilinear,
+        normalization: IMAGENET,
+    };
+    let window = transform.window(&photo);
+    assert_eq!((window.left, window.top, window.width, window.height), (2.0, 0.0, 4.0, 4.0));
+    let drawn = overlay(&photo, &window, &[0.0, 1.0, 0.0, 1.0], (2, 2));
+    let pixel = |x: usize, y: usize| &drawn.pixels()[(y * 8 + x) * 3..][..3];
+    assert_eq!(pixel(0, 0), [50, 50, 50]);
+    assert!(pixel(2, 1)[2] > pixel(2, 1)[0] && pixel(5, 1)[0] > pixel(5, 1)[2]);
+}
+
+/// How near our JPEG decoder comes to Pillow's on real photos is told by scripts/golden/photos.py; here, that every
+/// one of them can be read.
+#[test]
+fn real_photos_are_read() {
+    let folder = Path::new("/work/shared/data/clothing/validation");
+    if !folder.is_dir() {
+        eprintln!("skipped: no photos at {}", folder.display());
+        return;
+    }
+    let found = std::fs::read_dir(folder)
+        .unwrap()
+        .flat_map(|class| std::fs::read_dir(class.unwrap().path()).unwrap());
+    for file in found.take(10) {
+        let photo = Photo::open(&file.unwrap().path()).unwrap();
+        assert!(photo.width() > 100 && photo.height() > 100);
+    }
+}

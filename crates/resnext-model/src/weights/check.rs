@@ -1,0 +1,129 @@
+//! Whether weights are those of a network, before any is read.
+
+use super::Weights;
+use crate::variables::Variables;
+use crate::{Config, Error, ResNext, Result, Summary};
+use candle_core::{DType, Device, Shape, Tensor};
+use candle_nn::var_builder::SimpleBackend;
+use candle_nn::{Init, VarBuilder};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Where the last layer comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Head {
+    /// The file, like all else.
+    Loaded,
+    /// New values: the classes are others than those of the file, which need not have a last layer.
+    Fresh,
+}
+
+/// Names listed of each kind of problem.
+const LISTED: usize = 10;
+
+impl Weights {
+    /// Checks that the file holds the weights of `config`, no more and no less.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] that counts the weights of the wrong shape, missing and unexpected, and lists at most
+    /// ten of each.
+    pub fn check(&self, config: &Config, head: Head) -> Result<()> {
+        config.validate()?;
+        // A few names and shapes can describe a network of any size: what this file cannot hold is not built.
+        let parameters = Summary::new(config, 1, 1).parameters();
+        let len = self.file.lock().unwrap_or_else(PoisonError::into_inner).len;
+        if parameters as u64 > len.saturating_mul(4).saturating_add(1 << 24) {
+            let problem =
+                format!("its shapes are of a network of {parameters} weights, the file has {len} bytes");
+            return Err(Error::Mismatch { path: self.path.clone(), problem });
+        }
+        let expected = shapes(config)?;
+        let of_head = |name: &str| head == Head::Fresh && name.starts_with("fc.");
+        let wrong = expected.iter().filter_map(|(name, shape)| {
+            let found = &self.entries.get(name)?.shape;
+            let differs = found != shape && !of_head(name);
+            // The usual case deserves words of its own.
+            differs.then(|| match (name.as_str(), found.first()) {
+                ("fc.weight", Some(classes)) if found.get(1..) == shape.get(1..) => {
+                    format!("expected {} classes, file has {classes}: {name}", config.classes)
+                }
+                _ => format!("expected shape {shape:?}, file has {found:?}: {name}"),
+            })
+        });
+        let missing = expected.keys().filter(|name| !self.entries.contains_key(*name) && !of_head(name));
+        let unexpected = self.entries.keys().filter(|name| !expected.contains_key(*name) && !of_head(name));
+        let mut problems = Vec::new();
+        list(&mut problems, "of the wrong shape", wrong);
+        list(&mut problems, "missing", missing.cloned());
+        list(&mut problems, "unexpected", unexpected.cloned());
+        match problems.is_empty() {
+            true => Ok(()),
+            false => Err(Error::Mismatch { path: self.path.clone(), problem: problems.join("; ") }),
+        }
+    }
+
+    /// Copies the weights into the variables of a network of `config`, with a fresh last layer if asked: the
+    /// start of training for another task. Everything is checked before anything is changed.
+    ///
+    /// # Errors
+    /// Those of [`check`](Self::check) and [`tensor`](Self::tensor).
+    pub fn assign(&self, variables: &Variables, config: &Config, head: Head) -> Result<()> {
+        self.check(config, head)?;
+        let wanted = |name: &str| !(head == Head::Fresh && name.starts_with("fc."));
+        let all = variables.all();
+        let read = all.iter().filter(|(name, _)| wanted(name)).map(|(name, var)| {
+            let tensor = self.tensor(name, var.device())?.to_dtype(var.dtype())?;
+            Ok((var, tensor))
+        });
+        for (var, tensor) in read.collect::<Result<Vec<_>>>()? {
+            var.set(&tensor)?;
+        }
+        Ok(())
+    }
+}
+
+fn list(problems: &mut Vec<String>, what: &str, names: impl Iterator<Item = String>) {
+    let names: Vec<String> = names.collect();
+    if !names.is_empty() {
+        let more = if names.len() > LISTED { ", …" } else { "" };
+        let shown: Vec<String> =
+            names.iter().take(LISTED).map(|name| name.escape_debug().to_string()).collect();
+        problems.push(format!("{} {what}: {}{more}", names.len(), shown.join(", ")));
+    }
+}
+
+/// The names and shapes of a network's weights.
+pub(super) fn shapes(config: &Config) -> Result<BTreeMap<String, Vec<usize>>> {
+    let recorder = Recorder::default();
+    let builder = VarBuilder::from_backend(Box::new(recorder.clone()), DType::F32, Device::Cpu);
+    ResNext::new(config, builder)?;
+    let shapes = std::mem::take(&mut *recorder.0.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(shapes)
+}
+
+/// Writes down what a network asks for, and gives it a single zero in the shape of it.
+#[derive(Clone, Default)]
+struct Recorder(Arc<Mutex<BTreeMap<String, Vec<usize>>>>);
+
+impl SimpleBackend for Recorder {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        _: Init,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        let mut shapes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        shapes.insert(name.to_string(), shape.dims().to_vec());
+        Tensor::zeros((), dtype, device)?.broadcast_as(shape)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
+        candle_core::bail!("no shape is known: {name}")
+    }
+
+    fn contains_tensor(&self, _: &str) -> bool {
+        true
+    }
+}

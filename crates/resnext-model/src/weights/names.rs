@@ -1,0 +1,38 @@
+//! Other programs' names for the same weights.
+
+use std::collections::BTreeMap;
+
+/// What wrappers put before every name: `DataParallel`, `torch.compile`, a program's own attribute.
+const PREFIXES: [&str; 5] = ["module.", "_orig_mod.", "model.", "backbone.", "net."];
+
+/// Where this project's checkpoints keep averages, which are the weights that a run was judged by.
+const AVERAGE: &str = "optimizer.average.";
+
+/// Names of the last layer elsewhere.
+const HEADS: [&str; 3] = ["last_linear.", "head.fc.", "classifier."];
+
+/// The entries under torchvision's names, without what is no weight of a network.
+pub(super) fn ours<T>(entries: BTreeMap<String, T>) -> BTreeMap<String, T> {
+    let (state, mut entries): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        entries.into_iter().partition(|(name, _)| name.starts_with("optimizer."));
+    let average = |(name, entry): (String, T)| Some((name.strip_prefix(AVERAGE)?.to_string(), entry));
+    entries.extend(state.into_iter().filter_map(average));
+    while let Some(prefix) = PREFIXES
+        .iter()
+        .find(|prefix| !entries.is_empty() && entries.keys().all(|name| name.starts_with(**prefix)))
+    {
+        entries =
+            entries.into_iter().map(|(name, entry)| (name[prefix.len()..].to_string(), entry)).collect();
+    }
+    let has_fc = entries.contains_key("fc.weight");
+    let renamed = |name: String| match HEADS.iter().find_map(|head| name.strip_prefix(head)) {
+        Some(rest) if !has_fc => format!("fc.{rest}"),
+        _ => name,
+    };
+    let counter = |name: &String| name.ends_with("num_batches_tracked");
+    entries
+        .into_iter()
+        .filter(|(name, _)| !counter(name))
+        .map(|(name, entry)| (renamed(name), entry))
+        .collect()
+}

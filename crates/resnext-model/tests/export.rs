@@ -1,0 +1,83 @@
+//! Weights out and in again; the ONNX file's structure. That torchvision and onnxruntime take them is shown by
+//! scripts/golden/exports.py, which needs both.
+
+mod common;
+
+use candle_core::DType;
+use common::{CPU, difference, images, save, tensors, values};
+use resnext_model::export::Export;
+use resnext_model::{Config, Form, Fused, Weights, convert};
+use std::path::PathBuf;
+
+fn saved(folder: &tempfile::TempDir, config: &Config) -> (PathBuf, Weights) {
+    let path = folder.path().join("weights.safetensors");
+    let c = Config { form: Form::C, ..config.clone() };
+    save(&convert::network(&tensors(&c), &c, config.form).unwrap(), &path);
+    let weights = Weights::open(&path).unwrap();
+    (path, weights)
+}
+
+#[test]
+fn safetensors_come_back_in_every_type_and_from_every_form() {
+    let folder = tempfile::tempdir().unwrap();
+    let x = images((1, 3, 32, 32));
+    for form in [Form::A, Form::B, Form::C] {
+        let config = Config { form, ..Config::by_name("resnext11_4x4d").unwrap() };
+        let (path, weights) = saved(&folder, &config);
+        let logits = |weights: &Weights| {
+            let network =
+                Fused::new(&weights.config().unwrap(), weights.builder(DType::F32, &CPU), DType::F32)
+                    .unwrap();
+            values(&network.forward(&x).unwrap())
+        };
+        let expected = logits(&weights);
+        for (dtype, tolerance) in [(DType::F32, 1e-6), (DType::F16, 5e-3), (DType::BF16, 5e-2)] {
+            let bytes = Export::new(&weights).unwrap().safetensors(dtype).unwrap();
+            let out = path.with_file_name("out.safetensors");
+            std::fs::write(&out, &bytes).unwrap();
+            let again = Weights::open(&out).unwrap();
+            assert_eq!(again.config().unwrap(), Config { form: Form::C, ..config.clone() });
+            assert!(difference(&logits(&again), &expected) < tolerance, "{form:?} {dtype:?}");
+            // torchvision's names, all of them: five a batch norm.
+            let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+            let norms = file.names().iter().filter(|name| name.ends_with("num_batches_tracked")).count();
+            assert_eq!(file.names().len(), again.shapes().count() + norms);
+            assert_eq!(again.metadata()["format"], "pt");
+        }
+    }
+}
+
+#[test]
+fn a_weight_that_f16_cannot_hold_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut all = tensors(&Config::by_name("resnext11_4x4d").unwrap());
+    let large = (all["fc.weight"].clone() * 1e6).unwrap();
+    all.insert("fc.weight".into(), large);
+    let path = folder.path().join("weights.safetensors");
+    save(&all, &path);
+    let export = Export::new(&Weights::open(&path).unwrap()).unwrap();
+    for error in [export.safetensors(DType::F16).unwrap_err(), export.onnx("x", DType::F16).unwrap_err()] {
+        let error = error.to_string();
+        assert!(error.contains("which F16 cannot hold: fc.weight"), "{error}");
+    }
+    export.safetensors(DType::BF16).unwrap();
+    assert!(export.safetensors(DType::U8).is_err());
+}
+
+#[test]
+fn onnx_files_shrink_with_their_type() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config::by_name("resnext20_8x4d").unwrap();
+    let export = Export::new(&saved(&folder, &config).1).unwrap();
+    let len = |dtype| export.onnx("network", dtype).unwrap().len();
+    let parameters = 247_898;
+    assert!((len(DType::F32) as f64 / (4 * parameters) as f64 - 1.0).abs() < 0.05);
+    assert_eq!(len(DType::F16), len(DType::BF16));
+    assert!(len(DType::F16) < len(DType::F32) * 6 / 10);
+    let bytes = export.onnx("network", DType::F32).unwrap();
+    // IR version 8; and the tensor that asks for any batch.
+    assert_eq!(bytes[..2], [8, 8]);
+    for text in ["images", "batch", "logits", "layer3.1.conv2.weight", "BatchNormalization"] {
+        assert!(bytes.windows(text.len()).any(|window| window == text.as_bytes()), "{text}");
+    }
+}

@@ -1,0 +1,239 @@
+//! The hub's protocol against a server on 127.0.0.1: right files in the cache, clear errors, no partial file
+//! taken for whole.
+
+#[path = "common/server.rs"]
+mod server;
+
+use resnext_model::hub::{Hub, HubError, RepoId};
+use server::{COMMIT, Reply, Server, hub, ranged, sha256};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const REPO: &str = "me/model";
+const FILE: &str = "model.safetensors";
+
+fn bytes() -> Vec<u8> {
+    (0..200_000u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect()
+}
+
+fn client(server: &Server, cache: &Path) -> Hub {
+    Hub::new(&server.address(), cache).with_backoff(Duration::from_millis(1))
+}
+
+fn get(hub: &Hub, file: &str) -> Result<PathBuf, HubError> {
+    hub.get(&REPO.parse().unwrap(), file)
+}
+
+fn folder(cache: &Path) -> PathBuf {
+    cache.join("models--me--model")
+}
+
+/// Whole files in the cache.
+fn blobs(cache: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder(cache).join("blobs")) else { return Vec::new() };
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| !name.ends_with(".incomplete")).collect()
+}
+
+/// A hub whose answers are changed on the way.
+fn changed(change: impl Fn(&server::Request, usize, Reply) -> Reply + Send + Sync + 'static) -> Server {
+    let files = [(FILE, bytes())];
+    Server::start(move |request, before| change(request, before, hub(REPO, &files, request)))
+}
+
+/// The error, in one line that names the repository and holds `expected`.
+fn fails(server: &Server, cache: &Path, expected: &str) {
+    let error = get(&client(server, cache), FILE).unwrap_err().to_string();
+    assert!(error.contains(expected) && error.contains(REPO), "expected `{expected}`: {error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    assert!(blobs(cache).is_empty() && !folder(cache).join("snapshots").join(COMMIT).join(FILE).exists());
+}
+
+#[test]
+fn a_file_lands_where_every_program_looks_for_it() {
+    let cache = tempfile::tempdir().unwrap();
+    let server = Server::hub(REPO, vec![(FILE, bytes())]);
+    let hub = client(&server, cache.path()).with_token(Some("secret".into()));
+    let path = get(&hub, FILE).unwrap();
+    assert_eq!(path, folder(cache.path()).join("snapshots").join(COMMIT).join(FILE));
+    assert_eq!(std::fs::read(&path).unwrap(), bytes());
+    assert_eq!(std::fs::read_to_string(folder(cache.path()).join("refs/main")).unwrap(), COMMIT);
+    assert_eq!(blobs(cache.path()), [sha256(&bytes())]);
+    #[cfg(unix)]
+    assert_eq!(std::fs::read_link(&path).unwrap(), Path::new("../../blobs").join(sha256(&bytes())));
+    // Again: a question, no transfer.
+    let transfers = server.requests("GET").len();
+    assert_eq!(get(&hub, FILE).unwrap(), path);
+    assert_eq!(server.requests("GET").len(), transfers);
+    assert_eq!(server.requests("HEAD")[0].headers["authorization"], "Bearer secret");
+    // By its commit: no question either.
+    let asked = server.log.lock().unwrap().len();
+    let repo: RepoId = format!("{REPO}@{COMMIT}").parse().unwrap();
+    assert_eq!(hub.get(&repo, FILE).unwrap(), path);
+    assert_eq!(server.log.lock().unwrap().len(), asked);
+}
+
+#[test]
+fn a_connection_cut_in_the_middle_is_taken_up_where_it_was() {
+    let cache = tempfile::tempdir().unwrap();
+    let server = changed(|request, before, reply| match request.path.starts_with("/cdn") && before < 2 {
+        true => reply.cut(60_000),
+        false => reply,
+    });
+    let path = get(&client(&server, cache.path()), FILE).unwrap();
+    assert_eq!(std::fs::read(path).unwrap(), bytes());
+    let ranges: Vec<_> =
+        server.requests("GET").iter().filter_map(|r| r.headers.get("range").cloned()).collect();
+    assert!(ranges.iter().any(|range| range == "bytes=60000-"), "{ranges:?}");
+    assert!(ranges.iter().any(|range| range == "bytes=120000-"), "{ranges:?}");
+}
+
+#[test]
+fn a_download_given_up_is_no_file_and_a_later_call_goes_on() {
+    let cache = tempfile::tempdir().unwrap();
+    let broken = changed(|request, before, reply| match request.path.starts_with("/cdn") {
+        true => reply.cut(if before == 0 { 70_000 } else { 0 }),
+        false => reply,
+    });
+    fails(&broken, cache.path(), "cut at 70000 of 200000 bytes");
+    let server = Server::hub(REPO, vec![(FILE, bytes())]);
+    let path = get(&client(&server, cache.path()), FILE).unwrap();
+    assert_eq!(std::fs::read(path).unwrap(), bytes());
+    assert_eq!(server.requests("GET")[0].headers["range"], "bytes=70000-");
+}
+
+#[test]
+fn a_server_without_ranges_is_read_from_the_start() {
+    let cache = tempfile::tempdir().unwrap();
+    let server = changed(|request, before, _| match request.path.starts_with("/cdn") {
+        true if before == 0 => Reply::new(200).body(&bytes()).cut(50_000),
+        true => Reply::new(200).body(&bytes()),
+        false => hub(REPO, &[(FILE, bytes())], request),
+    });
+    assert_eq!(std::fs::read(get(&client(&server, cache.path()), FILE).unwrap()).unwrap(), bytes());
+}
+
+#[test]
+fn wrong_lengths_and_contents_are_never_kept() {
+    let cache = tempfile::tempdir().unwrap();
+    let on_the_way = |change: fn(Reply) -> Reply| {
+        changed(move |request, _, reply| if request.path.starts_with("/cdn") { change(reply) } else { reply })
+    };
+    fails(
+        &on_the_way(|reply| reply.body(&bytes()[..1000])),
+        cache.path(),
+        "expected 200000 bytes, the server sends 1000",
+    );
+    let longer = on_the_way(|reply| reply.body(&[bytes(), bytes()].concat()));
+    fails(&longer, cache.path(), "expected 200000 bytes, the server sends 400000");
+    let other = on_the_way(|reply| reply.body(&vec![7; 200_000]));
+    fails(&other, cache.path(), "expected SHA-256");
+    // Nothing of it is in the way of the next attempt.
+    let server = Server::hub(REPO, vec![(FILE, bytes())]);
+    assert_eq!(std::fs::read(get(&client(&server, cache.path()), FILE).unwrap()).unwrap(), bytes());
+}
+
+#[test]
+fn refusals_say_what_may_help() {
+    let cache = tempfile::tempdir().unwrap();
+    let always = |status: u16| Server::start(move |_, _| Reply::new(status));
+    fails(&always(401), cache.path(), "access refused (401)");
+    fails(&always(403), cache.path(), "set HF_TOKEN");
+    fails(&always(404), cache.path(), "no such repository");
+    fails(&always(500), cache.path(), "the hub answered 500");
+    fails(&always(418), cache.path(), "the hub answered 418");
+    fails(&always(200), cache.path(), "is HF_ENDPOINT a hub?");
+    let busy = Server::start(|_, _| Reply::new(429).header("Retry-After", 0));
+    fails(&busy, cache.path(), "too many requests (429)");
+    assert_eq!(busy.requests("HEAD").len(), 5);
+    let for_an_hour = Server::start(|_, _| Reply::new(429).header("Retry-After", 3600));
+    fails(&for_an_hour, cache.path(), "the hub asks to wait 3600 s");
+    assert_eq!(for_an_hour.requests("HEAD").len(), 1);
+    let evil = changed(|_, _, reply| reply.header("X-Linked-Etag", "\"../../evil\""));
+    fails(&evil, cache.path(), "no usable ETag");
+    let looping = Server::start(|_, _| Reply::new(307).header("Location", "/again"));
+    fails(&looping, cache.path(), "redirects");
+
+    let server = Server::hub(REPO, vec![(FILE, bytes())]);
+    let missing = get(&client(&server, cache.path()), "other.bin").unwrap_err();
+    assert!(matches!(missing, HubError::NoFile { .. }) && missing.to_string() == "me/model has no other.bin");
+}
+
+#[test]
+fn passing_trouble_passes() {
+    let cache = tempfile::tempdir().unwrap();
+    let server = changed(|_, before, reply| match before {
+        0 => Reply::new(503),
+        1 => Reply::new(429).header("Retry-After", 0),
+        _ => reply,
+    });
+    assert_eq!(std::fs::read(get(&client(&server, cache.path()), FILE).unwrap()).unwrap(), bytes());
+}
+
+#[test]
+fn a_renamed_repository_is_followed_with_its_token_and_another_host_never_sees_it() {
+    let cache = tempfile::tempdir().unwrap();
+    let elsewhere = Server::start(|request, _| ranged(&bytes(), request));
+    let cdn = format!("http://localhost:{}/file", elsewhere.port);
+    let server = Server::start(move |request, _| match request.path.starts_with("/me/model/") {
+        true => Reply::new(307).header("Location", request.path.replace("/me/model", "/new/name")),
+        false => hub("new/name", &[(FILE, bytes())], request).header("Location", &cdn),
+    });
+    let hub = client(&server, cache.path()).with_token(Some("secret".into()));
+    assert_eq!(std::fs::read(get(&hub, FILE).unwrap()).unwrap(), bytes());
+    assert!(
+        server.log.lock().unwrap().iter().all(|request| request.headers["authorization"] == "Bearer secret")
+    );
+    let seen = elsewhere.requests("GET");
+    assert!(!seen.is_empty() && seen.iter().all(|request| !request.headers.contains_key("authorization")));
+}
+
+#[test]
+fn without_a_connection_the_cache_serves() {
+    let cache = tempfile::tempdir().unwrap();
+    let server = Server::hub(REPO, vec![(FILE, bytes())]);
+    let offline = || client(&server, cache.path()).with_offline(true);
+    let error = get(&offline(), FILE).unwrap_err().to_string();
+    assert!(error.contains("HF_HUB_OFFLINE is set") && server.log.lock().unwrap().is_empty());
+    let path = get(&client(&server, cache.path()), FILE).unwrap();
+    let asked = server.log.lock().unwrap().len();
+    assert_eq!(get(&offline(), FILE).unwrap(), path);
+    assert_eq!(server.log.lock().unwrap().len(), asked);
+    // Nobody listens there any more.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let cut_off = |cache: &Path| {
+        Hub::new(&format!("http://127.0.0.1:{nobody}"), cache).with_backoff(Duration::from_millis(1))
+    };
+    assert_eq!(get(&cut_off(cache.path()), FILE).unwrap(), path);
+    let empty = tempfile::tempdir().unwrap();
+    let error = get(&cut_off(empty.path()), FILE).unwrap_err().to_string();
+    assert!(error.contains("no connection"), "{error}");
+}
+
+#[test]
+fn a_new_version_is_fetched_and_the_old_one_stays() {
+    let cache = tempfile::tempdir().unwrap();
+    let old = get(&client(&Server::hub(REPO, vec![(FILE, b"old".to_vec())]), cache.path()), FILE).unwrap();
+    let newer = "f".repeat(40);
+    let commit = newer.clone();
+    let server = changed(move |_, _, reply| reply.header("X-Repo-Commit", &commit));
+    let new = get(&client(&server, cache.path()), FILE).unwrap();
+    assert_eq!((std::fs::read(old).unwrap(), std::fs::read(new).unwrap()), (b"old".to_vec(), bytes()));
+    assert_eq!(std::fs::read_to_string(folder(cache.path()).join("refs/main")).unwrap(), newer);
+}
+
+#[test]
+fn names_that_are_none_are_refused_before_anything_is_asked() {
+    for wrong in ["", "a/b/c", "../etc", "me/..", "me/mo del", "me/model@", "me/model@../x", "/me"] {
+        assert!(matches!(wrong.parse::<RepoId>(), Err(HubError::Id(_))), "{wrong}");
+    }
+    let shown = |text: &str| text.parse::<RepoId>().unwrap().to_string();
+    assert_eq!(shown("resnet50.a1_in1k"), "timm/resnet50.a1_in1k");
+    assert_eq!(shown("hf-hub:me/model@v2"), "me/model@v2");
+    let server = Server::hub(REPO, Vec::new());
+    let cache = tempfile::tempdir().unwrap();
+    for wrong in ["", "../x", "a//b", "/etc/passwd"] {
+        assert!(matches!(get(&client(&server, cache.path()), wrong), Err(HubError::FileName(_))), "{wrong}");
+    }
+    assert!(server.log.lock().unwrap().is_empty());
+}

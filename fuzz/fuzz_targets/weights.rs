@@ -1,0 +1,19 @@
+//! Any bytes as a weights file: opened, told what they are, checked, read.
+
+#![no_main]
+
+use candle_core::Device;
+use libfuzzer_sys::fuzz_target;
+use resnext_model::{Head, Weights};
+
+fuzz_target!(|bytes: &[u8]| {
+    let path = std::env::temp_dir().join(format!("fuzz-weights-{}", std::process::id()));
+    std::fs::write(&path, bytes).expect("the temporary folder takes files");
+    let Ok(weights) = Weights::open(&path) else { return };
+    if let Ok(config) = weights.config() {
+        let _ = weights.check(&config, Head::Loaded);
+    }
+    for (name, _) in weights.shapes().take(100) {
+        let _ = weights.tensor(name, &Device::Cpu);
+    }
+});

@@ -1,0 +1,75 @@
+"""Checks what `cargo xtask export` writes against torchvision, timm and onnxruntime; and that the same weights,
+saved by PyTorch in both of its formats and as safetensors, are exported alike.
+
+    python scripts/golden/exports.py [path of xtask]
+
+Prints a line a check, and fails with the first that does not hold.
+"""
+
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from safetensors.torch import load_file, save_file
+
+from formula import images, network
+
+XTASK = sys.argv[1] if len(sys.argv) > 1 else "target/release/xtask"
+NETWORKS = ["resnext50_32x4d", "resnet50", "resnext101_64x4d", "resnext20_8x4d"]
+
+
+def export(source, out, dtype="f32"):
+    subprocess.run([XTASK, "export", str(source), "--out", str(out), "--dtype", dtype], check=True,
+                   stdout=subprocess.DEVNULL)
+
+
+def relative(a, b):
+    return float((torch.as_tensor(a) - torch.as_tensor(b)).abs().max() / torch.as_tensor(b).abs().max())
+
+
+with tempfile.TemporaryDirectory() as folder:
+    folder = pathlib.Path(folder)
+    for name in NETWORKS:
+        model = network(name)
+        state = {k: v.clone() for k, v in model.state_dict().items()}
+        save_file({k: v.contiguous() for k, v in state.items()}, folder / "in.safetensors")
+        torch.save(state, folder / "in.pth")
+        torch.save(state, folder / "old.pth", _use_new_zipfile_serialization=False)
+        export(folder / "in.safetensors", folder / "out.safetensors")
+        for other in ("in.pth", "old.pth"):
+            export(folder / other, folder / "other.safetensors")
+            assert (folder / "other.safetensors").read_bytes() == (folder / "out.safetensors").read_bytes(), other
+        loaded = load_file(folder / "out.safetensors")
+        assert all(torch.equal(loaded[k], v) for k, v in state.items() if v.is_floating_point()) and loaded.keys() == state.keys()
+        network(name).load_state_dict(loaded, strict=True)
+        if name != "resnext20_8x4d":
+            import timm
+
+            timm.create_model(name, pretrained=False).load_state_dict(loaded, strict=True)
+        for dtype, torch_dtype in (("f16", torch.float16), ("bf16", torch.bfloat16)):
+            export(folder / "in.pth", folder / "narrow.safetensors", dtype)
+            narrow = load_file(folder / "narrow.safetensors")
+            assert all(torch.equal(narrow[k], v.to(torch_dtype)) for k, v in state.items() if v.is_floating_point())
+            model.load_state_dict(narrow, strict=True)
+        print(name, "safetensors: equal bit for bit, strict=True in torchvision and timm")
+
+        model = network(name)
+        side = 32 if name == "resnext20_8x4d" else 64
+        for dtype, bound in (("f32", 1e-4), ("f16", 2e-2), ("bf16", 2e-1)):
+            export(folder / "in.safetensors", folder / "out.onnx", dtype)
+            onnx.checker.check_model(str(folder / "out.onnx"), full_check=True)
+            opset = onnx.load(str(folder / "out.onnx"), load_external_data=False).opset_import[0].version
+            session = onnxruntime.InferenceSession(str(folder / "out.onnx"), providers=["CPUExecutionProvider"])
+            for batch in (1, 3):
+                x = images((batch, 3, side, side + 32))
+                with torch.no_grad():
+                    expected = model(torch.from_numpy(x))
+                got = session.run(["logits"], {"images": x})[0]
+                difference = relative(got, expected)
+                print(name, "onnx", dtype, "opset", opset, "batch", batch, f"difference {difference:.1e}")
+                assert got.shape == tuple(expected.shape) and difference < bound

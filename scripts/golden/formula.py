@@ -1,0 +1,78 @@
+"""Numbers that both sides can compute: crates/resnext-model/tests/common has the same in Rust."""
+
+import numpy as np
+
+
+def salt(name):
+    """FNV-1a of the name, its low 32 bits."""
+    value = 0xCBF29CE484222325
+    for byte in name.encode():
+        value = ((value ^ byte) * 0x100000001B3) % (1 << 64)
+    return value % (1 << 32)
+
+
+def noise(count, name):
+    """`count` numbers in [-1, 1), float64: a hash of the index and the name."""
+    h = np.arange(count, dtype=np.uint32) * np.uint32(0x9E3779B1) + np.uint32(salt(name))
+    h ^= h >> np.uint32(16)
+    h *= np.uint32(0x85EBCA6B)
+    h ^= h >> np.uint32(13)
+    h *= np.uint32(0xC2B2AE35)
+    h ^= h >> np.uint32(16)
+    return h.astype(np.float64) / 2**31 - 1
+
+
+def weight(name, shape):
+    """The value of a network's weight: sizes that keep activations near 1 through a hundred layers."""
+    u = noise(int(np.prod(shape)), name).reshape(shape)
+    if len(shape) == 4:
+        return u * (6 / np.prod(shape[1:])) ** 0.5
+    if name == "fc.weight":
+        return u * (3 / shape[1]) ** 0.5
+    if name.endswith("running_var"):
+        return 1 + 0.3 * u
+    if name.endswith(".weight"):
+        return (0.25 if "bn3" in name else 0.8) * (1 + 0.2 * u)
+    return 0.1 * u
+
+
+def fill(model):
+    """Gives every weight of a torch module its value by the formula."""
+    import torch
+
+    state = model.state_dict()
+    for name, tensor in state.items():
+        if not name.endswith("num_batches_tracked"):
+            tensor.copy_(torch.from_numpy(weight(name, tuple(tensor.shape)).astype(np.float32)))
+    return model.eval()
+
+
+def images(shape):
+    return (2 * noise(int(np.prod(shape)), "images")).astype(np.float32).reshape(shape)
+
+
+def cifar_resnext(depth_per_stage, cardinality, width, planes):
+    """A CIFAR network (section 5.3 of the paper) of torchvision's own blocks."""
+    import torch
+    from torchvision.models.resnet import Bottleneck, ResNet
+
+    model = ResNet(Bottleneck, [1, 1, 1, 1], num_classes=10)
+    model.inplanes, model.groups, model.base_width = planes, cardinality, width * 64 // planes
+    model.conv1 = torch.nn.Conv2d(3, planes, 3, padding=1, bias=False)
+    model.bn1 = torch.nn.BatchNorm2d(planes)
+    model.maxpool = torch.nn.Identity()
+    for stage in range(3):
+        blocks = model._make_layer(Bottleneck, planes << stage, depth_per_stage, stride=1 if stage == 0 else 2)
+        setattr(model, f"layer{stage + 1}", blocks)
+    model.layer4 = torch.nn.Identity()
+    model.fc = torch.nn.Linear(planes * 16, 10)
+    return model
+
+
+def network(name):
+    """A model by this project's name, with the formula's weights."""
+    import torchvision
+
+    if name == "resnext20_8x4d":
+        return fill(cifar_resnext(2, 8, 4, 16))
+    return fill(getattr(torchvision.models, name)(weights=None))

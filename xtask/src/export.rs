@@ -1,0 +1,51 @@
+//! `cargo xtask export`
+
+use crate::source::Source;
+use anyhow::{Context, Result, bail};
+use candle_core::DType;
+use clap::ValueEnum;
+use resnext_model::export::{Export, OPSET};
+use resnext_train::checkpoint::replace_file;
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Run folder, weights file, or repository of the hub
+    weights: String,
+    /// File to write: .safetensors, with torchvision's names, or .onnx
+    #[arg(long)]
+    out: PathBuf,
+    /// What weights are written in
+    #[arg(long, default_value = "f32")]
+    dtype: WeightType,
+}
+
+/// What weights are written in.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum WeightType {
+    F32,
+    F16,
+    Bf16,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let dtype = match args.dtype {
+        WeightType::F32 => DType::F32,
+        WeightType::F16 => DType::F16,
+        WeightType::Bf16 => DType::BF16,
+    };
+    let ending = args.out.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+    let as_onnx = match ending.as_deref() {
+        Some("safetensors") => false,
+        Some("onnx") => true,
+        _ => bail!("{}: expected a name that ends in .safetensors or .onnx", args.out.display()),
+    };
+    let source = Source::open(&args.weights)?.pretrained;
+    let export = Export::new(&source.weights)?;
+    let name = args.out.file_stem().context("no file name")?.to_string_lossy();
+    let bytes = if as_onnx { export.onnx(&name, dtype)? } else { export.safetensors(dtype)? };
+    replace_file(&args.out, &bytes)?;
+    let kind = if as_onnx { format!("ONNX, opset {OPSET}") } else { "safetensors".into() };
+    println!("{}: {kind}, {:?}, {} bytes", args.out.display(), args.dtype, bytes.len());
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! `cargo xtask predict`
+
+use crate::dtype::Dtype;
+use crate::source::Source;
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{DType, Device, Tensor};
+use resnext_data::heatmap::overlay;
+use resnext_data::{Photo, PhotoLoader};
+use resnext_model::{Fused, ResNext};
+use serde_json::json;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Photos, folders of photos, or patterns such as 'photos/*.jpg'
+    #[arg(required = true)]
+    images: Vec<String>,
+    /// Repository of the hub, such as timm/resnext101_32x8d.fb_swsl_ig1b_ft_in1k; weights file; or run folder
+    #[arg(long, default_value = "timm/resnext50_32x4d.a1_in1k")]
+    weights: String,
+    /// Classes to show for each photo
+    #[arg(long, default_value_t = 5)]
+    topk: usize,
+    /// Print a line of JSON for each photo
+    #[arg(long)]
+    json: bool,
+    /// What to compute in
+    #[arg(long, default_value = "f32")]
+    dtype: Dtype,
+    /// Folder to write photos to, under a map of what spoke for their first class (Grad-CAM)
+    #[arg(long)]
+    heatmap: Option<PathBuf>,
+    /// Threads that decode photos; all cores if not given
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+/// What spoke for a class, rows by columns.
+type Map = Vec<Vec<f32>>;
+
+/// What tells logits from images.
+enum Network {
+    /// The fast form.
+    Fused(Box<Fused>),
+    /// The form that keeps its last map, for heat maps.
+    Whole(Box<ResNext>),
+}
+
+impl Network {
+    fn new(source: &Source, args: &Args) -> Result<Self> {
+        let builder = source.pretrained.weights.builder(DType::F32, &Device::Cpu);
+        let config = &source.pretrained.config;
+        Ok(match args.heatmap {
+            None => Network::Fused(Box::new(Fused::new(config, builder, args.dtype.into())?)),
+            Some(_) if args.dtype != Dtype::F32 => bail!("--heatmap needs --dtype f32"),
+            Some(_) => Network::Whole(Box::new(ResNext::new(config, builder)?)),
+        })
+    }
+
+    /// Logits of one image, and the map behind its first class, where one is asked for.
+    fn run(&self, x: &Tensor) -> Result<(Vec<f32>, Option<Map>)> {
+        Ok(match self {
+            Network::Fused(network) => (network.forward(x)?.flatten_all()?.to_vec1()?, None),
+            Network::Whole(network) => {
+                let (logits, map) = network.grad_cam(x, None)?;
+                (logits.flatten_all()?.to_vec1()?, Some(map.squeeze(0)?.to_vec2()?))
+            }
+        })
+    }
+}
+
+pub fn run(args: Args) -> Result<()> {
+    ensure!(args.topk > 0, "--topk must be at least 1");
+    ensure!(args.threads != Some(0), "--threads must be at least 1");
+    let paths = photos(&args.images)?;
+    let source = Source::open(&args.weights)?;
+    if let Some(folder) = &args.heatmap {
+        let failed = || format!("cannot make the folder {}", folder.display());
+        std::fs::create_dir_all(folder).with_context(failed)?;
+    }
+    let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let (height, width) = source.transform.crop;
+    let count = paths.len();
+    // The first photos are decoded while the weights are read.
+    let samples = PhotoLoader::new(paths, source.transform, threads, args.heatmap.is_some());
+    let network = Network::new(&source, &args)?;
+    let start = Instant::now();
+    let mut failed = 0;
+    let mut out = std::io::stdout().lock();
+    for sample in samples {
+        let input = match sample.input {
+            Ok(input) => input,
+            Err(error) => {
+                eprintln!("error: {error}");
+                failed += 1;
+                continue;
+            }
+        };
+        // The loader's memory is (N, H, W, C); the network sees (N, C, H, W) with those strides.
+        let x = Tensor::from_vec(input, (1, height, width, 3), &Device::Cpu)?.permute((0, 3, 1, 2))?;
+        let (logits, map) = network.run(&x)?;
+        show(&mut out, &sample.path, &top(&logits, args.topk), &source, args.json)?;
+        if let (Some(folder), Some(photo), Some(map)) = (&args.heatmap, &sample.photo, map) {
+            draw(folder, &sample.path, photo, &source, map)?;
+        }
+    }
+    if count > 1 {
+        let seconds = start.elapsed().as_secs_f64();
+        eprintln!("{count} photos in {seconds:.2} s, {:.1} a second", count as f64 / seconds);
+    }
+    match failed {
+        0 => Ok(()),
+        _ => bail!("{failed} of {count} photos could not be read"),
+    }
+}
+
+/// Endings of files that a folder is searched for.
+const ENDINGS: [&str; 14] =
+    ["jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff", "pnm", "ppm", "pgm", "pbm", "ico", "qoi"];
+
+/// The photos that the arguments name, those of a folder or pattern in the order of their names.
+fn photos(arguments: &[String]) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for argument in arguments {
+        let path = Path::new(argument);
+        if path.is_dir() {
+            let before = paths.len();
+            folder(path, &mut paths)?;
+            ensure!(paths.len() > before, "{argument}: a folder without photos, also in those below it");
+        } else if path.exists() || !argument.contains(['*', '?', '[']) {
+            ensure!(path.exists(), "{argument}: no such file or folder");
+            paths.push(path.to_path_buf());
+        } else {
+            let found = glob::glob(argument).with_context(|| format!("the pattern {argument}"))?;
+            let before = paths.len();
+            for path in found {
+                let path = path?;
+                match path.is_dir() {
+                    true => folder(&path, &mut paths)?,
+                    false => paths.push(path),
+                }
+            }
+            ensure!(paths.len() > before, "{argument}: no file fits the pattern");
+        }
+    }
+    Ok(paths)
+}
+
+/// Adds the photos in a folder and those below it.
+fn folder(path: &Path, paths: &mut Vec<PathBuf>) -> Result<()> {
+    let context = || format!("cannot read the folder {}", path.display());
+    let mut entries = std::fs::read_dir(path)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>())
+        .with_context(context)?;
+    entries.sort();
+    for entry in entries {
+        let ending = entry.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+        // A link to a folder may lead back here.
+        if entry.is_dir() && !entry.is_symlink() {
+            folder(&entry, paths)?;
+        } else if entry.is_file() && ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str())) {
+            paths.push(entry);
+        }
+    }
+    Ok(())
+}
+
+/// The likeliest classes and their probabilities.
+fn top(logits: &[f32], k: usize) -> Vec<(usize, f32)> {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let total: f32 = logits.iter().map(|v| (v - largest).exp()).sum();
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+    order.into_iter().take(k).map(|class| (class, (logits[class] - largest).exp() / total)).collect()
+}
+
+/// Writes a photo's classes. Whoever reads them may have seen enough, which is an error, not a panic.
+fn show(
+    out: &mut impl Write,
+    path: &Path,
+    top: &[(usize, f32)],
+    source: &Source,
+    as_json: bool,
+) -> std::io::Result<()> {
+    if as_json {
+        let classes: Vec<_> = top
+            .iter()
+            .map(|&(class, p)| json!({"class": class, "label": source.label(class), "probability": p}))
+            .collect();
+        return writeln!(out, "{}", json!({"image": path.display().to_string(), "top": classes}));
+    }
+    writeln!(out, "{}", path.display())?;
+    for &(class, p) in top {
+        writeln!(out, "  {:6.2} %  {} ({class})", 100.0 * p, source.label(class))?;
+    }
+    Ok(())
+}
+
+fn draw(folder: &Path, path: &Path, photo: &Photo, source: &Source, map: Map) -> Result<()> {
+    let size = (map.len(), map.first().map_or(0, Vec::len));
+    let drawn = overlay(photo, &source.transform.window(photo), &map.concat(), size);
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    // Photos of several folders may have one name.
+    let free = |i: usize| folder.join(if i == 1 { format!("{stem}.png") } else { format!("{stem}-{i}.png") });
+    let target = (1..).map(free).find(|target| !target.exists()).context("no free name")?;
+    Ok(drawn.save(&target)?)
+}

@@ -1,0 +1,225 @@
+//! `predict` and `export` as a user types them: photos, folders, weights from anywhere, and bad input.
+
+#[path = "../../crates/resnext-model/tests/common/server.rs"]
+mod server;
+
+use candle_core::{DType, Device};
+use resnext_data::Photo;
+use resnext_model::{Config, ResNext, Variables};
+use serde_json::Value;
+use server::Server;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn xtask(folder: &Path, args: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    // What the machine's own user has set up stays out of it.
+    for name in ["HF_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE", "HF_ENDPOINT"] {
+        command.env_remove(name);
+    }
+    command.args(args).current_dir(folder).env("HF_HOME", folder.join("hf"));
+    command.envs(variables.iter().copied()).output().unwrap()
+}
+
+fn ok(output: Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Fails with exit status 1 and one line that holds `expected`.
+fn refused(output: Output, expected: &str) {
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{expected}: {error}");
+    assert!(
+        error.contains(expected) && error.trim_end().lines().count() == 1,
+        "expected `{expected}`, got: {error}"
+    );
+}
+
+/// A file of random weights.
+fn weights(path: &Path, seed: u64) -> PathBuf {
+    let variables = Variables::new(seed, DType::F32, &Device::Cpu);
+    ResNext::new(&Config::by_name("resnext11_4x4d").unwrap(), variables.builder()).unwrap();
+    let tensors = variables.all().into_iter().map(|(name, var)| (name, var.as_detached_tensor()));
+    safetensors::serialize_to_file(tensors, None, path).unwrap();
+    path.to_path_buf()
+}
+
+/// A folder with `photos/a.png`, `photos/b.jpg`, `photos/inner/c.png`, `photos/notes.txt` and `w.safetensors`.
+fn prepared() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path().join("photos/inner")).unwrap();
+    for (i, name) in ["a.png", "b.jpg", "inner/c.png"].iter().enumerate() {
+        let pixels = (0..60 * 40 * 3).map(|p| (p * (i + 3) % 251) as u8).collect();
+        Photo::new(60, 40, pixels).unwrap().save(&folder.path().join("photos").join(name)).unwrap();
+    }
+    std::fs::write(folder.path().join("photos/notes.txt"), "not asked for").unwrap();
+    weights(&folder.path().join("w.safetensors"), 1);
+    folder
+}
+
+fn predict(folder: &Path, args: &[&str]) -> Output {
+    xtask(folder, &[&["predict", "--weights", "w.safetensors"], args].concat(), &[])
+}
+
+#[test]
+fn photos_folders_and_patterns_are_told_in_order() {
+    let folder = prepared();
+    let path = folder.path();
+    let images =
+        |text: &str| -> Vec<Value> { text.lines().map(|l| serde_json::from_str(l).unwrap()).collect() };
+    let all = images(&ok(predict(path, &["photos", "--json", "--topk", "3"])));
+    let names: Vec<&str> = all.iter().map(|image| image["image"].as_str().unwrap()).collect();
+    assert_eq!(names, ["photos/a.png", "photos/b.jpg", "photos/inner/c.png"]);
+    for image in &all {
+        let p: Vec<f64> =
+            image["top"].as_array().unwrap().iter().map(|c| c["probability"].as_f64().unwrap()).collect();
+        assert!(p.len() == 3 && p[0] >= p[1] && p[1] >= p[2] && p.iter().sum::<f64>() <= 1.0 + 1e-6);
+    }
+    assert_eq!(images(&ok(predict(path, &["photos/*.png", "--json", "--topk", "3"]))), all[..1]);
+    // The same in any order and on any number of threads; classes without names have numbers.
+    let reversed =
+        ok(predict(path, &["photos/b.jpg", "photos/a.png", "--json", "--topk", "3", "--threads", "1"]));
+    assert_eq!(images(&reversed), [all[1].clone(), all[0].clone()]);
+    let table = ok(predict(path, &["photos/a.png"]));
+    assert_eq!(table.lines().count(), 6);
+    assert!(table.lines().nth(1).unwrap().contains("%  class "), "{table}");
+}
+
+#[test]
+fn bf16_tells_the_same_classes_where_the_machine_has_it() {
+    let folder = prepared();
+    let bf16 = predict(folder.path(), &["photos", "--json", "--topk", "10", "--dtype", "bf16"]);
+    if !resnext_ops::fused_dtype_is_supported(DType::BF16) {
+        return refused(bf16, "BF16");
+    }
+    let probabilities = |text: String| -> Vec<f64> {
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let sorted = |image: Value| {
+            let mut classes = image["top"].as_array().unwrap().clone();
+            classes.sort_by_key(|class| class["class"].as_u64());
+            classes.into_iter().map(|class| class["probability"].as_f64().unwrap()).collect::<Vec<_>>()
+        };
+        lines.flat_map(sorted).collect()
+    };
+    let single = probabilities(ok(predict(folder.path(), &["photos", "--json", "--topk", "10"])));
+    let narrow = probabilities(ok(bf16));
+    assert!(single != narrow && single.len() == 30);
+    assert!(single.iter().zip(&narrow).all(|(a, b)| (a - b).abs() < 0.02), "{single:?} {narrow:?}");
+}
+
+#[test]
+fn a_heat_map_is_drawn_over_every_photo() {
+    let folder = prepared();
+    let path = folder.path();
+    std::fs::copy(path.join("photos/a.png"), path.join("a.png")).unwrap();
+    let plain = ok(predict(path, &["a.png", "photos", "--json"]));
+    let with_maps = ok(predict(path, &["a.png", "photos", "--json", "--heatmap", "maps"]));
+    let first = |text: &str| {
+        text.lines()
+            .map(|l| serde_json::from_str::<Value>(l).unwrap()["top"][0]["class"].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(first(&plain), first(&with_maps));
+    for name in ["a.png", "a-2.png", "b.png", "c.png"] {
+        let drawn = Photo::open(&path.join("maps").join(name)).unwrap();
+        assert_eq!((drawn.width(), drawn.height()), (60, 40));
+    }
+}
+
+#[test]
+fn a_bad_photo_does_not_keep_the_others() {
+    let folder = prepared();
+    std::fs::write(folder.path().join("photos/aa.jpg"), "a text").unwrap();
+    let output = predict(folder.path(), &["photos"]);
+    assert_eq!(output.status.code(), Some(1));
+    let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(out.lines().filter(|line| line.starts_with("photos/")).count(), 3);
+    assert!(error.contains("photos/aa.jpg: not an image") && error.contains("1 of 4 photos"), "{error}");
+}
+
+#[test]
+fn bad_input_gets_one_clear_line() {
+    let folder = prepared();
+    let path = folder.path();
+    let checkpoints =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/resnext-model/tests/golden/checkpoints");
+    let with = |weights: &str| xtask(path, &["predict", "photos/a.png", "--weights", weights], &[]);
+    let good = std::fs::read(path.join("w.safetensors")).unwrap();
+    std::fs::write(path.join("cut.safetensors"), &good[..good.len() - 10]).unwrap();
+    refused(with("cut.safetensors"), "cut.safetensors: not a whole safetensors file");
+    std::fs::write(path.join("page.safetensors"), "<!doctype html><html>Log in</html>").unwrap();
+    refused(with("page.safetensors"), "a web page, not weights");
+    refused(
+        with(checkpoints.join("evil.pth").to_str().unwrap()),
+        "refused: the pickle asks for posix.system",
+    );
+    refused(with("none.safetensors"), "none.safetensors: no such file");
+    refused(with("not a repository"), "expected a path, or owner/name");
+    refused(with("photos"), "the folder has no model.safetensors and no pytorch_model.bin");
+    let mut nan = good.clone();
+    let end = nan.len();
+    nan[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(path.join("nan.safetensors"), nan).unwrap();
+    refused(with("nan.safetensors"), "values are no finite numbers");
+    refused(predict(path, &["none.jpg"]), "none.jpg: no such file or folder");
+    refused(predict(path, &["none*.jpg"]), "no file fits the pattern");
+    std::fs::create_dir(path.join("empty")).unwrap();
+    refused(predict(path, &["empty"]), "empty: a folder without photos");
+    refused(predict(path, &["photos", "--topk", "0"]), "--topk must be at least 1");
+    refused(
+        predict(path, &["photos", "--dtype", "bf16", "--heatmap", "maps"]),
+        "--heatmap needs --dtype f32",
+    );
+    refused(predict(path, &["photos", "--heatmap", "w.safetensors/x"]), "cannot make the folder");
+    let export = |out: &str| xtask(path, &["export", "w.safetensors", "--out", out], &[]);
+    refused(export("model.txt"), "expected a name that ends in .safetensors or .onnx");
+    refused(export("none/model.onnx"), "cannot write none/model.onnx");
+}
+
+#[test]
+fn a_repository_of_the_hub_is_fetched_once_and_then_works_offline() {
+    let folder = prepared();
+    let path = folder.path();
+    let labels: Vec<String> = (0..10).map(|i| format!("thing {i}")).collect();
+    let config = serde_json::json!({
+        "architecture": "resnext11_4x4d", "num_classes": 10, "label_names": labels,
+        "pretrained_cfg": {"input_size": [3, 32, 32], "crop_pct": 1.0, "interpolation": "bicubic",
+            "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+    });
+    let files = vec![
+        ("config.json", config.to_string().into_bytes()),
+        ("model.safetensors", std::fs::read(path.join("w.safetensors")).unwrap()),
+    ];
+    let server = Server::hub("me/tiny", files);
+    let address = server.address();
+    let ask = |more: &[(&str, &str)]| {
+        let variables = [&[("HF_ENDPOINT", address.as_str())], more].concat();
+        xtask(path, &["predict", "photos/a.png", "--weights", "me/tiny"], &variables)
+    };
+    let online = ok(ask(&[("HF_TOKEN", "secret")]));
+    assert!(online.lines().nth(1).unwrap().contains("thing "), "{online}");
+    assert!(path.join("hf/hub/models--me--tiny/refs/main").is_file());
+    assert_eq!(server.requests("HEAD")[0].headers["authorization"], "Bearer secret");
+    let asked = server.log.lock().unwrap().len();
+    assert_eq!(ok(ask(&[("HF_HUB_OFFLINE", "1")])), online);
+    assert_eq!(server.log.lock().unwrap().len(), asked);
+    let other =
+        xtask(path, &["predict", "photos/a.png", "--weights", "me/other"], &[("HF_ENDPOINT", &address)]);
+    refused(other, "me/other");
+    let other =
+        xtask(path, &["predict", "photos/a.png", "--weights", "me/other"], &[("HF_HUB_OFFLINE", "1")]);
+    refused(other, "HF_HUB_OFFLINE is set");
+}
+
+#[test]
+fn what_is_exported_predicts_the_same() {
+    let folder = prepared();
+    let path = folder.path();
+    let expected = ok(predict(path, &["photos", "--json"]));
+    ok(xtask(path, &["export", "w.safetensors", "--out", "out.safetensors"], &[]));
+    let again = xtask(path, &["predict", "photos", "--json", "--weights", "out.safetensors"], &[]);
+    assert_eq!(ok(again), expected);
+    let said = ok(xtask(path, &["export", "w.safetensors", "--out", "out.onnx", "--dtype", "f16"], &[]));
+    assert!(said.contains("ONNX, opset 17") && path.join("out.onnx").is_file());
+}
