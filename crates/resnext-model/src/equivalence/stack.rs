@@ -1,17 +1,16 @@
 //! What is compared: blocks in a row, in any of the forms, with given weights.
 
 use super::Tally;
+use crate::asked::asked;
 use crate::block::Block;
 use crate::config::BlockSize;
 use crate::convert::{self, Tensors};
 use crate::{Config, Error, Form, Mode, Result};
 use candle_core::{DType, Device, Shape, Tensor, Var};
-use candle_nn::var_builder::SimpleBackend;
-use candle_nn::{Init, VarBuilder};
+use candle_nn::VarBuilder;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
 
 /// Blocks in a row: a single one, or all between a network's stem and head.
 #[derive(Debug, Clone)]
@@ -81,9 +80,7 @@ impl Stack {
         device: &Device,
         mut draw: impl FnMut(&str, usize) -> Vec<f64>,
     ) -> Result<Tensors> {
-        let shapes = Shapes::default();
-        self.build(Form::C, VarBuilder::from_backend(Box::new(shapes.clone()), dtype, device.clone()))?;
-        let shapes = shapes.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let shapes = asked(|builder| self.build(Form::C, builder))?;
         let tensor = |(name, shape): (String, Shape)| {
             let values = draw(&name, shape.elem_count());
             Ok((name, tensor(values, shape, dtype, device)?))
@@ -181,30 +178,4 @@ pub(super) fn tensor(
     device: &Device,
 ) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, shape.into(), &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?)
-}
-
-/// A source of weights that only writes down what is asked of it.
-#[derive(Clone, Default)]
-struct Shapes(Arc<Mutex<BTreeMap<String, Shape>>>);
-
-impl SimpleBackend for Shapes {
-    fn get(
-        &self,
-        shape: Shape,
-        name: &str,
-        _: Init,
-        dtype: DType,
-        device: &Device,
-    ) -> candle_core::Result<Tensor> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_string(), shape.clone());
-        Tensor::zeros(shape, dtype, device)
-    }
-
-    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
-        candle_core::bail!("a shape is needed: {name}")
-    }
-
-    fn contains_tensor(&self, _: &str) -> bool {
-        true
-    }
 }

@@ -1,13 +1,10 @@
 //! Whether weights are those of a network, before any is read.
 
 use super::Weights;
+use crate::asked::asked;
 use crate::variables::Variables;
 use crate::{Config, Error, ResNext, Result, Summary};
-use candle_core::{DType, Device, Shape, Tensor};
-use candle_nn::var_builder::SimpleBackend;
-use candle_nn::{Init, VarBuilder};
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::PoisonError;
 
 /// Where the last layer comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,14 +34,14 @@ impl Weights {
                 format!("its shapes are of a network of {parameters} weights, the file has {len} bytes");
             return Err(Error::Mismatch { path: self.path.clone(), problem });
         }
-        let expected = shapes(config)?;
+        let expected = asked(|builder| ResNext::new(config, builder))?;
         let of_head = |name: &str| head == Head::Fresh && name.starts_with("fc.");
         let wrong = expected.iter().filter_map(|(name, shape)| {
             let found = &self.entries.get(name)?.shape;
-            let differs = found != shape && !of_head(name);
+            let differs = found != shape.dims() && !of_head(name);
             // The usual case deserves words of its own.
             differs.then(|| match (name.as_str(), found.first()) {
-                ("fc.weight", Some(classes)) if found.get(1..) == shape.get(1..) => {
+                ("fc.weight", Some(classes)) if found.get(1..) == shape.dims().get(1..) => {
                     format!("expected {} classes, file has {classes}: {name}", config.classes)
                 }
                 _ => format!("expected shape {shape:?}, file has {found:?}: {name}"),
@@ -89,41 +86,5 @@ fn list(problems: &mut Vec<String>, what: &str, names: impl Iterator<Item = Stri
         let shown: Vec<String> =
             names.iter().take(LISTED).map(|name| name.escape_debug().to_string()).collect();
         problems.push(format!("{} {what}: {}{more}", names.len(), shown.join(", ")));
-    }
-}
-
-/// The names and shapes of a network's weights.
-pub(super) fn shapes(config: &Config) -> Result<BTreeMap<String, Vec<usize>>> {
-    let recorder = Recorder::default();
-    let builder = VarBuilder::from_backend(Box::new(recorder.clone()), DType::F32, Device::Cpu);
-    ResNext::new(config, builder)?;
-    let shapes = std::mem::take(&mut *recorder.0.lock().unwrap_or_else(PoisonError::into_inner));
-    Ok(shapes)
-}
-
-/// Writes down what a network asks for, and gives it a single zero in the shape of it.
-#[derive(Clone, Default)]
-struct Recorder(Arc<Mutex<BTreeMap<String, Vec<usize>>>>);
-
-impl SimpleBackend for Recorder {
-    fn get(
-        &self,
-        shape: Shape,
-        name: &str,
-        _: Init,
-        dtype: DType,
-        device: &Device,
-    ) -> candle_core::Result<Tensor> {
-        let mut shapes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        shapes.insert(name.to_string(), shape.dims().to_vec());
-        Tensor::zeros((), dtype, device)?.broadcast_as(shape)
-    }
-
-    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
-        candle_core::bail!("no shape is known: {name}")
-    }
-
-    fn contains_tensor(&self, _: &str) -> bool {
-        true
     }
 }

@@ -1,7 +1,7 @@
 //! Words of 32 bits, the unit inference kernels read activations and weights in: one channel in f32, or two
 //! in bf16, which one instruction multiplies and adds up in f32.
 
-use super::simd::{Isa, Kernel, Simd, run};
+use super::simd::{Isa, Kernel, Simd, lanes_and_tile, run};
 use candle_core::DType;
 
 /// What a word holds.
@@ -83,16 +83,11 @@ impl Words {
 
     /// Sums a vector, and pixels a tile of two vectors.
     pub(crate) fn tile(self) -> (usize, usize) {
-        struct Tile<'a>(&'a mut (usize, usize));
-        impl WordKernel for Tile<'_> {
-            #[inline(always)]
-            unsafe fn run<W: Word>(self) {
-                *self.0 = (W::S::LANES, W::S::TILE);
-            }
-        }
-        let mut tile = (0, 0);
-        self.run(Tile(&mut tile));
-        tile
+        let isa = match self {
+            Words::F32(isa) => isa,
+            Words::Bf16 => Isa::Avx512,
+        };
+        lanes_and_tile::<f32>(isa)
     }
 
     /// Runs `kernel` compiled for these words.
