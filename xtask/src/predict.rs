@@ -5,11 +5,12 @@ use crate::source::Source;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use resnext_data::heatmap::overlay;
-use resnext_data::{Photo, PhotoLoader};
+use resnext_data::{Photo, PhotoLoader, Sample};
 use resnext_model::{Fused, ResNext};
 use serde_json::json;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 #[derive(clap::Args)]
@@ -32,13 +33,21 @@ pub struct Args {
     /// Folder to write photos to, under a map of what spoke for their first class (Grad-CAM)
     #[arg(long)]
     heatmap: Option<PathBuf>,
-    /// Threads that decode photos; all cores if not given
+    /// Threads that decode and classify photos; as many as there are cores if not given
     #[arg(long)]
     threads: Option<usize>,
 }
 
 /// What spoke for a class, rows by columns.
 type Map = Vec<Vec<f32>>;
+
+/// What the network said of a photo.
+struct Seen {
+    path: PathBuf,
+    logits: Vec<f32>,
+    /// What a heat map is drawn of, where one is asked for.
+    drawing: Option<(Photo, Map)>,
+}
 
 /// What tells logits from images.
 enum Network {
@@ -80,30 +89,23 @@ pub fn run(args: Args) -> Result<()> {
         let failed = || format!("cannot make the folder {}", folder.display());
         std::fs::create_dir_all(folder).with_context(failed)?;
     }
-    let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let (height, width) = source.transform.crop;
     let count = paths.len();
-    // The first photos are decoded while the weights are read.
-    let samples = PhotoLoader::new(paths, source.transform, threads, args.heatmap.is_some());
-    let network = Network::new(&source, &args)?;
+    let workers = workers(&source, &args, count)?;
     let start = Instant::now();
     let mut failed = 0;
     let mut out = std::io::stdout().lock();
-    for sample in samples {
-        let input = match sample.input {
-            Ok(input) => input,
+    for seen in PhotoLoader::new(paths, source.transform, workers) {
+        match seen? {
+            Ok(Seen { path, logits, drawing }) => {
+                show(&mut out, &path, &top(&logits, args.topk), &source, args.json)?;
+                if let (Some(folder), Some((photo, map))) = (&args.heatmap, drawing) {
+                    draw(folder, &path, &photo, &source, map)?;
+                }
+            }
             Err(error) => {
                 eprintln!("error: {error}");
                 failed += 1;
-                continue;
             }
-        };
-        // The loader's memory is (N, H, W, C); the network sees (N, C, H, W) with those strides.
-        let x = Tensor::from_vec(input, (1, height, width, 3), &Device::Cpu)?.permute((0, 3, 1, 2))?;
-        let (logits, map) = network.run(&x)?;
-        show(&mut out, &sample.path, &top(&logits, args.topk), &source, args.json)?;
-        if let (Some(folder), Some(photo), Some(map)) = (&args.heatmap, &sample.photo, map) {
-            draw(folder, &sample.path, photo, &source, map)?;
         }
     }
     if count > 1 {
@@ -114,6 +116,40 @@ pub fn run(args: Args) -> Result<()> {
         0 => Ok(()),
         _ => bail!("{failed} of {count} photos could not be read"),
     }
+}
+
+/// What a worker makes of a photo: an error of the network's ends everything, one of the photo's only itself.
+type Outcome = Result<std::result::Result<Seen, resnext_data::Error>>;
+
+/// As many workers as there are threads and photos for, with a part of the threads each.
+///
+/// A photo a thread, from its file to its logits: were its network spread over all threads, each of them would
+/// wait whenever one decodes.
+fn workers(
+    source: &Source,
+    args: &Args,
+    photos: usize,
+) -> Result<Vec<impl FnMut(&Path, resnext_data::Result<Sample>) -> Outcome + use<>>> {
+    let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let count = threads.min(photos).max(1);
+    let network = Arc::new(Network::new(source, args)?);
+    let (height, width) = source.transform.crop;
+    let worker = |i: usize| {
+        let own = threads / count + usize::from(i < threads % count);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(own).build()?;
+        let network = Arc::clone(&network);
+        Ok(move |path: &Path, sample: resnext_data::Result<Sample>| {
+            let Sample { photo, input } = match sample {
+                Ok(sample) => sample,
+                Err(error) => return Ok(Err(error)),
+            };
+            // The loader's memory is (N, H, W, C); the network sees (N, C, H, W) with those strides.
+            let x = Tensor::from_vec(input, (1, height, width, 3), &Device::Cpu)?.permute((0, 3, 1, 2))?;
+            let (logits, map) = pool.install(|| network.run(&x))?;
+            Ok(Ok(Seen { path: path.to_path_buf(), logits, drawing: map.map(|map| (photo, map)) }))
+        })
+    };
+    (0..count).map(worker).collect()
 }
 
 /// Endings of files that a folder is searched for.

@@ -1,4 +1,4 @@
-//! Photos read, decoded and transformed on other threads, ahead of who uses them.
+//! Photos read, decoded, transformed and worked on by other threads, ahead of who uses what they make of them.
 
 use crate::{EvalTransform, Photo, Result};
 use std::path::{Path, PathBuf};
@@ -8,61 +8,59 @@ use std::sync::mpsc::{Receiver, sync_channel};
 /// A photo ready for a network.
 #[derive(Debug)]
 pub struct Sample {
-    /// The file.
-    pub path: PathBuf,
-    /// The network's input (H, W, 3), normalised; or why there is none.
-    pub input: Result<Vec<f32>>,
-    /// The photo itself, where it was asked for.
-    pub photo: Option<Photo>,
+    /// The photo.
+    pub photo: Photo,
+    /// The network's input (H, W, 3), normalised.
+    pub input: Vec<f32>,
 }
 
-/// Samples in the order of their paths. Dropping it ends the threads behind it.
+/// What workers make of photos, in the order of their paths. Dropping it ends the threads behind it.
+///
+/// Each thread takes a photo from its file to the result. So nobody waits for anybody, and the cores are busy
+/// whatever share of the time decoding takes.
 #[derive(Debug)]
-pub struct PhotoLoader {
-    receivers: Vec<Receiver<Sample>>,
+pub struct PhotoLoader<T> {
+    receivers: Vec<Receiver<T>>,
     next: usize,
 }
 
 /// Photos each thread may be ahead.
 const AHEAD: usize = 16;
 
-impl PhotoLoader {
-    /// Starts to load `paths` on so many threads, at least one; `keep` keeps the photos for who draws on them.
-    pub fn new(paths: Vec<PathBuf>, transform: EvalTransform, threads: usize, keep: bool) -> Self {
+impl<T: Send + 'static> PhotoLoader<T> {
+    /// Starts a thread for each worker. A worker is given each photo's path, and the photo or why there is none.
+    pub fn new<W>(paths: Vec<PathBuf>, transform: EvalTransform, workers: Vec<W>) -> Self
+    where
+        W: FnMut(&Path, Result<Sample>) -> T + Send + 'static,
+    {
         let paths: Arc<[PathBuf]> = paths.into();
-        let threads = threads.clamp(1, paths.len().max(1));
+        let threads = workers.len();
         // Thread t loads photos t, t + threads, …; the user takes them in turn.
-        let start = |thread: usize| {
+        let start = |(thread, mut worker): (usize, W)| {
             let (sender, receiver) = sync_channel(AHEAD);
             let paths = Arc::clone(&paths);
             std::thread::spawn(move || {
                 for path in paths.iter().skip(thread).step_by(threads) {
-                    if sender.send(load(path, &transform, keep)).is_err() {
+                    let sample =
+                        Photo::open(path).map(|photo| Sample { input: transform.apply(&photo), photo });
+                    if sender.send(worker(path, sample)).is_err() {
                         return;
                     }
                 }
             });
             receiver
         };
-        PhotoLoader { receivers: (0..threads).map(start).collect(), next: 0 }
+        PhotoLoader { receivers: workers.into_iter().enumerate().map(start).collect(), next: 0 }
     }
 }
 
-fn load(path: &Path, transform: &EvalTransform, keep: bool) -> Sample {
-    let photo = Photo::open(path);
-    let path = path.to_path_buf();
-    match photo {
-        Ok(photo) => Sample { path, input: Ok(transform.apply(&photo)), photo: keep.then_some(photo) },
-        Err(error) => Sample { path, input: Err(error), photo: None },
-    }
-}
+impl<T> Iterator for PhotoLoader<T> {
+    type Item = T;
 
-impl Iterator for PhotoLoader {
-    type Item = Sample;
-
-    fn next(&mut self) -> Option<Sample> {
-        let sample = self.receivers[self.next % self.receivers.len()].recv().ok()?;
+    fn next(&mut self) -> Option<T> {
+        let turn = self.next % self.receivers.len().max(1);
+        let result = self.receivers.get(turn)?.recv().ok()?;
         self.next += 1;
-        Some(sample)
+        Some(result)
     }
 }

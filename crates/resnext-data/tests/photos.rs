@@ -2,7 +2,7 @@
 //! (scripts/golden/photos.py), and what is no photo.
 
 use resnext_data::heatmap::overlay;
-use resnext_data::{EvalTransform, Interpolation, Normalization, Photo, PhotoLoader};
+use resnext_data::{EvalTransform, Interpolation, Normalization, Photo, PhotoLoader, Result, Sample};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -185,14 +185,16 @@ fn a_loader_keeps_the_order_and_goes_on_after_a_bad_file() {
         interpolation: Interpolation::Bilinear,
         normalization: Normalization { mean: [0.0; 3], std: [1.0 / 255.0; 3] },
     };
+    let keep = |path: &Path, sample: Result<Sample>| (path.to_path_buf(), sample);
     for threads in [1, 3] {
         let mut seen = 0;
-        for (i, sample) in PhotoLoader::new(paths.clone(), transform, threads, true).enumerate() {
-            assert_eq!(sample.path, paths[i]);
-            match sample.input {
-                Ok(input) => {
+        for (i, (path, sample)) in PhotoLoader::new(paths.clone(), transform, vec![keep; threads]).enumerate()
+        {
+            assert_eq!(path, paths[i]);
+            match sample {
+                Ok(Sample { photo, input }) => {
                     assert!(input.iter().all(|v| (v - 10.0 * i as f32).abs() < 1e-3));
-                    assert_eq!(sample.photo.unwrap().width(), 2);
+                    assert_eq!(photo.width(), 2);
                 }
                 Err(error) => assert!(i == 7 && error.to_string().contains("7.png")),
             }
@@ -200,7 +202,8 @@ fn a_loader_keeps_the_order_and_goes_on_after_a_bad_file() {
         }
         assert_eq!(seen, 20);
     }
-    assert_eq!(PhotoLoader::new(Vec::new(), transform, 2, false).count(), 0);
+    assert_eq!(PhotoLoader::new(Vec::new(), transform, vec![keep; 2]).count(), 0);
+    assert_eq!(PhotoLoader::new(paths, transform, vec![keep; 0]).count(), 0);
 }
 
 #[test]
