@@ -115,27 +115,34 @@ impl Fused {
         };
         let free = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut buffers = free.unwrap_or_default();
-        let mut logits = Vec::with_capacity(n * self.classes);
-        Crew::run(|crew| -> Result<()> {
+        let logits = Crew::run(|crew| -> Result<Tensor> {
             // Image by image: then maps stay in the caches from one layer to the next.
+            let mut features = Vec::new();
             for i in 0..n {
-                let out = self.run(crew, &x.narrow(0, i, 1)?, &mut buffers, observe)?;
-                logits.extend(out.to_tensor()?.flatten_all()?.to_vec1::<f32>()?);
+                features.extend(self.features(crew, &x.narrow(0, i, 1)?, &mut buffers, observe)?);
             }
-            Ok(())
+            // All at once: there are more weights than anything else.
+            let start = Instant::now();
+            let Buffers { x, y, .. } = &mut buffers;
+            let features = Tensor::from_vec(features, (n, self.fc.channels(), 1, 1), &Device::Cpu)?;
+            x.load(crew, &features, DType::F32, 0)?;
+            self.fc.forward(crew, x, Fusion::default(), y)?;
+            let logits = y.to_tensor()?.reshape((n, self.classes))?;
+            observe("fc", start.elapsed());
+            Ok(logits)
         })?;
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner).push(buffers);
-        Ok(Tensor::from_vec(logits, (n, self.classes), &Device::Cpu)?)
+        Ok(logits)
     }
 
-    /// The logits of one image.
-    fn run<'a>(
+    /// What the last layer sees of one image.
+    fn features(
         &self,
         crew: &Crew,
         image: &Tensor,
-        buffers: &'a mut Buffers,
+        buffers: &mut Buffers,
         observe: &mut dyn FnMut(&str, Duration),
-    ) -> Result<&'a Activations> {
+    ) -> Result<Vec<f32>> {
         let mut clock = Instant::now();
         let mut done = |name: &str| {
             let now = Instant::now();
@@ -175,11 +182,9 @@ impl Fused {
             done(&format!("{name}.conv3"));
             std::mem::swap(x, y);
         }
-        x.global_avg_pool(first);
+        let features = x.global_avg_pool();
         done("avgpool");
-        self.fc.forward(crew, first, Fusion::default(), second)?;
-        done("fc");
-        Ok(second)
+        Ok(features)
     }
 
     /// Bytes of all packed weights.

@@ -162,27 +162,27 @@ impl Activations {
         Ok(())
     }
 
-    /// The mean over each map's pixels, as f32 maps of one pixel.
-    pub fn global_avg_pool(&self, out: &mut Activations) {
+    /// The mean over each map's pixels, (N, C).
+    pub fn global_avg_pool(&self) -> Vec<f32> {
         let [n, h, w, c] = self.size;
-        out.resize([n, 1, 1, c], WordType::F32, false);
-        for (i, means) in out.data.chunks_exact_mut(c.max(1)).take(n).enumerate() {
-            means.fill(0.0);
-            for pixel in i * h * w..(i + 1) * h * w {
+        let (pixels, own) = (h * w, c.div_ceil(self.words.channels()));
+        let mut out = Vec::with_capacity(n * c);
+        let mut sums = vec![0f32; own * self.words.channels()];
+        for image in 0..n {
+            sums.fill(0.0);
+            for pixel in image * pixels..(image + 1) * pixels {
+                let words = &self.data[pixel * self.stride..][..own];
                 match self.words {
-                    WordType::F32 => {
-                        means
-                            .iter_mut()
-                            .zip(&self.data[pixel * self.stride..])
-                            .for_each(|(sum, x)| *sum += x);
-                    }
-                    WordType::Bf16 => {
-                        means.iter_mut().enumerate().for_each(|(k, sum)| *sum += self.channel(pixel, k));
-                    }
+                    WordType::F32 => sums.iter_mut().zip(words).for_each(|(sum, x)| *sum += x),
+                    WordType::Bf16 => sums.chunks_exact_mut(2).zip(words).for_each(|(sums, word)| {
+                        sums[0] += f32::from_bits(word.to_bits() << 16);
+                        sums[1] += f32::from_bits(word.to_bits() & 0xffff_0000);
+                    }),
                 }
             }
-            means.iter_mut().for_each(|sum| *sum /= (h * w).max(1) as f32);
+            out.extend(sums[..c].iter().map(|sum| sum / pixels.max(1) as f32));
         }
+        out
     }
 
     pub(crate) fn view(&self) -> Pixels<'_> {

@@ -125,6 +125,11 @@ impl FusedConv {
         })
     }
 
+    /// Channels it reads.
+    pub fn channels(&self) -> usize {
+        self.channels.0
+    }
+
     /// Bytes the packed weights take.
     pub fn bytes(&self) -> usize {
         self.packed.bytes()

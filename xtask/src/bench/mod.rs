@@ -2,6 +2,7 @@
 
 mod chart;
 mod engine;
+mod grouped;
 mod report;
 mod serve;
 mod train;
@@ -11,6 +12,7 @@ use crate::run_folder::{BEST, file_in};
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
 use engine::Engine;
+use grouped::Pass;
 use indicatif::ProgressBar;
 use report::{Contestant, Layer, Report, Timing};
 use resnext_model::{Config, Form, ResNext, Stem, Summary, Variables};
@@ -225,6 +227,15 @@ fn measure(args: &Args, target: &Target, weights: &Path, folder: &Path) -> Resul
         }
         false => Vec::new(),
     };
+    let comparable = |engine: &&mut Engine| engine.name.starts_with("pytorch");
+    let grouped = match engines.split_first_mut() {
+        Some((ours, peers)) if args.peers && ours.precision == Dtype::F32.name() => {
+            let mut both = vec![ours];
+            both.extend(peers.iter_mut().filter(comparable));
+            grouped::measure(&mut both, Pass::Forward)?
+        }
+        _ => Vec::new(),
+    };
     let ours = engines[0].logits.clone();
     let contestant = |(engine, times): (&Engine, Vec<Vec<f64>>)| Contestant {
         engine: engine.name.clone(),
@@ -250,5 +261,6 @@ fn measure(args: &Args, target: &Target, weights: &Path, folder: &Path) -> Resul
         bandwidth_gb: bandwidth / 1e9,
         contestants: engines.iter().zip(times).map(contestant).collect(),
         layers,
+        grouped,
     })
 }

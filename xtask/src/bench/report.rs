@@ -1,5 +1,6 @@
 //! What a bench measured, as tables.
 
+use super::grouped::{self, Grouped, Pass};
 use crate::table::Table;
 use resnext_model::Summary;
 use serde::Serialize;
@@ -19,6 +20,8 @@ pub struct Report {
     /// Ours first.
     pub contestants: Vec<Contestant>,
     pub layers: Vec<Layer>,
+    /// Grouped 3×3 convolutions by themselves, beside PyTorch's.
+    pub grouped: Vec<Grouped>,
 }
 
 #[derive(Serialize)]
@@ -163,6 +166,9 @@ impl Display for Report {
                 ]);
             }
             write!(f, "\n{}", table.show(false))?;
+        }
+        if !self.grouped.is_empty() {
+            write!(f, "\n{}", grouped::table(&self.grouped, Pass::Forward))?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! time are measured as the peers' are.
 
 use super::Target;
+use super::grouped::{self, Pass};
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use resnext_model::{Fused, weights_file};
@@ -79,6 +80,7 @@ fn answer(network: &Fused, request: &Value, inputs: &mut HashMap<(usize, usize),
             }
             Ok(json!({"layers": layers}))
         }
+        Some("grouped") => grouped::answer(request, Pass::Forward),
         Some("memory") => Ok(json!({"peak_mb": peak_memory()?})),
         other => bail!("unknown request {other:?}"),
     }

@@ -1,16 +1,15 @@
 //! `cargo xtask bench --train`: training steps, ours beside PyTorch's, on the same weights and images.
 
 use super::engine::Engine;
+use super::grouped::{self, Grouped, Pass};
 use super::report::quantile;
-use super::serve::{filled, peak_memory};
+use super::serve::peak_memory;
 use super::{Args, PAUSE, Target};
 use crate::table::Table;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use resnext_model::{ResNext, Stem, Summary, Variables, weights_file};
-use resnext_ops::{
-    Conv2dConfig, conv2d, conv2d_gradients, cross_entropy, profiled, to_channels_last, value_and_gradients,
-};
+use resnext_ops::{cross_entropy, profiled, to_channels_last, value_and_gradients};
 use resnext_train::{Sgd, SgdConfig};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -29,8 +28,6 @@ const MOMENTUM: f64 = 0.9;
 const COMPARED: usize = 3;
 /// How far they may be apart, relative, to be of the same computation.
 const SAME: f64 = 1e-4;
-/// Grouped 3×3 convolutions measured with it: channels and side, 32 groups, batch 8.
-const GROUPED: [(usize, usize); 4] = [(128, 56), (256, 28), (512, 14), (1024, 7)];
 
 /// What was measured.
 #[derive(Serialize)]
@@ -47,6 +44,8 @@ struct Report {
     engines: Vec<Measured>,
     /// Medians, of the parts of a step that fused operations did.
     layers: Vec<(String, f64)>,
+    /// Grouped 3×3 convolutions by themselves, where the network has such.
+    grouped: Vec<Grouped>,
 }
 
 #[derive(Serialize)]
@@ -68,8 +67,6 @@ struct Measured {
     losses: Vec<f64>,
     /// Of the losses from ours, relative.
     loss_error: f64,
-    /// Forward and backward of each grouped convolution.
-    grouped_ms: Vec<f64>,
 }
 
 const PARTS: [&str; 4] = ["forward_ms", "backward_ms", "optimizer_ms", "wait_ms"];
@@ -143,18 +140,12 @@ fn measure(args: &Args, target: &Target, batch: usize, engines: &mut [Engine]) -
         )?,
         false => Vec::new(),
     };
-    let mut grouped = vec![Vec::new(); engines.len()];
-    if target.config.stem == Stem::ImageNet {
-        for (channels, side) in GROUPED {
-            for (engine, grouped) in engines.iter_mut().zip(&mut grouped) {
-                std::thread::sleep(PAUSE);
-                let request = json!({"do": "grouped_backward", "channels": channels, "size": side, "groups": 32,
-                    "batch": 8, "runs": 30});
-                let ms: Vec<f64> = serde_json::from_value(engine.ask(request)?["ms"].clone())?;
-                grouped.push(quantile(&ms, 0.5));
-            }
+    let grouped = match target.config.stem {
+        Stem::ImageNet => {
+            grouped::measure(&mut engines.iter_mut().collect::<Vec<_>>(), Pass::ForwardBackward)?
         }
-    }
+        _ => Vec::new(),
+    };
     let flops = 6.0 * (Summary::new(&target.config, size, size).multiply_adds() * batch) as f64;
     let measured = engines.iter().enumerate().map(|(i, engine)| {
         let steps: Vec<f64> = (0..args.rounds).map(|r| times[i].iter().map(|part| part[r]).sum()).collect();
@@ -176,7 +167,6 @@ fn measure(args: &Args, target: &Target, batch: usize, engines: &mut [Engine]) -
             peak_mb: peak_mb[i],
             losses: losses[i].clone(),
             loss_error: errors.fold(0.0, f64::max),
-            grouped_ms: std::mem::take(&mut grouped[i]),
         }
     });
     Ok(Report {
@@ -190,6 +180,7 @@ fn measure(args: &Args, target: &Target, batch: usize, engines: &mut [Engine]) -
         peak_gflops: peak / 1e9,
         engines: measured.collect(),
         layers,
+        grouped,
     })
 }
 
@@ -240,26 +231,15 @@ impl Report {
         }
         print!("{}", table.show(false));
         for engine in &self.engines[1..] {
-            let (error, verdict) = (engine.loss_error, if engine.loss_error <= SAME { "within" } else { "NOT within" });
+            let (error, verdict) =
+                (engine.loss_error, if engine.loss_error <= SAME { "within" } else { "NOT within" });
             println!(
                 "{}: the losses of {COMPARED} steps differ by {error:.1e} at most, relative, {verdict} the bar of {SAME:.0e}",
                 engine.engine
             );
         }
-        if self.engines[0].grouped_ms.len() == GROUPED.len() {
-            let mut table =
-                Table::new(&["grouped 3×3, batch 8", "engine", "forward + backward ms", "ours is"]);
-            for (i, (channels, side)) in GROUPED.into_iter().enumerate() {
-                for engine in &self.engines {
-                    table.row(vec![
-                        format!("{channels}×{side}×{side}"),
-                        engine.engine.clone(),
-                        format!("{:.2}", engine.grouped_ms[i]),
-                        format!("{:.2}× faster", engine.grouped_ms[i] / self.engines[0].grouped_ms[i]),
-                    ]);
-                }
-            }
-            print!("\n{}", table.show(false));
+        if !self.grouped.is_empty() {
+            print!("\n{}", grouped::table(&self.grouped, Pass::ForwardBackward));
         }
         if !self.layers.is_empty() {
             let mut table = Table::new(&["layer", "ms"]);
@@ -337,22 +317,7 @@ impl Run {
                 let medians = layers.into_iter().map(|(name, ms)| (name, quantile(&ms, 0.5)));
                 Ok(json!({"layers": medians.collect::<Vec<_>>()}))
             }
-            Some("grouped_backward") => {
-                let (channels, groups) = (number("channels"), number("groups"));
-                let x = to_channels_last(&filled(&[size.0, channels, size.1, size.1])?)?;
-                let weight = filled(&[channels, channels / groups, 3, 3])?;
-                let config = Conv2dConfig { padding: 1, groups, ..Default::default() };
-                let mut times = Vec::new();
-                for _ in 0..=number("runs") {
-                    let start = Instant::now();
-                    rayon::scope(|_| {
-                        let y = conv2d(&x, &weight, &config)?;
-                        conv2d_gradients(&x, &weight, &x, &config).map(|gradients| (y, gradients))
-                    })?;
-                    times.push(start.elapsed().as_secs_f64() * 1e3);
-                }
-                Ok(json!({"ms": times[1..]}))
-            }
+            Some("grouped_backward") => grouped::answer(request, Pass::ForwardBackward),
             Some("memory") => Ok(json!({"peak_mb": peak_memory()?})),
             other => bail!("unknown request {other:?}"),
         }
