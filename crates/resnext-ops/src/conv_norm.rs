@@ -4,8 +4,8 @@
 use crate::batch_norm::RunningStats;
 use crate::conv2d::{Conv2dConfig, checked_shape};
 use crate::kernels::{
-    ConvShape, Element, GradientSums, Isa, Line, Moments, Operand, conv_forward, conv_input_gradient,
-    conv_pixel_gradient, conv_weight_gradient,
+    ConvShape, Element, GradientSums, Isa, Line, Moments, Operand, conv_forward, conv_gradients,
+    conv_pixel_gradients, conv_weight_gradient,
 };
 use crate::layout::row_major;
 use crate::profile::timed;
@@ -142,15 +142,19 @@ impl<T: Element> Unit<T> {
         gradients: &mut UnitGradients,
         finish: Option<impl Fn(usize, &mut [T]) -> R + Sync>,
     ) -> Result<(Vec<T>, Vec<R>)> {
+        let (isa, shape) = (self.isa, &self.shape);
         let [a, b, d] = &self.coefficients(sums);
         let gradient = Operand::Gradient { g, x: &self.raw, a, b, d };
-        self.own_gradients(operand, gradient, sums, gradients)?;
-        Ok(match finish {
-            Some(finish) => timed(self.name, "input gradient", || {
-                conv_input_gradient(self.isa, &self.shape, gradient, &self.weight, finish)
+        let (input, results, weight) = match finish {
+            Some(finish) => timed(self.name, "gradients", || {
+                conv_gradients(isa, shape, operand, gradient, &self.weight, finish)
             }),
-            None => (Vec::new(), Vec::new()),
-        })
+            None => timed(self.name, "weight gradient", || {
+                (Vec::new(), Vec::new(), conv_weight_gradient(isa, shape, operand, gradient))
+            }),
+        };
+        self.own_gradients(weight, sums, gradients)?;
+        Ok((input, results))
     }
 
     /// As [`Self::backward`], of a 1×1 convolution: the input's gradient only where the stride reads it.
@@ -163,17 +167,17 @@ impl<T: Element> Unit<T> {
     ) -> Result<Vec<T>> {
         let [a, b, d] = &self.coefficients(sums);
         let gradient = Operand::Gradient { g, x: &self.raw, a, b, d };
-        self.own_gradients(operand, gradient, sums, gradients)?;
-        let pixels = timed(self.name, "input gradient", || {
-            conv_pixel_gradient(self.isa, &self.shape, gradient, &self.weight)
+        let both = timed(self.name, "gradients", || {
+            conv_pixel_gradients(self.isa, &self.shape, operand, gradient, &self.weight)
         });
-        Ok(pixels.unwrap_or_default())
+        let Some((pixels, weight)) = both else { unreachable!("Bottleneck::takes: a projection is 1×1") };
+        self.own_gradients(weight, sums, gradients)?;
+        Ok(pixels)
     }
 
     fn own_gradients(
         &self,
-        operand: Operand<T>,
-        gradient: Operand<T>,
+        weight: Vec<T>,
         sums: &[Vec<f64>; 2],
         gradients: &mut UnitGradients,
     ) -> Result<()> {
@@ -182,9 +186,6 @@ impl<T: Element> Unit<T> {
             gradients.push((of.clone(), Some(Tensor::from_vec(values, of.shape(), device)?)));
             Ok(())
         };
-        let weight = timed(self.name, "weight gradient", || {
-            conv_weight_gradient(self.isa, &self.shape, operand, gradient)
-        });
         put(&self.layer.weight, weight)?;
         let scale = sums[1].iter().zip(&self.inv_std).map(|(sum, inv)| T::of_f64(sum * inv)).collect();
         put(&self.layer.scale_shift.0, scale)?;

@@ -216,10 +216,15 @@ impl Trainer {
                 observer.on_test_batch(examples);
                 Ok(())
             };
-            let test = match self.averaged()? {
-                Some(network) => evaluate(|images| network.forward(images, false), data.test(), &mut watch)?,
-                None => evaluate(|images| self.network.forward(images, false), data.test(), &mut watch)?,
+            let averaged = self.averaged()?;
+            let network = averaged.as_ref().unwrap_or(&self.network);
+            // Kernels for inference take a third of the time.
+            let fused = self.variables.device().is_cpu().then(|| network.fuse()).transpose()?;
+            let forward = |images: &Tensor| match &fused {
+                Some(fused) => fused.forward(images),
+                None => network.forward(images, false),
             };
+            let test = evaluate(forward, data.test(), &mut watch)?;
             let train = std::mem::take(&mut self.progress.partial);
             let best = test.top1() > self.progress.best_top1 || epoch == 0;
             self.progress.best_top1 = test.top1().max(self.progress.best_top1);

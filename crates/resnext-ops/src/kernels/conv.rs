@@ -9,7 +9,7 @@ use super::planes::Operand;
 use super::product::{Matrix, Rows, product};
 use super::shared::{SharedMut, written};
 use super::simd::{Element, Isa, lanes};
-use super::{gather_conv, grouped, weight_gradient};
+use super::{gather_conv, grouped, pointwise_gradients, weight_gradient};
 use rayon::prelude::*;
 
 enum Kind {
@@ -107,16 +107,66 @@ pub(crate) fn conv_input_gradient<T: Element, R: Send>(
     }
 }
 
-/// The gradient of the pixels a 1×1 convolution reads, of which there are as many as it writes: what
-/// [`ConvShape::add_strided`] adds. `None` for other convolutions.
-pub(crate) fn conv_pixel_gradient<T: Element>(
+/// Both gradients of a convolution: the input's with what `finish` made of its blocks, as [`conv_input_gradient`]
+/// gives them, and the weight's, as [`conv_weight_gradient`] does.
+pub(crate) fn conv_gradients<T: Element, R: Send>(
     isa: Isa,
     shape: &ConvShape,
+    x: Operand<T>,
     gradient: Operand<T>,
     weight: &[T],
-) -> Option<Vec<T>> {
-    let pointwise_kind = matches!(kind::<T>(isa, shape), Kind::Pointwise);
-    pointwise_kind.then(|| pointwise(isa, shape, gradient, weight, |_, _| ()).0)
+    finish: impl Fn(usize, &mut [T]) -> R + Sync,
+) -> (Vec<T>, Vec<R>, Vec<T>) {
+    if matches!(kind::<T>(isa, shape), Kind::Pointwise) && shape.config.stride == 1 {
+        return pointwise_both(isa, shape, x, gradient, weight, finish);
+    }
+    let own = conv_weight_gradient(isa, shape, x, gradient);
+    let (input, results) = conv_input_gradient(isa, shape, gradient, weight, finish);
+    (input, results, own)
+}
+
+/// The gradient of the pixels a 1×1 convolution reads, of which there are as many as it writes: what
+/// [`ConvShape::add_strided`] adds; and that of its weight. `None` for other convolutions.
+pub(crate) fn conv_pixel_gradients<T: Element>(
+    isa: Isa,
+    shape: &ConvShape,
+    x: Operand<T>,
+    gradient: Operand<T>,
+    weight: &[T],
+) -> Option<(Vec<T>, Vec<T>)> {
+    matches!(kind::<T>(isa, shape), Kind::Pointwise).then(|| {
+        let (pixels, _, own) = pointwise_both(isa, shape, x, gradient, weight, |_, _| ());
+        (pixels, own)
+    })
+}
+
+/// The gradients of the pixels that a 1×1 convolution reads, and of its weight.
+fn pointwise_both<T: Element, R: Send>(
+    isa: Isa,
+    shape: &ConvShape,
+    operand: Operand<T>,
+    gradient: Operand<T>,
+    weight: &[T],
+    finish: impl Fn(usize, &mut [T]) -> R + Sync,
+) -> (Vec<T>, Vec<R>, Vec<T>) {
+    assert!(operand.len() == shape.input_len() && gradient.len() == shape.output_len());
+    let (channels, outputs) = (shape.in_channels, shape.out_channels);
+    if !pointwise_gradients::fits::<T>(isa, channels, outputs) {
+        let own = conv_weight_gradient(isa, shape, operand, gradient);
+        let (pixels, results) = pointwise(isa, shape, gradient, weight, finish);
+        return (pixels, results, own);
+    }
+    let (size, stride) = ((shape.in_h, shape.in_w), shape.config.stride);
+    let input = pointwise_gradients::Input { operand, channels, size, stride };
+    let matrix = transposed(isa, shape, weight);
+    let pixels = shape.batch * shape.out_h * shape.out_w;
+    pointwise_gradients::gradients(isa, input, gradient, &matrix, pixels, finish)
+}
+
+/// A 1×1 convolution's weight as the matrix from outputs to inputs.
+fn transposed<T: Element>(isa: Isa, shape: &ConvShape, weight: &[T]) -> Matrix<T> {
+    let inputs = shape.in_channels;
+    Matrix::pack(isa, inputs, shape.out_channels, |c, k| weight[k * inputs + c])
 }
 
 fn pointwise<T: Element, R: Send>(
@@ -126,9 +176,9 @@ fn pointwise<T: Element, R: Send>(
     weight: &[T],
     finish: impl Fn(usize, &mut [T]) -> R + Sync,
 ) -> (Vec<T>, Vec<R>) {
-    let (inputs, size) = (shape.in_channels, (shape.out_h, shape.out_w));
-    let matrix = Matrix::pack(isa, inputs, shape.out_channels, |c, k| weight[k * inputs + c]);
     let pixels = shape.batch * shape.out_h * shape.out_w;
+    let size = (shape.out_h, shape.out_w);
+    let matrix = transposed(isa, shape, weight);
     product(isa, Rows::Pixels { operand, size, stride: 1 }, pixels, &matrix, finish)
 }
 

@@ -9,11 +9,13 @@ mod join;
 mod lines;
 mod max_pool;
 mod max_pool_training;
+mod neighbours;
 mod outer;
 mod packed;
 mod packed_conv;
 mod peak;
 mod planes;
+mod pointwise_gradients;
 mod product;
 mod shared;
 mod simd;
@@ -24,7 +26,9 @@ mod words;
 pub use simd::Isa;
 
 pub(crate) use channels::{GradientSums, Moments, channel_sums, mean_and_variance, per_channel};
-pub(crate) use conv::{conv_forward, conv_input_gradient, conv_pixel_gradient, conv_weight_gradient};
+pub(crate) use conv::{
+    conv_forward, conv_gradients, conv_input_gradient, conv_pixel_gradients, conv_weight_gradient,
+};
 pub(crate) use geometry::ConvShape;
 pub(crate) use join::{Around, Line, join, join_gradient};
 pub(crate) use lines::Lines;
@@ -191,6 +195,21 @@ mod tests {
                     let got = conv_weight_gradient(isa, &shape, x, grad);
                     let want = weight_gradient::weight_gradient(isa, &shape, &values, &gradient);
                     close(&got, &want, tolerance * 10.0);
+                    let (input, blocks, own) = conv_gradients(isa, &shape, x, grad, &weight, first_pixels);
+                    close(&own, &want, tolerance * 10.0);
+                    close(&input, &gather_conv::input_gradient(isa, &shape, &gradient, &weight), tolerance);
+                    let mut pixels = 0;
+                    for (first, len) in blocks {
+                        assert_eq!(first, pixels, "blocks follow each other");
+                        pixels += len / shape.in_channels;
+                    }
+                    assert_eq!(pixels * shape.in_channels, shape.input_len());
+                    if let Some((few, own)) = conv_pixel_gradients(isa, &shape, x, grad, &weight) {
+                        close(&own, &want, tolerance * 10.0);
+                        let mut all = vec![T::ZERO; shape.input_len()];
+                        shape.add_strided(&few, 0, &mut all);
+                        close(&all, &input, tolerance);
+                    }
                 }
             }
         }

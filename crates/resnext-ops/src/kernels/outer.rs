@@ -5,14 +5,14 @@
 //! and parts are added in order: the same bits for any number of threads.
 
 use super::geometry::ConvShape;
-use super::planes::{Fill, Operand, Run, Scratch};
+use super::planes::{Ahead, Fill, Operand, Run, Scratch};
 use super::product::{Patches, pixel_runs};
 use super::simd::{Element, Isa, Kernel, Simd, lanes, run};
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// Pixels a block: one vector pair and one vector of them fit the nearest cache.
-const BLOCK: usize = 192;
+pub(super) const BLOCK: usize = 192;
 /// Channels of either side a task takes at most.
 pub(crate) const READ: usize = 512;
 const WRITTEN: usize = 256;
@@ -127,10 +127,33 @@ impl Task {
             let operand = gradient;
             let first = self.written.start;
             Fill { operand, channels: outputs, first, width: height, runs: &runs, planes: g, plane }.run(isa);
-            run(isa, Tiles { x, g, plane, count, width, height, sums: &mut sums });
+            let next = first + BLOCK;
+            let ahead = match read {
+                _ if next >= self.pixels.end => [Ahead::NOTHING; 2],
+                Read::Pixels { operand, channels, stride: 1, .. } => {
+                    [Ahead::of(operand, channels, next), Ahead::of(gradient, outputs, next)]
+                }
+                _ => [Ahead::NOTHING, Ahead::of(gradient, outputs, next)],
+            };
+            let firsts = (self.read.start, self.written.start);
+            add(isa, (x, width), (g, height), plane, count, (ahead, firsts), &mut sums);
         }
         sums
     }
+}
+
+/// Adds `Σ g ⊗ x` over `count` pixels in planes, of so many channels each, to sums (channels of g, channels of x).
+/// Meanwhile as many pixels of x and g `ahead` are asked for, in the same channels: those from `firsts` on.
+pub(super) fn add<T: Element>(
+    isa: Isa,
+    (x, width): (&[T], usize),
+    (g, height): (&[T], usize),
+    plane: usize,
+    count: usize,
+    (ahead, firsts): ([Ahead<T>; 2], (usize, usize)),
+    sums: &mut [T],
+) {
+    run(isa, Tiles { x, g, plane, count, width, height, ahead, firsts, sums });
 }
 
 /// All tiles of a task for one block of pixels.
@@ -141,13 +164,15 @@ struct Tiles<'a, T> {
     count: usize,
     width: usize,
     height: usize,
+    ahead: [Ahead<'a, T>; 2],
+    firsts: (usize, usize),
     sums: &'a mut [T],
 }
 
 impl<T: Element> Kernel<T> for Tiles<'_, T> {
     #[inline(always)]
     unsafe fn run<S: Simd<T = T>>(self) {
-        let Tiles { x, g, plane, count, width, height, sums } = self;
+        let Tiles { x, g, plane, count, width, height, ahead, firsts, sums } = self;
         let [columns, rows] = [width, height].map(|channels| channels / S::LANES);
         assert!(count * S::LANES <= plane && columns * plane <= x.len() && rows * plane <= g.len());
         assert!(sums.len() == columns * rows * S::LANES * S::LANES);
@@ -155,6 +180,14 @@ impl<T: Element> Kernel<T> for Tiles<'_, T> {
             for row in 0..height / rows_of::<S>() {
                 let channel = row * rows_of::<S>();
                 let (first, lane) = (channel / S::LANES, channel % S::LANES);
+                // Each vector of x in the first row of tiles, each of g in the first column.
+                let mut next = [(Ahead::NOTHING, 0); 2];
+                if row == 0 {
+                    next[0] = (ahead[0], firsts.0 + column * S::LANES);
+                }
+                if column == 0 && lane == 0 {
+                    next[1] = (ahead[1], firsts.1 + channel);
+                }
                 // SAFETY: the CPU has S's instructions; planes and sums are as long as asserted, and a tile's rows
                 // are within one plane because they divide a vector.
                 unsafe {
@@ -164,18 +197,18 @@ impl<T: Element> Kernel<T> for Tiles<'_, T> {
                     let pair = column + 1 < columns;
                     if const { rows_of::<S>() == 8 } {
                         match pair {
-                            true => tile::<S, 8, 2>(x, g, plane, count, sums, width),
-                            false => tile::<S, 8, 1>(x, g, plane, count, sums, width),
+                            true => tile::<S, 8, 2>(x, g, plane, count, &next, sums, width),
+                            false => tile::<S, 8, 1>(x, g, plane, count, &next, sums, width),
                         }
                     } else if const { rows_of::<S>() == 4 } {
                         match pair {
-                            true => tile::<S, 4, 2>(x, g, plane, count, sums, width),
-                            false => tile::<S, 4, 1>(x, g, plane, count, sums, width),
+                            true => tile::<S, 4, 2>(x, g, plane, count, &next, sums, width),
+                            false => tile::<S, 4, 1>(x, g, plane, count, &next, sums, width),
                         }
                     } else {
                         match pair {
-                            true => tile::<S, 2, 2>(x, g, plane, count, sums, width),
-                            false => tile::<S, 2, 1>(x, g, plane, count, sums, width),
+                            true => tile::<S, 2, 2>(x, g, plane, count, &next, sums, width),
+                            false => tile::<S, 2, 1>(x, g, plane, count, &next, sums, width),
                         }
                     }
                 }
@@ -203,6 +236,7 @@ unsafe fn tile<S: Simd, const M: usize, const V: usize>(
     g: *const S::T,
     plane: usize,
     count: usize,
+    next: &[(Ahead<S::T>, usize); 2],
     sums: *mut S::T,
     stride: usize,
 ) {
@@ -210,6 +244,10 @@ unsafe fn tile<S: Simd, const M: usize, const V: usize>(
     unsafe {
         let mut acc = [[S::zero(); V]; M];
         for p in 0..count {
+            for v in 0..V {
+                next[0].0.fetch(p, next[0].1 + v * S::LANES);
+            }
+            next[1].0.fetch(p, next[1].1);
             let mut read = [S::zero(); V];
             for v in 0..V {
                 read[v] = S::load(x.add(v * plane + p * S::LANES));

@@ -49,6 +49,60 @@ impl<T: Element> Operand<'_, T> {
     }
 }
 
+/// Pixels that are needed next. Their lines are asked for while a core computes with those it has, so that it does not
+/// wait for memory afterwards.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead<'a, T> {
+    operand: Option<Operand<'a, T>>,
+    channels: usize,
+    first: usize,
+}
+
+impl<'a, T: Element> Ahead<'a, T> {
+    pub(super) const NOTHING: Self = Ahead { operand: None, channels: 0, first: 0 };
+
+    /// Pixels of an operand of so many channels from `first` on, of which there may be none.
+    pub(super) fn of(operand: Operand<'a, T>, channels: usize, first: usize) -> Self {
+        let some = (first < operand.len() / channels.max(1)).then_some(operand);
+        Ahead { operand: some, channels, first }
+    }
+
+    /// Asks for what there is of a vector from `channel` on of pixel `pixel`, counted from the first.
+    #[inline(always)]
+    pub(super) fn fetch(&self, pixel: usize, channel: usize) {
+        let at = (self.first + pixel) * self.channels + channel;
+        match self.operand {
+            None => {}
+            Some(Operand::Plain(x) | Operand::Normalised { x, .. }) => prefetch(x.as_ptr().wrapping_add(at)),
+            Some(Operand::Gradient { g, x, .. }) => {
+                prefetch(g.as_ptr().wrapping_add(at));
+                prefetch(x.as_ptr().wrapping_add(at));
+            }
+        }
+    }
+}
+
+/// Asks for a line, to be kept in a core's larger cache.
+#[inline(always)]
+fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a prefetch never faults, wherever it points to.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// Asks for the lines that `count` vectors `stride` elements apart are about to be written to.
+#[inline(always)]
+pub(super) fn expect<T>(out: *mut T, count: usize, stride: usize) {
+    for i in 0..count {
+        prefetch(out.wrapping_add(i * stride));
+    }
+}
+
 /// One operand's way to a vector; the trait lets loops be compiled for each by itself.
 pub(super) trait Source<T: Element>: Copy {
     /// The vector of channels from `c` on of the pixel whose first element is `at`.

@@ -6,7 +6,7 @@
 //! them, happens to the block while it is still there.
 
 use super::geometry::ConvShape;
-use super::planes::{Fill, Operand, Run, Scratch};
+use super::planes::{Ahead, Fill, Operand, Run, Scratch, expect};
 use super::shared::written;
 use super::simd::{Element, Isa, Kernel, Simd, lanes_and_tile, run};
 use crate::Conv2dConfig;
@@ -46,6 +46,16 @@ impl<T: Element> Matrix<T> {
         });
         Matrix { values, depth, width }
     }
+
+    /// Channels it makes.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Channels it reads.
+    pub(super) fn depth(&self) -> usize {
+        self.depth
+    }
 }
 
 /// What is multiplied.
@@ -77,8 +87,7 @@ pub(crate) fn product<T: Element, R: Send>(
     finish: impl Fn(usize, &mut [T]) -> R + Sync,
 ) -> (Vec<T>, Vec<R>) {
     let (lanes, tile) = lanes_and_tile::<T>(isa);
-    let Matrix { values, depth, width } = matrix;
-    let (depth, width) = (*depth, *width);
+    let (depth, width) = (matrix.depth, matrix.width);
     let block = block(pixels, tile, depth * size_of::<T>());
     let plane = block * lanes;
     let write = |out: &super::shared::SharedMut<T>| -> Vec<R> {
@@ -87,10 +96,7 @@ pub(crate) fn product<T: Element, R: Send>(
             let planes = scratch.get(plane * depth / lanes);
             rows.fill(isa, first, count, planes, plane, depth);
             let to = out.pointer(first * width, count * width);
-            for (i, panel) in values.chunks((depth * 2 * lanes).max(1)).enumerate() {
-                let column = i * 2 * lanes;
-                run(isa, Tiles { planes, plane, panel, depth, out: to, column, width, count });
-            }
+            panels(isa, (planes, plane), rows.ahead(first + block, depth), matrix, to, count);
             // SAFETY: the panels have written the whole block, which is this task's alone.
             finish(first, unsafe { out.slice(first * width, count * width) })
         };
@@ -103,7 +109,35 @@ pub(crate) fn product<T: Element, R: Send>(
     unsafe { written(pixels * width, write) }
 }
 
+/// `count` pixels in planes, whole tiles of them, times all panels of `matrix`, written to the pixels at `out`, which
+/// has room for them. Meanwhile as many pixels `ahead` are asked for.
+pub(super) fn panels<T: Element>(
+    isa: Isa,
+    (planes, plane): (&[T], usize),
+    ahead: Ahead<T>,
+    matrix: &Matrix<T>,
+    out: *mut T,
+    count: usize,
+) {
+    let (lanes, _) = lanes_and_tile::<T>(isa);
+    let Matrix { values, depth, width } = matrix;
+    let (depth, width) = (*depth, *width);
+    for (i, panel) in values.chunks((depth * 2 * lanes).max(1)).enumerate() {
+        let column = i * 2 * lanes;
+        let ahead = if i == 0 { ahead } else { Ahead::NOTHING };
+        run(isa, Tiles { planes, plane, ahead, panel, depth, out, column, width, count });
+    }
+}
+
 impl<T: Element> Rows<'_, T> {
+    /// Pixels from `first` on, where they lie in the order they are read in.
+    fn ahead(&self, first: usize, channels: usize) -> Ahead<'_, T> {
+        match *self {
+            Rows::Pixels { operand, stride: 1, .. } => Ahead::of(operand, channels, first),
+            _ => Ahead::NOTHING,
+        }
+    }
+
     /// Brings `count` pixels from `first` on into planes, zeros behind their channels.
     fn fill(&self, isa: Isa, first: usize, count: usize, planes: &mut [T], plane: usize, depth: usize) {
         match *self {
@@ -207,6 +241,7 @@ impl<T: Element> Kernel<T> for Patches<'_, T> {
 struct Tiles<'a, T> {
     planes: &'a [T],
     plane: usize,
+    ahead: Ahead<'a, T>,
     panel: &'a [T],
     depth: usize,
     /// The block's results, `width` apart, of which the panel writes those from `column` on.
@@ -257,8 +292,15 @@ impl<T: Element> Tiles<'_, T> {
         unsafe {
             let mut acc = [[S::zero(); V]; M];
             let mut weights = self.panel.as_ptr();
+            let to = self.out.wrapping_add(first * self.width + self.column);
+            for v in 0..V {
+                expect(to.wrapping_add(v * S::LANES), M, self.width);
+            }
             for k in 0..self.depth / S::LANES {
                 let pixels = self.planes.as_ptr().add(k * self.plane + first * S::LANES);
+                for m in 0..M {
+                    self.ahead.fetch(first + m, k * S::LANES);
+                }
                 for c in 0..S::LANES {
                     let mut w = [S::zero(); V];
                     for v in 0..V {
@@ -273,11 +315,10 @@ impl<T: Element> Tiles<'_, T> {
                     }
                 }
             }
-            let out = self.out.add(first * self.width + self.column);
             for m in 0..M {
                 if first + m < self.count {
                     for v in 0..V {
-                        S::store(out.add(m * self.width + v * S::LANES), acc[m][v]);
+                        S::store(to.add(m * self.width + v * S::LANES), acc[m][v]);
                     }
                 }
             }

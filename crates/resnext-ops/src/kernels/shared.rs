@@ -1,6 +1,7 @@
 //! How work is split between threads, and the one way threads write into a common output.
 
 use super::simd::Element;
+use rayon::prelude::*;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -60,6 +61,19 @@ pub(crate) unsafe fn written<T: Element, R>(
     // SAFETY: the capacity is there, and the caller promises that all was written.
     unsafe { out.set_len(len) };
     (out, result)
+}
+
+/// The sum of partial sums of one length, added in their order.
+pub(crate) fn totals<T: Element>(parts: &[Vec<T>]) -> Vec<T> {
+    const CHUNK: usize = 1 << 12;
+    let Some((first, rest)) = parts.split_first() else { return Vec::new() };
+    let mut total = first.clone();
+    total.par_chunks_mut(CHUNK).enumerate().for_each(|(i, total)| {
+        for part in rest {
+            total.iter_mut().zip(&part[i * CHUNK..]).for_each(|(total, &value)| *total += value);
+        }
+    });
+    total
 }
 
 /// Whether vectors of `lanes` hold several whole groups: then a permute brings a lane its group's

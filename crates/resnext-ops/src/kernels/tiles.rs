@@ -3,6 +3,7 @@
 //! Activations are read in place, one broadcast a pixel and word. Where a group is narrower than a vector,
 //! the vector spans several groups and the broadcast becomes a permute.
 
+use super::neighbours::neighbours;
 use super::packed::Panel;
 use super::packed_conv::{STEP, Sources, Task, prefetch};
 use super::simd::Simd;
@@ -267,7 +268,7 @@ impl<const M: usize, const DEPTH: usize, const STRIDE: usize> WordKernel
                 for tap in (0..task.packed.taps).step_by(3) {
                     // Source pixel j of the row, in order, is column j - m · STRIDE of output pixel m. A loop, as a
                     // closure might become a call, before which all vector registers would have to be saved.
-                    let mut row = [start; 32];
+                    let mut row = [start; 33];
                     for j in 0..(M - 1) * STRIDE + 3 {
                         let m = if j / STRIDE < M { j / STRIDE } else { M - 1 };
                         let at = (first + m) * task.packed.taps + tap + j - m * STRIDE;
@@ -279,27 +280,10 @@ impl<const M: usize, const DEPTH: usize, const STRIDE: usize> WordKernel
                             w[column] = W::S::load(weights.add(column * W::S::LANES));
                         }
                         weights = weights.add(3 * W::S::LANES);
-                        // Written out, not a loop: see [`Strip::run`].
-                        macro_rules! sources {
-                            ($($j:literal)*) => { $(
-                                if $j < (M - 1) * STRIDE + 3 {
-                                    let x = match DEPTH {
-                                        0 => W::S::splat(row[$j].add(c)),
-                                        _ => W::S::permute(W::S::load(row[$j]), indices[c]),
-                                    };
-                                    if $j % STRIDE == 0 && $j / STRIDE < M {
-                                        acc[$j / STRIDE] = W::dot(x, w[0], acc[$j / STRIDE]);
-                                    }
-                                    if $j >= 1 && ($j - 1) % STRIDE == 0 && ($j - 1) / STRIDE < M {
-                                        acc[($j - 1) / STRIDE] = W::dot(x, w[1], acc[($j - 1) / STRIDE]);
-                                    }
-                                    if $j >= 2 && ($j - 2) % STRIDE == 0 && ($j - 2) / STRIDE < M {
-                                        acc[($j - 2) / STRIDE] = W::dot(x, w[2], acc[($j - 2) / STRIDE]);
-                                    }
-                                }
-                            )* };
-                        }
-                        sources!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28);
+                        neighbours!(M, STRIDE, W::dot, acc, w, |j| match DEPTH {
+                            0 => W::S::splat(row[j].add(c)),
+                            _ => W::S::permute(W::S::load(row[j]), indices[c]),
+                        });
                     }
                 }
                 let mut sums = Sums::new();

@@ -1,0 +1,149 @@
+//! Grouped 3×3 convolutions with padding 1 and stride 1 or 2, as training needs them: forward, the gradient of
+//! the input, the gradient of the weight.
+//!
+//! A task takes some rows of an image as bordered planes ([`super::planes`]). A register tile is a run of
+//! neighbours in a row times one vector of channels; what is brought to a register of a source pixel serves all
+//! three columns of the kernel. Where a vector spans several groups, a permute brings a lane its group's channel;
+//! in wider groups a broadcast does.
+
+mod maps;
+mod weight;
+
+pub(crate) use maps::{Packed, forward, input_gradient};
+pub(crate) use weight::weight_gradient;
+
+use super::geometry::ConvShape;
+use super::planes::Run;
+use super::simd::{Element, Isa, Simd, lanes_and_tile};
+use std::hint::black_box;
+use std::ops::Range;
+
+/// Bytes of planes a task fills at most: less than half of a core's cache.
+const TASK_BYTES: usize = 400 << 10;
+
+/// Whether these kernels take a convolution.
+pub(crate) fn takes<T: Element>(isa: Isa, shape: &ConvShape) -> bool {
+    let (lanes, _) = lanes_and_tile::<T>(isa);
+    let (width, config) = (shape.group_in(), shape.config);
+    let spanning = width < lanes && matches!(width, 4 | 8);
+    shape.kernel_h == 3
+        && shape.kernel_w == 3
+        && width == shape.group_out()
+        && shape.in_channels.is_multiple_of(lanes)
+        && (spanning || width.is_multiple_of(lanes))
+        && config.padding == 1
+        && config.dilation == 1
+        && config.stride <= 2
+        && shape.in_h.min(shape.in_w) >= config.stride
+}
+
+/// A walk like the forward one's: maps of one size become maps of another, through 3×3 windows.
+struct Walk {
+    batch: usize,
+    /// Height and width of the maps in memory, and pixels they lie apart in the maps the windows see.
+    src: (usize, usize),
+    spread: usize,
+    /// Height and width of those, without their border of one.
+    seen: (usize, usize),
+    dst: (usize, usize),
+    stride: usize,
+    channels: usize,
+    /// Channels a group.
+    group: usize,
+}
+
+impl Walk {
+    /// The forward pass's.
+    fn forward(shape: &ConvShape) -> Self {
+        Walk {
+            batch: shape.batch,
+            src: (shape.in_h, shape.in_w),
+            spread: 1,
+            seen: (shape.in_h, shape.in_w),
+            dst: (shape.out_h, shape.out_w),
+            stride: shape.config.stride,
+            channels: shape.in_channels,
+            group: shape.group_in(),
+        }
+    }
+
+    /// From the result's gradient to the input's: a stride's is that of a stride of 1 whose skipped results have
+    /// gradient zero.
+    fn backward(shape: &ConvShape) -> Self {
+        Walk {
+            src: (shape.out_h, shape.out_w),
+            spread: shape.config.stride,
+            dst: (shape.in_h, shape.in_w),
+            stride: 1,
+            ..Walk::forward(shape)
+        }
+    }
+
+    /// Rows of output a task of so many channels takes: a function of the sizes alone, because sums run over tasks.
+    fn rows(&self, channels: usize, element: usize) -> usize {
+        let row = (self.seen.1 + 3) * channels * element;
+        let most = (TASK_BYTES / row).saturating_sub(2) / self.stride;
+        let parts = self.dst.0.div_ceil(most.max(1));
+        self.dst.0.div_ceil(parts)
+    }
+
+    /// Tasks: an image and rows of output.
+    fn tasks(&self, channels: usize, element: usize) -> Vec<(usize, Range<usize>)> {
+        let rows = self.rows(channels, element).max(1);
+        let of_image = |n| (0..self.dst.0).step_by(rows).map(move |y| (n, y..self.dst.0.min(y + rows)));
+        (0..self.batch).flat_map(of_image).collect()
+    }
+
+    /// The row of the maps seen, without the border, that the windows of output row `y` begin with.
+    fn top(&self, y: usize) -> isize {
+        (y * self.stride) as isize - 1
+    }
+
+    /// The row in memory behind a row seen; `None` is all zeros.
+    fn row(&self, y: isize) -> Option<usize> {
+        let y = usize::try_from(y).ok().filter(|&y| y < self.seen.0 && y.is_multiple_of(self.spread))?;
+        Some(y / self.spread).filter(|&row| row < self.src.0)
+    }
+
+    /// Places a row of planes has: the map, its border, and one for a stride's last step.
+    fn places(&self) -> usize {
+        self.seen.1 + 3
+    }
+
+    /// The runs that bring the rows seen by output rows `rows` of image `n` into planes.
+    fn runs(&self, n: usize, rows: &Range<usize>) -> Vec<Run> {
+        let mut runs = Vec::new();
+        for (i, y) in (self.top(rows.start)..self.top(rows.end - 1) + 3).enumerate() {
+            let to = i * self.places();
+            // Rows of zeros are never read.
+            let Some(row) = self.row(y) else { continue };
+            let first = (n * self.src.0 + row) * self.src.1;
+            if self.spread > 1 {
+                runs.push(Run { to, count: self.places(), spread: 1, from: None });
+            } else {
+                runs.push(Run { to, count: 1, spread: 1, from: None });
+                runs.push(Run { to: to + self.src.1 + 1, count: 2, spread: 1, from: None });
+            }
+            let (to, count, spread) = (to + 1, self.src.1, self.spread);
+            runs.push(Run { to, count, spread, from: Some((first, 1)) });
+        }
+        runs
+    }
+}
+
+/// Vectors an output vector reads of, and channels of each that reach a lane.
+fn sources(group: usize, lanes: usize) -> (usize, usize) {
+    if group < lanes { (1, group) } else { (group / lanes, lanes) }
+}
+
+/// The index that brings every lane channel `c` of its group of `DEPTH`. Opaque to the compiler, which would make
+/// two shuffles of a permute it knows, and keep their results in registers there are none of.
+///
+/// # Safety
+/// The CPU has `S`'s instructions.
+#[inline(always)]
+unsafe fn group_index<S: Simd, const DEPTH: usize>(c: usize) -> S::Index {
+    let c = black_box(c);
+    // SAFETY: passed on; the index is below the vector's length.
+    unsafe { S::index(|lane| lane.checked_div(DEPTH).map_or(0, |group| group * DEPTH + c % DEPTH.max(1))) }
+}
