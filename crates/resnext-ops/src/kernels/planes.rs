@@ -5,6 +5,8 @@
 //! or batch norm's gradient, happens on its way there, so that it is never written to memory.
 
 use super::simd::{Element, Isa, Kernel, Simd, run};
+use std::cell::RefCell;
+use std::marker::PhantomData;
 
 /// The values a kernel multiplies, (pixels, channels) in memory, and what becomes of them on their way.
 #[derive(Debug, Clone, Copy)]
@@ -241,19 +243,46 @@ impl<T: Element, O: Source<T>> Kernel<T> for Filling<'_, T, O> {
     }
 }
 
-/// Memory for planes, kept by a thread from task to task; begins at a cache line.
-#[derive(Debug, Default)]
-pub(super) struct Scratch<T>(Vec<T>);
+/// Memory for planes, from a thread's own stock, to which it goes back: neither cleared nor asked for again at each call.
+#[derive(Debug)]
+pub(super) struct Scratch<T> {
+    lines: Vec<Line>,
+    element: PhantomData<T>,
+}
+
+/// A cache line.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u64; 8]);
+
+thread_local! {
+    static STOCK: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
+}
 
 impl<T: Element> Scratch<T> {
-    /// `len` elements, of whatever values.
+    /// `len` elements, of whatever values, from the start of a cache line.
     pub(super) fn get(&mut self, len: usize) -> &mut [T] {
-        let spare = 64 / size_of::<T>();
-        if self.0.len() < len + spare {
-            self.0.resize(len + spare, T::ZERO);
+        let lines = (len * size_of::<T>()).div_ceil(size_of::<Line>());
+        if self.lines.len() < lines {
+            self.lines.clear();
+            self.lines.resize(lines, Line([0; 8]));
         }
-        let start = self.0.as_ptr().align_offset(64).min(spare);
-        &mut self.0[start..start + len]
+        // SAFETY: there are that many bytes, aligned better than elements, which are floats: any bits are one.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), len) }
+    }
+}
+
+impl<T> Default for Scratch<T> {
+    fn default() -> Self {
+        Scratch { lines: STOCK.with_borrow_mut(Vec::pop).unwrap_or_default(), element: PhantomData }
+    }
+}
+
+impl<T> Drop for Scratch<T> {
+    fn drop(&mut self) {
+        let lines = std::mem::take(&mut self.lines);
+        // A thread at its end has no stock any more.
+        let _ = STOCK.try_with(|stock| stock.borrow_mut().push(lines));
     }
 }
 
@@ -325,6 +354,10 @@ mod tests {
         for len in [0, 5, 1000, 7] {
             let slice = scratch.get(len);
             assert!(slice.len() == len && slice.as_ptr().addr().is_multiple_of(64));
+            slice.fill(1.0);
         }
+        let place = scratch.get(1000).as_ptr().addr();
+        drop(scratch);
+        assert_eq!(Scratch::<f32>::default().get(2000).as_ptr().addr(), place, "it is the same memory again");
     }
 }
