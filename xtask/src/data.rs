@@ -83,29 +83,3 @@ impl Data for Loaders {
         Box::new(self.test.epoch(0, 0).map(|batch| self.tensors(batch)))
     }
 }
-
-/// The device by its name on the command line.
-pub fn device(name: DeviceName) -> Result<Device> {
-    let open = |made: candle_core::Result<Device>| {
-        made.map_err(|error| anyhow::anyhow!("device {name:?} is not to be had: {error}"))
-    };
-    match name {
-        DeviceName::Cpu => Ok(Device::Cpu),
-        DeviceName::Cuda => open(Device::new_cuda(0)),
-        DeviceName::Metal => open(Device::new_metal(0)),
-        DeviceName::Auto => {
-            let gpu = Device::new_cuda(0).or_else(|_| Device::new_metal(0));
-            Ok(gpu.unwrap_or(Device::Cpu))
-        }
-    }
-}
-
-/// Where tensors live.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum DeviceName {
-    /// A GPU if this build and machine have one, else the CPU
-    Auto,
-    Cpu,
-    Cuda,
-    Metal,
-}

@@ -1,7 +1,8 @@
 //! `cargo xtask eval`
 
 use crate::convert::in_form;
-use crate::data::{DatasetName, DeviceName, Loaders, device};
+use crate::data::{DatasetName, Loaders};
+use crate::device::{self, DeviceName};
 use crate::dtype::Dtype;
 use crate::recipe::{Overrides, Recipe};
 use crate::run_folder::{BEST, file_in};
@@ -38,13 +39,12 @@ pub struct Args {
     /// Compute with the inference form of the network, in this type; the network as it was trained if not given
     #[arg(long)]
     dtype: Option<Dtype>,
-    /// Where to compute
-    #[arg(long, default_value = "auto")]
+    #[arg(long, default_value = "auto", help = device::HELP)]
     device: DeviceName,
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let device = device(args.device)?;
+    let device = args.device.open()?;
     let file = file_in(&args.run_or_weights, BEST);
     let (tensors, mut recipe, config) = match Checkpoint::load(&file, &device) {
         Ok(checkpoint) => {

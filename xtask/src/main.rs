@@ -5,9 +5,11 @@ mod bench;
 mod convert;
 mod curves;
 mod data;
+mod device;
 mod dtype;
 mod eval;
 mod export;
+mod gpu_check;
 mod predict;
 mod prove;
 mod recipe;
@@ -44,6 +46,8 @@ enum Command {
     Bench(bench::Args),
     /// Prove that the three block forms compute one function
     Prove(prove::Args),
+    /// Check everything on this machine's GPU, and measure it
+    GpuCheck(gpu_check::Args),
     /// Layers, parameters, multiply-adds and activation memory of a network
     Summary(summary::Args),
 }
@@ -58,6 +62,7 @@ fn main() -> ExitCode {
         Command::Convert(args) => convert::run(args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(args).map(|()| ExitCode::SUCCESS),
         Command::Prove(args) => prove::run(args),
+        Command::GpuCheck(args) => gpu_check::run(args),
         Command::Summary(args) => summary::run(args).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

@@ -1,5 +1,6 @@
 //! `cargo xtask predict`
 
+use crate::device::{self, DeviceName};
 use crate::dtype::Dtype;
 use crate::source::Source;
 use anyhow::{Context, Result, bail, ensure};
@@ -36,6 +37,8 @@ pub struct Args {
     /// Threads that decode and classify photos; as many as there are cores if not given
     #[arg(long)]
     threads: Option<usize>,
+    #[arg(long, default_value = "auto", help = device::HELP)]
+    device: DeviceName,
 }
 
 /// What spoke for a class, rows by columns.
@@ -53,25 +56,30 @@ struct Seen {
 enum Network {
     /// The fast form.
     Fused(Box<Fused>),
-    /// The form that keeps its last map, for heat maps.
+    /// The form that other devices compute, and that keeps its last map, for heat maps.
     Whole(Box<ResNext>),
 }
 
 impl Network {
-    fn new(source: &Source, args: &Args) -> Result<Self> {
-        let builder = source.pretrained.weights.builder(DType::F32, &Device::Cpu);
+    fn new(source: &Source, args: &Args, device: &Device) -> Result<Self> {
+        let builder = source.pretrained.weights.builder(DType::F32, device);
         let config = &source.pretrained.config;
         Ok(match args.heatmap {
-            None => Network::Fused(Box::new(Fused::new(config, builder, args.dtype.into())?)),
-            Some(_) if args.dtype != Dtype::F32 => bail!("--heatmap needs --dtype f32"),
-            Some(_) => Network::Whole(Box::new(ResNext::new(config, builder)?)),
+            None if device.is_cpu() => {
+                Network::Fused(Box::new(Fused::new(config, builder, args.dtype.into())?))
+            }
+            _ if args.dtype != Dtype::F32 => bail!("--dtype bf16 is for the CPU and goes without --heatmap"),
+            _ => Network::Whole(Box::new(ResNext::new(config, builder)?)),
         })
     }
 
     /// Logits of one image, and the map behind its first class, where one is asked for.
-    fn run(&self, x: &Tensor) -> Result<(Vec<f32>, Option<Map>)> {
+    fn run(&self, x: &Tensor, heatmap: bool) -> Result<(Vec<f32>, Option<Map>)> {
         Ok(match self {
             Network::Fused(network) => (network.forward(x)?.flatten_all()?.to_vec1()?, None),
+            Network::Whole(network) if !heatmap => {
+                (network.forward(x, false)?.flatten_all()?.to_vec1()?, None)
+            }
             Network::Whole(network) => {
                 let (logits, map) = network.grad_cam(x, None)?;
                 (logits.flatten_all()?.to_vec1()?, Some(map.squeeze(0)?.to_vec2()?))
@@ -83,6 +91,7 @@ impl Network {
 pub fn run(args: Args) -> Result<()> {
     ensure!(args.topk > 0, "--topk must be at least 1");
     ensure!(args.threads != Some(0), "--threads must be at least 1");
+    let device = args.device.open()?;
     let paths = photos(&args.images)?;
     let source = Source::open(&args.weights)?;
     if let Some(folder) = &args.heatmap {
@@ -90,7 +99,7 @@ pub fn run(args: Args) -> Result<()> {
         std::fs::create_dir_all(folder).with_context(failed)?;
     }
     let count = paths.len();
-    let workers = workers(&source, &args, count)?;
+    let workers = workers(&source, &args, &device, count)?;
     let start = Instant::now();
     let mut failed = 0;
     let mut out = std::io::stdout().lock();
@@ -128,24 +137,26 @@ type Outcome = Result<std::result::Result<Seen, resnext_data::Error>>;
 fn workers(
     source: &Source,
     args: &Args,
+    device: &Device,
     photos: usize,
 ) -> Result<Vec<impl FnMut(&Path, resnext_data::Result<Sample>) -> Outcome + use<>>> {
     let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let count = threads.min(photos).max(1);
-    let network = Arc::new(Network::new(source, args)?);
+    let network = Arc::new(Network::new(source, args, device)?);
     let (height, width) = source.transform.crop;
+    let heatmap = args.heatmap.is_some();
     let worker = |i: usize| {
         let own = threads / count + usize::from(i < threads % count);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(own).build()?;
-        let network = Arc::clone(&network);
+        let (network, device) = (Arc::clone(&network), device.clone());
         Ok(move |path: &Path, sample: resnext_data::Result<Sample>| {
             let Sample { photo, input } = match sample {
                 Ok(sample) => sample,
                 Err(error) => return Ok(Err(error)),
             };
             // The loader's memory is (N, H, W, C); the network sees (N, C, H, W) with those strides.
-            let x = Tensor::from_vec(input, (1, height, width, 3), &Device::Cpu)?.permute((0, 3, 1, 2))?;
-            let (logits, map) = pool.install(|| network.run(&x))?;
+            let x = Tensor::from_vec(input, (1, height, width, 3), &device)?.permute((0, 3, 1, 2))?;
+            let (logits, map) = pool.install(|| network.run(&x, heatmap))?;
             Ok(Ok(Seen { path: path.to_path_buf(), logits, drawing: map.map(|map| (photo, map)) }))
         })
     };

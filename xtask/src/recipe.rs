@@ -4,7 +4,7 @@ use crate::data::DatasetName;
 use anyhow::{Context, Result};
 use clap::Args;
 use resnext_model::{Config, Form};
-use resnext_train::{Schedule, SgdConfig, TrainConfig};
+use resnext_train::{Amp, Schedule, SgdConfig, TrainConfig};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -36,6 +36,9 @@ pub struct Recipe {
     pub ema: f64,
     #[serde(default)]
     pub grad_checkpoint: bool,
+    /// Mixed precision: `off` or `bf16`.
+    #[serde(default)]
+    pub amp: Amp,
     pub schedule: Schedule,
     #[serde(default)]
     pub sgd: SgdConfig,
@@ -81,6 +84,9 @@ pub struct Overrides {
     /// Less memory for more time: the backward pass computes the insides of blocks again
     #[arg(long)]
     pub grad_checkpoint: bool,
+    /// Mixed precision: bf16 convolutions and activations beside f32 weights, or off
+    #[arg(long)]
+    pub amp: Option<Amp>,
 }
 
 impl Recipe {
@@ -119,6 +125,7 @@ impl Recipe {
         set(&mut self.seed, &overrides.seed);
         set(&mut self.accumulate, &overrides.accumulate);
         set(&mut self.ema, &overrides.ema);
+        set(&mut self.amp, &overrides.amp);
         self.grad_checkpoint |= overrides.grad_checkpoint;
         if overrides.data.is_some() {
             self.data = overrides.data.clone();
@@ -143,6 +150,7 @@ impl Recipe {
             seed: self.seed,
             ema: self.ema,
             grad_checkpoint: self.grad_checkpoint,
+            amp: self.amp,
         }
     }
 }

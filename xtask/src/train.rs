@@ -1,7 +1,8 @@
 //! `cargo xtask train`
 
 use crate::convert::in_form;
-use crate::data::{DatasetName, DeviceName, Loaders, device};
+use crate::data::{DatasetName, Loaders};
+use crate::device::{self, DeviceName};
 use crate::recipe::{Overrides, Recipe};
 use crate::run_folder::{LAST, Row, RunFolder, file_in};
 use anyhow::{Context, Result, bail};
@@ -27,13 +28,12 @@ pub struct Args {
     /// Folder for the run; without it, a new one under runs/
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Where to compute
-    #[arg(long, default_value = "auto")]
+    #[arg(long, default_value = "auto", help = device::HELP)]
     device: DeviceName,
 }
 
 pub fn run(args: Args) -> Result<ExitCode> {
-    let device = device(args.device)?;
+    let device = args.device.open()?;
     let resumed = match &args.resume {
         Some(path) => {
             let file = file_in(path, LAST);

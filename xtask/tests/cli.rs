@@ -101,6 +101,34 @@ fn an_average_of_the_weights_is_judged_saved_and_evaluated() {
 }
 
 #[test]
+fn mixed_precision_is_a_setting_of_the_recipe() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    tiny_cifar(path);
+    let ok = |output: Output| assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for run in ["stays", "told", "left"] {
+        ok(train(path, run, &["--epochs", "1", "--amp", "bf16", "--device", "cpu"]));
+    }
+    let read = |name: &str| std::fs::read_to_string(path.join(name)).unwrap();
+    assert!(read("stays/recipe.toml").contains("amp = \"bf16\""));
+    // The setting is the run's: who resumes it needn't know, but may change it.
+    ok(xtask(path, &["train", "--resume", "stays", "--epochs", "2"]));
+    ok(xtask(path, &["train", "--resume", "told", "--epochs", "2", "--amp", "bf16"]));
+    ok(xtask(path, &["train", "--resume", "left", "--epochs", "2", "--amp", "off"]));
+    let losses = |run: &str| -> Vec<String> {
+        read(&format!("{run}/metrics.csv"))
+            .lines()
+            .map(|line| line.split(',').nth(2).unwrap().into())
+            .collect()
+    };
+    assert_eq!(losses("stays"), losses("told"));
+    assert_eq!(losses("stays")[..2], losses("left")[..2]);
+    assert_ne!(losses("stays")[2], losses("left")[2]);
+    ok(xtask(path, &["eval", "stays", "--device", "auto"]));
+    refused(train(path, "out", &["--amp", "bf16", "--grad-checkpoint"]), "gradient checkpointing is for f32");
+}
+
+#[test]
 fn a_training_bench_measures_every_part() {
     let args = [
         "bench",
@@ -192,7 +220,7 @@ fn the_quick_proof_succeeds_and_is_reported() {
     std::fs::write(folder.path().join("file"), "").unwrap();
     refused(xtask(folder.path(), &["prove", "--report", "file/report.md"]), "cannot make the folder");
     refused(xtask(folder.path(), &["prove", "--report", "proof"]), "it is a folder");
-    refused(xtask(folder.path(), &["prove", "--device", "cuda"]), "is not to be had");
+    refused(xtask(folder.path(), &["prove", "--device", "cuda:99"]), "device cuda:99");
 }
 
 #[test]
@@ -211,7 +239,16 @@ fn bad_input_gets_one_clear_line_and_leaves_nothing_behind() {
         xtask(path, &["train", "--dataset", "cifar10", "--data", "none.tar.gz", "--out", "out"]),
         "none.tar.gz",
     );
-    refused(xtask(path, &["train", "--device", "cuda", "--out", "out"]), "is not to be had");
+    for command in ["train", "eval", "predict"] {
+        // Whether or not this build has CUDA, and this machine a GPU.
+        refused(
+            xtask(
+                path,
+                &[command, "--device", "cuda:99", "test_batch.bin"][..if command == "train" { 3 } else { 4 }],
+            ),
+            "device cuda:99",
+        );
+    }
     refused(xtask(path, &["train", "--resume", "out"]), "out");
     refused(xtask(path, &["eval", "test_batch.bin"]), "not a whole safetensors file");
     std::fs::write(path.join("recipe.toml"), "model = 3").unwrap();
@@ -266,4 +303,34 @@ fn a_run_predicts_with_the_names_of_its_classes() {
     let told = xtask(path, &["predict", "photo.png", "--weights", "run", "--topk", "10"]);
     assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
     assert!(text(&told).contains("ibis (8)") && text(&told).lines().count() == 11, "{}", text(&told));
+}
+
+/// On the CPU the check checks itself; a machine without a GPU says so and writes nothing.
+#[test]
+fn the_gpu_check_runs_on_a_cpu_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = xtask(folder.path(), &["gpu-check", "--device", "cpu", "--report", "check/report.md"]);
+    assert!(output.status.success(), "{}{}", text(&output), String::from_utf8_lossy(&output.stderr));
+    assert!(text(&output).starts_with("green: "), "{}", text(&output));
+    let read = |name: &str| std::fs::read_to_string(folder.path().join("check").join(name)).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&read("report.json")).unwrap();
+    assert_eq!(json["green"], true);
+    let checks = json["checks"].as_array().unwrap();
+    for what in
+        ["conv2d", "batch_norm + relu", "max_pool2d", "cross_entropy", "sgd", "three forms", "training"]
+    {
+        assert!(checks.iter().any(|check| check["what"] == what && check["passed"] == true), "{what}");
+    }
+    assert!(json["grouped"].as_array().unwrap().iter().all(|g| g["forward_ms"].as_f64().unwrap() > 0.0));
+    assert_eq!(json["steps"].as_array().unwrap().len(), 2);
+    // What was not measured has no figure.
+    assert!(
+        json["launches"].is_null() && json["bars"].as_array().unwrap().last().unwrap()["measured"].is_null()
+    );
+    assert!(read("report.md").contains("not measured ") && read("report.md").contains("## Checks"));
+    refused(xtask(folder.path(), &["gpu-check", "--device", "cuda:99"]), "device cuda:99");
+    if candle_core::Device::new_cuda_with_stream(0).or_else(|_| candle_core::Device::new_metal(0)).is_err() {
+        refused(xtask(folder.path(), &["gpu-check"]), "no GPU, so nothing is measured");
+        assert!(!folder.path().join("runs").exists());
+    }
 }

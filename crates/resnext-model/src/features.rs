@@ -5,7 +5,7 @@
 
 use crate::{Error, ResNext, Result};
 use candle_core::{D, Tensor};
-use resnext_ops::global_avg_pool;
+use resnext_ops::{cast, global_avg_pool};
 
 impl ResNext {
     /// What the last layer sees: the last stage's map, averaged over its pixels, (N, features). `train` is that of
@@ -16,7 +16,7 @@ impl ResNext {
     pub fn embedding(&self, x: &Tensor, train: bool) -> Result<Tensor> {
         let maps = self.stage_maps(x, train)?;
         let last = maps.last().ok_or_else(|| Error::Config("no stages".into()))?;
-        Ok(global_avg_pool(last)?)
+        Ok(cast(&global_avg_pool(last)?, self.fc.0.dtype())?)
     }
 
     /// Logits (N, classes) of images `x` (N, 3, H, W), and what speaks for `class` where in each: Grad-CAM

@@ -7,7 +7,7 @@ use crate::layers::{BatchNorm, Conv, ConvSize};
 use crate::{Error, Mode, Result};
 use candle_core::{DType, Tensor};
 use candle_nn::{Init, VarBuilder};
-use resnext_ops::{Pool2dConfig, linear, max_pool2d, scope, to_channels_last, untaped};
+use resnext_ops::{Pool2dConfig, cast, linear, max_pool2d, scope, to_channels_last, untaped};
 
 /// A ResNeXt (or ResNet) that maps images (N, 3, H, W) to logits (N, classes).
 ///
@@ -22,6 +22,8 @@ pub struct ResNext {
     pub(crate) fc: (Tensor, Tensor),
     /// Stages that are not trained, after the stem; none if the stem is.
     pub(crate) frozen: Option<usize>,
+    /// What training computes in, where it is not the weights' type.
+    half: Option<DType>,
 }
 
 impl ResNext {
@@ -39,7 +41,15 @@ impl ResNext {
             let blocks = sizes.iter().enumerate().map(|(i, size)| Block::new(size, config, vb.pp(i)));
             stages.push(blocks.collect::<Result<_>>()?);
         }
-        Ok(ResNext { conv1, bn1, stem: config.stem, stages, fc: head(config, &vb)?, frozen: None })
+        Ok(ResNext {
+            conv1,
+            bn1,
+            stem: config.stem,
+            stages,
+            fc: head(config, &vb)?,
+            frozen: None,
+            half: None,
+        })
     }
 
     /// The inference form, f32: several times faster on a CPU, with the weights as they are now.
@@ -70,6 +80,26 @@ impl ResNext {
         self.stages.iter_mut().flatten().for_each(|block| block.set_recompute(recompute));
     }
 
+    /// Mixed precision: in training, convolutions, activations and their gradients are of type `dtype`, BF16 or F16,
+    /// from the first convolution to the last map. Weights, their gradients, batch norm's statistics and the last layer
+    /// stay f32, and so does evaluation. `None` computes in the weights' type again.
+    ///
+    /// # Errors
+    /// If the weights are not f32, or `dtype` is of another kind.
+    pub fn set_mixed_precision(&mut self, dtype: Option<DType>) -> Result<()> {
+        let weights = self.fc.0.dtype();
+        if let Some(dtype) = dtype
+            && !(matches!(dtype, DType::BF16 | DType::F16) && weights == DType::F32)
+        {
+            let problem = format!(
+                "mixed precision is BF16 or F16 beside F32 weights, not {dtype:?} beside {weights:?}"
+            );
+            return Err(Error::Config(problem));
+        }
+        self.half = dtype;
+        Ok(())
+    }
+
     /// The blocks between stem and head, stage by stage.
     pub fn stages(&self) -> &[Vec<Block>] {
         &self.stages
@@ -98,6 +128,10 @@ impl ResNext {
         let frozen_stages = self.frozen.unwrap_or(0);
         // The one conversion to channels-last; every operation keeps to it.
         let x = to_channels_last(x)?;
+        let x = match self.half {
+            Some(half) if train => cast(&x, half)?,
+            _ => x,
+        };
         let mut x = match self.frozen {
             Some(_) => untaped(|| self.enter(&x, false))?.detach(),
             None => self.enter(&x, train)?,

@@ -76,11 +76,11 @@ fn gradients_reach_every_trainable_variable() {
 
 /// A type without kernels of ours takes candle's operations and candle's gradients, and reaches as far.
 #[test]
-fn bf16_has_gradients_too() {
-    let variables = Variables::new(5, DType::BF16, &Device::Cpu);
+fn f16_has_gradients_too() {
+    let variables = Variables::new(5, DType::F16, &Device::Cpu);
     let network = ResNext::new(&config(Form::B), variables.builder()).unwrap();
     let (labels, images) =
-        (Tensor::new(&[1u32, 7], &Device::Cpu).unwrap(), images().to_dtype(DType::BF16).unwrap());
+        (Tensor::new(&[1u32, 7], &Device::Cpu).unwrap(), images().to_dtype(DType::F16).unwrap());
     let loss =
         || -> resnext_model::Result<_> { Ok(cross_entropy(&network.forward(&images, true)?, &labels, 0.0)?) };
     let (_, gradients) = value_and_gradients(loss).unwrap();

@@ -1,11 +1,12 @@
 //! Batch normalisation with running statistics, optionally followed by ReLU.
 
-use crate::conv2d::{has_kernel, with_float};
+use crate::conv2d::{has_kernel, is_master};
 use crate::kernels::{Element, Isa, channel_sums, per_channel};
 use crate::layout::{channels_last, from_nhwc, row_major};
 use crate::residual::check_rank;
 use crate::tape::{Output, apply3, needs_gradient};
-use crate::{Error, Result};
+use crate::widened::{widened, with_float, with_widened};
+use crate::{Error, Result, cast};
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor, Var};
 use std::sync::OnceLock;
 
@@ -41,6 +42,9 @@ pub struct RunningStats {
 /// As in PyTorch the batch is normalised by its biased variance and the running variance takes the
 /// unbiased one. Gradients reach `x`, `weight` and `bias`.
 ///
+/// Mixed precision: beside `x` in bf16 or f16 the parameters and running statistics may be f32. Statistics are
+/// then f32, or better, and the result has x's type.
+///
 /// # Errors
 /// If shapes or types do not fit, or there is only one value a channel, which has no variance.
 pub fn batch_norm_train(
@@ -63,10 +67,11 @@ pub fn batch_norm_train(
         let stats = Stats { inv_std: inverse_std(&var, config.eps), mean };
         return normalise(x, weight, bias, stats, true, config.relu);
     }
-    let mean = x.mean_keepdim((0, 2, 3))?;
-    let centred = x.broadcast_sub(&mean)?;
+    let wide = cast(x, weight.dtype())?;
+    let mean = wide.mean_keepdim((0, 2, 3))?;
+    let centred = wide.broadcast_sub(&mean)?;
     let var = centred.sqr()?.mean_keepdim((0, 2, 3))?;
-    let y = composite(&centred, &var, weight, bias, config)?;
+    let y = cast(&composite(&centred, &var, weight, bias, config)?, x.dtype())?;
     running.blend(mean.flatten_all()?.detach(), var.flatten_all()?.detach(), count, config)?;
     Ok(y)
 }
@@ -113,8 +118,8 @@ pub fn batch_norm_eval(
         let stats = Stats { mean: values(mean)?, inv_std: inverse_std(&values(var)?, config.eps) };
         return normalise(x, weight, bias, stats, false, config.relu);
     }
-    let centred = x.broadcast_sub(&mean.detach().reshape((1, (), 1, 1))?)?;
-    composite(&centred, &var.detach().reshape((1, (), 1, 1))?, weight, bias, config)
+    let centred = cast(x, weight.dtype())?.broadcast_sub(&mean.detach().reshape((1, (), 1, 1))?)?;
+    cast(&composite(&centred, &var.detach().reshape((1, (), 1, 1))?, weight, bias, config)?, x.dtype())
 }
 
 fn composite(
@@ -144,7 +149,7 @@ fn check(x: &Tensor, weight: &Tensor, bias: &Tensor, mean: &Tensor, var: &Tensor
             let expected = format!("[{channels}], one a channel of x");
             return Err(Error::Shape { op: OP, input, expected, got: t.shape().clone() });
         }
-        if t.dtype() != x.dtype() {
+        if t.dtype() != x.dtype() && !is_master(t.dtype(), x) {
             let expected = format!("{:?}, the type of x", x.dtype());
             return Err(Error::DType { op: OP, input, expected, got: t.dtype() });
         }
@@ -165,7 +170,11 @@ fn batch_statistics(x: &Tensor) -> Result<(Vec<f64>, Vec<f64>)> {
     }
     let (storage, layout) = x.storage_and_layout();
     match &*storage {
-        candle_core::Storage::Cpu(storage) => Ok(with_float!(storage, inner(storage, layout))?),
+        candle_core::Storage::Cpu(storage) => {
+            let storage = widened(storage);
+            let storage: &CpuStorage = &storage;
+            Ok(with_float!(storage, inner(storage, layout))?)
+        }
         _ => unreachable!("has_kernel: on the CPU"),
     }
 }
@@ -248,7 +257,7 @@ impl CustomOp3 for Normalise {
             );
             Ok((T::to_cpu_storage_owned(y), (n, h, w, c).into()))
         }
-        with_float!(s1, inner(self, [s1, s2, s3], [l1, l2, l3]))
+        with_widened!([s1, s2, s3], inner(self, [s1, s2, s3], [l1, l2, l3]))
     }
 
     fn bwd(
@@ -357,6 +366,6 @@ impl CustomOp3 for NormaliseGradient<'_> {
             let _ = sums.set((sum_g, sum_gx));
             Ok(out)
         }
-        with_float!(s1, inner(self, [s1, s2, s3], [l1, l2, l3]))
+        with_widened!([s1, s2, s3], inner(self, [s1, s2, s3], [l1, l2, l3]))
     }
 }

@@ -102,7 +102,8 @@ impl Bottleneck {
 pub(crate) fn fused(x: &Tensor, mut channels: impl Iterator<Item = usize>) -> bool {
     let isa = Isa::current();
     let lanes = if x.dtype() == DType::F64 { lanes::<f64>(isa) } else { lanes::<f32>(isa) };
-    recording() && x.rank() == 4 && has_kernel(x) && channels.all(|c| c.is_multiple_of(lanes))
+    let wide = matches!(x.dtype(), DType::F32 | DType::F64);
+    recording() && x.rank() == 4 && wide && has_kernel(x) && channels.all(|c| c.is_multiple_of(lanes))
 }
 
 /// Calls `f` with the elements of a tensor (N, C, H, W) in channels-last order.

@@ -3,7 +3,8 @@
 use crate::kernels::{self, ConvShape, Element, Isa, Operand};
 use crate::layout::{channels_last, from_nhwc, row_major, to_nhwc};
 use crate::tape::{Output, apply2, apply3, needs_gradient};
-use crate::{Error, Result, composite};
+use crate::widened::with_widened;
+use crate::{Error, Result, cast, composite};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Shape, Tensor};
 
 /// The settings of a 2-D convolution, the same in both directions.
@@ -27,17 +28,25 @@ impl Default for Conv2dConfig {
 
 /// Convolves `x` (N, Cin, H, W) with `weight` (Cout, Cin/groups, kh, kw), giving (N, Cout, H', W').
 ///
-/// `x` may have any strides; the result lies channels-last in memory. f32 and f64 run through
-/// this crate's kernels on the CPU, in one pass whatever the number of groups. Other types and
-/// devices take a composite of candle's operations, the number of which does not grow with groups
-/// either. Both inputs get gradients.
+/// `x` may have any strides; the result lies channels-last in memory. f32, f64 and bf16 run through
+/// this crate's kernels on the CPU, in one pass whatever the number of groups; bf16 is summed in f32 and
+/// rounded once. Other types and devices take a composite of candle's operations, the number of which does
+/// not grow with groups either. Both inputs get gradients.
+///
+/// Mixed precision: beside `x` in bf16 or f16 the weight may be f32. It is rounded to x's type, and its gradient
+/// is f32 again.
 ///
 /// # Errors
 /// If ranks, channels, groups and types do not fit each other, the stride, dilation or groups are
 /// zero, or the kernel is larger than the padded input.
 pub fn conv2d(x: &Tensor, weight: &Tensor, config: &Conv2dConfig) -> Result<Tensor> {
     let shape = checked_shape(x.shape(), weight.shape(), config)?;
-    check_types(x, &[("weight", weight)])?;
+    let weight = &of_type("weight", weight, x)?;
+    if has_metal_kernel(x, &shape) {
+        // The operations around it are candle's there, and so is the graph it is in.
+        let op = Conv { config: *config, input_gradient: x.track_op() };
+        return Ok(from_nhwc(&from_nhwc(&to_nhwc(x)?)?.apply_op2(&weight.contiguous()?, op)?)?);
+    }
     if !has_kernel(x) {
         return composite::conv2d(x, weight, &shape);
     }
@@ -62,10 +71,12 @@ pub fn conv2d_gradients(
         let (expected, got) = (format!("{output:?}, the shape of the result"), gradient.shape().clone());
         return Err(Error::Shape { op: "conv2d", input: "gradient", expected, got });
     }
-    if !has_kernel(x) {
-        let expected = "F32 or F64 on the CPU".to_string();
+    if !has_kernel(x) && !has_metal_kernel(x, &shape) {
+        let expected = "F32, F64 or BF16 on the CPU".to_string();
         return Err(Error::DType { op: "conv2d", input: "x", expected, got: x.dtype() });
     }
+    // The CPU's kernels read any strides.
+    let x = if x.device().is_cpu() { x } else { &from_nhwc(&to_nhwc(x)?)? };
     let op = Conv { config: *config, input_gradient: true };
     let (grad_x, grad_weight) = CustomOp2::bwd(&op, x, weight, gradient, &to_nhwc(gradient)?)?;
     match (grad_x, grad_weight) {
@@ -80,7 +91,7 @@ pub fn conv2d_gradients(
 /// Those of [`conv2d`], and if the bias does not have Cout elements.
 pub fn conv2d_with_bias(x: &Tensor, weight: &Tensor, bias: &Tensor, config: &Conv2dConfig) -> Result<Tensor> {
     let shape = checked_shape(x.shape(), weight.shape(), config)?;
-    check_types(x, &[("weight", weight), ("bias", bias)])?;
+    let (weight, bias) = (&of_type("weight", weight, x)?, &of_type("bias", bias, x)?);
     if bias.dims() != [shape.out_channels] {
         let (op, expected) = ("conv2d", format!("[{}], one a channel of the output", shape.out_channels));
         return Err(Error::Shape { op, input: "bias", expected, got: bias.shape().clone() });
@@ -123,10 +134,36 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
 
 /// Whether this crate's CPU kernels take a tensor of this type and place.
 pub(crate) fn has_kernel(x: &Tensor) -> bool {
-    x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F64)
+    x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F64 | DType::BF16)
 }
 
-pub(crate) fn check_types(x: &Tensor, others: &[(&'static str, &Tensor)]) -> Result<()> {
+/// Whether this crate's Metal kernels compute this convolution of `x`.
+#[cfg(feature = "metal")]
+fn has_metal_kernel(x: &Tensor, shape: &ConvShape) -> bool {
+    crate::metal::takes(x, shape)
+}
+
+/// This build has none.
+#[cfg(not(feature = "metal"))]
+fn has_metal_kernel(_: &Tensor, _: &ConvShape) -> bool {
+    false
+}
+
+/// Whether parameters in `dtype` are the master copies of what computes beside `x`: f32 beside a half type.
+pub(crate) fn is_master(dtype: DType, x: &Tensor) -> bool {
+    dtype == DType::F32 && matches!(x.dtype(), DType::BF16 | DType::F16)
+}
+
+/// A parameter in the type of `x`, which it must have unless it is a master copy.
+fn of_type(input: &'static str, parameter: &Tensor, x: &Tensor) -> Result<Tensor> {
+    if is_master(parameter.dtype(), x) {
+        return cast(parameter, x.dtype());
+    }
+    check_types(x, &[(input, parameter)])?;
+    Ok(parameter.clone())
+}
+
+fn check_types(x: &Tensor, others: &[(&'static str, &Tensor)]) -> Result<()> {
     for &(input, other) in others {
         if other.dtype() != x.dtype() {
             let expected = format!("{:?}, the type of x", x.dtype());
@@ -199,21 +236,6 @@ pub(crate) fn checked_shape(x: &Shape, weight: &Shape, config: &Conv2dConfig) ->
     })
 }
 
-/// Calls `$f::<T>` for the float type of `$storage`.
-macro_rules! with_float {
-    ($storage:expr, $f:ident ( $($arg:expr),* )) => {
-        match $storage {
-            candle_core::CpuStorage::F32(_) => $f::<f32>($($arg),*),
-            candle_core::CpuStorage::F64(_) => $f::<f64>($($arg),*),
-            other => {
-                let dtype = candle_core::backend::BackendStorage::dtype(other);
-                Err(candle_core::Error::Msg(format!("expected f32 or f64, got {dtype:?}")))
-            }
-        }
-    };
-}
-pub(crate) use with_float;
-
 /// The convolution itself; its second and third inputs are weight and bias.
 struct Conv {
     config: Conv2dConfig,
@@ -222,6 +244,8 @@ struct Conv {
 }
 
 type Output4 = candle_core::Result<(CpuStorage, Shape)>;
+#[cfg(feature = "metal")]
+type MetalOutput = candle_core::Result<(candle_core::MetalStorage, Shape)>;
 
 fn forward<T: Element>(
     config: &Conv2dConfig,
@@ -249,7 +273,19 @@ impl CustomOp2 for Conv {
     }
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Output4 {
-        with_float!(s1, forward(&self.config, (s1, l1), (s2, l2), None))
+        with_widened!([s1, s2], forward(&self.config, (s1, l1), (s2, l2), None))
+    }
+
+    #[cfg(feature = "metal")]
+    fn metal_fwd(
+        &self,
+        s1: &candle_core::MetalStorage,
+        l1: &Layout,
+        s2: &candle_core::MetalStorage,
+        l2: &Layout,
+    ) -> MetalOutput {
+        let shape = checked_shape(l1.shape(), l2.shape(), &self.config)?;
+        crate::metal::forward(&shape, (s1, &l1.permute(&[0, 2, 3, 1])?), (s2, l2))
     }
 
     fn bwd(
@@ -261,6 +297,7 @@ impl CustomOp2 for Conv {
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         let config = self.config;
         let size = (x.dims4()?, weight.dims4()?);
+        let grad = &grad.contiguous()?;
         let grad_x = self
             .input_gradient
             .then(|| from_nhwc(&grad.apply_op2_no_bwd(weight, &InputGradient { config, size })?))
@@ -284,7 +321,7 @@ impl CustomOp3 for Conv {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Output4 {
-        with_float!(s1, forward(&self.config, (s1, l1), (s2, l2), Some((s3, l3))))
+        with_widened!([s1, s2, s3], forward(&self.config, (s1, l1), (s2, l2), Some((s3, l3))))
     }
 
     fn bwd(
@@ -303,7 +340,8 @@ impl CustomOp3 for Conv {
 
 /// The sum over all pixels of a (N, H, W, C) tensor, a channel each.
 fn to_channel_sums(x: &Tensor) -> candle_core::Result<Tensor> {
-    x.contiguous()?.flatten_to(2)?.sum(0)
+    let wide = if x.dtype() == DType::BF16 { DType::F32 } else { x.dtype() };
+    x.contiguous()?.flatten_to(2)?.to_dtype(wide)?.sum(0)?.to_dtype(x.dtype())
 }
 
 type Size4 = (usize, usize, usize, usize);
@@ -340,7 +378,19 @@ impl CustomOp2 for InputGradient {
             ))
         }
         let shape = checked_shape(&self.size.0.into(), &self.size.1.into(), &self.config)?;
-        with_float!(s1, inner(&shape, (s1, l1), (s2, l2)))
+        with_widened!([s1, s2], inner(&shape, (s1, l1), (s2, l2)))
+    }
+
+    #[cfg(feature = "metal")]
+    fn metal_fwd(
+        &self,
+        s1: &candle_core::MetalStorage,
+        l1: &Layout,
+        s2: &candle_core::MetalStorage,
+        l2: &Layout,
+    ) -> MetalOutput {
+        let shape = checked_shape(&self.size.0.into(), &self.size.1.into(), &self.config)?;
+        crate::metal::input_gradient(&shape, (s1, l1), (s2, l2))
     }
 }
 
@@ -372,7 +422,19 @@ impl CustomOp2 for WeightGradient {
             Ok((T::to_cpu_storage_owned(out), size.into()))
         }
         let shape = checked_shape(&self.size.0.into(), &self.size.1.into(), &self.config)?;
-        with_float!(s1, inner(&shape, self.size.1, (s1, l1), (s2, l2)))
+        with_widened!([s1, s2], inner(&shape, self.size.1, (s1, l1), (s2, l2)))
+    }
+
+    #[cfg(feature = "metal")]
+    fn metal_fwd(
+        &self,
+        s1: &candle_core::MetalStorage,
+        l1: &Layout,
+        s2: &candle_core::MetalStorage,
+        l2: &Layout,
+    ) -> MetalOutput {
+        let shape = checked_shape(&self.size.0.into(), &self.size.1.into(), &self.config)?;
+        crate::metal::weight_gradient(&shape, (s1, &l1.permute(&[0, 2, 3, 1])?), (s2, l2))
     }
 }
 

@@ -1,15 +1,16 @@
 //! Softmax cross-entropy with label smoothing, as one operation.
 
-use crate::conv2d::{has_kernel, with_float};
+use crate::conv2d::has_kernel;
 use crate::kernels::Element;
 use crate::layout::row_major;
 use crate::tape::{Output, apply1};
-use crate::{Error, Result};
+use crate::widened::{widened, with_float};
+use crate::{Error, Result, cast};
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
 
 /// The mean over the batch of the cross-entropy between softmax(`logits` (N, K)) and `labels` (N, u32),
 /// as a scalar. With `smoothing` s the target is 1 - s + s/K for the label and s/K for the others,
-/// as in PyTorch.
+/// as in PyTorch. The loss of bf16 or f16 logits is f32.
 ///
 /// # Errors
 /// If shapes do not fit, the batch is empty, a label is not below K, or `smoothing` isn't in 0..=1.
@@ -44,6 +45,8 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor, smoothing: f64) -> Result
     if has_kernel(logits) {
         return apply1(logits, CrossEntropy { labels: values, smoothing }, Output::Plain);
     }
+    let wide = if logits.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+    let logits = cast(logits, wide)?;
     let shifted = logits.broadcast_sub(&logits.max_keepdim(1)?.detach())?;
     let log_p = shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(1)?.log()?)?;
     let label = log_p.gather(&labels.unsqueeze(1)?, 1)?.mean_all()?;
@@ -85,6 +88,8 @@ impl CustomOp1 for CrossEntropy {
             }
             Ok((T::to_cpu_storage_owned(vec![T::of_f64(loss / n as f64)]), Shape::from(())))
         }
+        let storage = widened(storage);
+        let storage: &CpuStorage = &storage;
         with_float!(storage, inner(self, storage, layout))
     }
 

@@ -3,6 +3,7 @@
 mod activations;
 mod batch_norm;
 mod bottleneck;
+mod cast;
 mod composite;
 mod conv2d;
 mod conv_norm;
@@ -13,16 +14,20 @@ mod fused_conv;
 mod kernels;
 mod layout;
 mod machine;
+#[cfg(any(feature = "metal", test))]
+mod metal;
 mod pool;
 mod profile;
 mod residual;
 mod residue;
 mod stem;
 mod tape;
+mod widened;
 
 pub use activations::Activations;
 pub use batch_norm::{BatchNormConfig, RunningStats, batch_norm_eval, batch_norm_train};
 pub use bottleneck::Bottleneck;
+pub use cast::cast;
 pub use conv_norm::ConvNorm;
 #[doc(hidden)]
 pub use conv2d::conv2d_composite;
@@ -34,6 +39,8 @@ pub use fused_conv::{FusedConv, Fusion, fused_dtype_is_supported};
 pub use kernels::Isa;
 pub use layout::{is_channels_last, to_channels_last};
 pub use machine::{fma_peak, read_bandwidth};
+#[cfg(feature = "metal")]
+pub use metal::devices as metal_devices;
 pub use pool::{Pool2dConfig, global_avg_pool, max_pool2d};
 pub use profile::{profiled, scope};
 pub use residual::{add, add_relu, cat_channels, relu, sum};

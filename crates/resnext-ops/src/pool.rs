@@ -1,10 +1,11 @@
 //! Pooling: the stem's overlapping maximum and the head's global average.
 
-use crate::conv2d::{has_kernel, with_float};
+use crate::conv2d::has_kernel;
 use crate::kernels::Element;
 use crate::layout::{channels_last, from_nhwc, row_major, to_nhwc};
 use crate::residual::check_rank;
 use crate::tape::{Output, apply1};
+use crate::widened::with_widened;
 use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
 use rayon::prelude::*;
@@ -149,7 +150,7 @@ impl CustomOp1 for MaxPool {
         ) -> candle_core::Result<(CpuStorage, Shape)> {
             op.forward::<T>(storage, layout)
         }
-        with_float!(storage, inner(self, storage, layout))
+        with_widened!([storage], inner(self, storage, layout))
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
@@ -199,7 +200,7 @@ impl CustomOp2 for MaxPoolGradient<'_> {
             });
             Ok((T::to_cpu_storage_owned(out), (n, h, w, c).into()))
         }
-        with_float!(s1, inner(self.0, s1, l1, s2, l2))
+        with_widened!([s1, s2], inner(self.0, s1, l1, s2, l2))
     }
 }
 
@@ -248,7 +249,7 @@ impl CustomOp1 for GlobalAvgPool {
             });
             Ok((T::to_cpu_storage_owned(y), (n, c).into()))
         }
-        with_float!(storage, inner(storage, layout))
+        with_widened!([storage], inner(storage, layout))
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {

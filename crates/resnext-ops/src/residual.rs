@@ -1,9 +1,10 @@
 //! Element-wise operations of the residual block: ReLU, the sum with the shortcut, sums of paths.
 
-use crate::conv2d::{has_kernel, with_float};
+use crate::conv2d::has_kernel;
 use crate::kernels::Element;
 use crate::layout::{channels_last, from_nhwc, row_major, to_nhwc};
 use crate::tape::{Output, apply1, apply2, needs_gradient, record, recording};
+use crate::widened::with_widened;
 use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
 use rayon::prelude::*;
@@ -158,7 +159,7 @@ impl CustomOp1 for Relu {
             let x = channels_last::<T>(storage, layout)?;
             Ok((T::to_cpu_storage_owned(zip(&x, &x, |x, _| positive(x))), nhwc_shape(layout)?))
         }
-        with_float!(storage, inner(storage, layout))
+        with_widened!([storage], inner(storage, layout))
     }
 
     fn bwd(&self, _x: &Tensor, y: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
@@ -194,7 +195,7 @@ impl CustomOp2 for Add {
             let y = if relu { zip(&a, &b, |a, b| positive(a + b)) } else { zip(&a, &b, |a, b| a + b) };
             Ok((T::to_cpu_storage_owned(y), nhwc_shape(l1)?))
         }
-        with_float!(s1, inner(self.relu, s1, l1, s2, l2))
+        with_widened!([s1, s2], inner(self.relu, s1, l1, s2, l2))
     }
 
     fn bwd(
@@ -235,6 +236,6 @@ impl CustomOp2 for ReluGradient {
             let out = zip(&grad, &y, |g, y| if y > T::ZERO { g } else { T::ZERO });
             Ok((T::to_cpu_storage_owned(out), l1.shape().clone()))
         }
-        with_float!(s1, inner(s1, l1, s2, l2))
+        with_widened!([s1, s2], inner(s1, l1, s2, l2))
     }
 }

@@ -1,10 +1,11 @@
 //! Arithmetic modulo a prime, by floating-point kernels: what a proof by exact computation needs.
 
-use crate::conv2d::{has_kernel, with_float};
+use crate::conv2d::has_kernel;
 use crate::kernels::Element;
 use crate::layout::{channels_last, from_nhwc};
 use crate::residual::{add, check_rank};
 use crate::tape::{Output, apply1};
+use crate::widened::with_widened;
 use crate::{Error, Result};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Shape, Tensor};
@@ -58,8 +59,8 @@ impl CustomOp1 for Residue {
             Ok((T::to_cpu_storage_owned(y), (n, h, w, c).into()))
         }
         match storage {
-            CpuStorage::F32(_) | CpuStorage::F64(_) => {
-                with_float!(storage, inner(storage, layout, self.modulus))
+            CpuStorage::F32(_) | CpuStorage::F64(_) | CpuStorage::BF16(_) => {
+                with_widened!([storage], inner(storage, layout, self.modulus))
             }
             other => Ok((other.try_clone(layout)?, layout.shape().clone())),
         }

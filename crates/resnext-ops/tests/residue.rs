@@ -13,8 +13,8 @@ fn values(t: &Tensor) -> Vec<f64> {
 
 #[test]
 fn residues_are_centred_and_so_are_their_gradients() {
-    // bf16 takes candle's operations; the others our kernels.
-    for dtype in [DType::F64, DType::F32, DType::BF16] {
+    // f16 takes candle's operations; the others our kernels.
+    for dtype in [DType::F64, DType::F32, DType::BF16, DType::F16] {
         let x = Var::from_tensor(&tensor(&[-8.0, -4.0, -3.0, 0.0, 3.0, 4.0, 13.0], dtype)).unwrap();
         let g = tensor(&[1.0, 9.0, 0.0, -4.0, 7.0, 3.0, 4.0], dtype);
         let f = || residue(x.as_tensor(), 7);

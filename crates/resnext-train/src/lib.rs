@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod amp;
 pub mod checkpoint;
 mod error;
 mod metrics;
@@ -7,6 +8,7 @@ mod schedule;
 mod sgd;
 mod trainer;
 
+pub use amp::Amp;
 pub use checkpoint::{Checkpoint, Progress};
 pub use error::{Error, Result};
 pub use metrics::Metrics;

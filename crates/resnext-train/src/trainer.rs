@@ -4,7 +4,7 @@ use crate::checkpoint::{Checkpoint, Progress, assign};
 use crate::metrics::Metrics;
 use crate::schedule::Schedule;
 use crate::sgd::{Sgd, SgdConfig};
-use crate::{Error, Result};
+use crate::{Amp, Error, Result};
 use candle_core::{DType, Device, Tensor};
 use resnext_model::{Config, ResNext, Variables};
 use resnext_ops::{cross_entropy, value_and_gradients};
@@ -32,6 +32,8 @@ pub struct TrainConfig {
     pub ema: f64,
     /// Keeps less of the forward pass in memory, and computes it again in the backward one.
     pub grad_checkpoint: bool,
+    /// Mixed precision.
+    pub amp: Amp,
 }
 
 /// Images (N, 3, H, W) and labels (N, u32).
@@ -146,9 +148,14 @@ impl Trainer {
             )));
         }
         config.schedule.validate()?;
+        if config.grad_checkpoint && (config.amp != Amp::Off || !device.is_cpu()) {
+            let message = "gradient checkpointing is for f32 on the CPU; leave it or mixed precision out";
+            return Err(Error::Config(message.into()));
+        }
         let variables = Variables::new(config.seed, DType::F32, device);
         let mut network = ResNext::new(model, variables.builder())?;
         network.set_recompute(config.grad_checkpoint);
+        network.set_mixed_precision(config.amp.dtype())?;
         let mut optimizer = Sgd::new(variables.trainable(), config.sgd)?;
         if config.ema != 0.0 {
             let trained = variables.trainable();

@@ -151,6 +151,7 @@ fn config(accumulate: usize) -> TrainConfig {
         seed: 3,
         ema: 0.9,
         grad_checkpoint: false,
+        amp: Amp::Off,
     }
 }
 
@@ -159,7 +160,11 @@ fn model() -> Config {
 }
 
 fn trainer(accumulate: usize) -> Trainer {
-    Trainer::new(&model(), config(accumulate), serde_json::json!({"name": "test"}), &Device::Cpu).unwrap()
+    trainer_of(config(accumulate))
+}
+
+fn trainer_of(config: TrainConfig) -> Trainer {
+    Trainer::new(&model(), config, serde_json::json!({"name": "test"}), &Device::Cpu).unwrap()
 }
 
 fn weights(checkpoint: &Checkpoint) -> Vec<Vec<u32>> {
@@ -200,6 +205,37 @@ fn a_resumed_run_is_the_same_bits_as_one_that_was_not_interrupted() {
         assert_eq!(losses, watch.losses);
         assert_eq!(epochs, watch.epochs);
     }
+}
+
+/// Mixed precision: near f32's losses but not equal to them, the same bits after an interruption, and f32 in files.
+#[test]
+fn mixed_precision_trains_like_f32_and_resumes_with_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("last.safetensors");
+    let record = |stop_after| Recorder { losses: vec![], epochs: vec![], file: &file, stop_after };
+    let of = |amp| trainer_of(TrainConfig { amp, lr: 0.002, ..config(1) });
+    let (mut wide, mut whole) = (record(usize::MAX), record(usize::MAX));
+    of(Amp::Off).run(&Noise, &mut wide).unwrap();
+    let mut trainer = of(Amp::Bf16);
+    trainer.run(&Noise, &mut whole).unwrap();
+    assert_ne!(wide.losses, whole.losses);
+    for (wide, mixed) in wide.losses.iter().zip(&whole.losses) {
+        assert!((wide / mixed - 1.0).abs() < 0.1, "{wide} in f32, {mixed} with bf16");
+    }
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+    assert!((mean(&wide.losses) / mean(&whole.losses) - 1.0).abs() < 0.03, "{:?}", whole.losses);
+
+    let mut first = record(3);
+    of(Amp::Bf16).run(&Noise, &mut first).unwrap();
+    let stopped = Checkpoint::load(&file, &Device::Cpu).unwrap();
+    let Checkpoint { tensors, momentum, average, .. } = &stopped;
+    let saved = tensors.values().chain(momentum.values()).chain(average.values());
+    assert!(saved.into_iter().all(|t| t.dtype() == DType::F32));
+    let (mut resumed, mut second) = (of(Amp::Bf16), record(usize::MAX));
+    resumed.restore(&stopped, &file).unwrap();
+    resumed.run(&Noise, &mut second).unwrap();
+    assert_eq!([first.losses, second.losses].concat(), whole.losses);
+    assert_eq!(weights(&resumed.checkpoint()), weights(&trainer.checkpoint()));
 }
 
 /// Weights, running statistics and momentum: form (a) goes on in form (c) as it would have in (a), but for
@@ -288,5 +324,7 @@ fn settings_out_of_range_are_refused() {
     assert!(refused(|c| c.epochs = 0).contains("epochs must be at least 1"));
     assert!(refused(|c| c.lr = f64::NAN).contains("learning rate must be above 0"));
     assert!(refused(|c| c.sgd.momentum = 1.0).contains("momentum"));
+    assert!(refused(|c| (c.grad_checkpoint, c.amp) = (true, Amp::Bf16)).contains("gradient checkpointing"));
+    assert!("fp16".parse::<Amp>().unwrap_err().to_string().contains("off or bf16, not `fp16`"));
     assert!(refused(|c| c.accumulate = 0).contains("accumulate"));
 }

@@ -3,7 +3,7 @@
 mod picture;
 mod report;
 
-use crate::data::{DeviceName, device};
+use crate::device::{self, DeviceName};
 use anyhow::Result;
 use candle_core::{DType, Device};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -21,8 +21,7 @@ pub struct Args {
     /// Only resnext20_8x4d, its blocks and the negative controls: under 20 seconds
     #[arg(long)]
     quick: bool,
-    /// Where to compute
-    #[arg(long, default_value = "cpu")]
+    #[arg(long, default_value = "cpu", help = device::HELP)]
     device: DeviceName,
     /// Of the random points and weights
     #[arg(long, default_value_t = 2016)]
@@ -39,7 +38,7 @@ const ACTIVATION_TRIALS: usize = 2;
 const SGD_STEPS: usize = 10;
 
 pub fn run(args: Args) -> Result<ExitCode> {
-    let device = device(args.device)?;
+    let device = args.device.open()?;
     let files = report::Files::new(&args.report)?;
     let names: &[&str] = match args.quick {
         true => &["resnext20_8x4d"],

@@ -1,0 +1,28 @@
+//! Changing the type of a tensor on the way through a network.
+
+use crate::Result;
+use crate::conv2d::has_kernel;
+use crate::layout::{from_nhwc, to_nhwc};
+use crate::tape::{needs_gradient, record, recording};
+use candle_core::{DType, Tensor};
+
+/// `x` in another type, channels-last if it is of four dimensions; its gradient comes back in x's own type.
+///
+/// # Errors
+/// If `dtype` can't be had on x's device.
+pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
+    if x.dtype() == dtype {
+        return Ok(x.clone());
+    }
+    let y = convert(x, dtype)?;
+    if recording() && has_kernel(x) && needs_gradient("cast", x)? {
+        let x = x.clone();
+        record(&y, move |g| Ok(vec![(x.clone(), Some(convert(g, x.dtype())?))]));
+    }
+    Ok(y)
+}
+
+/// candle writes what it converts in the order of the dimensions.
+fn convert(x: &Tensor, dtype: DType) -> Result<Tensor> {
+    Ok(if x.rank() == 4 { from_nhwc(&to_nhwc(x)?.to_dtype(dtype)?)? } else { x.to_dtype(dtype)? })
+}

@@ -1,0 +1,121 @@
+//! `--device`: where tensors live.
+
+use anyhow::{Result, anyhow, bail, ensure};
+use candle_core::Device;
+use candle_core::utils::{cuda_is_available, metal_is_available};
+use std::fmt;
+use std::str::FromStr;
+
+/// A device as it is named on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceName {
+    /// A GPU if this build and machine have one, else the CPU.
+    Auto,
+    Cpu,
+    /// The one of this number.
+    Cuda(usize),
+    Metal,
+}
+
+/// What help texts say of it.
+pub const HELP: &str =
+    "Where to compute: auto (a GPU if this build and machine have one), cpu, cuda, cuda:N or metal";
+
+impl FromStr for DeviceName {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let numbered = |text: &str| text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+        Ok(match text {
+            "auto" => DeviceName::Auto,
+            "cpu" => DeviceName::Cpu,
+            "cuda" => DeviceName::Cuda(0),
+            "metal" => DeviceName::Metal,
+            _ => match numbered(text) {
+                Some(number) => DeviceName::Cuda(number),
+                None => bail!("a device is auto, cpu, cuda, cuda:N or metal, not `{text}`"),
+            },
+        })
+    }
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            DeviceName::Auto => f.write_str("auto"),
+            DeviceName::Cpu => f.write_str("cpu"),
+            DeviceName::Cuda(number) => write!(f, "cuda:{number}"),
+            DeviceName::Metal => f.write_str("metal"),
+        }
+    }
+}
+
+impl DeviceName {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// If this build has no support for it, or this machine no such device.
+    pub fn open(self) -> Result<Device> {
+        let built = |there: bool, what: &str, feature: &str| {
+            ensure!(
+                there,
+                "device {self}: this build has no {what}; --features {feature} makes one (docs/gpu.md), --device cpu needs none"
+            );
+            Ok(())
+        };
+        let first_line = |error: candle_core::Error| {
+            let text = error.to_string();
+            anyhow!("device {self} is not to be had: {}", text.lines().next().unwrap_or_default())
+        };
+        match self {
+            DeviceName::Auto => Ok(gpu().unwrap_or(Device::Cpu)),
+            DeviceName::Cpu => Ok(Device::Cpu),
+            DeviceName::Cuda(number) => {
+                built(cuda_is_available(), "CUDA", "cuda")?;
+                Device::new_cuda_with_stream(number).map_err(first_line)
+            }
+            DeviceName::Metal => {
+                built(metal_is_available(), "Metal", "metal")?;
+                metal().map_err(first_line)
+            }
+        }
+    }
+}
+
+/// The first GPU that this build and machine have. A stream of its own: the default one is a thread's, and training steps
+/// move between threads.
+fn gpu() -> Option<Device> {
+    Device::new_cuda_with_stream(0).or_else(|_| metal()).ok()
+}
+
+fn metal() -> candle_core::Result<Device> {
+    #[cfg(feature = "metal")]
+    if resnext_ops::metal_devices() == 0 {
+        candle_core::bail!("this machine has no Metal device");
+    }
+    Device::new_metal(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_and_written() {
+        for (text, name) in [
+            ("auto", DeviceName::Auto),
+            ("cpu", DeviceName::Cpu),
+            ("cuda:0", DeviceName::Cuda(0)),
+            ("cuda:13", DeviceName::Cuda(13)),
+            ("metal", DeviceName::Metal),
+        ] {
+            assert_eq!(text.parse::<DeviceName>().unwrap(), name);
+            assert_eq!(name.to_string(), text);
+        }
+        assert_eq!("cuda".parse::<DeviceName>().unwrap(), DeviceName::Cuda(0));
+        for wrong in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "CPU"] {
+            let error = wrong.parse::<DeviceName>().unwrap_err().to_string();
+            assert!(error.contains("auto, cpu, cuda, cuda:N or metal"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! A short training run on the device, in f32 and with bf16, beside the CPU's in f32.
+
+use super::report::{Check, Losses};
+use super::{SEED, Sizes};
+use crate::data::Loaders;
+use anyhow::{Result, bail};
+use candle_core::{DType, Device};
+use resnext_data::synthetic;
+use resnext_model::Config;
+use resnext_train::{
+    Amp, BatchReport, Checkpoint, EpochReport, Observer, Outcome, Schedule, SgdConfig, TrainConfig, Trainer,
+};
+
+/// Largest relative difference of any step's loss, in f32 and with bf16: rounding grows from step to step.
+const F32: f64 = 1e-3;
+const BF16: f64 = 0.05;
+
+struct Recorder(Vec<f64>);
+
+impl Observer for Recorder {
+    fn on_batch(&mut self, report: &BatchReport) {
+        self.0.push(report.loss);
+    }
+    fn on_epoch(&mut self, _: &EpochReport) -> resnext_train::Result<()> {
+        Ok(())
+    }
+    fn save(&mut self, _: &Checkpoint, _: bool) -> resnext_train::Result<()> {
+        Ok(())
+    }
+    fn should_stop(&self) -> bool {
+        false
+    }
+}
+
+pub fn checks(sizes: &Sizes, device: &Device) -> Result<(Vec<Check>, Losses)> {
+    let losses = Losses {
+        cpu: run(sizes, Amp::Off, &Device::Cpu)?,
+        device: run(sizes, Amp::Off, device)?,
+        device_bf16: run(sizes, Amp::Bf16, device)?,
+    };
+    let apart =
+        |own: &[f64]| own.iter().zip(&losses.cpu).map(|(a, b)| (a / b - 1.0).abs()).fold(0.0, f64::max);
+    let what = format!("{} steps of resnext11_8x4d, losses beside the CPU's in f32", losses.cpu.len());
+    let check = |dtype, own: &[f64], bound| Check::at_most("training", &what, dtype, apart(own), bound);
+    let checks = vec![check(DType::F32, &losses.device, F32), check(DType::BF16, &losses.device_bf16, BF16)];
+    Ok((checks, losses))
+}
+
+/// The loss of every step.
+fn run(sizes: &Sizes, amp: Amp, device: &Device) -> Result<Vec<f64>> {
+    let (batch, batches) = sizes.trained;
+    let config = TrainConfig {
+        epochs: 1,
+        lr: 0.02,
+        schedule: Schedule::default(),
+        sgd: SgdConfig::default(),
+        label_smoothing: 0.1,
+        accumulate: 1,
+        seed: SEED,
+        ema: 0.0,
+        grad_checkpoint: false,
+        amp,
+    };
+    let splits = synthetic::splits(SEED, batch * batches, batch);
+    let loaders = Loaders::new(splits, batch, true, SEED, device)?;
+    let mut recorder = Recorder(Vec::new());
+    let model = Config { classes: 10, ..Config::by_name("resnext11_8x4d")? };
+    match Trainer::new(&model, config, serde_json::Value::Null, device)?.run(&loaders, &mut recorder)? {
+        Outcome::Finished => Ok(recorder.0),
+        Outcome::Stopped => bail!("nobody asked the run to stop"),
+    }
+}
