@@ -193,6 +193,7 @@ inline unsigned __float_as_uint(float x) {
     memcpy(&bits, &x, 4);
     return bits;
 }
+inline float __int_as_float(int bits) { return __uint_as_float(bits); }
 inline float to_float(bf16 x) { return __uint_as_float((unsigned)x.bits << 16); }
 inline float to_float(f16 x) {
     _Float16 y;
