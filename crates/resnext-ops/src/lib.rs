@@ -8,6 +8,8 @@ mod composite;
 mod conv2d;
 mod conv_norm;
 mod crew;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod cross_entropy;
 mod error;
 mod fused_conv;

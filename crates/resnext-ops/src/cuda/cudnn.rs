@@ -1,0 +1,270 @@
+//! Convolution by cuDNN with its count of groups: channels-last, sums in f32, and only algorithms that give the same
+//! bits each time.
+
+use super::conv::{Direction, Job};
+use super::launch::{int, log_call};
+use super::memory::{pointer, uninitialised};
+use super::settings::tf32;
+use super::{general, weights};
+use candle_core::cuda_backend::DeviceId;
+use candle_core::cuda_backend::cudarc::cudnn::{CudnnError, result, sys};
+use candle_core::{CudaDevice, CudaStorage, DType};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// A thing of cuDNN's that is given back when it goes out of use.
+struct Owned<T: Copy> {
+    raw: T,
+    destroy: unsafe fn(T) -> Result<(), CudnnError>,
+}
+
+impl<T: Copy> Drop for Owned<T> {
+    fn drop(&mut self) {
+        // SAFETY: made together with its way of being destroyed, and not given to anyone. A failure has no remedy.
+        let _ = unsafe { (self.destroy)(self.raw) };
+    }
+}
+
+type Handle = Rc<Owned<sys::cudnnHandle_t>>;
+
+thread_local! {
+    /// cuDNN's handles belong to a thread.
+    static HANDLES: RefCell<HashMap<DeviceId, Handle>> = RefCell::default();
+}
+
+fn wrap(error: CudnnError) -> candle_core::Error {
+    candle_core::Error::wrap(error)
+}
+
+fn handle(device: &CudaDevice) -> candle_core::Result<Handle> {
+    HANDLES.with_borrow_mut(|handles| {
+        if let Some(handle) = handles.get(&device.id()) {
+            return Ok(handle.clone());
+        }
+        let stream = device.cuda_stream();
+        stream.context().bind_to_thread().map_err(candle_core::Error::wrap)?;
+        let handle = Owned { raw: result::create_handle().map_err(wrap)?, destroy: result::destroy_handle };
+        // SAFETY: the handle is new, and the stream lives as long as the device, whose tensors outlive their use here.
+        unsafe { result::set_stream(handle.raw, stream.cu_stream().cast()) }.map_err(wrap)?;
+        let handle = Rc::new(handle);
+        handles.insert(device.id(), handle.clone());
+        Ok(handle)
+    })
+}
+
+fn data_type(dtype: DType) -> candle_core::Result<sys::cudnnDataType_t> {
+    match dtype {
+        DType::F32 => Ok(sys::cudnnDataType_t::CUDNN_DATA_FLOAT),
+        DType::BF16 => Ok(sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16),
+        DType::F16 => Ok(sys::cudnnDataType_t::CUDNN_DATA_HALF),
+        other => candle_core::bail!("convolution on CUDA takes F32, BF16 and F16, got {other:?}"),
+    }
+}
+
+const CHANNELS_LAST: sys::cudnnTensorFormat_t = sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC;
+
+/// What cuDNN is told of a convolution.
+struct Descriptors {
+    input: Owned<sys::cudnnTensorDescriptor_t>,
+    weight: Owned<sys::cudnnFilterDescriptor_t>,
+    conv: Owned<sys::cudnnConvolutionDescriptor_t>,
+    output: Owned<sys::cudnnTensorDescriptor_t>,
+}
+
+impl Descriptors {
+    fn new(job: &Job) -> candle_core::Result<Self> {
+        let (s, c, kind) = (job.shape, job.shape.config, data_type(job.dtype)?);
+        let four = |a: usize, b: usize, c: usize, d: usize| -> candle_core::Result<[i32; 4]> {
+            Ok([int(a)?, int(b)?, int(c)?, int(d)?])
+        };
+        let tensor = |sizes: [i32; 4]| -> candle_core::Result<_> {
+            let raw = result::create_tensor_descriptor().map_err(wrap)?;
+            let tensor = Owned { raw, destroy: result::destroy_tensor_descriptor };
+            // SAFETY: just created.
+            unsafe { result::set_tensor4d_descriptor(raw, CHANNELS_LAST, kind, sizes) }.map_err(wrap)?;
+            Ok(tensor)
+        };
+        let raw = result::create_filter_descriptor().map_err(wrap)?;
+        let weight = Owned { raw, destroy: result::destroy_filter_descriptor };
+        let sizes = four(s.out_channels, s.group_in(), s.kernel_h, s.kernel_w)?;
+        // SAFETY: just created.
+        unsafe { result::set_filter4d_descriptor(raw, kind, CHANNELS_LAST, sizes) }.map_err(wrap)?;
+        let raw = result::create_convolution_descriptor().map_err(wrap)?;
+        let conv = Owned { raw, destroy: result::destroy_convolution_descriptor };
+        let (padding, stride, dilation) = (int(c.padding)?, int(c.stride)?, int(c.dilation)?);
+        let mode = sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION;
+        let sums = sys::cudnnDataType_t::CUDNN_DATA_FLOAT;
+        let math = match (job.dtype, tf32()) {
+            (DType::F32, false) => sys::cudnnMathType_t::CUDNN_FMA_MATH,
+            // What cuDNN calls its default is TF32 for f32.
+            (DType::F32, true) => sys::cudnnMathType_t::CUDNN_DEFAULT_MATH,
+            _ => sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
+        };
+        // SAFETY: just created.
+        unsafe {
+            result::set_convolution2d_descriptor(
+                raw, padding, padding, stride, stride, dilation, dilation, mode, sums,
+            )
+            .and_then(|()| result::set_convolution_group_count(raw, int(c.groups).unwrap_or(i32::MAX)))
+            .and_then(|()| result::set_convolution_math_type(raw, math))
+        }
+        .map_err(wrap)?;
+        Ok(Descriptors {
+            input: tensor(four(s.batch, s.in_channels, s.in_h, s.in_w)?)?,
+            weight,
+            conv,
+            output: tensor(four(s.batch, s.out_channels, s.out_h, s.out_w)?)?,
+        })
+    }
+}
+
+/// The first algorithm that cuDNN proposes, works, and gives the same bits each time.
+macro_rules! algorithm {
+    ($query:path, $perf:ty, $handle:expr, $($descriptor:expr),*) => {{
+        let mut count = 0;
+        // SAFETY: a structure of numbers, for which zeros are a value; written by cuDNN.
+        let mut found: [$perf; 8] = unsafe { std::mem::zeroed() };
+        // SAFETY: handle and descriptors are alive, and there is room for as many as are asked for.
+        unsafe { $query($handle, $($descriptor,)* found.len() as i32, &mut count, found.as_mut_ptr()) }
+            .map_err(wrap)?;
+        found.iter().take(count.max(0) as usize).find(|perf| {
+            perf.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS
+                && perf.determinism == sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC
+        }).copied()
+    }};
+}
+
+pub(super) fn run(job: &Job) -> candle_core::Result<CudaStorage> {
+    let (device, shape) = (job.device, job.shape);
+    let (handle, d) = (handle(device)?, Descriptors::new(job)?);
+    let handle = handle.raw;
+    let (input, weight, conv, output) = (d.input.raw, d.weight.raw, d.conv.raw, d.output.raw);
+    // Room for an algorithm to work in; at least a byte, so that there is an address.
+    let room = |bytes: usize| uninitialised(device, bytes.max(1), DType::U8);
+    let one = (&raw const SCALES[0]).cast();
+    let zero = (&raw const SCALES[1]).cast();
+    let image = job.image as *const std::ffi::c_void;
+    let weights = |from: u64| weights::to_elements(device, shape, from, job.weight_dtype, job.dtype);
+    let out = uninitialised(device, job.result_len(), job.dtype)?;
+    let to = pointer(&out, 0)? as *mut std::ffi::c_void;
+    // SAFETY of all calls below: handle and descriptors are alive; operands and result are device memory as long as the
+    // descriptors say, the workspace as long as cuDNN said.
+    match job.direction {
+        Direction::Forward => {
+            let query = result::get_convolution_forward_algorithm;
+            let Some(best) =
+                algorithm!(query, sys::cudnnConvolutionFwdAlgoPerf_t, handle, input, weight, conv, output)
+            else {
+                return general::run(job);
+            };
+            let (w, space) = (weights(job.other)?, room(best.memory)?);
+            log_call("cuDNN: convolution forward");
+            // SAFETY: above.
+            unsafe {
+                result::set_convolution_math_type(conv, best.mathType).and_then(|()| {
+                    result::convolution_forward(
+                        handle,
+                        one,
+                        input,
+                        image,
+                        weight,
+                        address(&w),
+                        conv,
+                        best.algo,
+                        address(&space).cast_mut(),
+                        best.memory,
+                        zero,
+                        output,
+                        to,
+                    )
+                })
+            }
+            .map_err(wrap)?;
+        }
+        Direction::Input => {
+            let query = result::get_convolution_backward_data_algorithm;
+            let Some(best) = algorithm!(
+                query,
+                sys::cudnnConvolutionBwdDataAlgoPerf_t,
+                handle,
+                weight,
+                output,
+                conv,
+                input
+            ) else {
+                return general::run(job);
+            };
+            let (w, space) = (weights(job.other)?, room(best.memory)?);
+            log_call("cuDNN: convolution input gradient");
+            // SAFETY: above.
+            unsafe {
+                result::set_convolution_math_type(conv, best.mathType).and_then(|()| {
+                    result::convolution_backward_data(
+                        handle,
+                        one,
+                        weight,
+                        address(&w),
+                        output,
+                        image,
+                        conv,
+                        best.algo,
+                        address(&space).cast_mut(),
+                        best.memory,
+                        zero,
+                        input,
+                        to,
+                    )
+                })
+            }
+            .map_err(wrap)?;
+        }
+        Direction::Weight => {
+            let query = result::get_convolution_backward_filter_algorithm;
+            let Some(best) = algorithm!(
+                query,
+                sys::cudnnConvolutionBwdFilterAlgoPerf_t,
+                handle,
+                input,
+                output,
+                conv,
+                weight
+            ) else {
+                return general::run(job);
+            };
+            let space = room(best.memory)?;
+            log_call("cuDNN: convolution weight gradient");
+            // SAFETY: above.
+            unsafe {
+                result::set_convolution_math_type(conv, best.mathType).and_then(|()| {
+                    result::convolution_backward_filter(
+                        handle,
+                        one,
+                        input,
+                        job.other as *const _,
+                        output,
+                        image,
+                        conv,
+                        best.algo,
+                        address(&space).cast_mut(),
+                        best.memory,
+                        zero,
+                        weight,
+                        to,
+                    )
+                })
+            }
+            .map_err(wrap)?;
+            return weights::from_elements(device, shape, pointer(&out, 0)?, job.dtype, job.weight_dtype);
+        }
+    }
+    Ok(out)
+}
+
+/// What cuDNN multiplies the result, and what was there before, by.
+static SCALES: [f32; 2] = [1.0, 0.0];
+
+/// Null if it has none, which cuDNN reports.
+fn address(storage: &CudaStorage) -> *const std::ffi::c_void {
+    pointer(storage, 0).unwrap_or(0) as *const _
+}
