@@ -1,6 +1,6 @@
 //! Batch normalisation with running statistics, optionally followed by ReLU.
 
-use crate::conv2d::{has_kernel, is_master};
+use crate::conv2d::{has_cpu_kernel, is_master};
 use crate::kernels::{Element, Isa, channel_sums, per_channel};
 use crate::layout::{channels_last, from_nhwc, row_major};
 use crate::residual::check_rank;
@@ -61,7 +61,12 @@ pub fn batch_norm_train(
         let expected = "more than one value a channel when training".to_string();
         return Err(Error::Shape { op: "batch_norm", input: "x", expected, got: x.shape().clone() });
     }
-    if has_kernel(x) {
+    #[cfg(feature = "cuda")]
+    if crate::conv2d::has_cuda_kernel(x) {
+        let op = crate::cuda::BatchNorm::new(config, [&running.mean, &running.var], true);
+        return apply3(x, weight, bias, op, Output::ChannelsLast);
+    }
+    if has_cpu_kernel(x) {
         let (mean, var) = batch_statistics(x)?;
         running.update(&mean, &var, count, config)?;
         let stats = Stats { inv_std: inverse_std(&var, config.eps), mean };
@@ -113,7 +118,12 @@ pub fn batch_norm_eval(
     config: &BatchNormConfig,
 ) -> Result<Tensor> {
     check(x, weight, bias, mean, var)?;
-    if has_kernel(x) {
+    #[cfg(feature = "cuda")]
+    if crate::conv2d::has_cuda_kernel(x) {
+        let op = crate::cuda::BatchNorm::new(config, [mean, var], false);
+        return apply3(x, weight, bias, op, Output::ChannelsLast);
+    }
+    if has_cpu_kernel(x) {
         let values = |t: &Tensor| t.to_dtype(candle_core::DType::F64)?.to_vec1::<f64>();
         let stats = Stats { mean: values(mean)?, inv_std: inverse_std(&values(var)?, config.eps) };
         return normalise(x, weight, bias, stats, false, config.relu);
@@ -175,7 +185,7 @@ fn batch_statistics(x: &Tensor) -> Result<(Vec<f64>, Vec<f64>)> {
             let storage: &CpuStorage = &storage;
             Ok(with_float!(storage, inner(storage, layout))?)
         }
-        _ => unreachable!("has_kernel: on the CPU"),
+        _ => unreachable!("has_cpu_kernel"),
     }
 }
 

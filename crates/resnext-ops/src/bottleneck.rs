@@ -6,7 +6,7 @@
 
 use crate::Conv2dConfig;
 use crate::conv_norm::{ConvNorm, Unit, UnitGradients};
-use crate::conv2d::has_kernel;
+use crate::conv2d::has_cpu_kernel;
 use crate::kernels::{Around, ConvShape, Element, GradientSums, Isa, Operand, join, join_gradient, lanes};
 use crate::layout::{channels_last, from_nhwc};
 use crate::profile::timed;
@@ -103,7 +103,7 @@ pub(crate) fn fused(x: &Tensor, mut channels: impl Iterator<Item = usize>) -> bo
     let isa = Isa::current();
     let lanes = if x.dtype() == DType::F64 { lanes::<f64>(isa) } else { lanes::<f32>(isa) };
     let wide = matches!(x.dtype(), DType::F32 | DType::F64);
-    recording() && x.rank() == 4 && wide && has_kernel(x) && channels.all(|c| c.is_multiple_of(lanes))
+    recording() && x.rank() == 4 && wide && has_cpu_kernel(x) && channels.all(|c| c.is_multiple_of(lanes))
 }
 
 /// Calls `f` with the elements of a tensor (N, C, H, W) in channels-last order.
@@ -111,7 +111,7 @@ pub(crate) fn with_elements<T: Element, R>(x: &Tensor, f: impl FnOnce(&[T]) -> R
     let (storage, layout) = x.storage_and_layout();
     match &*storage {
         Storage::Cpu(storage) => f(&channels_last::<T>(storage, layout)?),
-        _ => unreachable!("has_kernel: on the CPU"),
+        _ => unreachable!("has_cpu_kernel"),
     }
 }
 

@@ -29,8 +29,8 @@ impl Default for Conv2dConfig {
 /// Convolves `x` (N, Cin, H, W) with `weight` (Cout, Cin/groups, kh, kw), giving (N, Cout, H', W').
 ///
 /// `x` may have any strides; the result lies channels-last in memory. f32, f64 and bf16 run through
-/// this crate's kernels on the CPU, in one pass whatever the number of groups; bf16 is summed in f32 and
-/// rounded once. Other types and devices take a composite of candle's operations, the number of which does
+/// this crate's kernels on the CPU, and f32, bf16 and f16 on CUDA, in one pass whatever the number of groups; 16 bits
+/// are summed in f32 and rounded once. Other types and devices take a composite of candle's operations, the number of which does
 /// not grow with groups either. Both inputs get gradients.
 ///
 /// Mixed precision: beside `x` in bf16 or f16 the weight may be f32. It is rounded to x's type, and its gradient
@@ -72,7 +72,7 @@ pub fn conv2d_gradients(
         return Err(Error::Shape { op: "conv2d", input: "gradient", expected, got });
     }
     if !has_kernel(x) && !has_metal_kernel(x, &shape) {
-        let expected = "F32, F64 or BF16 on the CPU".to_string();
+        let expected = "F32, F64 or BF16 on the CPU, or F32, BF16 or F16 on CUDA".to_string();
         return Err(Error::DType { op: "conv2d", input: "x", expected, got: x.dtype() });
     }
     // The CPU's kernels read any strides.
@@ -132,9 +132,17 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     crate::tape::reshape(&y, (n, outputs))
 }
 
-/// Whether this crate's CPU kernels take a tensor of this type and place.
+/// Whether this crate's kernels, the CPU's or CUDA's, take a tensor of this type and place.
 pub(crate) fn has_kernel(x: &Tensor) -> bool {
+    has_cpu_kernel(x) || has_cuda_kernel(x)
+}
+
+pub(crate) fn has_cpu_kernel(x: &Tensor) -> bool {
     x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F64 | DType::BF16)
+}
+
+pub(crate) fn has_cuda_kernel(x: &Tensor) -> bool {
+    cfg!(feature = "cuda") && x.device().is_cuda() && matches!(x.dtype(), DType::F32 | DType::BF16 | DType::F16)
 }
 
 /// Whether this crate's Metal kernels compute this convolution of `x`.
@@ -154,9 +162,12 @@ pub(crate) fn is_master(dtype: DType, x: &Tensor) -> bool {
     dtype == DType::F32 && matches!(x.dtype(), DType::BF16 | DType::F16)
 }
 
-/// A parameter in the type of `x`, which it must have unless it is a master copy.
+/// A parameter in the type of `x`, which it must have unless it is a master copy. CUDA's kernels round as they read.
 fn of_type(input: &'static str, parameter: &Tensor, x: &Tensor) -> Result<Tensor> {
     if is_master(parameter.dtype(), x) {
+        if has_cuda_kernel(x) {
+            return Ok(parameter.clone());
+        }
         return cast(parameter, x.dtype());
     }
     check_types(x, &[(input, parameter)])?;
@@ -244,6 +255,8 @@ struct Conv {
 }
 
 type Output4 = candle_core::Result<(CpuStorage, Shape)>;
+#[cfg(feature = "cuda")]
+type CudaOutput = candle_core::Result<(candle_core::CudaStorage, Shape)>;
 #[cfg(feature = "metal")]
 type MetalOutput = candle_core::Result<(candle_core::MetalStorage, Shape)>;
 
@@ -276,6 +289,19 @@ impl CustomOp2 for Conv {
         with_widened!([s1, s2], forward(&self.config, (s1, l1), (s2, l2), None))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &candle_core::CudaStorage,
+        l1: &Layout,
+        s2: &candle_core::CudaStorage,
+        l2: &Layout,
+    ) -> CudaOutput {
+        let shape = checked_shape(l1.shape(), l2.shape(), &self.config)?;
+        let y = crate::cuda::forward(&shape, (s1, l1), (s2, l2))?;
+        Ok((y, (shape.batch, shape.out_h, shape.out_w, shape.out_channels).into()))
+    }
+
     #[cfg(feature = "metal")]
     fn metal_fwd(
         &self,
@@ -302,7 +328,8 @@ impl CustomOp2 for Conv {
             .input_gradient
             .then(|| from_nhwc(&grad.apply_op2_no_bwd(weight, &InputGradient { config, size })?))
             .transpose()?;
-        let grad_weight = x.apply_op2_no_bwd(grad, &WeightGradient { config, size })?;
+        let dtype = weight.dtype();
+        let grad_weight = x.apply_op2_no_bwd(grad, &WeightGradient { config, size, dtype })?;
         Ok((grad_x, Some(grad_weight)))
     }
 }
@@ -324,24 +351,46 @@ impl CustomOp3 for Conv {
         with_widened!([s1, s2, s3], forward(&self.config, (s1, l1), (s2, l2), Some((s3, l3))))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &candle_core::CudaStorage,
+        l1: &Layout,
+        s2: &candle_core::CudaStorage,
+        l2: &Layout,
+        s3: &candle_core::CudaStorage,
+        l3: &Layout,
+    ) -> CudaOutput {
+        let (y, shape) = CustomOp2::cuda_fwd(self, s1, l1, s2, l2)?;
+        crate::cuda::add_bias(&y, shape.elem_count(), shape.dims4()?.3, (s3, l3))?;
+        Ok((y, shape))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
         weight: &Tensor,
-        _bias: &Tensor,
+        bias: &Tensor,
         y: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (grad_x, grad_weight) = CustomOp2::bwd(self, x, weight, y, grad)?;
-        let grad_bias = to_channel_sums(grad)?;
+        let grad_bias = to_channel_sums(grad, bias.dtype())?;
         Ok((grad_x, grad_weight, Some(grad_bias)))
     }
 }
 
 /// The sum over all pixels of a (N, H, W, C) tensor, a channel each.
-fn to_channel_sums(x: &Tensor) -> candle_core::Result<Tensor> {
+fn to_channel_sums(x: &Tensor, dtype: DType) -> candle_core::Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if has_cuda_kernel(x) {
+        let channels = x.dims4()?.3;
+        let (storage, layout) = x.storage_and_layout();
+        let sums = crate::cuda::bias_gradient((crate::cuda::cuda(&storage)?, layout), channels, dtype)?;
+        return Ok(crate::cuda::tensor(sums, channels));
+    }
     let wide = if x.dtype() == DType::BF16 { DType::F32 } else { x.dtype() };
-    x.contiguous()?.flatten_to(2)?.to_dtype(wide)?.sum(0)?.to_dtype(x.dtype())
+    x.contiguous()?.flatten_to(2)?.to_dtype(wide)?.sum(0)?.to_dtype(dtype)
 }
 
 type Size4 = (usize, usize, usize, usize);
@@ -381,6 +430,19 @@ impl CustomOp2 for InputGradient {
         with_widened!([s1, s2], inner(&shape, (s1, l1), (s2, l2)))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &candle_core::CudaStorage,
+        l1: &Layout,
+        s2: &candle_core::CudaStorage,
+        l2: &Layout,
+    ) -> CudaOutput {
+        let shape = checked_shape(&self.size.0.into(), &self.size.1.into(), &self.config)?;
+        let gradient = crate::cuda::input_gradient(&shape, (s1, l1), (s2, l2))?;
+        Ok((gradient, (shape.batch, shape.in_h, shape.in_w, shape.in_channels).into()))
+    }
+
     #[cfg(feature = "metal")]
     fn metal_fwd(
         &self,
@@ -398,6 +460,9 @@ impl CustomOp2 for InputGradient {
 struct WeightGradient {
     config: Conv2dConfig,
     size: (Size4, Size4),
+    /// Of the weight; on CUDA that may be another than the input's.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    dtype: DType,
 }
 
 impl CustomOp2 for WeightGradient {
@@ -423,6 +488,19 @@ impl CustomOp2 for WeightGradient {
         }
         let shape = checked_shape(&self.size.0.into(), &self.size.1.into(), &self.config)?;
         with_widened!([s1, s2], inner(&shape, self.size.1, (s1, l1), (s2, l2)))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &candle_core::CudaStorage,
+        l1: &Layout,
+        s2: &candle_core::CudaStorage,
+        l2: &Layout,
+    ) -> CudaOutput {
+        let shape = checked_shape(&self.size.0.into(), &self.size.1.into(), &self.config)?;
+        let gradient = crate::cuda::weight_gradient(&shape, (s1, l1), (s2, l2), self.dtype)?;
+        Ok((gradient, self.size.1.into()))
     }
 
     #[cfg(feature = "metal")]

@@ -49,7 +49,7 @@ pub(crate) fn elements<T: Element>(t: &Tensor) -> Result<Vec<T>> {
     let (storage, layout) = t.storage_and_layout();
     match &*storage {
         Storage::Cpu(storage) => Ok(row_major::<T>(storage, layout)?.into_owned()),
-        _ => unreachable!("has_kernel: on the CPU"),
+        _ => unreachable!("has_cpu_kernel"),
     }
 }
 

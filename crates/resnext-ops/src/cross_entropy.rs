@@ -1,6 +1,6 @@
 //! Softmax cross-entropy with label smoothing, as one operation.
 
-use crate::conv2d::has_kernel;
+use crate::conv2d::has_cpu_kernel;
 use crate::kernels::Element;
 use crate::layout::row_major;
 use crate::tape::{Output, apply1};
@@ -11,6 +11,9 @@ use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
 /// The mean over the batch of the cross-entropy between softmax(`logits` (N, K)) and `labels` (N, u32),
 /// as a scalar. With `smoothing` s the target is 1 - s + s/K for the label and s/K for the others,
 /// as in PyTorch. The loss of bf16 or f16 logits is f32.
+///
+/// On CUDA a label that is no class makes the loss NaN: to look at the labels here would have the host wait for the
+/// device in every step.
 ///
 /// # Errors
 /// If shapes do not fit, the batch is empty, a label is not below K, or `smoothing` isn't in 0..=1.
@@ -35,6 +38,14 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor, smoothing: f64) -> Result
             message: format!("label smoothing must be from 0 to 1, got {smoothing}"),
         });
     }
+    #[cfg(feature = "cuda")]
+    if crate::conv2d::has_cuda_kernel(logits) {
+        if !labels.device().same_device(logits.device()) {
+            let message = "logits and labels are on different devices".to_string();
+            return Err(Error::Config { op: OP, message });
+        }
+        return apply1(logits, OnCuda { labels: labels.clone(), smoothing }, Output::Plain);
+    }
     let values = labels.to_vec1::<u32>()?;
     if let Some((i, label)) = values.iter().enumerate().find(|&(_, &label)| label as usize >= classes) {
         return Err(Error::Value {
@@ -42,7 +53,7 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor, smoothing: f64) -> Result
             message: format!("label {label} of example {i} is not below {classes}, the number of classes"),
         });
     }
-    if has_kernel(logits) {
+    if has_cpu_kernel(logits) {
         return apply1(logits, CrossEntropy { labels: values, smoothing }, Output::Plain);
     }
     let wide = if logits.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
@@ -106,5 +117,46 @@ impl CustomOp1 for CrossEntropy {
             }));
         }
         Ok(Some(Tensor::from_vec(out, (n, classes), logits.device())?.to_dtype(logits.dtype())?))
+    }
+}
+
+/// The same on CUDA.
+#[cfg(feature = "cuda")]
+struct OnCuda {
+    labels: Tensor,
+    smoothing: f64,
+}
+
+#[cfg(feature = "cuda")]
+impl CustomOp1 for OnCuda {
+    fn name(&self) -> &'static str {
+        "cross_entropy"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        candle_core::bail!("cross-entropy with labels on CUDA: expected logits on that device")
+    }
+
+    fn cuda_fwd(
+        &self,
+        storage: &candle_core::CudaStorage,
+        layout: &Layout,
+    ) -> candle_core::Result<(candle_core::CudaStorage, Shape)> {
+        let (labels, labels_layout) = self.labels.storage_and_layout();
+        let labels = (crate::cuda::cuda(&labels)?, labels_layout);
+        Ok((crate::cuda::loss((storage, layout), labels, self.smoothing)?, Shape::from(())))
+    }
+
+    fn bwd(&self, logits: &Tensor, _loss: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let (labels, labels_layout) = self.labels.storage_and_layout();
+        let (values, layout) = logits.storage_and_layout();
+        let (grad, grad_layout) = grad.storage_and_layout();
+        let dx = crate::cuda::loss_gradient(
+            (crate::cuda::cuda(&values)?, layout),
+            (crate::cuda::cuda(&labels)?, labels_layout),
+            (crate::cuda::cuda(&grad)?, grad_layout),
+            self.smoothing,
+        )?;
+        Ok(Some(crate::cuda::tensor(dx, logits.dims2()?)))
     }
 }

@@ -33,7 +33,7 @@ pub fn max_pool2d(x: &Tensor, config: &Pool2dConfig) -> Result<Tensor> {
     let (_, _, h, w) = x.dims4()?;
     let (out_h, out_w) = (config.output(h)?, config.output(w)?);
     if has_kernel(x) {
-        return apply1(x, MaxPool(*config), Output::ChannelsLast);
+        return apply1(x, MaxPool::new(config), Output::ChannelsLast);
     }
     // By candle's operations: the maximum of one strided view a window position.
     let lowest = if x.dtype() == candle_core::DType::F16 { -65504.0 } else { -3.0e38 };
@@ -88,9 +88,22 @@ impl Pool2dConfig {
     }
 }
 
-struct MaxPool(Pool2dConfig);
+struct MaxPool {
+    config: Pool2dConfig,
+    /// Where in its window each maximum was, on CUDA.
+    #[cfg(feature = "cuda")]
+    at: std::sync::OnceLock<candle_core::CudaStorage>,
+}
 
 impl MaxPool {
+    fn new(config: &Pool2dConfig) -> Self {
+        MaxPool {
+            config: *config,
+            #[cfg(feature = "cuda")]
+            at: Default::default(),
+        }
+    }
+
     /// For output pixel (y, x) of an image: the maximum of every channel and the source pixel it is at.
     fn window_max<T: Element>(
         &self,
@@ -101,8 +114,8 @@ impl MaxPool {
         at: &mut [usize],
     ) {
         let mut first = true;
-        for sy in self.0.window(y, h) {
-            for sx in self.0.window(x, w) {
+        for sy in self.config.window(y, h) {
+            for sx in self.config.window(x, w) {
                 let pixel = sy * w + sx;
                 let row = &image[pixel * c..(pixel + 1) * c];
                 for k in 0..c {
@@ -123,7 +136,7 @@ impl MaxPool {
         layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (n, c, h, w) = layout.shape().dims4()?;
-        let (out_h, out_w) = (self.0.output(h)?, self.0.output(w)?);
+        let (out_h, out_w) = (self.config.output(h)?, self.config.output(w)?);
         let x = channels_last::<T>(storage, layout)?;
         let mut y = vec![T::ZERO; n * out_h * out_w * c];
         y.par_chunks_mut((out_w * c).max(1)).enumerate().for_each(|(row, out)| {
@@ -153,7 +166,29 @@ impl CustomOp1 for MaxPool {
         with_widened!([storage], inner(self, storage, layout))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        storage: &candle_core::CudaStorage,
+        layout: &Layout,
+    ) -> candle_core::Result<(candle_core::CudaStorage, Shape)> {
+        let (n, c, h, w) = layout.shape().dims4()?;
+        let output = (self.config.output(h)?, self.config.output(w)?);
+        let (y, at) = crate::cuda::max_pool((storage, layout), output, &self.config)?;
+        let _ = self.at.set(at);
+        Ok((y, (n, output.0, output.1, c).into()))
+    }
+
     fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        #[cfg(feature = "cuda")]
+        if let Some(at) = self.at.get() {
+            let (n, c, h, w) = x.dims4()?;
+            let (_, out_h, out_w, _) = grad.dims4()?;
+            let (storage, layout) = grad.storage_and_layout();
+            let grad = (crate::cuda::cuda(&storage)?, layout);
+            let dx = crate::cuda::max_pool_gradient(grad, at, (n, c, h, w), (out_h, out_w), &self.config)?;
+            return Ok(Some(from_nhwc(&crate::cuda::tensor(dx, (n, h, w, c)))?));
+        }
         Ok(Some(from_nhwc(&x.apply_op2_no_bwd(grad, &MaxPoolGradient(self))?)?))
     }
 }
@@ -252,8 +287,24 @@ impl CustomOp1 for GlobalAvgPool {
         with_widened!([storage], inner(storage, layout))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        storage: &candle_core::CudaStorage,
+        layout: &Layout,
+    ) -> candle_core::Result<(candle_core::CudaStorage, Shape)> {
+        let (n, c, _, _) = layout.shape().dims4()?;
+        Ok((crate::cuda::average_pool((storage, layout))?, (n, c).into()))
+    }
+
     fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let (n, c, h, w) = x.dims4()?;
+        #[cfg(feature = "cuda")]
+        if crate::conv2d::has_cuda_kernel(grad) {
+            let (storage, layout) = grad.storage_and_layout();
+            let dx = crate::cuda::average_pool_gradient((crate::cuda::cuda(&storage)?, layout), (n, c, h, w))?;
+            return Ok(Some(from_nhwc(&crate::cuda::tensor(dx, (n, h, w, c)))?));
+        }
         let grad = (grad / (h * w) as f64)?.reshape((n, 1, c))?.broadcast_as((n, h * w, c))?;
         Ok(Some(from_nhwc(&grad.contiguous()?.reshape((n, h, w, c))?)?))
     }

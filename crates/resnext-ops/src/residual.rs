@@ -1,6 +1,8 @@
 //! Element-wise operations of the residual block: ReLU, the sum with the shortcut, sums of paths.
 
 use crate::conv2d::has_kernel;
+#[cfg(feature = "cuda")]
+use crate::cuda::{Pointwise, pointwise};
 use crate::kernels::Element;
 use crate::layout::{channels_last, from_nhwc, row_major, to_nhwc};
 use crate::tape::{Output, apply1, apply2, needs_gradient, record, recording};
@@ -162,6 +164,16 @@ impl CustomOp1 for Relu {
         with_widened!([storage], inner(storage, layout))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        storage: &candle_core::CudaStorage,
+        layout: &Layout,
+    ) -> candle_core::Result<(candle_core::CudaStorage, Shape)> {
+        let x = (storage, &layout.permute(&[0, 2, 3, 1])?);
+        Ok((pointwise(Pointwise::Relu, x, x)?, nhwc_shape(layout)?))
+    }
+
     fn bwd(&self, _x: &Tensor, y: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         Ok(Some(from_nhwc(&grad.apply_op2_no_bwd(y, &ReluGradient)?)?))
     }
@@ -196,6 +208,19 @@ impl CustomOp2 for Add {
             Ok((T::to_cpu_storage_owned(y), nhwc_shape(l1)?))
         }
         with_widened!([s1, s2], inner(self.relu, s1, l1, s2, l2))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &candle_core::CudaStorage,
+        l1: &Layout,
+        s2: &candle_core::CudaStorage,
+        l2: &Layout,
+    ) -> candle_core::Result<(candle_core::CudaStorage, Shape)> {
+        let operation = if self.relu { Pointwise::AddRelu } else { Pointwise::Add };
+        let (a, b) = (l1.permute(&[0, 2, 3, 1])?, l2.permute(&[0, 2, 3, 1])?);
+        Ok((pointwise(operation, (s1, &a), (s2, &b))?, nhwc_shape(l1)?))
     }
 
     fn bwd(
@@ -237,5 +262,16 @@ impl CustomOp2 for ReluGradient {
             Ok((T::to_cpu_storage_owned(out), l1.shape().clone()))
         }
         with_widened!([s1, s2], inner(s1, l1, s2, l2))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        s1: &candle_core::CudaStorage,
+        l1: &Layout,
+        s2: &candle_core::CudaStorage,
+        l2: &Layout,
+    ) -> candle_core::Result<(candle_core::CudaStorage, Shape)> {
+        Ok((pointwise(Pointwise::Gate, (s1, l1), (s2, l2))?, l1.shape().clone()))
     }
 }

@@ -8,6 +8,8 @@ use crate::tape::{Output, apply1};
 use crate::widened::with_widened;
 use crate::{Error, Result};
 use candle_core::backend::BackendStorage;
+#[cfg(feature = "cuda")]
+use candle_core::DType;
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Shape, Tensor};
 
 /// Each element of `x` (N, C, H, W), an integer, modulo an odd `modulus`: the one of its class between
@@ -67,6 +69,12 @@ impl CustomOp1 for Residue {
     }
 
     fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        #[cfg(feature = "cuda")]
+        if matches!(storage.dtype(), DType::F32 | DType::BF16 | DType::F16) {
+            let (n, c, h, w) = layout.shape().dims4()?;
+            let y = crate::cuda::residue((storage, &layout.permute(&[0, 2, 3, 1])?), self.modulus)?;
+            return Ok((y, (n, h, w, c).into()));
+        }
         Ok((storage.try_clone(layout)?, layout.shape().clone()))
     }
 

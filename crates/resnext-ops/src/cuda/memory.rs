@@ -17,7 +17,7 @@ pub(super) enum Elements<'a> {
 
 impl<'a> Elements<'a> {
     /// A layout's elements in row-major order.
-    pub(super) fn row_major((storage, layout): Stored<'a>) -> candle_core::Result<Self> {
+    pub(super) fn row_major((storage, layout): (&'a CudaStorage, &Layout)) -> candle_core::Result<Self> {
         if let Some((start, _)) = layout.contiguous_offsets() {
             return Ok(Elements::Borrowed(storage, start));
         }
@@ -28,7 +28,7 @@ impl<'a> Elements<'a> {
     }
 
     /// The elements of a (N, C, H, W) layout in channels-last order.
-    pub(super) fn channels_last((storage, layout): Stored<'a>) -> candle_core::Result<Self> {
+    pub(super) fn channels_last((storage, layout): (&'a CudaStorage, &Layout)) -> candle_core::Result<Self> {
         Self::row_major((storage, &layout.permute(&[0, 2, 3, 1])?))
     }
 

@@ -36,5 +36,5 @@ pub use sources::ptx_of_all;
 pub(crate) use batch_norm::{BatchNorm, cuda, tensor};
 pub(crate) use conv::{add_bias, bias_gradient, forward, input_gradient, weight_gradient};
 pub(crate) use cross_entropy::{loss, loss_gradient};
-pub(crate) use pointwise::{Pointwise, pointwise};
+pub(crate) use pointwise::{Pointwise, pointwise, residue};
 pub(crate) use pool::{average_pool, average_pool_gradient, max_pool, max_pool_gradient};

@@ -12,16 +12,14 @@ use candle_core::{CudaDevice, CudaStorage, DType, Storage, Tensor, Var};
 const THREADS: usize = 256;
 const BLOCK: usize = 4096;
 
-/// A parameter in a step: all are f32, contiguous, and of the value's shape.
+/// A variable in a step: all are f32, contiguous, and of the value's shape.
 #[derive(Debug, Clone, Copy)]
 pub struct SgdParameter<'a> {
-    /// The parameter, which is moved.
+    /// The variable.
     pub value: &'a Var,
-    /// Its momentum, which is moved.
-    pub momentum: &'a Var,
-    /// Its gradient.
-    pub gradient: &'a Tensor,
-    /// An average of the parameter over steps, which is moved, if there is one.
+    /// Its momentum, which is moved as the value is, and its gradient; none where the value stays.
+    pub moved: Option<(&'a Var, &'a Tensor)>,
+    /// An average of the value over steps, which is moved, if there is one.
     pub average: Option<&'a Var>,
 }
 
@@ -74,16 +72,24 @@ pub fn sgd_step(parameters: &[SgdParameter], settings: &SgdSettings) -> Result<(
     // What the kernel calls a Parameter: four addresses, a count, and the number of the first block that is its own.
     let mut table: Vec<i64> = Vec::with_capacity(parameters.len() * 6);
     let mut blocks = 0;
-    for SgdParameter { value, momentum, gradient, average } in parameters {
-        if !value.device().same_device(first.value.device()) || !gradient.device().same_device(value.device()) {
+    for SgdParameter { value, moved, average } in parameters {
+        let all = moved.iter().flat_map(|(momentum, gradient)| [momentum.as_tensor(), gradient]);
+        let all = all.chain(average.map(Var::as_tensor)).chain([value.as_tensor()]);
+        if !{ all }.all(|t| t.device().same_device(first.value.device())) {
             let message = "parameters and gradients are on different devices".to_string();
             return Err(Error::Config { op: "sgd_step", message });
         }
         let average = average.map_or(Ok(0), |average| address(average, value, "the average"))?;
+        let (momentum, gradient) = match moved {
+            Some((momentum, gradient)) => {
+                (address(momentum, value, "the momentum")?, address(gradient, value, "the gradient")?)
+            }
+            None => (0, 0),
+        };
         table.extend([
             address(value, value, "the value")? as i64,
-            address(momentum, value, "the momentum")? as i64,
-            address(gradient, value, "the gradient")? as i64,
+            momentum as i64,
+            gradient as i64,
             average as i64,
             value.elem_count() as i64,
             blocks as i64,

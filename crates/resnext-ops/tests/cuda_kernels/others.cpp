@@ -49,15 +49,17 @@ static void check() {
                 for (size_t k = 0; k < lengths[p]; k++) before.back().push_back((*all.back())[k]);
             }
             float* average = p == 1 ? nullptr : all[4 * p + 3]->get();
-            parameters[p] = {all[4 * p]->get(), all[4 * p + 1]->get(), all[4 * p + 2]->get(), average, i64(lengths[p]), first};
+            const float* gradient = p == 2 ? nullptr : all[4 * p + 2]->get();
+            parameters[p] = {all[4 * p]->get(), all[4 * p + 1]->get(), gradient, average, i64(lengths[p]), first};
             first += (lengths[p] + BLOCK - 1) / BLOCK;
         }
         double lr = 0.1f, momentum = 0.9f, decay = 5e-4f, keep = 0.99f;
         emulator::launch(dim3{unsigned(first)}, THREADS, 0,
                          [&] { sgd(parameters, lengths.size(), lr, momentum, decay, keep, nesterov); });
         for (size_t p = 0; p < lengths.size(); p++) {
-            auto buffer = [&](size_t i) { return momentum * before[4 * p + 1][i] + before[4 * p + 2][i] + decay * before[4 * p][i]; };
+            auto buffer = [&](size_t i) { return p == 2 ? before[4 * p + 1][i] : momentum * before[4 * p + 1][i] + before[4 * p + 2][i] + decay * before[4 * p][i]; };
             auto value = [&](size_t i) {
+                if (p == 2) return before[4 * p][i];
                 double g = before[4 * p + 2][i] + decay * before[4 * p][i];
                 return before[4 * p][i] - lr * (nesterov ? g + momentum * buffer(i) : buffer(i));
             };

@@ -4,9 +4,10 @@
 
 constexpr int THREADS = 256;
 
-// operation 0: max(a, 0); 1: a + b; 2: max(a + b, 0); 3: a where b is positive, else 0; 4: a.
+// operation 0: max(a, 0); 1: a + b; 2: max(a + b, 0); 3: a where b is positive, else 0; 4: a; 5: a - m·round(a / m), for
+// integers, m being odd.
 KERNEL(pointwise)
-(const ELEMENT* a, const ELEMENT* b, ELEMENT* out, i64 count, int operation) {
+(const ELEMENT* a, const ELEMENT* b, ELEMENT* out, i64 count, int operation, float m) {
     for (i64 i = (i64)blockIdx.x * THREADS + threadIdx.x; i < count / WIDTH; i += (i64)gridDim.x * THREADS) {
         float x[WIDTH], y[WIDTH];
         load(x, a + i * WIDTH);
@@ -17,6 +18,7 @@ KERNEL(pointwise)
             // In this order NaN stays NaN.
             if ((operation == 0 || operation == 2) && x[k] < 0) x[k] = 0;
             if (operation == 3 && !(y[k] > 0)) x[k] = 0;
+            if (operation == 5) x[k] = (float)(x[k] - (double)m * round((double)x[k] / m));
         }
         store(out + i * WIDTH, x);
     }

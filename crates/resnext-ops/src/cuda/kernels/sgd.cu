@@ -5,7 +5,7 @@ constexpr int THREADS = 256, BLOCK = 4096; // elements a block
 struct Parameter {
     float* value;
     float* momentum;
-    const float* gradient;
+    const float* gradient; // null where the value stays, and only its average moves
     float* average; // null where there is none
     i64 count;
     i64 first_block;
@@ -24,12 +24,15 @@ KERNEL(sgd)
     Parameter p = parameters[low];
     i64 first = ((i64)blockIdx.x - p.first_block) * BLOCK;
     for (i64 i = first + threadIdx.x; i < first + BLOCK && i < p.count; i += THREADS) {
-        float value = p.value[i], g = p.gradient[i] + decay * value;
-        float direction = momentum * p.momentum[i] + g;
-        p.momentum[i] = direction;
-        if (nesterov) direction = g + momentum * direction;
-        value -= learning_rate * direction;
-        p.value[i] = value;
+        float value = p.value[i];
+        if (p.gradient) {
+            float g = p.gradient[i] + decay * value;
+            float direction = momentum * p.momentum[i] + g;
+            p.momentum[i] = direction;
+            if (nesterov) direction = g + momentum * direction;
+            value -= learning_rate * direction;
+            p.value[i] = value;
+        }
         if (p.average) p.average[i] = keep * p.average[i] + (1 - keep) * value;
     }
 }

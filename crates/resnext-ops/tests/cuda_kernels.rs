@@ -1,0 +1,38 @@
+//! The CUDA kernels' own source, run on the CPU: `cuda_kernels/emulator.h` takes the GPU's place, and each of the
+//! programs beside it compares kernels with sums in f64. Needs g++, no GPU and no toolkit.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Compiles and runs one of the programs, and looks at its verdict.
+fn check(name: &str) {
+    if Command::new("g++").arg("--version").output().is_err() {
+        eprintln!("skipped: {name} needs g++, which is not here");
+        return;
+    }
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda_kernels").join(name).with_extension("cpp");
+    let program = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("cuda_kernels_{name}"));
+    // The sanitizer finds accesses that are not aligned as the device asks, and arithmetic that overflows.
+    let flags = ["-std=c++17", "-O1", "-w", "-fsanitize=undefined", "-fno-sanitize-recover=undefined", "-U_FORTIFY_SOURCE"];
+    let compiled = Command::new("g++").args(flags).arg("-o").arg(&program).arg(&source).output().unwrap();
+    assert!(compiled.status.success(), "{name}: {}", String::from_utf8_lossy(&compiled.stderr));
+    let ran = Command::new(&program).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+    assert!(ran.status.success() && out.ends_with(" passed, 0 failed\n"), "{name}: {out}{err}");
+    println!("{name}: {out}");
+}
+
+#[test]
+fn grouped_convolution() {
+    check("grouped");
+}
+
+#[test]
+fn any_convolution() {
+    check("conv");
+}
+
+#[test]
+fn other_operations() {
+    check("others");
+}
