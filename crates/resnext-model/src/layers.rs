@@ -4,8 +4,8 @@ use crate::{Mode, Result};
 use candle_core::{DType, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
 use resnext_ops::{
-    BatchNormConfig, Conv2dConfig, ConvNorm, FusedConv, RunningStats, batch_norm_eval, batch_norm_train,
-    conv2d, residue,
+    BatchNormConfig, Conv2dConfig, ConvNorm, FusedConv, RunningStats, add, add_relu, batch_norm_eval,
+    batch_norm_train, batch_norm_train_add_relu, conv2d, residue,
 };
 
 /// A convolution without bias: `weight` (Cout, Cin/groups, k, k).
@@ -139,6 +139,18 @@ impl BatchNorm {
         })
     }
 
+    /// The end of a block, whose sum with the shortcut follows.
+    pub(crate) fn forward_joined(&self, x: &Tensor, shortcut: &Tensor, mode: Mode) -> Result<Tensor> {
+        match mode {
+            Mode::Train => {
+                let (weight, bias, running) = (&self.weight, &self.bias, &self.running);
+                let config = BatchNormConfig::default();
+                Ok(batch_norm_train_add_relu(x, weight, bias, running, shortcut, &config)?)
+            }
+            _ => join(&self.forward(x, mode, false)?, shortcut, mode),
+        }
+    }
+
     pub(crate) fn forward(&self, x: &Tensor, mode: Mode, relu: bool) -> Result<Tensor> {
         let config = BatchNormConfig { relu, ..Default::default() };
         let (weight, bias, running) = (&self.weight, &self.bias, &self.running);
@@ -148,4 +160,12 @@ impl BatchNorm {
             Mode::Polynomial { modulus } => residue(x, modulus)?,
         })
     }
+}
+
+/// The sum of a block's two ways, through what takes ReLU's place in the mode.
+pub(crate) fn join(y: &Tensor, shortcut: &Tensor, mode: Mode) -> Result<Tensor> {
+    Ok(match mode {
+        Mode::Train | Mode::Eval => add_relu(y, shortcut)?,
+        Mode::Polynomial { modulus } => residue(&add(y, shortcut)?, modulus)?,
+    })
 }

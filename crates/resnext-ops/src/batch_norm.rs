@@ -55,12 +55,7 @@ pub fn batch_norm_train(
     config: &BatchNormConfig,
 ) -> Result<Tensor> {
     check(x, weight, bias, &running.mean, &running.var)?;
-    let (n, _, h, w) = x.dims4()?;
-    let count = n * h * w;
-    if count < 2 {
-        let expected = "more than one value a channel when training".to_string();
-        return Err(Error::Shape { op: "batch_norm", input: "x", expected, got: x.shape().clone() });
-    }
+    let count = check_count(x)?;
     #[cfg(feature = "cuda")]
     if crate::conv2d::has_cuda_kernel(x) {
         let op = crate::cuda::BatchNorm::new(config, [&running.mean, &running.var], true);
@@ -79,6 +74,73 @@ pub fn batch_norm_train(
     let y = cast(&composite(&centred, &var, weight, bias, config)?, x.dtype())?;
     running.blend(mean.flatten_all()?.detach(), var.flatten_all()?.detach(), count, config)?;
     Ok(y)
+}
+
+/// `max(batch_norm_train(x) + residual, 0)`: the end of a residual block, with gradients for the residual as well. On
+/// CUDA the sum takes no pass of its own. The configuration's ReLU is not looked at.
+///
+/// # Errors
+/// Those of [`batch_norm_train`], and if the residual does not have x's shape and type.
+pub fn batch_norm_train_add_relu(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    running: &RunningStats,
+    residual: &Tensor,
+    config: &BatchNormConfig,
+) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Some(y) = join_on_cuda(x, weight, bias, running, residual, config)? {
+        return Ok(y);
+    }
+    let plain = BatchNormConfig { relu: false, ..*config };
+    crate::add_relu(&batch_norm_train(x, weight, bias, running, &plain)?, residual)
+}
+
+/// As one operation, where CUDA's kernels take `x` and there is a tape: candle's graph takes no operation of four inputs.
+#[cfg(feature = "cuda")]
+fn join_on_cuda(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    running: &RunningStats,
+    residual: &Tensor,
+    config: &BatchNormConfig,
+) -> Result<Option<Tensor>> {
+    use crate::cuda::{BatchNorm, cuda, tensor};
+    use crate::tape::{record, recording};
+    if !crate::conv2d::has_cuda_kernel(x) || !recording() {
+        return Ok(None);
+    }
+    check(x, weight, bias, &running.mean, &running.var)?;
+    crate::residual::check_same("batch_norm_train_add_relu", x, residual)?;
+    check_count(x)?;
+    let relu = BatchNormConfig { relu: true, ..*config };
+    let op = BatchNorm::new(&relu, [&running.mean, &running.var], true);
+    let y = {
+        let (values, layout) = x.storage_and_layout();
+        let (weight, weight_layout) = weight.storage_and_layout();
+        let (bias, bias_layout) = bias.storage_and_layout();
+        let (residual, residual_layout) = residual.storage_and_layout();
+        let parameters = [(cuda(&weight)?, weight_layout), (cuda(&bias)?, bias_layout)];
+        op.forward((cuda(&values)?, layout), parameters, Some((cuda(&residual)?, residual_layout)))?
+    };
+    let (n, c, h, w) = x.dims4()?;
+    let y = from_nhwc(&tensor(y, (n, h, w, c)))?;
+    let mut needed = false;
+    for input in [x, weight, bias, residual] {
+        needed |= needs_gradient("batch_norm_train_add_relu", input)?;
+    }
+    if needed {
+        let inputs = [x, weight, bias, residual].map(Tensor::clone);
+        let output = y.detach();
+        record(&y, move |gradient| {
+            let gradient = crate::layout::to_nhwc(gradient)?;
+            let gradients = op.gradients(&inputs[0], &inputs[1], Some(&output), &gradient)?;
+            Ok(inputs.iter().cloned().zip(gradients).collect())
+        });
+    }
+    Ok(Some(y))
 }
 
 impl RunningStats {
@@ -147,6 +209,17 @@ fn composite(
         1,
     ))?)?;
     Ok(if config.relu { y.relu()? } else { y })
+}
+
+/// Values a channel.
+fn check_count(x: &Tensor) -> Result<usize> {
+    let (n, _, h, w) = x.dims4()?;
+    let count = n * h * w;
+    if count < 2 {
+        let expected = "more than one value a channel when training".to_string();
+        return Err(Error::Shape { op: "batch_norm", input: "x", expected, got: x.shape().clone() });
+    }
+    Ok(count)
 }
 
 fn check(x: &Tensor, weight: &Tensor, bias: &Tensor, mean: &Tensor, var: &Tensor) -> Result<()> {

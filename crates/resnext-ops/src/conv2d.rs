@@ -142,7 +142,9 @@ pub(crate) fn has_cpu_kernel(x: &Tensor) -> bool {
 }
 
 pub(crate) fn has_cuda_kernel(x: &Tensor) -> bool {
-    cfg!(feature = "cuda") && x.device().is_cuda() && matches!(x.dtype(), DType::F32 | DType::BF16 | DType::F16)
+    cfg!(feature = "cuda")
+        && x.device().is_cuda()
+        && matches!(x.dtype(), DType::F32 | DType::BF16 | DType::F16)
 }
 
 /// Whether this crate's Metal kernels compute this convolution of `x`.

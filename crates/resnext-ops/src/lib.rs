@@ -8,9 +8,9 @@ mod composite;
 mod conv2d;
 mod conv_norm;
 mod crew;
+mod cross_entropy;
 #[cfg(feature = "cuda")]
 pub mod cuda;
-mod cross_entropy;
 mod error;
 mod fused_conv;
 mod kernels;
@@ -27,7 +27,9 @@ mod tape;
 mod widened;
 
 pub use activations::Activations;
-pub use batch_norm::{BatchNormConfig, RunningStats, batch_norm_eval, batch_norm_train};
+pub use batch_norm::{
+    BatchNormConfig, RunningStats, batch_norm_eval, batch_norm_train, batch_norm_train_add_relu,
+};
 pub use bottleneck::Bottleneck;
 pub use cast::cast;
 pub use conv_norm::ConvNorm;

@@ -302,7 +302,8 @@ impl CustomOp1 for GlobalAvgPool {
         #[cfg(feature = "cuda")]
         if crate::conv2d::has_cuda_kernel(grad) {
             let (storage, layout) = grad.storage_and_layout();
-            let dx = crate::cuda::average_pool_gradient((crate::cuda::cuda(&storage)?, layout), (n, c, h, w))?;
+            let dx =
+                crate::cuda::average_pool_gradient((crate::cuda::cuda(&storage)?, layout), (n, c, h, w))?;
             return Ok(Some(from_nhwc(&crate::cuda::tensor(dx, (n, h, w, c)))?));
         }
         let grad = (grad / (h * w) as f64)?.reshape((n, 1, c))?.broadcast_as((n, h * w, c))?;

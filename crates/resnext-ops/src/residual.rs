@@ -107,7 +107,7 @@ pub(crate) fn check_rank(op: &'static str, x: &Tensor) -> Result<()> {
     }
 }
 
-fn check_same(op: &'static str, a: &Tensor, b: &Tensor) -> Result<()> {
+pub(crate) fn check_same(op: &'static str, a: &Tensor, b: &Tensor) -> Result<()> {
     check_rank(op, a)?;
     if a.dims() != b.dims() {
         let expected = format!("{:?}, the shape of the first", a.dims());

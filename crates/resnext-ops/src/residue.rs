@@ -7,9 +7,9 @@ use crate::residual::{add, check_rank};
 use crate::tape::{Output, apply1};
 use crate::widened::with_widened;
 use crate::{Error, Result};
-use candle_core::backend::BackendStorage;
 #[cfg(feature = "cuda")]
 use candle_core::DType;
+use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Shape, Tensor};
 
 /// Each element of `x` (N, C, H, W), an integer, modulo an odd `modulus`: the one of its class between

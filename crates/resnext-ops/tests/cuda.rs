@@ -36,9 +36,10 @@ fn difference(got: &Tensor, expected: &Tensor) -> f64 {
     assert_eq!(got.dims(), expected.dims());
     let (got, expected) = (host(got), host(expected));
     let largest = expected.iter().fold(1e-3, |m: f64, v| m.max(v.abs()));
-    let worst = got.iter().zip(&expected).fold(0.0, |m: f64, (a, b)| {
-        if (a - b).is_nan() { f64::INFINITY } else { m.max((a - b).abs()) }
-    });
+    let worst = got
+        .iter()
+        .zip(&expected)
+        .fold(0.0, |m: f64, (a, b)| if (a - b).is_nan() { f64::INFINITY } else { m.max((a - b).abs()) });
     worst / largest
 }
 
@@ -55,9 +56,16 @@ const TYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 
 /// Runs `f` on variables of the given values, on the CPU in f64 and on the device in every type, and compares its
 /// result and all gradients. `half` says which inputs are of the type, others stay f32.
-fn compare(name: &str, device: &Device, inputs: &[(Tensor, bool)], f: impl Fn(&[Tensor]) -> resnext_ops::Result<Tensor>) {
+fn compare(
+    name: &str,
+    device: &Device,
+    inputs: &[(Tensor, bool)],
+    f: impl Fn(&[Tensor]) -> resnext_ops::Result<Tensor>,
+) {
     let run = |device: &Device, dtype: DType, other: DType| {
-        let make = |(t, half): &(Tensor, bool)| Var::from_tensor(&to(t, device, if *half { dtype } else { other })).unwrap();
+        let make = |(t, half): &(Tensor, bool)| {
+            Var::from_tensor(&to(t, device, if *half { dtype } else { other })).unwrap()
+        };
         let variables: Vec<Var> = inputs.iter().map(make).collect();
         let tensors: Vec<Tensor> = variables.iter().map(|v| v.as_tensor().clone()).collect();
         let y = f(&tensors).unwrap();
@@ -105,7 +113,9 @@ fn convolutions() {
             let x = fill(&[2, input, side, side], 1);
             let weight = fill(&[output, input / groups, kernel, kernel], 2);
             let name = format!("{route:?} {input}→{output}, {groups} groups, {kernel}×{kernel} /{stride}");
-            compare(&name, &device, &[(x, true), (weight, false)], |t| resnext_ops::conv2d(&t[0], &t[1], &config));
+            compare(&name, &device, &[(x, true), (weight, false)], |t| {
+                resnext_ops::conv2d(&t[0], &t[1], &config)
+            });
         }
     }
     cuda::set_convolutions(Convolutions::Auto).unwrap();
@@ -132,15 +142,36 @@ fn launches_do_not_grow_with_groups() {
 fn batch_norm() {
     let Some(device) = device("batch_norm") else { return };
     for (relu, channels) in [(false, 24), (true, 24), (true, 7), (true, 256)] {
-        let inputs = [(fill(&[3, channels, 6, 5], 1), true), (fill(&[channels], 2), false), (fill(&[channels], 3), false)];
+        let inputs = [
+            (fill(&[3, channels, 6, 5], 1), true),
+            (fill(&[channels], 2), false),
+            (fill(&[channels], 3), false),
+        ];
         compare("batch norm", &device, &inputs, |t| {
             let like = |value: f64| Var::from_tensor(&(t[1].zeros_like().unwrap() + value).unwrap()).unwrap();
             let running = RunningStats { mean: like(0.1), var: like(0.9) };
             let config = BatchNormConfig { relu, ..Default::default() };
             let y = resnext_ops::batch_norm_train(&t[0], &t[1], &t[2], &running, &config)?;
-            let eval = resnext_ops::batch_norm_eval(&t[0], &t[1], &t[2], &running.mean, &running.var, &config)?;
+            let eval =
+                resnext_ops::batch_norm_eval(&t[0], &t[1], &t[2], &running.mean, &running.var, &config)?;
             // The running statistics show in the second, which they normalise.
             resnext_ops::add(&y, &eval)
+        });
+    }
+}
+
+#[test]
+fn batch_norm_with_residual() {
+    let Some(device) = device("batch_norm_with_residual") else { return };
+    for channels in [64, 7] {
+        let residual = (fill(&[3, channels, 6, 5], 4), true);
+        let x = (fill(&[3, channels, 6, 5], 1), true);
+        let inputs = [x, (fill(&[channels], 2), false), (fill(&[channels], 3), false), residual];
+        compare("batch norm + residual", &device, &inputs, |t| {
+            let like = |value: f64| Var::from_tensor(&(t[1].zeros_like().unwrap() + value).unwrap()).unwrap();
+            let running = RunningStats { mean: like(0.1), var: like(0.9) };
+            let config = BatchNormConfig::default();
+            resnext_ops::batch_norm_train_add_relu(&t[0], &t[1], &t[2], &running, &t[3], &config)
         });
     }
 }
@@ -200,7 +231,9 @@ fn optimizer_step() {
         let direction = (&g + (&b * 0.9).unwrap()).unwrap();
         let moved = (&before[0] - (direction * 0.1).unwrap()).unwrap();
         let averaged = ((&before[3] * 0.9).unwrap() + (&moved * 0.1).unwrap()).unwrap();
-        for (what, got, expected) in [("momentum", momentum, &b), ("value", value, &moved), ("average", average, &averaged)] {
+        for (what, got, expected) in
+            [("momentum", momentum, &b), ("value", value, &moved), ("average", average, &averaged)]
+        {
             assert!(difference(got, expected) < 1e-6, "{what} {i}");
         }
     }

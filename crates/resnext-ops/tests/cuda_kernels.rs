@@ -10,10 +10,18 @@ fn check(name: &str) {
         eprintln!("skipped: {name} needs g++, which is not here");
         return;
     }
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda_kernels").join(name).with_extension("cpp");
+    let source =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda_kernels").join(name).with_extension("cpp");
     let program = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("cuda_kernels_{name}"));
     // The sanitizer finds accesses that are not aligned as the device asks, and arithmetic that overflows.
-    let flags = ["-std=c++17", "-O1", "-w", "-fsanitize=undefined", "-fno-sanitize-recover=undefined", "-U_FORTIFY_SOURCE"];
+    let flags = [
+        "-std=c++17",
+        "-O1",
+        "-w",
+        "-fsanitize=undefined",
+        "-fno-sanitize-recover=undefined",
+        "-U_FORTIFY_SOURCE",
+    ];
     let compiled = Command::new("g++").args(flags).arg("-o").arg(&program).arg(&source).output().unwrap();
     assert!(compiled.status.success(), "{name}: {}", String::from_utf8_lossy(&compiled.stderr));
     let ran = Command::new(&program).output().unwrap();

@@ -122,6 +122,9 @@ impl Sgd {
         let SgdConfig { momentum, nesterov, weight_decay } = self.config;
         self.steps += 1;
         let keep = self.average.map_or(0.0, |decay| warmed(decay, self.steps));
+        #[cfg(feature = "cuda")]
+        let on_cuda =
+            self.parameters.iter().all(|p| p.value.device().is_cuda() && p.value.dtype() == DType::F32);
         for Parameter { name, value, momentum: buffer, average } in &self.parameters {
             let Some(gradient) = gradient(value) else { continue };
             if gradient.dims() != value.dims() {
@@ -131,6 +134,10 @@ impl Sgd {
                     gradient.dims()
                 );
                 return Err(Error::Config(message));
+            }
+            #[cfg(feature = "cuda")]
+            if on_cuda {
+                continue;
             }
             let on_cpu = value.device().is_cpu() && value.dtype() == DType::F32;
             if on_cpu && gradient.is_contiguous() && average.as_ref().is_none_or(|a| a.dtype() == DType::F32)
@@ -155,7 +162,42 @@ impl Sgd {
                 blend(average, value, keep)?;
             }
         }
+        #[cfg(feature = "cuda")]
+        if on_cuda {
+            return self.step_on_cuda(lr, keep, gradient);
+        }
         self.followed.iter().try_for_each(|(_, value, average)| blend(average, value, keep))
+    }
+
+    /// All parameters and averages in one launch.
+    #[cfg(feature = "cuda")]
+    fn step_on_cuda<'a>(
+        &self,
+        lr: f64,
+        keep: f64,
+        gradient: impl Fn(&Var) -> Option<&'a Tensor>,
+    ) -> Result<()> {
+        use resnext_ops::cuda::{SgdParameter, SgdSettings, sgd_step};
+        let SgdConfig { momentum, nesterov, weight_decay } = self.config;
+        let mut moved = Vec::new();
+        for parameter in &self.parameters {
+            if let Some(gradient) = gradient(&parameter.value) {
+                moved.push((parameter, gradient.contiguous()?));
+            }
+        }
+        let stepped = moved.iter().map(|(p, gradient)| SgdParameter {
+            value: &p.value,
+            moved: Some((&p.momentum, gradient)),
+            average: p.average.as_ref(),
+        });
+        let followed = self.followed.iter().map(|(_, value, average)| SgdParameter {
+            value,
+            moved: None,
+            average: Some(average),
+        });
+        let all: Vec<SgdParameter> = stepped.chain(followed).collect();
+        let settings = SgdSettings { learning_rate: lr, momentum, nesterov, decay: weight_decay, keep };
+        Ok(sgd_step(&all, &settings)?)
     }
 
     /// The momentum buffers by parameter name.

@@ -33,13 +33,22 @@ impl Grouped {
             bn3: BatchNorm::new(size.output, last_scale, vb.pp("bn3"))?,
         })
     }
+
+    /// Up to the last batch norm.
+    fn before_norm(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let x = self.bn1.forward(&self.conv1.forward(x)?, mode, true)?;
+        let x = self.bn2.forward(&self.conv2.forward(&x)?, mode, true)?;
+        self.conv3.forward(&x)
+    }
 }
 
 impl Transform for Grouped {
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let x = self.bn1.forward(&self.conv1.forward(x)?, mode, true)?;
-        let x = self.bn2.forward(&self.conv2.forward(&x)?, mode, true)?;
-        self.bn3.forward(&self.conv3.forward(&x)?, mode, false)
+        self.bn3.forward(&self.before_norm(x, mode)?, mode, false)
+    }
+
+    fn forward_joined(&self, x: &Tensor, shortcut: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.bn3.forward_joined(&self.before_norm(x, mode)?, shortcut, mode)
     }
 
     fn fold(&self) -> Result<[Folded; 3]> {

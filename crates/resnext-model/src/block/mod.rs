@@ -6,7 +6,7 @@ mod paths;
 mod shortcut;
 
 use crate::config::{BlockSize, Config, Form};
-use crate::layers::{BatchNorm, Conv, ConvSize, Folded};
+use crate::layers::{BatchNorm, Conv, ConvSize, Folded, join};
 use crate::{Mode, Result};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
@@ -17,6 +17,11 @@ use shortcut::ShortcutPath;
 pub(crate) trait Transform: std::fmt::Debug + Send + Sync {
     /// From (N, input, H, W) to (N, output, H/stride, W/stride).
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor>;
+
+    /// The block's end as well: the sum with the shortcut, through ReLU.
+    fn forward_joined(&self, x: &Tensor, shortcut: &Tensor, mode: Mode) -> Result<Tensor> {
+        join(&self.forward(x, mode)?, shortcut, mode)
+    }
 
     /// Its three convolutions in form (c), with their batch norms folded in.
     fn fold(&self) -> Result<[Folded; 3]>;
@@ -81,12 +86,7 @@ impl Block {
         {
             return Ok(fused.forward_train(x)?);
         }
-        let y = self.transform.forward(x, mode)?;
-        let shortcut = self.shortcut.forward(x, mode)?;
-        Ok(match mode {
-            Mode::Train | Mode::Eval => resnext_ops::add_relu(&y, &shortcut)?,
-            Mode::Polynomial { modulus } => resnext_ops::residue(&resnext_ops::add(&y, &shortcut)?, modulus)?,
-        })
+        self.transform.forward_joined(x, &self.shortcut.forward(x, mode)?, mode)
     }
 }
 

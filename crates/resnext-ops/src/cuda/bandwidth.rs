@@ -25,7 +25,8 @@ pub fn memory_bandwidth(device: &Device) -> Result<f64> {
         let start = Instant::now();
         for _ in 0..COPIES {
             let launch = Launch::new(device, module(DType::F32, DType::F32, 4)?, "pointwise");
-            let launch = launch.pointer(pointer(&from, 0)?).pointer(pointer(&from, 0)?).pointer(pointer(&to, 0)?);
+            let launch =
+                launch.pointer(pointer(&from, 0)?).pointer(pointer(&from, 0)?).pointer(pointer(&to, 0)?);
             let launch = launch.long(COUNT).int(Pointwise::Copy as usize)?.float(0.0);
             // SAFETY: both buffers have COUNT f32; what their bits are does not matter to a copy.
             unsafe { launch.run([COUNT / 4 / THREADS, 1, 1], THREADS, 0) }?;

@@ -20,8 +20,12 @@ pub(super) fn module(
     relu: bool,
     residual: bool,
 ) -> candle_core::Result<Module> {
-    let module = Module::new(&BATCH_NORM).define_type("ELEMENT", dtype)?.define_type("PARAMETER", parameter)?;
-    Ok(module.define("WIDTH", width).define("RELU", usize::from(relu)).define("RESIDUAL", usize::from(residual)))
+    let module =
+        Module::new(&BATCH_NORM).define_type("ELEMENT", dtype)?.define_type("PARAMETER", parameter)?;
+    Ok(module
+        .define("WIDTH", width)
+        .define("RELU", usize::from(relu))
+        .define("RESIDUAL", usize::from(residual)))
 }
 
 /// Sizes and types of one normalisation.
@@ -151,7 +155,9 @@ impl BatchNorm {
         y: Option<&Tensor>,
         gradient: &Tensor,
     ) -> candle_core::Result<[Option<Tensor>; 4]> {
-        let Some(line) = self.line.get() else { candle_core::bail!("batch norm's gradient before its result") };
+        let Some(line) = self.line.get() else {
+            candle_core::bail!("batch norm's gradient before its result")
+        };
         let (x_storage, x_layout) = x.storage_and_layout();
         let (weight_storage, weight_layout) = weight.storage_and_layout();
         let (gradient_storage, gradient_layout) = gradient.storage_and_layout();
@@ -170,7 +176,8 @@ impl BatchNorm {
         let (len, channels) = (plan.len(), plan.channels);
         let gated = out.is_some().then(|| uninitialised(plan.device, len, plan.dtype)).transpose()?;
         let parts = plan.parts()?;
-        let launch = plan.launch("gradient_sums")?.pointer(from.pointer()?).pointer(out_at).pointer(g.pointer()?);
+        let launch =
+            plan.launch("gradient_sums")?.pointer(from.pointer()?).pointer(out_at).pointer(g.pointer()?);
         let launch = launch.pointer(pointer(line, 0)?);
         let launch = launch.pointer(gated.as_ref().map_or(Ok(0), |gated| pointer(gated, 0))?);
         let launch = launch.pointer(pointer(&parts, 0)?).int(plan.pixels)?.int(channels)?.int(plan.across)?;

@@ -133,7 +133,12 @@ fn run(
 }
 
 /// Adds a bias (C) to `y`, (…, C) channels-last.
-pub(crate) fn add_bias(y: &CudaStorage, len: usize, channels: usize, bias: Stored) -> candle_core::Result<()> {
+pub(crate) fn add_bias(
+    y: &CudaStorage,
+    len: usize,
+    channels: usize,
+    bias: Stored,
+) -> candle_core::Result<()> {
     let (device, from) = (y.device(), Elements::row_major(bias)?);
     let module = pointwise::module(y.dtype(), bias.0.dtype(), 1)?;
     let launch = Launch::new(device, module, "add_bias").pointer(pointer(y, 0)?).pointer(from.pointer()?);

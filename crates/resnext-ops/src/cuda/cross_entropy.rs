@@ -20,7 +20,8 @@ pub(crate) fn loss(logits: Stored, labels: Stored, smoothing: f64) -> candle_cor
     let (from, labels) = (Elements::row_major(logits)?, Elements::row_major(labels)?);
     let (losses, loss) = (uninitialised(device, n, DType::F32)?, uninitialised(device, 1, DType::F32)?);
     let launch = Launch::new(device, module(dtype)?, "example_losses").pointer(from.pointer()?);
-    let launch = launch.pointer(labels.pointer()?).pointer(pointer(&losses, 0)?).int(classes)?.float(smoothing);
+    let launch =
+        launch.pointer(labels.pointer()?).pointer(pointer(&losses, 0)?).int(classes)?.float(smoothing);
     // SAFETY: a block for each of n rows of `classes` logits, one label and one loss.
     unsafe { launch.run([n, 1, 1], THREADS, SHARED) }?;
     let launch = Launch::new(device, module(dtype)?, "mean_loss").pointer(pointer(&losses, 0)?);

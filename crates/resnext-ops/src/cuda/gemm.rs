@@ -150,7 +150,9 @@ mod tests {
             kernel_w: 1,
             config,
         };
-        let fill = |len: usize, salt: usize| (0..len).map(|i| ((i * 7 + salt) % 11) as f64 - 5.0).collect::<Vec<_>>();
+        let fill = |len: usize, salt: usize| {
+            (0..len).map(|i| ((i * 7 + salt) % 11) as f64 - 5.0).collect::<Vec<_>>()
+        };
         let (x, w, g) = (fill(pixels * inputs, 1), fill(outputs * inputs, 2), fill(pixels * outputs, 3));
         let (mut y, mut dx, mut dw) = (vec![0.0; g.len()], vec![0.0; x.len()], vec![0.0; w.len()]);
         for p in 0..pixels {

@@ -19,7 +19,10 @@ pub(super) fn module(direction: Direction, dtype: DType, weight: DType) -> candl
         Direction::Input => 1,
         Direction::Weight => 2,
     };
-    Module::new(&CONV).define_type("ELEMENT", dtype)?.define_type("WEIGHT", weight).map(|m| m.define("DIRECTION", number))
+    Module::new(&CONV)
+        .define_type("ELEMENT", dtype)?
+        .define_type("WEIGHT", weight)
+        .map(|m| m.define("DIRECTION", number))
 }
 
 pub(super) fn run(job: &Job) -> candle_core::Result<CudaStorage> {
@@ -41,7 +44,8 @@ pub(super) fn run(job: &Job) -> candle_core::Result<CudaStorage> {
         Direction::Weight => uninitialised(device, shares * s.weight_len(), DType::F32)?,
         _ => uninitialised(device, job.result_len(), job.dtype)?,
     };
-    let sizes = [s.batch, s.in_channels, s.in_h, s.in_w, s.out_channels, s.out_h, s.out_w, s.kernel_h, s.kernel_w];
+    let sizes =
+        [s.batch, s.in_channels, s.in_h, s.in_w, s.out_channels, s.out_h, s.out_w, s.kernel_h, s.kernel_w];
     let c = s.config;
     let settings = [c.stride, c.padding, c.dilation, c.groups];
     let shape: Vec<usize> = sizes.into_iter().chain(settings).collect();

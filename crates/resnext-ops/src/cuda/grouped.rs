@@ -124,7 +124,8 @@ pub(super) fn run(job: &Job) -> candle_core::Result<Option<CudaStorage>> {
         && shape.in_channels.is_multiple_of(16 / job.dtype.size_in_bytes())
         && shape.batch <= 65535;
     // Weights are read one by one, images 16 bytes at a time.
-    let images: &[u64] = if job.direction == Direction::Weight { &[job.image, job.other] } else { &[job.image] };
+    let images: &[u64] =
+        if job.direction == Direction::Weight { &[job.image, job.other] } else { &[job.image] };
     if !fits || !aligned(images) {
         return Ok(None);
     }
@@ -213,14 +214,17 @@ mod tests {
             for (step, window, spread) in [(1, 3, 1), (2, 3, 1), (1, 2, 2)] {
                 for limit in [48 << 10, 99 << 10, 227 << 10] {
                     let walk = Walk { step, window, spread, grid: (side, side / 2 + 1) };
-                    let shared = |s: &Strips| (s.ring(&walk) + s.rows * s.width * spread * spread + 1) * PIXEL;
+                    let shared =
+                        |s: &Strips| (s.ring(&walk) + s.rows * s.width * spread * spread + 1) * PIXEL;
                     for (others, blocks) in [(1, 400), (64, 528), (10_000, 1)] {
                         let strips = Strips::new(walk, shared, limit, others, blocks).unwrap();
                         assert!(strips.shared <= limit, "{strips:?}");
                         assert!(strips.rows >= 1 && strips.rows <= strips.height);
                         assert!(strips.width <= walk.grid.1 && strips.height.is_multiple_of(strips.rows));
                         let across = walk.grid.1.div_ceil(strips.width);
-                        assert!(across * strips.width >= walk.grid.1 && (across - 1) * strips.width < walk.grid.1);
+                        assert!(
+                            across * strips.width >= walk.grid.1 && (across - 1) * strips.width < walk.grid.1
+                        );
                     }
                 }
             }

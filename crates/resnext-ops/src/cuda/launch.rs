@@ -127,7 +127,12 @@ impl<'a> Launch<'a> {
     /// # Safety
     /// The arguments must be the kernel's parameters, in order and type, and every pointer must be of memory on this
     /// device that is as long as the kernel takes it to be.
-    pub(super) unsafe fn run(self, grid: [usize; 3], threads: usize, shared: usize) -> candle_core::Result<()> {
+    pub(super) unsafe fn run(
+        self,
+        grid: [usize; 3],
+        threads: usize,
+        shared: usize,
+    ) -> candle_core::Result<()> {
         if grid.contains(&0) {
             return Ok(());
         }
@@ -158,7 +163,11 @@ impl<'a> Launch<'a> {
             shared_mem_bytes: shared as u32,
         };
         log(|| {
-            let name = format!("{}{}", self.function, name.trim_start_matches("resnext-").trim_start_matches(self.module.source.name));
+            let name = format!(
+                "{}{}",
+                self.function,
+                name.trim_start_matches("resnext-").trim_start_matches(self.module.source.name)
+            );
             Launched { name, grid, block: [threads as u32, 1, 1], shared: shared as u32 }
         });
         // SAFETY: the caller's.

@@ -57,7 +57,11 @@ pub(super) fn pointer(storage: &CudaStorage, element: usize) -> candle_core::Res
 }
 
 /// A buffer for a kernel to fill.
-pub(super) fn uninitialised(device: &CudaDevice, len: usize, dtype: DType) -> candle_core::Result<CudaStorage> {
+pub(super) fn uninitialised(
+    device: &CudaDevice,
+    len: usize,
+    dtype: DType,
+) -> candle_core::Result<CudaStorage> {
     // SAFETY: every caller hands it to a kernel that writes all of it before anything reads it.
     unsafe { device.alloc_uninit(&Shape::from(len), dtype) }
 }

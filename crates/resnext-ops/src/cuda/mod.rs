@@ -8,8 +8,8 @@
 //! All work of a device is on its one stream, so nothing waits for anything else and buffers may be freed as soon as
 //! what reads them is launched.
 
-mod batch_norm;
 mod bandwidth;
+mod batch_norm;
 mod conv;
 mod cross_entropy;
 #[cfg(feature = "cudnn")]
@@ -28,7 +28,9 @@ mod weights;
 
 pub use bandwidth::memory_bandwidth;
 pub use launch::{Launched, launches};
-pub use settings::{Convolutions, Description, convolutions, describe, open, set_convolutions, set_tf32, tf32};
+pub use settings::{
+    Convolutions, Description, convolutions, describe, open, set_convolutions, set_tf32, tf32,
+};
 pub use sgd::{SgdParameter, SgdSettings, sgd_step};
 #[doc(hidden)]
 pub use sources::ptx_of_all;

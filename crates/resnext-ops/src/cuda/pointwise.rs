@@ -26,7 +26,8 @@ pub(crate) enum Pointwise {
 }
 
 pub(super) fn module(dtype: DType, parameter: DType, width: usize) -> candle_core::Result<Module> {
-    let module = Module::new(&POINTWISE).define_type("ELEMENT", dtype)?.define_type("PARAMETER", parameter)?;
+    let module =
+        Module::new(&POINTWISE).define_type("ELEMENT", dtype)?.define_type("PARAMETER", parameter)?;
     Ok(module.define("WIDTH", width))
 }
 
@@ -52,7 +53,8 @@ fn run(operation: Pointwise, a: Stored, b: Stored, modulus: u32) -> candle_core:
     let operands = [from.pointer()?, other.pointer()?];
     let width = if aligned(&operands) { width(dtype, count) } else { 1 };
     let launch = Launch::new(device, module(dtype, dtype, width)?, "pointwise").pointer(operands[0]);
-    let launch = launch.pointer(operands[1]).pointer(pointer(&out, 0)?).long(count).int(operation as usize)?;
+    let launch =
+        launch.pointer(operands[1]).pointer(pointer(&out, 0)?).long(count).int(operation as usize)?;
     let launch = launch.float(f64::from(modulus));
     // SAFETY: both operands and the result have `count` elements, which accesses of `width` divide.
     unsafe { launch.run(grid(count / width), THREADS, 0) }?;

@@ -35,7 +35,8 @@ pub(crate) fn max_pool(
     let (y, at) = (uninitialised(device, count, dtype)?, uninitialised(device, count, position)?);
     let width = if aligned(&[from.pointer()?]) { width(dtype, input.1) } else { 1 };
     let launch = Launch::new(device, module(dtype, width, name)?, "max_pool").pointer(from.pointer()?);
-    let launch = launch.pointer(pointer(&y, 0)?).pointer(pointer(&at, 0)?).ints(&sizes(input, output, config))?;
+    let launch =
+        launch.pointer(pointer(&y, 0)?).pointer(pointer(&at, 0)?).ints(&sizes(input, output, config))?;
     // SAFETY: `x` has the sizes that are handed over, and the results one element for each window and channel.
     unsafe { launch.run(grid(count / width), THREADS, 0) }?;
     Ok((y, at))
@@ -67,7 +68,8 @@ pub(crate) fn average_pool(x: Stored) -> candle_core::Result<CudaStorage> {
     let (device, dtype, from) = (x.0.device(), x.0.dtype(), Elements::channels_last(x)?);
     let out = uninitialised(device, n * c, dtype)?;
     let width = if aligned(&[from.pointer()?]) { width(dtype, c) } else { 1 };
-    let launch = average(device, dtype, width, "average_pool", (from.pointer()?, pointer(&out, 0)?), [n, h * w, c])?;
+    let launch =
+        average(device, dtype, width, "average_pool", (from.pointer()?, pointer(&out, 0)?), [n, h * w, c])?;
     // SAFETY: n·h·w·c elements are read, n·c written.
     unsafe { launch.run([(n * c / width).div_ceil(THREADS), 1, 1], THREADS, 0) }?;
     Ok(out)

@@ -102,8 +102,7 @@ pub(super) fn cuda_device<'a>(op: &'static str, device: &'a Device) -> Result<&'
 }
 
 pub(super) fn attribute(device: &CudaDevice, attribute: CUdevice_attribute) -> candle_core::Result<u32> {
-    let value =
-        device.cuda_stream().context().attribute(attribute).map_err(candle_core::Error::wrap)?;
+    let value = device.cuda_stream().context().attribute(attribute).map_err(candle_core::Error::wrap)?;
     Ok(value.max(0) as u32)
 }
 

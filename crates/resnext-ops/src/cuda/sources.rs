@@ -82,7 +82,8 @@ impl Module {
                 "the kernels for CUDA need compute capability 8.0 (Ampere) or more, this device has {major}.{minor}"
             );
         }
-        let mut options = vec![format!("--gpu-architecture=compute_{major}{minor}"), "--std=c++17".to_string()];
+        let mut options =
+            vec![format!("--gpu-architecture=compute_{major}{minor}"), "--std=c++17".to_string()];
         options.extend(self.defines.iter().map(|(name, value)| format!("-D{name}={value}")));
         let options =
             CompileOptions { options, name: Some(format!("{}.cu", self.source.name)), ..Default::default() };

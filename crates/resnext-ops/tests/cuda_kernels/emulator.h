@@ -1,13 +1,16 @@
 // Runs CUDA kernels on a CPU: what src/cuda/kernels/device.cuh asks of a GPU, done here. A block's threads are fibers,
-// which go on in random order from barrier to barrier, so a missing barrier shows as a wrong result. Shared memory starts
-// as NaN and ends at a page that can't be touched; asynchronous copies happen as late as they may, or at once.
+// which go on in random order from barrier to barrier, or a warp as far ahead of others as it may: a missing barrier
+// shows as a wrong result. Shared memory starts as NaN and ends at a page that can't be touched; asynchronous copies
+// happen as late as they may, or at once.
 #pragma once
+#include <algorithm>
 #include <csetjmp>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <numeric>
 #include <random>
 #include <string>
 #include <sys/mman.h>
@@ -134,7 +137,11 @@ template <class F> void launch(dim3 grid, unsigned threads, size_t shared_bytes,
                     fiber.groups.clear(), fiber.open.clear();
                     fiber.stack.resize(1 << 17);
                 }
-                std::vector<unsigned> ready;
+                // Either all go on in turns, or one warp runs as far ahead of the next as it can.
+                std::vector<unsigned> ready, order(threads / 32);
+                std::iota(order.begin(), order.end(), 0);
+                std::shuffle(order.begin(), order.end(), random);
+                bool ahead = random() % 2;
                 for (;;) {
                     ready.clear();
                     unsigned at_barrier = 0, done = 0;
@@ -147,6 +154,15 @@ template <class F> void launch(dim3 grid, unsigned threads, size_t shared_bytes,
                         if (at_barrier < threads) fail("some threads wait for others that never come");
                         for (Fiber& fiber : fibers) fiber.state = READY;
                         continue;
+                    }
+                    if (ahead) {
+                        for (unsigned warp : order) {
+                            auto others = [&](unsigned i) { return i / 32 != warp; };
+                            auto end = std::partition(ready.begin(), ready.end(), std::not_fn(others));
+                            if (end == ready.begin()) continue;
+                            ready.erase(end, ready.end());
+                            break;
+                        }
                     }
                     std::shuffle(ready.begin(), ready.end(), random);
                     for (unsigned next : ready) {

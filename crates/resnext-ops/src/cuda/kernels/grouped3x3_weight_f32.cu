@@ -37,7 +37,6 @@ KERNEL(grouped3x3_weight_f32)
                            first_row * STRIDE - 1, first_column * STRIDE - 1};
         Strip<float> gs = {g + (i64)image * g_h * g_w * channels, g_h, g_w, channels, first_channel, first_row,
                            first_column};
-        __syncthreads();
         copy_rows<STRIDE, THREADS>(ring, ring_rows, xs, 0, (rows - 1) * STRIDE + 3, columns);
         copy_rows<1, THREADS>(g_ring, g_rows, gs, 0, rows, strip_w);
         copies_commit();
