@@ -38,12 +38,12 @@ fn wrap(error: CudnnError) -> candle_core::Error {
 }
 
 fn handle(device: &CudaDevice) -> candle_core::Result<Handle> {
+    let stream = device.cuda_stream();
+    stream.context().bind_to_thread().map_err(candle_core::Error::wrap)?;
     HANDLES.with_borrow_mut(|handles| {
         if let Some(handle) = handles.get(&device.id()) {
             return Ok(handle.clone());
         }
-        let stream = device.cuda_stream();
-        stream.context().bind_to_thread().map_err(candle_core::Error::wrap)?;
         let handle = Owned { raw: result::create_handle().map_err(wrap)?, destroy: result::destroy_handle };
         // SAFETY: the handle is new, and the stream lives as long as the device, whose tensors outlive their use here.
         unsafe { result::set_stream(handle.raw, stream.cu_stream().cast()) }.map_err(wrap)?;

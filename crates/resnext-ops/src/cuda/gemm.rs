@@ -88,6 +88,7 @@ pub(super) fn run(job: &Job) -> candle_core::Result<Option<CudaStorage>> {
         false => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
     };
     log_call("cuBLAS: gemm");
+    device.cuda_stream().context().bind_to_thread().w()?;
     // SAFETY: the operands have the sizes of `product`, which are checked to fit ints; factors and result are on the
     // device of the handle, and α and β are f32 as the computation's type asks.
     unsafe {

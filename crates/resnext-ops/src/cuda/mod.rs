@@ -2,7 +2,7 @@
 //!
 //! The kernels are compiled by NVRTC when they are first used, for the very device and for the sizes that matter (the
 //! channels a group, the stride): a build needs no `nvcc` for them, one binary serves every compute capability from 8.0
-//! on, and a kernel's constants stay constants. The price is about a second for each when a process first needs it.
+//! on, and a kernel's constants stay constants. The price is some tenths of a second for each when a process first needs it.
 //! (candle's own kernels are compiled by `nvcc` in its build, for one capability.)
 //!
 //! All work of a device is on its one stream, so nothing waits for anything else and buffers may be freed as soon as

@@ -185,6 +185,12 @@ template <class F> void launch(dim3 grid, unsigned threads, size_t shared_bytes,
             }
 }
 
+// A kernel with its arguments where the driver is handed them.
+template <class... A, size_t... I> void call(void (*kernel)(A...), void** p, std::index_sequence<I...>) {
+    kernel(*(A*)p[I]...);
+}
+template <class... A> void call(void (*kernel)(A...), void** p) { call(kernel, p, std::index_sequence_for<A...>()); }
+
 inline void aligned(const void* p) {
     if ((uintptr_t)p % 16) fail("an address is not a multiple of 16");
 }
