@@ -97,6 +97,13 @@ pub(crate) fn add_untracked(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.rank() == 4 && has_kernel(a) {
         return Ok(from_nhwc(&a.apply_op2_no_bwd(b, &Add { relu: false })?)?);
     }
+    #[cfg(feature = "cuda")]
+    if crate::conv2d::has_cuda_kernel(a) {
+        let ((a_values, a_layout), (b_values, b_layout)) = (a.storage_and_layout(), b.storage_and_layout());
+        let (a_values, b_values) = (crate::cuda::cuda(&a_values)?, crate::cuda::cuda(&b_values)?);
+        let sum = pointwise(Pointwise::Add, (a_values, a_layout), (b_values, b_layout))?;
+        return Ok(crate::cuda::tensor(sum, a.shape()));
+    }
     Ok((a + b)?)
 }
 

@@ -1,7 +1,7 @@
 // A CUDA device on the CPU: the calls of the driver, NVRTC, cuBLAS, cuRAND and cuDNN that this project makes, in one
 // library under all their names, so that the tests of a build for CUDA run as they would on a GPU: scripts/cuda/emulate.sh.
 // NVRTC compiles the kernels by g++ with emulator.h; cuBLAS and cuDNN are loops, written from their documentation. Of
-// candle's own kernels there are only copies and casts. EMULATED_DEVICE names the folder of this file, EMULATED_CACHE one
+// candle's own kernels there are only copies, casts and fills. EMULATED_DEVICE names the folder of this file, EMULATED_CACHE one
 // for compiled kernels.
 #include "emulator.h"
 #include <dlfcn.h>
@@ -56,9 +56,15 @@ static std::vector<double> elements(const char* type, const void* at, size_t cou
     return all;
 }
 
-// candle's copy and cast kernels: count, dimensions, their sizes and strides (or null), from, to.
+// candle's copy, cast and fill kernels: count, dimensions, their sizes and strides (or null), from, to.
 static int candle_kernel(const std::string& name, void** p) {
     std::string from, to;
+    if (name.rfind("const_set_", 0) == 0) { // count, dimensions, sizes and strides (or null), value, to
+        to = name.substr(10);
+        if (*(size_t**)p[2]) return NOT_SUPPORTED;
+        for (size_t i = 0; i < *(size_t*)p[0]; i++) put_element(to.c_str(), *(void**)p[4], i, element(to.c_str(), p[3], 0));
+        return OK;
+    }
     if (name.rfind("ucopy_", 0) == 0) from = to = name.substr(6);
     else if (name.rfind("cast_", 0) == 0) {
         size_t middle = name.find('_', 5);
