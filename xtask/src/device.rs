@@ -72,7 +72,7 @@ impl DeviceName {
             DeviceName::Cpu => Ok(Device::Cpu),
             DeviceName::Cuda(number) => {
                 built(cuda_is_available(), "CUDA", "cuda")?;
-                Device::new_cuda_with_stream(number).map_err(first_line)
+                cuda(number).map_err(first_line)
             }
             DeviceName::Metal => {
                 built(metal_is_available(), "Metal", "metal")?;
@@ -82,10 +82,17 @@ impl DeviceName {
     }
 }
 
-/// The first GPU that this build and machine have. A stream of its own: the default one is a thread's, and training steps
-/// move between threads.
+/// The first GPU that this build and machine have.
 fn gpu() -> Option<Device> {
-    Device::new_cuda_with_stream(0).or_else(|_| metal()).ok()
+    cuda(0).or_else(|_| metal()).ok()
+}
+
+/// With a stream of its own: candle's default one is a thread's, and training steps move between threads.
+fn cuda(number: usize) -> candle_core::Result<Device> {
+    #[cfg(feature = "cuda")]
+    return Ok(resnext_ops::cuda::open(number)?);
+    #[cfg(not(feature = "cuda"))]
+    return Device::new_cuda_with_stream(number);
 }
 
 fn metal() -> candle_core::Result<Device> {

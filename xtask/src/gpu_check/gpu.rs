@@ -1,6 +1,5 @@
 //! What a device tells of itself, and of what it is asked to do.
 
-use anyhow::Result;
 use candle_core::Device;
 use serde::Serialize;
 
@@ -11,22 +10,80 @@ pub struct Launches {
     pub count: usize,
 }
 
-/// The device's own name for itself.
-pub fn name(_: &Device) -> Result<Option<String>> {
-    Ok(None)
-}
-
 /// Ways a grouped convolution can be computed here, by name.
-pub fn routes(_: &Device) -> &'static [&'static str] {
-    &["ours"]
+pub fn routes(device: &Device) -> &'static [&'static str] {
+    if device.is_cuda() && cfg!(feature = "cudnn") { &["ours", "cuDNN"] } else { &["ours"] }
 }
 
-/// Runs `f` with convolutions computed by one of [`routes`].
-pub fn by_route<T>(_: &str, f: impl FnOnce() -> Result<T>) -> Result<T> {
-    f()
+#[cfg(feature = "cuda")]
+pub use with_cuda::{by_route, launches, name};
+
+#[cfg(feature = "cuda")]
+mod with_cuda {
+    use super::Launches;
+    use anyhow::Result;
+    use candle_core::Device;
+    use resnext_ops::cuda::{
+        Convolutions, convolutions, describe, launches as launches_of, set_convolutions,
+    };
+    use std::cmp::Reverse;
+    use std::collections::BTreeMap;
+
+    /// The device's own name for itself.
+    pub fn name(device: &Device) -> Result<Option<String>> {
+        if !device.is_cuda() {
+            return Ok(None);
+        }
+        let described = describe(device)?;
+        let (major, minor) = described.capability;
+        Ok(Some(format!("{}, compute capability {major}.{minor}", described.name)))
+    }
+
+    /// Runs `f` with convolutions computed by one of [`routes`](super::routes).
+    pub fn by_route<T>(route: &str, f: impl FnOnce() -> Result<T>) -> Result<T> {
+        let before = convolutions();
+        set_convolutions(if route == "ours" { Convolutions::Ours } else { Convolutions::Cudnn })?;
+        let result = f();
+        set_convolutions(before)?;
+        result
+    }
+
+    /// Runs `f` and counts what it launches, the most frequent first; `None` where that can't be seen.
+    pub fn launches<T>(device: &Device, f: impl FnOnce() -> T) -> (T, Option<Vec<Launches>>) {
+        if !device.is_cuda() {
+            return (f(), None);
+        }
+        let (result, launched) = launches_of(f);
+        let mut counts = BTreeMap::<String, usize>::new();
+        launched.into_iter().for_each(|launch| *counts.entry(launch.name).or_default() += 1);
+        let mut list: Vec<Launches> =
+            counts.into_iter().map(|(name, count)| Launches { name, count }).collect();
+        list.sort_by_key(|launch| Reverse(launch.count));
+        (result, Some(list))
+    }
 }
 
-/// Runs `f` and counts what it launches, the most frequent first; `None` where that can't be seen.
-pub fn launches<T>(_: &Device, f: impl FnOnce() -> T) -> (T, Option<Vec<Launches>>) {
-    (f(), None)
+#[cfg(not(feature = "cuda"))]
+pub use without_cuda::{by_route, launches, name};
+
+#[cfg(not(feature = "cuda"))]
+mod without_cuda {
+    use super::Launches;
+    use anyhow::Result;
+    use candle_core::Device;
+
+    /// The device's own name for itself: only CUDA is asked for one.
+    pub fn name(_: &Device) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    /// Runs `f`: there is one route.
+    pub fn by_route<T>(_: &str, f: impl FnOnce() -> Result<T>) -> Result<T> {
+        f()
+    }
+
+    /// Runs `f`, whose launches can't be seen.
+    pub fn launches<T>(_: &Device, f: impl FnOnce() -> T) -> (T, Option<Vec<Launches>>) {
+        (f(), None)
+    }
 }
