@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from formula import images, network
 
 XTASK = sys.argv[1] if len(sys.argv) > 1 else "target/release/xtask"
-NETWORKS = ["resnext50_32x4d", "resnet50", "resnext101_64x4d", "resnext20_8x4d"]
+NETWORKS = ["resnext50_32x4d", "resnet50", "resnet18", "resnet34", "resnext101_64x4d", "resnext20_8x4d"]
 
 
 def export(source, out, dtype="f32"):

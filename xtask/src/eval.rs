@@ -1,27 +1,27 @@
 //! `cargo xtask eval`
 
-use crate::convert::in_form;
 use crate::data::{DatasetName, Loaders};
 use crate::device::{self, DeviceName};
 use crate::dtype::Dtype;
 use crate::recipe::{Overrides, Recipe};
-use crate::run_folder::{BEST, file_in};
+use crate::source;
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Tensor};
+use candle_nn::VarBuilder;
 use indicatif::ProgressBar;
-use resnext_model::{Form, ResNext, Variables};
-use resnext_train::checkpoint::{assign, load_weights, replace_file};
-use resnext_train::{Checkpoint, Data, Error, evaluate};
+use resnext_model::{Config, Form, ResNext};
+use resnext_train::checkpoint::replace_file;
+use resnext_train::{Data, evaluate};
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// A run's folder (its best checkpoint), a checkpoint, or a safetensors file of weights
-    run_or_weights: PathBuf,
-    /// Network, where the file doesn't say
+    /// Run's folder (its best checkpoint), weights file, or repository of the hub
+    weights: String,
+    /// Network that the weights must be of; the one their shapes tell if not given
     #[arg(long)]
     model: Option<String>,
-    /// Form of the blocks, a, b or c: a checkpoint is converted to it, a plain weights file must have it
+    /// Form of the blocks to compute in, a, b or c: weights are converted to it
     #[arg(long)]
     form: Option<Form>,
     /// Data set, where the file doesn't say or another is meant
@@ -45,37 +45,27 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let device = args.device.open()?;
-    let file = file_in(&args.run_or_weights, BEST);
-    let (tensors, mut recipe, config) = match Checkpoint::load(&file, &device) {
-        Ok(checkpoint) => {
-            let form = args.form.unwrap_or(checkpoint.model.form);
-            let checkpoint = in_form(checkpoint, form, &file)?;
-            let recipe: Recipe = serde_json::from_value(checkpoint.recipe.clone())
-                .with_context(|| format!("the recipe in {}", file.display()))?;
-            (checkpoint.weights().clone(), recipe, Some(checkpoint.model))
-        }
-        Err(Error::NotACheckpoint { .. }) => {
-            let dataset = args.dataset.context("a plain weights file needs --dataset and --model")?;
-            args.model.as_ref().context("a plain weights file needs --model")?;
-            (load_weights(&file, &device)?, Recipe::of(dataset)?, None)
-        }
-        Err(error) => return Err(error.into()),
+    let pretrained = source::pretrained(&args.weights)?;
+    let weights = &pretrained.weights;
+    let saved = source::recipe(weights)?;
+    let name = args.model.clone().or(saved.as_ref().map(|recipe| recipe.model.clone()));
+    let mut recipe = match saved {
+        Some(recipe) => recipe,
+        None => Recipe::of(args.dataset.context("weights that are no checkpoint's need --dataset")?)?,
     };
-    recipe.apply(&Overrides {
-        model: args.model,
-        form: args.form,
-        dataset: args.dataset,
-        data: args.data,
-        batch_size: args.batch_size,
-        ..Default::default()
-    });
+    let Args { dataset, data, batch_size, .. } = args;
+    recipe.apply(&Overrides { dataset, data, batch_size, ..Default::default() });
     let splits = recipe.dataset.open(recipe.data.as_deref())?;
-    let asked = recipe.network(splits.test.class_names().len())?;
-    let config =
-        config.map_or(asked.clone(), |saved| resnext_model::Config { classes: saved.classes, ..asked });
-    let variables = Variables::new(0, DType::F32, &device);
-    let network = ResNext::new(&config, variables.builder())?;
-    assign(&variables.all(), &tensors, &file)?;
+    let found = &pretrained.config;
+    let expected = match &args.model {
+        Some(name) => Config { form: found.form, ..Config::by_name(name)? },
+        None => found.clone(),
+    };
+    let expected = Config { classes: splits.test.class_names().len(), ..expected };
+    let form = args.form.unwrap_or(expected.form);
+    let tensors = weights.in_form(&expected, form, &device)?;
+    let builder = VarBuilder::from_tensors(tensors.into_iter().collect(), DType::F32, &device);
+    let network = ResNext::new(&Config { form, ..expected }, builder)?;
 
     let loaders = Loaders::new(splits, recipe.batch_size, false, 0, &device)?;
     let bar = ProgressBar::new(loaders.test_set().len() as u64);
@@ -104,10 +94,10 @@ pub fn run(args: Args) -> Result<()> {
 
     println!(
         "{} on {} test images of {:?}, weights from {}",
-        recipe.model,
+        name.as_deref().unwrap_or("a network"),
         metrics.count,
         recipe.dataset,
-        file.display()
+        weights.path().display()
     );
     println!(
         "top-1 {:.2} %, top-5 {:.2} %, loss {:.4}",

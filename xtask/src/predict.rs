@@ -111,6 +111,7 @@ pub fn run(args: Args) -> Result<()> {
                     draw(folder, &path, &photo, &source, map)?;
                 }
             }
+            Err(error) if count == 1 => return Err(error.into()),
             Err(error) => {
                 eprintln!("error: {error}");
                 failed += 1;

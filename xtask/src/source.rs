@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use resnext_data::{EvalTransform, Interpolation, Normalization, imagenet};
 use resnext_model::hub::{Hub, RepoId};
-use resnext_model::{Preprocessing, Pretrained};
+use resnext_model::{Preprocessing, Pretrained, Weights};
 use resnext_train::checkpoint::recipe_of;
 use std::path::Path;
 use std::sync::Mutex;
@@ -20,20 +20,9 @@ pub struct Source {
 }
 
 impl Source {
-    /// Opens what `text` names: what is there on the disk, else a repository.
+    /// Opens what `text` names, and finds out how photos are prepared for it.
     pub fn open(text: &str) -> Result<Self> {
-        let path = Path::new(text);
-        let run = path.join(BEST);
-        let pretrained = if run.is_file() {
-            Pretrained::open(&run)?
-        } else if path.exists() {
-            Pretrained::open(path)?
-        } else if looks_like_a_path(text) {
-            bail!("{text}: no such file or folder");
-        } else {
-            let repo: RepoId = text.parse()?;
-            Pretrained::from_hub(&Hub::from_env()?.with_progress(progress_bar()), &repo)?
-        };
+        let pretrained = pretrained(text)?;
         let preprocessing = &pretrained.preprocessing;
         let mut normalization = Normalization { mean: preprocessing.mean, std: preprocessing.std };
         let mut labels = pretrained.labels.clone();
@@ -42,13 +31,11 @@ impl Source {
             labels = Some(imagenet.into_iter().map(String::from).collect());
         }
         // A checkpoint of ours says what it was trained on; where that is at hand, it knows the rest.
-        if let Some(recipe) = recipe_of(&pretrained.weights) {
-            let recipe: Recipe = serde_json::from_value(recipe)
-                .with_context(|| format!("the recipe in {}", pretrained.weights.path().display()))?;
-            if let Ok(splits) = recipe.dataset.open(recipe.data.as_deref()) {
-                normalization = splits.normalization;
-                labels = Some(splits.test.class_names().to_vec());
-            }
+        if let Some(recipe) = recipe(&pretrained.weights)?
+            && let Ok(splits) = recipe.dataset.open(recipe.data.as_deref())
+        {
+            normalization = splits.normalization;
+            labels = Some(splits.test.class_names().to_vec());
         }
         let transform = transform(preprocessing, normalization)
             .with_context(|| format!("the configuration of {}", pretrained.source))?;
@@ -60,6 +47,28 @@ impl Source {
         let known = self.labels.as_ref().and_then(|labels| labels.get(class));
         known.cloned().unwrap_or_else(|| format!("class {class}"))
     }
+}
+
+/// Opens the trained network that `text` names: what is there on the disk, else a repository.
+pub fn pretrained(text: &str) -> Result<Pretrained> {
+    let path = Path::new(text);
+    let run = path.join(BEST);
+    Ok(if run.is_file() {
+        Pretrained::open(&run)?
+    } else if path.exists() {
+        Pretrained::open(path)?
+    } else if looks_like_a_path(text) {
+        bail!("{text}: no such file or folder");
+    } else {
+        let repo: RepoId = text.parse()?;
+        Pretrained::from_hub(&Hub::from_env()?.with_progress(progress_bar()), &repo)?
+    })
+}
+
+/// The recipe of the run that the weights are of, if they are a checkpoint's.
+pub fn recipe(weights: &Weights) -> Result<Option<Recipe>> {
+    let context = || format!("the recipe in {}", weights.path().display());
+    recipe_of(weights).map(|recipe| serde_json::from_value(recipe).with_context(context)).transpose()
 }
 
 /// Whether a text that names nothing on the disk was meant to.

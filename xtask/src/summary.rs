@@ -18,10 +18,9 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let mut config = Config::by_name(&args.name)?;
     config.classes = args.classes.unwrap_or(config.classes);
-    config.validate()?;
     let size = args.size.unwrap_or(if config.stem == Stem::ImageNet { 224 } else { 32 });
     ensure!((1..=1 << 14).contains(&size), "--size must be from 1 to 16384, got {size}");
-    let summary = Summary::new(&config, size, size);
+    let summary = Summary::new(&config, size, size)?;
     println!("{:<22} {:<18} {:>16} {:>12} {:>16}", "layer", "kind", "output", "parameters", "multiply-adds");
     for layer in &summary.layers {
         let (c, h, w) = layer.output;

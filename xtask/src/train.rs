@@ -69,7 +69,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     if trainer.progress().epoch >= recipe.epochs {
         bail!("{} has done its {} epochs; --epochs asks for more", folder.path.display(), recipe.epochs);
     }
-    let summary = Summary::new(&model, height, width);
+    let summary = Summary::new(&model, height, width)?;
     println!(
         "{} (form {}): {} parameters, {:.1} M multiply-adds an image; {} training and {} test images; {} epochs into {}",
         recipe.model,

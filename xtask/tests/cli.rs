@@ -171,9 +171,16 @@ fn a_run_changes_its_form() {
     ok(xtask(path, &["eval", "c.safetensors", "--predictions", "c.csv"]));
     // Without the optimizer's state the file doesn't say what it is, and has torchvision's names only.
     ok(xtask(path, &["convert", "a", "--weights-only", "--out", "bare.safetensors"]));
-    let bare =
-        ["eval", "bare.safetensors", "--model", "resnext11_4x4d", "--dataset", "cifar10", "--data", "."];
+    let data = ["--dataset", "cifar10", "--data", "."];
+    let bare = [&["eval", "bare.safetensors"], &data[..]].concat();
     ok(xtask(path, &[&bare[..], &["--predictions", "bare.csv"]].concat()));
+    ok(xtask(path, &[&bare[..], &["--model", "resnext11_4x4d", "--form", "a"]].concat()));
+    refused(xtask(path, &bare[..2]), "need --dataset");
+    refused(xtask(path, &[&bare[..], &["--model", "resnext11_8x4d"]].concat()), "of the wrong shape");
+    // PyTorch's own files are read, too.
+    let pth =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/resnext-model/tests/golden/checkpoints/plain.pth");
+    refused(xtask(path, &[&["eval", pth], &data[..]].concat()), "expected 10 classes, file has 3: fc.weight");
     let read = |name: &str| std::fs::read_to_string(path.join(name)).unwrap();
     assert_eq!(read("a.csv").lines().count(), 1 + 8);
     for other in ["b.csv", "c.csv", "bare.csv"] {
@@ -251,6 +258,7 @@ fn bad_input_gets_one_clear_line_and_leaves_nothing_behind() {
     }
     refused(xtask(path, &["train", "--resume", "out"]), "out");
     refused(xtask(path, &["eval", "test_batch.bin"]), "not a whole safetensors file");
+    refused(xtask(path, &["eval", "none.pth"]), "none.pth: no such file");
     std::fs::write(path.join("recipe.toml"), "model = 3").unwrap();
     refused(xtask(path, &["train", "--recipe", "recipe.toml", "--out", "out"]), "recipe.toml");
     assert!(!path.join("out").exists());

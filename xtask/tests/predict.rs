@@ -162,6 +162,8 @@ fn bad_input_gets_one_clear_line() {
     nan[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
     std::fs::write(path.join("nan.safetensors"), nan).unwrap();
     refused(with("nan.safetensors"), "values are no finite numbers");
+    std::fs::write(path.join("text.jpg"), "a text").unwrap();
+    refused(predict(path, &["text.jpg"]), "text.jpg: not an image");
     refused(predict(path, &["none.jpg"]), "none.jpg: no such file or folder");
     refused(predict(path, &["none*.jpg"]), "no file fits the pattern");
     std::fs::create_dir(path.join("empty")).unwrap();
@@ -207,6 +209,25 @@ fn a_repository_of_the_hub_is_fetched_once_and_then_works_offline() {
     let other =
         xtask(path, &["predict", "photos/a.png", "--weights", "me/other"], &[("HF_HUB_OFFLINE", "1")]);
     refused(other, "HF_HUB_OFFLINE is set");
+}
+
+/// Repositories from before safetensors, and from before `config.json`.
+#[test]
+fn an_old_repository_has_a_pickle() {
+    let folder = prepared();
+    let plain = "../crates/resnext-model/tests/golden/checkpoints/plain.pth";
+    let plain = Path::new(env!("CARGO_MANIFEST_DIR")).join(plain);
+    let server = Server::hub("me/old", vec![("pytorch_model.bin", std::fs::read(&plain).unwrap())]);
+    let ask = |weights: &str| {
+        let args = ["predict", "photos", "--json", "--weights", weights];
+        ok(xtask(folder.path(), &args, &[("HF_ENDPOINT", &server.address())]))
+    };
+    let told = ask("me/old");
+    assert_eq!((told.lines().count(), told), (3, ask(plain.to_str().unwrap())));
+    let empty = Server::hub("me/empty", vec![("README.md", b"nothing".to_vec())]);
+    let args = ["predict", "photos", "--weights", "me/empty"];
+    let refusal = xtask(folder.path(), &args, &[("HF_ENDPOINT", &empty.address())]);
+    refused(refusal, "me/empty has no model.safetensors and no pytorch_model.bin");
 }
 
 #[test]

@@ -48,7 +48,12 @@ impl Photo {
         let mut limits = Limits::default();
         limits.max_alloc = Some(MEMORY_LIMIT);
         reader.limits(limits);
-        let damaged = |error: image::ImageError| format!("a damaged image, or of an unknown kind: {error}");
+        let damaged = |error: image::ImageError| match error {
+            image::ImageError::Limits(_) => {
+                format!("an image above the {PIXEL_LIMIT} pixels or {MEMORY_LIMIT} bytes that one may have")
+            }
+            error => format!("a damaged image, or of an unknown kind: {error}"),
+        };
         let mut decoder = reader.into_decoder().map_err(damaged)?;
         let (width, height) = decoder.dimensions();
         let pixels = width as u64 * height as u64;

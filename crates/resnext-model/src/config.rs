@@ -1,9 +1,10 @@
 //! What a network looks like.
 
+use crate::layers::ConvSize;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// A ResNeXt of bottleneck blocks (the paper's section 3.1 and table 1).
+/// A ResNeXt (the paper's section 3.1 and table 1), or one of the ResNets it grew out of.
 ///
 /// Two rules give every width: blocks of one stage share it, and each later stage halves the map and
 /// doubles the width. ResNet is the case of cardinality 1 and base width 64.
@@ -16,9 +17,13 @@ pub struct Config {
     pub base_width: usize,
     /// Blocks a stage.
     pub depths: Vec<usize>,
-    /// Channels of the stem. A block of stage s (from 0) puts out 4·planes·2^s channels.
+    /// Channels of the stem. A block of stage s (from 0) puts out planes·2^s channels, times the
+    /// [expansion](BlockKind::expansion) of its kind.
     #[serde(default = "default_planes")]
     pub planes: usize,
+    /// What blocks are made of.
+    #[serde(default)]
+    pub block: BlockKind,
     /// What comes before the first stage.
     pub stem: Stem,
     /// How a block's input reaches its output where their shapes differ.
@@ -38,8 +43,40 @@ fn default_planes() -> usize {
     64
 }
 
-/// Channels a block puts out for each of its stage's planes.
-pub(crate) const EXPANSION: usize = 4;
+/// What a residual block is made of (He et al., "Deep Residual Learning", arXiv 1512.03385, figure 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BlockKind {
+    /// 1×1, 3×3 and 1×1 convolutions: every ResNeXt, and ResNet from 50 layers on.
+    #[default]
+    Bottleneck,
+    /// Two 3×3 convolutions: ResNet-18 and 34. The paper's section 3.3 says why there is no ResNeXt of them: their
+    /// paths together are one wider, dense block. So they have one path and form (c) only.
+    Basic,
+}
+
+impl BlockKind {
+    /// Channels a block puts out for each of its stage's planes.
+    pub fn expansion(self) -> usize {
+        match self {
+            BlockKind::Bottleneck => 4,
+            BlockKind::Basic => 1,
+        }
+    }
+
+    /// Checks that blocks of this kind have the form.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for basic blocks in form (a) or (b).
+    pub(crate) fn check_form(self, form: Form) -> Result<()> {
+        match (self, form) {
+            (BlockKind::Basic, Form::A | Form::B) => {
+                Err(Error::Config(format!("basic blocks have form c only, got {form}")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
 
 /// What comes before the first stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +138,8 @@ impl std::fmt::Display for Form {
 /// The sizes of one block, as [`Config`] implies them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub struct BlockSize {
+    /// What it is made of.
+    pub kind: BlockKind,
     /// Channels in.
     pub input: usize,
     /// Channels of one path.
@@ -109,7 +148,7 @@ pub struct BlockSize {
     pub cardinality: usize,
     /// Channels out.
     pub output: usize,
-    /// Of the 3×3 convolution.
+    /// Of the first 3×3 convolution.
     pub stride: usize,
 }
 
@@ -119,6 +158,28 @@ impl BlockSize {
         self.path * self.cardinality
     }
 
+    /// Its convolutions in form (c), first to last.
+    pub(crate) fn convs(&self) -> Vec<ConvSize> {
+        let &BlockSize { input, output, stride, .. } = self;
+        let inner = self.inner();
+        match self.kind {
+            BlockKind::Bottleneck => vec![
+                ConvSize::dense(input, inner, 1),
+                ConvSize { stride, groups: self.cardinality, ..ConvSize::dense(inner, inner, 3) },
+                ConvSize::dense(inner, output, 1),
+            ],
+            BlockKind::Basic => vec![
+                ConvSize { stride, ..ConvSize::dense(input, inner, 3) },
+                ConvSize::dense(inner, output, 3),
+            ],
+        }
+    }
+
+    /// The shortcut's convolution, where it has one.
+    pub(crate) fn projection(&self) -> ConvSize {
+        ConvSize { stride: self.stride, ..ConvSize::dense(self.input, self.output, 1) }
+    }
+
     /// Whether the input differs in shape from the output.
     pub fn changes_shape(&self) -> bool {
         self.stride != 1 || self.input != self.output
@@ -126,8 +187,11 @@ impl BlockSize {
 }
 
 impl std::fmt::Display for BlockSize {
-    /// As in `32×4d, 64→256` and `32×8d, 256→512, /2`.
+    /// As in `32×4d, 64→256` and `32×8d, 256→512, /2`; basic blocks say so first.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.kind == BlockKind::Basic {
+            write!(f, "basic, ")?;
+        }
         write!(f, "{}×{}d, {}→{}", self.cardinality, self.path, self.input, self.output)?;
         if self.stride == 1 { Ok(()) } else { write!(f, ", /{}", self.stride) }
     }
@@ -143,7 +207,9 @@ impl Config {
             true => Ok(()),
             false => Err(Error::Config(format!("{name} must be from 1 to {most}, got {value}"))),
         };
-        within("cardinality", self.cardinality, 4096)?;
+        self.block.check_form(self.form)?;
+        let most = if self.block == BlockKind::Basic { 1 } else { 4096 };
+        within("cardinality", self.cardinality, most)?;
         within("base_width", self.base_width, 4096)?;
         within("cardinality × base_width", self.cardinality * self.base_width, 1 << 16)?;
         within("planes", self.planes, 4096)?;
@@ -152,14 +218,23 @@ impl Config {
         self.depths.iter().try_for_each(|&depth| within("blocks a stage", depth, 1000))
     }
 
+    /// The first convolution.
+    pub(crate) fn entrance(&self) -> ConvSize {
+        match self.stem {
+            Stem::ImageNet => ConvSize { stride: 2, ..ConvSize::dense(3, self.planes, 7) },
+            Stem::Cifar => ConvSize::dense(3, self.planes, 3),
+        }
+    }
+
     /// The blocks, stage by stage.
     pub fn blocks(&self) -> Vec<Vec<BlockSize>> {
         let mut input = self.planes;
         let stage = |(s, &depth): (usize, &usize)| {
             let blocks = (0..depth).map(|i| {
-                let output = (self.planes * EXPANSION) << s;
+                let output = self.stage_channels(s);
                 let stride = if s > 0 && i == 0 { 2 } else { 1 };
                 let size = BlockSize {
+                    kind: self.block,
                     input,
                     path: self.base_width << s,
                     cardinality: self.cardinality,
@@ -183,7 +258,12 @@ impl Config {
 
     /// Channels of each stage's map: 256, 512, 1024, 2048 for an ImageNet network.
     pub fn channels(&self) -> Vec<usize> {
-        (0..self.depths.len()).map(|s| (self.planes * EXPANSION) << s).collect()
+        (0..self.depths.len()).map(|s| self.stage_channels(s)).collect()
+    }
+
+    /// Channels of the map of stage `s`, from 0.
+    fn stage_channels(&self, s: usize) -> usize {
+        (self.planes * self.block.expansion()) << s
     }
 
     /// Channels the head pools.
@@ -191,6 +271,6 @@ impl Config {
     /// # Panics
     /// If there are no stages, which [`validate`](Self::validate) reports.
     pub fn features(&self) -> usize {
-        (self.planes * EXPANSION) << (self.depths.len() - 1)
+        self.stage_channels(self.depths.len() - 1)
     }
 }

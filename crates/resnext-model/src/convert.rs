@@ -20,8 +20,10 @@ pub type Tensors = BTreeMap<String, Tensor>;
 /// The weights of a whole network of `config`, whose form is theirs, in the form `to`.
 ///
 /// # Errors
-/// [`Error::Convert`] if a path's weight is missing, too many or of a shape that can't be joined or split.
+/// [`Error::Convert`] if a path's weight is missing, too many or of a shape that can't be joined or split;
+/// [`Error::Config`] if blocks of this kind don't have the form.
 pub fn network(tensors: &Tensors, config: &Config, to: Form) -> Result<Tensors> {
+    config.block.check_form(to)?;
     let mut converted = Tensors::new();
     let mut blocks = BTreeMap::<&str, Tensors>::new();
     for (name, tensor) in tensors {

@@ -59,7 +59,7 @@ pub enum Error {
     },
     /// Weights of a network this crate doesn't have.
     #[error(
-        "{}: expected a ResNet or ResNeXt of bottleneck blocks, as torchvision's; file has {what}",
+        "{}: expected a ResNet or ResNeXt, as torchvision's; file has {what}",
         path.display()
     )]
     Unsupported {

@@ -34,7 +34,8 @@ pub struct Fused {
 #[derive(Debug)]
 pub(crate) struct FusedBlock {
     name: String,
-    convs: [FusedConv; 3],
+    /// First to last.
+    convs: Vec<FusedConv>,
     shortcut: Option<FusedConv>,
 }
 
@@ -160,26 +161,32 @@ impl Fused {
             done("maxpool");
         }
         for (i, block) in self.blocks.iter().enumerate() {
-            let FusedBlock { name, convs: [reduce, grouped, expand], shortcut: projection } = block;
-            // The grouped convolution has too little to do to fetch much meanwhile: its neighbours do.
-            let mut ahead = vec![grouped];
-            ahead.extend(projection);
-            ahead.push(expand);
-            reduce.forward(crew, x, Fusion { ahead: &ahead, ..relu }, first)?;
-            done(&format!("{name}.conv1"));
-            grouped.forward(crew, first, relu, second)?;
-            done(&format!("{name}.conv2"));
-            let residual = match projection {
-                Some(projection) => {
-                    projection.forward(crew, x, Fusion::default(), shortcut)?;
-                    done(&format!("{name}.downsample.0"));
-                    &*shortcut
+            let FusedBlock { name, convs, shortcut: projection } = block;
+            // In the order of their use. A grouped convolution in the middle has too little to do to fetch much
+            // meanwhile: its neighbours do.
+            let last = convs.len() - 1;
+            let ahead: Vec<_> = convs[1..last].iter().chain(projection).chain(&convs[last..]).collect();
+            let next = [self.blocks.get(i + 1).map_or(&self.fc, |next| &next.convs[0])];
+            for (j, conv) in convs.iter().enumerate() {
+                let source = if j == 0 { &*x } else { &*first };
+                if j < last {
+                    let ahead = if j == 0 { &ahead[..] } else { &[] };
+                    conv.forward(crew, source, Fusion { ahead, ..relu }, second)?;
+                    std::mem::swap(first, second);
+                } else {
+                    let residual = match projection {
+                        Some(projection) => {
+                            projection.forward(crew, x, Fusion::default(), shortcut)?;
+                            done(&format!("{name}.downsample.0"));
+                            &*shortcut
+                        }
+                        None => &*x,
+                    };
+                    let fusion = Fusion { residual: Some(residual), ahead: &next, ..relu };
+                    conv.forward(crew, source, fusion, y)?;
                 }
-                None => &*x,
-            };
-            let next = self.blocks.get(i + 1).map_or(&self.fc, |next| &next.convs[0]);
-            expand.forward(crew, second, Fusion { residual: Some(residual), ahead: &[next], ..relu }, y)?;
-            done(&format!("{name}.conv3"));
+                done(&format!("{name}.conv{}", j + 1));
+            }
             std::mem::swap(x, y);
         }
         let features = x.global_avg_pool();
@@ -200,8 +207,8 @@ impl FusedBlock {
     /// Block `i` of stage `s`, both from 0.
     pub(crate) fn new(s: usize, i: usize, block: &Block, dtype: DType) -> Result<Self> {
         let name = format!("layer{}.{i}", s + 1);
-        let ([a, b, c], shortcut) = block.fold()?;
-        let shortcut = shortcut.map(|folded| folded.pack(dtype)).transpose()?;
-        Ok(FusedBlock { name, convs: [a.pack(dtype)?, b.pack(dtype)?, c.pack(dtype)?], shortcut })
+        let (convs, shortcut) = block.fold()?;
+        let convs = convs.iter().map(|folded| folded.pack(dtype)).collect::<Result<_>>()?;
+        Ok(FusedBlock { name, convs, shortcut: shortcut.map(|folded| folded.pack(dtype)).transpose()? })
     }
 }

@@ -20,7 +20,7 @@ mod summary;
 mod variables;
 mod weights;
 
-pub use config::{Config, Form, Shortcut, Stem};
+pub use config::{BlockKind, Config, Form, Shortcut, Stem};
 pub use error::{Error, Result};
 pub use fused::Fused;
 pub use mode::Mode;
@@ -28,4 +28,4 @@ pub use network::ResNext;
 pub use pretrained::{Preprocessing, Pretrained};
 pub use summary::{Layer, Summary};
 pub use variables::Variables;
-pub use weights::{Head, Weights, weights_file};
+pub use weights::{Head, Weights};

@@ -3,7 +3,7 @@
 use crate::block::Block;
 use crate::config::{Config, Stem};
 use crate::fused::{Fused, FusedBlock};
-use crate::layers::{BatchNorm, Conv, ConvSize};
+use crate::layers::{BatchNorm, Conv};
 use crate::{Error, Mode, Result};
 use candle_core::{DType, Tensor};
 use candle_nn::{Init, VarBuilder};
@@ -74,7 +74,7 @@ impl ResNext {
         Fused::assemble(self.conv1.fold(&self.bn1)?, self.stem, blocks, &self.fc, dtype)
     }
 
-    /// Whether training keeps of each block of form (c) only what it puts out, and computes the rest again in the
+    /// Whether training keeps of each bottleneck block of form (c) only what it puts out, and computes the rest again in the
     /// backward pass: less memory for more time, with the same results bit for bit.
     pub fn set_recompute(&mut self, recompute: bool) {
         self.stages.iter_mut().flatten().for_each(|block| block.set_recompute(recompute));
@@ -168,11 +168,7 @@ impl ResNext {
 
 /// The first convolution and its batch norm.
 pub(crate) fn entrance(config: &Config, vb: &VarBuilder) -> Result<(Conv, BatchNorm)> {
-    let size = match config.stem {
-        Stem::ImageNet => ConvSize { stride: 2, ..ConvSize::dense(3, config.planes, 7) },
-        Stem::Cifar => ConvSize::dense(3, config.planes, 3),
-    };
-    Ok((Conv::new(size, vb.pp("conv1"))?, BatchNorm::new(config.planes, 1.0, vb.pp("bn1"))?))
+    Ok((Conv::new(config.entrance(), vb.pp("conv1"))?, BatchNorm::new(config.planes, 1.0, vb.pp("bn1"))?))
 }
 
 /// Weight and bias of the last layer.

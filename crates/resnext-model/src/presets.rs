@@ -1,10 +1,12 @@
 //! Networks by name: those of the paper's tables 2 to 7, of torchvision and timm, and small ones.
 
-use crate::config::{Config, Form, Shortcut, Stem};
+use crate::config::{BlockKind, Config, Form, Shortcut, Stem};
 use crate::{Error, Result};
 
 /// The depth in a name, what it stands for, and the planes of the first stage.
-const FAMILIES: [(&str, &[usize], Stem, usize); 7] = [
+const FAMILIES: [(&str, &[usize], Stem, usize); 9] = [
+    ("18", &[2, 2, 2, 2], Stem::ImageNet, 64),
+    ("34", &[3, 4, 6, 3], Stem::ImageNet, 64),
     ("50", &[3, 4, 6, 3], Stem::ImageNet, 64),
     ("101", &[3, 4, 23, 3], Stem::ImageNet, 64),
     ("152", &[3, 8, 36, 3], Stem::ImageNet, 64),
@@ -14,8 +16,13 @@ const FAMILIES: [(&str, &[usize], Stem, usize); 7] = [
     ("11", &[1, 1, 1], Stem::Cifar, 16),
 ];
 
+/// The depths of networks whose blocks are basic ones.
+const BASIC: [&str; 2] = ["18", "34"];
+
 /// The names with a table entry somewhere: the paper, torchvision, timm or this project's recipes.
-const NAMES: [&str; 24] = [
+const NAMES: [&str; 26] = [
+    "resnet18",
+    "resnet34",
     "resnet50",
     "resnext50_2x40d",
     "resnext50_4x24d",
@@ -74,11 +81,17 @@ impl Config {
         };
         let &(_, depths, stem, planes) =
             FAMILIES.iter().find(|family| family.0 == depth).ok_or_else(unknown)?;
+        let block = if BASIC.contains(&depth) { BlockKind::Basic } else { BlockKind::Bottleneck };
+        // Basic blocks come in one size.
+        if block == BlockKind::Basic && name.contains('_') {
+            return Err(unknown());
+        }
         let config = Config {
             cardinality: number(cardinality)?,
             base_width: number(width)?,
             depths: depths.to_vec(),
             planes,
+            block,
             stem,
             shortcut: Shortcut::Projection,
             classes: if stem == Stem::ImageNet { 1000 } else { 10 },

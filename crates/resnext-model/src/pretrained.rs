@@ -1,6 +1,6 @@
 //! A trained network with what it takes to use it: weights, configuration, preprocessing, names of its classes.
 
-use crate::{Config, Error, Result, Stem, Weights};
+use crate::{BlockKind, Config, Error, Result, Stem, Weights};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -93,6 +93,10 @@ struct ImageSettings {
 pub(crate) const WEIGHT_FILES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 const CONFIG_FILE: &str = "config.json";
 
+/// How the names of timm's networks begin that compute something else with weights of torchvision's names and shapes.
+const LOOKALIKES: [(&str, &str); 2] =
+    [("resnetaa", "average pools where ours has strides"), ("resnetblur", "blurs where ours has strides")];
+
 impl Pretrained {
     /// Opens a weights file, with the `config.json` beside it if that is one of timm's, or a folder with
     /// `model.safetensors` or `pytorch_model.bin`.
@@ -159,6 +163,11 @@ impl Pretrained {
             // Some other program's; what it means with the same words is unknown.
             return Ok(());
         };
+        if let Some((_, what)) = LOOKALIKES.iter().find(|(start, _)| architecture.starts_with(start)) {
+            return Err(failed(format!(
+                "expected a ResNet or ResNeXt, as torchvision's; {architecture} has {what}"
+            )));
+        }
         let file: ConfigFile = serde_json::from_value(value).map_err(|e| failed(e.to_string()))?;
         let classes = self.config.classes;
         if file.num_classes.is_some_and(|expected| expected != classes) {
@@ -169,11 +178,12 @@ impl Pretrained {
             )));
         }
         if let Ok(expected) = Config::by_name(&architecture) {
-            let Config { cardinality, base_width, depths, .. } = &self.config;
-            let found = (*cardinality, *base_width, depths.as_slice());
-            if (expected.cardinality, expected.base_width, expected.depths.as_slice()) != found {
+            let Config { cardinality, base_width, depths, block, .. } = &self.config;
+            let found = (*cardinality, *base_width, depths, *block);
+            if (expected.cardinality, expected.base_width, &expected.depths, expected.block) != found {
+                let kind = if *block == BlockKind::Basic { "basic blocks" } else { "blocks" };
                 return Err(failed(format!(
-                    "expected {architecture}, file has {cardinality}×{base_width}d in blocks {depths:?}: {}",
+                    "expected {architecture}, file has {cardinality}×{base_width}d in {kind} {depths:?}: {}",
                     self.weights.path().display()
                 )));
             }

@@ -1,6 +1,8 @@
 //! Layers, parameters and work of a configuration, without building it.
 
+use crate::Result;
 use crate::config::{Config, Shortcut, Stem};
+use crate::layers::ConvSize;
 
 /// One layer of a network.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,17 +29,13 @@ pub struct Summary {
 impl Summary {
     /// The layers of `config` for one image of height `h` and width `w`.
     ///
-    /// # Panics
-    /// If [`config.validate()`](Config::validate) fails.
-    pub fn new(config: &Config, h: usize, w: usize) -> Self {
+    /// # Errors
+    /// Those of [`Config::validate`].
+    pub fn new(config: &Config, h: usize, w: usize) -> Result<Self> {
+        config.validate()?;
         let mut layers = Vec::new();
-        let mut conv = |name: String,
-                        input: usize,
-                        output: usize,
-                        kernel: usize,
-                        stride: usize,
-                        groups: usize,
-                        size: (usize, usize)| {
+        let mut conv = |name: String, conv: ConvSize, size: (usize, usize)| {
+            let ConvSize { input, output, kernel, stride, groups, .. } = conv;
             let (h, w) = (size.0.div_ceil(stride), size.1.div_ceil(stride));
             let weights = output * (input / groups) * kernel * kernel;
             let stride_text = if stride > 1 { format!("/{stride}") } else { String::new() };
@@ -51,29 +49,19 @@ impl Summary {
             });
             (h, w)
         };
-        let mut size = match config.stem {
-            Stem::ImageNet => {
-                let (h, w) = conv("conv1".into(), 3, config.planes, 7, 2, 1, (h, w));
-                (h.div_ceil(2), w.div_ceil(2))
-            }
-            Stem::Cifar => conv("conv1".into(), 3, config.planes, 3, 1, 1, (h, w)),
-        };
+        let mut size = conv("conv1".into(), config.entrance(), (h, w));
+        if config.stem == Stem::ImageNet {
+            size = (size.0.div_ceil(2), size.1.div_ceil(2));
+        }
         for (s, blocks) in config.blocks().iter().enumerate() {
             for (i, block) in blocks.iter().enumerate() {
                 let name = |layer: &str| format!("layer{}.{i}.{layer}", s + 1);
-                conv(name("conv1"), block.input, block.inner(), 1, 1, 1, size);
-                let out = conv(
-                    name("conv2"),
-                    block.inner(),
-                    block.inner(),
-                    3,
-                    block.stride,
-                    block.cardinality,
-                    size,
-                );
-                conv(name("conv3"), block.inner(), block.output, 1, 1, 1, out);
+                let mut out = size;
+                for (j, part) in block.convs().into_iter().enumerate() {
+                    out = conv(name(&format!("conv{}", j + 1)), part, out);
+                }
                 if block.changes_shape() && config.shortcut == Shortcut::Projection {
-                    conv(name("downsample.0"), block.input, block.output, 1, block.stride, 1, size);
+                    conv(name("downsample.0"), block.projection(), size);
                 }
                 size = out;
             }
@@ -85,7 +73,7 @@ impl Summary {
             parameters: (config.features() + 1) * config.classes,
             multiply_adds: config.features() * config.classes,
         });
-        Summary { layers }
+        Ok(Summary { layers })
     }
 
     /// Trainable parameters.

@@ -65,6 +65,18 @@ fn a_weight_that_f16_cannot_hold_is_named() {
 }
 
 #[test]
+fn a_network_of_basic_blocks_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config { depths: vec![1, 2], ..Config::by_name("resnet18").unwrap() };
+    let (path, weights) = saved(&folder, &config);
+    let bytes = Export::new(&weights).unwrap().safetensors(DType::F32).unwrap();
+    std::fs::write(&path, &bytes).unwrap();
+    let again = Weights::open(&path).unwrap();
+    assert_eq!(again.config().unwrap(), config);
+    again.check(&config, resnext_model::Head::Loaded).unwrap();
+}
+
+#[test]
 fn onnx_files_shrink_with_their_type() {
     let folder = tempfile::tempdir().unwrap();
     let config = Config::by_name("resnext20_8x4d").unwrap();

@@ -55,6 +55,18 @@ fn logits_are_those_of_the_unfused_network() {
 }
 
 #[test]
+fn basic_blocks_fuse() {
+    // Widths that fill vectors and some that don't.
+    for planes in [64, 10] {
+        for shortcut in [Shortcut::Projection, Shortcut::Identity] {
+            let resnet18 = Config::by_name("resnet18").unwrap();
+            let config = Config { planes, base_width: planes, depths: vec![2, 1, 2], shortcut, ..resnet18 };
+            agree(&config, &images(2, 45, 38));
+        }
+    }
+}
+
+#[test]
 fn any_form_and_shortcut_fuses() {
     for form in [Form::A, Form::B, Form::C] {
         for shortcut in [Shortcut::Projection, Shortcut::Identity] {

@@ -4,9 +4,10 @@
 #[path = "common/server.rs"]
 mod server;
 
-use resnext_model::hub::{Hub, HubError, RepoId};
+use resnext_model::hub::{Hub, HubError, Progress, RepoId};
 use server::{COMMIT, Reply, Server, hub, ranged, sha256};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const REPO: &str = "me/model";
@@ -71,6 +72,42 @@ fn a_file_lands_where_every_program_looks_for_it() {
     let repo: RepoId = format!("{REPO}@{COMMIT}").parse().unwrap();
     assert_eq!(hub.get(&repo, FILE).unwrap(), path);
     assert_eq!(server.log.lock().unwrap().len(), asked);
+}
+
+/// Every byte that came is told once, and none that did not.
+#[test]
+fn progress_goes_from_nothing_to_the_whole_file() {
+    let cache = tempfile::tempdir().unwrap();
+    let server = changed(|request, before, reply| match request.path.starts_with("/cdn") && before == 0 {
+        true => reply.cut(60_000),
+        false => reply,
+    });
+    let told: Arc<Mutex<Vec<(String, u64, u64)>>> = Arc::default();
+    let seen = told.clone();
+    let progress: Progress =
+        Box::new(move |file, done, total| seen.lock().unwrap().push((file.to_string(), done, total)));
+    get(&client(&server, cache.path()).with_progress(progress), FILE).unwrap();
+    let told = told.lock().unwrap();
+    assert!(told.iter().all(|(file, _, total)| file == FILE && *total == 200_000));
+    let done: Vec<u64> = told.iter().map(|(_, done, _)| *done).collect();
+    assert!(done.is_sorted() && done.contains(&60_000), "{done:?}");
+    assert_eq!((done.first(), done.last()), (Some(&0), Some(&200_000)));
+}
+
+/// Both find the whole file, and it is transferred once.
+#[test]
+fn two_programs_that_want_one_file_share_it() {
+    let cache = tempfile::tempdir().unwrap();
+    let server = Server::hub(REPO, vec![(FILE, bytes())]);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let path = get(&client(&server, cache.path()), FILE).unwrap();
+                assert_eq!(std::fs::read(path).unwrap(), bytes());
+            });
+        }
+    });
+    assert_eq!(server.requests("GET").iter().filter(|request| request.path.starts_with("/cdn")).count(), 1);
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! Sizes against the published figures, the three forms, names.
 
 use candle_core::{DType, Device, Tensor};
-use resnext_model::{Config, Error, Form, ResNext, Shortcut, Summary, Variables, presets};
+use resnext_model::{
+    Config, Error, Form, ResNext, Shortcut, Stem, Summary, Variables, convert, equivalence, presets,
+};
 
 fn millions(name: &str, side: usize) -> (usize, f64) {
-    let summary = Summary::new(&Config::by_name(name).unwrap(), side, side);
+    let summary = Summary::new(&Config::by_name(name).unwrap(), side, side).unwrap();
     (summary.parameters(), summary.multiply_adds() as f64 / 1e9)
 }
 
@@ -12,6 +14,8 @@ fn millions(name: &str, side: usize) -> (usize, f64) {
 fn parameters_are_torchvisions_and_the_papers() {
     for (name, parameters) in [
         ("resnext50_32x4d", 25_028_904),
+        ("resnet18", 11_689_512),
+        ("resnet34", 21_797_672),
         ("resnet50", 25_557_032),
         ("resnet101", 44_549_160),
         ("resnet152", 60_192_808),
@@ -24,7 +28,9 @@ fn parameters_are_torchvisions_and_the_papers() {
     for (name, parameters) in [("resnext29_8x64d", 34.4), ("resnext29_16x64d", 68.1)] {
         assert_eq!((millions(name, 32).0 as f64 / 1e5).trunc() / 10.0, parameters, "{name}");
     }
-    for (name, work) in [("resnext50_32x4d", 4.23), ("resnext101_64x4d", 15.46)] {
+    for (name, work) in
+        [("resnet18", 1.81), ("resnet34", 3.66), ("resnext50_32x4d", 4.23), ("resnext101_64x4d", 15.46)]
+    {
         assert_eq!((millions(name, 224).1 * 100.0).round() / 100.0, work, "{name}");
     }
 }
@@ -36,7 +42,7 @@ fn every_form_has_the_summarys_parameters_and_the_same_output_shape() {
             let config = Config { form, shortcut, ..Config::by_name("resnext11_4x4d").unwrap() };
             let variables = Variables::new(1, DType::F32, &Device::Cpu);
             let network = ResNext::new(&config, variables.builder()).unwrap();
-            assert_eq!(variables.parameter_count(), Summary::new(&config, 32, 32).parameters());
+            assert_eq!(variables.parameter_count(), Summary::new(&config, 32, 32).unwrap().parameters());
             let x = Tensor::ones((2, 3, 15, 18), DType::F32, &Device::Cpu).unwrap();
             for train in [true, false] {
                 assert_eq!(network.forward(&x, train).unwrap().dims(), [2, 10]);
@@ -45,6 +51,46 @@ fn every_form_has_the_summarys_parameters_and_the_same_output_shape() {
             assert_eq!(maps[2].dims(), [2, 256, 4, 5]);
         }
     }
+}
+
+/// He et al., arXiv 1512.03385, section 4.2: in CIFAR's ResNet-20 too, where the shortcuts have no parameters.
+#[test]
+fn basic_blocks_have_one_path_and_one_form() {
+    let resnet18 = Config::by_name("resnet18").unwrap();
+    assert_eq!((resnet18.channels(), resnet18.features()), (vec![64, 128, 256, 512], 512));
+    let config = Config {
+        depths: vec![3, 3, 3],
+        planes: 16,
+        base_width: 16,
+        stem: Stem::Cifar,
+        shortcut: Shortcut::Identity,
+        classes: 10,
+        ..resnet18.clone()
+    };
+    // The paper's table 6 says 0.27 million.
+    assert_eq!(Summary::new(&config, 32, 32).unwrap().parameters(), 269_722);
+    let variables = Variables::new(1, DType::F32, &Device::Cpu);
+    let network = ResNext::new(&config, variables.builder()).unwrap();
+    assert_eq!(variables.parameter_count(), 269_722);
+    let x = Tensor::ones((2, 3, 15, 18), DType::F32, &Device::Cpu).unwrap();
+    for train in [true, false] {
+        assert_eq!(network.forward(&x, train).unwrap().dims(), [2, 10]);
+    }
+
+    for wrong in [
+        Config { form: Form::A, ..resnet18.clone() },
+        Config { form: Form::B, ..resnet18.clone() },
+        Config { cardinality: 2, ..resnet18.clone() },
+    ] {
+        assert!(matches!(wrong.validate(), Err(Error::Config(_))));
+        assert!(matches!(Summary::new(&wrong, 32, 32), Err(Error::Config(_))));
+        assert!(ResNext::new(&wrong, variables.builder()).is_err());
+    }
+    let nothing = std::collections::BTreeMap::new();
+    assert!(matches!(convert::network(&nothing, &resnet18, Form::A), Err(Error::Config(_))));
+    let block = &equivalence::Stack::distinct_blocks(&resnet18)[0];
+    let proof = equivalence::identity(block, DType::F64, &Device::Cpu, 1e-3, 1);
+    assert!(proof.unwrap_err().to_string().contains("basic blocks have form c only"));
 }
 
 #[test]
@@ -97,6 +143,8 @@ fn any_size_by_name_and_suggestions_for_wrong_ones() {
         "resnext50_32x99999999999999999999d",
         "resnext50_-1x4d",
         "resnet50_32x4d",
+        "resnet18_1x64d",
+        "resnext18_32x4d",
         "resnext50",
     ] {
         assert!(Config::by_name(wrong).is_err(), "{wrong}");

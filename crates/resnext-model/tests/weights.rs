@@ -4,7 +4,9 @@ mod common;
 
 use candle_core::{DType, Tensor};
 use common::{CPU, difference, images, save, tensors, values, weight};
-use resnext_model::{Config, Error, Form, Head, Pretrained, ResNext, Stem, Variables, Weights, convert};
+use resnext_model::{
+    Config, Error, Form, Fused, Head, Pretrained, ResNext, Stem, Variables, Weights, convert,
+};
 use std::path::{Path, PathBuf};
 
 fn checkpoint(name: &str) -> PathBuf {
@@ -50,9 +52,13 @@ fn a_pickle_that_wants_to_run_code_is_refused() {
 fn the_network_is_told_by_its_weights() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("weights.safetensors");
-    for (name, stages) in
-        [("resnext50_32x4d", 4), ("resnet50", 4), ("resnext101_64x4d", 2), ("resnext20_8x4d", 3)]
-    {
+    for (name, stages) in [
+        ("resnext50_32x4d", 4),
+        ("resnet50", 4),
+        ("resnext101_64x4d", 2),
+        ("resnext20_8x4d", 3),
+        ("resnet18", 4),
+    ] {
         let config = Config::by_name(name).unwrap();
         let depths = config.depths.iter().take(stages).map(|depth| (*depth).min(2)).collect();
         let config = Config { depths, classes: 12, ..config };
@@ -64,6 +70,28 @@ fn the_network_is_told_by_its_weights() {
         save(&convert::network(&tensors(&tiny()), &tiny(), form).unwrap(), &path);
         assert_eq!(Weights::open(&path).unwrap().config().unwrap(), config);
     }
+}
+
+#[test]
+fn a_network_is_read_from_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.safetensors");
+    let config = Config::by_name("resnext11_8x4d").unwrap();
+    let variables = Variables::new(4, DType::F32, &CPU);
+    let network = ResNext::new(&config, variables.builder()).unwrap();
+    let tensors = variables.all().into_iter().map(|(name, var)| (name, var.as_detached_tensor()));
+    save(&tensors.collect(), &path);
+    let read = |config: &Config| {
+        Weights::open(&path)
+            .and_then(|weights| Fused::new(config, weights.builder(DType::F32, &CPU), DType::F32))
+    };
+    let fused = read(&config).unwrap();
+    let x = Tensor::ones((1, 3, 9, 9), DType::F32, &CPU).unwrap();
+    let expected = values(&network.fuse().unwrap().forward(&x).unwrap());
+    assert_eq!(values(&fused.forward(&x).unwrap()), expected);
+
+    let other = read(&Config { classes: 7, ..config }).unwrap_err().to_string();
+    assert!(other.contains("expected shape [7, 256], file has [10, 256]: fc.weight"));
 }
 
 #[test]
@@ -178,6 +206,9 @@ fn files_that_are_no_weights_get_one_clear_line() {
     refused(b"<!DOCTYPE html>\n<html><body>Log in</body></html>", "a web page, not weights");
     refused(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer");
     refused(b"", "the file has 0");
+    for len in [7, 8, 100] {
+        refused(&good[..len], "not a whole safetensors file");
+    }
     refused(&good[..good.len() - 3], "bytes of data, it has");
     refused(&[&good[..], b"more"].concat(), "bytes of data, it has");
     refused(&good[..200], "its header says");
@@ -208,7 +239,12 @@ fn other_networks_are_named_for_what_they_have() {
         assert!(error.contains(expected), "{error}");
     };
     refused(&|name| Some(name.replace("conv1.weight", "conv1.0.weight")), "a stem of three convolutions");
-    refused(&|name| (!name.contains("conv3")).then(|| name.into()), "as in resnet18 and resnet34");
+    refused(
+        &|name| {
+            (!name.contains("layer1.0.downsample.0.")).then(|| name.replace("downsample.1", "downsample.1.0"))
+        },
+        "an average pool in the shortcut, as in resnet50d",
+    );
     refused(&|name| Some(format!("x{name}")), "no conv1.weight");
 }
 
@@ -234,11 +270,16 @@ fn a_folder_has_its_configuration_and_it_is_checked() {
     assert_eq!(found.preprocessing.std, [0.2, 0.25, 0.3]);
     assert_eq!(found.labels.unwrap(), ["n01", "goldfish", "n03"]);
     let fails = |config: &str| open(config).unwrap_err().to_string();
+    assert!(
+        fails(r#"{"architecture": "resnet18"}"#)
+            .contains("expected resnet18, file has 2×2d in blocks [1, 1]")
+    );
     let error = fails(&timm(1000, ""));
     assert!(
         error.contains("expected 1000 classes, file has 3: fc.weight in ") && error.contains("config.json")
     );
     assert!(fails(r#"{"architecture": "resnet50"}"#).contains("expected resnet50, file has 2×2d"));
+    assert!(fails(r#"{"architecture": "resnetblur50"}"#).contains("resnetblur50 has blurs"));
     assert!(fails("<html>").contains("config.json"));
     assert!(fails(&timm(3, "").replace("0.95", "0")).contains("crop_pct must be above 0"));
     assert!(fails(&timm(3, "").replace("center", "border")).contains("expected crop_mode center"));

@@ -83,8 +83,7 @@ impl Checkpoint {
         replace_file(path, &bytes)
     }
 
-    /// Writes the weights alone, for [`load_weights`] and for programs that expect no optimizer's state,
-    /// such as PyTorch's `load_state_dict`; `path` is replaced as by [`Checkpoint::save`].
+    /// Writes the weights alone, for programs that expect no optimizer's state, such as PyTorch's `load_state_dict`; `path` is replaced as by [`Checkpoint::save`].
     ///
     /// # Errors
     /// If the folder can't be written or the disk is full; `path` is then as it was.
@@ -93,7 +92,7 @@ impl Checkpoint {
         replace_file(path, &bytes)
     }
 
-    /// The weights the run is judged by: their averages where it keeps them, as [`load_weights`] gives.
+    /// The weights the run is judged by: their averages where it keeps them, as [`Weights`] gives.
     pub fn weights(&self) -> &BTreeMap<String, Tensor> {
         if self.average.is_empty() { &self.tensors } else { &self.average }
     }
@@ -152,19 +151,6 @@ fn take(tensors: &mut BTreeMap<String, Tensor>, prefix: &str) -> BTreeMap<String
         std::mem::take(tensors).into_iter().partition(|(name, _)| name.starts_with(prefix));
     *tensors = rest;
     own.into_iter().map(|(name, tensor)| (name[prefix.len()..].to_string(), tensor)).collect()
-}
-
-/// The weights in any safetensors file, a checkpoint's optimizer state left out. Where averages were kept they are
-/// the weights, as they were when the run was judged.
-///
-/// # Errors
-/// If the file can't be read or is cut short.
-pub fn load_weights(path: &Path, device: &Device) -> Result<BTreeMap<String, Tensor>> {
-    let mut tensors = parse(path, &read(path)?, device)?;
-    let averages = take(&mut tensors, AVERAGE);
-    tensors.extend(averages);
-    tensors.retain(|name, _| !name.starts_with("optimizer."));
-    Ok(tensors)
 }
 
 /// Copies `tensors`, which came from `source`, into `variables`. Everything is checked before

@@ -197,7 +197,7 @@ const RUNS: usize = 3;
 const PAUSE: Duration = Duration::from_millis(300);
 
 fn measure(args: &Args, target: &Target, weights: &Path, folder: &Path) -> Result<Report> {
-    let summary = Summary::new(&target.config, target.size, target.size);
+    let summary = Summary::new(&target.config, target.size, target.size)?;
     let peaks = [Dtype::F32, Dtype::Bf16].map(|dtype| resnext_ops::fma_peak(dtype.into()));
     let peak = |precision: &str| peaks[usize::from(precision == Dtype::Bf16.name())].unwrap_or(f64::NAN);
     let bandwidth = resnext_ops::read_bandwidth();

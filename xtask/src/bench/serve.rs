@@ -5,7 +5,7 @@ use super::Target;
 use super::grouped::{self, Pass};
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
-use resnext_model::{Fused, weights_file};
+use resnext_model::{Fused, Weights};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::io::{BufRead, Write};
@@ -15,7 +15,7 @@ use std::time::Instant;
 /// Answers JSON lines on standard input until its end.
 pub fn serve(target: &Target, weights: &Path) -> Result<()> {
     let dtype = *target.dtypes.first().context("--serve needs a --dtype")?;
-    let weights = weights_file(weights, DType::F32, &Device::Cpu)?;
+    let weights = Weights::open(weights)?.builder(DType::F32, &Device::Cpu);
     let network = Fused::new(&target.config, weights, dtype.into())?;
     let mut out = std::io::stdout().lock();
     let version = env!("CARGO_PKG_VERSION");

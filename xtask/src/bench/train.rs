@@ -8,7 +8,7 @@ use super::{Args, PAUSE, Target};
 use crate::table::Table;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
-use resnext_model::{ResNext, Stem, Summary, Variables, weights_file};
+use resnext_model::{ResNext, Stem, Summary, Variables, Weights};
 use resnext_ops::{cross_entropy, profiled, to_channels_last, value_and_gradients};
 use resnext_train::{Sgd, SgdConfig};
 use serde::Serialize;
@@ -146,7 +146,7 @@ fn measure(args: &Args, target: &Target, batch: usize, engines: &mut [Engine]) -
         }
         _ => Vec::new(),
     };
-    let flops = 6.0 * (Summary::new(&target.config, size, size).multiply_adds() * batch) as f64;
+    let flops = 6.0 * (Summary::new(&target.config, size, size)?.multiply_adds() * batch) as f64;
     let measured = engines.iter().enumerate().map(|(i, engine)| {
         let steps: Vec<f64> = (0..args.rounds).map(|r| times[i].iter().map(|part| part[r]).sum()).collect();
         let median = |part: usize| quantile(&times[i][part], 0.5);
@@ -262,7 +262,7 @@ fn serve(target: &Target, weights: &Path, grad_checkpoint: bool) -> Result<()> {
     let variables = Variables::new(0, DType::F32, &Device::Cpu);
     let mut network = ResNext::new(&target.config, variables.builder())?;
     network.set_recompute(grad_checkpoint);
-    let file = weights_file(weights, DType::F32, &Device::Cpu)?;
+    let file = Weights::open(weights)?.builder(DType::F32, &Device::Cpu);
     for (name, var) in variables.all() {
         var.set(&file.get(var.shape(), &name).with_context(|| name.clone())?)?;
     }

@@ -33,8 +33,8 @@ impl Transform for Concatenated {
         self.bn3.forward(&x, mode, false)
     }
 
-    fn fold(&self) -> Result<[Folded; 3]> {
+    fn fold(&self) -> Result<Vec<Folded>> {
         let [first, second] = PathStart::fold(self.paths.iter())?;
-        Ok([first, second, self.conv3.fold(&self.bn3)?])
+        Ok(vec![first, second, self.conv3.fold(&self.bn3)?])
     }
 }

@@ -2,61 +2,58 @@
 
 use super::Transform;
 use crate::config::BlockSize;
-use crate::layers::{BatchNorm, Conv, ConvSize, Folded};
+use crate::layers::{BatchNorm, Conv, Folded};
 use crate::{Mode, Result};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use resnext_ops::ConvNorm;
 
-/// Figure 3 (c).
+/// Figure 3 (c): convolutions one behind the other, each with batch norm, and with ReLU between them. Three of them
+/// are a bottleneck block, two a basic one.
 #[derive(Debug)]
 pub(super) struct Grouped {
-    conv1: Conv,
-    bn1: BatchNorm,
-    conv2: Conv,
-    bn2: BatchNorm,
-    conv3: Conv,
-    bn3: BatchNorm,
+    before: Vec<(Conv, BatchNorm)>,
+    last: (Conv, BatchNorm),
 }
 
 impl Grouped {
     pub(super) fn new(size: &BlockSize, last_scale: f64, vb: VarBuilder) -> Result<Self> {
-        let inner = size.inner();
-        let grouped =
-            ConvSize { stride: size.stride, groups: size.cardinality, ..ConvSize::dense(inner, inner, 3) };
-        Ok(Grouped {
-            conv1: Conv::new(ConvSize::dense(size.input, inner, 1), vb.pp("conv1"))?,
-            bn1: BatchNorm::new(inner, 1.0, vb.pp("bn1"))?,
-            conv2: Conv::new(grouped, vb.pp("conv2"))?,
-            bn2: BatchNorm::new(inner, 1.0, vb.pp("bn2"))?,
-            conv3: Conv::new(ConvSize::dense(inner, size.output, 1), vb.pp("conv3"))?,
-            bn3: BatchNorm::new(size.output, last_scale, vb.pp("bn3"))?,
-        })
+        let sizes = size.convs();
+        let layer = |i: usize| {
+            let scale = if i == sizes.len() { last_scale } else { 1.0 };
+            let conv = Conv::new(sizes[i - 1], vb.pp(format!("conv{i}")))?;
+            Ok((conv, BatchNorm::new(sizes[i - 1].output, scale, vb.pp(format!("bn{i}")))?))
+        };
+        let before = (1..sizes.len()).map(layer).collect::<Result<_>>()?;
+        Ok(Grouped { before, last: layer(sizes.len())? })
+    }
+
+    fn layers(&self) -> impl Iterator<Item = &(Conv, BatchNorm)> {
+        self.before.iter().chain([&self.last])
     }
 
     /// Up to the last batch norm.
     fn before_norm(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let x = self.bn1.forward(&self.conv1.forward(x)?, mode, true)?;
-        let x = self.bn2.forward(&self.conv2.forward(&x)?, mode, true)?;
-        self.conv3.forward(&x)
+        let next = |x: Tensor, (conv, bn): &(Conv, BatchNorm)| bn.forward(&conv.forward(&x)?, mode, true);
+        let x = self.before.iter().try_fold(x.clone(), next)?;
+        self.last.0.forward(&x)
     }
 }
 
 impl Transform for Grouped {
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.bn3.forward(&self.before_norm(x, mode)?, mode, false)
+        self.last.1.forward(&self.before_norm(x, mode)?, mode, false)
     }
 
     fn forward_joined(&self, x: &Tensor, shortcut: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.bn3.forward_joined(&self.before_norm(x, mode)?, shortcut, mode)
+        self.last.1.forward_joined(&self.before_norm(x, mode)?, shortcut, mode)
     }
 
-    fn fold(&self) -> Result<[Folded; 3]> {
-        Ok([self.conv1.fold(&self.bn1)?, self.conv2.fold(&self.bn2)?, self.conv3.fold(&self.bn3)?])
+    fn fold(&self) -> Result<Vec<Folded>> {
+        self.layers().map(|(conv, bn)| conv.fold(bn)).collect()
     }
 
-    fn convs(&self) -> Option<[ConvNorm; 3]> {
-        let Grouped { conv1, bn1, conv2, bn2, conv3, bn3 } = self;
-        Some([conv1.with_norm(bn1), conv2.with_norm(bn2), conv3.with_norm(bn3)])
+    fn convs(&self) -> Vec<ConvNorm> {
+        self.layers().map(|(conv, bn)| conv.with_norm(bn)).collect()
     }
 }

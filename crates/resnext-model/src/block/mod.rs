@@ -23,12 +23,12 @@ pub(crate) trait Transform: std::fmt::Debug + Send + Sync {
         join(&self.forward(x, mode)?, shortcut, mode)
     }
 
-    /// Its three convolutions in form (c), with their batch norms folded in.
-    fn fold(&self) -> Result<[Folded; 3]>;
+    /// Its convolutions in form (c), with their batch norms folded in.
+    fn fold(&self) -> Result<Vec<Folded>>;
 
-    /// Its three convolutions with their batch norms, if these are all it is made of.
-    fn convs(&self) -> Option<[ConvNorm; 3]> {
-        None
+    /// Its convolutions with their batch norms, if these are all it is made of.
+    fn convs(&self) -> Vec<ConvNorm> {
+        Vec::new()
     }
 }
 
@@ -45,8 +45,9 @@ impl Block {
     /// Builds a block of `config`'s form from the weights under `vb`.
     ///
     /// # Errors
-    /// If a weight is missing or of the wrong shape.
+    /// If a weight is missing or of the wrong shape, or blocks of this kind don't have the form.
     pub fn new(size: &BlockSize, config: &Config, vb: VarBuilder) -> Result<Self> {
+        size.kind.check_form(config.form)?;
         let last_scale = if config.zero_init_last { 0.0 } else { 1.0 };
         let shortcut = ShortcutPath::new(size, config.shortcut, vb.pp("downsample"))?;
         let transform: Box<dyn Transform> = match config.form {
@@ -54,9 +55,9 @@ impl Block {
             Form::B => Box::new(concatenated::Concatenated::new(size, last_scale, vb)?),
             Form::C => Box::new(grouped::Grouped::new(size, last_scale, vb)?),
         };
-        let fused = match (transform.convs(), &shortcut) {
-            (_, ShortcutPath::Padded(..)) | (None, _) => None,
-            (Some(convs), shortcut) => {
+        let fused = match (transform.convs().try_into(), &shortcut) {
+            (_, ShortcutPath::Padded(..)) | (Err(_), _) => None,
+            (Ok(convs), shortcut) => {
                 Some(Bottleneck { convs, projection: shortcut.projection(), recompute: false })
             }
         };
@@ -64,12 +65,12 @@ impl Block {
     }
 
     /// The convolutions of [`Transform::fold`], and the shortcut's if it has one.
-    pub(crate) fn fold(&self) -> Result<([Folded; 3], Option<Folded>)> {
+    pub(crate) fn fold(&self) -> Result<(Vec<Folded>, Option<Folded>)> {
         Ok((self.transform.fold()?, self.shortcut.fold()?))
     }
 
     /// Whether training gives up the convolutions' results after the forward pass and computes them again in the
-    /// backward one: less memory for more time. Only blocks of form (c) do.
+    /// backward one: less memory for more time. Only bottleneck blocks of form (c) do.
     pub(crate) fn set_recompute(&mut self, recompute: bool) {
         if let Some(fused) = &mut self.fused {
             fused.recompute = recompute;

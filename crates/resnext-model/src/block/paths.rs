@@ -34,9 +34,9 @@ impl Transform for Paths {
         self.bn3.forward(&resnext_ops::sum(&outputs)?, mode, false)
     }
 
-    fn fold(&self) -> Result<[Folded; 3]> {
+    fn fold(&self) -> Result<Vec<Folded>> {
         let [first, second] = PathStart::fold(self.paths.iter().map(|(start, _)| start))?;
         let last: Vec<&Conv> = self.paths.iter().map(|(_, conv3)| conv3).collect();
-        Ok([first, second, Conv::side_by_side(&last)?.fold(&self.bn3)?])
+        Ok(vec![first, second, Conv::side_by_side(&last)?.fold(&self.bn3)?])
     }
 }

@@ -1,7 +1,7 @@
 //! The way around a block.
 
 use crate::config::{BlockSize, Shortcut};
-use crate::layers::{BatchNorm, Conv, ConvSize, Folded};
+use crate::layers::{BatchNorm, Conv, Folded};
 use crate::{Mode, Result};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
@@ -27,11 +27,8 @@ impl ShortcutPath {
         let &BlockSize { input, output, stride, .. } = size;
         Ok(match kind {
             Shortcut::Projection => {
-                let project = ConvSize { stride, ..ConvSize::dense(input, output, 1) };
-                ShortcutPath::Projection(
-                    Conv::new(project, vb.pp(0))?,
-                    BatchNorm::new(output, 1.0, vb.pp(1))?,
-                )
+                let conv = Conv::new(size.projection(), vb.pp(0))?;
+                ShortcutPath::Projection(conv, BatchNorm::new(output, 1.0, vb.pp(1))?)
             }
             Shortcut::Identity => {
                 let copies = |i: usize| if i / input == i % input { 1f64 } else { 0.0 };

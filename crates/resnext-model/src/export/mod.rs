@@ -3,7 +3,8 @@
 mod onnx;
 mod protobuf;
 
-use crate::{Config, Error, Form, Result, Weights, convert};
+use crate::convert::Tensors;
+use crate::{Config, Error, Form, Result, Weights};
 use candle_core::{DType, Device, Tensor};
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,26 +14,17 @@ pub use onnx::OPSET;
 #[derive(Debug, Clone)]
 pub struct Export {
     config: Config,
-    tensors: BTreeMap<String, Tensor>,
+    tensors: Tensors,
 }
 
 impl Export {
     /// Reads all of a file's weights; those of forms (a) and (b) are rearranged.
     ///
     /// # Errors
-    /// Those of [`Weights::config`], [`Weights::check`] and [`Weights::tensor`].
+    /// Those of [`Weights::config`] and [`Weights::in_form`].
     pub fn new(weights: &Weights) -> Result<Self> {
         let config = weights.config()?;
-        weights.check(&config, crate::Head::Loaded)?;
-        let read = |(name, _): (&str, _)| {
-            let tensor = weights.tensor(name, &Device::Cpu)?.to_dtype(DType::F32)?;
-            Ok((name.to_string(), tensor))
-        };
-        let tensors = weights.shapes().map(read).collect::<Result<BTreeMap<_, _>>>()?;
-        let tensors = match config.form {
-            Form::C => tensors,
-            _ => convert::network(&tensors, &config, Form::C)?,
-        };
+        let tensors = weights.in_form(&config, Form::C, &Device::Cpu)?;
         Ok(Export { config: Config { form: Form::C, ..config }, tensors })
     }
 

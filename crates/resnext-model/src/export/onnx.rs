@@ -3,6 +3,7 @@
 use super::protobuf::Message;
 use super::{Export, narrowed};
 use crate::config::{Shortcut, Stem};
+use crate::layers::ConvSize;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use resnext_ops::BatchNormConfig;
@@ -30,8 +31,7 @@ impl Export {
     pub fn onnx(&self, name: &str, dtype: DType) -> Result<Vec<u8>> {
         let mut graph = Graph { export: self, dtype, message: Message::default() };
         let config = self.config();
-        let (kernel, stride) = if config.stem == Stem::ImageNet { (7, 2) } else { (3, 1) };
-        let mut x = graph.conv_norm("images", "conv1", "bn1", kernel, stride, 1)?;
+        let mut x = graph.conv_norm("images", "conv1", "bn1", config.entrance())?;
         x = graph.relu(&x);
         if config.stem == Stem::ImageNet {
             let attributes = [ints("kernel_shape", &[3, 3]), ints("strides", &[2, 2]), ints("pads", &[1; 4])];
@@ -41,27 +41,25 @@ impl Export {
             for (i, size) in stage.iter().enumerate() {
                 let of = |part: &str| format!("layer{}.{i}.{part}", s + 1);
                 let input = x.clone();
-                x = graph.conv_norm(&input, &of("conv1"), &of("bn1"), 1, 1, 1)?;
-                x = graph.relu(&x);
-                x = graph.conv_norm(&x, &of("conv2"), &of("bn2"), 3, size.stride, size.cardinality)?;
-                x = graph.relu(&x);
-                x = graph.conv_norm(&x, &of("conv3"), &of("bn3"), 1, 1, 1)?;
+                for (j, conv) in size.convs().into_iter().enumerate() {
+                    if j > 0 {
+                        x = graph.relu(&x);
+                    }
+                    let (name, norm) = (of(&format!("conv{}", j + 1)), of(&format!("bn{}", j + 1)));
+                    x = graph.conv_norm(&x, &name, &norm, conv)?;
+                }
                 let shortcut = match (size.changes_shape(), config.shortcut) {
                     (false, _) => input,
-                    (true, Shortcut::Projection) => graph.conv_norm(
-                        &input,
-                        &of("downsample.0"),
-                        &of("downsample.1"),
-                        1,
-                        size.stride,
-                        1,
-                    )?,
+                    (true, Shortcut::Projection) => {
+                        let (conv, norm) = (of("downsample.0"), of("downsample.1"));
+                        graph.conv_norm(&input, &conv, &norm, size.projection())?
+                    }
                     (true, Shortcut::Identity) => {
                         let copies = |i: usize| if i / size.input == i % size.input { 1f32 } else { 0.0 };
                         let matrix: Vec<f32> = (0..size.output * size.input).map(copies).collect();
                         let matrix = Tensor::from_vec(matrix, (size.output, size.input, 1, 1), &Device::Cpu)?;
                         let weight = graph.initializer(&of("shortcut"), &matrix, DType::F32)?;
-                        graph.conv(&input, &weight, &of("downsample"), 1, size.stride, 1)
+                        graph.conv(&input, &weight, &of("downsample"), size.projection())
                     }
                 };
                 x = graph.node("Add", &[&x, &shortcut], &of("add"), &[]);
@@ -143,36 +141,20 @@ impl Graph<'_> {
         self.initializer(name, self.export.tensor(name)?, DType::F32)
     }
 
-    fn conv(
-        &mut self,
-        x: &str,
-        weight: &str,
-        name: &str,
-        kernel: i64,
-        stride: usize,
-        groups: usize,
-    ) -> String {
-        let stride = stride as i64;
+    fn conv(&mut self, x: &str, weight: &str, name: &str, size: ConvSize) -> String {
+        let [kernel, stride, groups] = [size.kernel, size.stride, size.groups].map(|n| n as i64);
         let attributes = [
             ints("kernel_shape", &[kernel; 2]),
             ints("strides", &[stride; 2]),
             ints("pads", &[kernel / 2; 4]),
-            int("group", groups as i64),
+            int("group", groups),
         ];
         self.node("Conv", &[x, weight], name, &attributes)
     }
 
-    fn conv_norm(
-        &mut self,
-        x: &str,
-        conv: &str,
-        norm: &str,
-        kernel: i64,
-        stride: usize,
-        groups: usize,
-    ) -> Result<String> {
+    fn conv_norm(&mut self, x: &str, conv: &str, norm: &str, size: ConvSize) -> Result<String> {
         let weight = self.weight(&format!("{conv}.weight"))?;
-        let x = self.conv(x, &weight, conv, kernel, stride, groups);
+        let x = self.conv(x, &weight, conv, size);
         let mut inputs = vec![x];
         for part in ["weight", "bias", "running_mean", "running_var"] {
             inputs.push(self.parameter(&format!("{norm}.{part}"))?);

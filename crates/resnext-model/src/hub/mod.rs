@@ -218,20 +218,27 @@ impl Hub {
     }
 }
 
-/// Makes `pointer`, a file's name in a snapshot, stand for `blob`.
+/// Makes `pointer`, a file's name in a snapshot, stand for `blob`. Another program may be reading it: it is never
+/// gone, not for a moment.
 fn point(pointer: &Path, blob: &Path, file: &str) -> std::io::Result<()> {
-    if pointer.symlink_metadata().is_ok() {
-        std::fs::remove_file(pointer)?;
+    if matches!((pointer.canonicalize(), blob.canonicalize()), (Ok(now), Ok(wanted)) if now == wanted) {
+        return Ok(());
+    }
+    let beside = pointer.with_extension("new");
+    // Of a program that was stopped here.
+    if beside.symlink_metadata().is_ok() {
+        std::fs::remove_file(&beside)?;
     }
     #[cfg(unix)]
     {
         let up = "../".repeat(2 + file.matches('/').count());
         let name = blob.file_name().unwrap_or_default();
-        std::os::unix::fs::symlink(Path::new(&up).join("blobs").join(name), pointer)
+        std::os::unix::fs::symlink(Path::new(&up).join("blobs").join(name), &beside)?;
     }
     #[cfg(not(unix))]
     {
         let _ = file;
-        std::fs::hard_link(blob, pointer).or_else(|_| std::fs::copy(blob, pointer).map(drop))
+        std::fs::hard_link(blob, &beside).or_else(|_| std::fs::copy(blob, &beside).map(drop))?;
     }
+    std::fs::rename(&beside, pointer)
 }

@@ -25,9 +25,8 @@ impl Weights {
     /// [`Error::Mismatch`] that counts the weights of the wrong shape, missing and unexpected, and lists at most
     /// ten of each.
     pub fn check(&self, config: &Config, head: Head) -> Result<()> {
-        config.validate()?;
         // A few names and shapes can describe a network of any size: what this file cannot hold is not built.
-        let parameters = Summary::new(config, 1, 1).parameters();
+        let parameters = Summary::new(config, 1, 1)?.parameters();
         let len = self.file.lock().unwrap_or_else(PoisonError::into_inner).len;
         if parameters as u64 > len.saturating_mul(4).saturating_add(1 << 24) {
             let problem =

@@ -1,7 +1,7 @@
 //! What network weights are of.
 
 use super::Weights;
-use crate::config::{Form, Shortcut, Stem};
+use crate::config::{BlockKind, Form, Shortcut, Stem};
 use crate::{Config, Error, Result};
 
 impl Weights {
@@ -28,9 +28,6 @@ impl Weights {
                 return Err(refused(format!("{what} ({name})")));
             }
         }
-        if dims("layer1.0.conv2.weight").is_some() && dims("layer1.0.conv3.weight").is_none() {
-            return Err(refused("blocks of two 3×3 convolutions, as in resnet18 and resnet34".into()));
-        }
         let (planes, channels, kernel) = square("conv1.weight")?;
         let stem = match (channels, kernel) {
             (3, 7) => Stem::ImageNet,
@@ -42,7 +39,14 @@ impl Weights {
             }
         };
         let paths = (0..).take_while(|i| dims(&format!("layer1.0.paths.{i}.conv1.weight")).is_some()).count();
-        let (form, cardinality, base_width) = if paths > 0 {
+        let block = match dims("layer1.0.conv2.weight").is_some() && dims("layer1.0.conv3.weight").is_none() {
+            true => BlockKind::Basic,
+            false => BlockKind::Bottleneck,
+        };
+        let (form, cardinality, base_width) = if block == BlockKind::Basic {
+            let (width, ..) = square("layer1.0.conv1.weight")?;
+            (Form::C, 1, width)
+        } else if paths > 0 {
             let (width, ..) = square("layer1.0.paths.0.conv1.weight")?;
             let summed = dims("layer1.0.paths.0.conv3.weight").is_some();
             (if summed { Form::A } else { Form::B }, paths, width)
@@ -70,6 +74,7 @@ impl Weights {
             base_width,
             depths,
             planes,
+            block,
             stem,
             shortcut: if projected { Shortcut::Projection } else { Shortcut::Identity },
             classes,

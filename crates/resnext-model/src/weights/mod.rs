@@ -7,7 +7,7 @@ mod pickle;
 mod pytorch;
 mod safetensors;
 
-use crate::{Error, Result};
+use crate::{Config, Error, Form, Result, convert};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
@@ -146,18 +146,23 @@ impl Weights {
         Ok(tensor)
     }
 
+    /// All weights as f32 in the form `to`, once they are known to be those of a network of `config`.
+    ///
+    /// # Errors
+    /// Those of [`check`](Self::check) and [`tensor`](Self::tensor), and if the network doesn't have the form.
+    pub fn in_form(&self, config: &Config, to: Form, device: &Device) -> Result<convert::Tensors> {
+        self.check(config, Head::Loaded)?;
+        let read = |name: &String| {
+            let tensor = self.tensor(name, device)?.to_dtype(DType::F32)?;
+            Ok((name.clone(), tensor))
+        };
+        convert::network(&self.entries.keys().map(read).collect::<Result<_>>()?, config, to)
+    }
+
     /// A builder that reads each weight when a network asks for it, in `dtype` on `device`.
     pub fn builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
         VarBuilder::from_backend(Box::new(self.clone()), dtype, device.clone())
     }
-}
-
-/// A builder over the weights in the file at `path`: [`Weights::open`] and [`Weights::builder`].
-///
-/// # Errors
-/// Those of [`Weights::open`].
-pub fn weights_file(path: &Path, dtype: DType, device: &Device) -> Result<VarBuilder<'static>> {
-    Ok(Weights::open(path)?.builder(dtype, device))
 }
 
 type Tables = (BTreeMap<String, Entry>, BTreeMap<String, String>);

@@ -1,0 +1,56 @@
+"""Every ResNet and ResNeXt that timm can build, as a folder of the hub's kind: `cargo xtask predict` must give timm's
+own logits, or say in one line why it does not take the network.
+
+    python scripts/golden/zoo.py [path of xtask]
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from formula import fill, noise
+
+XTASK = sys.argv[1] if len(sys.argv) > 1 else "target/release/xtask"
+SIDE, CLASSES, LARGEST = 64, 10, 100e6
+
+same, refused, skipped = [], [], []
+with tempfile.TemporaryDirectory() as folder:
+    folder = pathlib.Path(folder)
+    pixels = (128 * (noise(SIDE * SIDE * 3, "photo") + 1)).astype(np.uint8).reshape(SIDE, SIDE, 3)
+    Image.fromarray(pixels).save(folder / "photo.png")
+    x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    for name in timm.list_models(module="resnet"):
+        with torch.device("meta"):
+            if sum(p.numel() for p in timm.create_model(name).parameters()) > LARGEST:
+                skipped.append(name)
+                continue
+        model = fill(timm.create_model(name, num_classes=CLASSES))
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(dict(
+            architecture=name, num_classes=CLASSES, pretrained_cfg=dict(
+                input_size=[3, SIDE, SIDE], crop_pct=1.0, interpolation="bilinear", mean=[0, 0, 0], std=[1, 1, 1]))))
+        done = subprocess.run([XTASK, "predict", folder / "photo.png", "--weights", folder, "--json", "--topk", "10"],
+                              capture_output=True, text=True)
+        if done.returncode:
+            assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+            refused.append(name)
+            print(name, "refused:", done.stderr.strip().rsplit(": ", 1)[-1])
+            continue
+        ours = torch.zeros(CLASSES)
+        for entry in json.loads(done.stdout)["top"]:
+            ours[entry["class"]] = entry["probability"]
+        with torch.no_grad():
+            logits = model(x)[0]
+        difference = float((ours.log() - logits.log_softmax(0)).abs().max() / logits.abs().max())
+        print(name, f"difference {difference:.1e}", flush=True)
+        assert difference < 2e-5
+        same.append(name)
+print(len(same), "with timm's logits,", len(refused), "refused,", len(skipped), "too large to try:", *skipped)
