@@ -15,9 +15,9 @@ use std::time::Instant;
 const SHAPES: [(usize, usize); 4] = [(128, 56), (256, 28), (512, 14), (1024, 7)];
 const GROUPS: usize = 32;
 const BATCH: usize = 8;
-/// Times the engines take turns, and convolutions a turn.
-const ROUNDS: usize = 5;
-const RUNS: usize = 10;
+/// Times the engines take turns, and convolutions a turn: enough for threads and clocks to be awake.
+const ROUNDS: usize = 3;
+const RUNS: usize = 40;
 
 /// What is measured.
 #[derive(Clone, Copy)]
