@@ -30,8 +30,8 @@ impl Default for Conv2dConfig {
 ///
 /// `x` may have any strides; the result lies channels-last in memory. f32, f64 and bf16 run through
 /// this crate's kernels on the CPU, and f32, bf16 and f16 on CUDA, in one pass whatever the number of groups; 16 bits
-/// are summed in f32 and rounded once. Other types and devices take a composite of candle's operations, the number of which does
-/// not grow with groups either. Both inputs get gradients.
+/// are summed in f32 and rounded once. Other types and devices take a composite of candle's operations, the number of
+/// which does not grow with groups either. Both inputs get gradients.
 ///
 /// Mixed precision: beside `x` in bf16 or f16 the weight may be f32. It is rounded to x's type, and its gradient
 /// is f32 again.
@@ -323,15 +323,14 @@ impl CustomOp2 for Conv {
         _y: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let config = self.config;
-        let size = (x.dims4()?, weight.dims4()?);
+        let shape = checked_shape(x.shape(), weight.shape(), &self.config)?;
         let grad = &grad.contiguous()?;
         let grad_x = self
             .input_gradient
-            .then(|| from_nhwc(&grad.apply_op2_no_bwd(weight, &InputGradient { config, size })?))
+            .then(|| from_nhwc(&grad.apply_op2_no_bwd(weight, &InputGradient(shape))?))
             .transpose()?;
         let dtype = weight.dtype();
-        let grad_weight = x.apply_op2_no_bwd(grad, &WeightGradient { config, size, dtype })?;
+        let grad_weight = x.apply_op2_no_bwd(grad, &WeightGradient { shape, dtype })?;
         Ok((grad_x, Some(grad_weight)))
     }
 }
@@ -395,13 +394,8 @@ fn to_channel_sums(x: &Tensor, dtype: DType) -> candle_core::Result<Tensor> {
     x.contiguous()?.flatten_to(2)?.to_dtype(wide)?.sum(0)?.to_dtype(dtype)
 }
 
-type Size4 = (usize, usize, usize, usize);
-
 /// From the output's gradient (N, H', W', Cout) and the weight to the input's (N, H, W, Cin).
-struct InputGradient {
-    config: Conv2dConfig,
-    size: (Size4, Size4),
-}
+struct InputGradient(ConvShape);
 
 impl CustomOp2 for InputGradient {
     fn name(&self) -> &'static str {
@@ -428,8 +422,7 @@ impl CustomOp2 for InputGradient {
                 (shape.batch, shape.in_h, shape.in_w, shape.in_channels).into(),
             ))
         }
-        let shape = checked_shape(&self.size.0.into(), &self.size.1.into(), &self.config)?;
-        with_widened!([s1, s2], inner(&shape, (s1, l1), (s2, l2)))
+        with_widened!([s1, s2], inner(&self.0, (s1, l1), (s2, l2)))
     }
 
     #[cfg(feature = "cuda")]
@@ -440,8 +433,8 @@ impl CustomOp2 for InputGradient {
         s2: &candle_core::CudaStorage,
         l2: &Layout,
     ) -> CudaOutput {
-        let shape = checked_shape(&self.size.0.into(), &self.size.1.into(), &self.config)?;
-        let gradient = crate::cuda::input_gradient(&shape, (s1, l1), (s2, l2))?;
+        let shape = &self.0;
+        let gradient = crate::cuda::input_gradient(shape, (s1, l1), (s2, l2))?;
         Ok((gradient, (shape.batch, shape.in_h, shape.in_w, shape.in_channels).into()))
     }
 
@@ -453,15 +446,13 @@ impl CustomOp2 for InputGradient {
         s2: &candle_core::MetalStorage,
         l2: &Layout,
     ) -> MetalOutput {
-        let shape = checked_shape(&self.size.0.into(), &self.size.1.into(), &self.config)?;
-        crate::metal::input_gradient(&shape, (s1, l1), (s2, l2))
+        crate::metal::input_gradient(&self.0, (s1, l1), (s2, l2))
     }
 }
 
 /// From the input (N, Cin, H, W) and the output's gradient (N, H', W', Cout) to the weight's.
 struct WeightGradient {
-    config: Conv2dConfig,
-    size: (Size4, Size4),
+    shape: ConvShape,
     /// Of the weight; on CUDA that may be another than the input's.
     #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     dtype: DType,
@@ -475,7 +466,6 @@ impl CustomOp2 for WeightGradient {
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Output4 {
         fn inner<T: Element>(
             shape: &ConvShape,
-            size: Size4,
             x: (&CpuStorage, &Layout),
             grad: (&CpuStorage, &Layout),
         ) -> Output4 {
@@ -486,10 +476,9 @@ impl CustomOp2 for WeightGradient {
                 Operand::Plain(&x),
                 Operand::Plain(&grad),
             );
-            Ok((T::to_cpu_storage_owned(out), size.into()))
+            Ok((T::to_cpu_storage_owned(out), weight_size(shape).into()))
         }
-        let shape = checked_shape(&self.size.0.into(), &self.size.1.into(), &self.config)?;
-        with_widened!([s1, s2], inner(&shape, self.size.1, (s1, l1), (s2, l2)))
+        with_widened!([s1, s2], inner(&self.shape, (s1, l1), (s2, l2)))
     }
 
     #[cfg(feature = "cuda")]
@@ -500,9 +489,8 @@ impl CustomOp2 for WeightGradient {
         s2: &candle_core::CudaStorage,
         l2: &Layout,
     ) -> CudaOutput {
-        let shape = checked_shape(&self.size.0.into(), &self.size.1.into(), &self.config)?;
-        let gradient = crate::cuda::weight_gradient(&shape, (s1, l1), (s2, l2), self.dtype)?;
-        Ok((gradient, self.size.1.into()))
+        let gradient = crate::cuda::weight_gradient(&self.shape, (s1, l1), (s2, l2), self.dtype)?;
+        Ok((gradient, weight_size(&self.shape).into()))
     }
 
     #[cfg(feature = "metal")]
@@ -513,9 +501,12 @@ impl CustomOp2 for WeightGradient {
         s2: &candle_core::MetalStorage,
         l2: &Layout,
     ) -> MetalOutput {
-        let shape = checked_shape(&self.size.0.into(), &self.size.1.into(), &self.config)?;
-        crate::metal::weight_gradient(&shape, (s1, &l1.permute(&[0, 2, 3, 1])?), (s2, l2))
+        crate::metal::weight_gradient(&self.shape, (s1, &l1.permute(&[0, 2, 3, 1])?), (s2, l2))
     }
+}
+
+fn weight_size(shape: &ConvShape) -> (usize, usize, usize, usize) {
+    (shape.out_channels, shape.group_in(), shape.kernel_h, shape.kernel_w)
 }
 
 /// The composite route, reached on purpose: for tests that hold it and the kernels to each other.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use std::time::Instant;
 
 /// Channels and side, one for each stage of ResNeXt-50 32×4d.
-const SHAPES: [(usize, usize); 4] = [(128, 56), (256, 28), (512, 14), (1024, 7)];
+pub const SHAPES: [(usize, usize); 4] = [(128, 56), (256, 28), (512, 14), (1024, 7)];
 const GROUPS: usize = 32;
 const BATCH: usize = 8;
 /// Times the engines take turns, and convolutions a turn: enough for threads and clocks to be awake.

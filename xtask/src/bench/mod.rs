@@ -2,7 +2,7 @@
 
 mod chart;
 mod engine;
-mod grouped;
+pub mod grouped;
 mod report;
 mod serve;
 mod train;

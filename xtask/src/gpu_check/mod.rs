@@ -53,7 +53,7 @@ pub struct Sizes {
 const FULL: Sizes = Sizes {
     proved: &["resnext50_32x4d", "resnext20_8x4d"],
     trained: (64, 20),
-    grouped: &[(128, 56), (256, 28), (512, 14), (1024, 7)],
+    grouped: &crate::bench::grouped::SHAPES,
     grouped_batch: 64,
     runs: (20, 10),
     network: "resnext50_32x4d",
