@@ -1,16 +1,23 @@
 //! Threads that stay awake between one loop and the next.
 
+use crate::waiting::hand_over;
 use std::cell::UnsafeCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-/// The threads of the current rayon pool, held for the many short loops of a forward pass.
+/// The calling thread and others, as many as the current rayon pool has, held for the many short loops of a forward
+/// pass.
 ///
 /// Waking a sleeping thread costs more than a small layer takes. A crew's threads wait for the next loop
-/// without sleeping; they return to the pool when the pass is over. Each has a part of every loop's tasks that is
+/// without sleeping; they leave when the pass is over. Each has a part of every loop's tasks that is
 /// its own, and the same from loop to loop, so that it finds in its cache what it has written; whoever is done with
 /// its own takes from the others' ends.
 #[derive(Debug)]
-pub struct Crew {
+pub struct Crew(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
     /// One a thread.
     parts: Vec<Part>,
     loops: Loops,
@@ -20,32 +27,32 @@ impl Crew {
     /// Calls `pass` with a crew of as many threads as the current rayon pool has, the calling one included.
     pub fn run<R>(pass: impl FnOnce(&Crew) -> R) -> R {
         let parts = (0..rayon::current_num_threads()).map(|_| Part::default()).collect();
-        let crew = Crew { parts, loops: Loops::default() };
-        rayon::in_place_scope(|scope| {
-            for own in 1..crew.threads() {
-                let crew = &crew;
-                scope.spawn(move |_| crew.serve(own));
-            }
-            // Also when the pass unwinds: the scope waits for all who serve.
-            let _end = OnDrop(|| crew.loops.closed.store(true, Ordering::Release));
-            pass(&crew)
-        })
+        let crew = Crew(Arc::new(Shared { parts, loops: Loops::default() }));
+        for own in 1..crew.threads() {
+            let crew = Crew(crew.0.clone());
+            // A panic is told to whoever leads.
+            hand_over(Box::new(move || drop(catch_unwind(AssertUnwindSafe(|| crew.serve(own))))));
+        }
+        // Also when the pass unwinds.
+        let _end = OnDrop(|| crew.0.loops.closed.store(true, Ordering::Release));
+        pass(&crew)
     }
 
     /// How many threads there are.
     pub(crate) fn threads(&self) -> usize {
-        self.parts.len()
+        self.0.parts.len()
     }
 
-    /// Calls `task(i)` for each i below `tasks`, at most 2²⁰ - 1, on all threads; returns when all are done.
+    /// Calls `task(i)` for each i below `tasks` on all threads; returns when all are done.
     pub(crate) fn for_each(&self, tasks: usize, task: impl Fn(usize) + Sync) {
-        assert!(tasks < 1 << TASK_BITS, "{tasks} tasks are too many");
         // One loop at a time: should a crew be shared between threads, the second one works alone.
-        if self.threads() == 1 || tasks < 2 || self.loops.busy.swap(true, Ordering::Acquire) {
+        if self.threads() == 1 || tasks < 2 || self.0.loops.busy.swap(true, Ordering::Acquire) {
             return (0..tasks).for_each(task);
         }
-        let _free = OnDrop(|| self.loops.busy.store(false, Ordering::Release));
-        self.lead(tasks, &task);
+        let _free = OnDrop(|| self.0.loops.busy.store(false, Ordering::Release));
+        for first in (0..tasks).step_by(TASK as usize) {
+            self.lead(tasks.min(first + TASK as usize) - first, &|i| task(first + i));
+        }
     }
 
     fn lead(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
@@ -53,17 +60,17 @@ impl Crew {
         // used only before this function returns, because it waits until all tasks are done.
         unsafe {
             let task = std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task);
-            *self.loops.task.get() = Some(task);
+            *self.0.loops.task.get() = Some(task);
         }
-        self.loops.done.store(0, Ordering::Relaxed);
-        for (i, part) in self.parts.iter().enumerate() {
+        self.0.loops.done.store(0, Ordering::Relaxed);
+        for (i, part) in self.0.parts.iter().enumerate() {
             let bound = |i: usize| (tasks * i / self.threads()) as u64;
             part.open(bound(i), bound(i + 1));
         }
         // Also when a task unwinds on this thread: others may still be at theirs.
         let rest = OnDrop(|| {
             let mut patience = PATIENCE;
-            while self.loops.done.load(Ordering::Acquire) < tasks {
+            while self.0.loops.done.load(Ordering::Acquire) < tasks {
                 if !self.work(0) {
                     pause(&mut patience);
                 }
@@ -71,12 +78,12 @@ impl Crew {
         });
         while self.work(0) {}
         drop(rest);
-        assert!(!self.loops.panicked.load(Ordering::Relaxed), "a task on another thread panicked");
+        assert!(!self.0.loops.panicked.load(Ordering::Relaxed), "a task on another thread panicked");
     }
 
     fn serve(&self, own: usize) {
         let mut patience = PATIENCE;
-        while !self.loops.closed.load(Ordering::Relaxed) {
+        while !self.0.loops.closed.load(Ordering::Relaxed) {
             match self.work(own) {
                 true => patience = PATIENCE,
                 false => pause(&mut patience),
@@ -86,17 +93,17 @@ impl Crew {
 
     /// Does a task, if one can be claimed, of this thread's own if there is one.
     fn work(&self, own: usize) -> bool {
-        let others = (1..self.threads()).map(|i| &self.parts[(own + i) % self.threads()]);
-        let claimed = self.parts[own].first().or_else(|| others.into_iter().find_map(Part::last));
+        let others = (1..self.threads()).map(|i| &self.0.parts[(own + i) % self.threads()]);
+        let claimed = self.0.parts[own].first().or_else(|| others.into_iter().find_map(Part::last));
         let Some(claimed) = claimed else { return false };
         let _done = OnDrop(|| {
             if std::thread::panicking() {
-                self.loops.panicked.store(true, Ordering::Relaxed);
+                self.0.loops.panicked.store(true, Ordering::Relaxed);
             }
-            self.loops.done.fetch_add(1, Ordering::Release);
+            self.0.loops.done.fetch_add(1, Ordering::Release);
         });
         // SAFETY: this thread holds a task of the open loop, so `task` is set and stays.
-        if let Some(task) = unsafe { *self.loops.task.get() } {
+        if let Some(task) = unsafe { *self.0.loops.task.get() } {
             task(claimed);
         }
         true
@@ -199,7 +206,7 @@ mod tests {
     fn every_task_of_every_loop_is_done_once_before_the_next_loop() {
         for threads in [1, 2, 5] {
             on(threads, |crew| {
-                for tasks in (0..300).chain([5000]) {
+                for tasks in (0..300).chain([5000, 2_500_000]) {
                     let seen: Vec<_> = (0..tasks).map(|_| AtomicU32::new(0)).collect();
                     crew.for_each(tasks, |i| {
                         seen[i].fetch_add(1, Ordering::Relaxed);

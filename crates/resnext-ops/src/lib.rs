@@ -24,6 +24,7 @@ mod residual;
 mod residue;
 mod stem;
 mod tape;
+mod waiting;
 mod widened;
 
 pub use activations::Activations;

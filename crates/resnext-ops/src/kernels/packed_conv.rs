@@ -72,10 +72,13 @@ impl Packed {
         };
         assert!(holds(out.len(), out_stride) && residual.is_none_or(|r| holds(r.data.len(), r.stride)));
         let row = match sources {
-            Sources::Table(SourceTable { row: Some(row), .. }) if self.columns > 1 => *row,
-            _ => Row { width: usize::MAX, stride: 0 },
+            Sources::Table(SourceTable { row: Some(row), .. }) if self.columns > 1 => Some(*row),
+            _ => None,
         };
-        assert!(row.width > 0 && (self.columns == 1 || row.stride > 0));
+        assert_eq!(row.is_some(), self.columns > 1);
+        assert!(row.is_none_or(|row| row.width > 0
+            && matches!(row.stride, 1 | 2)
+            && count.is_multiple_of(row.width)));
         let last = match sources {
             Sources::Same => count.saturating_sub(1) * src.stride,
             Sources::Table(table) => {
@@ -87,8 +90,10 @@ impl Packed {
         // SAFETY: f32 has no invalid bits and a larger alignment than u16.
         let (_, out, _) = unsafe { out.align_to_mut::<u16>() };
         let out = &SharedMut::new(out);
-        let split =
-            Split::new(count, if row.stride == 0 { 1 } else { row.width }, self.panels.len(), crew.threads());
+        let split = Split {
+            panels_first: self.weights.len() > count * src.stride,
+            ..Split::new(count, row.map_or(1, |row| row.width), self.panels.len(), crew.threads())
+        };
         let all = |packed: &Packed| Fetch::of(packed, 0..packed.weights.len());
         let lines: usize = ahead.iter().map(|packed| all(packed).lines).sum();
         crew.for_each(split.tasks(), |task| {
@@ -100,8 +105,8 @@ impl Packed {
             let next = split.get((task + 1).min(split.tasks() - 1)).1;
             let mut fetches = [Fetch::of(self, 0..0); AHEAD + 1];
             if next != panels {
-                fetches[0] =
-                    Fetch::of(self, self.panels[next.start].weights..self.panels[next.end - 1].weights);
+                let begin = |panel: usize| self.panels.get(panel).map_or(self.weights.len(), |p| p.weights);
+                fetches[0] = Fetch::of(self, begin(next.start)..begin(next.end));
             }
             for (packed, fetch) in ahead.iter().zip(&mut fetches[1..]) {
                 let own = all(packed).lines;
@@ -134,23 +139,28 @@ pub(super) const TILE: usize = 14;
 /// Source words between two fetches of what is wanted next.
 pub(super) const STEP: usize = 16;
 
-/// Pixels × panels, split between threads: blocks of pixels, whole tiles each, that stay in a core's cache
+/// Pixels × panels, split between threads: blocks of pixels, whole tiles and rows each, that stay in a core's cache
 /// while panels pass over them, and ranges of panels where there are few pixels. How the work is split never
 /// changes a result: every output element is computed by one task.
 struct Split {
     pixels: usize,
+    /// Pixels that are not parted.
+    unit: usize,
     blocks: usize,
     panels: usize,
     parts: usize,
+    /// Whether a thread's tasks, which are neighbours, share panels rather than pixels: so that it reads only its part
+    /// of the weights, where they are the larger part of all that is read.
+    panels_first: bool,
 }
 
 impl Split {
-    /// `row` pixels read much the same pixels as the next `row`.
+    /// `row` pixels are not parted, for they read much the same pixels.
     fn new(pixels: usize, row: usize, panels: usize, threads: usize) -> Self {
-        let least = 7 * TILE.max(row.min(pixels));
-        let blocks = (pixels / least).clamp(1, 16 * threads);
+        let unit = TILE.next_multiple_of(row);
+        let blocks = (pixels / (7 * unit)).clamp(1, 16 * threads);
         let parts = (16 * threads / blocks).clamp(1, panels);
-        Split { pixels, blocks, panels, parts }
+        Split { pixels, unit, blocks, panels, parts, panels_first: false }
     }
 
     fn tasks(&self) -> usize {
@@ -158,9 +168,12 @@ impl Split {
     }
 
     fn get(&self, task: usize) -> (Range<usize>, Range<usize>) {
-        let (block, part) = (task / self.parts, task % self.parts);
-        let tiles = self.pixels.div_ceil(TILE);
-        let pixel = |block: usize| (tiles * block / self.blocks * TILE).min(self.pixels);
+        let (block, part) = match self.panels_first {
+            true => (task % self.blocks, task / self.blocks),
+            false => (task / self.parts, task % self.parts),
+        };
+        let units = self.pixels.div_ceil(self.unit);
+        let pixel = |block: usize| (units * block / self.blocks * self.unit).min(self.pixels);
         let panel = |part: usize| self.panels * part / self.parts;
         (pixel(block)..pixel(block + 1), panel(part)..panel(part + 1))
     }
@@ -247,7 +260,7 @@ pub(super) struct Task<'a> {
     pub(super) packed: &'a Packed,
     pub(super) src: Pixels<'a>,
     pub(super) sources: Sources<'a>,
-    row: Row,
+    row: Option<Row>,
     pub(super) residual: Option<Pixels<'a>>,
     pub(super) relu: bool,
     pixels: Range<usize>,
@@ -260,29 +273,60 @@ pub(super) struct Task<'a> {
 
 impl Task<'_> {
     fn run(&self) {
+        for panel in self.panels {
+            match self.row {
+                Some(row) => self.rows(panel, row),
+                None => self.pixels(panel),
+            }
+        }
+    }
+
+    /// The largest tiles first; smaller ones take the rest.
+    fn pixels(&self, panel: &Panel) {
         let words = self.packed.words;
         let (_, tile) = words.tile();
-        let Row { width, stride } = self.row;
-        for panel in self.panels {
-            let mut start = self.pixels.start;
-            while start < self.pixels.end {
-                let row_end = (start / width).saturating_add(1).saturating_mul(width);
-                let rest = self.pixels.end.min(row_end) - start;
-                // The largest tiles first; smaller ones take the rest.
-                let fits = |&pixels: &usize| pixels <= rest && (pixels <= tile || stride > 0 && pixels == 7);
-                let pixels = [14, 7, 6, 4, 2].into_iter().find(fits).unwrap_or(1);
-                let end = start + rest / pixels * pixels;
-                let strip = Strip { task: self, panel, pixels: start..end };
-                match pixels {
-                    14 => strip.run::<14>(words, stride),
-                    7 => strip.run::<7>(words, stride),
-                    6 => strip.run::<6>(words, stride),
-                    4 => strip.run::<4>(words, stride),
-                    2 => strip.run::<2>(words, stride),
-                    _ => strip.run::<1>(words, stride),
-                }
-                start = end;
+        let mut start = self.pixels.start;
+        while start < self.pixels.end {
+            let rest = self.pixels.end - start;
+            let pixels = [14, 7, 6, 4, 2].into_iter().find(|&m| m <= rest.min(tile)).unwrap_or(1);
+            let end = start + rest / pixels * pixels;
+            let strip = Strip { task: self, panel, pixels: start..end };
+            match pixels {
+                14 => strip.run::<14>(words),
+                7 => strip.run::<7>(words),
+                6 => strip.run::<6>(words),
+                4 => strip.run::<4>(words),
+                2 => strip.run::<2>(words),
+                _ => strip.run::<1>(words),
             }
+            start = end;
+        }
+    }
+
+    /// Of the tiles that registers have room for, those that cover a row in the fewest steps: an instruction waits for
+    /// the one before on the same sum, so that fewer than eight sums take as long as eight. Two short rows go together.
+    fn rows(&self, panel: &Panel, row: Row) {
+        let words = self.packed.words;
+        let most = match words.tile() {
+            (_, tile @ ..6) => tile,
+            (_, 6..14) => 8,
+            _ => 16,
+        };
+        let sizes = [16, 14, 8, 7, 4, 2].into_iter().filter(|&m| m <= row.width.min(most));
+        let steps = |m: &usize| row.width.div_ceil(*m) * (*m).max(8);
+        let strip = Strip { task: self, panel, pixels: self.pixels.clone() };
+        let both = most == 16 && row.stride == 1;
+        match (sizes.min_by_key(steps), both) {
+            (Some(16), _) => strip.run_rows::<16, 1>(words, row),
+            (Some(14), _) => strip.run_rows::<14, 1>(words, row),
+            (Some(8), true) => strip.run_rows::<8, 2>(words, row),
+            (Some(7), true) => strip.run_rows::<7, 2>(words, row),
+            (Some(8), _) => strip.run_rows::<8, 1>(words, row),
+            (Some(7), _) => strip.run_rows::<7, 1>(words, row),
+            (Some(4), true) => strip.run_rows::<4, 2>(words, row),
+            (Some(4), _) => strip.run_rows::<4, 1>(words, row),
+            (Some(_), _) => strip.run_rows::<2, 1>(words, row),
+            (None, _) => strip.run_rows::<1, 1>(words, row),
         }
     }
 }

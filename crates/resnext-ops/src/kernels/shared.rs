@@ -1,6 +1,7 @@
 //! How work is split between threads, and the one way threads write into a common output.
 
 use super::simd::Element;
+use crate::crew::Crew;
 use rayon::prelude::*;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -61,6 +62,26 @@ pub(crate) unsafe fn written<T: Element, R>(
     // SAFETY: the capacity is there, and the caller promises that all was written.
     unsafe { out.set_len(len) };
     (out, result)
+}
+
+/// What `task` makes of each number below `count`, in order; on this thread and those of the pool.
+pub(crate) fn map<R: Send>(count: usize, task: impl Fn(usize) -> R + Sync) -> Vec<R> {
+    if count < 2 {
+        return (0..count).map(task).collect();
+    }
+    let mut results: Vec<Option<R>> = (0..count).map(|_| None).collect();
+    let shared = SharedMut::new(&mut results);
+    // SAFETY: each task has a place of its own.
+    Crew::run(|crew| crew.for_each(count, |i| unsafe { shared.slice(i, 1) }[0] = Some(task(i))));
+    results.into_iter().flatten().collect()
+}
+
+/// Calls `task` with the number of each chunk of `len` values, and the chunk; on as many threads as [`map`].
+pub(crate) fn for_chunks<T: Send>(values: &mut [T], len: usize, task: impl Fn(usize, &mut [T]) + Sync) {
+    let (all, len) = (values.len(), len.max(1));
+    let shared = SharedMut::new(values);
+    // SAFETY: chunks do not overlap.
+    map(all.div_ceil(len), |i| task(i, unsafe { shared.slice(i * len, len.min(all - i * len)) }));
 }
 
 /// The sum of partial sums of one length, added in their order.

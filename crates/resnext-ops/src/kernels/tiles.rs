@@ -5,10 +5,9 @@
 
 use super::neighbours::neighbours;
 use super::packed::Panel;
-use super::packed_conv::{STEP, Sources, Task, prefetch};
+use super::packed_conv::{Row, STEP, Sources, Task, prefetch};
 use super::simd::Simd;
-use super::words::{MAX_LANES, Word, WordKernel, Words};
-use std::mem::MaybeUninit;
+use super::words::{MAX_LANES, V, Word, WordKernel, Words, pair};
 use std::ops::Range;
 
 /// Pixels, as many as several tiles have, times a panel.
@@ -19,22 +18,30 @@ pub(super) struct Strip<'a> {
 }
 
 impl Strip<'_> {
-    /// In tiles of `M` pixels, which are neighbours in a row, `stride` source pixels apart, unless `stride` is 0.
-    /// Each kind of tile is entered, and compiled, by itself: only then do all its sums stay in registers.
-    pub(super) fn run<const M: usize>(&self, words: Words, stride: usize) {
-        let Panel { vectors, depth, spanning, .. } = *self.panel;
-        match (spanning, vectors, depth) {
-            (true, _, 2) if stride == 1 => words.run(Neighbours::<M, 2, 1>(self)),
-            (true, _, 2) if stride == 2 => words.run(Neighbours::<M, 2, 2>(self)),
-            (true, _, 4) if stride == 1 => words.run(Neighbours::<M, 4, 1>(self)),
-            (true, _, 4) if stride == 2 => words.run(Neighbours::<M, 4, 2>(self)),
-            (true, _, 8) if stride == 1 => words.run(Neighbours::<M, 8, 1>(self)),
-            (true, _, 8) if stride == 2 => words.run(Neighbours::<M, 8, 2>(self)),
-            (false, _, _) if stride == 1 => words.run(Neighbours::<M, 0, 1>(self)),
-            (false, _, _) if stride == 2 => words.run(Neighbours::<M, 0, 2>(self)),
-            (true, _, _) => words.run(Spanning::<M>(self)),
-            (false, 1, _) => words.run(Dense::<M, 1>(self)),
-            (false, _, _) => words.run(Dense::<M, 2>(self)),
+    /// In tiles of `M` pixels. Each kind of tile is entered, and compiled, by itself: only then do all its sums stay in
+    /// registers.
+    pub(super) fn run<const M: usize>(&self, words: Words) {
+        match (self.panel.spanning, self.panel.vectors) {
+            (true, _) => words.run(Spanning::<M>(self)),
+            (false, 1) => words.run(Dense::<M, 1>(self)),
+            (false, _) => words.run(Dense::<M, 2>(self)),
+        }
+    }
+
+    /// In tiles of `M` neighbours in each of `ROWS` rows; what the strip has are whole rows, of at least `M`.
+    pub(super) fn run_rows<const M: usize, const ROWS: usize>(&self, words: Words, row: Row) {
+        let Row { width, stride } = row;
+        let depth = if self.panel.spanning { self.panel.depth } else { 0 };
+        match (depth, stride) {
+            (2, 1) => words.run(Neighbours::<M, ROWS, 2, 1> { strip: self, width }),
+            (2, _) => words.run(Neighbours::<M, ROWS, 2, 2> { strip: self, width }),
+            (4, 1) => words.run(Neighbours::<M, ROWS, 4, 1> { strip: self, width }),
+            (4, _) => words.run(Neighbours::<M, ROWS, 4, 2> { strip: self, width }),
+            (8, 1) => words.run(Neighbours::<M, ROWS, 8, 1> { strip: self, width }),
+            (8, _) => words.run(Neighbours::<M, ROWS, 8, 2> { strip: self, width }),
+            (0, 1) => words.run(Neighbours::<M, ROWS, 0, 1> { strip: self, width }),
+            (0, _) => words.run(Neighbours::<M, ROWS, 0, 2> { strip: self, width }),
+            _ => unreachable!("vectors span groups of 4 or 8 channels, not of {depth} words"),
         }
     }
 
@@ -80,68 +87,82 @@ impl Strip<'_> {
         }
     }
 
-    /// Adds bias and residual to the sums of `count` pixels, `N` vectors each, applies ReLU and stores.
+    /// Adds bias and residual to the sums of `M` pixels from `first` on, `N` vectors each, applies ReLU and stores.
     ///
     /// # Safety
     /// The CPU has `W`'s instructions, the pixels exist, and no other thread writes their panel.
     #[inline(always)]
-    unsafe fn finish<W: Word, const N: usize>(&self, first: usize, count: usize, sums: &mut Sums) {
+    unsafe fn finish<W: Word, const M: usize, const N: usize>(&self, first: usize, sums: &mut [V<W>]) {
         let Strip { task, panel, .. } = *self;
         let (lanes, halves) = (W::S::LANES, 2 / W::CHANNELS);
-        let len = panel.width * halves;
-        let whole = panel.width == N * lanes;
         let bias = task.packed.bias[panel.bias..][..N * lanes].as_ptr();
-        for m in 0..count {
-            let at = |stride: usize| 2 * stride * (first + m) + panel.dst_channel * halves;
-            // SAFETY: `Packed::run` checked output and residual; the bias is padded to whole vectors. A
-            // panel narrower than its vectors goes through buffers of two of the widest.
-            unsafe {
-                let out = task.out.slice(at(task.out_stride), len);
-                let (mut row, mut residual) = ([0u16; 4 * MAX_LANES], [0u16; 4 * MAX_LANES]);
-                let mut from = residual.as_ptr();
-                if let Some(r) = task.residual {
-                    from = r.data.as_ptr().cast::<u16>().add(at(r.stride));
-                    if !whole {
-                        std::ptr::copy_nonoverlapping(from, residual.as_mut_ptr(), len);
-                        from = residual.as_ptr();
+        // From the first pixel of the tile on, in channels of two or four bytes.
+        let place = |stride: usize| 2 * stride * first + panel.dst_channel * halves;
+        let out =
+            task.out.pointer(place(task.out_stride), 2 * task.out_stride * (M - 1) + panel.width * halves);
+        let residual =
+            task.residual.map(|r| (r.data.as_ptr().cast::<u16>().wrapping_add(place(r.stride)), r.stride));
+        // Loops over the sums are short, unrolled and have constant bounds, or the sums would be kept in memory
+        // all along.
+        // SAFETY: `Packed::run` checked output and residual; the bias is padded to whole vectors.
+        unsafe {
+            for v in 0..N {
+                let bias = W::S::load(bias.add(v * lanes));
+                for m in 0..M {
+                    sums[m * N + v] = W::S::add(sums[m * N + v], bias);
+                }
+            }
+            if panel.width < N * lanes {
+                let mut parts = [0f32; 28 * MAX_LANES];
+                for i in 0..M * N {
+                    W::S::store(parts[i * lanes..].as_mut_ptr(), sums[i]);
+                }
+                for (m, sums) in parts.chunks_exact(N * lanes).take(M).enumerate() {
+                    let residual = residual.map(|(channels, stride)| channels.add(2 * stride * m));
+                    self.finish_part::<W>(&sums[..panel.width], residual, out.add(2 * task.out_stride * m));
+                }
+                return;
+            }
+            if let Some((residual, stride)) = residual {
+                for m in 0..M {
+                    for v in 0..N {
+                        let x = W::load(residual.add(2 * stride * m + v * lanes * halves));
+                        sums[m * N + v] = W::S::add(sums[m * N + v], x);
                     }
                 }
-                let to = if whole { out.as_mut_ptr() } else { row.as_mut_ptr() };
+            }
+            let least = W::S::splat(if task.relu { &0.0 } else { &f32::NEG_INFINITY });
+            for m in 0..M {
                 for v in 0..N {
-                    let mut y = W::S::load(sums.at(m * N + v, lanes));
-                    y = W::S::add(y, W::S::load(bias.add(v * lanes)));
-                    if task.residual.is_some() {
-                        y = W::S::add(y, W::load(from.add(v * lanes * halves)));
-                    }
-                    if task.relu {
-                        y = W::S::max(y, W::S::zero());
-                    }
-                    W::store(to.add(v * lanes * halves), y);
-                }
-                if !whole {
-                    out.copy_from_slice(&row[..len]);
+                    let y = W::S::max(sums[m * N + v], least);
+                    W::store(out.add(2 * task.out_stride * m + v * lanes * halves), y);
                 }
             }
         }
     }
-}
 
-/// A tile's sums on their way from registers to the output. They pass through memory so that nothing but short,
-/// unrolled loops touches the registers' array, or it would be kept in memory all along.
-#[repr(C, align(64))]
-struct Sums(MaybeUninit<[f32; 14 * 2 * MAX_LANES]>);
-
-impl Sums {
-    #[inline(always)]
-    fn new() -> Self {
-        Sums(MaybeUninit::uninit())
-    }
-
-    /// Vector `i` of at most 28.
-    #[inline(always)]
-    fn at(&mut self, i: usize, lanes: usize) -> *mut f32 {
-        debug_assert!(i < 28 && lanes <= MAX_LANES);
-        self.0.as_mut_ptr().cast::<f32>().wrapping_add(i * lanes)
+    /// [`finish`](Self::finish) for a pixel's part of a vector, to which the bias is added already.
+    ///
+    /// # Safety
+    /// There are as many channels as sums.
+    unsafe fn finish_part<W: Word>(&self, sums: &[f32], residual: Option<*const u16>, out: *mut u16) {
+        for (k, &sum) in sums.iter().enumerate() {
+            // SAFETY: the function's contract; a channel may lie anywhere.
+            unsafe {
+                let x = residual.map_or(0.0, |x| match W::CHANNELS {
+                    1 => x.cast::<f32>().add(k).read_unaligned(),
+                    _ => f32::from_bits(u32::from(*x.add(k)) << 16),
+                });
+                let y = match sum + x {
+                    y if self.task.relu && y < 0.0 => 0.0,
+                    y => y,
+                };
+                match W::CHANNELS {
+                    1 => out.cast::<f32>().add(k).write_unaligned(y),
+                    _ => *out.add(k) = pair(y, 0.0).to_bits() as u16,
+                }
+            }
+        }
     }
 }
 
@@ -190,13 +211,7 @@ impl<const M: usize, const N: usize> WordKernel for Dense<'_, M, N> {
                         }
                     }
                 }
-                let mut sums = Sums::new();
-                for m in 0..M {
-                    for v in 0..N {
-                        W::S::store(sums.at(m * N + v, lanes), acc[m][v]);
-                    }
-                }
-                strip.finish::<W, N>(first, M, &mut sums);
+                strip.finish::<W, M, N>(first, acc.as_flattened_mut());
             }
         }
     }
@@ -228,69 +243,106 @@ impl<const M: usize> WordKernel for Spanning<'_, M> {
                         }
                     }
                 }
-                let mut sums = Sums::new();
-                for m in 0..M {
-                    W::S::store(sums.at(m, W::S::LANES), acc[m]);
-                }
-                strip.finish::<W, 1>(first, M, &mut sums);
+                strip.finish::<W, M, 1>(first, &mut acc);
             }
         }
     }
 }
 
-/// A tile of `M` neighbours in a row, `STRIDE` source pixels apart, times one vector, for kernels of three columns:
-/// what is brought to a register of a source pixel serves all the output pixels it reaches. `DEPTH` is the panel's
-/// where the vector spans groups, 0 where it does not.
-struct Neighbours<'a, const M: usize, const DEPTH: usize, const STRIDE: usize>(&'a Strip<'a>);
+/// Tiles of `M` neighbours in each of `ROWS` rows, `STRIDE` source pixels apart, times one vector, for kernels of three
+/// columns: what is brought to a register of a source pixel serves all the output pixels of a row that it reaches.
+/// `DEPTH` is the panel's where the vector spans groups, 0 where it does not.
+struct Neighbours<'a, const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize> {
+    strip: &'a Strip<'a>,
+    /// Of a row.
+    width: usize,
+}
 
-impl<const M: usize, const DEPTH: usize, const STRIDE: usize> WordKernel
-    for Neighbours<'_, M, DEPTH, STRIDE>
+impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize> WordKernel
+    for Neighbours<'_, M, ROWS, DEPTH, STRIDE>
 {
     #[inline(always)]
     unsafe fn run<W: Word>(self) {
-        let strip = self.0;
-        let Strip { task, panel, pixels } = strip;
-        let depth = if DEPTH == 0 { panel.depth } else { DEPTH };
+        let Strip { task, pixels, .. } = self.strip;
         // SAFETY: the CPU has W's instructions.
         let mut indices = [unsafe { W::S::index(|_| 0) }; DEPTH];
         for (index, words) in indices.iter_mut().zip(&task.packed.lane_words) {
             // SAFETY: as above.
             *index = unsafe { W::S::index(|lane| words[lane].into()) };
         }
+        let mut first = pixels.start;
+        while first < pixels.end {
+            let both = first + ROWS * self.width <= pixels.end;
+            for x in (0..self.width).step_by(M) {
+                // The last tile begins early enough to be whole; what it computes again is the same.
+                let at = first + x.min(self.width - M);
+                // SAFETY: as for the other tiles.
+                unsafe {
+                    match both {
+                        true => self.tile::<W, ROWS>(at, &indices),
+                        false => self.tile::<W, 1>(at, &indices),
+                    }
+                }
+            }
+            first += if both { ROWS * self.width } else { self.width };
+        }
+    }
+}
+
+impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
+    Neighbours<'_, M, ROWS, DEPTH, STRIDE>
+{
+    /// One, in `R` rows, one or two.
+    ///
+    /// # Safety
+    /// The CPU has W's instructions, and the pixels exist.
+    #[inline(always)]
+    unsafe fn tile<W: Word, const R: usize>(&self, first: usize, indices: &[<W::S as Simd>::Index; DEPTH]) {
+        let Strip { task, panel, .. } = self.strip;
+        let depth = if DEPTH == 0 { panel.depth } else { DEPTH };
         let Sources::Table(table) = task.sources else { return };
         let table = table.offsets.as_ptr();
         let start = task.src.data.as_ptr().wrapping_add(panel.src_word);
-        for first in pixels.clone().step_by(M) {
-            // SAFETY: as for the other tiles.
-            unsafe {
-                let mut acc = [W::S::zero(); M];
-                let mut weights = strip.weights();
-                for tap in (0..task.packed.taps).step_by(3) {
-                    // Source pixel j of the row, in order, is column j - m · STRIDE of output pixel m. A loop, as a
-                    // closure might become a call, before which all vector registers would have to be saved.
-                    let mut row = [start; 33];
+        // SAFETY: the function's contract; `Packed::run` checked the farthest pixel.
+        unsafe {
+            // Two arrays by name: of one array of both, some would be kept in memory.
+            let (mut acc, mut below) = ([W::S::zero(); M], [W::S::zero(); M]);
+            let mut weights = self.strip.weights();
+            for row in 0..R {
+                self.strip.expect::<W, M>(first + row * self.width);
+            }
+            for tap in (0..task.packed.taps).step_by(3) {
+                // Source pixel j of a row, in order, is column j - m · STRIDE of output pixel m. A loop, as a
+                // closure might become a call, before which all vector registers would have to be saved.
+                let mut rows = [[start; 33]; R];
+                for row in 0..R {
                     for j in 0..(M - 1) * STRIDE + 3 {
                         let m = if j / STRIDE < M { j / STRIDE } else { M - 1 };
-                        let at = (first + m) * task.packed.taps + tap + j - m * STRIDE;
-                        row[j] = start.add(*table.add(at) as usize);
+                        let at = (first + row * self.width + m) * task.packed.taps + tap + j - m * STRIDE;
+                        rows[row][j] = start.add(*table.add(at) as usize);
                     }
-                    for c in 0..depth {
-                        let mut w = [W::S::zero(); 3];
-                        for column in 0..3 {
-                            w[column] = W::S::load(weights.add(column * W::S::LANES));
-                        }
-                        weights = weights.add(3 * W::S::LANES);
-                        neighbours!(M, STRIDE, W::dot, acc, w, |j| match DEPTH {
-                            0 => W::S::splat(row[j].add(c)),
-                            _ => W::S::permute(W::S::load(row[j]), indices[c]),
+                }
+                for c in 0..depth {
+                    let mut w = [W::S::zero(); 3];
+                    for column in 0..3 {
+                        w[column] = W::S::load(weights.add(column * W::S::LANES));
+                    }
+                    weights = weights.add(3 * W::S::LANES);
+                    neighbours!(M, STRIDE, W::dot, acc, w, |j| match DEPTH {
+                        0 => W::S::splat(rows[0][j].add(c)),
+                        _ => W::S::permute(W::S::load(rows[0][j]), indices[c]),
+                    });
+                    if R == 2 {
+                        neighbours!(M, STRIDE, W::dot, below, w, |j| match DEPTH {
+                            0 => W::S::splat(rows[R - 1][j].add(c)),
+                            _ => W::S::permute(W::S::load(rows[R - 1][j]), indices[c]),
                         });
                     }
                 }
-                let mut sums = Sums::new();
-                for m in 0..M {
-                    W::S::store(sums.at(m, W::S::LANES), acc[m]);
-                }
-                strip.finish::<W, 1>(first, M, &mut sums);
+            }
+            self.strip.finish::<W, M, 1>(first, &mut acc);
+            if R == 2 {
+                self.strip.finish::<W, M, 1>(first + self.width, &mut below);
             }
         }
     }

@@ -4,10 +4,9 @@
 use super::super::geometry::ConvShape;
 use super::super::neighbours::neighbours;
 use super::super::planes::{Ahead, Fill, Operand, Scratch, expect};
-use super::super::shared::{SharedMut, written};
+use super::super::shared::{SharedMut, for_chunks, map, written};
 use super::super::simd::{Element, Isa, Kernel, Simd, lanes_and_tile, run};
 use super::{Walk, group_index, sources, takes};
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// `weight` (Cout, Cin/groups, 3, 3) in the order the kernel reads it: `[output vector][source vector of its
@@ -21,33 +20,46 @@ impl<T: Element> Packed<T> {
     /// For the forward pass.
     pub(crate) fn forward(isa: Isa, shape: &ConvShape, weight: &[T]) -> Self {
         let group = shape.group_in();
-        let at = |k: usize, c: usize, y: usize, x: usize| weight[(k * group + c) * 9 + y * 3 + x];
-        Packed { values: Self::pack(isa, shape, at), backward: false }
+        Self::pack(isa, shape, weight, false, |channel, c| channel * group + c)
     }
 
-    /// For the gradient of the input.
+    /// For the gradient of the input, which is a convolution with the kernel turned around.
     pub(crate) fn backward(isa: Isa, shape: &ConvShape, weight: &[T]) -> Self {
         let group = shape.group_in();
-        let at = |k: usize, c: usize, y: usize, x: usize| {
-            weight[((k / group * group + c) * group + k % group) * 9 + (2 - y) * 3 + 2 - x]
-        };
-        Packed { values: Self::pack(isa, shape, at), backward: true }
+        Self::pack(isa, shape, weight, true, |channel, c| {
+            (channel / group * group + c) * group + channel % group
+        })
     }
 
-    fn pack(isa: Isa, shape: &ConvShape, at: impl Fn(usize, usize, usize, usize) -> T + Sync) -> Vec<T> {
-        assert!(takes::<T>(isa, shape));
-        let ((lanes, _), group) = (lanes_and_tile::<T>(isa), shape.group_in());
-        let (sources, depth) = sources(group, lanes);
+    /// `kernel(channel, c)` is the number of the 3×3 kernel from channel `c` of a group to output channel `channel`.
+    fn pack(
+        isa: Isa,
+        shape: &ConvShape,
+        weight: &[T],
+        backward: bool,
+        kernel: impl Fn(usize, usize) -> usize + Sync,
+    ) -> Self {
+        assert!(takes::<T>(isa, shape) && weight.len() == shape.weight_len());
+        let ((lanes, _), (kernels, _)) = (lanes_and_tile::<T>(isa), weight.as_chunks::<9>());
+        let (sources, depth) = sources(shape.group_in(), lanes);
         let mut values = vec![T::ZERO; shape.out_channels * sources * depth * 9];
-        values.par_chunks_mut(sources * depth * 9 * lanes).enumerate().for_each(|(vector, values)| {
-            for (i, values) in values.chunks_exact_mut(lanes).enumerate() {
-                let (x, c, y, source) = (i % 3, i / 3 % depth, i / 3 / depth % 3, i / 3 / depth / 3);
-                for (lane, value) in values.iter_mut().enumerate() {
-                    *value = at(vector * lanes + lane, source * lanes + c, y, x);
+        for_chunks(&mut values, depth * 9 * lanes, |i, values| {
+            let (vector, source) = (i / sources, i % sources);
+            for c in 0..depth {
+                for lane in 0..lanes {
+                    let mut taps = kernels[kernel(vector * lanes + lane, source * lanes + c)];
+                    if backward {
+                        taps.reverse();
+                    }
+                    for y in 0..3 {
+                        for x in 0..3 {
+                            values[((y * depth + c) * 3 + x) * lanes + lane] = taps[3 * y + x];
+                        }
+                    }
                 }
             }
         });
-        values
+        Packed { values, backward }
     }
 }
 
@@ -88,7 +100,8 @@ fn solve<T: Element, R: Send>(
     assert_eq!(operand.len(), walk.batch * walk.src.0 * walk.src.1 * channels);
     let tasks = walk.tasks(channels, size_of::<T>());
     let write = |out: &SharedMut<T>| -> Vec<R> {
-        let task = |scratch: &mut Scratch<T>, i: usize| {
+        map(tasks.len(), |i| {
+            let mut scratch = Scratch::default();
             let (n, rows) = &tasks[i];
             let height = (rows.len() - 1) * walk.stride + 3;
             let plane = height * walk.places() * lanes;
@@ -108,8 +121,7 @@ fn solve<T: Element, R: Send>(
             run(isa, Strips { walk, rows, planes, plane, ahead, weights, out: out_rows });
             // SAFETY: the strips have written all pixels of the rows, which are this task's alone.
             finish(first, unsafe { out.slice(start, len) })
-        };
-        (0..tasks.len()).into_par_iter().map_init(Scratch::default, task).collect()
+        })
     };
     // SAFETY: tasks write rows that together are all images, and strips all channels.
     unsafe { written(walk.batch * dst.0 * dst.1 * channels, write) }
@@ -169,95 +181,161 @@ impl<T: Element> Strips<'_, T> {
         unsafe {
             if const { wide::<S>() } {
                 match m {
-                    16 => return self.vectors::<S, DEPTH, STRIDE, 16>(),
-                    14 => return self.vectors::<S, DEPTH, STRIDE, 14>(),
-                    7 => return self.vectors::<S, DEPTH, STRIDE, 7>(),
+                    16 => return self.vectors::<S, DEPTH, STRIDE, 16, 1>(),
+                    14 => return self.vectors::<S, DEPTH, STRIDE, 14, 1>(),
+                    7 if width == 7 => return self.vectors::<S, DEPTH, STRIDE, 7, 2>(),
+                    7 => return self.vectors::<S, DEPTH, STRIDE, 7, 1>(),
                     _ => {}
                 }
             }
             if const { S::TILE >= 6 } && m == 8 {
-                return self.vectors::<S, DEPTH, STRIDE, 8>();
+                return self.vectors::<S, DEPTH, STRIDE, 8, 1>();
             }
             match m {
-                4 => self.vectors::<S, DEPTH, STRIDE, 4>(),
-                _ => self.vectors::<S, DEPTH, STRIDE, 1>(),
+                4 => self.vectors::<S, DEPTH, STRIDE, 4, 1>(),
+                _ => self.vectors::<S, DEPTH, STRIDE, 1, 1>(),
             }
         }
     }
 
+    /// Tiles of `M` neighbours in each of `ROWS` rows: two of short ones, or else too few sums would wait
+    /// for each other.
+    ///
     /// # Safety
     /// The CPU has `S`'s instructions; sizes are those that `run` asserts.
     #[inline(always)]
-    unsafe fn vectors<S: Simd<T = T>, const DEPTH: usize, const STRIDE: usize, const M: usize>(&self) {
-        let Walk { group, channels, dst, .. } = *self.walk;
+    unsafe fn vectors<
+        S: Simd<T = T>,
+        const DEPTH: usize,
+        const STRIDE: usize,
+        const M: usize,
+        const ROWS: usize,
+    >(
+        &self,
+    ) {
+        let Walk { group, channels, .. } = *self.walk;
         let (sources, depth) = sources(group, S::LANES);
         let weights = sources * depth * 9 * S::LANES;
         // SAFETY: the CPU has S's instructions.
         let lane_indices: [S::Index; 8] = std::array::from_fn(|c| unsafe { group_index::<S, DEPTH>(c) });
         for vector in 0..channels / S::LANES {
             let source = vector * S::LANES / group.max(S::LANES) * sources;
-            for (i, y) in self.rows.clone().enumerate() {
-                let top = self.walk.top(y);
-                let skip = [0, 1, 2].map(|ky| self.walk.row(top + ky).is_none());
-                for x in (0..dst.1).step_by(M) {
-                    // The last tile begins early enough to be whole; what it computes again is the same.
-                    let x = x.min(dst.1 - M);
-                    let at = (i * STRIDE * self.walk.places() + x * STRIDE) * S::LANES;
-                    // SAFETY: the row's planes hold (M - 1) · STRIDE + 3 places from there on in each of three rows.
-                    unsafe {
-                        let planes = self.planes.as_ptr().add(source * self.plane + at);
-                        let weights = self.weights.as_ptr().add(vector * weights);
-                        let out = self.out.add((i * dst.1 + x) * channels + vector * S::LANES);
-                        expect(out, M, channels);
-                        for row in 0..STRIDE {
-                            let next = (i * STRIDE + row) * self.walk.src.1 + x * STRIDE;
-                            for m in 0..M * STRIDE {
-                                self.ahead.fetch(next + m, vector * S::LANES);
-                            }
-                        }
-                        self.tile::<S, DEPTH, STRIDE, M>(planes, weights, sources, &skip, &lane_indices, out);
-                    }
+            // SAFETY: passed on; all these exist.
+            unsafe {
+                let planes = self.planes.as_ptr().add(source * self.plane);
+                let weights = (self.weights.as_ptr().add(vector * weights), sources);
+                let mut row = 0;
+                while row + ROWS <= self.rows.len() {
+                    self.row::<S, DEPTH, STRIDE, M, ROWS>(vector, row, planes, weights, &lane_indices);
+                    row += ROWS;
+                }
+                if row < self.rows.len() {
+                    self.row::<S, DEPTH, STRIDE, M, 1>(vector, row, planes, weights, &lane_indices);
                 }
             }
         }
     }
 
-    /// `M` neighbours times one vector.
+    /// `ROWS` rows from row `i` of the task on.
+    ///
+    /// # Safety
+    /// The CPU has `S`'s instructions; the rows and the vector exist.
+    #[inline(always)]
+    unsafe fn row<
+        S: Simd<T = T>,
+        const DEPTH: usize,
+        const STRIDE: usize,
+        const M: usize,
+        const ROWS: usize,
+    >(
+        &self,
+        vector: usize,
+        i: usize,
+        planes: *const T,
+        weights: (*const T, usize),
+        lane_indices: &[S::Index; 8],
+    ) {
+        let Walk { channels, dst, src, .. } = *self.walk;
+        let skip: [[bool; 3]; ROWS] = std::array::from_fn(|row| {
+            let top = self.walk.top(self.rows.start + i + row);
+            [0, 1, 2].map(|ky| self.walk.row(top + ky).is_none())
+        });
+        for x in (0..dst.1).step_by(M) {
+            // The last tile begins early enough to be whole; what it computes again is the same.
+            let x = x.min(dst.1 - M);
+            // SAFETY: a row's planes hold (M - 1) · STRIDE + 3 places from there on in each of three rows.
+            unsafe {
+                let planes = planes.add((i * STRIDE * self.walk.places() + x * STRIDE) * S::LANES);
+                let out = self.out.add((i * dst.1 + x) * channels + vector * S::LANES);
+                for row in 0..ROWS {
+                    expect(out.add(row * dst.1 * channels), M, channels);
+                }
+                for row in 0..ROWS * STRIDE {
+                    let next = (i * STRIDE + row) * src.1 + x * STRIDE;
+                    for m in 0..M * STRIDE {
+                        self.ahead.fetch(next + m, vector * S::LANES);
+                    }
+                }
+                self.tile::<S, DEPTH, STRIDE, M, ROWS>(planes, weights, &skip, lane_indices, out);
+            }
+        }
+    }
+
+    /// `M` neighbours in each of `ROWS` rows times one vector.
     ///
     /// # Safety
     /// The CPU has `S`'s instructions; the places, weights and output pixels exist.
     #[inline(always)]
-    unsafe fn tile<S: Simd<T = T>, const DEPTH: usize, const STRIDE: usize, const M: usize>(
+    unsafe fn tile<
+        S: Simd<T = T>,
+        const DEPTH: usize,
+        const STRIDE: usize,
+        const M: usize,
+        const ROWS: usize,
+    >(
         &self,
         planes: *const T,
-        weights: *const T,
-        sources: usize,
-        skip: &[bool; 3],
+        (weights, sources): (*const T, usize),
+        skip: &[[bool; 3]; ROWS],
         lane_indices: &[S::Index; 8],
         out: *mut T,
     ) {
         let depth = if DEPTH == 0 { S::LANES } else { DEPTH };
+        let pitch = self.walk.places() * S::LANES;
         // SAFETY: the function's contract.
         unsafe {
-            let mut acc = [S::zero(); M];
+            // Two arrays by name: of one array of both, some would be kept in memory.
+            let (mut acc, mut below) = ([S::zero(); M], [S::zero(); M]);
+            let next_row = STRIDE * pitch;
             for source in 0..sources {
                 for ky in 0..3 {
-                    if skip[ky] {
-                        continue;
-                    }
-                    let row = planes.add(source * self.plane + ky * self.walk.places() * S::LANES);
+                    let line = planes.add(source * self.plane + ky * pitch);
                     let weights = weights.add((source * 3 + ky) * depth * 3 * S::LANES);
+                    let (first, second) = (!skip[0][ky], ROWS == 2 && !skip[ROWS - 1][ky]);
                     for c in 0..depth {
                         let w = [0, 1, 2].map(|kx| S::load(weights.add((c * 3 + kx) * S::LANES)));
-                        neighbours!(M, STRIDE, S::fma, acc, w, |j| match DEPTH {
-                            0 => S::splat(row.add(j * S::LANES + c)),
-                            _ => S::permute(S::load(row.add(j * S::LANES)), lane_indices[c]),
-                        });
+                        if first {
+                            neighbours!(M, STRIDE, S::fma, acc, w, |j| match DEPTH {
+                                0 => S::splat(line.add(j * S::LANES + c)),
+                                _ => S::permute(S::load(line.add(j * S::LANES)), lane_indices[c]),
+                            });
+                        }
+                        if second {
+                            neighbours!(M, STRIDE, S::fma, below, w, |j| match DEPTH {
+                                0 => S::splat(line.add(next_row + j * S::LANES + c)),
+                                _ => S::permute(S::load(line.add(next_row + j * S::LANES)), lane_indices[c]),
+                            });
+                        }
                     }
                 }
             }
             for m in 0..M {
                 S::store(out.add(m * self.walk.channels), acc[m]);
+            }
+            if ROWS == 2 {
+                for m in 0..M {
+                    S::store(out.add((self.walk.dst.1 + m) * self.walk.channels), below[m]);
+                }
             }
         }
     }

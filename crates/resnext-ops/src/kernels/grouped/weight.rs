@@ -2,10 +2,9 @@
 
 use super::super::geometry::ConvShape;
 use super::super::planes::{Ahead, Fill, Operand, Run, Scratch};
-use super::super::shared::SharedMut;
+use super::super::shared::{for_chunks, map};
 use super::super::simd::{Element, Isa, Kernel, Simd, lanes_and_tile, run};
 use super::{Walk, group_index, sources, takes};
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// Partial sums there are at most.
@@ -32,55 +31,50 @@ pub(crate) fn weight_gradient<T: Element>(
     let widest = ranges.iter().map(Range::len).max().unwrap_or(0);
     let tasks = walk.tasks(widest, 2 * size_of::<T>());
     let parts = tasks.len().min(PARTS.div_ceil(shares));
-    let sums: Vec<Vec<T>> = (0..shares * parts)
-        .into_par_iter()
-        .map_init(
-            || (Scratch::default(), Scratch::default()),
-            |(read, given): &mut (Scratch<T>, Scratch<T>), i| {
-                let (range, part) = (&ranges[i / parts], i % parts);
-                let (first, width) = (range.start, range.len());
-                let mut sums = vec![T::ZERO; width * group * 9];
-                let own = &tasks[tasks.len() * part / parts..tasks.len() * (part + 1) / parts];
-                for (i, (n, rows)) in own.iter().enumerate() {
-                    let height = (rows.len() - 1) * walk.stride + 3;
-                    let plane = height * walk.places() * lanes;
-                    let read = read.get(plane * width / lanes);
-                    let runs = walk.runs(*n, rows);
-                    Fill { operand: x, channels, first, width, runs: &runs, planes: read, plane }.run(isa);
-                    // Two places of zeros on either side: every source pixel then meets three gradients.
-                    let places = walk.dst.1 + 4;
-                    let given_plane = rows.len() * places * lanes;
-                    let planes = given.get(given_plane * width / lanes);
-                    let mut runs = Vec::new();
-                    for (i, y) in rows.clone().enumerate() {
-                        let first = (n * walk.dst.0 + y) * walk.dst.1;
-                        let to = i * places;
-                        runs.push(Run { to, count: 2, spread: 1, from: None });
-                        runs.push(Run { to: to + 2, count: walk.dst.1, spread: 1, from: Some((first, 1)) });
-                        runs.push(Run { to: to + 2 + walk.dst.1, count: 2, spread: 1, from: None });
-                    }
-                    let (operand, plane_len) = (gradient, given_plane);
-                    Fill { operand, channels, first, width, runs: &runs, planes, plane: plane_len }.run(isa);
-                    let given = &*planes;
-                    let ahead = match own.get(i + 1) {
-                        None => [Ahead::NOTHING; 2],
-                        Some((n, rows)) => [
-                            Ahead::of(x, channels, (n * walk.src.0 + rows.start * walk.stride) * walk.src.1),
-                            Ahead::of(gradient, channels, (n * walk.dst.0 + rows.start) * walk.dst.1),
-                        ],
-                    };
-                    let (walk, sums) = (&walk, &mut sums);
-                    run(isa, Sums { walk, first, width, rows, read, plane, given, given_plane, ahead, sums });
-                }
-                sums
-            },
-        )
-        .collect();
+    let sums: Vec<Vec<T>> = map(shares * parts, |i| {
+        let (mut read, mut given) = (Scratch::<T>::default(), Scratch::<T>::default());
+        let (range, part) = (&ranges[i / parts], i % parts);
+        let (first, width) = (range.start, range.len());
+        let mut sums = vec![T::ZERO; width * group * 9];
+        let own = &tasks[tasks.len() * part / parts..tasks.len() * (part + 1) / parts];
+        for (i, (n, rows)) in own.iter().enumerate() {
+            let height = (rows.len() - 1) * walk.stride + 3;
+            let plane = height * walk.places() * lanes;
+            let read = read.get(plane * width / lanes);
+            let runs = walk.runs(*n, rows);
+            Fill { operand: x, channels, first, width, runs: &runs, planes: read, plane }.run(isa);
+            // Two places of zeros on either side: every source pixel then meets three gradients.
+            let places = walk.dst.1 + 4;
+            let given_plane = rows.len() * places * lanes;
+            let planes = given.get(given_plane * width / lanes);
+            let mut runs = Vec::new();
+            for (i, y) in rows.clone().enumerate() {
+                let first = (n * walk.dst.0 + y) * walk.dst.1;
+                let to = i * places;
+                runs.push(Run { to, count: 2, spread: 1, from: None });
+                runs.push(Run { to: to + 2, count: walk.dst.1, spread: 1, from: Some((first, 1)) });
+                runs.push(Run { to: to + 2 + walk.dst.1, count: 2, spread: 1, from: None });
+            }
+            let (operand, plane_len) = (gradient, given_plane);
+            Fill { operand, channels, first, width, runs: &runs, planes, plane: plane_len }.run(isa);
+            let given = &*planes;
+            let ahead = match own.get(i + 1) {
+                None => [Ahead::NOTHING; 2],
+                Some((n, rows)) => [
+                    Ahead::of(x, channels, (n * walk.src.0 + rows.start * walk.stride) * walk.src.1),
+                    Ahead::of(gradient, channels, (n * walk.dst.0 + rows.start) * walk.dst.1),
+                ],
+            };
+            let (walk, sums) = (&walk, &mut sums);
+            run(isa, Sums { walk, first, width, rows, read, plane, given, given_plane, ahead, sums });
+        }
+        sums
+    });
     // From the sums' order, `[output vector][source vector][row][column][channel][LANES]`, to the weight's.
     let (sources, depth) = sources(group, lanes);
     let mut out = vec![T::ZERO; shape.weight_len()];
-    let shared = SharedMut::new(&mut out);
-    (0..channels / lanes).into_par_iter().for_each(|vector| {
+    // Every vector of output channels has weights of its own.
+    for_chunks(&mut out, lanes * group * 9, |vector, out| {
         let share = ranges.iter().position(|range| range.contains(&(vector * lanes))).unwrap_or(0);
         let len = sources * depth * 9 * lanes;
         let start = (vector - ranges[share].start / lanes) * len;
@@ -89,8 +83,6 @@ pub(crate) fn weight_gradient<T: Element>(
         for sums in &own[1..] {
             total.iter_mut().zip(&sums[start..start + len]).for_each(|(total, &sum)| *total += sum);
         }
-        // SAFETY: every vector of output channels has weights of its own.
-        let out = unsafe { shared.slice(vector * lanes * group * 9, lanes * group * 9) };
         for (i, total) in total.chunks_exact(lanes).enumerate() {
             let (c, tap, source) = (i % depth, i / depth % 9, i / depth / 9);
             for (lane, &value) in total.iter().enumerate() {
