@@ -127,6 +127,8 @@ fn random_weights(config: &Config, folder: &Path) -> Result<PathBuf> {
     let path = folder.join("weights.safetensors");
     let tensors = variables.all().into_iter().map(|(name, var)| (name, var.as_detached_tensor()));
     candle_core::safetensors::save(&tensors.collect(), &path)?;
+    // Or the first engine's start would compete with the disk.
+    std::fs::File::open(&path)?.sync_all()?;
     Ok(path)
 }
 
