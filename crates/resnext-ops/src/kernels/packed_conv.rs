@@ -91,7 +91,7 @@ impl Packed {
         let (_, out, _) = unsafe { out.align_to_mut::<u16>() };
         let out = &SharedMut::new(out);
         let split = Split {
-            panels_first: self.weights.len() > count * src.stride,
+            panels_first: self.out_channels > count,
             ..Split::new(count, row.map_or(1, |row| row.width), self.panels.len(), crew.threads())
         };
         let all = |packed: &Packed| Fetch::of(packed, 0..packed.weights.len());
@@ -150,7 +150,7 @@ struct Split {
     panels: usize,
     parts: usize,
     /// Whether a thread's tasks, which are neighbours, share panels rather than pixels: so that it reads only its part
-    /// of the weights, where they are the larger part of all that is read.
+    /// of the weights, where they are the larger part of all that is read; of groups, only those that it has written.
     panels_first: bool,
 }
 

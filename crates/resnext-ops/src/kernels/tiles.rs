@@ -308,10 +308,14 @@ impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
             // Two arrays by name: of one array of both, some would be kept in memory.
             let (mut acc, mut below) = ([W::S::zero(); M], [W::S::zero(); M]);
             let mut weights = self.strip.weights();
+            let mut fetch = task.fetches.take(task.packed.taps * depth.div_ceil(STEP));
             for row in 0..R {
                 self.strip.expect::<W, M>(first + row * self.width);
             }
             for tap in (0..task.packed.taps).step_by(3) {
+                for _ in 0..3 * depth.div_ceil(STEP) {
+                    fetch.step();
+                }
                 // Source pixel j of a row, in order, is column j - m · STRIDE of output pixel m. A loop, as a
                 // closure might become a call, before which all vector registers would have to be saved.
                 let mut rows = [[start; 33]; R];
