@@ -8,6 +8,7 @@ use crate::{Config, Error, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use resnext_ops::{Activations, Conv2dConfig, Crew, FusedConv, Fusion, Pool2dConfig};
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,8 @@ pub struct Fused {
     border: usize,
     stem: Stem,
     blocks: Vec<FusedBlock>,
+    /// The first block of the last stage.
+    last_stage: usize,
     fc: FusedConv,
     classes: usize,
     dtype: DType,
@@ -34,6 +37,7 @@ pub struct Fused {
 #[derive(Debug)]
 pub(crate) struct FusedBlock {
     name: String,
+    starts_stage: bool,
     /// First to last.
     convs: Vec<FusedConv>,
     shortcut: Option<FusedConv>,
@@ -46,7 +50,13 @@ struct Buffers {
     y: Activations,
     inner: [Activations; 2],
     shortcut: Activations,
+    /// What the last stage reads, of several images.
+    together: Activations,
 }
+
+/// Pixels that the last stage reads at once, of as many images as have no more: its maps are small and its weights many,
+/// and those are then read once for all of them.
+const TOGETHER: usize = 4 * 14 * 14;
 
 impl Fused {
     /// Builds the network of `config` from the weights under `vb`, f32, and fuses it block by block, to
@@ -82,6 +92,7 @@ impl Fused {
             entrance: entrance.pack(dtype)?,
             border,
             stem,
+            last_stage: blocks.iter().rposition(|block| block.starts_stage).unwrap_or(0),
             blocks,
             fc: FusedConv::new(&weight, &bias.detach(), &Conv2dConfig::default(), DType::F32)?,
             classes,
@@ -116,52 +127,75 @@ impl Fused {
         };
         let free = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut buffers = free.unwrap_or_default();
+        let mut clock = Instant::now();
+        let mut done = |name: &str| {
+            let now = Instant::now();
+            observe(name, now - std::mem::replace(&mut clock, now));
+        };
         let logits = Crew::run(|crew| -> Result<Tensor> {
             // Image by image: then maps stay in the caches from one layer to the next.
             let mut features = Vec::new();
             for i in 0..n {
-                features.extend(self.features(crew, &x.narrow(0, i, 1)?, &mut buffers, observe)?);
+                self.enter(crew, &x.narrow(0, i, 1)?, &mut buffers, &mut done)?;
+                self.blocks(crew, 0..self.last_stage, &mut buffers, &mut done)?;
+                let [_, h, w, _] = buffers.x.size();
+                let most = (TOGETHER / (h * w)).clamp(1, n);
+                let (place, places) = (i % most, most.min(n - i / most * most));
+                if places > 1 {
+                    buffers.together.put(crew, &buffers.x, place, places)?;
+                    if place + 1 < places {
+                        continue;
+                    }
+                    std::mem::swap(&mut buffers.x, &mut buffers.together);
+                }
+                self.blocks(crew, self.last_stage..self.blocks.len(), &mut buffers, &mut done)?;
+                features.extend(buffers.x.global_avg_pool());
+                done("avgpool");
             }
             // All at once: there are more weights than anything else.
-            let start = Instant::now();
             let Buffers { x, y, .. } = &mut buffers;
             let features = Tensor::from_vec(features, (n, self.fc.channels(), 1, 1), &Device::Cpu)?;
             x.load(crew, &features, DType::F32, 0)?;
             self.fc.forward(crew, x, Fusion::default(), y)?;
             let logits = y.to_tensor()?.reshape((n, self.classes))?;
-            observe("fc", start.elapsed());
+            done("fc");
             Ok(logits)
         })?;
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner).push(buffers);
         Ok(logits)
     }
 
-    /// What the last layer sees of one image.
-    fn features(
+    /// From an image to what the first block reads, in `x`.
+    fn enter(
         &self,
         crew: &Crew,
         image: &Tensor,
-        buffers: &mut Buffers,
-        observe: &mut dyn FnMut(&str, Duration),
-    ) -> Result<Vec<f32>> {
-        let mut clock = Instant::now();
-        let mut done = |name: &str| {
-            let now = Instant::now();
-            observe(name, now - std::mem::replace(&mut clock, now));
-        };
-        let Buffers { x, y, inner: [first, second], shortcut } = buffers;
+        Buffers { x, y, .. }: &mut Buffers,
+        done: &mut dyn FnMut(&str),
+    ) -> Result<()> {
         y.load(crew, image, self.dtype, self.border)?;
         done("input");
-        let relu = Fusion { relu: true, ..Default::default() };
-        self.entrance.forward(crew, y, relu, x)?;
+        self.entrance.forward(crew, y, Fusion { relu: true, ..Default::default() }, x)?;
         done("conv1");
         if self.stem == Stem::ImageNet {
             x.max_pool(crew, &Pool2dConfig { kernel: 3, stride: 2, padding: 1 }, y)?;
             std::mem::swap(x, y);
             done("maxpool");
         }
-        for (i, block) in self.blocks.iter().enumerate() {
-            let FusedBlock { name, convs, shortcut: projection } = block;
+        Ok(())
+    }
+
+    /// Some blocks, from `x` to `x`.
+    fn blocks(
+        &self,
+        crew: &Crew,
+        range: Range<usize>,
+        Buffers { x, y, inner: [first, second], shortcut, .. }: &mut Buffers,
+        done: &mut dyn FnMut(&str),
+    ) -> Result<()> {
+        let relu = Fusion { relu: true, ..Default::default() };
+        for i in range {
+            let FusedBlock { name, convs, shortcut: projection, .. } = &self.blocks[i];
             // In the order of their use. A grouped convolution in the middle has too little to do to fetch much
             // meanwhile: its neighbours do.
             let last = convs.len() - 1;
@@ -189,9 +223,7 @@ impl Fused {
             }
             std::mem::swap(x, y);
         }
-        let features = x.global_avg_pool();
-        done("avgpool");
-        Ok(features)
+        Ok(())
     }
 
     /// Bytes of all packed weights.
@@ -209,6 +241,11 @@ impl FusedBlock {
         let name = format!("layer{}.{i}", s + 1);
         let (convs, shortcut) = block.fold()?;
         let convs = convs.iter().map(|folded| folded.pack(dtype)).collect::<Result<_>>()?;
-        Ok(FusedBlock { name, convs, shortcut: shortcut.map(|folded| folded.pack(dtype)).transpose()? })
+        Ok(FusedBlock {
+            name,
+            starts_stage: i == 0,
+            convs,
+            shortcut: shortcut.map(|folded| folded.pack(dtype)).transpose()?,
+        })
     }
 }

@@ -89,6 +89,20 @@ fn unusual_images_have_defined_results() {
 }
 
 #[test]
+fn an_image_has_the_same_bits_in_any_batch() {
+    let config = Config::by_name("resnext11_8x4d").unwrap();
+    let fused = network(&config).fuse().unwrap();
+    let x = images(9, 32, 32);
+    let alone: Vec<f32> =
+        (0..9).flat_map(|i| values(&fused.forward(&x.narrow(0, i, 1).unwrap()).unwrap())).collect();
+    // The last stage takes three such images at once, and what is left.
+    for n in [9, 8, 7, 2] {
+        let together = values(&fused.forward(&x.narrow(0, 0, n).unwrap()).unwrap());
+        assert!(together == alone[..together.len()], "of {n}");
+    }
+}
+
+#[test]
 fn logits_are_the_same_bits_for_any_number_of_threads() {
     let config = Config { depths: vec![1, 1], ..Config::by_name("resnext50_32x4d").unwrap() };
     let fused = network(&config).fuse().unwrap();

@@ -115,6 +115,28 @@ impl Activations {
         Ok(())
     }
 
+    /// Takes in the maps of `source`, one image, as image `place` of `places`: one after the other, with nothing
+    /// written here in between.
+    ///
+    /// # Errors
+    /// If `source` is not one image, or there is no such place.
+    pub fn put(&mut self, crew: &Crew, source: &Activations, place: usize, places: usize) -> Result<()> {
+        let [n, h, w, c] = source.size;
+        if n != 1 || place >= places {
+            let message = format!("{n} images can't be put in place {place} of {places}");
+            return Err(Error::Config { op: "activations", message });
+        }
+        self.resize([places, h, w, c], source.words, source.stride > c.div_ceil(source.words.channels()));
+        let row = w * source.stride;
+        let rows = SharedMut::new(&mut self.data);
+        crew.for_each(h, |y| {
+            // SAFETY: each task has a row of its own.
+            let out = unsafe { rows.slice((place * h + y) * row, row) };
+            out.copy_from_slice(&source.data[y * row..(y + 1) * row]);
+        });
+        Ok(())
+    }
+
     /// The maps as a tensor (N, C, H, W) of f32, channels-last in memory.
     ///
     /// # Errors
