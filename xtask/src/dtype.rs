@@ -1,4 +1,4 @@
-//! `--dtype`: what inference computes in.
+//! `--dtype`: what inference, or a bench's training, computes in.
 
 use candle_core::DType;
 
@@ -6,7 +6,7 @@ use candle_core::DType;
 pub enum Dtype {
     /// Single precision
     F32,
-    /// bf16 with sums in f32; needs a CPU with AVX-512 BF16
+    /// bf16 with sums in f32; inference needs a CPU with AVX-512 BF16, training any
     Bf16,
 }
 

@@ -125,7 +125,8 @@ fn mixed_precision_is_a_setting_of_the_recipe() {
     assert_eq!(losses("stays")[..2], losses("left")[..2]);
     assert_ne!(losses("stays")[2], losses("left")[2]);
     ok(xtask(path, &["eval", "stays", "--device", "auto"]));
-    refused(train(path, "out", &["--amp", "bf16", "--grad-checkpoint"]), "gradient checkpointing is for f32");
+    ok(train(path, "less", &["--epochs", "1", "--amp", "bf16", "--grad-checkpoint", "--device", "cpu"]));
+    assert_eq!(losses("less")[..2], losses("stays")[..2]);
 }
 
 #[test]
@@ -141,15 +142,25 @@ fn a_training_bench_measures_every_part() {
         "--rounds",
         "1",
         "--layers",
+        "--dtype",
+        "f32,bf16",
         "--json",
     ];
     let output = xtask(Path::new("."), &args);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let report: serde_json::Value = serde_json::from_str(&text(&output)).unwrap();
-    let ours = &report["engines"][0];
-    for part in ["step_ms", "forward_ms", "backward_ms", "optimizer_ms", "peak_mb"] {
-        assert!(ours[part].as_f64().unwrap() > 0.0, "{part}");
+    for (i, precision) in ["f32", "bf16"].into_iter().enumerate() {
+        let ours = &report["engines"][i];
+        assert_eq!(ours["precision"], precision);
+        for part in ["step_ms", "forward_ms", "backward_ms", "optimizer_ms", "peak_mb"] {
+            assert!(ours[part].as_f64().unwrap() > 0.0, "{part}");
+        }
     }
+    let difference = report["engines"][1]["loss_error"].as_f64().unwrap();
+    assert!(
+        difference > 0.0 && difference < 0.05,
+        "bf16 is another computation, but not far off: {difference}"
+    );
     let layers: Vec<String> =
         report["layers"].as_array().unwrap().iter().map(|layer| layer[0].as_str().unwrap().into()).collect();
     assert!(layers.contains(&"layer2.0.conv2 gradients".to_string()), "{layers:?}");

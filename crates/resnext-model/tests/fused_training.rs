@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use resnext_model::{Config, ResNext, Variables};
-use resnext_ops::{cross_entropy, value_and_gradients};
+use resnext_ops::{cross_entropy, profiled, value_and_gradients};
 use std::collections::BTreeMap;
 
 fn images(batch: usize, side: usize, dtype: DType) -> Tensor {
@@ -24,9 +24,21 @@ fn step(
     fused: bool,
     recompute: bool,
 ) -> BTreeMap<String, Vec<f64>> {
+    step_beside(config, (batch, side), (dtype, None), fused, recompute)
+}
+
+/// As [`step`], with maps of another type beside that of the parameters.
+fn step_beside(
+    config: &Config,
+    (batch, side): (usize, usize),
+    (dtype, half): (DType, Option<DType>),
+    fused: bool,
+    recompute: bool,
+) -> BTreeMap<String, Vec<f64>> {
     let variables = Variables::new(7, dtype, &Device::Cpu);
     let mut network = ResNext::new(config, variables.builder()).unwrap();
     network.set_recompute(recompute);
+    network.set_mixed_precision(half).unwrap();
     let (x, labels) = (images(batch, side, dtype), labels(batch));
     let loss = || cross_entropy(&network.forward(&x, true).unwrap(), &labels, 0.1);
     let values = |t: &Tensor| {
@@ -80,13 +92,73 @@ fn fused_training_is_training_one_by_one() {
 #[test]
 fn recomputing_and_threads_change_no_bit() {
     for (config, size) in networks() {
-        let run = |threads, recompute| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| step(&config, size, DType::F32, true, recompute))
+        for half in [None, Some(DType::BF16)] {
+            let run = |threads, recompute| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| step_beside(&config, size, (DType::F32, half), true, recompute))
+            };
+            let want = run(1, false);
+            for (threads, recompute) in [(2, false), (5, false), (1, true), (3, true)] {
+                assert_eq!(
+                    run(threads, recompute),
+                    want,
+                    "{half:?}, {threads} threads, recompute {recompute}"
+                );
+            }
+        }
+    }
+}
+
+const MIXED: (DType, Option<DType>) = (DType::F32, Some(DType::BF16));
+
+#[test]
+fn maps_in_bf16_give_gradients_near_those_of_f32() {
+    for (config, size) in networks() {
+        let (got, parts) = profiled(|| step_beside(&config, size, MIXED, true, false));
+        let parts: Vec<String> = parts.into_iter().map(|(name, _)| name).collect();
+        for part in ["conv1 weight gradient", "layer1.0.conv2 gradients"] {
+            assert!(parts.iter().any(|name| name == part), "not by fused operations: {parts:?}");
+        }
+        let want = step(&config, size, DType::F32, true, false);
+        assert_eq!(got.len(), want.len());
+        let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+        for (name, want) in &want {
+            let length = norm(&mut want.iter().copied());
+            let error = norm(&mut got[name].iter().zip(want).map(|(got, want)| got - want));
+            eprintln!("{name}: {:.4}", error / length);
+            assert!(error < 0.1 * length, "{name}: {error} of {length}");
+        }
+    }
+}
+
+#[test]
+fn maps_in_bf16_train_like_f32() {
+    for (config, (batch, side)) in networks() {
+        let run = |half: Option<DType>| -> Vec<f64> {
+            let variables = Variables::new(7, DType::F32, &Device::Cpu);
+            let mut network = ResNext::new(&config, variables.builder()).unwrap();
+            network.set_mixed_precision(half).unwrap();
+            let (x, labels) = (images(batch, side, DType::F32), labels(batch));
+            let loss = || cross_entropy(&network.forward(&x, true).unwrap(), &labels, 0.0);
+            let mut losses = Vec::new();
+            for _ in 0..12 {
+                let (loss, gradients) = value_and_gradients(loss).unwrap();
+                losses.push(loss.to_scalar::<f32>().unwrap() as f64);
+                for (_, var) in variables.trainable() {
+                    let gradient = gradients.get(&var).unwrap();
+                    var.set(&(var.as_detached_tensor() - (gradient * 0.02).unwrap()).unwrap()).unwrap();
+                }
+            }
+            losses
         };
-        let want = run(1, false);
-        for (threads, recompute) in [(2, false), (5, false), (1, true), (3, true)] {
-            assert_eq!(run(threads, recompute), want, "{threads} threads, recompute {recompute}");
+        let (wide, half) = (run(None), run(Some(DType::BF16)));
+        eprintln!("{wide:?}\n{half:?}");
+        assert_ne!(wide, half);
+        for losses in [&wide, &half] {
+            assert!(losses[11] < 0.5 * losses[0], "{losses:?}");
+        }
+        for (wide, half) in wide.iter().zip(&half) {
+            assert!((wide - half).abs() < 0.1 * wide.max(0.2), "{wide} in f32, {half} with bf16");
         }
     }
 }

@@ -7,12 +7,13 @@
 use crate::Conv2dConfig;
 use crate::conv_norm::{ConvNorm, Unit, UnitGradients};
 use crate::conv2d::has_cpu_kernel;
-use crate::kernels::{Around, ConvShape, Element, GradientSums, Isa, Operand, join, join_gradient, lanes};
+use crate::kernels::{Around, ConvShape, GradientSums, Isa, Operand, Stored, join, join_gradient, lanes};
 use crate::layout::{channels_last, from_nhwc};
 use crate::profile::timed;
 use crate::tape::{needs_gradient, record, recording};
 use crate::{Error, Result};
 use candle_core::{DType, Storage, Tensor};
+use half::bf16;
 use std::cell::RefCell;
 
 /// The layers of a residual block.
@@ -28,7 +29,11 @@ pub struct Bottleneck {
 
 impl Bottleneck {
     /// Whether [`Self::forward_train`] can be used for `x`: inside [`value_and_gradients`](crate::value_and_gradients),
-    /// on a CPU, with channels that fill vectors, and where what reads `x` are 1×1 convolutions. Anything else goes through the operations one by one.
+    /// on a CPU, with channels that fill vectors, and where what reads `x` are 1×1 convolutions. Anything else goes
+    /// through the operations one by one.
+    ///
+    /// `x` is f32 or f64 like the parameters, or bf16 beside parameters of f32: then all maps and their gradients are
+    /// bf16 in memory, and computed in f32 with the parameters as they are.
     pub fn takes(&self, x: &Tensor) -> bool {
         let pointwise = |unit: &ConvNorm| {
             let Conv2dConfig { padding, groups, .. } = unit.conv;
@@ -37,10 +42,7 @@ impl Bottleneck {
         if !self.projection.iter().chain([&self.convs[0]]).all(pointwise) || self.convs[0].conv.stride != 1 {
             return false;
         }
-        let units = self.convs.iter().chain(&self.projection);
-        let channels =
-            units.flat_map(|unit| unit.weight.dims().first().copied()).chain(x.dims().get(1).copied());
-        fused(x, channels)
+        fused(x, self.convs.iter().chain(&self.projection), x.dims().get(1).copied())
     }
 
     /// `max(norm3(conv3(relu(norm2(conv2(relu(norm1(conv1(x))))))) + shortcut(x), 0)` with batch statistics, which
@@ -51,14 +53,15 @@ impl Bottleneck {
     pub fn forward_train(&self, x: &Tensor) -> Result<Tensor> {
         match x.dtype() {
             DType::F64 => self.run::<f64>(x),
+            DType::BF16 => self.run::<bf16>(x),
             _ => self.run::<f32>(x),
         }
     }
 
-    fn run<T: Element>(&self, x: &Tensor) -> Result<Tensor> {
+    fn run<D: Stored>(&self, x: &Tensor) -> Result<Tensor> {
         let x = x.clone();
         let input_gradient = needs_gradient("bottleneck", &x)?;
-        let (mut saved, y) = with_elements(&x, |values: &[T]| {
+        let (mut saved, y) = with_elements(&x, |values: &[D]| {
             let operand = Operand::Plain(values);
             let [conv1, conv2, conv3] = &self.convs;
             let first = Unit::forward("conv1", conv1, x.shape(), operand)?;
@@ -98,34 +101,46 @@ impl Bottleneck {
     }
 }
 
-/// Whether fused operations take `x` and layers of so many channels each.
-pub(crate) fn fused(x: &Tensor, mut channels: impl Iterator<Item = usize>) -> bool {
+/// Whether fused operations take `x`, layers that read it in such a block, and as many channels besides.
+pub(crate) fn fused<'a>(
+    x: &Tensor,
+    layers: impl Iterator<Item = &'a ConvNorm> + Clone,
+    channels: Option<usize>,
+) -> bool {
     let isa = Isa::current();
-    let lanes = if x.dtype() == DType::F64 { lanes::<f64>(isa) } else { lanes::<f32>(isa) };
-    let wide = matches!(x.dtype(), DType::F32 | DType::F64);
-    recording() && x.rank() == 4 && wide && has_cpu_kernel(x) && channels.all(|c| c.is_multiple_of(lanes))
+    // Parameters are of the type that is computed in.
+    let (lanes, parameters) = match x.dtype() {
+        DType::F64 => (lanes::<f64>(isa), DType::F64),
+        _ => (lanes::<f32>(isa), DType::F32),
+    };
+    let outputs = layers.clone().flat_map(|layer| layer.weight.dims().first().copied());
+    recording()
+        && x.rank() == 4
+        && has_cpu_kernel(x)
+        && outputs.chain(channels).all(|c| c.is_multiple_of(lanes))
+        && layers.map(|layer| &layer.weight).all(|weight| weight.dtype() == parameters)
 }
 
 /// Calls `f` with the elements of a tensor (N, C, H, W) in channels-last order.
-pub(crate) fn with_elements<T: Element, R>(x: &Tensor, f: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
+pub(crate) fn with_elements<D: Stored, R>(x: &Tensor, f: impl FnOnce(&[D]) -> Result<R>) -> Result<R> {
     let (storage, layout) = x.storage_and_layout();
     match &*storage {
-        Storage::Cpu(storage) => f(&channels_last::<T>(storage, layout)?),
+        Storage::Cpu(storage) => f(&channels_last::<D>(storage, layout)?),
         _ => unreachable!("has_cpu_kernel"),
     }
 }
 
 /// What the backward pass needs.
-struct Saved<T> {
-    units: [Unit<T>; 3],
-    projection: Option<Unit<T>>,
+struct Saved<D: Stored> {
+    units: [Unit<D>; 3],
+    projection: Option<Unit<D>>,
 }
 
-impl<T: Element> Saved<T> {
+impl<D: Stored> Saved<D> {
     fn backward(
         self,
-        (x, values): (&Tensor, &[T]),
-        (y, gradient): (&[T], &[T]),
+        (x, values): (&Tensor, &[D]),
+        (y, gradient): (&[D], &[D]),
         input_gradient: bool,
     ) -> Result<UnitGradients> {
         let Saved { units: [mut first, mut second, mut third], mut projection } = self;
@@ -142,10 +157,10 @@ impl<T: Element> Saved<T> {
         let (g, sums, around_sums) = timed("", "join gradient", || {
             join_gradient(Isa::current(), channels, (y, gradient), third.centred(), around)
         });
-        let gate = |first: usize, block: &mut [T]| second.gate(first, block);
+        let gate = |first: usize, block: &mut [D]| second.gate(first, block);
         let (g2, sums2) = third.backward(second.activation(), &g, &sums, &mut gradients, Some(gate))?;
         drop(third);
-        let gate = |at: usize, block: &mut [T]| first.gate(at, block);
+        let gate = |at: usize, block: &mut [D]| first.gate(at, block);
         let sums2 = GradientSums::total(&sums2);
         let (g1, sums1) = second.backward(first.activation(), &g2, &sums2, &mut gradients, Some(gate))?;
         drop((second, g2));
@@ -156,7 +171,7 @@ impl<T: Element> Saved<T> {
         };
         drop(projection);
         let shape = first.shape;
-        let add = |at: usize, block: &mut [T]| strides.add_strided(&around, at, block);
+        let add = |at: usize, block: &mut [D]| strides.add_strided(Isa::current(), &around, at, block);
         let sums1 = GradientSums::total(&sums1);
         let finish = input_gradient.then_some(add);
         let (gx, _) = first.backward(input, &g1, &sums1, &mut gradients, finish)?;

@@ -4,7 +4,7 @@
 use crate::batch_norm::RunningStats;
 use crate::conv2d::{Conv2dConfig, checked_shape};
 use crate::kernels::{
-    ConvShape, Element, GradientSums, Isa, Line, Moments, Operand, conv_forward, conv_gradients,
+    ConvShape, Element, GradientSums, Isa, Line, Moments, Operand, Stored, conv_forward, conv_gradients,
     conv_pixel_gradients, conv_weight_gradient,
 };
 use crate::layout::row_major;
@@ -25,20 +25,20 @@ pub struct ConvNorm {
     pub running: RunningStats,
 }
 
-/// One of them in the middle of a training step.
-pub(crate) struct Unit<T> {
+/// One of them in the middle of a training step. Maps are of type `D` in memory, parameters of what that is computed in.
+pub(crate) struct Unit<D: Stored> {
     name: &'static str,
     pub(crate) layer: ConvNorm,
     pub(crate) shape: ConvShape,
     isa: Isa,
-    weight: Vec<T>,
+    weight: Vec<D::Wide>,
     gamma: Vec<f64>,
     /// The convolution's result; empty where it is to be computed again.
-    pub(crate) raw: Vec<T>,
+    pub(crate) raw: Vec<D>,
     pub(crate) mean: Vec<f64>,
     inv_std: Vec<f64>,
-    pub(crate) scale: Vec<T>,
-    pub(crate) shift: Vec<T>,
+    pub(crate) scale: Vec<D::Wide>,
+    pub(crate) shift: Vec<D::Wide>,
 }
 
 /// The gradients of one's weight, scale and shift.
@@ -53,13 +53,13 @@ pub(crate) fn elements<T: Element>(t: &Tensor) -> Result<Vec<T>> {
     }
 }
 
-impl<T: Element> Unit<T> {
+impl<D: Stored> Unit<D> {
     /// Convolves an operand shaped `x` (N, C, H, W), and moves the running statistics.
     pub(crate) fn forward(
         name: &'static str,
         layer: &ConvNorm,
         x: &Shape,
-        operand: Operand<T>,
+        operand: Operand<D>,
     ) -> Result<Self> {
         let isa = Isa::current();
         let shape = checked_shape(x, layer.weight.shape(), &layer.conv)?;
@@ -69,24 +69,25 @@ impl<T: Element> Unit<T> {
             let expected = "more than one value a channel when training".to_string();
             return Err(Error::Shape { op: "batch_norm", input: "x", expected, got: x.clone() });
         }
-        let weight = elements::<T>(&layer.weight)?;
-        let moments = |_: usize, block: &mut [T]| Moments::of(isa, block, channels);
+        let weight = elements::<D::Wide>(&layer.weight)?;
+        let moments = |_: usize, block: &mut [D]| Moments::of(isa, block, channels);
         let (raw, moments) = timed(name, "forward", || conv_forward(isa, &shape, operand, &weight, moments));
         let (mean, variance) = Moments::merge(channels, &moments);
         layer.running.update(&mean, &variance, count, &BatchNormConfig::default())?;
         let eps = BatchNormConfig::default().eps;
         let inv_std: Vec<f64> = variance.iter().map(|v| 1.0 / (v + eps).sqrt()).collect();
         let wide = |t: &Tensor| -> Result<Vec<f64>> {
-            Ok(elements::<T>(t)?.into_iter().map(|v| v.as_f64()).collect())
+            Ok(elements::<D::Wide>(t)?.into_iter().map(|v| v.as_f64()).collect())
         };
         let (gamma, beta) = (wide(&layer.scale_shift.0)?, wide(&layer.scale_shift.1)?);
-        let scale = (0..channels).map(|k| T::of_f64(gamma[k] * inv_std[k])).collect();
-        let shift = (0..channels).map(|k| T::of_f64(beta[k] - gamma[k] * inv_std[k] * mean[k])).collect();
+        let scale = (0..channels).map(|k| D::Wide::of_f64(gamma[k] * inv_std[k])).collect();
+        let shift =
+            (0..channels).map(|k| D::Wide::of_f64(beta[k] - gamma[k] * inv_std[k] * mean[k])).collect();
         Ok(Unit { name, layer: layer.clone(), shape, isa, weight, gamma, raw, mean, inv_std, scale, shift })
     }
 
     /// Computes the result that was given up again.
-    pub(crate) fn recompute(&mut self, operand: Operand<T>) {
+    pub(crate) fn recompute(&mut self, operand: Operand<D>) {
         if self.raw.is_empty() {
             self.raw = timed(self.name, "forward again", || {
                 conv_forward(self.isa, &self.shape, operand, &self.weight, |_, _| ()).0
@@ -101,47 +102,47 @@ impl<T: Element> Unit<T> {
     }
 
     /// The normalised result before ReLU.
-    pub(crate) fn line(&self) -> Line<'_, T> {
+    pub(crate) fn line(&self) -> Line<'_, D> {
         Line { x: &self.raw, scale: &self.scale, shift: &self.shift }
     }
 
     /// The activation, as the next convolution reads it.
-    pub(crate) fn activation(&self) -> Operand<'_, T> {
+    pub(crate) fn activation(&self) -> Operand<'_, D> {
         Operand::Normalised { x: &self.raw, scale: &self.scale, shift: &self.shift }
     }
 
     /// Result and mean, as batch norm's sums need them.
-    pub(crate) fn centred(&self) -> (&[T], &[f64]) {
+    pub(crate) fn centred(&self) -> (&[D], &[f64]) {
         (&self.raw, &self.mean)
     }
 
     /// Turns the gradient of a block of this unit's activation into that of the sum inside its ReLU.
-    pub(crate) fn gate(&self, first: usize, block: &mut [T]) -> GradientSums<T> {
+    pub(crate) fn gate(&self, first: usize, block: &mut [D]) -> GradientSums<D::Wide> {
         let raw = &self.raw[first * self.shape.out_channels..][..block.len()];
         GradientSums::gate(self.isa, block, raw, [&self.scale, &self.shift], &self.mean)
     }
 
     /// The coefficients that make `a·g + b·raw + d` the gradient of `raw`, from batch norm's sums.
-    fn coefficients(&self, [sum_g, sum_gx]: &[Vec<f64>; 2]) -> [Vec<T>; 3] {
+    fn coefficients(&self, [sum_g, sum_gx]: &[Vec<f64>; 2]) -> [Vec<D::Wide>; 3] {
         let count = (self.shape.output_len() / self.shape.out_channels) as f64;
         let of = |k: usize| {
             let a = self.gamma[k] * self.inv_std[k];
             let b = -a * self.inv_std[k] * self.inv_std[k] * sum_gx[k] / count;
             [a, b, -a * sum_g[k] / count - b * self.mean[k]]
         };
-        [0, 1, 2].map(|i| (0..self.gamma.len()).map(|k| T::of_f64(of(k)[i])).collect())
+        [0, 1, 2].map(|i| (0..self.gamma.len()).map(|k| D::Wide::of_f64(of(k)[i])).collect())
     }
 
     /// From the gradient `g` behind batch norm, and its sums: the gradients of weight, scale and shift go to
     /// `gradients`; the input's, if `finish` is given, is returned with what that made of each of its blocks.
     pub(crate) fn backward<R: Send>(
         &self,
-        operand: Operand<T>,
-        g: &[T],
+        operand: Operand<D>,
+        g: &[D],
         sums: &[Vec<f64>; 2],
         gradients: &mut UnitGradients,
-        finish: Option<impl Fn(usize, &mut [T]) -> R + Sync>,
-    ) -> Result<(Vec<T>, Vec<R>)> {
+        finish: Option<impl Fn(usize, &mut [D]) -> R + Sync>,
+    ) -> Result<(Vec<D>, Vec<R>)> {
         let (isa, shape) = (self.isa, &self.shape);
         let [a, b, d] = &self.coefficients(sums);
         let gradient = Operand::Gradient { g, x: &self.raw, a, b, d };
@@ -160,11 +161,11 @@ impl<T: Element> Unit<T> {
     /// As [`Self::backward`], of a 1×1 convolution: the input's gradient only where the stride reads it.
     pub(crate) fn pixel_gradient(
         &self,
-        operand: Operand<T>,
-        g: &[T],
+        operand: Operand<D>,
+        g: &[D],
         sums: &[Vec<f64>; 2],
         gradients: &mut UnitGradients,
-    ) -> Result<Vec<T>> {
+    ) -> Result<Vec<D>> {
         let [a, b, d] = &self.coefficients(sums);
         let gradient = Operand::Gradient { g, x: &self.raw, a, b, d };
         let both = timed(self.name, "gradients", || {
@@ -177,18 +178,18 @@ impl<T: Element> Unit<T> {
 
     fn own_gradients(
         &self,
-        weight: Vec<T>,
+        weight: Vec<D::Wide>,
         sums: &[Vec<f64>; 2],
         gradients: &mut UnitGradients,
     ) -> Result<()> {
         let device = self.layer.weight.device();
-        let mut put = |of: &Tensor, values: Vec<T>| -> Result<()> {
+        let mut put = |of: &Tensor, values: Vec<D::Wide>| -> Result<()> {
             gradients.push((of.clone(), Some(Tensor::from_vec(values, of.shape(), device)?)));
             Ok(())
         };
         put(&self.layer.weight, weight)?;
-        let scale = sums[1].iter().zip(&self.inv_std).map(|(sum, inv)| T::of_f64(sum * inv)).collect();
+        let scale = sums[1].iter().zip(&self.inv_std).map(|(sum, inv)| D::Wide::of_f64(sum * inv)).collect();
         put(&self.layer.scale_shift.0, scale)?;
-        put(&self.layer.scale_shift.1, sums[0].iter().map(|&sum| T::of_f64(sum)).collect())
+        put(&self.layer.scale_shift.1, sums[0].iter().map(|&sum| D::Wide::of_f64(sum)).collect())
     }
 }

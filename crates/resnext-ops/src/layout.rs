@@ -1,7 +1,7 @@
 //! The memory format: tensors are shaped (N, C, H, W) and lie channels-last, (N, H, W, C), in memory.
 
 use crate::Result;
-use crate::kernels::Element;
+use crate::kernels::Stored;
 use candle_core::{CpuStorage, Layout, Tensor};
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -32,7 +32,7 @@ pub(crate) fn from_nhwc(x: &Tensor) -> candle_core::Result<Tensor> {
 }
 
 /// The elements of a (N, C, H, W) layout in channels-last order: borrowed where they lie so already.
-pub(crate) fn channels_last<'a, T: Element>(
+pub(crate) fn channels_last<'a, T: Stored>(
     storage: &'a CpuStorage,
     layout: &Layout,
 ) -> candle_core::Result<Cow<'a, [T]>> {
@@ -43,7 +43,7 @@ pub(crate) fn channels_last<'a, T: Element>(
         return Ok(Cow::Borrowed(&data[start..end]));
     }
     let &[sn, sc, sh, sw] = layout.stride() else { unreachable!("dims4 passed") };
-    let mut out = vec![T::ZERO; n * c * h * w];
+    let mut out = vec![T::default(); n * c * h * w];
     out.par_chunks_mut((w * c).max(1)).enumerate().for_each(|(row, out)| {
         let start = layout.start_offset() + row / h * sn + row % h * sh;
         // Channels in the outer loop where pixels are the closer neighbours in memory.
@@ -63,7 +63,7 @@ pub(crate) fn channels_last<'a, T: Element>(
 }
 
 /// The elements of a layout in row-major order: borrowed where they lie so already.
-pub(crate) fn row_major<'a, T: Element>(
+pub(crate) fn row_major<'a, T: Stored>(
     storage: &'a CpuStorage,
     layout: &Layout,
 ) -> candle_core::Result<Cow<'a, [T]>> {

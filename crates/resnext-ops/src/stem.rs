@@ -4,13 +4,15 @@
 use crate::bottleneck::{fused, with_elements};
 use crate::conv_norm::{ConvNorm, Unit};
 use crate::kernels::{
-    Around, Element, GradientSums, Isa, Operand, Window, join, join_gradient, pool, pool_gradient,
+    Around, GradientSums, Isa, LARGEST_WINDOW, Operand, Stored, Window, join, join_gradient, pool,
+    pool_gradient,
 };
 use crate::layout::from_nhwc;
 use crate::profile::timed;
 use crate::tape::{needs_gradient, record};
 use crate::{Pool2dConfig, Result};
 use candle_core::{DType, Tensor};
+use half::bf16;
 
 /// The layers of an entrance.
 #[derive(Debug, Clone)]
@@ -25,8 +27,9 @@ impl Stem {
     /// Whether [`Self::forward_train`] can be used for `x`, as for a [`Bottleneck`](crate::Bottleneck); `x` must not
     /// need a gradient, which images don't.
     pub fn takes(&self, x: &Tensor) -> bool {
-        let channels = self.conv.weight.dims().first().copied().into_iter();
-        fused(x, channels) && matches!(needs_gradient("stem", x), Ok(false))
+        fused(x, std::iter::once(&self.conv), None)
+            && self.pool.is_none_or(|pool| pool.kernel <= LARGEST_WINDOW)
+            && matches!(needs_gradient("stem", x), Ok(false))
     }
 
     /// `pool(relu(norm(conv(x))))` with batch statistics, which also move the running ones.
@@ -36,13 +39,14 @@ impl Stem {
     pub fn forward_train(&self, x: &Tensor) -> Result<Tensor> {
         match x.dtype() {
             DType::F64 => self.run::<f64>(x),
+            DType::BF16 => self.run::<bf16>(x),
             _ => self.run::<f32>(x),
         }
     }
 
-    fn run<T: Element>(&self, x: &Tensor) -> Result<Tensor> {
+    fn run<D: Stored>(&self, x: &Tensor) -> Result<Tensor> {
         let (x, isa) = (x.clone(), Isa::current());
-        let unit: Unit<T> = with_elements(&x, |values| {
+        let unit: Unit<D> = with_elements(&x, |values| {
             Unit::forward("conv1", &self.conv, x.shape(), Operand::Plain(values))
         })?;
         let shape = unit.shape;
@@ -71,7 +75,7 @@ impl Stem {
         let (y, at) = timed("", "pool", || pool(isa, &window, unit.line()));
         let y = from_nhwc(&Tensor::from_vec(y, (n, window.dst.0, window.dst.1, c), x.device())?)?;
         record(&y, move |gradient| {
-            let gate = |first: usize, block: &mut [T]| unit.gate(first, block);
+            let gate = |first: usize, block: &mut [D]| unit.gate(first, block);
             let (g, sums) = with_elements(gradient, |gradient| {
                 Ok(timed("", "pool gradient", || pool_gradient(isa, &window, &at, gradient, gate)))
             })?;
@@ -82,15 +86,15 @@ impl Stem {
 }
 
 /// The gradients of the layer's own parameters.
-fn own_gradients<T: Element>(
+fn own_gradients<D: Stored>(
     x: &Tensor,
-    unit: &Unit<T>,
-    g: &[T],
+    unit: &Unit<D>,
+    g: &[D],
     sums: &[Vec<f64>; 2],
 ) -> Result<Vec<(Tensor, Option<Tensor>)>> {
     let mut gradients = Vec::new();
     with_elements(x, |values| {
-        let no_input = None::<fn(usize, &mut [T])>;
+        let no_input = None::<fn(usize, &mut [D])>;
         unit.backward(Operand::Plain(values), g, sums, &mut gradients, no_input)
     })?;
     Ok(gradients)

@@ -1,18 +1,15 @@
-//! bf16 on the CPU: operands are widened to f32 for a kernel, and its result is rounded once.
+//! Single operations in bf16 on the CPU: operands are widened to f32 for a kernel, and its result is rounded once.
 
+use crate::kernels::Stored;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, DType};
 use half::bf16;
-use rayon::prelude::*;
 use std::borrow::Cow;
-
-/// Elements a task.
-const CHUNK: usize = 1 << 14;
 
 /// A storage in the type that kernels compute in: f32 for bf16, otherwise as it is.
 pub(crate) fn widened(storage: &CpuStorage) -> Cow<'_, CpuStorage> {
     match storage {
-        CpuStorage::BF16(values) => Cow::Owned(CpuStorage::F32(converted(values, |&x| x.to_f32()))),
+        CpuStorage::BF16(values) => Cow::Owned(CpuStorage::F32(bf16::all_wide(values).into_owned())),
         other => Cow::Borrowed(other),
     }
 }
@@ -20,15 +17,9 @@ pub(crate) fn widened(storage: &CpuStorage) -> Cow<'_, CpuStorage> {
 /// A kernel's result in `dtype`, that of its operands before they were widened.
 pub(crate) fn rounded(storage: CpuStorage, dtype: DType) -> CpuStorage {
     match (storage, dtype) {
-        (CpuStorage::F32(values), DType::BF16) => {
-            CpuStorage::BF16(converted(&values, |&x| bf16::from_f32(x)))
-        }
+        (CpuStorage::F32(values), DType::BF16) => CpuStorage::BF16(bf16::all_rounded(values)),
         (other, _) => other,
     }
-}
-
-fn converted<A: Sync, B: Send>(values: &[A], f: impl Fn(&A) -> B + Send + Sync) -> Vec<B> {
-    values.par_iter().with_min_len(CHUNK).map(f).collect()
 }
 
 /// The type of a storage's elements.

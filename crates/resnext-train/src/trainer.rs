@@ -148,8 +148,8 @@ impl Trainer {
             )));
         }
         config.schedule.validate()?;
-        if config.grad_checkpoint && (config.amp != Amp::Off || !device.is_cpu()) {
-            let message = "gradient checkpointing is for f32 on the CPU; leave it or mixed precision out";
+        if config.grad_checkpoint && !device.is_cpu() {
+            let message = "gradient checkpointing is for the CPU; leave it out on other devices";
             return Err(Error::Config(message.into()));
         }
         let variables = Variables::new(config.seed, DType::F32, device);

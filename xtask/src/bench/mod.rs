@@ -43,7 +43,7 @@ pub struct Args {
     /// Threads; all cores if not given
     #[arg(long)]
     threads: Option<usize>,
-    /// What ours computes in; all this machine can if not given
+    /// What ours computes in, one after the other; if not given all this machine can, with --train f32
     #[arg(long, value_delimiter = ',')]
     dtype: Vec<Dtype>,
     /// Each layer's time beside its own floor
@@ -93,7 +93,11 @@ pub fn run(mut args: Args) -> Result<()> {
     ensure!(threads > 0 && args.rounds > 0, "--threads and --rounds must be at least 1");
     ensure!(args.batch.iter().all(|n| (1..=4096).contains(n)), "--batch must be from 1 to 4096");
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
-    let dtypes = if args.dtype.is_empty() { Dtype::supported() } else { args.dtype.clone() };
+    let dtypes = match (args.dtype.is_empty(), args.train) {
+        (false, _) => args.dtype.clone(),
+        (true, true) => vec![Dtype::F32],
+        (true, false) => Dtype::supported(),
+    };
     let target = Target { name: args.model.clone(), config, size, threads, dtypes };
     let folder = tempfile::tempdir()?;
     let weights = match &args.weights {

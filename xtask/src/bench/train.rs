@@ -5,6 +5,7 @@ use super::grouped::{self, Grouped, Pass};
 use super::report::quantile;
 use super::serve::peak_memory;
 use super::{Args, PAUSE, Target};
+use crate::dtype::Dtype;
 use crate::table::Table;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
@@ -51,6 +52,7 @@ struct Report {
 #[derive(Serialize)]
 struct Measured {
     engine: String,
+    precision: String,
     version: String,
     step_ms: f64,
     step_p10_ms: f64,
@@ -73,7 +75,8 @@ const PARTS: [&str; 4] = ["forward_ms", "backward_ms", "optimizer_ms", "wait_ms"
 
 pub fn run(args: &Args, target: &Target, weights: &Path) -> Result<()> {
     if args.serve {
-        return serve(target, weights, args.grad_checkpoint);
+        let dtype = *target.dtypes.first().context("--serve needs a --dtype")?;
+        return serve(target, weights, dtype, args.grad_checkpoint);
     }
     let cifar = target.config.stem == Stem::Cifar;
     let batch = match args.batch[..] {
@@ -83,12 +86,16 @@ pub fn run(args: &Args, target: &Target, weights: &Path) -> Result<()> {
         _ => bail!("--train takes one --batch, got {:?}", args.batch),
     };
     let threads = target.threads.to_string();
-    let mut ours = Command::new(std::env::current_exe()?);
-    ours.args(["bench", &target.name, "--train", "--serve", "--threads", &threads, "--weights"]).arg(weights);
-    if args.grad_checkpoint {
-        ours.arg("--grad-checkpoint");
+    let mut engines = Vec::new();
+    for dtype in &target.dtypes {
+        let mut ours = Command::new(std::env::current_exe()?);
+        ours.args(["bench", &target.name, "--train", "--serve", "--threads", &threads]);
+        ours.args(["--dtype", dtype.name(), "--weights"]).arg(weights);
+        if args.grad_checkpoint {
+            ours.arg("--grad-checkpoint");
+        }
+        engines.push(Engine::connect("resnext", &mut ours)?);
     }
-    let mut engines = vec![Engine::connect("resnext", &mut ours)?];
     if args.peers {
         ensure!(target.config.planes == 64, "--peers needs a network with 64 planes");
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../bench/peers/peers.py");
@@ -140,10 +147,13 @@ fn measure(args: &Args, target: &Target, batch: usize, engines: &mut [Engine]) -
         )?,
         false => Vec::new(),
     };
+    // Convolutions by themselves are f32's.
+    let single = |engine: &&mut Engine| engine.precision == Dtype::F32.name();
     let grouped = match target.config.stem {
-        Stem::ImageNet => {
-            grouped::measure(&mut engines.iter_mut().collect::<Vec<_>>(), Pass::ForwardBackward)?
-        }
+        Stem::ImageNet if target.dtypes[0] == Dtype::F32 => grouped::measure(
+            &mut engines.iter_mut().filter(single).collect::<Vec<_>>(),
+            Pass::ForwardBackward,
+        )?,
         _ => Vec::new(),
     };
     let flops = 6.0 * (Summary::new(&target.config, size, size)?.multiply_adds() * batch) as f64;
@@ -154,6 +164,7 @@ fn measure(args: &Args, target: &Target, batch: usize, engines: &mut [Engine]) -
         let errors = losses[i].iter().zip(&losses[0]).map(|(a, b)| (a / b - 1.0).abs());
         Measured {
             engine: engine.name.clone(),
+            precision: engine.precision.clone(),
             version: engine.version.clone(),
             step_ms,
             step_p10_ms: quantile(&steps, 0.1),
@@ -193,6 +204,7 @@ impl Report {
         println!("this machine: {peak_gflops:.0} GFLOP/s");
         let mut table = Table::new(&[
             "engine",
+            "type",
             "step ms",
             "p10",
             "p90",
@@ -213,6 +225,7 @@ impl Report {
             let ms = |v: f64| format!("{v:.0}");
             table.row(vec![
                 engine.engine.clone(),
+                engine.precision.clone(),
                 ms(engine.step_ms),
                 ms(engine.step_p10_ms),
                 ms(engine.step_p90_ms),
@@ -230,12 +243,15 @@ impl Report {
             ]);
         }
         print!("{}", table.show(false));
-        for engine in &self.engines[1..] {
-            let (error, verdict) =
-                (engine.loss_error, if engine.loss_error <= SAME { "within" } else { "NOT within" });
+        let (first, others) = (&self.engines[0], &self.engines[1..]);
+        for Measured { engine, precision, loss_error, .. } in others {
+            let verdict = match (*precision == first.precision, *loss_error <= SAME) {
+                (false, _) => format!("{precision} beside {}", first.precision),
+                (true, true) => format!("within the bar of {SAME:.0e}"),
+                (true, false) => format!("NOT within the bar of {SAME:.0e}"),
+            };
             println!(
-                "{}: the losses of {COMPARED} steps differ by {error:.1e} at most, relative, {verdict} the bar of {SAME:.0e}",
-                engine.engine
+                "{engine}: the losses of {COMPARED} steps differ by {loss_error:.1e} at most, relative, {verdict}"
             );
         }
         if !self.grouped.is_empty() {
@@ -258,10 +274,13 @@ struct Run {
 }
 
 /// Answers JSON lines on standard input until its end.
-fn serve(target: &Target, weights: &Path, grad_checkpoint: bool) -> Result<()> {
+fn serve(target: &Target, weights: &Path, dtype: Dtype, grad_checkpoint: bool) -> Result<()> {
     let variables = Variables::new(0, DType::F32, &Device::Cpu);
     let mut network = ResNext::new(&target.config, variables.builder())?;
     network.set_recompute(grad_checkpoint);
+    if dtype == Dtype::Bf16 {
+        network.set_mixed_precision(Some(DType::BF16))?;
+    }
     let file = Weights::open(weights)?.builder(DType::F32, &Device::Cpu);
     for (name, var) in variables.all() {
         var.set(&file.get(var.shape(), &name).with_context(|| name.clone())?)?;
@@ -271,7 +290,12 @@ fn serve(target: &Target, weights: &Path, grad_checkpoint: bool) -> Result<()> {
     let mut run = Run { network, optimizer, classes: target.config.classes, batches: BTreeMap::new() };
     let mut out = std::io::stdout().lock();
     let version = env!("CARGO_PKG_VERSION");
-    writeln!(out, "{}", json!({"ready": true, "engine": "resnext", "version": version, "precision": "f32"}))?;
+    let precision = dtype.name();
+    writeln!(
+        out,
+        "{}",
+        json!({"ready": true, "engine": "resnext", "version": version, "precision": precision})
+    )?;
     out.flush()?;
     for line in std::io::stdin().lock().lines() {
         let request: Value = serde_json::from_str(&line?)?;

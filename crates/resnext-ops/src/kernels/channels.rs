@@ -5,6 +5,7 @@
 //! merged in order, in f64: the same bits for any number of threads.
 
 use super::simd::{Element, Isa, Kernel, Simd, run};
+use super::stored::Stored;
 use rayon::prelude::*;
 use std::ops::Add;
 
@@ -31,28 +32,31 @@ pub(crate) struct Moments<T> {
 
 impl<T: Element> Moments<T> {
     /// Of a block that is small enough to stay in the cache for a second pass.
-    pub(crate) fn of(isa: Isa, x: &[T], channels: usize) -> Self {
-        struct Passes<'a, T> {
-            x: &'a [T],
-            mean: &'a mut [T],
-            squares: &'a mut [T],
+    pub(crate) fn of<D: Stored<Wide = T>>(isa: Isa, x: &[D], channels: usize) -> Self {
+        struct Passes<'a, D: Stored> {
+            x: &'a [D],
+            mean: &'a mut [D::Wide],
+            squares: &'a mut [D::Wide],
         }
-        impl<T: Element> Kernel<T> for Passes<'_, T> {
+        impl<D: Stored> Kernel<D::Wide> for Passes<'_, D> {
             #[inline(always)]
-            unsafe fn run<S: Simd<T = T>>(self) {
+            unsafe fn run<S: Simd<T = D::Wide>>(self) {
                 let Passes { x, mean, squares } = self;
                 let channels = mean.len();
-                let scale = T::of_f64(channels as f64 / x.len() as f64);
+                let scale = D::Wide::of_f64(channels as f64 / x.len() as f64);
                 // Squares of differences from the block's own mean: no cancellation.
                 if channels.is_multiple_of(S::LANES) {
                     // SAFETY: the CPU has S's instructions; whole vectors of x at every place asked for.
                     unsafe {
                         let rows = x.len() / channels;
-                        column_sums::<S, 1>(rows, channels, [mean], |at, _| [S::load(x.as_ptr().add(at))]);
+                        column_sums::<S, 1>(rows, channels, [mean], |at, _| {
+                            [D::load::<S>(x.as_ptr().add(at))]
+                        });
                         mean.iter_mut().for_each(|mean| *mean *= scale);
-                        let minus: Vec<T> = mean.iter().map(|&mean| mean * T::of_f64(-1.0)).collect();
+                        let minus: Vec<D::Wide> =
+                            mean.iter().map(|&mean| mean * D::Wide::of_f64(-1.0)).collect();
                         column_sums::<S, 1>(rows, channels, [squares], |at, k| {
-                            let d = S::add(S::load(x.as_ptr().add(at)), S::load(minus.as_ptr().add(k)));
+                            let d = S::add(D::load::<S>(x.as_ptr().add(at)), S::load(minus.as_ptr().add(k)));
                             [S::fma(d, d, S::zero())]
                         });
                     }
@@ -60,13 +64,13 @@ impl<T: Element> Moments<T> {
                 }
                 for row in x.chunks_exact(channels) {
                     for (sum, &x) in mean.iter_mut().zip(row) {
-                        *sum += x;
+                        *sum += x.wide();
                     }
                 }
                 mean.iter_mut().for_each(|mean| *mean *= scale);
                 for row in x.chunks_exact(channels) {
                     for ((sum, &mean), &x) in squares.iter_mut().zip(mean.iter()).zip(row) {
-                        let d = x - mean;
+                        let d = x.wide() - mean;
                         *sum += d * d;
                     }
                 }
@@ -163,16 +167,22 @@ pub(crate) struct GradientSums<T>(pub(super) [Vec<T>; 2]);
 
 impl<T: Element> GradientSums<T> {
     /// Sets `g`, the gradient of a block of `max(x·scale + shift, 0)`, to that of the sum inside it, and sums that.
-    pub(crate) fn gate(isa: Isa, g: &mut [T], x: &[T], [scale, shift]: [&[T]; 2], mean: &[f64]) -> Self {
-        struct Gate<'a, T> {
-            g: &'a mut [T],
-            x: &'a [T],
-            coefficients: [&'a [T]; 3],
-            sums: [&'a mut [T]; 2],
+    pub(crate) fn gate<D: Stored<Wide = T>>(
+        isa: Isa,
+        g: &mut [D],
+        x: &[D],
+        [scale, shift]: [&[T]; 2],
+        mean: &[f64],
+    ) -> Self {
+        struct Gate<'a, D: Stored> {
+            g: &'a mut [D],
+            x: &'a [D],
+            coefficients: [&'a [D::Wide]; 3],
+            sums: [&'a mut [D::Wide]; 2],
         }
-        impl<T: Element> Kernel<T> for Gate<'_, T> {
+        impl<D: Stored> Kernel<D::Wide> for Gate<'_, D> {
             #[inline(always)]
-            unsafe fn run<S: Simd<T = T>>(self) {
+            unsafe fn run<S: Simd<T = D::Wide>>(self) {
                 let Gate { g, x, coefficients, sums } = self;
                 let channels = coefficients[2].len();
                 assert!(
@@ -180,14 +190,14 @@ impl<T: Element> GradientSums<T> {
                 );
                 assert_eq!(g.len(), x.len());
                 let (rows, g, x) = (x.len() / channels, g.as_mut_ptr(), x.as_ptr());
-                let [scale, shift, minus] = coefficients.map(<[T]>::as_ptr);
+                let [scale, shift, minus] = coefficients.map(<[D::Wide]>::as_ptr);
                 // SAFETY: the CPU has S's instructions; both matrices and all coefficients are as long as asserted.
                 unsafe {
                     column_sums::<S, 2>(rows, channels, sums, |at, k| {
-                        let x = S::load(x.add(at));
+                        let x = D::load::<S>(x.add(at));
                         let y = S::fma(x, S::load(scale.add(k)), S::load(shift.add(k)));
-                        let gated = S::where_positive(y, S::load(g.add(at)));
-                        S::store(g.add(at), gated);
+                        let gated = S::where_positive(y, D::load::<S>(g.add(at)));
+                        D::store::<S>(g.add(at), gated);
                         let d = S::add(x, S::load(minus.add(k)));
                         [gated, S::fma(gated, d, S::zero())]
                     });

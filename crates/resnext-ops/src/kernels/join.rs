@@ -3,42 +3,43 @@
 use super::channels::{GradientSums, column_sums};
 use super::conv::blocks;
 use super::simd::{Element, Isa, Kernel, Simd, run};
+use super::stored::Stored;
 
 /// A convolution's result and the line that normalises it, by channel: `x·scale + shift`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Line<'a, T> {
-    pub(crate) x: &'a [T],
-    pub(crate) scale: &'a [T],
-    pub(crate) shift: &'a [T],
+pub(crate) struct Line<'a, D: Stored> {
+    pub(crate) x: &'a [D],
+    pub(crate) scale: &'a [D::Wide],
+    pub(crate) shift: &'a [D::Wide],
 }
 
 /// What goes around a block.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Around<'a, T> {
+pub(crate) enum Around<'a, D: Stored> {
     Nothing,
-    Same(&'a [T]),
-    Projected(Line<'a, T>),
+    Same(&'a [D]),
+    Projected(Line<'a, D>),
 }
 
 /// `max(path + around, 0)`, channels-last.
-pub(crate) fn join<T: Element>(isa: Isa, channels: usize, path: Line<T>, around: Around<T>) -> Vec<T> {
-    struct Join<'a, T> {
+pub(crate) fn join<D: Stored>(isa: Isa, channels: usize, path: Line<D>, around: Around<D>) -> Vec<D> {
+    struct Join<'a, D: Stored> {
         channels: usize,
         first: usize,
         count: usize,
-        path: Line<'a, T>,
-        around: Around<'a, T>,
-        out: *mut T,
+        path: Line<'a, D>,
+        around: Around<'a, D>,
+        out: *mut D,
     }
-    impl<T: Element> Kernel<T> for Join<'_, T> {
+    impl<D: Stored> Kernel<D::Wide> for Join<'_, D> {
         #[inline(always)]
-        unsafe fn run<S: Simd<T = T>>(self) {
+        unsafe fn run<S: Simd<T = D::Wide>>(self) {
             let Join { channels, first, count, path, around, out } = self;
             // SAFETY: `join` made sure of all lengths; the block is this task's.
             unsafe {
-                let line = |Line { x, scale, shift }: Line<T>, at: usize, k: usize| {
+                let line = |Line { x, scale, shift }: Line<D>, at: usize, k: usize| {
                     let (scale, shift) = (scale.as_ptr().add(k), shift.as_ptr().add(k));
-                    S::fma(S::load(x.as_ptr().add(at)), S::load(scale), S::load(shift))
+                    S::fma(D::load::<S>(x.as_ptr().add(at)), S::load(scale), S::load(shift))
                 };
                 for row in 0..count {
                     for k in (0..channels).step_by(S::LANES) {
@@ -46,10 +47,10 @@ pub(crate) fn join<T: Element>(isa: Isa, channels: usize, path: Line<T>, around:
                         let y = line(path, at, k);
                         let y = match around {
                             Around::Nothing => y,
-                            Around::Same(x) => S::add(y, S::load(x.as_ptr().add(at))),
+                            Around::Same(x) => S::add(y, D::load::<S>(x.as_ptr().add(at))),
                             Around::Projected(other) => S::add(y, line(other, at, k)),
                         };
-                        S::store(out.add(row * channels + k), S::max(y, S::zero()));
+                        D::store::<S>(out.add(row * channels + k), S::max(y, S::zero()));
                     }
                 }
             }
@@ -57,8 +58,10 @@ pub(crate) fn join<T: Element>(isa: Isa, channels: usize, path: Line<T>, around:
     }
     let len = path.x.len();
     let whole =
-        |line: &Line<T>| line.x.len() == len && [line.scale, line.shift].iter().all(|c| c.len() == channels);
-    assert!(channels.is_multiple_of(super::lanes::<T>(isa)) && len.is_multiple_of(channels) && whole(&path));
+        |line: &Line<D>| line.x.len() == len && [line.scale, line.shift].iter().all(|c| c.len() == channels);
+    assert!(
+        channels.is_multiple_of(super::lanes::<D::Wide>(isa)) && len.is_multiple_of(channels) && whole(&path)
+    );
     assert!(match &around {
         Around::Nothing => true,
         Around::Same(x) => x.len() == len,
@@ -74,39 +77,39 @@ pub(crate) type Totals = [Vec<f64>; 2];
 
 /// From a block's output `y` and its gradient: the gradient of the sum inside the ReLU, and batch norm's sums for
 /// the path's convolution, `(x, mean)`, and for the shortcut's if it has one.
-pub(crate) fn join_gradient<T: Element>(
+pub(crate) fn join_gradient<D: Stored>(
     isa: Isa,
     channels: usize,
-    (y, gradient): (&[T], &[T]),
-    path: (&[T], &[f64]),
-    around: Option<(&[T], &[f64])>,
-) -> (Vec<T>, Totals, Option<Totals>) {
-    struct Gate<'a, T> {
+    (y, gradient): (&[D], &[D]),
+    path: (&[D], &[f64]),
+    around: Option<(&[D], &[f64])>,
+) -> (Vec<D>, Totals, Option<Totals>) {
+    struct Gate<'a, D: Stored> {
         channels: usize,
         first: usize,
         count: usize,
-        y: &'a [T],
-        gradient: &'a [T],
+        y: &'a [D],
+        gradient: &'a [D],
         /// Results of convolutions and their means with the other sign; the second may be the first again.
-        x: [&'a [T]; 2],
-        minus: [&'a [T]; 2],
-        out: *mut T,
-        sums: [&'a mut [T]; 3],
+        x: [&'a [D]; 2],
+        minus: [&'a [D::Wide]; 2],
+        out: *mut D,
+        sums: [&'a mut [D::Wide]; 3],
     }
-    impl<T: Element> Kernel<T> for Gate<'_, T> {
+    impl<D: Stored> Kernel<D::Wide> for Gate<'_, D> {
         #[inline(always)]
-        unsafe fn run<S: Simd<T = T>>(self) {
+        unsafe fn run<S: Simd<T = D::Wide>>(self) {
             let Gate { channels, first, count, y, gradient, x, minus, out, sums } = self;
             let start = first * channels;
             // SAFETY: `join_gradient` made sure of all lengths; the block is this task's.
             unsafe {
                 let centred = |i: usize, at: usize, k: usize| {
-                    S::add(S::load(x[i].as_ptr().add(start + at)), S::load(minus[i].as_ptr().add(k)))
+                    S::add(D::load::<S>(x[i].as_ptr().add(start + at)), S::load(minus[i].as_ptr().add(k)))
                 };
                 let gate = |at: usize| {
-                    let y = S::load(y.as_ptr().add(start + at));
-                    let g = S::where_positive(y, S::load(gradient.as_ptr().add(start + at)));
-                    S::store(out.add(at), g);
+                    let y = D::load::<S>(y.as_ptr().add(start + at));
+                    let g = S::where_positive(y, D::load::<S>(gradient.as_ptr().add(start + at)));
+                    D::store::<S>(out.add(at), g);
                     g
                 };
                 let [a, b, c] = sums;
@@ -127,12 +130,13 @@ pub(crate) fn join_gradient<T: Element>(
     }
     let len = y.len();
     let (second, second_mean) = around.unwrap_or(path);
-    assert!(channels.is_multiple_of(super::lanes::<T>(isa)) && len.is_multiple_of(channels));
+    assert!(channels.is_multiple_of(super::lanes::<D::Wide>(isa)) && len.is_multiple_of(channels));
     assert!(gradient.len() == len && path.0.len() == len && second.len() == len);
     assert!(path.1.len() == channels && second_mean.len() == channels);
-    let minus = [path.1, second_mean].map(|mean| mean.iter().map(|&m| T::of_f64(-m)).collect::<Vec<T>>());
+    let minus =
+        [path.1, second_mean].map(|mean| mean.iter().map(|&m| D::Wide::of_f64(-m)).collect::<Vec<_>>());
     let make = |first, count, out| {
-        let zeros = |wanted: bool| vec![T::ZERO; if wanted { channels } else { 0 }];
+        let zeros = |wanted: bool| vec![D::Wide::ZERO; if wanted { channels } else { 0 }];
         let mut sums = [zeros(true), zeros(true), zeros(around.is_some())];
         let [a, b, c] = &mut sums;
         let minus = minus.each_ref().map(Vec::as_slice);

@@ -19,6 +19,7 @@ mod pointwise_gradients;
 mod product;
 mod shared;
 mod simd;
+mod stored;
 mod tiles;
 mod weight_gradient;
 mod words;
@@ -33,13 +34,14 @@ pub(crate) use geometry::ConvShape;
 pub(crate) use join::{Around, Line, join, join_gradient};
 pub(crate) use lines::Lines;
 pub(crate) use max_pool::max_pool_rows;
-pub(crate) use max_pool_training::{Window, pool, pool_gradient};
+pub(crate) use max_pool_training::{LARGEST_WINDOW, Window, pool, pool_gradient};
 pub(crate) use packed::{Filter, Packed};
 pub(crate) use packed_conv::{Job, Pixels, Row, SourceTable, Sources};
 pub(crate) use peak::fma_chains;
 pub(crate) use planes::Operand;
 pub(crate) use shared::SharedMut;
 pub(crate) use simd::{Element, lanes};
+pub(crate) use stored::Stored;
 pub(crate) use words::{MAX_LANES, WordType, Words, pair};
 
 /// Every instruction set this machine has against the portable one.
@@ -47,6 +49,7 @@ pub(crate) use words::{MAX_LANES, WordType, Words, pair};
 mod tests {
     use super::*;
     use crate::Conv2dConfig;
+    use half::bf16;
 
     fn fill<T: Element>(len: usize, salt: u64) -> Vec<T> {
         (0..len as u64)
@@ -132,7 +135,7 @@ mod tests {
     }
 
     /// Coefficients for operands that are made while they are read.
-    fn operands<'a, T>(x: &'a [T], c: &'a [T]) -> [Operand<'a, T>; 3] {
+    fn operands<'a, D: Stored>(x: &'a [D], c: &'a [D::Wide]) -> [Operand<'a, D>; 3] {
         [
             Operand::Plain(x),
             Operand::Normalised { x, scale: c, shift: c },
@@ -140,10 +143,10 @@ mod tests {
         ]
     }
 
-    /// The training kernels against the gathering one, on shapes that reach every kind of tile and edge.
-    fn training_kernels<T: Element>(tolerance: f64) {
+    /// Convolutions that reach every kind of training kernel, of tile and of edge.
+    fn training_shapes() -> impl Iterator<Item = ConvShape> {
         // Channels in and out a group, groups, kernel, stride, padding, height, width.
-        for (group_in, group_out, groups, kernel, stride, padding, h, w) in [
+        let sizes = [
             (64, 48, 1, 1, 1, 0, 9, 7),
             (16, 80, 1, 1, 2, 0, 7, 8),
             (640, 16, 1, 1, 1, 0, 3, 3),
@@ -160,9 +163,10 @@ mod tests {
             (16, 16, 2, 3, 2, 1, 5, 1),
             (4, 4, 64, 3, 1, 1, 40, 40),
             (1, 1, 16, 3, 1, 1, 6, 6),
-        ] {
+        ];
+        sizes.into_iter().map(|(group_in, group_out, groups, kernel, stride, padding, h, w)| {
             let size = |side: usize| (side + 2 * padding - kernel) / stride + 1;
-            let shape = ConvShape {
+            ConvShape {
                 batch: 3,
                 in_channels: group_in * groups,
                 in_h: h,
@@ -173,7 +177,13 @@ mod tests {
                 kernel_h: kernel,
                 kernel_w: kernel,
                 config: Conv2dConfig { stride, padding, dilation: 1, groups },
-            };
+            }
+        })
+    }
+
+    /// The training kernels against the gathering one.
+    fn training_kernels<T: Element>(tolerance: f64) {
+        for shape in training_shapes() {
             let (x, grad) = (fill::<T>(shape.input_len(), 1), fill::<T>(shape.output_len(), 2));
             let weight = fill::<T>(shape.weight_len(), 3);
             let (c_in, c_out) = (fill::<T>(shape.in_channels, 4), fill::<T>(shape.out_channels, 5));
@@ -207,7 +217,7 @@ mod tests {
                     if let Some((few, own)) = conv_pixel_gradients(isa, &shape, x, grad, &weight) {
                         close(&own, &want, tolerance * 10.0);
                         let mut all = vec![T::ZERO; shape.input_len()];
-                        shape.add_strided(&few, 0, &mut all);
+                        shape.add_strided(isa, &few, 0, &mut all);
                         close(&all, &input, tolerance);
                     }
                 }
@@ -219,5 +229,92 @@ mod tests {
     fn training_kernels_compute_what_gathering_does() {
         training_kernels::<f32>(5e-4);
         training_kernels::<f64>(1e-11);
+    }
+
+    /// Maps in bf16: the same numbers as from maps in f32 that hold the same, rounded once, and sums of what was rounded.
+    #[test]
+    fn bf16_in_memory_is_computed_in_f32() {
+        let half = |len, salt| bf16::all_rounded(fill::<f32>(len, salt));
+        let no_finish = |_: usize, _: &mut [f32]| ();
+        for shape in training_shapes() {
+            let (x, grad) = (half(shape.input_len(), 1), half(shape.output_len(), 2));
+            let [wide_x, wide_grad] = [&x, &grad].map(|values| bf16::all_wide(values));
+            let weight = fill::<f32>(shape.weight_len(), 3);
+            let (c_in, c_out) = (fill(shape.in_channels, 4), fill(shape.out_channels, 5));
+            let pairs = operands(&x, &c_in).into_iter().zip(operands(&grad, &c_out));
+            let wide_pairs = operands(&wide_x, &c_in).into_iter().zip(operands(&wide_grad, &c_out));
+            let all =
+                pairs.zip(wide_pairs).flat_map(|all| Isa::available().into_iter().map(move |isa| (isa, all)));
+            for (isa, ((x, grad), (wide_x, wide_grad))) in all {
+                let channels = shape.out_channels;
+                let moments = |_: usize, block: &mut [bf16]| Moments::of(isa, block, channels);
+                let (got, blocks) = conv_forward(isa, &shape, x, &weight, moments);
+                let (want, _) = conv_forward(isa, &shape, wide_x, &weight, no_finish);
+                assert_eq!(got, bf16::all_rounded(want));
+                let (mean, variance) = Moments::merge(channels, &blocks);
+                let (want_mean, want_variance) = mean_and_variance(isa, &bf16::all_wide(&got), channels);
+                for (got, want) in mean.iter().zip(want_mean).chain(variance.iter().zip(want_variance)) {
+                    assert!((got - want).abs() < 1e-4 * want.abs().max(1.0), "{isa:?}: {got} {want}");
+                }
+                let no_finish_half = |_: usize, _: &mut [bf16]| ();
+                let (got, _) = conv_input_gradient(isa, &shape, grad, &weight, no_finish_half);
+                let (want, _) = conv_input_gradient(isa, &shape, wide_grad, &weight, no_finish);
+                assert_eq!(got, bf16::all_rounded(want));
+                let want_own = conv_weight_gradient(isa, &shape, wide_x, wide_grad);
+                assert_eq!(conv_weight_gradient(isa, &shape, x, grad), want_own);
+                let (got, _, own) = conv_gradients(isa, &shape, x, grad, &weight, no_finish_half);
+                let (want, _, want_own) = conv_gradients(isa, &shape, wide_x, wide_grad, &weight, no_finish);
+                assert_eq!((got, own), (bf16::all_rounded(want), want_own));
+                let got = conv_pixel_gradients(isa, &shape, x, grad, &weight);
+                let want = conv_pixel_gradients(isa, &shape, wide_x, wide_grad, &weight);
+                assert_eq!(got, want.map(|(pixels, own)| (bf16::all_rounded(pixels), own)));
+            }
+        }
+    }
+
+    #[test]
+    fn what_follows_a_convolution_is_computed_in_f32_from_bf16() {
+        let (channels, pixels) = (32, 3 * 8 * 10);
+        let half = |salt| bf16::all_rounded(fill::<f32>(channels * pixels, salt));
+        let (x, other, y, g) = (half(1), half(2), half(3), half(4));
+        let wide = |values: &[bf16]| bf16::all_wide(values).into_owned();
+        let (scale, shift) = (fill::<f32>(channels, 5), fill::<f32>(channels, 6));
+        let mean: Vec<f64> = fill::<f64>(channels, 7);
+        let (wide_x, wide_other, wide_y, wide_g) = (wide(&x), wide(&other), wide(&y), wide(&g));
+        let window =
+            Window { batch: 3, src: (8, 10), dst: (4, 5), channels, kernel: 3, stride: 2, padding: 1 };
+        let pooled = 3 * 4 * 5 * channels;
+        for isa in Isa::available() {
+            let line = Line { x: &x[..], scale: &scale, shift: &shift };
+            let wide_line = Line { x: &wide_x[..], scale: &scale, shift: &shift };
+            let around = [Around::Nothing, Around::Same(&other[..]), Around::Projected(line)];
+            let wide_around = [Around::Nothing, Around::Same(&wide_other[..]), Around::Projected(wide_line)];
+            for (around, wide_around) in around.into_iter().zip(wide_around) {
+                let want = join(isa, channels, wide_line, wide_around);
+                assert_eq!(join(isa, channels, line, around), bf16::all_rounded(want));
+            }
+            let got = join_gradient(isa, channels, (&y, &g), (&x, &mean), Some((&other, &mean)));
+            let want = join_gradient(
+                isa,
+                channels,
+                (&wide_y, &wide_g),
+                (&wide_x, &mean),
+                Some((&wide_other, &mean)),
+            );
+            assert_eq!(got, (bf16::all_rounded(want.0), want.1, want.2));
+
+            let (mut gated, mut wide_gated) = (g.clone(), wide_g.clone());
+            let sums = GradientSums::gate(isa, &mut gated, &x, [&scale, &shift], &mean);
+            let wide_sums = GradientSums::gate(isa, &mut wide_gated, &wide_x, [&scale, &shift], &mean);
+            assert_eq!(gated, bf16::all_rounded(wide_gated));
+            assert_eq!(GradientSums::total(&[sums]), GradientSums::total(&[wide_sums]));
+
+            let ((best, at), (wide_best, wide_at)) =
+                (pool(isa, &window, line), pool(isa, &window, wide_line));
+            assert_eq!((best, &at), (bf16::all_rounded(wide_best), &wide_at));
+            let (got, _) = pool_gradient(isa, &window, &at, &g[..pooled], |_, _| ());
+            let (want, _) = pool_gradient(isa, &window, &at, &wide_g[..pooled], |_, _| ());
+            assert_eq!(got, bf16::all_rounded(want));
+        }
     }
 }

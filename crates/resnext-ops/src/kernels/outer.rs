@@ -8,6 +8,7 @@ use super::geometry::ConvShape;
 use super::planes::{Ahead, Fill, Operand, Run, Scratch};
 use super::product::{Patches, pixel_runs};
 use super::simd::{Element, Isa, Kernel, Simd, lanes, run};
+use super::stored::Stored;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -21,14 +22,14 @@ const TASKS: usize = 16;
 
 /// What the convolution read.
 #[derive(Clone, Copy)]
-pub(crate) enum Read<'a, T> {
+pub(crate) enum Read<'a, D: Stored> {
     /// Pixels of an operand, `stride` apart in maps of a height and width.
-    Pixels { operand: Operand<'a, T>, channels: usize, size: (usize, usize), stride: usize },
+    Pixels { operand: Operand<'a, D>, channels: usize, size: (usize, usize), stride: usize },
     /// Patches, ordered as tap, channel.
-    Patches { x: &'a [T], shape: &'a ConvShape },
+    Patches { x: &'a [D], shape: &'a ConvShape },
 }
 
-impl<T: Element> Read<'_, T> {
+impl<D: Stored> Read<'_, D> {
     fn channels(&self) -> usize {
         match self {
             Read::Pixels { channels, .. } => *channels,
@@ -45,14 +46,14 @@ struct Task {
 }
 
 /// `Σ gradient ⊗ read` over all pixels: (outputs, channels read), where `outputs` are the gradient's channels.
-pub(crate) fn outer<T: Element>(
+pub(crate) fn outer<D: Stored>(
     isa: Isa,
-    read: Read<T>,
-    gradient: Operand<T>,
+    read: Read<D>,
+    gradient: Operand<D>,
     outputs: usize,
     pixels: usize,
-) -> Vec<T> {
-    let lanes = lanes::<T>(isa);
+) -> Vec<D::Wide> {
+    let lanes = lanes::<D::Wide>(isa);
     let channels = read.channels();
     let padded = channels.next_multiple_of(lanes);
     assert!(outputs.is_multiple_of(lanes));
@@ -76,11 +77,11 @@ pub(crate) fn outer<T: Element>(
             }
         }
     }
-    let sums: Vec<Vec<T>> = tasks
+    let sums: Vec<Vec<D::Wide>> = tasks
         .par_iter()
         .map_init(Scratch::default, |scratch, task| task.sums(isa, read, (gradient, outputs), scratch))
         .collect();
-    let mut out = vec![T::ZERO; outputs * channels];
+    let mut out = vec![D::Wide::ZERO; outputs * channels];
     let (tiles, columns) = (reads.len() * writes.len(), channels);
     out.par_chunks_mut(columns.max(1)).enumerate().for_each(|(output, row)| {
         for (tile, task) in tasks[..tiles].iter().enumerate() {
@@ -99,17 +100,17 @@ pub(crate) fn outer<T: Element>(
 }
 
 impl Task {
-    fn sums<T: Element>(
+    fn sums<D: Stored>(
         &self,
         isa: Isa,
-        read: Read<T>,
-        (gradient, outputs): (Operand<T>, usize),
-        scratch: &mut Scratch<T>,
-    ) -> Vec<T> {
-        let lanes = lanes::<T>(isa);
+        read: Read<D>,
+        (gradient, outputs): (Operand<D>, usize),
+        scratch: &mut Scratch<D::Wide>,
+    ) -> Vec<D::Wide> {
+        let lanes = lanes::<D::Wide>(isa);
         let (width, height) = (self.read.len(), self.written.len());
         let plane = BLOCK * lanes;
-        let mut sums = vec![T::ZERO; width * height];
+        let mut sums = vec![D::Wide::ZERO; width * height];
         let (x, g) = scratch.get(BLOCK * (width + height)).split_at_mut(BLOCK * width);
         for first in self.pixels.clone().step_by(BLOCK) {
             let count = BLOCK.min(self.pixels.end - first);
@@ -144,34 +145,34 @@ impl Task {
 
 /// Adds `Σ g ⊗ x` over `count` pixels in planes, of so many channels each, to sums (channels of g, channels of x).
 /// Meanwhile as many pixels of x and g `ahead` are asked for, in the same channels: those from `firsts` on.
-pub(super) fn add<T: Element>(
+pub(super) fn add<D: Stored>(
     isa: Isa,
-    (x, width): (&[T], usize),
-    (g, height): (&[T], usize),
+    (x, width): (&[D::Wide], usize),
+    (g, height): (&[D::Wide], usize),
     plane: usize,
     count: usize,
-    (ahead, firsts): ([Ahead<T>; 2], (usize, usize)),
-    sums: &mut [T],
+    (ahead, firsts): ([Ahead<D>; 2], (usize, usize)),
+    sums: &mut [D::Wide],
 ) {
     run(isa, Tiles { x, g, plane, count, width, height, ahead, firsts, sums });
 }
 
 /// All tiles of a task for one block of pixels.
-struct Tiles<'a, T> {
-    x: &'a [T],
-    g: &'a [T],
+struct Tiles<'a, D: Stored> {
+    x: &'a [D::Wide],
+    g: &'a [D::Wide],
     plane: usize,
     count: usize,
     width: usize,
     height: usize,
-    ahead: [Ahead<'a, T>; 2],
+    ahead: [Ahead<'a, D>; 2],
     firsts: (usize, usize),
-    sums: &'a mut [T],
+    sums: &'a mut [D::Wide],
 }
 
-impl<T: Element> Kernel<T> for Tiles<'_, T> {
+impl<D: Stored> Kernel<D::Wide> for Tiles<'_, D> {
     #[inline(always)]
-    unsafe fn run<S: Simd<T = T>>(self) {
+    unsafe fn run<S: Simd<T = D::Wide>>(self) {
         let Tiles { x, g, plane, count, width, height, ahead, firsts, sums } = self;
         let [columns, rows] = [width, height].map(|channels| channels / S::LANES);
         assert!(count * S::LANES <= plane && columns * plane <= x.len() && rows * plane <= g.len());
@@ -197,18 +198,18 @@ impl<T: Element> Kernel<T> for Tiles<'_, T> {
                     let pair = column + 1 < columns;
                     if const { rows_of::<S>() == 8 } {
                         match pair {
-                            true => tile::<S, 8, 2>(x, g, plane, count, &next, sums, width),
-                            false => tile::<S, 8, 1>(x, g, plane, count, &next, sums, width),
+                            true => tile::<S, D, 8, 2>(x, g, plane, count, &next, sums, width),
+                            false => tile::<S, D, 8, 1>(x, g, plane, count, &next, sums, width),
                         }
                     } else if const { rows_of::<S>() == 4 } {
                         match pair {
-                            true => tile::<S, 4, 2>(x, g, plane, count, &next, sums, width),
-                            false => tile::<S, 4, 1>(x, g, plane, count, &next, sums, width),
+                            true => tile::<S, D, 4, 2>(x, g, plane, count, &next, sums, width),
+                            false => tile::<S, D, 4, 1>(x, g, plane, count, &next, sums, width),
                         }
                     } else {
                         match pair {
-                            true => tile::<S, 2, 2>(x, g, plane, count, &next, sums, width),
-                            false => tile::<S, 2, 1>(x, g, plane, count, &next, sums, width),
+                            true => tile::<S, D, 2, 2>(x, g, plane, count, &next, sums, width),
+                            false => tile::<S, D, 2, 1>(x, g, plane, count, &next, sums, width),
                         }
                     }
                 }
@@ -231,12 +232,12 @@ const fn rows_of<S: Simd>() -> usize {
 /// # Safety
 /// The CPU has `S`'s instructions; `count` vectors lie at `g` and at each of `V` planes from `x` on; the sums exist.
 #[inline(always)]
-unsafe fn tile<S: Simd, const M: usize, const V: usize>(
+unsafe fn tile<S: Simd, D: Stored, const M: usize, const V: usize>(
     x: *const S::T,
     g: *const S::T,
     plane: usize,
     count: usize,
-    next: &[(Ahead<S::T>, usize); 2],
+    next: &[(Ahead<D>, usize); 2],
     sums: *mut S::T,
     stride: usize,
 ) {

@@ -1,26 +1,27 @@
 //! The form operands take in a core's cache: planes of one vector of channels, a vector a pixel.
 //!
 //! A kernel's inner loop then steps through memory by constants, whatever the number of channels, and no two
-//! pixels compete for one set of the cache. What an operand needs before it is multiplied, normalisation, ReLU
-//! or batch norm's gradient, happens on its way there, so that it is never written to memory.
+//! pixels compete for one set of the cache. What an operand needs before it is multiplied, widening to what is computed
+//! in, normalisation, ReLU or batch norm's gradient, happens on its way there, so that it is never written to memory.
 
 use super::simd::{Element, Isa, Kernel, Simd, run};
+use super::stored::Stored;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 
 /// The values a kernel multiplies, (pixels, channels) in memory, and what becomes of them on their way.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Operand<'a, T> {
+pub(crate) enum Operand<'a, D: Stored> {
     /// As they are.
-    Plain(&'a [T]),
+    Plain(&'a [D]),
     /// `max(x·scale + shift, 0)`, by channel: an activation of which only the convolution before it is kept.
-    Normalised { x: &'a [T], scale: &'a [T], shift: &'a [T] },
+    Normalised { x: &'a [D], scale: &'a [D::Wide], shift: &'a [D::Wide] },
     /// `a·g + b·x + d`, by channel: the gradient of a convolution's result `x` by way of the batch norm behind
     /// it, of which `g` is the gradient.
-    Gradient { g: &'a [T], x: &'a [T], a: &'a [T], b: &'a [T], d: &'a [T] },
+    Gradient { g: &'a [D], x: &'a [D], a: &'a [D::Wide], b: &'a [D::Wide], d: &'a [D::Wide] },
 }
 
-impl<T: Element> Operand<'_, T> {
+impl<D: Stored> Operand<'_, D> {
     /// Elements in memory.
     pub(crate) fn len(&self) -> usize {
         match self {
@@ -30,18 +31,21 @@ impl<T: Element> Operand<'_, T> {
     }
 
     /// All values as they are multiplied, for kernels that know only those.
-    pub(crate) fn values(&self, isa: Isa, channels: usize) -> Vec<T> {
+    pub(crate) fn values(&self, isa: Isa, channels: usize) -> Vec<D::Wide> {
         use super::channels::per_channel;
-        let mut out = vec![T::ZERO; self.len()];
+        let zero = D::Wide::ZERO;
+        let mut out = vec![zero; self.len()];
         match *self {
-            Operand::Plain(x) => out.copy_from_slice(x),
+            Operand::Plain(x) => out.copy_from_slice(&D::all_wide(x)),
             Operand::Normalised { x, scale, shift } => {
+                let x = &D::all_wide(x)[..];
                 per_channel(isa, channels, &mut out, [x, x], [scale, shift, shift], |[x, _], [a, b, _]| {
                     let y = x * a + b;
-                    if y < T::ZERO { T::ZERO } else { y }
+                    if y < zero { zero } else { y }
                 });
             }
             Operand::Gradient { g, x, a, b, d } => {
+                let (g, x) = (&D::all_wide(g)[..], &D::all_wide(x)[..]);
                 per_channel(isa, channels, &mut out, [g, x], [a, b, d], |[g, x], [a, b, d]| {
                     g * a + x * b + d
                 });
@@ -54,17 +58,17 @@ impl<T: Element> Operand<'_, T> {
 /// Pixels that are needed next. Their lines are asked for while a core computes with those it has, so that it does not
 /// wait for memory afterwards.
 #[derive(Clone, Copy)]
-pub(super) struct Ahead<'a, T> {
-    operand: Option<Operand<'a, T>>,
+pub(super) struct Ahead<'a, D: Stored> {
+    operand: Option<Operand<'a, D>>,
     channels: usize,
     first: usize,
 }
 
-impl<'a, T: Element> Ahead<'a, T> {
+impl<'a, D: Stored> Ahead<'a, D> {
     pub(super) const NOTHING: Self = Ahead { operand: None, channels: 0, first: 0 };
 
     /// Pixels of an operand of so many channels from `first` on, of which there may be none.
-    pub(super) fn of(operand: Operand<'a, T>, channels: usize, first: usize) -> Self {
+    pub(super) fn of(operand: Operand<'a, D>, channels: usize, first: usize) -> Self {
         let some = (first < operand.len() / channels.max(1)).then_some(operand);
         Ahead { operand: some, channels, first }
     }
@@ -115,28 +119,28 @@ pub(super) trait Source<T: Element>: Copy {
 }
 
 #[derive(Clone, Copy)]
-struct Plain<'a, T>(&'a [T]);
+struct Plain<'a, D>(&'a [D]);
 #[derive(Clone, Copy)]
-struct Normalised<'a, T>([&'a [T]; 3]);
+struct Normalised<'a, D: Stored>(&'a [D], [&'a [D::Wide]; 2]);
 #[derive(Clone, Copy)]
-struct Gradient<'a, T>([&'a [T]; 5]);
+struct Gradient<'a, D: Stored>([&'a [D]; 2], [&'a [D::Wide]; 3]);
 
-impl<T: Element> Source<T> for Plain<'_, T> {
+impl<D: Stored> Source<D::Wide> for Plain<'_, D> {
     #[inline(always)]
-    unsafe fn vector<S: Simd<T = T>>(self, at: usize, c: usize) -> S::V {
+    unsafe fn vector<S: Simd<T = D::Wide>>(self, at: usize, c: usize) -> S::V {
         // SAFETY: the trait's contract.
-        unsafe { S::load(self.0.as_ptr().add(at + c)) }
+        unsafe { D::load::<S>(self.0.as_ptr().add(at + c)) }
     }
 }
 
-impl<T: Element> Source<T> for Normalised<'_, T> {
+impl<D: Stored> Source<D::Wide> for Normalised<'_, D> {
     #[inline(always)]
-    unsafe fn vector<S: Simd<T = T>>(self, at: usize, c: usize) -> S::V {
-        let [x, scale, shift] = self.0;
+    unsafe fn vector<S: Simd<T = D::Wide>>(self, at: usize, c: usize) -> S::V {
+        let Normalised(x, [scale, shift]) = self;
         // SAFETY: the trait's contract; scale and shift have every channel.
         unsafe {
             let y = S::fma(
-                S::load(x.as_ptr().add(at + c)),
+                D::load::<S>(x.as_ptr().add(at + c)),
                 S::load(scale.as_ptr().add(c)),
                 S::load(shift.as_ptr().add(c)),
             );
@@ -145,18 +149,18 @@ impl<T: Element> Source<T> for Normalised<'_, T> {
     }
 }
 
-impl<T: Element> Source<T> for Gradient<'_, T> {
+impl<D: Stored> Source<D::Wide> for Gradient<'_, D> {
     #[inline(always)]
-    unsafe fn vector<S: Simd<T = T>>(self, at: usize, c: usize) -> S::V {
-        let [g, x, a, b, d] = self.0;
+    unsafe fn vector<S: Simd<T = D::Wide>>(self, at: usize, c: usize) -> S::V {
+        let Gradient([g, x], [a, b, d]) = self;
         // SAFETY: as above.
         unsafe {
             let rest = S::fma(
-                S::load(x.as_ptr().add(at + c)),
+                D::load::<S>(x.as_ptr().add(at + c)),
                 S::load(b.as_ptr().add(c)),
                 S::load(d.as_ptr().add(c)),
             );
-            S::fma(S::load(g.as_ptr().add(at + c)), S::load(a.as_ptr().add(c)), rest)
+            S::fma(D::load::<S>(g.as_ptr().add(at + c)), S::load(a.as_ptr().add(c)), rest)
         }
     }
 }
@@ -174,18 +178,18 @@ pub(super) struct Run {
 }
 
 /// Fills planes `plane` elements long with channels `first..first + width` of an operand; vectors divide both.
-pub(super) struct Fill<'a, T> {
-    pub(super) operand: Operand<'a, T>,
+pub(super) struct Fill<'a, D: Stored> {
+    pub(super) operand: Operand<'a, D>,
     /// Channels of a pixel in memory.
     pub(super) channels: usize,
     pub(super) first: usize,
     pub(super) width: usize,
     pub(super) runs: &'a [Run],
-    pub(super) planes: &'a mut [T],
+    pub(super) planes: &'a mut [D::Wide],
     pub(super) plane: usize,
 }
 
-impl<T: Element> Fill<'_, T> {
+impl<D: Stored> Fill<'_, D> {
     pub(super) fn run(self, isa: Isa) {
         let coefficients = match self.operand {
             Operand::Plain(_) => self.channels,
@@ -195,17 +199,17 @@ impl<T: Element> Fill<'_, T> {
         assert!(coefficients == self.channels && self.first + self.width <= self.channels);
         match self.operand {
             Operand::Plain(x) => run(isa, Filling(self, Plain(x))),
-            Operand::Normalised { x, scale, shift } => run(isa, Filling(self, Normalised([x, scale, shift]))),
-            Operand::Gradient { g, x, a, b, d } => run(isa, Filling(self, Gradient([g, x, a, b, d]))),
+            Operand::Normalised { x, scale, shift } => run(isa, Filling(self, Normalised(x, [scale, shift]))),
+            Operand::Gradient { g, x, a, b, d } => run(isa, Filling(self, Gradient([g, x], [a, b, d]))),
         }
     }
 }
 
-struct Filling<'a, T, O>(Fill<'a, T>, O);
+struct Filling<'a, D: Stored, O>(Fill<'a, D>, O);
 
-impl<T: Element, O: Source<T>> Kernel<T> for Filling<'_, T, O> {
+impl<D: Stored, O: Source<D::Wide>> Kernel<D::Wide> for Filling<'_, D, O> {
     #[inline(always)]
-    unsafe fn run<S: Simd<T = T>>(self) {
+    unsafe fn run<S: Simd<T = D::Wide>>(self) {
         let Filling(Fill { operand, channels, first, width, runs, planes, plane }, source) = self;
         assert!(width.is_multiple_of(S::LANES));
         let vectors = width / S::LANES;
@@ -337,7 +341,7 @@ mod tests {
         let runs = [Run { to: 0, count: 2, spread: 1, from: Some((2, 1)) }];
         let mut planes = vec![0f32; 64];
         Fill {
-            operand: Operand::Plain(&[0.0; 3 * 16]),
+            operand: Operand::Plain(&[0f32; 3 * 16]),
             channels: 16,
             first: 0,
             width: 16,

@@ -8,6 +8,7 @@ use super::planes::{Ahead, Fill, Operand, Run, Scratch};
 use super::product::{self, Matrix, pixel_runs};
 use super::shared::{SharedMut, totals, written};
 use super::simd::{Element, Isa, lanes_and_tile};
+use super::stored::Stored;
 use rayon::prelude::*;
 
 /// Parts the pixels are split into, each with sums of its own: a fixed number, for the same bits on any machine.
@@ -17,8 +18,8 @@ const BYTES: usize = 640 << 10;
 
 /// What a 1×1 convolution read: an operand of so many channels, `stride` pixels apart in maps of a height and width.
 #[derive(Clone, Copy)]
-pub(super) struct Input<'a, T> {
-    pub(super) operand: Operand<'a, T>,
+pub(super) struct Input<'a, D: Stored> {
+    pub(super) operand: Operand<'a, D>,
     pub(super) channels: usize,
     pub(super) size: (usize, usize),
     pub(super) stride: usize,
@@ -37,22 +38,22 @@ pub(super) fn fits<T: Element>(isa: Isa, inputs: usize, outputs: usize) -> bool 
 /// The gradient of the `pixels` read, (pixels, inputs), with what `finish` made of each of its blocks in order, and
 /// that of the weight, (outputs, inputs). `matrix` is the weight from outputs to inputs; `finish` is given the number
 /// of the block's first pixel and the block.
-pub(super) fn gradients<T: Element, R: Send>(
+pub(super) fn gradients<D: Stored, R: Send>(
     isa: Isa,
-    input: Input<T>,
-    gradient: Operand<T>,
-    matrix: &Matrix<T>,
+    input: Input<D>,
+    gradient: Operand<D>,
+    matrix: &Matrix<D::Wide>,
     pixels: usize,
-    finish: impl Fn(usize, &mut [T]) -> R + Sync,
-) -> (Vec<T>, Vec<R>, Vec<T>) {
-    let (lanes, tile) = lanes_and_tile::<T>(isa);
+    finish: impl Fn(usize, &mut [D]) -> R + Sync,
+) -> (Vec<D>, Vec<R>, Vec<D::Wide>) {
+    let (lanes, tile) = lanes_and_tile::<D::Wide>(isa);
     let (inputs, outputs, block) = (matrix.width(), matrix.depth(), block(tile));
     let blocks = pixels.div_ceil(block);
     let parts = PARTS.min(blocks).max(1);
     let plane = block * lanes;
-    let write = |out: &SharedMut<T>| -> Vec<(Vec<R>, Vec<T>)> {
-        let part = |scratch: &mut Scratch<T>, part: usize| {
-            let mut sums = vec![T::ZERO; inputs * outputs];
+    let write = |out: &SharedMut<D>| -> Vec<(Vec<R>, Vec<D::Wide>)> {
+        let part = |scratch: &mut Scratch<D::Wide>, part: usize| {
+            let mut sums = vec![D::Wide::ZERO; inputs * outputs];
             let (x, g) = scratch.get(block * (inputs + outputs)).split_at_mut(block * inputs);
             let task = |i: usize| {
                 let (first, count) = (i * block, block.min(pixels - i * block));

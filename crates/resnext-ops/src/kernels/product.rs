@@ -9,6 +9,7 @@ use super::geometry::ConvShape;
 use super::planes::{Ahead, Fill, Operand, Run, Scratch, expect};
 use super::shared::written;
 use super::simd::{Element, Isa, Kernel, Simd, lanes_and_tile, run};
+use super::stored::Stored;
 use crate::Conv2dConfig;
 use rayon::prelude::*;
 
@@ -60,11 +61,11 @@ impl<T: Element> Matrix<T> {
 
 /// What is multiplied.
 #[derive(Clone, Copy)]
-pub(crate) enum Rows<'a, T> {
+pub(crate) enum Rows<'a, D: Stored> {
     /// Pixels of an operand, `stride` apart in maps of a height and width.
-    Pixels { operand: Operand<'a, T>, size: (usize, usize), stride: usize },
+    Pixels { operand: Operand<'a, D>, size: (usize, usize), stride: usize },
     /// The patch of the input each output pixel of a dense convolution sees, ordered as tap, channel.
-    Patches { x: &'a [T], shape: &'a ConvShape },
+    Patches { x: &'a [D], shape: &'a ConvShape },
 }
 
 /// Bytes of pixels a task works on: with a panel, about half of a core's cache.
@@ -79,19 +80,19 @@ fn block(pixels: usize, tile: usize, pixel_bytes: usize) -> usize {
 
 /// The product of `pixels` rows with `matrix`, (pixels, width), and what `finish` made of each block, in order:
 /// it is given the number of the block's first pixel and the block.
-pub(crate) fn product<T: Element, R: Send>(
+pub(crate) fn product<D: Stored, R: Send>(
     isa: Isa,
-    rows: Rows<T>,
+    rows: Rows<D>,
     pixels: usize,
-    matrix: &Matrix<T>,
-    finish: impl Fn(usize, &mut [T]) -> R + Sync,
-) -> (Vec<T>, Vec<R>) {
-    let (lanes, tile) = lanes_and_tile::<T>(isa);
+    matrix: &Matrix<D::Wide>,
+    finish: impl Fn(usize, &mut [D]) -> R + Sync,
+) -> (Vec<D>, Vec<R>) {
+    let (lanes, tile) = lanes_and_tile::<D::Wide>(isa);
     let (depth, width) = (matrix.depth, matrix.width);
-    let block = block(pixels, tile, depth * size_of::<T>());
+    let block = block(pixels, tile, depth * size_of::<D::Wide>());
     let plane = block * lanes;
-    let write = |out: &super::shared::SharedMut<T>| -> Vec<R> {
-        let task = |scratch: &mut Scratch<T>, first: usize| {
+    let write = |out: &super::shared::SharedMut<D>| -> Vec<R> {
+        let task = |scratch: &mut Scratch<D::Wide>, first: usize| {
             let count = block.min(pixels - first);
             let planes = scratch.get(plane * depth / lanes);
             rows.fill(isa, first, count, planes, plane, depth);
@@ -111,15 +112,15 @@ pub(crate) fn product<T: Element, R: Send>(
 
 /// `count` pixels in planes, whole tiles of them, times all panels of `matrix`, written to the pixels at `out`, which
 /// has room for them. Meanwhile as many pixels `ahead` are asked for.
-pub(super) fn panels<T: Element>(
+pub(super) fn panels<D: Stored>(
     isa: Isa,
-    (planes, plane): (&[T], usize),
-    ahead: Ahead<T>,
-    matrix: &Matrix<T>,
-    out: *mut T,
+    (planes, plane): (&[D::Wide], usize),
+    ahead: Ahead<D>,
+    matrix: &Matrix<D::Wide>,
+    out: *mut D,
     count: usize,
 ) {
-    let (lanes, _) = lanes_and_tile::<T>(isa);
+    let (lanes, _) = lanes_and_tile::<D::Wide>(isa);
     let Matrix { values, depth, width } = matrix;
     let (depth, width) = (*depth, *width);
     for (i, panel) in values.chunks((depth * 2 * lanes).max(1)).enumerate() {
@@ -129,9 +130,9 @@ pub(super) fn panels<T: Element>(
     }
 }
 
-impl<T: Element> Rows<'_, T> {
+impl<D: Stored> Rows<'_, D> {
     /// Pixels from `first` on, where they lie in the order they are read in.
-    fn ahead(&self, first: usize, channels: usize) -> Ahead<'_, T> {
+    fn ahead(&self, first: usize, channels: usize) -> Ahead<'_, D> {
         match *self {
             Rows::Pixels { operand, stride: 1, .. } => Ahead::of(operand, channels, first),
             _ => Ahead::NOTHING,
@@ -139,7 +140,7 @@ impl<T: Element> Rows<'_, T> {
     }
 
     /// Brings `count` pixels from `first` on into planes, zeros behind their channels.
-    fn fill(&self, isa: Isa, first: usize, count: usize, planes: &mut [T], plane: usize, depth: usize) {
+    fn fill(&self, isa: Isa, first: usize, count: usize, planes: &mut [D::Wide], plane: usize, depth: usize) {
         match *self {
             Rows::Pixels { operand, size, stride } => {
                 let runs = pixel_runs(size, stride, first, count);
@@ -172,18 +173,18 @@ pub(super) fn pixel_runs((h, w): (usize, usize), stride: usize, first: usize, co
 }
 
 /// Brings the patches of `count` output pixels from `first` on into planes, with zeros behind their channels.
-pub(super) struct Patches<'a, T> {
-    pub(super) x: &'a [T],
+pub(super) struct Patches<'a, D: Stored> {
+    pub(super) x: &'a [D],
     pub(super) shape: &'a ConvShape,
     pub(super) first: usize,
     pub(super) count: usize,
-    pub(super) planes: &'a mut [T],
+    pub(super) planes: &'a mut [D::Wide],
     pub(super) plane: usize,
 }
 
-impl<T: Element> Kernel<T> for Patches<'_, T> {
+impl<D: Stored> Kernel<D::Wide> for Patches<'_, D> {
     #[inline(always)]
-    unsafe fn run<S: Simd<T = T>>(self) {
+    unsafe fn run<S: Simd<T = D::Wide>>(self) {
         let Patches { x, shape, first, count, planes, plane } = self;
         let ConvShape { in_channels: channels, in_h, in_w, out_h, out_w, kernel_h, kernel_w, .. } = *shape;
         let Conv2dConfig { stride, padding, .. } = shape.config;
@@ -191,7 +192,7 @@ impl<T: Element> Kernel<T> for Patches<'_, T> {
         let vectors = (kernel_h * run).div_ceil(S::LANES);
         let copies = run.div_ceil(S::LANES);
         assert!(count * S::LANES <= plane && vectors * plane <= planes.len() && shape.config.dilation == 1);
-        let mut patch = vec![T::ZERO; kernel_h * run + (copies + 1) * S::LANES];
+        let mut patch = vec![D::Wide::ZERO; kernel_h * run + (copies + 1) * S::LANES];
         for i in 0..count {
             let pixel = first + i;
             let (n, oy, ox) = (pixel / out_w / out_h, pixel / out_w % out_h, pixel % out_w);
@@ -199,7 +200,7 @@ impl<T: Element> Kernel<T> for Patches<'_, T> {
                 let at = ky * run;
                 let (y, left) = (oy * stride + ky, ox * stride);
                 if y < padding || y - padding >= in_h {
-                    patch[at..at + run].fill(T::ZERO);
+                    patch[at..at + run].fill(D::Wide::ZERO);
                     continue;
                 }
                 let row = (n * in_h + y - padding) * in_w;
@@ -211,7 +212,7 @@ impl<T: Element> Kernel<T> for Patches<'_, T> {
                             // the run is overwritten by the next one, or by the zeros below.
                             unsafe {
                                 let from = x.as_ptr().add(start + v * S::LANES);
-                                S::store(patch.as_mut_ptr().add(at + v * S::LANES), S::load(from));
+                                S::store(patch.as_mut_ptr().add(at + v * S::LANES), D::load::<S>(from));
                             }
                         }
                         continue;
@@ -220,12 +221,15 @@ impl<T: Element> Kernel<T> for Patches<'_, T> {
                 for kx in 0..kernel_w {
                     let patch = &mut patch[at + kx * channels..][..channels];
                     match (left + kx).checked_sub(padding).filter(|&x| x < in_w) {
-                        None => patch.fill(T::ZERO),
-                        Some(column) => patch.copy_from_slice(&x[(row + column) * channels..][..channels]),
+                        None => patch.fill(D::Wide::ZERO),
+                        Some(column) => {
+                            let pixel = &x[(row + column) * channels..][..channels];
+                            patch.iter_mut().zip(pixel).for_each(|(to, from)| *to = from.wide());
+                        }
                     }
                 }
             }
-            patch[kernel_h * run..].fill(T::ZERO);
+            patch[kernel_h * run..].fill(D::Wide::ZERO);
             for k in 0..vectors {
                 // SAFETY: the planes hold the vectors, as asserted; the patch is longer than they are.
                 unsafe {
@@ -238,22 +242,22 @@ impl<T: Element> Kernel<T> for Patches<'_, T> {
 }
 
 /// A block of pixels times a panel.
-struct Tiles<'a, T> {
-    planes: &'a [T],
+struct Tiles<'a, D: Stored> {
+    planes: &'a [D::Wide],
     plane: usize,
-    ahead: Ahead<'a, T>,
-    panel: &'a [T],
+    ahead: Ahead<'a, D>,
+    panel: &'a [D::Wide],
     depth: usize,
     /// The block's results, `width` apart, of which the panel writes those from `column` on.
-    out: *mut T,
+    out: *mut D,
     column: usize,
     width: usize,
     count: usize,
 }
 
-impl<T: Element> Kernel<T> for Tiles<'_, T> {
+impl<D: Stored> Kernel<D::Wide> for Tiles<'_, D> {
     #[inline(always)]
-    unsafe fn run<S: Simd<T = T>>(self) {
+    unsafe fn run<S: Simd<T = D::Wide>>(self) {
         let pixels = self.count.next_multiple_of(S::TILE);
         let planes = self.depth / S::LANES;
         assert!(pixels * S::LANES <= self.plane && planes * self.plane <= self.planes.len());
@@ -283,11 +287,11 @@ impl<T: Element> Kernel<T> for Tiles<'_, T> {
     }
 }
 
-impl<T: Element> Tiles<'_, T> {
+impl<D: Stored> Tiles<'_, D> {
     /// # Safety
     /// The CPU has `S`'s instructions, planes hold `M` pixels from `first` on, the panel has `V` vectors.
     #[inline(always)]
-    unsafe fn tile<S: Simd<T = T>, const M: usize, const V: usize>(&self, first: usize) {
+    unsafe fn tile<S: Simd<T = D::Wide>, const M: usize, const V: usize>(&self, first: usize) {
         // SAFETY: reads `depth` channels of M pixels and the panel; writes pixels below `count` only.
         unsafe {
             let mut acc = [[S::zero(); V]; M];
@@ -318,7 +322,7 @@ impl<T: Element> Tiles<'_, T> {
             for m in 0..M {
                 if first + m < self.count {
                     for v in 0..V {
-                        S::store(to.add(m * self.width + v * S::LANES), acc[m][v]);
+                        D::store::<S>(to.add(m * self.width + v * S::LANES), acc[m][v]);
                     }
                 }
             }

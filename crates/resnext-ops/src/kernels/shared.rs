@@ -1,6 +1,7 @@
 //! How work is split between threads, and the one way threads write into a common output.
 
 use super::simd::Element;
+use super::stored::Stored;
 use crate::crew::Crew;
 use rayon::prelude::*;
 use std::marker::PhantomData;
@@ -49,13 +50,13 @@ impl<'a, T> SharedMut<'a, T> {
 ///
 /// # Safety
 /// `write` writes every element. Tests would see it: where assertions are on, what is left out is NaN.
-pub(crate) unsafe fn written<T: Element, R>(
+pub(crate) unsafe fn written<D: Stored, R>(
     len: usize,
-    write: impl FnOnce(&SharedMut<T>) -> R,
-) -> (Vec<T>, R) {
-    let mut out: Vec<T> = Vec::with_capacity(len);
+    write: impl FnOnce(&SharedMut<D>) -> R,
+) -> (Vec<D>, R) {
+    let mut out: Vec<D> = Vec::with_capacity(len);
     if cfg!(debug_assertions) {
-        out.resize(len, T::of_f64(f64::NAN));
+        out.resize(len, D::rounded(Element::of_f64(f64::NAN)));
     }
     let shared = SharedMut { pointer: out.as_mut_ptr(), len, lifetime: PhantomData };
     let result = write(&shared);

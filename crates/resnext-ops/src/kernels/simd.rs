@@ -5,7 +5,8 @@
 //! for the chosen instruction set, so everything marked `inline(always)` below it is compiled with
 //! those instructions, without `RUSTFLAGS`.
 
-use std::fmt::Debug;
+use super::stored::Stored;
+use half::bf16;
 use std::ops::{AddAssign, Mul, MulAssign};
 use std::sync::OnceLock;
 
@@ -65,7 +66,7 @@ impl Isa {
 
 /// The element types the CPU kernels compute in.
 pub(crate) trait Element:
-    candle_core::WithDType + Copy + Default + Debug + PartialOrd + AddAssign + Mul<Output = Self> + MulAssign
+    Stored<Wide = Self> + Copy + PartialOrd + AddAssign + Mul<Output = Self> + MulAssign
 {
     type Avx2: Simd<T = Self>;
     type Avx512: Simd<T = Self>;
@@ -103,7 +104,36 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn where_positive(y: Self::V, v: Self::V) -> Self::V;
     unsafe fn index(lane_of: impl Fn(usize) -> usize) -> Self::Index;
     unsafe fn permute(v: Self::V, index: Self::Index) -> Self::V;
+
+    /// As `load`, from bf16. This is plain Rust for vectors without instructions of their own for it.
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const bf16) -> Self::V {
+        let mut values = [Self::T::ZERO; MAX_LANES];
+        // SAFETY: the caller promises LANES elements, of which a vector has MAX_LANES at most.
+        unsafe {
+            for (i, value) in values[..Self::LANES].iter_mut().enumerate() {
+                *value = Self::T::of_f64((*p.add(i)).wide() as f64);
+            }
+            Self::load(values.as_ptr())
+        }
+    }
+
+    /// As `store`, rounded to bf16: to the nearest, ties to even.
+    #[inline(always)]
+    unsafe fn store_bf16(p: *mut bf16, v: Self::V) {
+        let mut values = [Self::T::ZERO; MAX_LANES];
+        // SAFETY: as above.
+        unsafe {
+            Self::store(values.as_mut_ptr(), v);
+            for (i, value) in values[..Self::LANES].iter().enumerate() {
+                *p.add(i) = bf16::rounded(value.as_f64() as f32);
+            }
+        }
+    }
 }
+
+/// The most elements any instruction set has in a vector.
+const MAX_LANES: usize = 16;
 
 /// The most pixels any instruction set has in a register tile.
 pub(crate) const MAX_PIXELS: usize = 12;
@@ -273,7 +303,8 @@ element!(f64, x86::Avx2F64, x86::Avx512F64, neon::NeonF64);
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! simd {
     ($name:ident, $t:ty, $v:ty, $index:ty, lanes $lanes:expr, tile $tile:expr, pixels $pixels:expr,
-     $zero:expr, $load:expr, $store:expr, $splat:expr, $fma:expr, $add:expr, $max:expr, $positive:expr, $make_index:expr, $permute:expr) => {
+     $zero:expr, $load:expr, $store:expr, $splat:expr, $fma:expr, $add:expr, $max:expr, $positive:expr, $make_index:expr, $permute:expr
+     $(, bf16 $load_bf16:expr, $store_bf16:expr)?) => {
         #[derive(Clone, Copy)]
         pub(crate) struct $name;
         // SAFETY of each body: the trait's contract, the CPU has the instructions and the pointers
@@ -326,20 +357,30 @@ macro_rules! simd {
             unsafe fn permute(v: $v, index: $index) -> $v {
                 unsafe { $permute(v, index) }
             }
+            $(
+                #[inline(always)]
+                unsafe fn load_bf16(p: *const bf16) -> $v {
+                    unsafe { $load_bf16(p) }
+                }
+                #[inline(always)]
+                unsafe fn store_bf16(p: *mut bf16, v: $v) {
+                    unsafe { $store_bf16(p, v) }
+                }
+            )?
         }
     };
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::Simd;
+    use super::{Simd, bf16};
     use std::arch::x86_64::*;
 
     simd!(Avx512F32, f32, __m512, __m512i, lanes 16, tile 14, pixels 12,
         || _mm512_setzero_ps(), |p| _mm512_loadu_ps(p), |p, v| _mm512_storeu_ps(p, v),
         |x| _mm512_set1_ps(x), |a, b, c| _mm512_fmadd_ps(a, b, c), |a, b| _mm512_add_ps(a, b), |a, b| _mm512_max_ps(b, a),
         |y, v| _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(y, _mm512_setzero_ps()), v),
-        index_512_32, permute_512_ps);
+        index_512_32, permute_512_ps, bf16 load_bf16_512, store_bf16_512);
     simd!(Avx512F64, f64, __m512d, __m512i, lanes 8, tile 14, pixels 12,
         || _mm512_setzero_pd(), |p| _mm512_loadu_pd(p), |p, v| _mm512_storeu_pd(p, v),
         |x| _mm512_set1_pd(x), |a, b, c| _mm512_fmadd_pd(a, b, c), |a, b| _mm512_add_pd(a, b), |a, b| _mm512_max_pd(b, a),
@@ -349,7 +390,7 @@ mod x86 {
         || _mm256_setzero_ps(), |p| _mm256_loadu_ps(p), |p, v| _mm256_storeu_ps(p, v),
         |x| _mm256_set1_ps(x), |a, b, c| _mm256_fmadd_ps(a, b, c), |a, b| _mm256_add_ps(a, b), |a, b| _mm256_max_ps(b, a),
         |y, v| _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(y, _mm256_setzero_ps()), v),
-        index_256_32, permute_256_ps);
+        index_256_32, permute_256_ps, bf16 load_bf16_256, store_bf16_256);
     simd!(Avx2F64, f64, __m256d, __m256i, lanes 4, tile 6, pixels 6,
         || _mm256_setzero_pd(), |p| _mm256_loadu_pd(p), |p, v| _mm256_storeu_pd(p, v),
         |x| _mm256_set1_pd(x), |a, b, c| _mm256_fmadd_pd(a, b, c), |a, b| _mm256_add_pd(a, b), |a, b| _mm256_max_pd(b, a),
@@ -401,18 +442,66 @@ mod x86 {
         // SAFETY: as above.
         unsafe { _mm256_castps_pd(_mm256_permutevar8x32_ps(_mm256_castpd_ps(v), index)) }
     }
+
+    /// bf16 is the upper half of f32. The rounding is `bf16::rounded`'s, and asks for no more than AVX-512F.
+    #[inline(always)]
+    unsafe fn load_bf16_512(p: *const bf16) -> __m512 {
+        // SAFETY: the caller has the instructions, and sixteen elements.
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16_512(p: *mut bf16, v: __m512) {
+        // SAFETY: as above.
+        unsafe {
+            let bits = _mm512_castps_si512(v);
+            let cut = _mm512_srli_epi32::<16>(bits);
+            let odd = _mm512_and_si512(cut, _mm512_set1_epi32(1));
+            let nearest = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+            let quiet = _mm512_or_si512(cut, _mm512_set1_epi32(0x40));
+            let halves = _mm512_mask_mov_epi32(_mm512_srli_epi32::<16>(nearest), nan, quiet);
+            _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(halves));
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16_256(p: *const bf16) -> __m256 {
+        // SAFETY: the caller has the instructions, and eight elements.
+        unsafe {
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16_256(p: *mut bf16, v: __m256) {
+        // SAFETY: as above.
+        unsafe {
+            let bits = _mm256_castps_si256(v);
+            let cut = _mm256_srli_epi32::<16>(bits);
+            let odd = _mm256_and_si256(cut, _mm256_set1_epi32(1));
+            let nearest = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+            let quiet = _mm256_or_si256(cut, _mm256_set1_epi32(0x40));
+            let halves = _mm256_blendv_epi8(_mm256_srli_epi32::<16>(nearest), quiet, nan);
+            // Each half of the vector packs by itself; the second's four belong behind the first's.
+            let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi32(halves, halves));
+            _mm_storeu_si128(p.cast(), _mm256_castsi256_si128(packed));
+        }
+    }
 }
 
 #[cfg(target_arch = "aarch64")]
 mod neon {
-    use super::Simd;
+    use super::{Simd, bf16};
     use std::arch::aarch64::*;
 
     simd!(NeonF32, f32, float32x4_t, uint8x16_t, lanes 4, tile 14, pixels 12,
         || vdupq_n_f32(0.0), |p| vld1q_f32(p), |p, v| vst1q_f32(p, v),
         |x| vdupq_n_f32(x), |a, b, c| vfmaq_f32(c, a, b), |a, b| vaddq_f32(a, b), |a, b| vmaxq_f32(a, b),
         |y, v| vbslq_f32(vcgtq_f32(y, vdupq_n_f32(0.0)), v, vdupq_n_f32(0.0)),
-        index_32, permute_32);
+        index_32, permute_32, bf16 load_bf16, store_bf16);
     simd!(NeonF64, f64, float64x2_t, uint8x16_t, lanes 2, tile 14, pixels 12,
         || vdupq_n_f64(0.0), |p| vld1q_f64(p), |p, v| vst1q_f64(p, v),
         |x| vdupq_n_f64(x), |a, b, c| vfmaq_f64(c, a, b), |a, b| vaddq_f64(a, b), |a, b| vmaxq_f64(a, b),
@@ -444,5 +533,24 @@ mod neon {
     unsafe fn permute_64(v: float64x2_t, index: uint8x16_t) -> float64x2_t {
         // SAFETY: as above.
         unsafe { vreinterpretq_f64_u8(vqtbl1q_u8(vreinterpretq_u8_f64(v), index)) }
+    }
+
+    /// bf16 is the upper half of f32; the rounding is `bf16::rounded`'s.
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const bf16) -> float32x4_t {
+        // SAFETY: the caller promises four elements.
+        unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(p: *mut bf16, v: float32x4_t) {
+        // SAFETY: as above.
+        unsafe {
+            let bits = vreinterpretq_u32_f32(v);
+            let odd = vandq_u32(vshrq_n_u32::<16>(bits), vdupq_n_u32(1));
+            let nearest = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd);
+            // Equal to itself is what is no NaN.
+            let quiet = vorrq_u32(bits, vdupq_n_u32(0x40_0000));
+            vst1_u16(p.cast(), vshrn_n_u32::<16>(vbslq_u32(vceqq_f32(v, v), nearest, quiet)));
+        }
     }
 }

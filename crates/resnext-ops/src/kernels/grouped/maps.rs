@@ -6,6 +6,7 @@ use super::super::neighbours::neighbours;
 use super::super::planes::{Ahead, Fill, Operand, Scratch, expect};
 use super::super::shared::{SharedMut, for_chunks, map, written};
 use super::super::simd::{Element, Isa, Kernel, Simd, lanes_and_tile, run};
+use super::super::stored::Stored;
 use super::{Walk, group_index, sources, takes};
 use std::ops::Range;
 
@@ -65,41 +66,41 @@ impl<T: Element> Packed<T> {
 
 /// The convolution of an operand, channels-last, and what `finish` made of each block of pixels, in order: it is
 /// given the number of the block's first pixel and the block.
-pub(crate) fn forward<T: Element, R: Send>(
+pub(crate) fn forward<D: Stored, R: Send>(
     isa: Isa,
     shape: &ConvShape,
-    operand: Operand<T>,
-    weight: &Packed<T>,
-    finish: impl Fn(usize, &mut [T]) -> R + Sync,
-) -> (Vec<T>, Vec<R>) {
+    operand: Operand<D>,
+    weight: &Packed<D::Wide>,
+    finish: impl Fn(usize, &mut [D]) -> R + Sync,
+) -> (Vec<D>, Vec<R>) {
     assert!(!weight.backward);
     solve(isa, &Walk::forward(shape), operand, weight, finish)
 }
 
 /// The gradient of the input from an operand that is the result's; otherwise as [`forward`].
-pub(crate) fn input_gradient<T: Element, R: Send>(
+pub(crate) fn input_gradient<D: Stored, R: Send>(
     isa: Isa,
     shape: &ConvShape,
-    operand: Operand<T>,
-    weight: &Packed<T>,
-    finish: impl Fn(usize, &mut [T]) -> R + Sync,
-) -> (Vec<T>, Vec<R>) {
+    operand: Operand<D>,
+    weight: &Packed<D::Wide>,
+    finish: impl Fn(usize, &mut [D]) -> R + Sync,
+) -> (Vec<D>, Vec<R>) {
     assert!(weight.backward);
     solve(isa, &Walk::backward(shape), operand, weight, finish)
 }
 
-fn solve<T: Element, R: Send>(
+fn solve<D: Stored, R: Send>(
     isa: Isa,
     walk: &Walk,
-    operand: Operand<T>,
-    weight: &Packed<T>,
-    finish: impl Fn(usize, &mut [T]) -> R + Sync,
-) -> (Vec<T>, Vec<R>) {
-    let (lanes, _) = lanes_and_tile::<T>(isa);
+    operand: Operand<D>,
+    weight: &Packed<D::Wide>,
+    finish: impl Fn(usize, &mut [D]) -> R + Sync,
+) -> (Vec<D>, Vec<R>) {
+    let (lanes, _) = lanes_and_tile::<D::Wide>(isa);
     let Walk { channels, dst, .. } = *walk;
     assert_eq!(operand.len(), walk.batch * walk.src.0 * walk.src.1 * channels);
-    let tasks = walk.tasks(channels, size_of::<T>());
-    let write = |out: &SharedMut<T>| -> Vec<R> {
+    let tasks = walk.tasks(channels, size_of::<D::Wide>());
+    let write = |out: &SharedMut<D>| -> Vec<R> {
         map(tasks.len(), |i| {
             let mut scratch = Scratch::default();
             let (n, rows) = &tasks[i];
@@ -128,20 +129,20 @@ fn solve<T: Element, R: Send>(
 }
 
 /// Some rows of one image.
-struct Strips<'a, T> {
+struct Strips<'a, D: Stored> {
     walk: &'a Walk,
     rows: &'a Range<usize>,
-    planes: &'a [T],
+    planes: &'a [D::Wide],
     plane: usize,
-    ahead: Ahead<'a, T>,
-    weights: &'a [T],
+    ahead: Ahead<'a, D>,
+    weights: &'a [D::Wide],
     /// The first element of the first row.
-    out: *mut T,
+    out: *mut D,
 }
 
-impl<T: Element> Kernel<T> for Strips<'_, T> {
+impl<D: Stored> Kernel<D::Wide> for Strips<'_, D> {
     #[inline(always)]
-    unsafe fn run<S: Simd<T = T>>(self) {
+    unsafe fn run<S: Simd<T = D::Wide>>(self) {
         let Walk { group, channels, .. } = *self.walk;
         let (sources, depth) = sources(group, S::LANES);
         let height = (self.rows.len() - 1) * self.walk.stride + 3;
@@ -162,11 +163,11 @@ impl<T: Element> Kernel<T> for Strips<'_, T> {
     }
 }
 
-impl<T: Element> Strips<'_, T> {
+impl<D: Stored> Strips<'_, D> {
     /// # Safety
     /// The CPU has `S`'s instructions; sizes are those that `run` asserts.
     #[inline(always)]
-    unsafe fn tiles<S: Simd<T = T>, const DEPTH: usize, const STRIDE: usize>(&self) {
+    unsafe fn tiles<S: Simd<T = D::Wide>, const DEPTH: usize, const STRIDE: usize>(&self) {
         // As many neighbours as registers hold beside three weights and a source; of the sizes that maps have,
         // the one that computes the fewest twice. What few use is compiled in few sizes.
         let width = self.walk.dst.1;
@@ -205,7 +206,7 @@ impl<T: Element> Strips<'_, T> {
     /// The CPU has `S`'s instructions; sizes are those that `run` asserts.
     #[inline(always)]
     unsafe fn vectors<
-        S: Simd<T = T>,
+        S: Simd<T = D::Wide>,
         const DEPTH: usize,
         const STRIDE: usize,
         const M: usize,
@@ -242,7 +243,7 @@ impl<T: Element> Strips<'_, T> {
     /// The CPU has `S`'s instructions; the rows and the vector exist.
     #[inline(always)]
     unsafe fn row<
-        S: Simd<T = T>,
+        S: Simd<T = D::Wide>,
         const DEPTH: usize,
         const STRIDE: usize,
         const M: usize,
@@ -251,8 +252,8 @@ impl<T: Element> Strips<'_, T> {
         &self,
         vector: usize,
         i: usize,
-        planes: *const T,
-        weights: (*const T, usize),
+        planes: *const D::Wide,
+        weights: (*const D::Wide, usize),
         lane_indices: &[S::Index; 8],
     ) {
         let Walk { channels, dst, src, .. } = *self.walk;
@@ -287,18 +288,18 @@ impl<T: Element> Strips<'_, T> {
     /// The CPU has `S`'s instructions; the places, weights and output pixels exist.
     #[inline(always)]
     unsafe fn tile<
-        S: Simd<T = T>,
+        S: Simd<T = D::Wide>,
         const DEPTH: usize,
         const STRIDE: usize,
         const M: usize,
         const ROWS: usize,
     >(
         &self,
-        planes: *const T,
-        (weights, sources): (*const T, usize),
+        planes: *const D::Wide,
+        (weights, sources): (*const D::Wide, usize),
         skip: &[[bool; 3]; ROWS],
         lane_indices: &[S::Index; 8],
-        out: *mut T,
+        out: *mut D,
     ) {
         let depth = if DEPTH == 0 { S::LANES } else { DEPTH };
         let pitch = self.walk.places() * S::LANES;
@@ -330,11 +331,11 @@ impl<T: Element> Strips<'_, T> {
                 }
             }
             for m in 0..M {
-                S::store(out.add(m * self.walk.channels), acc[m]);
+                D::store::<S>(out.add(m * self.walk.channels), acc[m]);
             }
             if ROWS == 2 {
                 for m in 0..M {
-                    S::store(out.add((self.walk.dst.1 + m) * self.walk.channels), below[m]);
+                    D::store::<S>(out.add((self.walk.dst.1 + m) * self.walk.channels), below[m]);
                 }
             }
         }

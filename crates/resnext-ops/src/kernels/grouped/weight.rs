@@ -4,6 +4,7 @@ use super::super::geometry::ConvShape;
 use super::super::planes::{Ahead, Fill, Operand, Run, Scratch};
 use super::super::shared::{for_chunks, map};
 use super::super::simd::{Element, Isa, Kernel, Simd, lanes_and_tile, run};
+use super::super::stored::Stored;
 use super::{Walk, group_index, sources, takes};
 use std::ops::Range;
 
@@ -12,15 +13,15 @@ const PARTS: usize = 8;
 
 /// The gradient of the weight (Cout, Cin/groups, 3, 3) from the operands that are the convolution's input and
 /// its result's gradient.
-pub(crate) fn weight_gradient<T: Element>(
+pub(crate) fn weight_gradient<D: Stored>(
     isa: Isa,
     shape: &ConvShape,
-    x: Operand<T>,
-    gradient: Operand<T>,
-) -> Vec<T> {
-    assert!(takes::<T>(isa, shape));
+    x: Operand<D>,
+    gradient: Operand<D>,
+) -> Vec<D::Wide> {
+    assert!(takes::<D::Wide>(isa, shape));
     assert!(x.len() == shape.input_len() && gradient.len() == shape.output_len());
-    let ((lanes, _), group) = (lanes_and_tile::<T>(isa), shape.group_in());
+    let ((lanes, _), group) = (lanes_and_tile::<D::Wide>(isa), shape.group_in());
     let walk = Walk::forward(shape);
     let channels = walk.channels;
     // Both operands are filled. Where there are many channels tasks share those, and need fewer partial sums.
@@ -29,13 +30,13 @@ pub(crate) fn weight_gradient<T: Element>(
     let at = |share: usize| channels / lanes / whole_groups * share / shares * whole_groups * lanes;
     let ranges: Vec<Range<usize>> = (0..shares).map(|share| at(share)..at(share + 1)).collect();
     let widest = ranges.iter().map(Range::len).max().unwrap_or(0);
-    let tasks = walk.tasks(widest, 2 * size_of::<T>());
+    let tasks = walk.tasks(widest, 2 * size_of::<D::Wide>());
     let parts = tasks.len().min(PARTS.div_ceil(shares));
-    let sums: Vec<Vec<T>> = map(shares * parts, |i| {
-        let (mut read, mut given) = (Scratch::<T>::default(), Scratch::<T>::default());
+    let sums: Vec<Vec<D::Wide>> = map(shares * parts, |i| {
+        let (mut read, mut given) = (Scratch::<D::Wide>::default(), Scratch::<D::Wide>::default());
         let (range, part) = (&ranges[i / parts], i % parts);
         let (first, width) = (range.start, range.len());
-        let mut sums = vec![T::ZERO; width * group * 9];
+        let mut sums = vec![D::Wide::ZERO; width * group * 9];
         let own = &tasks[tasks.len() * part / parts..tasks.len() * (part + 1) / parts];
         for (i, (n, rows)) in own.iter().enumerate() {
             let height = (rows.len() - 1) * walk.stride + 3;
@@ -72,7 +73,7 @@ pub(crate) fn weight_gradient<T: Element>(
     });
     // From the sums' order, `[output vector][source vector][row][column][channel][LANES]`, to the weight's.
     let (sources, depth) = sources(group, lanes);
-    let mut out = vec![T::ZERO; shape.weight_len()];
+    let mut out = vec![D::Wide::ZERO; shape.weight_len()];
     // Every vector of output channels has weights of its own.
     for_chunks(&mut out, lanes * group * 9, |vector, out| {
         let share = ranges.iter().position(|range| range.contains(&(vector * lanes))).unwrap_or(0);
@@ -94,23 +95,23 @@ pub(crate) fn weight_gradient<T: Element>(
 }
 
 /// Sums over some rows of one image, for `width` channels from `first` on.
-struct Sums<'a, T> {
+struct Sums<'a, D: Stored> {
     walk: &'a Walk,
     first: usize,
     width: usize,
     rows: &'a Range<usize>,
-    read: &'a [T],
+    read: &'a [D::Wide],
     plane: usize,
-    given: &'a [T],
+    given: &'a [D::Wide],
     given_plane: usize,
     /// Of what is read and of its gradients.
-    ahead: [Ahead<'a, T>; 2],
-    sums: &'a mut [T],
+    ahead: [Ahead<'a, D>; 2],
+    sums: &'a mut [D::Wide],
 }
 
-impl<T: Element> Kernel<T> for Sums<'_, T> {
+impl<D: Stored> Kernel<D::Wide> for Sums<'_, D> {
     #[inline(always)]
-    unsafe fn run<S: Simd<T = T>>(mut self) {
+    unsafe fn run<S: Simd<T = D::Wide>>(mut self) {
         let Walk { group, dst, stride, .. } = *self.walk;
         let (sources, depth) = sources(group, S::LANES);
         let vectors = self.width / S::LANES;
@@ -138,13 +139,15 @@ impl<T: Element> Kernel<T> for Sums<'_, T> {
     }
 }
 
-impl<T: Element> Sums<'_, T> {
+impl<D: Stored> Sums<'_, D> {
     /// `C` channels at a time.
     ///
     /// # Safety
     /// The CPU has `S`'s instructions; planes and sums have the sizes that `run` asserts.
     #[inline(always)]
-    unsafe fn vectors<S: Simd<T = T>, const SPANNING: bool, const C: usize, const STRIDE: usize>(&mut self) {
+    unsafe fn vectors<S: Simd<T = D::Wide>, const SPANNING: bool, const C: usize, const STRIDE: usize>(
+        &mut self,
+    ) {
         let group = self.walk.group;
         let (sources, depth) = sources(group, S::LANES);
         // SAFETY: the CPU has S's instructions.
@@ -174,7 +177,7 @@ impl<T: Element> Sums<'_, T> {
     /// # Safety
     /// As above.
     #[inline(always)]
-    unsafe fn tile<S: Simd<T = T>, const SPANNING: bool, const C: usize, const STRIDE: usize>(
+    unsafe fn tile<S: Simd<T = D::Wide>, const SPANNING: bool, const C: usize, const STRIDE: usize>(
         &mut self,
         (source, vector): (usize, usize),
         (ky, channel): (usize, usize),
@@ -191,7 +194,7 @@ impl<T: Element> Sums<'_, T> {
         // SAFETY: the function's contract. A row has width · STRIDE + 2 places read, its gradients width + 4.
         unsafe {
             let mut acc = [[S::zero(); C]; 3];
-            let bring = |x: *const T, c: usize| match SPANNING {
+            let bring = |x: *const D::Wide, c: usize| match SPANNING {
                 true => S::permute(S::load(x), lane_indices[c]),
                 false => S::splat(x.add(channel + c)),
             };
