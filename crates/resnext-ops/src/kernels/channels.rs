@@ -49,16 +49,11 @@ impl<T: Element> Moments<T> {
                     // SAFETY: the CPU has S's instructions; whole vectors of x at every place asked for.
                     unsafe {
                         let rows = x.len() / channels;
-                        column_sums::<S, 1>(rows, channels, [mean], |at, _| {
-                            [D::load::<S>(x.as_ptr().add(at))]
-                        });
+                        column_sums::<S, 1>(rows, channels, [mean], &Values(x));
                         mean.iter_mut().for_each(|mean| *mean *= scale);
                         let minus: Vec<D::Wide> =
                             mean.iter().map(|&mean| mean * D::Wide::of_f64(-1.0)).collect();
-                        column_sums::<S, 1>(rows, channels, [squares], |at, k| {
-                            let d = S::add(D::load::<S>(x.as_ptr().add(at)), S::load(minus.as_ptr().add(k)));
-                            [S::fma(d, d, S::zero())]
-                        });
+                        column_sums::<S, 1>(rows, channels, [squares], &Squares(x, &minus));
                     }
                     return;
                 }
@@ -98,17 +93,51 @@ impl<T: Element> Moments<T> {
     }
 }
 
-/// Adds to `K` sums a channel what `f` gives for every vector: it is told where in a (rows, channels) matrix the
-/// vector begins, and its first channel.
+/// What is summed. A trait, because a closure with as much in it as rounding is not sure to be compiled into the loop,
+/// and by itself it would have none of the instructions the loop is compiled for.
+pub(super) trait Terms<S: Simd, const K: usize> {
+    /// `K` terms for a vector, of which it is told where in a (rows, channels) matrix it begins, and its first channel.
+    ///
+    /// # Safety
+    /// The CPU has `S`'s instructions, and there is such a vector.
+    unsafe fn at(&self, at: usize, channel: usize) -> [S::V; K];
+}
+
+struct Values<'a, D>(&'a [D]);
+
+impl<D: Stored, S: Simd<T = D::Wide>> Terms<S, 1> for Values<'_, D> {
+    #[inline(always)]
+    unsafe fn at(&self, at: usize, _: usize) -> [S::V; 1] {
+        // SAFETY: the trait's contract.
+        unsafe { [D::load::<S>(self.0.as_ptr().add(at))] }
+    }
+}
+
+/// Of values plus something a channel.
+struct Squares<'a, D: Stored>(&'a [D], &'a [D::Wide]);
+
+impl<D: Stored, S: Simd<T = D::Wide>> Terms<S, 1> for Squares<'_, D> {
+    #[inline(always)]
+    unsafe fn at(&self, at: usize, channel: usize) -> [S::V; 1] {
+        let Squares(x, plus) = self;
+        // SAFETY: the trait's contract.
+        unsafe {
+            let d = S::add(D::load::<S>(x.as_ptr().add(at)), S::load(plus.as_ptr().add(channel)));
+            [S::fma(d, d, S::zero())]
+        }
+    }
+}
+
+/// Adds all terms to `K` sums a channel.
 ///
 /// # Safety
-/// The CPU has `S`'s instructions, LANES divides the channels, and `f` may read and write there.
+/// The CPU has `S`'s instructions, LANES divides the channels, and `terms` has as many rows and channels.
 #[inline(always)]
 pub(super) unsafe fn column_sums<S: Simd, const K: usize>(
     rows: usize,
     channels: usize,
     mut sums: [&mut [S::T]; K],
-    f: impl Fn(usize, usize) -> [S::V; K],
+    terms: &impl Terms<S, K>,
 ) {
     /// # Safety
     /// As above, for `V` vectors from channel `k` on.
@@ -117,7 +146,7 @@ pub(super) unsafe fn column_sums<S: Simd, const K: usize>(
         rows: std::ops::Range<usize>,
         (channels, k): (usize, usize),
         sums: &mut [&mut [S::T]; K],
-        f: &impl Fn(usize, usize) -> [S::V; K],
+        terms: &impl Terms<S, K>,
     ) {
         // SAFETY: the function's contract.
         unsafe {
@@ -125,7 +154,7 @@ pub(super) unsafe fn column_sums<S: Simd, const K: usize>(
             for row in rows {
                 for v in 0..V {
                     let k = k + v * S::LANES;
-                    let values = f(row * channels + k, k);
+                    let values = terms.at(row * channels + k, k);
                     for i in 0..K {
                         acc[v][i] = S::add(acc[v][i], values[i]);
                     }
@@ -147,10 +176,10 @@ pub(super) unsafe fn column_sums<S: Simd, const K: usize>(
             // SAFETY: passed on.
             unsafe {
                 if k + 4 * S::LANES <= channels {
-                    strip::<S, K, 4>(some.clone(), (channels, k), &mut sums, &f);
+                    strip::<S, K, 4>(some.clone(), (channels, k), &mut sums, terms);
                     k += 4 * S::LANES;
                 } else {
-                    strip::<S, K, 1>(some.clone(), (channels, k), &mut sums, &f);
+                    strip::<S, K, 1>(some.clone(), (channels, k), &mut sums, terms);
                     k += S::LANES;
                 }
             }
@@ -180,6 +209,25 @@ impl<T: Element> GradientSums<T> {
             coefficients: [&'a [D::Wide]; 3],
             sums: [&'a mut [D::Wide]; 2],
         }
+        struct Gated<D: Stored> {
+            g: *mut D,
+            x: *const D,
+            coefficients: [*const D::Wide; 3],
+        }
+        impl<D: Stored, S: Simd<T = D::Wide>> Terms<S, 2> for Gated<D> {
+            #[inline(always)]
+            unsafe fn at(&self, at: usize, k: usize) -> [S::V; 2] {
+                let [scale, shift, minus] = self.coefficients;
+                // SAFETY: the trait's contract.
+                unsafe {
+                    let (x, g) = (D::load::<S>(self.x.add(at)), self.g.add(at));
+                    let y = S::fma(x, S::load(scale.add(k)), S::load(shift.add(k)));
+                    let gated = S::where_positive(y, D::load::<S>(g));
+                    D::store::<S>(g, gated);
+                    [gated, S::fma(gated, S::add(x, S::load(minus.add(k))), S::zero())]
+                }
+            }
+        }
         impl<D: Stored> Kernel<D::Wide> for Gate<'_, D> {
             #[inline(always)]
             unsafe fn run<S: Simd<T = D::Wide>>(self) {
@@ -189,19 +237,11 @@ impl<T: Element> GradientSums<T> {
                     channels.is_multiple_of(S::LANES) && coefficients.iter().all(|c| c.len() == channels)
                 );
                 assert_eq!(g.len(), x.len());
-                let (rows, g, x) = (x.len() / channels, g.as_mut_ptr(), x.as_ptr());
-                let [scale, shift, minus] = coefficients.map(<[D::Wide]>::as_ptr);
+                let rows = x.len() / channels;
+                let coefficients = coefficients.map(<[D::Wide]>::as_ptr);
+                let gated = Gated { g: g.as_mut_ptr(), x: x.as_ptr(), coefficients };
                 // SAFETY: the CPU has S's instructions; both matrices and all coefficients are as long as asserted.
-                unsafe {
-                    column_sums::<S, 2>(rows, channels, sums, |at, k| {
-                        let x = D::load::<S>(x.add(at));
-                        let y = S::fma(x, S::load(scale.add(k)), S::load(shift.add(k)));
-                        let gated = S::where_positive(y, D::load::<S>(g.add(at)));
-                        D::store::<S>(g.add(at), gated);
-                        let d = S::add(x, S::load(minus.add(k)));
-                        [gated, S::fma(gated, d, S::zero())]
-                    });
-                }
+                unsafe { column_sums::<S, 2>(rows, channels, sums, &gated) };
             }
         }
         let minus: Vec<T> = mean.iter().map(|&m| T::of_f64(-m)).collect();

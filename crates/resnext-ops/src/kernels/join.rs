@@ -1,6 +1,6 @@
 //! The end of a residual block: the normalised sum of its paths joins the shortcut, through ReLU.
 
-use super::channels::{GradientSums, column_sums};
+use super::channels::{GradientSums, Terms, column_sums};
 use super::conv::blocks;
 use super::simd::{Element, Isa, Kernel, Simd, run};
 use super::stored::Stored;
@@ -94,36 +94,69 @@ pub(crate) fn join_gradient<D: Stored>(
         x: [&'a [D]; 2],
         minus: [&'a [D::Wide]; 2],
         out: *mut D,
-        sums: [&'a mut [D::Wide]; 3],
     }
-    impl<D: Stored> Kernel<D::Wide> for Gate<'_, D> {
+    impl<D: Stored> Gate<'_, D> {
+        /// Gates a vector of the gradient and gives it back.
+        ///
+        /// # Safety
+        /// The CPU has `S`'s instructions, and the block has such a vector.
+        #[inline(always)]
+        unsafe fn gated<S: Simd<T = D::Wide>>(&self, at: usize) -> S::V {
+            let from = self.first * self.channels + at;
+            // SAFETY: the function's contract.
+            unsafe {
+                let y = D::load::<S>(self.y.as_ptr().add(from));
+                let g = S::where_positive(y, D::load::<S>(self.gradient.as_ptr().add(from)));
+                D::store::<S>(self.out.add(at), g);
+                g
+            }
+        }
+
+        /// `g·(x - mean)` for a vector of convolution `i`'s results.
+        ///
+        /// # Safety
+        /// As above, and `k` is its first channel.
+        #[inline(always)]
+        unsafe fn centred<S: Simd<T = D::Wide>>(&self, g: S::V, i: usize, at: usize, k: usize) -> S::V {
+            let from = self.first * self.channels + at;
+            // SAFETY: the function's contract.
+            unsafe {
+                let x = D::load::<S>(self.x[i].as_ptr().add(from));
+                S::fma(g, S::add(x, S::load(self.minus[i].as_ptr().add(k))), S::zero())
+            }
+        }
+    }
+    impl<D: Stored, S: Simd<T = D::Wide>> Terms<S, 2> for Gate<'_, D> {
+        #[inline(always)]
+        unsafe fn at(&self, at: usize, k: usize) -> [S::V; 2] {
+            // SAFETY: the trait's contract.
+            unsafe {
+                let g = self.gated::<S>(at);
+                [g, self.centred::<S>(g, 0, at, k)]
+            }
+        }
+    }
+    impl<D: Stored, S: Simd<T = D::Wide>> Terms<S, 3> for Gate<'_, D> {
+        #[inline(always)]
+        unsafe fn at(&self, at: usize, k: usize) -> [S::V; 3] {
+            // SAFETY: the trait's contract.
+            unsafe {
+                let g = self.gated::<S>(at);
+                [g, self.centred::<S>(g, 0, at, k), self.centred::<S>(g, 1, at, k)]
+            }
+        }
+    }
+    struct Summed<'a, D: Stored>(Gate<'a, D>, [&'a mut [D::Wide]; 3]);
+    impl<D: Stored> Kernel<D::Wide> for Summed<'_, D> {
         #[inline(always)]
         unsafe fn run<S: Simd<T = D::Wide>>(self) {
-            let Gate { channels, first, count, y, gradient, x, minus, out, sums } = self;
-            let start = first * channels;
+            let Summed(gate, [a, b, c]) = self;
+            let Gate { channels, count, .. } = gate;
             // SAFETY: `join_gradient` made sure of all lengths; the block is this task's.
             unsafe {
-                let centred = |i: usize, at: usize, k: usize| {
-                    S::add(D::load::<S>(x[i].as_ptr().add(start + at)), S::load(minus[i].as_ptr().add(k)))
-                };
-                let gate = |at: usize| {
-                    let y = D::load::<S>(y.as_ptr().add(start + at));
-                    let g = S::where_positive(y, D::load::<S>(gradient.as_ptr().add(start + at)));
-                    D::store::<S>(out.add(at), g);
-                    g
-                };
-                let [a, b, c] = sums;
-                if c.is_empty() {
-                    column_sums::<S, 2>(count, channels, [a, b], |at, k| {
-                        let g = gate(at);
-                        [g, S::fma(g, centred(0, at, k), S::zero())]
-                    });
-                } else {
-                    column_sums::<S, 3>(count, channels, [a, b, c], |at, k| {
-                        let g = gate(at);
-                        let of = |i| S::fma(g, centred(i, at, k), S::zero());
-                        [g, of(0), of(1)]
-                    });
+                match c.is_empty() {
+                    true => column_sums::<S, 2>(count, channels, [a, b], &gate),
+                    false => column_sums::<S, 3>(count, channels, [a, b, c], &gate),
                 }
             }
         }
@@ -141,7 +174,7 @@ pub(crate) fn join_gradient<D: Stored>(
         let [a, b, c] = &mut sums;
         let minus = minus.each_ref().map(Vec::as_slice);
         let x = [path.0, second];
-        run(isa, Gate { channels, first, count, y, gradient, x, minus, out, sums: [a, b, c] });
+        run(isa, Summed(Gate { channels, first, count, y, gradient, x, minus, out }, [a, b, c]));
         let [a, b, c] = sums;
         (GradientSums([a.clone(), b]), GradientSums([a, c]))
     };

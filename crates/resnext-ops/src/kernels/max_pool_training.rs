@@ -59,7 +59,9 @@ pub(crate) fn pool<D: Stored>(isa: Isa, window: &Window, line: Line<D>) -> (Vec<
             let (n, oy) = (row / window.dst.0, row % window.dst.0);
             let (scale, shift) = (&scale[..c], &shift[..c]);
             // Compared before they are rounded, and with numbers as wide as they are.
-            let (mut best, mut places) = (vec![D::Wide::ZERO; c], vec![D::Wide::ZERO; c]);
+            let mut memory = vec![D::Wide::ZERO; 2 * c];
+            let (best, places) = memory.split_at_mut(c);
+            let (best, places) = (&mut best[..c], &mut places[..c]);
             for (ox, at) in at.chunks_exact_mut(c).enumerate() {
                 let mut first = true;
                 for y in window.places(oy, h) {
@@ -123,6 +125,7 @@ pub(crate) fn pool_gradient<D: Stored, R: Send>(
             let ((rows, columns), c) = (window.dst, window.channels);
             let (n, y) = (row / window.src.0, row % window.src.0);
             let mut sums = vec![D::Wide::ZERO; c];
+            let sums = &mut sums[..c];
             for x in 0..window.src.1 {
                 sums.fill(D::Wide::ZERO);
                 for oy in window.holding(y, rows) {

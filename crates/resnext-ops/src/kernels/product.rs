@@ -12,6 +12,7 @@ use super::simd::{Element, Isa, Kernel, Simd, lanes_and_tile, run};
 use super::stored::Stored;
 use crate::Conv2dConfig;
 use rayon::prelude::*;
+use std::hint::black_box;
 
 /// The matrix, in the order the kernel reads it.
 #[derive(Debug)]
@@ -319,6 +320,9 @@ impl<D: Stored> Tiles<'_, D> {
                     }
                 }
             }
+            // A loop that rounds is too long to be unrolled, and what a loop indexes is not kept in registers: so sums
+            // leave those first.
+            let acc = if const { size_of::<D>() == size_of::<D::Wide>() } { acc } else { black_box(acc) };
             for m in 0..M {
                 if first + m < self.count {
                     for v in 0..V {
