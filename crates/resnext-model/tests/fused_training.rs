@@ -131,7 +131,7 @@ fn maps_in_bf16_give_gradients_near_those_of_f32() {
         // Through a few layers of batch norm over a handful of small images every rounding is amplified: those nearest
         // to the entrance are worst off. Kernels by themselves are compared bit for bit.
         let (middle, worst) = (&errors[errors.len() / 2], &errors[errors.len() - 1]);
-        assert!(middle.0 < 0.1 && worst.0 < 0.4, "half are within {middle:?}, all within {worst:?}");
+        assert!(middle.0 < 0.2 && worst.0 < 0.6, "half are within {middle:?}, all within {worst:?}");
     }
 }
 
