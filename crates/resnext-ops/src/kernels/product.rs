@@ -320,14 +320,28 @@ impl<D: Stored> Tiles<'_, D> {
                     }
                 }
             }
-            // A loop that rounds is too long to be unrolled, and what a loop indexes is not kept in registers: so sums
-            // leave those first.
-            let acc = if const { size_of::<D>() == size_of::<D::Wide>() } { acc } else { black_box(acc) };
-            for m in 0..M {
-                if first + m < self.count {
-                    for v in 0..V {
-                        D::store::<S>(to.add(m * self.width + v * S::LANES), acc[m][v]);
+            if const { size_of::<D>() == size_of::<D::Wide>() } {
+                for m in 0..M {
+                    if first + m < self.count {
+                        for v in 0..V {
+                            D::store::<S>(to.add(m * self.width + v * S::LANES), acc[m][v]);
+                        }
                     }
+                }
+                return;
+            }
+            // A loop that rounds is too long to be unrolled, and what a loop indexes is not kept in registers. So sums
+            // are first copied to a place of which the compiler knows nothing.
+            let mut copy = [[S::zero(); V]; M];
+            let sums = black_box(copy.as_mut_ptr().cast::<S::V>());
+            for m in 0..M {
+                for v in 0..V {
+                    sums.add(m * V + v).write(acc[m][v]);
+                }
+            }
+            for m in 0..M.min(self.count - first) {
+                for v in 0..V {
+                    D::store::<S>(to.add(m * self.width + v * S::LANES), *sums.add(m * V + v));
                 }
             }
         }
