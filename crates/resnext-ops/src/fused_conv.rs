@@ -108,6 +108,7 @@ impl FusedConv {
                 group_in: if row_runs { whole * kw } else { group_in },
                 group_out,
                 taps: if row_runs { kh } else { kh * kw },
+                in_place: groups == 1 && in_place((kh, kw), config),
                 columns: if neighbours { 3 } else { 1 },
                 weight: if row_runs { &run } else { &tap },
                 bias: &bias.to_vec1::<f32>()?,
@@ -167,8 +168,7 @@ impl FusedConv {
             return wrong(format!("{n} maps of {h}×{w}×{c} are too many for one batch"));
         }
         out.resize(size, word_type, true);
-        let direct = self.kernel == (1, 1) && stride == 1 && padding == 0;
-        let table = if direct { None } else { Some(self.table(x, &size)) };
+        let table = if in_place(self.kernel, &self.config) { None } else { Some(self.table(x, &size)) };
         let ahead: Vec<&Packed> = fusion.ahead.iter().map(|conv| &conv.packed).collect();
         self.packed.run(
             crew,
@@ -178,6 +178,7 @@ impl FusedConv {
                 residual: fusion.residual.map(Activations::view),
                 relu: fusion.relu,
                 count: out.pixels(),
+                image: size[1] * size[2],
                 out_stride: out.stride,
                 out: &mut out.data,
                 ahead: &ahead,
@@ -214,6 +215,11 @@ impl FusedConv {
         *cached = Some((key, table.clone()));
         table
     }
+}
+
+/// Whether every output pixel reads the input's pixel of the same number, and no other.
+fn in_place(kernel: (usize, usize), config: &Conv2dConfig) -> bool {
+    kernel == (1, 1) && config.stride == 1 && config.padding == 0
 }
 
 #[cfg(test)]

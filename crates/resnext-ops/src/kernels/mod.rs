@@ -20,6 +20,7 @@ mod product;
 mod shared;
 mod simd;
 mod stored;
+mod strassen;
 mod tiles;
 mod weight_gradient;
 mod words;

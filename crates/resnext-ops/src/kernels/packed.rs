@@ -2,8 +2,10 @@
 
 use super::lines::Lines;
 use super::shared::{SharedMut, spans_groups};
+use super::strassen;
 use super::words::{MAX_LANES, Words, pair};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Weights packed once: panels of up to two vectors of output channels.
 #[derive(Debug)]
@@ -21,14 +23,16 @@ pub(crate) struct Packed {
     /// Where vectors span groups: for each row of weights of a tap, the source word that a lane multiplies, from
     /// the panel's first on.
     pub(super) lane_words: Vec<[u8; MAX_LANES]>,
+    /// Whether the panels are those of [`strassen`].
+    pub(super) halves: bool,
 }
 
 /// The weights of up to two vectors of output channels.
 #[derive(Debug, Clone)]
 pub(super) struct Panel {
-    /// Where its weights and biases begin.
-    pub(super) weights: usize,
-    pub(super) bias: usize,
+    /// Where its weights and biases lie.
+    pub(super) weights: Range<usize>,
+    pub(super) bias: Range<usize>,
     /// The first word read of a source pixel, and the first channel written of an output pixel.
     pub(super) src_word: usize,
     pub(super) dst_channel: usize,
@@ -47,6 +51,8 @@ pub(crate) struct Filter<'a> {
     pub(crate) group_in: usize,
     pub(crate) group_out: usize,
     pub(crate) taps: usize,
+    /// Whether it is a 1×1 convolution of neighbouring pixels.
+    pub(crate) in_place: bool,
     /// 3 if sources come in rows of neighbours, or 1.
     pub(crate) columns: usize,
     /// Of `(group, output channel, input channel, tap)`, channels counted inside the group.
@@ -56,61 +62,42 @@ pub(crate) struct Filter<'a> {
 
 impl Packed {
     pub(crate) fn new(words: Words, filter: &Filter) -> Self {
+        let halves = strassen::suits(words, filter);
+        let panels = if halves { strassen::panels(words, filter) } else { panels(words, filter) };
         let Filter { groups, group_in, group_out, taps, columns, .. } = *filter;
-        let (lanes, _) = words.tile();
-        let channels = words.channels();
-        let mut panels = Vec::new();
-        let (mut weights, mut biases) = (0, 0);
-        let spanning = spans_groups(lanes, groups, group_in, group_out);
-        let (blocks, width) = if spanning { (1, groups * group_out) } else { (groups, group_out) };
-        let step = if spanning || columns > 1 { lanes } else { 2 * lanes };
-        for block in 0..blocks {
-            for first in (0..width).step_by(step) {
-                let panel_width = step.min(width - first);
-                let vectors = panel_width.div_ceil(lanes);
-                let src_channel = if spanning { first } else { block * group_in };
-                let src_word = src_channel / channels;
-                let depth = match spanning {
-                    true => group_in.div_ceil(channels),
-                    false => (src_channel + group_in).div_ceil(channels) - src_word,
-                };
-                panels.push(Panel {
-                    weights,
-                    bias: biases,
-                    src_word,
-                    dst_channel: block * group_out + first,
-                    width: panel_width,
-                    vectors,
-                    depth,
-                    spanning,
-                });
-                weights += taps * depth * vectors * lanes;
-                biases += vectors * lanes;
-            }
-        }
-        let spanned = if spanning { group_in.div_ceil(channels) } else { 0 };
+        let ((lanes, _), channels) = (words.tile(), words.channels());
+        let spanned = match panels.first() {
+            Some(Panel { spanning: true, depth, .. }) => *depth,
+            _ => 0,
+        };
         let word = |lane: usize, c: usize| (lane % lanes / group_in * group_in / channels + c) as u8;
         let lane_words = (0..spanned).map(|c| std::array::from_fn(|lane| word(lane, c))).collect();
+        let end = |of: fn(&Panel) -> &Range<usize>| panels.last().map_or(0, |last| of(last).end);
         let mut packed = Packed {
             words,
             taps,
             columns,
             out_channels: groups * group_out,
+            weights: Lines::zeros(end(|panel| &panel.weights)),
+            bias: Lines::zeros(end(|panel| &panel.bias)),
             panels,
-            weights: Lines::zeros(weights),
-            bias: Lines::zeros(biases),
             lane_words,
+            halves,
         };
         for panel in &packed.panels {
-            let bias = &filter.bias[panel.dst_channel..panel.dst_channel + panel.width];
-            packed.bias[panel.bias..panel.bias + panel.width].copy_from_slice(bias);
+            for (half, to) in packed.bias[panel.bias.clone()].chunks_exact_mut(panel.vectors * lanes).enumerate() {
+                let from = &filter.bias[half * packed.out_channels / 2 + panel.dst_channel..];
+                to[..panel.width].copy_from_slice(&from[..panel.width]);
+            }
         }
         let out = SharedMut::new(&mut packed.weights);
         packed.panels.par_iter().for_each(|panel| {
-            let len = taps * panel.depth * panel.vectors * lanes;
             // SAFETY: panels' weights do not overlap.
-            let values = unsafe { out.slice(panel.weights, len) };
-            panel.fill(values, filter, panel.vectors * lanes, channels, &packed.lane_words);
+            let values = unsafe { out.slice(panel.weights.start, panel.weights.len()) };
+            match halves {
+                true => strassen::fill(panel, values, filter),
+                false => panel.fill(values, filter, panel.vectors * lanes, channels, &packed.lane_words),
+            }
         });
         packed
     }
@@ -126,6 +113,41 @@ impl Packed {
         let reach = |p: &Panel| p.src_word + if p.spanning { lanes } else { p.depth };
         self.panels.iter().map(reach).max().unwrap_or(0)
     }
+}
+
+fn panels(words: Words, filter: &Filter) -> Vec<Panel> {
+    let Filter { groups, group_in, group_out, taps, columns, .. } = *filter;
+    let ((lanes, _), channels) = (words.tile(), words.channels());
+    let mut panels = Vec::new();
+    let (mut weights, mut biases) = (0, 0);
+    let spanning = spans_groups(lanes, groups, group_in, group_out);
+    let (blocks, width) = if spanning { (1, groups * group_out) } else { (groups, group_out) };
+    let step = if spanning || columns > 1 { lanes } else { 2 * lanes };
+    for block in 0..blocks {
+        for first in (0..width).step_by(step) {
+            let panel_width = step.min(width - first);
+            let vectors = panel_width.div_ceil(lanes);
+            let src_channel = if spanning { first } else { block * group_in };
+            let src_word = src_channel / channels;
+            let depth = match spanning {
+                true => group_in.div_ceil(channels),
+                false => (src_channel + group_in).div_ceil(channels) - src_word,
+            };
+            let (weights_end, biases_end) = (weights + taps * depth * vectors * lanes, biases + vectors * lanes);
+            panels.push(Panel {
+                weights: weights..weights_end,
+                bias: biases..biases_end,
+                src_word,
+                dst_channel: block * group_out + first,
+                width: panel_width,
+                vectors,
+                depth,
+                spanning,
+            });
+            (weights, biases) = (weights_end, biases_end);
+        }
+    }
+    panels
 }
 
 impl Panel {

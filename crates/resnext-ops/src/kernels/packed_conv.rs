@@ -2,6 +2,7 @@
 
 use super::packed::{Packed, Panel};
 use super::shared::SharedMut;
+use super::strassen;
 use super::tiles::Strip;
 use crate::crew::Crew;
 use std::cell::Cell;
@@ -53,8 +54,9 @@ pub(crate) struct Job<'a> {
     pub(crate) sources: Sources<'a>,
     pub(crate) residual: Option<Pixels<'a>>,
     pub(crate) relu: bool,
-    /// Output pixels.
+    /// Output pixels, and those of an image.
     pub(crate) count: usize,
+    pub(crate) image: usize,
     pub(crate) out: &'a mut [f32],
     pub(crate) out_stride: usize,
     /// Weights that the next convolutions read, to be fetched from memory while this one computes.
@@ -65,7 +67,7 @@ pub(crate) struct Job<'a> {
 impl Packed {
     /// Computes all output pixels of a job.
     pub(crate) fn run(&self, crew: &Crew, job: Job) {
-        let Job { src, sources, residual, relu, count, out, out_stride, ahead } = job;
+        let Job { src, sources, residual, relu, count, image, ref out, out_stride, ahead } = job;
         let channels = self.words.channels();
         let holds = |len: usize, stride: usize| {
             count == 0 || len >= (count - 1) * stride + self.out_channels.div_ceil(channels)
@@ -87,6 +89,11 @@ impl Packed {
             }
         };
         assert!(count == 0 || src.data.len() >= last + self.reach());
+        if self.halves {
+            assert!(matches!(sources, Sources::Same) && count.is_multiple_of(image));
+            return strassen::run(self, crew, job);
+        }
+        let out = job.out;
         // SAFETY: f32 has no invalid bits and a larger alignment than u16.
         let (_, out, _) = unsafe { out.align_to_mut::<u16>() };
         let out = &SharedMut::new(out);
@@ -94,26 +101,13 @@ impl Packed {
             panels_first: self.out_channels > count,
             ..Split::new(count, row.map_or(1, |row| row.width), self.panels.len(), crew.threads())
         };
-        let all = |packed: &Packed| Fetch::of(packed, 0..packed.weights.len());
-        let lines: usize = ahead.iter().map(|packed| all(packed).lines).sum();
         crew.for_each(split.tasks(), |task| {
             let (pixels, panels) = split.get(task);
             let tiles = pixels.len().div_ceil(TILE) * panels.len() * self.taps;
             let steps = tiles * self.panels[panels.start].depth.div_ceil(STEP);
-            // A share of what the next convolutions want, after what this thread most likely wants next.
-            let mut share = lines * task / split.tasks()..lines * (task + 1) / split.tasks();
             let next = split.get((task + 1).min(split.tasks() - 1)).1;
-            let mut fetches = [Fetch::of(self, 0..0); AHEAD + 1];
-            if next != panels {
-                let begin = |panel: usize| self.panels.get(panel).map_or(self.weights.len(), |p| p.weights);
-                fetches[0] = Fetch::of(self, begin(next.start)..begin(next.end));
-            }
-            for (packed, fetch) in ahead.iter().zip(&mut fetches[1..]) {
-                let own = all(packed).lines;
-                *fetch = all(packed).part(share.start.min(own)..share.end.min(own));
-                share = share.start.saturating_sub(own)..share.end.saturating_sub(own);
-            }
-            let fetches = Fetches::new(fetches, steps);
+            let next = if next == panels { 0..0 } else { next };
+            let fetches = self.fetches(next, ahead, (task, split.tasks()), steps);
             let panels = &self.panels[panels];
             Task {
                 packed: self,
@@ -130,6 +124,32 @@ impl Packed {
             }
             .run();
         });
+    }
+}
+
+impl Packed {
+    /// What the given one of a number of tasks fetches while it does `steps` steps: the panels that its thread most likely
+    /// wants next, then its share of what the next convolutions want.
+    pub(super) fn fetches(
+        &self,
+        next: Range<usize>,
+        ahead: &[&Packed],
+        (task, tasks): (usize, usize),
+        steps: usize,
+    ) -> Fetches {
+        let all = |packed: &Packed| Fetch::of(packed, 0..packed.weights.len());
+        let lines: usize = ahead.iter().map(|packed| all(packed).lines).sum();
+        let mut share = lines * task / tasks..lines * (task + 1) / tasks;
+        let mut fetches = [Fetch::of(self, 0..0); AHEAD + 1];
+        if let (Some(first), Some(last)) = (self.panels[next.clone()].first(), self.panels[next].last()) {
+            fetches[0] = Fetch::of(self, first.weights.start..last.weights.end);
+        }
+        for (packed, fetch) in ahead.iter().zip(&mut fetches[1..]) {
+            let own = all(packed).lines;
+            *fetch = all(packed).part(share.start.min(own)..share.end.min(own));
+            share = share.start.saturating_sub(own)..share.end.saturating_sub(own);
+        }
+        Fetches::new(fetches, steps)
     }
 }
 

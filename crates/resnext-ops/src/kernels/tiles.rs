@@ -5,7 +5,7 @@
 
 use super::neighbours::neighbours;
 use super::packed::Panel;
-use super::packed_conv::{Row, STEP, Sources, Task, prefetch};
+use super::packed_conv::{Fetch, Row, STEP, Sources, Task, prefetch};
 use super::simd::Simd;
 use super::words::{MAX_LANES, V, Word, WordKernel, Words, pair};
 use std::ops::Range;
@@ -68,7 +68,7 @@ impl Strip<'_> {
     /// The panel's first weight.
     #[inline(always)]
     fn weights(&self) -> *const f32 {
-        self.task.packed.weights[self.panel.weights..].as_ptr()
+        self.task.packed.weights[self.panel.weights.clone()].as_ptr()
     }
 
     /// Fetches what [`finish`](Self::finish) will read and write, early.
@@ -95,7 +95,7 @@ impl Strip<'_> {
     unsafe fn finish<W: Word, const M: usize, const N: usize>(&self, first: usize, sums: &mut [V<W>]) {
         let Strip { task, panel, .. } = *self;
         let (lanes, halves) = (W::S::LANES, 2 / W::CHANNELS);
-        let bias = task.packed.bias[panel.bias..][..N * lanes].as_ptr();
+        let bias = task.packed.bias[panel.bias.clone()][..N * lanes].as_ptr();
         // From the first pixel of the tile on, in channels of two or four bytes.
         let place = |stride: usize| 2 * stride * first + panel.dst_channel * halves;
         let out =
@@ -174,7 +174,6 @@ impl<const M: usize, const N: usize> WordKernel for Dense<'_, M, N> {
     unsafe fn run<W: Word>(self) {
         let strip = self.0;
         let Strip { task, panel, pixels } = strip;
-        let lanes = W::S::LANES;
         // Where the next tile's pixels lie, if in order and so few words that they stay in the first cache.
         const NEXT: usize = 4096;
         let in_order = matches!(task.sources, Sources::Same) && panel.depth * M <= NEXT;
@@ -189,32 +188,55 @@ impl<const M: usize, const N: usize> WordKernel for Dense<'_, M, N> {
                 strip.expect::<W, M>(first);
                 for tap in 0..task.packed.taps {
                     let rows = strip.rows::<M>(first, tap);
-                    for step in (0..panel.depth).step_by(STEP) {
-                        if next > 0 {
-                            for m in 0..M {
-                                prefetch(rows[m].wrapping_add(step + next));
-                            }
-                        }
-                        fetch.step();
-                        for c in step..panel.depth.min(step + STEP) {
-                            let mut w = [W::S::zero(); N];
-                            for v in 0..N {
-                                w[v] = W::S::load(weights.add(v * lanes));
-                            }
-                            weights = weights.add(N * lanes);
-                            for m in 0..M {
-                                let x = W::S::splat(rows[m].add(c));
-                                for v in 0..N {
-                                    acc[m][v] = W::dot(x, w[v], acc[m][v]);
-                                }
-                            }
-                        }
-                    }
+                    sum_products::<W, M, N>(&mut acc, rows, &mut weights, panel.depth, next, &mut fetch);
                 }
                 strip.finish::<W, M, N>(first, acc.as_flattened_mut());
             }
         }
     }
+}
+
+/// Adds up `depth` words of `M` pixels times as many rows of `N` vectors of weights, past which `weights` then points.
+/// Meanwhile fetches what lies `next` words further on, unless that is 0.
+///
+/// # Safety
+/// The CPU has `W`'s instructions, and pixels and weights can be read.
+#[inline(always)]
+pub(super) unsafe fn sum_products<W: Word, const M: usize, const N: usize>(
+    acc: &mut [[V<W>; N]; M],
+    rows: [*const f32; M],
+    weights: &mut *const f32,
+    depth: usize,
+    next: usize,
+    fetch: &mut Fetch,
+) {
+    // By value, to be kept in registers.
+    let mut sums = *acc;
+    for step in (0..depth).step_by(STEP) {
+        if next > 0 {
+            for m in 0..M {
+                prefetch(rows[m].wrapping_add(step + next));
+            }
+        }
+        fetch.step();
+        for c in step..depth.min(step + STEP) {
+            // SAFETY: the function's contract.
+            unsafe {
+                let mut w = [W::S::zero(); N];
+                for v in 0..N {
+                    w[v] = W::S::load(weights.add(v * W::S::LANES));
+                }
+                *weights = weights.add(N * W::S::LANES);
+                for m in 0..M {
+                    let x = W::S::splat(rows[m].add(c));
+                    for v in 0..N {
+                        sums[m][v] = W::dot(x, w[v], sums[m][v]);
+                    }
+                }
+            }
+        }
+    }
+    *acc = sums;
 }
 
 /// A tile of `M` pixels times one vector of several groups: each lane needs a word of its own group, which a
