@@ -307,13 +307,20 @@ impl<const M: usize> WordKernel for Tiles<'_, M> {
                 let mut acc = [[W::S::zero(); 2]; M];
                 let mut weights = weights.as_ptr();
                 for product in CHAINS[*chain] {
-                    for to in product.out {
-                        self.expect(first, *to);
-                    }
                     let (start, stride) = task.left(product.left, first);
                     let rows = std::array::from_fn(|m| start.add(m * stride));
                     let mut fetch = task.fetches.take(panel.depth.div_ceil(STEP));
-                    sum_products::<W, M, 2>(&mut acc, rows, &mut weights, panel.depth, 0, &mut fetch);
+                    let each = M.div_ceil(panel.depth / STEP);
+                    let mut expected = first;
+                    let meanwhile = || {
+                        fetch.step();
+                        let until = (expected + each).min(first + M);
+                        for to in product.out {
+                            self.expect(expected..until, *to);
+                        }
+                        expected = until;
+                    };
+                    sum_products::<W, M, 2>(&mut acc, rows, &mut weights, panel.depth, 0, meanwhile);
                     for to in product.out {
                         self.put::<W>(first, *to, &acc);
                     }
@@ -333,19 +340,20 @@ impl<const M: usize> Tiles<'_, M> {
         (channel, start + half * halves[0] + first, M.min(halves[half] - first))
     }
 
-    /// Fetches what [`put`](Self::put) will read and write, early, unless the first chain has just written it.
+    /// Fetches what [`put`](Self::put) will read and write of some pixels, early, unless the first chain has just
+    /// written it.
     #[inline(always)]
-    fn expect(&self, first: usize, quarter: Quarter) {
+    fn expect(&self, pixels: Range<usize>, quarter: Quarter) {
         let Strip { task, panel, chain, .. } = &self.0;
         if *chain > 0 {
             return;
         }
-        let (channel, pixel, count) = self.place(first, quarter);
-        for m in pixel..pixel + count {
+        let (channel, pixel, _) = self.place(0, quarter);
+        for m in pixels {
             for line in (channel..channel + panel.width).step_by(16) {
-                prefetch(task.out.as_ptr().wrapping_add(m * task.out_stride + line));
+                prefetch(task.out.as_ptr().wrapping_add((pixel + m) * task.out_stride + line));
                 if let Some(r) = task.residual {
-                    prefetch(r.data.as_ptr().wrapping_add(m * r.stride + line));
+                    prefetch(r.data.as_ptr().wrapping_add((pixel + m) * r.stride + line));
                 }
             }
         }

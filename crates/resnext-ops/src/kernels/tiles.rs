@@ -5,7 +5,7 @@
 
 use super::neighbours::neighbours;
 use super::packed::Panel;
-use super::packed_conv::{Fetch, Row, STEP, Sources, Task, prefetch};
+use super::packed_conv::{Row, STEP, Sources, Task, prefetch};
 use super::simd::Simd;
 use super::words::{MAX_LANES, V, Word, WordKernel, Words, pair};
 use std::ops::Range;
@@ -71,13 +71,13 @@ impl Strip<'_> {
         self.task.packed.weights[self.panel.weights.clone()].as_ptr()
     }
 
-    /// Fetches what [`finish`](Self::finish) will read and write, early.
+    /// Fetches what [`finish`](Self::finish) will read and write of some pixels, early.
     #[inline(always)]
-    fn expect<W: Word, const M: usize>(&self, first: usize) {
+    fn expect<W: Word>(&self, pixels: Range<usize>) {
         let Strip { task, panel, .. } = self;
         let line = 16 * W::CHANNELS;
-        for channel in (panel.dst_channel..panel.dst_channel + panel.width).step_by(line) {
-            for m in first..first + M {
+        for m in pixels {
+            for channel in (panel.dst_channel..panel.dst_channel + panel.width).step_by(line) {
                 let at = channel / W::CHANNELS;
                 if let Some(r) = task.residual {
                     prefetch(r.data.as_ptr().wrapping_add(m * r.stride + at));
@@ -185,10 +185,18 @@ impl<const M: usize, const N: usize> WordKernel for Dense<'_, M, N> {
                 let mut acc = [[W::S::zero(); N]; M];
                 let mut weights = strip.weights();
                 let mut fetch = task.fetches.take(task.packed.taps * panel.depth.div_ceil(STEP));
-                strip.expect::<W, M>(first);
                 for tap in 0..task.packed.taps {
                     let rows = strip.rows::<M>(first, tap);
-                    sum_products::<W, M, N>(&mut acc, rows, &mut weights, panel.depth, next, &mut fetch);
+                    // A few each step: all at once, they would hold up the tile's own reads.
+                    let each = if tap == 0 { M.div_ceil(panel.depth.div_ceil(STEP)) } else { 0 };
+                    let mut expected = first;
+                    let meanwhile = || {
+                        fetch.step();
+                        let until = (expected + each).min(first + M);
+                        strip.expect::<W>(expected..until);
+                        expected = until;
+                    };
+                    sum_products::<W, M, N>(&mut acc, rows, &mut weights, panel.depth, next, meanwhile);
                 }
                 strip.finish::<W, M, N>(first, acc.as_flattened_mut());
             }
@@ -208,7 +216,7 @@ pub(super) unsafe fn sum_products<W: Word, const M: usize, const N: usize>(
     weights: &mut *const f32,
     depth: usize,
     next: usize,
-    fetch: &mut Fetch,
+    mut meanwhile: impl FnMut(),
 ) {
     // By value, to be kept in registers.
     let mut sums = *acc;
@@ -218,7 +226,7 @@ pub(super) unsafe fn sum_products<W: Word, const M: usize, const N: usize>(
                 prefetch(rows[m].wrapping_add(step + next));
             }
         }
-        fetch.step();
+        meanwhile();
         for c in step..depth.min(step + STEP) {
             // SAFETY: the function's contract.
             unsafe {
@@ -332,7 +340,8 @@ impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
             let mut weights = self.strip.weights();
             let mut fetch = task.fetches.take(task.packed.taps * depth.div_ceil(STEP));
             for row in 0..R {
-                self.strip.expect::<W, M>(first + row * self.width);
+                let first = first + row * self.width;
+                self.strip.expect::<W>(first..first + M);
             }
             for tap in (0..task.packed.taps).step_by(3) {
                 for _ in 0..3 * depth.div_ceil(STEP) {
