@@ -236,6 +236,61 @@ mod tests {
         Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
     }
 
+    /// Blocks of [`strassen`](crate::kernels): none, one or several an image, whole or not, of an even or an odd number of pixels.
+    #[test]
+    fn wide_convolutions_agree_with_conv2d_and_keep_images_apart() {
+        for (n, cin, cout, h, w) in [
+            (0, 256, 64, 3, 3),
+            (3, 256, 64, 1, 1),
+            (2, 288, 128, 7, 7),
+            (2, 256, 192, 9, 11),
+            (2, 512, 64, 14, 17),
+        ] {
+            let (x, weight) = (values(&[n, cin, h, w], 1), values(&[cout, cin, 1, 1], 2));
+            let (bias, residual) = (values(&[cout], 3), values(&[n, cout, h, w], 4));
+            let config = Conv2dConfig::default();
+            let want = conv2d(&x, &weight, &config).unwrap();
+            let want = want.broadcast_add(&bias.reshape((1, (), 1, 1)).unwrap()).unwrap();
+            for isa in Isa::available() {
+                let conv = FusedConv::on(isa, &weight, &bias, &config, DType::F32).unwrap();
+                let plain = 4 * (cin * cout + cout);
+                assert_eq!(conv.bytes(), plain + 3 * cin * cout, "not seven quarters of the weights");
+                let run = |x: &Tensor, residual: Option<&Tensor>, relu: bool| -> Tensor {
+                    let (mut input, mut added, mut out) =
+                        <(Activations, Activations, Activations)>::default();
+                    Crew::run(|crew| {
+                        input.load(crew, x, DType::F32, 0).unwrap();
+                        if let Some(residual) = residual {
+                            added.load(crew, residual, DType::F32, 0).unwrap();
+                        }
+                        let fusion = Fusion { residual: residual.map(|_| &added), relu, ahead: &[&conv] };
+                        conv.forward(crew, &input, fusion, &mut out).unwrap();
+                    });
+                    out.to_tensor().unwrap()
+                };
+                let flat = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                let same = |got: Tensor, want: Tensor| {
+                    for (got, want) in flat(got).into_iter().zip(flat(want)) {
+                        assert!((got - want).abs() < 3e-4, "{isa:?} {n}×{cin}×{h}×{w}: {got}, not {want}");
+                    }
+                };
+                same(run(&x, None, false), want.clone());
+                same(run(&x, Some(&residual), true), (&want + &residual).unwrap().relu().unwrap());
+                if n > 1 {
+                    let together = run(&x, None, true);
+                    let image = |t: &Tensor, i: usize| flat(t.narrow(0, i, 1).unwrap());
+                    let alone = run(&x.narrow(0, 1, 1).unwrap(), None, true);
+                    assert_eq!(image(&together, 1), flat(alone), "an image's result depends on the others");
+                    let nan = (x.narrow(0, 0, 1).unwrap() * f64::NAN).unwrap();
+                    let spoilt = Tensor::cat(&[&nan, &x.narrow(0, 1, n - 1).unwrap()], 0).unwrap();
+                    let spoilt = run(&spoilt, None, true);
+                    assert!(image(&spoilt, 0).iter().all(|y| y.is_nan()));
+                    assert_eq!(image(&together, 1), image(&spoilt, 1));
+                }
+            }
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
         /// Every instruction set, on shapes that reach every kind of tile, against the unfused convolution.

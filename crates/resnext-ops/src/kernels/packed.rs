@@ -85,7 +85,9 @@ impl Packed {
             halves,
         };
         for panel in &packed.panels {
-            for (half, to) in packed.bias[panel.bias.clone()].chunks_exact_mut(panel.vectors * lanes).enumerate() {
+            for (half, to) in
+                packed.bias[panel.bias.clone()].chunks_exact_mut(panel.vectors * lanes).enumerate()
+            {
                 let from = &filter.bias[half * packed.out_channels / 2 + panel.dst_channel..];
                 to[..panel.width].copy_from_slice(&from[..panel.width]);
             }
@@ -133,7 +135,8 @@ fn panels(words: Words, filter: &Filter) -> Vec<Panel> {
                 true => group_in.div_ceil(channels),
                 false => (src_channel + group_in).div_ceil(channels) - src_word,
             };
-            let (weights_end, biases_end) = (weights + taps * depth * vectors * lanes, biases + vectors * lanes);
+            let (weights_end, biases_end) =
+                (weights + taps * depth * vectors * lanes, biases + vectors * lanes);
             panels.push(Panel {
                 weights: weights..weights_end,
                 bias: biases..biases_end,

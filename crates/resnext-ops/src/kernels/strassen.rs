@@ -96,16 +96,20 @@ pub(super) fn panels(words: Words, filter: &Filter) -> Vec<Panel> {
 
 /// Writes a panel's weights.
 pub(super) fn fill(panel: &Panel, values: &mut [f32], filter: &Filter) {
-    let products = CHAINS.iter().copied().flatten();
-    for (product, values) in products.zip(values.chunks_exact_mut(panel.depth * panel.width)) {
-        for (c, values) in values.chunks_exact_mut(panel.width).enumerate() {
-            for (l, value) in values.iter_mut().enumerate() {
-                let k = panel.dst_channel + l;
-                let quarter = |i: usize| {
-                    (filter.weight)(0, i % 2 * filter.group_out / 2 + k, i / 2 * panel.depth + c, 0)
-                };
-                let terms = (0..4).filter(|&i| product.weights[i] != 0.0);
-                *value = terms.map(|i| product.weights[i] * quarter(i)).sum();
+    let Panel { depth, width, .. } = *panel;
+    // In blocks of input channels that keep both sides in the nearest cache.
+    for first in (0..depth).step_by(MAX_LANES) {
+        for l in 0..width {
+            let quarter = |input: usize, output: usize| -> [f32; MAX_LANES] {
+                let k = output * filter.group_out / 2 + panel.dst_channel + l;
+                std::array::from_fn(|c| (filter.weight)(0, k, input * depth + first + c, 0))
+            };
+            let quarters = [quarter(0, 0), quarter(0, 1), quarter(1, 0), quarter(1, 1)];
+            for (i, product) in CHAINS.iter().copied().flatten().enumerate() {
+                for c in 0..MAX_LANES {
+                    let sum = (0..4).map(|q| product.weights[q] * quarters[q][c]).sum();
+                    values[(i * depth + first + c) * width + l] = sum;
+                }
             }
         }
     }
@@ -125,7 +129,6 @@ impl Block {
         let pixels = BLOCK.min(image - start);
         Block { first: number / blocks * image + start, halves: [pixels.div_ceil(2), pixels / 2] }
     }
-
 }
 
 /// S1 to S4 of a block of pixels, `[sum][pixel of a half][channel of a half]`.
@@ -300,7 +303,8 @@ impl<const M: usize> WordKernel for Tiles<'_, M> {
         let Strip { task, panel, chain, pixels } = &self.0;
         let size = panel.depth * panel.width;
         let before: usize = CHAINS[..*chain].iter().map(|chain| chain.len()).sum();
-        let weights = &task.packed.weights[panel.weights.clone()][before * size..][..CHAINS[*chain].len() * size];
+        let weights =
+            &task.packed.weights[panel.weights.clone()][before * size..][..CHAINS[*chain].len() * size];
         for first in pixels.clone().step_by(M) {
             // SAFETY: the CPU has W's instructions; rows have the panel's depth, and so have its weights.
             unsafe {
