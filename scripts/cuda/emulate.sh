@@ -23,5 +23,5 @@ ${CXX:-g++} -std=c++17 -O1 -w -fPIC -shared -U_FORTIFY_SOURCE -o "$out/device.so
 for name in libcuda.so.1 libnvrtc.so.13 libcublas.so.13 libcublasLt.so.13 libcurand.so.10 libcudnn.so.9; do
     ln -sf device.so "$out/$name"
 done
-export EMULATED_DEVICE=$sources EMULATED_CACHE=$out/cache
+export EMULATED_DEVICE=$sources EMULATED_CACHE=$out/cache EMULATED_LOG=$out/log
 LD_LIBRARY_PATH="$out:$home/lib" exec "$@"

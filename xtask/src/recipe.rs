@@ -36,7 +36,7 @@ pub struct Recipe {
     pub ema: f64,
     #[serde(default)]
     pub grad_checkpoint: bool,
-    /// Mixed precision: `off` or `bf16`.
+    /// Mixed precision: `off`, `bf16` or, on CUDA, `tf32`.
     #[serde(default)]
     pub amp: Amp,
     pub schedule: Schedule,
@@ -84,7 +84,7 @@ pub struct Overrides {
     /// Less memory for more time: the backward pass computes the insides of blocks again
     #[arg(long)]
     pub grad_checkpoint: bool,
-    /// Mixed precision: bf16 convolutions and activations beside f32 weights, or off
+    /// Mixed precision: bf16 convolutions and activations beside f32 weights; tf32, f32 that CUDA multiplies rounded; or off
     #[arg(long)]
     pub amp: Option<Amp>,
 }

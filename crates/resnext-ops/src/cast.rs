@@ -24,5 +24,11 @@ pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
 
 /// candle writes what it converts in the order of the dimensions.
 fn convert(x: &Tensor, dtype: DType) -> Result<Tensor> {
-    Ok(if x.rank() == 4 { from_nhwc(&to_nhwc(x)?.to_dtype(dtype)?)? } else { x.to_dtype(dtype)? })
+    let ordered = if x.rank() == 4 { to_nhwc(x)? } else { x.clone() };
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        crate::cuda::log_candle(&format!("cast_{}", x.dtype().as_str()), ordered.layout(), dtype);
+    }
+    let y = ordered.to_dtype(dtype)?;
+    Ok(if x.rank() == 4 { from_nhwc(&y)? } else { y })
 }

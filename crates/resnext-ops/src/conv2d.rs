@@ -1,7 +1,7 @@
 //! Grouped 2-D convolution.
 
 use crate::kernels::{self, ConvShape, Element, Isa, Operand};
-use crate::layout::{channels_last, from_nhwc, row_major, to_nhwc};
+use crate::layout::{channels_last, contiguous, from_nhwc, row_major, to_nhwc};
 use crate::tape::{Output, apply2, apply3, needs_gradient};
 use crate::widened::with_widened;
 use crate::{Error, Result, cast, composite};
@@ -324,7 +324,7 @@ impl CustomOp2 for Conv {
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
         let shape = checked_shape(x.shape(), weight.shape(), &self.config)?;
-        let grad = &grad.contiguous()?;
+        let grad = &contiguous(grad)?;
         let grad_x = self
             .input_gradient
             .then(|| from_nhwc(&grad.apply_op2_no_bwd(weight, &InputGradient(shape))?))

@@ -12,8 +12,8 @@ use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
 /// as a scalar. With `smoothing` s the target is 1 - s + s/K for the label and s/K for the others,
 /// as in PyTorch. The loss of bf16 or f16 logits is f32.
 ///
-/// On CUDA a label that is no class makes the loss NaN: to look at the labels here would have the host wait for the
-/// device in every step.
+/// On CUDA a label that is no class makes the loss, and the gradient of its example, NaN: to look at the labels here would
+/// have the host wait for the device in every step. [`loss_value`] tells such a NaN from others.
 ///
 /// # Errors
 /// If shapes do not fit, the batch is empty, a label is not below K, or `smoothing` isn't in 0..=1.
@@ -46,13 +46,7 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor, smoothing: f64) -> Result
         }
         return apply1(logits, OnCuda { labels: labels.clone(), smoothing }, Output::Plain);
     }
-    let values = labels.to_vec1::<u32>()?;
-    if let Some((i, label)) = values.iter().enumerate().find(|&(_, &label)| label as usize >= classes) {
-        return Err(Error::Value {
-            op: OP,
-            message: format!("label {label} of example {i} is not below {classes}, the number of classes"),
-        });
-    }
+    let values = checked(labels, classes)?;
     if has_cpu_kernel(logits) {
         return apply1(logits, CrossEntropy { labels: values, smoothing }, Output::Plain);
     }
@@ -62,6 +56,34 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor, smoothing: f64) -> Result
     let log_p = shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(1)?.log()?)?;
     let label = log_p.gather(&labels.unsqueeze(1)?, 1)?.mean_all()?;
     Ok(((label * (smoothing - 1.0))? - (log_p.mean_all()? * smoothing)?)?)
+}
+
+/// A loss of [`cross_entropy`] as a number: waits for the device, once, and looks at the labels only if it is NaN.
+///
+/// # Errors
+/// If it is NaN and a label is no class; if it is not a scalar.
+pub fn loss_value(loss: &Tensor, labels: &Tensor, classes: usize) -> Result<f64> {
+    let value = match loss.dtype() {
+        DType::F64 => loss.to_scalar::<f64>()?,
+        // Read as it is: casting would be a launch.
+        _ => f64::from(loss.to_scalar::<f32>()?),
+    };
+    if value.is_nan() {
+        checked(labels, classes)?;
+    }
+    Ok(value)
+}
+
+/// The labels, all of them below `classes`.
+fn checked(labels: &Tensor, classes: usize) -> Result<Vec<u32>> {
+    let values = labels.to_vec1::<u32>()?;
+    match values.iter().enumerate().find(|&(_, &label)| label as usize >= classes) {
+        None => Ok(values),
+        Some((i, label)) => Err(Error::Value {
+            op: "cross_entropy",
+            message: format!("label {label} of example {i} is not below {classes}, the number of classes"),
+        }),
+    }
 }
 
 struct CrossEntropy {

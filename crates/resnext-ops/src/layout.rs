@@ -23,7 +23,16 @@ pub fn is_channels_last(x: &Tensor) -> bool {
 
 /// The contiguous (N, H, W, C) view, or copy, of a (N, C, H, W) tensor.
 pub(crate) fn to_nhwc(x: &Tensor) -> candle_core::Result<Tensor> {
-    x.permute((0, 2, 3, 1))?.contiguous()
+    contiguous(&x.permute((0, 2, 3, 1))?)
+}
+
+/// `x` in the order of its dimensions: itself, or a copy.
+pub(crate) fn contiguous(x: &Tensor) -> candle_core::Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() && !x.is_contiguous() {
+        crate::cuda::log_candle("ucopy", x.layout(), x.dtype());
+    }
+    x.contiguous()
 }
 
 /// The (N, C, H, W) view of a (N, H, W, C) tensor.

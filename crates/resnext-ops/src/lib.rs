@@ -38,12 +38,12 @@ pub use conv_norm::ConvNorm;
 pub use conv2d::conv2d_composite;
 pub use conv2d::{Conv2dConfig, conv2d, conv2d_gradients, conv2d_with_bias, linear};
 pub use crew::Crew;
-pub use cross_entropy::cross_entropy;
+pub use cross_entropy::{cross_entropy, loss_value};
 pub use error::{Error, Result};
 pub use fused_conv::{FusedConv, Fusion, fused_dtype_is_supported};
 pub use kernels::Isa;
 pub use layout::{is_channels_last, to_channels_last};
-pub use machine::{fma_peak, read_bandwidth};
+pub use machine::{fma_peak, memory_bandwidth, read_bandwidth};
 #[cfg(feature = "metal")]
 pub use metal::devices as metal_devices;
 pub use pool::{Pool2dConfig, global_avg_pool, max_pool2d};

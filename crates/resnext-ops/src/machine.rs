@@ -1,7 +1,8 @@
 //! What the machine at hand can do at most: the yardsticks of a bench.
 
+use crate::Result;
 use crate::kernels::{Isa, Words, fma_chains};
-use candle_core::DType;
+use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use std::time::Instant;
 
@@ -31,4 +32,40 @@ pub fn read_bandwidth() -> f64 {
         size_of_val(&data[..]) as f64 / start.elapsed().as_secs_f64()
     };
     (0..3).map(|_| once()).fold(0.0, f64::max)
+}
+
+/// Bytes a second that `device` copies from one place in its memory to another, read and written together: the best of
+/// five times ten copies of `bytes`, which should be much more than any cache holds.
+///
+/// # Errors
+/// If the device has no room for them twice.
+pub fn memory_bandwidth(device: &Device, bytes: usize) -> Result<f64> {
+    const COPIES: usize = 10;
+    let from = Tensor::ones(bytes / 4, DType::F32, device)?;
+    let to = from.zeros_like()?;
+    let mut best = f64::INFINITY;
+    for round in 0..6 {
+        device.synchronize()?;
+        let start = Instant::now();
+        for _ in 0..COPIES {
+            copy(&from, &to)?;
+        }
+        device.synchronize()?;
+        // The first round compiles kernels.
+        if round > 0 {
+            best = best.min(start.elapsed().as_secs_f64());
+        }
+    }
+    Ok((2 * bytes * COPIES) as f64 / best)
+}
+
+/// Into memory that is there already: to get some would take time, too.
+fn copy(from: &Tensor, to: &Tensor) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if from.device().is_cuda() {
+        let ((from, from_layout), (to, to_layout)) = (from.storage_and_layout(), to.storage_and_layout());
+        let stored = ((crate::cuda::cuda(&from)?, from_layout), (crate::cuda::cuda(&to)?, to_layout));
+        return Ok(crate::cuda::copy(stored.0, stored.1)?);
+    }
+    Ok(to.slice_set(from, 0, 0)?)
 }

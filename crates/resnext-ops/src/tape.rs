@@ -56,6 +56,10 @@ pub fn value_and_gradients<E: From<Error>>(
         let (op, input, expected) = ("value_and_gradients", "the result", "a scalar".to_string());
         return Err(Error::Shape { op, input, expected, got: value.shape().clone() }.into());
     }
+    #[cfg(feature = "cuda")]
+    if value.device().is_cuda() {
+        crate::cuda::log_candle("const_set", value.layout(), value.dtype());
+    }
     let one = value.ones_like().map_err(Error::from)?;
     Ok((value.detach(), tape.backward(&value, &one)?))
 }

@@ -135,7 +135,55 @@ fn convolutions() {
     cuda::set_convolutions(Convolutions::Auto).unwrap();
 }
 
-/// One launch, or one and a sum, whatever the number of groups.
+/// With TF32 tensor cores compute grouped 3×3 of f32. The numbers here have no more digits than TF32 does.
+#[test]
+fn tf32_where_it_may_be() {
+    let Some((device, _one)) = device("tf32_where_it_may_be") else { return };
+    for (channels, groups, stride, side) in
+        [(32, 8, 1, 9), (64, 8, 2, 14), (64, 4, 1, 7), (64, 4, 2, 15), (96, 3, 1, 21), (64, 2, 2, 6)]
+    {
+        let config = Conv2dConfig { padding: 1, stride, groups, dilation: 1 };
+        let inputs = [
+            (fill(&[2, channels, side, side], 1), true),
+            (fill(&[channels, channels / groups, 3, 3], 2), false),
+        ];
+        let run = |tf32: bool| {
+            let compare = || {
+                compare("conv2d", &device, &inputs, |t| resnext_ops::conv2d(&t[0], &t[1], &config));
+            };
+            cuda::with_tf32(tf32, || cuda::launches(compare)).1
+        };
+        let names = |list: &[cuda::Launched], what: &str| list.iter().any(|l| l.name.contains(what));
+        let (exact, rounded) = (run(false), run(true));
+        for kernel in ["grouped3x3", "grouped3x3_weight"] {
+            let (by_f32, by_cores) = (format!("{kernel}_f32-"), format!("{kernel}-ELEMENT=float"));
+            assert!(names(&exact, &by_f32) && !names(&exact, &by_cores));
+            assert!(names(&rounded, &by_cores) && !names(&rounded, &by_f32));
+        }
+    }
+}
+
+/// The emulated cuDNN has no algorithm for a dilation of 3: an error where cuDNN is insisted on, else a kernel of ours
+/// computes.
+#[cfg(feature = "cudnn")]
+#[test]
+fn without_an_algorithm_of_cudnns() {
+    let Some((device, _one)) = device("without_an_algorithm_of_cudnns") else { return };
+    if std::env::var_os("EMULATED_LOG").is_none() {
+        eprintln!("skipped: only the emulated cuDNN lacks algorithms");
+        return;
+    }
+    let config = Conv2dConfig { padding: 3, dilation: 3, ..Default::default() };
+    let inputs = [(fill(&[2, 6, 9, 8], 1), true), (fill(&[4, 6, 3, 3], 2), false)];
+    compare("dilated", &device, &inputs, |t| resnext_ops::conv2d(&t[0], &t[1], &config));
+    cuda::set_convolutions(Convolutions::Cudnn).unwrap();
+    let [x, weight] = inputs.map(|(t, _)| to(&t, &device, DType::F32));
+    let error = resnext_ops::conv2d(&x, &weight, &config).unwrap_err().to_string();
+    cuda::set_convolutions(Convolutions::Auto).unwrap();
+    assert!(error.contains("cuDNN has no usable algorithm"), "{error}");
+}
+
+/// One launch, or one and a sum, whatever the number of groups; and what puts x, or a library's weights, in order.
 #[test]
 fn launches_do_not_grow_with_groups() {
     let Some((device, _one)) = device("launches_do_not_grow_with_groups") else { return };
@@ -149,7 +197,7 @@ fn launches_do_not_grow_with_groups() {
         (launches.len(), back.len())
     };
     let counts = [4, 8, 16, 32, 64, 128].map(count);
-    assert!(counts.iter().all(|c| c.0 <= 3 && c.1 <= 8), "{counts:?}");
+    assert!(counts.iter().all(|c| c.0 <= 4 && c.1 <= 8), "{counts:?}");
 }
 
 #[test]
@@ -220,6 +268,22 @@ fn cross_entropy() {
     }
 }
 
+/// A label that is no class is found when the loss is read, which waits for the device once if there is none.
+#[test]
+fn labels_that_are_no_class() {
+    let Some((device, _one)) = device("labels_that_are_no_class") else { return };
+    let logits = to(&fill(&[4, 10], 1), &device, DType::F32);
+    let value = |labels: [u32; 4]| {
+        let labels = Tensor::new(&labels, &device).unwrap();
+        let loss = resnext_ops::cross_entropy(&logits, &labels, 0.1).unwrap();
+        resnext_ops::loss_value(&loss, &labels, 10)
+    };
+    assert!(value([1, 9, 0, 2]).unwrap() > 0.0);
+    let error = value([1, 10, 3, 11]).unwrap_err();
+    assert!(matches!(error, resnext_ops::Error::Value { .. }));
+    assert!(error.to_string().contains("label 10 of example 1 is not below 10"), "{error}");
+}
+
 #[test]
 fn optimizer_step() {
     let Some((device, _one)) = device("optimizer_step") else { return };
@@ -237,7 +301,8 @@ fn optimizer_step() {
         })
         .collect();
     let ((), launches) = cuda::launches(|| cuda::sgd_step(&parameters, &settings).unwrap());
-    assert_eq!(launches.len(), 1);
+    // The table of parameters, and the step.
+    assert_eq!(launches.len(), 2);
     for (i, [value, momentum, _, average]) in values.iter().enumerate() {
         let before = [1, 2, 3, 4].map(|k| fill(shapes[i], 10 * i + k));
         let g = (&before[2] + (&before[0] * 1e-2).unwrap()).unwrap();

@@ -7,7 +7,7 @@ use crate::sgd::{Sgd, SgdConfig};
 use crate::{Amp, Error, Result};
 use candle_core::{DType, Device, Tensor};
 use resnext_model::{Config, ResNext, Variables};
-use resnext_ops::{cross_entropy, value_and_gradients};
+use resnext_ops::{cross_entropy, loss_value, value_and_gradients};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
@@ -152,6 +152,7 @@ impl Trainer {
             let message = "gradient checkpointing is for the CPU; leave it out on other devices";
             return Err(Error::Config(message.into()));
         }
+        config.amp.check(device)?;
         let variables = Variables::new(config.seed, DType::F32, device);
         let mut network = ResNext::new(model, variables.builder())?;
         network.set_recompute(config.grad_checkpoint);
@@ -215,7 +216,7 @@ impl Trainer {
     pub fn run(&mut self, data: &impl Data, observer: &mut impl Observer) -> Result<Outcome> {
         while self.progress.epoch < self.config.epochs {
             let epoch = self.progress.epoch;
-            if !self.train_epoch(data, observer)? {
+            if !self.config.amp.during(|| self.train_epoch(data, observer))? {
                 observer.save(&self.checkpoint(), false)?;
                 return Ok(Outcome::Stopped);
             }
@@ -282,7 +283,7 @@ impl Trainer {
                         Ok(loss)
                     })
                 })?;
-                let loss = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+                let loss = loss_value(&loss, &labels, self.model.classes)?;
                 if !loss.is_finite() {
                     return Err(Error::Diverged { step: self.progress.step, loss });
                 }
@@ -336,7 +337,7 @@ pub fn evaluate(
     for batch in batches {
         let (images, labels) = batch?;
         let logits = network(&images)?.detach();
-        let loss = cross_entropy(&logits, &labels, 0.0)?.to_dtype(DType::F64)?.to_scalar()?;
+        let loss = loss_value(&cross_entropy(&logits, &labels, 0.0)?, &labels, logits.dim(1)?)?;
         metrics.add(&logits, &labels, loss)?;
         observe(metrics.count, &logits, &labels)?;
     }

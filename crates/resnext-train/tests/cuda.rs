@@ -5,9 +5,50 @@
 use candle_core::{DType, Device, Tensor};
 use resnext_model::{Config, ResNext, Stem, Variables};
 use resnext_ops::{cross_entropy, cuda, value_and_gradients};
-use resnext_train::{Result, Sgd, SgdConfig};
+use resnext_train::{
+    Amp, BatchReport, Batches, Checkpoint, Data, EpochReport, Error, Observer, Result, Schedule, Sgd,
+    SgdConfig, TrainConfig, Trainer,
+};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const BATCH: usize = 4;
+
+/// One test at a time: the list of launches is the process's.
+fn device(test: &str) -> Option<(Device, MutexGuard<'static, ()>)> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    match cuda::open(0) {
+        Ok(device) => Some((device, one)),
+        Err(error) => {
+            let error = error.to_string();
+            eprintln!("skipped: {test} needs a CUDA device: {}", error.lines().next().unwrap_or_default());
+            None
+        }
+    }
+}
+
+/// What the emulated device was asked for so far; a real one doesn't tell.
+fn asked_for() -> Option<Vec<String>> {
+    let file = std::env::var_os("EMULATED_LOG")?;
+    Some(std::fs::read_to_string(file).unwrap().lines().map(str::to_string).collect())
+}
+
+/// The list of launches is all that the device was asked for: nothing, candle's casts, copies and fills included, is left
+/// out or made up.
+fn check_list(launched: &[cuda::Launched], before: Option<Vec<String>>) {
+    let (Some(before), Some(all)) = (before, asked_for()) else { return };
+    // The device knows kernels by their names alone.
+    let kernel = |l: &cuda::Launched| {
+        let name = l.name.trim_start_matches("candle: ");
+        if l.grid == [0; 3] {
+            name.to_string()
+        } else {
+            name.split('-').next().unwrap_or_default().to_string()
+        }
+    };
+    let listed: Vec<String> = launched.iter().map(kernel).collect();
+    assert_eq!(listed, all[before.len()..]);
+}
 
 /// The losses of some steps from the same first weights on the same images, the weights they led to, and the launches
 /// of the last step.
@@ -29,6 +70,7 @@ fn train(
     let labels = Tensor::new(&[1u32, 9, 0, 4], device).unwrap();
     let (mut losses, mut launched) = (Vec::new(), Vec::new());
     for _ in 0..2 {
+        let before = asked_for();
         let (loss, launches) = cuda::launches(|| {
             let (loss, gradients) = value_and_gradients(|| -> Result<Tensor> {
                 Ok(cross_entropy(&network.forward(&images, true)?, &labels, 0.1)?)
@@ -37,6 +79,9 @@ fn train(
             sgd.step(0.01, |variable| gradients.get(variable)).unwrap();
             loss
         });
+        if device.is_cuda() {
+            check_list(&launches, before);
+        }
         losses.push(f64::from(loss.to_scalar::<f32>().unwrap()));
         launched = launches;
     }
@@ -47,14 +92,7 @@ fn train(
 
 #[test]
 fn training_steps_are_the_cpus() {
-    let device = match cuda::open(0) {
-        Ok(device) => device,
-        Err(error) => {
-            let error = error.to_string();
-            eprintln!("skipped: needs a CUDA device: {}", error.lines().next().unwrap_or_default());
-            return;
-        }
-    };
+    let Some((device, _one)) = device("training_steps_are_the_cpus") else { return };
     let cifar = Config::by_name("resnext11_8x4d").unwrap();
     let imagenet = Config { stem: Stem::ImageNet, ..cifar.clone() };
     for (config, half, tolerance) in
@@ -76,8 +114,99 @@ fn training_steps_are_the_cpus() {
         // Twelve convolutions with batch norm, shortcuts included: none takes a chain of launches.
         let count = |what: &str| launches.iter().filter(|l| l.name.starts_with(what)).count();
         assert_eq!(count("sgd"), 1);
-        assert!(count("candle") <= 2, "{launches:?}");
+        let copies = launches.iter().filter(|l| l.name.contains("ucopy")).count();
+        assert!(copies <= 2 && count("candle") <= 40, "{launches:?}");
         assert!(launches.len() < 20 * 12, "{}", launches.len());
         println!("{} launches in a step, {half:?}", launches.len());
     }
+}
+
+/// Batches of images by a formula, all with these labels.
+struct Labelled([u32; BATCH], Device);
+
+impl Data for Labelled {
+    fn batches_per_epoch(&self) -> usize {
+        1
+    }
+    fn train(&self, _: usize, _: usize) -> Batches<'_> {
+        let pixel = |i: usize| ((i * 7919) % 255) as f32 / 128.0 - 1.0;
+        let images = Tensor::from_iter((0..BATCH * 3 * 16 * 16).map(pixel), &self.1).unwrap();
+        let images = images.reshape((BATCH, 3, 16, 16)).unwrap();
+        Box::new(std::iter::once(Ok((images, Tensor::new(&self.0, &self.1).unwrap()))))
+    }
+    fn test(&self) -> Batches<'_> {
+        self.train(0, 0)
+    }
+}
+
+#[derive(Default)]
+struct Losses(Vec<f64>);
+
+impl Observer for Losses {
+    fn on_batch(&mut self, report: &BatchReport) {
+        self.0.push(report.loss);
+    }
+    fn on_epoch(&mut self, _: &EpochReport) -> Result<()> {
+        Ok(())
+    }
+    fn save(&mut self, _: &Checkpoint, _: bool) -> Result<()> {
+        Ok(())
+    }
+    fn should_stop(&self) -> bool {
+        false
+    }
+}
+
+fn trainer(amp: Amp, device: &Device) -> Trainer {
+    let config = TrainConfig {
+        epochs: 1,
+        lr: 0.01,
+        schedule: Schedule::default(),
+        sgd: SgdConfig::default(),
+        label_smoothing: 0.1,
+        accumulate: 1,
+        seed: 3,
+        ema: 0.0,
+        grad_checkpoint: false,
+        amp,
+    };
+    let model = Config { classes: 10, ..Config::by_name("resnext11_8x4d").unwrap() };
+    Trainer::new(&model, config, serde_json::Value::Null, device).unwrap()
+}
+
+/// A label that is no class ends a run as it does on the CPU, before it moves a weight, and costs no step a wait.
+#[test]
+fn labels_that_are_no_class_end_training() {
+    let Some((device, _one)) = device("labels_that_are_no_class_end_training") else { return };
+    for device in [Device::Cpu, device] {
+        let mut losses = Losses::default();
+        let mut trainer = trainer(Amp::Off, &device);
+        let error = trainer.run(&Labelled([1, 9, 10, 0], device.clone()), &mut losses).unwrap_err();
+        assert!(matches!(error, Error::Op(resnext_ops::Error::Value { .. })), "{error:?}");
+        assert!(error.to_string().contains("label 10 of example 2 is not below 10"), "{error}");
+        assert!(losses.0.is_empty());
+    }
+}
+
+/// `tf32` is TF32 in training and f32 in evaluation, near f32's loss.
+#[test]
+fn tf32_is_for_training_alone() {
+    let Some((device, _one)) = device("tf32_is_for_training_alone") else { return };
+    let run = |amp: Amp| {
+        let mut losses = Losses::default();
+        let data = Labelled([1, 9, 0, 4], device.clone());
+        let list = cuda::launches(|| trainer(amp, &device).run(&data, &mut losses).unwrap()).1;
+        let count = |what: &str| list.iter().filter(|l| l.name.starts_with(what)).count();
+        let by = [
+            "grouped3x3_f32",
+            "grouped3x3_weight_f32",
+            "grouped3x3-ELEMENT=float",
+            "grouped3x3_weight-ELEMENT=float",
+        ];
+        (losses.0[0], by.map(count))
+    };
+    let (f32, tf32) = (run(Amp::Off), run(Amp::Tf32));
+    assert!((f32.0 - tf32.0).abs() < 1e-2, "{} and {}", f32.0, tf32.0);
+    // Three blocks: forward, both gradients and evaluation.
+    assert_eq!((f32.1, tf32.1), ([9, 3, 0, 0], [3, 0, 6, 3]));
 }

@@ -327,6 +327,7 @@ fn settings_out_of_range_are_refused() {
     assert!(refused(|c| c.epochs = 0).contains("epochs must be at least 1"));
     assert!(refused(|c| c.lr = f64::NAN).contains("learning rate must be above 0"));
     assert!(refused(|c| c.sgd.momentum = 1.0).contains("momentum"));
-    assert!("fp16".parse::<Amp>().unwrap_err().to_string().contains("off or bf16, not `fp16`"));
+    assert!("fp16".parse::<Amp>().unwrap_err().to_string().contains("off, bf16 or tf32, not `fp16`"));
+    assert!(refused(|c| c.amp = Amp::Tf32).contains("tf32 is a way CUDA devices multiply"));
     assert!(refused(|c| c.accumulate = 0).contains("accumulate"));
 }

@@ -61,21 +61,6 @@ fn time<R>(device: &Device, (runs, rounds): (usize, usize), mut f: impl FnMut() 
     Ok(quantile(&times, 0.5))
 }
 
-/// Bytes a second of a copy larger than any cache, read and written: the best of several.
-pub fn bandwidth(sizes: &Sizes, device: &Device) -> Result<f64> {
-    let x = Tensor::ones(sizes.copied / 4, DType::F32, device)?;
-    let mut best = 0f64;
-    for _ in 0..10 {
-        device.synchronize()?;
-        let start = Instant::now();
-        let y = x.copy()?;
-        device.synchronize()?;
-        best = best.max(2.0 * sizes.copied as f64 / start.elapsed().as_secs_f64());
-        drop(y);
-    }
-    Ok(best)
-}
-
 /// Normal numbers, the same every time.
 fn random(dims: &[usize], scale: f64, dtype: DType, device: &Device) -> Result<Tensor> {
     let value = |i: u64| ((i.wrapping_mul(2654435761) ^ i >> 7) as u32 as f64 / 2147483648.0 - 1.0) * scale;
@@ -118,7 +103,7 @@ pub fn grouped(
             let weight = random(&[channels, channels / GROUPS, 3, 3], 0.1, dtype, device)?;
             let config = Conv2dConfig { padding: 1, groups: GROUPS, ..Default::default() };
             let ours = to_channels_last(&x)?;
-            for route in gpu::routes(device) {
+            for route in gpu::routes(device, dtype) {
                 let timed = gpu::by_route(route, || -> Result<_> {
                     let forward = time(device, sizes.runs, || Ok(conv2d(&ours, &weight, &config)?))?;
                     let gradients =

@@ -1,6 +1,6 @@
 //! What a device tells of itself, and of what it is asked to do.
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use serde::Serialize;
 
 /// A kernel, or a library's call, and how often a training step launches it.
@@ -10,9 +10,15 @@ pub struct Launches {
     pub count: usize,
 }
 
+/// The way of computing a grouped convolution of f32 that rounds it to TF32.
+pub const TF32: &str = "ours, TF32";
+
 /// Ways a grouped convolution can be computed here, by name.
-pub fn routes(device: &Device) -> &'static [&'static str] {
-    if device.is_cuda() && cfg!(feature = "cudnn") { &["ours", "cuDNN"] } else { &["ours"] }
+pub fn routes(device: &Device, dtype: DType) -> Vec<&'static str> {
+    let cuda = device.is_cuda();
+    let all =
+        [("ours", true), (TF32, cuda && dtype == DType::F32), ("cuDNN", cuda && cfg!(feature = "cudnn"))];
+    all.into_iter().filter_map(|(name, here)| here.then_some(name)).collect()
 }
 
 #[cfg(feature = "cuda")]
@@ -20,11 +26,11 @@ pub use with_cuda::{by_route, launches, name};
 
 #[cfg(feature = "cuda")]
 mod with_cuda {
-    use super::Launches;
+    use super::{Launches, TF32};
     use anyhow::Result;
     use candle_core::Device;
     use resnext_ops::cuda::{
-        Convolutions, convolutions, describe, launches as launches_of, set_convolutions,
+        Convolutions, convolutions, describe, launches as launches_of, set_convolutions, with_tf32,
     };
     use std::cmp::Reverse;
     use std::collections::BTreeMap;
@@ -42,8 +48,8 @@ mod with_cuda {
     /// Runs `f` with convolutions computed by one of [`routes`](super::routes).
     pub fn by_route<T>(route: &str, f: impl FnOnce() -> Result<T>) -> Result<T> {
         let before = convolutions();
-        set_convolutions(if route == "ours" { Convolutions::Ours } else { Convolutions::Cudnn })?;
-        let result = f();
+        set_convolutions(if route == "cuDNN" { Convolutions::Cudnn } else { Convolutions::Ours })?;
+        let result = with_tf32(route == TF32, f);
         set_convolutions(before)?;
         result
     }

@@ -106,7 +106,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     report.checks.extend(checks);
     report.losses = losses;
     say("grouped convolutions");
-    let bandwidth = bench::bandwidth(sizes, &device)?;
+    let bandwidth = resnext_ops::memory_bandwidth(&device, sizes.copied)?;
     report.bandwidth = Some(bandwidth);
     let mut peer = args.python.as_ref().map(|python| peer::start(python, &device)).transpose()?;
     report.peer = peer.as_ref().map(|peer| format!("PyTorch {}", peer.version));

@@ -60,7 +60,7 @@ struct Case<'a> {
 
 impl Case<'_> {
     /// Result and gradients on `device` in `dtype` beside those of the same, already rounded, numbers on the CPU in f64.
-    fn check(&self, dtype: DType, device: &Device) -> Result<Check> {
+    fn check(&self, dtype: DType, device: &Device, tolerance: f64) -> Result<Check> {
         let first_master = self.inputs.len() - self.masters;
         let own = |i: usize| if i >= first_master && dtype != DType::F64 { DType::F32 } else { dtype };
         let rounded = self
@@ -93,14 +93,14 @@ impl Case<'_> {
                 _ => f64::INFINITY,
             };
         }
-        Ok(Check::at_most(self.op, &self.what, dtype, worst, tolerance(dtype)))
+        Ok(Check::at_most(self.op, &self.what, dtype, worst, tolerance))
     }
 }
 
 pub fn checks(device: &Device) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
     for dtype in dtypes(device) {
-        for route in gpu::routes(device) {
+        for route in gpu::routes(device, dtype) {
             checks.extend(gpu::by_route(route, || convolutions(route, dtype, device))?);
         }
         checks.extend(others(dtype, device)?);
@@ -110,6 +110,8 @@ pub fn checks(device: &Device) -> Result<Vec<Check>> {
 }
 
 fn convolutions(route: &str, dtype: DType, device: &Device) -> Result<Vec<Check>> {
+    // TF32 has f16's digits.
+    let tolerance = tolerance(if route == gpu::TF32 { DType::F16 } else { dtype });
     let mut checks = Vec::new();
     // (channels in and out a group, groups, kernel, stride, padding, height, width)
     for (group_in, group_out, groups, kernel, stride, padding, h, w) in [
@@ -143,7 +145,7 @@ fn convolutions(route: &str, dtype: DType, device: &Device) -> Result<Vec<Check>
             masters: usize::from(matches!(dtype, DType::BF16 | DType::F16)),
             run: &run,
         };
-        checks.push(case.check(dtype, device)?);
+        checks.push(case.check(dtype, device, tolerance)?);
     }
     Ok(checks)
 }
@@ -190,7 +192,11 @@ fn others(dtype: DType, device: &Device) -> Result<Vec<Check>> {
     let half = matches!(dtype, DType::BF16 | DType::F16);
     let check = |(op, inputs, masters, run): (&str, Vec<Tensor>, usize, Op)| {
         let what = format!("{:?}", inputs[0].dims());
-        Case { op, what, inputs, masters: if half { masters } else { 0 }, run }.check(dtype, device)
+        Case { op, what, inputs, masters: if half { masters } else { 0 }, run }.check(
+            dtype,
+            device,
+            tolerance(dtype),
+        )
     };
     cases.into_iter().map(check).collect()
 }

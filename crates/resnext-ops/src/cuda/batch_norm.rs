@@ -118,7 +118,7 @@ impl BatchNorm {
             Plan::new(x, &[from.pointer()?, other], weight.0.dtype(), self.config.relu, residual.is_some())?;
         let parts = if self.training { Some(plan.parts()?) } else { None };
         if let Some(parts) = &parts {
-            let launch = plan.launch("moments")?.pointer(from.pointer()?).pointer(pointer(parts, 0)?);
+            let launch = plan.launch("moments")?.pointer(from.pointer()?).storage(parts)?;
             let launch = launch.int(plan.pixels)?.int(plan.channels)?.int(plan.across)?;
             let (blocks, shared) = plan.sums();
             // SAFETY: `x` has pixels · channels elements, `parts` two values a channel and share.
@@ -131,14 +131,14 @@ impl BatchNorm {
         for running in &self.running {
             launch = launch.pointer(address(running, plan.parameter, plan.channels)?);
         }
-        let launch = launch.pointer(pointer(&line, 0)?).int(plan.pixels)?.int(plan.channels)?;
+        let launch = launch.storage(&line)?.int(plan.pixels)?.int(plan.channels)?;
         let launch = launch.float(self.config.eps).float(self.config.momentum);
         // SAFETY: parameters and running statistics have an element a channel, the line four. The statistics are
         // changed by this kernel alone: what else reads them is before or behind it on the stream.
         unsafe { launch.run(plan.per_channel(), 128, 0) }?;
         let y = uninitialised(plan.device, plan.len(), plan.dtype)?;
         let launch = plan.launch("normalise")?.pointer(from.pointer()?).pointer(other);
-        let launch = launch.pointer(pointer(&line, 0)?).pointer(pointer(&y, 0)?);
+        let launch = launch.storage(&line)?.storage(&y)?;
         let launch = launch.int(plan.pixels)?.int(plan.channels)?;
         // SAFETY: `x`, the residual where the module reads one, and `y` have pixels · channels elements.
         unsafe { launch.run(grid(plan.len() / plan.width), THREADS, 0) }?;
@@ -178,9 +178,9 @@ impl BatchNorm {
         let parts = plan.parts()?;
         let launch =
             plan.launch("gradient_sums")?.pointer(from.pointer()?).pointer(out_at).pointer(g.pointer()?);
-        let launch = launch.pointer(pointer(line, 0)?);
+        let launch = launch.storage(line)?;
         let launch = launch.pointer(gated.as_ref().map_or(Ok(0), |gated| pointer(gated, 0))?);
-        let launch = launch.pointer(pointer(&parts, 0)?).int(plan.pixels)?.int(channels)?.int(plan.across)?;
+        let launch = launch.storage(&parts)?.int(plan.pixels)?.int(channels)?.int(plan.across)?;
         let (blocks, shared) = plan.sums();
         // SAFETY: `x`, the gradient and, where the module has a residual, `y` and `gated` have `len` elements; the line
         // four values a channel, `parts` two a channel and share.
@@ -188,17 +188,17 @@ impl BatchNorm {
         let per_channel = || uninitialised(plan.device, channels, plan.parameter);
         let (weight_gradient, bias_gradient) = (per_channel()?, per_channel()?);
         let gradient_line = uninitialised(plan.device, 3 * channels, DType::F32)?;
-        let launch = plan.launch("make_gradient_line")?.pointer(pointer(&parts, 0)?).int(plan.shares)?;
-        let launch = launch.pointer(weights.pointer()?).pointer(pointer(line, 0)?);
-        let launch = launch.pointer(pointer(&weight_gradient, 0)?).pointer(pointer(&bias_gradient, 0)?);
-        let launch = launch.pointer(pointer(&gradient_line, 0)?).int(plan.pixels)?.int(channels)?;
+        let launch = plan.launch("make_gradient_line")?.storage(&parts)?.int(plan.shares)?;
+        let launch = launch.pointer(weights.pointer()?).storage(line)?;
+        let launch = launch.storage(&weight_gradient)?.storage(&bias_gradient)?;
+        let launch = launch.storage(&gradient_line)?.int(plan.pixels)?.int(channels)?;
         // SAFETY: all have an element a channel, the lines four and three.
         unsafe { launch.int(usize::from(self.training))?.run(plan.per_channel(), 128, 0) }?;
         let dx = uninitialised(plan.device, len, plan.dtype)?;
         let launch = plan.launch("input_gradient")?.pointer(from.pointer()?);
         let launch = launch.pointer(gated.as_ref().map_or_else(|| g.pointer(), |gated| pointer(gated, 0))?);
-        let launch = launch.pointer(pointer(line, 0)?).pointer(pointer(&gradient_line, 0)?);
-        let launch = launch.pointer(pointer(&dx, 0)?).int(plan.pixels)?.int(channels)?;
+        let launch = launch.storage(line)?.storage(&gradient_line)?;
+        let launch = launch.storage(&dx)?.int(plan.pixels)?.int(channels)?;
         // SAFETY: as above.
         unsafe { launch.run(grid(len / plan.width), THREADS, 0) }?;
         let (n, c, h, w) = x.dims4()?;

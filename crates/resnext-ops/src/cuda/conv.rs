@@ -1,10 +1,11 @@
 //! Convolution on CUDA: which code computes which.
 
 use super::gemm;
-use super::launch::Launch;
-use super::memory::{Elements, Stored, pointer, uninitialised};
+use super::launch::{Launch, log_call};
+use super::memory::{Elements, Stored, uninitialised};
 use super::settings::{Convolutions, convolutions};
 use super::{general, grouped, pointwise};
+use crate::Error;
 use crate::kernels::ConvShape;
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::{CudaDevice, CudaStorage, DType};
@@ -55,6 +56,7 @@ impl Job<'_> {
         let choice = convolutions();
         let empty = self.shape.input_len() == 0 || self.shape.output_len() == 0;
         if empty {
+            log_call("fill");
             return self.device.zeros_impl(&self.result_len().into(), self.result_dtype());
         }
         if choice != Convolutions::Cudnn {
@@ -67,7 +69,14 @@ impl Job<'_> {
         }
         #[cfg(feature = "cudnn")]
         if choice != Convolutions::Ours {
-            return super::cudnn::run(&self);
+            if let Some(result) = super::cudnn::run(&self)? {
+                return Ok(result);
+            }
+            if choice == Convolutions::Cudnn {
+                let message =
+                    format!("cuDNN has no usable algorithm for {:?} of {:?}", self.direction, self.shape);
+                return Err(Error::Config { op: "conv2d", message }.into());
+            }
         }
         general::run(&self)
     }
@@ -79,7 +88,8 @@ impl Job<'_> {
 
 /// The output (N, H', W', Cout) of `x` (N, C, H, W) and a weight of x's type or f32.
 pub(crate) fn forward(shape: &ConvShape, x: Stored, weight: Stored) -> candle_core::Result<CudaStorage> {
-    run(shape, Direction::Forward, &Elements::channels_last(x)?, x.0, &Elements::row_major(weight)?, weight.0)
+    let (image, other) = (Elements::channels_last(x)?, Elements::row_major(weight)?);
+    run(shape, Direction::Forward, x.0, weight.0.dtype(), &image, &other)
 }
 
 /// The input's gradient (N, H, W, C) from the output's (N, H', W', Cout) and the weight.
@@ -88,8 +98,8 @@ pub(crate) fn input_gradient(
     gradient: Stored,
     weight: Stored,
 ) -> candle_core::Result<CudaStorage> {
-    let (from, other) = (Elements::row_major(gradient)?, Elements::row_major(weight)?);
-    run(shape, Direction::Input, &from, gradient.0, &other, weight.0)
+    let (image, other) = (Elements::row_major(gradient)?, Elements::row_major(weight)?);
+    run(shape, Direction::Input, gradient.0, weight.0.dtype(), &image, &other)
 }
 
 /// The weight's gradient, of type `dtype`, from `x` (N, C, H, W) and the output's (N, H', W', Cout).
@@ -99,37 +109,22 @@ pub(crate) fn weight_gradient(
     gradient: Stored,
     dtype: DType,
 ) -> candle_core::Result<CudaStorage> {
-    let (from, other) = (Elements::row_major(gradient)?, Elements::channels_last(x)?);
-    let job = Job {
-        device: x.0.device(),
-        shape,
-        direction: Direction::Weight,
-        dtype: x.0.dtype(),
-        weight_dtype: dtype,
-        image: from.pointer()?,
-        other: other.pointer()?,
-    };
-    job.run()
+    let (image, other) = (Elements::row_major(gradient)?, Elements::channels_last(x)?);
+    run(shape, Direction::Weight, x.0, dtype, &image, &other)
 }
 
+/// Of `images`, whose device and type it has.
 fn run(
     shape: &ConvShape,
     direction: Direction,
+    images: &CudaStorage,
+    weight_dtype: DType,
     image: &Elements,
-    storage: &CudaStorage,
-    weight: &Elements,
-    weight_storage: &CudaStorage,
+    other: &Elements,
 ) -> candle_core::Result<CudaStorage> {
-    let job = Job {
-        device: storage.device(),
-        shape,
-        direction,
-        dtype: storage.dtype(),
-        weight_dtype: weight_storage.dtype(),
-        image: image.pointer()?,
-        other: weight.pointer()?,
-    };
-    job.run()
+    let (device, dtype) = (images.device(), images.dtype());
+    let (image, other) = (image.pointer()?, other.pointer()?);
+    Job { device, shape, direction, dtype, weight_dtype, image, other }.run()
 }
 
 /// Adds a bias (C) to `y`, (…, C) channels-last.
@@ -141,7 +136,7 @@ pub(crate) fn add_bias(
 ) -> candle_core::Result<()> {
     let (device, from) = (y.device(), Elements::row_major(bias)?);
     let module = pointwise::module(y.dtype(), bias.0.dtype(), 1)?;
-    let launch = Launch::new(device, module, "add_bias").pointer(pointer(y, 0)?).pointer(from.pointer()?);
+    let launch = Launch::new(device, module, "add_bias").storage(y)?.pointer(from.pointer()?);
     let launch = launch.long(len).int(channels)?;
     // SAFETY: `y` has `len` elements and the bias `channels`, which the caller checked.
     unsafe { launch.run(pointwise::grid(len), pointwise::THREADS, 0) }
@@ -158,7 +153,7 @@ pub(crate) fn bias_gradient(
     let from = Elements::row_major(gradient)?;
     let out = uninitialised(device, channels, dtype)?;
     let module = pointwise::module(gradient.0.dtype(), dtype, 1)?;
-    let launch = Launch::new(device, module, "sum_rows").pointer(from.pointer()?).pointer(pointer(&out, 0)?);
+    let launch = Launch::new(device, module, "sum_rows").pointer(from.pointer()?).storage(&out)?;
     let launch = launch.int(rows)?.int(channels)?;
     // SAFETY: rows · channels elements are read and `channels` written.
     unsafe { launch.run([channels.div_ceil(pointwise::THREADS), 1, 1], pointwise::THREADS, 0) }?;

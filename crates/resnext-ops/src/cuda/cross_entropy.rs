@@ -1,7 +1,7 @@
 //! Cross-entropy and its gradient.
 
 use super::launch::Launch;
-use super::memory::{Elements, Stored, pointer, uninitialised};
+use super::memory::{Elements, Stored, uninitialised};
 use super::sources::{CROSS_ENTROPY, Module};
 use candle_core::backend::BackendStorage;
 use candle_core::{CudaStorage, DType};
@@ -20,12 +20,11 @@ pub(crate) fn loss(logits: Stored, labels: Stored, smoothing: f64) -> candle_cor
     let (from, labels) = (Elements::row_major(logits)?, Elements::row_major(labels)?);
     let (losses, loss) = (uninitialised(device, n, DType::F32)?, uninitialised(device, 1, DType::F32)?);
     let launch = Launch::new(device, module(dtype)?, "example_losses").pointer(from.pointer()?);
-    let launch =
-        launch.pointer(labels.pointer()?).pointer(pointer(&losses, 0)?).int(classes)?.float(smoothing);
+    let launch = launch.pointer(labels.pointer()?).storage(&losses)?.int(classes)?.float(smoothing);
     // SAFETY: a block for each of n rows of `classes` logits, one label and one loss.
     unsafe { launch.run([n, 1, 1], THREADS, SHARED) }?;
-    let launch = Launch::new(device, module(dtype)?, "mean_loss").pointer(pointer(&losses, 0)?);
-    let launch = launch.pointer(pointer(&loss, 0)?).int(n)?;
+    let launch = Launch::new(device, module(dtype)?, "mean_loss").storage(&losses)?;
+    let launch = launch.storage(&loss)?.int(n)?;
     // SAFETY: n losses are read and one written.
     unsafe { launch.run([1, 1, 1], THREADS, SHARED) }?;
     Ok(loss)
@@ -44,7 +43,7 @@ pub(crate) fn loss_gradient(
     let gradient = Elements::row_major(gradient)?;
     let out = uninitialised(device, n * classes, dtype)?;
     let launch = Launch::new(device, module(dtype)?, "logits_gradient").pointer(from.pointer()?);
-    let launch = launch.pointer(labels.pointer()?).pointer(gradient.pointer()?).pointer(pointer(&out, 0)?);
+    let launch = launch.pointer(labels.pointer()?).pointer(gradient.pointer()?).storage(&out)?;
     let launch = launch.int(classes)?.float(smoothing);
     // SAFETY: as above, with a gradient as long as the logits.
     unsafe { launch.run([n, 1, 1], THREADS, SHARED) }?;

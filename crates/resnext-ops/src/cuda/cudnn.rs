@@ -5,7 +5,7 @@ use super::conv::{Direction, Job};
 use super::launch::{int, log_call};
 use super::memory::{pointer, uninitialised};
 use super::settings::tf32;
-use super::{general, weights};
+use super::weights;
 use candle_core::cuda_backend::DeviceId;
 use candle_core::cuda_backend::cudarc::cudnn::{CudnnError, result, sys};
 use candle_core::{CudaDevice, CudaStorage, DType};
@@ -119,146 +119,149 @@ impl Descriptors {
     }
 }
 
-/// The first algorithm that cuDNN proposes, works, and gives the same bits each time.
-macro_rules! algorithm {
-    ($query:path, $perf:ty, $handle:expr, $($descriptor:expr),*) => {{
+/// Whether another algorithm may do what this error says can't be done.
+fn not_supported(error: CudnnError) -> bool {
+    // In cuDNN 9 these are numbered by kind, NOT_SUPPORTED's from 3000 on.
+    error.0 as u32 / 1000 == 3
+}
+
+/// Asks cuDNN for algorithms, the fastest first, and runs `call`, which names algorithm and workspace, with the first that
+/// gives the same bits each time, has room to work in, and does what it proposed. Whether there was one.
+macro_rules! first_usable {
+    ($job:expr, $conv:expr, $query:path, $perf:ty, ($($described:expr),*), |$best:ident, $space:ident| $call:expr) => {{
         let mut count = 0;
         // SAFETY: a structure of numbers, for which zeros are a value; written by cuDNN.
         let mut found: [$perf; 8] = unsafe { std::mem::zeroed() };
         // SAFETY: handle and descriptors are alive, and there is room for as many as are asked for.
-        unsafe { $query($handle, $($descriptor,)* found.len() as i32, &mut count, found.as_mut_ptr()) }
-            .map_err(wrap)?;
-        found.iter().take(count.max(0) as usize).find(|perf| {
-            perf.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS
-                && perf.determinism == sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC
-        }).copied()
+        unsafe { $query($($described,)* found.len() as i32, &mut count, found.as_mut_ptr()) }.map_err(wrap)?;
+        let mut done = false;
+        for $best in found.iter().take(count.max(0) as usize) {
+            let proposed = $best.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS;
+            if !proposed || $best.determinism != sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC {
+                continue;
+            }
+            // At least a byte, so that there is an address. Where memory is short the next may ask for less.
+            let Ok(room) = uninitialised($job.device, $best.memory.max(1), DType::U8) else { continue };
+            let $space = address(&room).cast_mut();
+            let math = $best.mathType;
+            // SAFETY: handle and descriptors are alive; operands and result are device memory as long as the descriptors
+            // say, the workspace as long as cuDNN said.
+            match unsafe { result::set_convolution_math_type($conv, math).and_then(|()| $call) } {
+                Ok(()) => {
+                    done = true;
+                    break;
+                }
+                Err(error) if not_supported(error) => {}
+                Err(error) => return Err(wrap(error)),
+            }
+        }
+        done
     }};
 }
 
-pub(super) fn run(job: &Job) -> candle_core::Result<CudaStorage> {
+/// The convolution, if cuDNN has a usable algorithm for it.
+pub(super) fn run(job: &Job) -> candle_core::Result<Option<CudaStorage>> {
     let (device, shape) = (job.device, job.shape);
     let (handle, d) = (handle(device)?, Descriptors::new(job)?);
     let handle = handle.raw;
     let (input, weight, conv, output) = (d.input.raw, d.weight.raw, d.conv.raw, d.output.raw);
-    // Room for an algorithm to work in; at least a byte, so that there is an address.
-    let room = |bytes: usize| uninitialised(device, bytes.max(1), DType::U8);
     let one = (&raw const SCALES[0]).cast();
     let zero = (&raw const SCALES[1]).cast();
-    let image = job.image as *const std::ffi::c_void;
-    let weights = |from: u64| weights::to_elements(device, shape, from, job.weight_dtype, job.dtype);
+    let (image, other) = (job.image as *const std::ffi::c_void, job.other as *const std::ffi::c_void);
+    let weights = || weights::to_elements(device, shape, job.other, job.weight_dtype, job.dtype);
     let out = uninitialised(device, job.result_len(), job.dtype)?;
-    let to = pointer(&out, 0)? as *mut std::ffi::c_void;
-    // SAFETY of all calls below: handle and descriptors are alive; operands and result are device memory as long as the
-    // descriptors say, the workspace as long as cuDNN said.
-    match job.direction {
+    let to = address(&out).cast_mut();
+    let (done, name) = match job.direction {
         Direction::Forward => {
-            let query = result::get_convolution_forward_algorithm;
-            let Some(best) =
-                algorithm!(query, sys::cudnnConvolutionFwdAlgoPerf_t, handle, input, weight, conv, output)
-            else {
-                return general::run(job);
-            };
-            let (w, space) = (weights(job.other)?, room(best.memory)?);
-            log_call("cuDNN: convolution forward");
-            // SAFETY: above.
-            unsafe {
-                result::set_convolution_math_type(conv, best.mathType).and_then(|()| {
-                    result::convolution_forward(
-                        handle,
-                        one,
-                        input,
-                        image,
-                        weight,
-                        address(&w),
-                        conv,
-                        best.algo,
-                        address(&space).cast_mut(),
-                        best.memory,
-                        zero,
-                        output,
-                        to,
-                    )
-                })
-            }
-            .map_err(wrap)?;
+            let w = weights()?;
+            let w = address(&w);
+            let done = first_usable!(
+                job,
+                conv,
+                result::get_convolution_forward_algorithm,
+                sys::cudnnConvolutionFwdAlgoPerf_t,
+                (handle, input, weight, conv, output),
+                |best, space| result::convolution_forward(
+                    handle,
+                    one,
+                    input,
+                    image,
+                    weight,
+                    w,
+                    conv,
+                    best.algo,
+                    space,
+                    best.memory,
+                    zero,
+                    output,
+                    to
+                )
+            );
+            (done, "cuDNN: convolution forward")
         }
         Direction::Input => {
-            let query = result::get_convolution_backward_data_algorithm;
-            let Some(best) = algorithm!(
-                query,
-                sys::cudnnConvolutionBwdDataAlgoPerf_t,
-                handle,
-                weight,
-                output,
+            let w = weights()?;
+            let w = address(&w);
+            let done = first_usable!(
+                job,
                 conv,
-                input
-            ) else {
-                return general::run(job);
-            };
-            let (w, space) = (weights(job.other)?, room(best.memory)?);
-            log_call("cuDNN: convolution input gradient");
-            // SAFETY: above.
-            unsafe {
-                result::set_convolution_math_type(conv, best.mathType).and_then(|()| {
-                    result::convolution_backward_data(
-                        handle,
-                        one,
-                        weight,
-                        address(&w),
-                        output,
-                        image,
-                        conv,
-                        best.algo,
-                        address(&space).cast_mut(),
-                        best.memory,
-                        zero,
-                        input,
-                        to,
-                    )
-                })
-            }
-            .map_err(wrap)?;
+                result::get_convolution_backward_data_algorithm,
+                sys::cudnnConvolutionBwdDataAlgoPerf_t,
+                (handle, weight, output, conv, input),
+                |best, space| result::convolution_backward_data(
+                    handle,
+                    one,
+                    weight,
+                    w,
+                    output,
+                    image,
+                    conv,
+                    best.algo,
+                    space,
+                    best.memory,
+                    zero,
+                    input,
+                    to
+                )
+            );
+            (done, "cuDNN: convolution input gradient")
         }
         Direction::Weight => {
-            let query = result::get_convolution_backward_filter_algorithm;
-            let Some(best) = algorithm!(
-                query,
-                sys::cudnnConvolutionBwdFilterAlgoPerf_t,
-                handle,
-                input,
-                output,
+            let done = first_usable!(
+                job,
                 conv,
-                weight
-            ) else {
-                return general::run(job);
-            };
-            let space = room(best.memory)?;
-            log_call("cuDNN: convolution weight gradient");
-            // SAFETY: above.
-            unsafe {
-                result::set_convolution_math_type(conv, best.mathType).and_then(|()| {
-                    result::convolution_backward_filter(
-                        handle,
-                        one,
-                        input,
-                        job.other as *const _,
-                        output,
-                        image,
-                        conv,
-                        best.algo,
-                        address(&space).cast_mut(),
-                        best.memory,
-                        zero,
-                        weight,
-                        to,
-                    )
-                })
-            }
-            .map_err(wrap)?;
-            return weights::from_elements(device, shape, pointer(&out, 0)?, job.dtype, job.weight_dtype);
+                result::get_convolution_backward_filter_algorithm,
+                sys::cudnnConvolutionBwdFilterAlgoPerf_t,
+                (handle, input, output, conv, weight),
+                |best, space| result::convolution_backward_filter(
+                    handle,
+                    one,
+                    input,
+                    other,
+                    output,
+                    image,
+                    conv,
+                    best.algo,
+                    space,
+                    best.memory,
+                    zero,
+                    weight,
+                    to
+                )
+            );
+            (done, "cuDNN: convolution weight gradient")
         }
+    };
+    if !done {
+        return Ok(None);
     }
-    Ok(out)
+    log_call(name);
+    Ok(Some(match job.direction {
+        Direction::Weight => {
+            weights::from_elements(device, shape, pointer(&out, 0)?, job.dtype, job.weight_dtype)?
+        }
+        _ => out,
+    }))
 }
 
 /// What cuDNN multiplies the result, and what was there before, by.

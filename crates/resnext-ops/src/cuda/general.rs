@@ -2,7 +2,7 @@
 
 use super::conv::{Direction, Job};
 use super::launch::{Launch, int};
-use super::memory::{pointer, uninitialised};
+use super::memory::uninitialised;
 use super::settings::multiprocessors;
 use super::sources::{CONV, Module};
 use super::weights;
@@ -53,7 +53,7 @@ pub(super) fn run(job: &Job) -> candle_core::Result<CudaStorage> {
     let launch = Launch::new(device, module(job.direction, job.dtype, weight)?, "conv")
         .pointer(job.image)
         .pointer(job.other)
-        .pointer(pointer(&out, 0)?)
+        .storage(&out)?
         .ints(&shape)?
         .int(shares)?;
     let grid = [rows.div_ceil(TILE) * shares, columns.div_ceil(TILE), c.groups];

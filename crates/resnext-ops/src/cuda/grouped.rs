@@ -2,8 +2,8 @@
 
 use super::conv::{Direction, Job};
 use super::launch::Launch;
-use super::memory::{aligned, pointer, uninitialised};
-use super::settings::{multiprocessors, shared_memory};
+use super::memory::{aligned, uninitialised};
+use super::settings::{multiprocessors, shared_memory, tf32};
 use super::sources::{GROUPED, GROUPED_F32, GROUPED_WEIGHT, GROUPED_WEIGHT_F32, Module};
 use super::weights;
 use candle_core::{CudaStorage, DType};
@@ -14,24 +14,31 @@ pub(super) const GROUPS: [usize; 4] = [4, 8, 16, 32];
 /// Bytes of a pixel's channels that a block works on.
 const PIXEL: usize = 128;
 
+/// The kernel for `dtype`: by tensor cores, which round f32 to TF32, or by multiply-adds of f32.
 pub(super) fn module(
     direction: Direction,
     dtype: DType,
     weight: DType,
     group: usize,
     stride: usize,
+    cores: bool,
 ) -> candle_core::Result<Module> {
-    let module = match (direction, dtype) {
-        (Direction::Weight, DType::F32) => Module::new(&GROUPED_WEIGHT_F32),
-        (Direction::Weight, _) => Module::new(&GROUPED_WEIGHT).define_type("ELEMENT", dtype)?,
-        (_, DType::F32) => Module::new(&GROUPED_F32),
-        _ => Module::new(&GROUPED).define_type("ELEMENT", dtype)?.define_type("WEIGHT", weight)?,
+    let module = match (direction, cores) {
+        (Direction::Weight, false) => Module::new(&GROUPED_WEIGHT_F32),
+        (Direction::Weight, true) => Module::new(&GROUPED_WEIGHT).define_type("ELEMENT", dtype)?,
+        (_, false) => Module::new(&GROUPED_F32),
+        (_, true) => Module::new(&GROUPED).define_type("ELEMENT", dtype)?.define_type("WEIGHT", weight)?,
     };
     let module = module.define("GROUP", group).define("STRIDE", stride);
     Ok(match direction {
         Direction::Weight => module,
         _ => module.define("GRADIENT", usize::from(direction == Direction::Input)),
     })
+}
+
+/// Whether tensor cores compute it.
+fn by_cores(job: &Job) -> bool {
+    job.dtype != DType::F32 || tf32()
 }
 
 /// How windows go over an image.
@@ -138,11 +145,11 @@ pub(super) fn run(job: &Job) -> candle_core::Result<Option<CudaStorage>> {
 fn convolve(job: &Job) -> candle_core::Result<Option<CudaStorage>> {
     let (device, shape, walk) = (job.device, job.shape, Walk::new(job));
     let (channels, group) = (shape.in_channels, shape.group_in());
-    let f32 = job.dtype == DType::F32;
+    let cores = by_cores(job);
     let chunks = channels.div_ceil(PIXEL / job.dtype.size_in_bytes());
     let shared = |s: &Strips| {
-        let weights = if f32 { 9 * group * PIXEL } else { 0 };
-        let staged = if f32 { 0 } else { s.rows * s.width * walk.spread * walk.spread + 1 };
+        let weights = if cores { 0 } else { 9 * group * PIXEL };
+        let staged = if cores { s.rows * s.width * walk.spread * walk.spread + 1 } else { 0 };
         weights + (s.ring(&walk) + staged) * PIXEL
     };
     let blocks = 4 * multiprocessors(device)?;
@@ -155,15 +162,22 @@ fn convolve(job: &Job) -> candle_core::Result<Option<CudaStorage>> {
     let sides = [(shape.in_h, shape.in_w), (shape.out_h, shape.out_w)];
     let [from, to] = if job.direction == Direction::Forward { sides } else { [sides[1], sides[0]] };
     let out = uninitialised(device, job.result_len(), job.dtype)?;
-    let module = module(job.direction, job.dtype, job.weight_dtype, group, shape.config.stride)?;
-    let function = if f32 { "grouped3x3_f32" } else { "grouped3x3" };
-    let mut launch = Launch::new(device, module, function);
-    launch = launch.pointer(job.image).pointer(job.other).pointer(pointer(&out, 0)?);
-    let sizes = [channels, from.0, from.1, to.0, to.1, walk.grid.0, walk.grid.1];
-    for size in sizes.into_iter().chain([strips.height, strips.width, strips.rows]) {
-        launch = launch.int(size)?;
-    }
-    let threads = if f32 || group >= 16 { 128 } else { 256 };
+    let module = module(job.direction, job.dtype, job.weight_dtype, group, shape.config.stride, cores)?;
+    let function = if cores { "grouped3x3" } else { "grouped3x3_f32" };
+    let launch = Launch::new(device, module, function).pointer(job.image).pointer(job.other);
+    let launch = launch.storage(&out)?.ints(&[
+        channels,
+        from.0,
+        from.1,
+        to.0,
+        to.1,
+        walk.grid.0,
+        walk.grid.1,
+        strips.height,
+        strips.width,
+        strips.rows,
+    ])?;
+    let threads = if job.dtype == DType::F32 || group >= 16 { 128 } else { 256 };
     // SAFETY: input, weight and output are as long as the shape says, `fits` is what the kernel is for, and the shared
     // memory is what its source asks for.
     unsafe { launch.run([chunks, count, shape.batch], threads, strips.shared) }?;
@@ -173,11 +187,11 @@ fn convolve(job: &Job) -> candle_core::Result<Option<CudaStorage>> {
 fn weight_gradient(job: &Job) -> candle_core::Result<Option<CudaStorage>> {
     let (device, shape, walk) = (job.device, job.shape, Walk::new(job));
     let (channels, group) = (shape.in_channels, shape.group_in());
-    let f32 = job.dtype == DType::F32;
+    let cores = by_cores(job);
     let chunks = channels.div_ceil(PIXEL / job.dtype.size_in_bytes());
     let shared = |s: &Strips| {
         let pixels = (s.ring(&walk) + 2 * s.rows * s.width + 1) * PIXEL;
-        if f32 { pixels.max(24 * (group / 4) * 48 * 4) } else { pixels }
+        if cores { pixels } else { pixels.max(24 * (group / 4) * 48 * 4) }
     };
     let most = shared_memory(device)?;
     // Blocks take several strips, so there is no need for short ones.
@@ -190,16 +204,27 @@ fn weight_gradient(job: &Job) -> candle_core::Result<Option<CudaStorage>> {
     let cheap = read / 8 / sums.max(1);
     let shares = (2 * machine / chunks).min(cheap).max(machine.div_ceil(chunks)).clamp(1, units).min(65535);
     let parts = uninitialised(device, shares * shape.weight_len(), DType::F32)?;
-    let function = if f32 { "grouped3x3_weight_f32" } else { "grouped3x3_weight" };
-    let module = module(job.direction, job.dtype, job.dtype, group, shape.config.stride)?;
-    let mut launch = Launch::new(device, module, function);
-    launch = launch.pointer(job.other).pointer(job.image).pointer(pointer(&parts, 0)?);
-    let sizes = [shape.batch, channels, shape.in_h, shape.in_w, shape.out_h, shape.out_w];
-    for size in sizes.into_iter().chain([strips.height, strips.width, strips.rows]) {
-        launch = launch.int(size)?;
-    }
+    let function = if cores { "grouped3x3_weight" } else { "grouped3x3_weight_f32" };
+    let module = module(job.direction, job.dtype, job.dtype, group, shape.config.stride, cores)?;
+    let launch = Launch::new(device, module, function).pointer(job.other).pointer(job.image);
+    let launch = launch.storage(&parts)?.ints(&[
+        shape.batch,
+        channels,
+        shape.in_h,
+        shape.in_w,
+        shape.out_h,
+        shape.out_w,
+        strips.height,
+        strips.width,
+        strips.rows,
+    ])?;
+    let threads = match (job.dtype, cores) {
+        (DType::F32, false) => 192,
+        (DType::F32, true) => 128,
+        _ => 256,
+    };
     // SAFETY: as above; there is a part for every share.
-    unsafe { launch.run([chunks, shares, 1], if f32 { 192 } else { 256 }, strips.shared) }?;
+    unsafe { launch.run([chunks, shares, 1], threads, strips.shared) }?;
     Ok(Some(weights::sum_parts(device, &parts, shares, shape.weight_len(), job.weight_dtype)?))
 }
 

@@ -1,22 +1,23 @@
 //! Compiling a kernel when it is first used, launching it, and the list of what is launched.
 
-use super::settings;
 use super::sources::Module;
-use candle_core::CudaDevice;
+use super::{memory, settings};
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum;
 use candle_core::cuda_backend::cudarc::driver::{LaunchConfig, PushKernelArg};
+use candle_core::{CudaDevice, CudaStorage, DType, Layout};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// One launch of a kernel of ours, or one call of cuBLAS's or cuDNN's, which may launch several.
+/// What is put on a device's stream: one launch of a kernel of ours or of candle's, a copy, a fill, or one call of cuBLAS's
+/// or cuDNN's, which may launch several kernels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Launched {
-    /// The kernel's name and its constants, or the library's function.
+    /// The kernel's name and its constants; for what is not ours whose it is, and what.
     pub name: String,
-    /// Blocks; 0 for a library's call.
+    /// Blocks; 0 for what is not a kernel of ours.
     pub grid: [u32; 3],
-    /// Threads a block; 0 for a library's call.
+    /// Threads a block; 0 for what is not a kernel of ours.
     pub block: [u32; 3],
     /// Bytes of shared memory a block.
     pub shared: u32,
@@ -24,8 +25,8 @@ pub struct Launched {
 
 static LOG: Mutex<Option<Vec<Launched>>> = Mutex::new(None);
 
-/// Runs `f` and lists what this crate launches meanwhile, in this process, in order. candle's own launches (copies,
-/// zeros, casts) are not in the list.
+/// Runs `f` and lists what this crate puts on streams meanwhile, in this process, in order: its own launches and those it
+/// has candle do. What `f` itself asks of candle is not on the list.
 pub fn launches<T>(f: impl FnOnce() -> T) -> (T, Vec<Launched>) {
     let outer = LOG.lock().unwrap_or_else(PoisonError::into_inner).replace(Vec::new());
     let result = f();
@@ -43,10 +44,21 @@ fn log(launched: impl FnOnce() -> Launched) {
     }
 }
 
-/// Puts a library's call on the list.
-pub(super) fn log_call(name: &str) {
+/// Puts something that is not a kernel of ours on the list.
+pub(crate) fn log_call(name: &str) {
     log(|| Launched { name: name.to_string(), grid: [0; 3], block: [0; 3], shared: 0 });
 }
+
+/// Puts on the list what candle does to write a layout's elements in order by its kernel `name`, in the type `to`.
+pub(crate) fn log_candle(name: &str, layout: &Layout, to: DType) {
+    if !layout.is_contiguous() {
+        log_call(COPY_TO_DEVICE); // of sizes and strides
+    }
+    log_call(&format!("candle: {name}_{}", to.as_str()));
+}
+
+/// On the list: a copy from the host's memory.
+pub(crate) const COPY_TO_DEVICE: &str = "copy to the device";
 
 /// A compiled module's name and PTX by the module's name and a capability.
 type Compiled = HashMap<(String, (u32, u32)), Arc<str>>;
@@ -92,6 +104,11 @@ impl<'a> Launch<'a> {
     pub(super) fn pointer(mut self, pointer: u64) -> Self {
         self.arguments.push(Argument::Pointer(pointer));
         self
+    }
+
+    /// The address of a buffer.
+    pub(super) fn storage(self, storage: &CudaStorage) -> candle_core::Result<Self> {
+        Ok(self.pointer(memory::pointer(storage, 0)?))
     }
 
     /// # Errors

@@ -1,6 +1,6 @@
 //! Device memory: where a tensor's elements lie, and new buffers.
 
-use super::launch::log_call;
+use super::launch::log_candle;
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::cuda_backend::CudaStorageSlice;
 use candle_core::cuda_backend::cudarc::driver::DevicePtr;
@@ -22,7 +22,7 @@ impl<'a> Elements<'a> {
             return Ok(Elements::Borrowed(storage, start));
         }
         let mut copy = uninitialised(storage.device(), layout.shape().elem_count(), storage.dtype())?;
-        log_call("candle: copy into order");
+        log_candle("ucopy", layout, storage.dtype());
         storage.copy_strided_src(&mut copy, 0, layout)?;
         Ok(Elements::Copied(copy))
     }

@@ -8,7 +8,6 @@
 //! All work of a device is on its one stream, so nothing waits for anything else and buffers may be freed as soon as
 //! what reads them is launched.
 
-mod bandwidth;
 mod batch_norm;
 mod conv;
 mod cross_entropy;
@@ -26,11 +25,8 @@ mod sgd;
 mod sources;
 mod weights;
 
-pub use bandwidth::memory_bandwidth;
 pub use launch::{Launched, launches};
-pub use settings::{
-    Convolutions, Description, convolutions, describe, open, set_convolutions, set_tf32, tf32,
-};
+pub use settings::{Convolutions, Description, convolutions, describe, open, set_convolutions, with_tf32};
 pub use sgd::{SgdParameter, SgdSettings, sgd_step};
 #[doc(hidden)]
 pub use sources::ptx_of_all;
@@ -38,5 +34,6 @@ pub use sources::ptx_of_all;
 pub(crate) use batch_norm::{BatchNorm, cuda, tensor};
 pub(crate) use conv::{add_bias, bias_gradient, forward, input_gradient, weight_gradient};
 pub(crate) use cross_entropy::{loss, loss_gradient};
-pub(crate) use pointwise::{Pointwise, pointwise, residue};
+pub(crate) use launch::log_candle;
+pub(crate) use pointwise::{Pointwise, copy, pointwise, residue};
 pub(crate) use pool::{average_pool, average_pool_gradient, max_pool, max_pool_gradient};

@@ -35,8 +35,7 @@ pub(crate) fn max_pool(
     let (y, at) = (uninitialised(device, count, dtype)?, uninitialised(device, count, position)?);
     let width = if aligned(&[from.pointer()?]) { width(dtype, input.1) } else { 1 };
     let launch = Launch::new(device, module(dtype, width, name)?, "max_pool").pointer(from.pointer()?);
-    let launch =
-        launch.pointer(pointer(&y, 0)?).pointer(pointer(&at, 0)?).ints(&sizes(input, output, config))?;
+    let launch = launch.storage(&y)?.storage(&at)?.ints(&sizes(input, output, config))?;
     // SAFETY: `x` has the sizes that are handed over, and the results one element for each window and channel.
     unsafe { launch.run(grid(count / width), THREADS, 0) }?;
     Ok((y, at))
@@ -55,7 +54,7 @@ pub(crate) fn max_pool_gradient(
     let out = uninitialised(device, count, dtype)?;
     let width = if aligned(&[from.pointer()?]) { width(dtype, input.1) } else { 1 };
     let launch = Launch::new(device, module(dtype, width, position(config).0)?, "max_pool_gradient");
-    let launch = launch.pointer(from.pointer()?).pointer(pointer(at, 0)?).pointer(pointer(&out, 0)?);
+    let launch = launch.pointer(from.pointer()?).storage(at)?.storage(&out)?;
     let launch = launch.ints(&sizes(input, output, config))?;
     // SAFETY: as above; the gradient and the positions are as long as the output.
     unsafe { launch.run(grid(count / width), THREADS, 0) }?;

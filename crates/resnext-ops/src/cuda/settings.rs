@@ -42,13 +42,22 @@ pub fn convolutions() -> Convolutions {
     }
 }
 
-/// Whether cuDNN and cuBLAS may round f32 to TF32's 10 bits, several times as fast. Off at the start.
-pub fn set_tf32(on: bool) {
-    TF32.store(on, Ordering::Relaxed);
+/// Runs `f`, in which convolutions may round f32 to TF32's 10 bits of fraction, which tensor cores multiply several times
+/// as fast: those by the grouped 3×3 kernels of ours, cuBLAS and cuDNN, of the whole process. Else none may.
+pub fn with_tf32<T>(on: bool, f: impl FnOnce() -> T) -> T {
+    /// Takes the setting back, after a panic of `f` too.
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            TF32.store(self.0, Ordering::Relaxed);
+        }
+    }
+    let _before = Before(TF32.swap(on, Ordering::Relaxed));
+    f()
 }
 
-/// See [`set_tf32`].
-pub fn tf32() -> bool {
+/// Whether f32 may be rounded to TF32 now.
+pub(super) fn tf32() -> bool {
     TF32.load(Ordering::Relaxed)
 }
 

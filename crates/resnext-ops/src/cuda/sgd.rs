@@ -1,6 +1,6 @@
 //! The optimizer's step for all parameters in one launch.
 
-use super::launch::Launch;
+use super::launch::{COPY_TO_DEVICE, Launch, log_call};
 use super::memory::pointer;
 use super::sources::{Module, SGD};
 use crate::{Error, Result};
@@ -96,9 +96,10 @@ pub fn sgd_step(parameters: &[SgdParameter], settings: &SgdSettings) -> Result<(
         ]);
         blocks += value.elem_count().div_ceil(BLOCK);
     }
+    log_call(COPY_TO_DEVICE);
     let slice = CudaStorageSlice::I64(device.clone_htod(&table)?);
     let table = CudaStorage { slice, device: device.clone() };
-    let launch = Launch::new(&device, Module::new(&SGD), "sgd").pointer(pointer(&table, 0)?);
+    let launch = Launch::new(&device, Module::new(&SGD), "sgd").storage(&table)?;
     let launch = launch.int(parameters.len())?.float(settings.learning_rate).float(settings.momentum);
     let launch = launch.float(settings.decay).float(settings.keep).int(usize::from(settings.nesterov))?;
     // SAFETY: the table has an entry for each parameter, with addresses of as many f32 as its count says, which live

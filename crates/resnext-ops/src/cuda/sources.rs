@@ -24,10 +24,11 @@ macro_rules! source {
     };
 }
 
-pub(super) static GROUPED: Source = source!("grouped3x3", "window");
-pub(super) static GROUPED_WEIGHT: Source = source!("grouped3x3_weight", "window");
-pub(super) static GROUPED_F32: Source = source!("grouped3x3_f32", "window");
-pub(super) static GROUPED_WEIGHT_F32: Source = source!("grouped3x3_weight_f32", "window");
+pub(super) static GROUPED: Source = source!("grouped3x3", "window", "grouped3x3");
+pub(super) static GROUPED_WEIGHT: Source = source!("grouped3x3_weight", "window", "grouped3x3_weight");
+pub(super) static GROUPED_F32: Source = source!("grouped3x3_f32", "window", "grouped3x3");
+pub(super) static GROUPED_WEIGHT_F32: Source =
+    source!("grouped3x3_weight_f32", "window", "grouped3x3_weight");
 pub(super) static CONV: Source = source!("conv");
 pub(super) static SUM_PARTS: Source = source!("sum_parts");
 pub(super) static WEIGHTS: Source = source!("weights");
@@ -84,6 +85,8 @@ impl Module {
         }
         let mut options =
             vec![format!("--gpu-architecture=compute_{major}{minor}"), "--std=c++17".to_string()];
+        // Of what a kernel passes to a function, code too: a lambda has no place to say that it is for the device.
+        options.push("--device-as-default-execution-space".to_string());
         options.extend(self.defines.iter().map(|(name, value)| format!("-D{name}={value}")));
         let options =
             CompileOptions { options, name: Some(format!("{}.cu", self.source.name)), ..Default::default() };
@@ -106,7 +109,11 @@ pub fn ptx_of_all(capability: (u32, u32)) -> candle_core::Result<Vec<(String, St
             for group in super::grouped::GROUPS {
                 for stride in [1, 2] {
                     for direction in super::conv::Direction::ALL {
-                        modules.push(super::grouped::module(direction, dtype, parameter, group, stride)?);
+                        for cores in [dtype != DType::F32, true] {
+                            let module =
+                                super::grouped::module(direction, dtype, parameter, group, stride, cores)?;
+                            modules.push(module);
+                        }
                     }
                 }
             }

@@ -1,7 +1,7 @@
 //! Weights in another order or type, and sums of parts.
 
 use super::launch::Launch;
-use super::memory::{pointer, uninitialised};
+use super::memory::uninitialised;
 use super::sources::{Module, SUM_PARTS, WEIGHTS};
 use crate::kernels::ConvShape;
 use candle_core::{CudaDevice, CudaStorage, DType};
@@ -55,7 +55,7 @@ fn convert(
     out: &CudaStorage,
 ) -> candle_core::Result<()> {
     let count = count(shape);
-    let launch = Launch::new(device, module, function).pointer(from).pointer(pointer(out, 0)?);
+    let launch = Launch::new(device, module, function).pointer(from).storage(out)?;
     let launch = launch.int(count)?.int(shape.group_in())?.int(shape.taps())?;
     // SAFETY: both are `count` elements of the module's types: the weights of a convolution of this shape.
     unsafe { launch.run([count.div_ceil(THREADS).min(4096), 1, 1], THREADS, 0) }
@@ -71,7 +71,7 @@ pub(super) fn sum_parts(
 ) -> candle_core::Result<CudaStorage> {
     let out = uninitialised(device, count, dtype)?;
     let launch = Launch::new(device, sum_parts_module(dtype)?, "sum_parts");
-    let launch = launch.pointer(pointer(from, 0)?).pointer(pointer(&out, 0)?).int(count)?.int(parts)?;
+    let launch = launch.storage(from)?.storage(&out)?.int(count)?.int(parts)?;
     // SAFETY: `from` has parts · count f32, `out` count elements of the module's type.
     unsafe { launch.run([count.div_ceil(THREADS), 1, 1], THREADS, 0) }?;
     Ok(out)

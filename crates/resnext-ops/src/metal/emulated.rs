@@ -17,15 +17,16 @@ fn without_attributes(source: &str) -> String {
     parts.fold(first, |text, part| text + part.split_once("]]").expect("an attribute ends").1)
 }
 
-/// The emulator's binary in `folder`, or `None` where there is no C++ compiler.
-fn compiled(folder: &Path) -> Option<PathBuf> {
+/// The emulator's binary in `folder` with kernels of this source, or `None` where there is no C++ compiler.
+fn compiled(folder: &Path, source: &str) -> Option<PathBuf> {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
     if Command::new(&compiler).arg("--version").output().is_err() {
+        eprintln!("skipped: no C++ compiler (c++, or what CXX names) to run grouped.metal with");
         return None;
     }
     let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
     write("metal_stdlib", include_str!("metal_stdlib.h"));
-    write("grouped.inc", &without_attributes(SOURCE));
+    write("grouped.inc", &without_attributes(source));
     write("emulator.cpp", include_str!("emulator.cpp"));
     let binary = folder.join("emulator");
     let output = Command::new(compiler)
@@ -121,8 +122,19 @@ fn fill(dims: [usize; 4], salt: u64, dtype: DType) -> Tensor {
     Tensor::from_vec(values, dims.as_slice(), &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
 }
 
+/// `x` (N, C, H, W) with NaN in the rows and columns behind the last window, which nothing may be computed from.
+fn with_unread_pixels_nan(x: &Tensor, shape: &ConvShape) -> Tensor {
+    let Conv2dConfig { stride, padding, .. } = shape.config;
+    let read = |out: usize, side: usize| ((out - 1) * stride + 3 - padding).min(side);
+    let (h, w) = (read(shape.out_h, shape.in_h), read(shape.out_w, shape.in_w));
+    let inside = x.narrow(2, 0, h).unwrap().narrow(3, 0, w).unwrap();
+    let all = Tensor::full(f64::NAN, x.shape(), x.device()).unwrap().to_dtype(x.dtype()).unwrap();
+    let (n, c, _, _) = x.dims4().unwrap();
+    all.slice_assign(&[0..n, 0..c, 0..h, 0..w], &inside).unwrap()
+}
+
 /// Channels in and out a group, groups, stride, padding, batch, height, width.
-const SHAPES: [[usize; 8]; 13] = [
+const SHAPES: [[usize; 8]; 14] = [
     [4, 4, 32, 1, 1, 2, 9, 11],
     [4, 4, 8, 2, 1, 1, 12, 17],
     [8, 8, 4, 1, 1, 1, 4, 8],
@@ -135,42 +147,43 @@ const SHAPES: [[usize; 8]; 13] = [
     [3, 5, 7, 2, 0, 2, 8, 9],
     [5, 3, 11, 1, 2, 1, 6, 3],
     [10, 32, 2, 2, 3, 1, 1, 1],
+    // Rows and columns that no window reads, beside pixels of a tile that lie beyond the map.
+    [4, 4, 8, 2, 0, 1, 8, 10],
     // More tiles than blocks in the weight gradient.
     [17, 17, 64, 1, 1, 1, 9, 20],
 ];
 
+fn shape([group_in, group_out, groups, stride, padding, batch, in_h, in_w]: [usize; 8]) -> ConvShape {
+    let out = |side: usize| (side + 2 * padding - 3) / stride + 1;
+    ConvShape {
+        batch,
+        in_channels: group_in * groups,
+        in_h,
+        in_w,
+        out_channels: group_out * groups,
+        out_h: out(in_h),
+        out_w: out(in_w),
+        kernel_h: 3,
+        kernel_w: 3,
+        config: Conv2dConfig { stride, padding, dilation: 1, groups },
+    }
+}
+
 #[test]
 fn the_kernels_compute_the_convolution_and_its_gradients() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(binary) = compiled(folder.path()) else {
-        eprintln!("skipped: no C++ compiler (c++, or what CXX names) to run grouped.metal with");
-        return;
-    };
-    for [group_in, group_out, groups, stride, padding, n, h, w] in SHAPES {
-        let out = |side: usize| (side + 2 * padding - 3) / stride + 1;
-        let config = Conv2dConfig { stride, padding, dilation: 1, groups };
-        let (in_channels, out_channels) = (group_in * groups, group_out * groups);
-        let (in_h, in_w, out_h, out_w, batch) = (h, w, out(h), out(w), n);
-        let (kernel_h, kernel_w) = (3, 3);
-        let shape = ConvShape {
-            batch,
-            in_channels,
-            in_h,
-            in_w,
-            out_channels,
-            out_h,
-            out_w,
-            kernel_h,
-            kernel_w,
-            config,
-        };
+    let Some(binary) = compiled(folder.path(), SOURCE) else { return };
+    for sizes in SHAPES {
+        let shape = shape(sizes);
+        let ConvShape { batch: n, in_channels, in_h, in_w, out_channels, out_h, out_w, config, .. } = shape;
         let plan = Plan::new(&shape).unwrap();
         for (dtype, tolerance) in [(DType::F32, 2e-6), (DType::F16, 1e-3), (DType::BF16, 8e-3)] {
-            let x = fill([n, in_channels, h, w], 1, dtype);
-            let weight = fill([out_channels, group_in, 3, 3], 2, dtype);
+            let x = fill([n, in_channels, in_h, in_w], 1, dtype);
+            let weight = fill([out_channels, shape.group_in(), 3, 3], 2, dtype);
             let gradient = fill([n, out_channels, out_h, out_w], 3, dtype);
             let nhwc = |t: &Tensor| t.permute((0, 2, 3, 1)).unwrap();
-            let (x_bytes, w_bytes, g_bytes) = (bytes(&nhwc(&x)), bytes(&weight), bytes(&nhwc(&gradient)));
+            let x_bytes = bytes(&nhwc(&with_unread_pixels_nan(&x, &shape)));
+            let (w_bytes, g_bytes) = (bytes(&weight), bytes(&nhwc(&gradient)));
             let emulate = |backwards| {
                 let emulator = Emulator { binary: &binary, plan, dtype, backwards };
                 emulator.all(&shape, &x_bytes, &w_bytes, &g_bytes)
@@ -200,6 +213,31 @@ fn the_kernels_compute_the_convolution_and_its_gradients() {
                 }
             }
         }
+    }
+}
+
+/// Threadgroup memory that a kernel reads but has not written is NaN in its results here: shown by kernels that leave out
+/// the zeros around a map.
+#[test]
+fn memory_that_was_not_written_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = "tile[i] = value;";
+    assert!(SOURCE.contains(write));
+    let Some(binary) =
+        compiled(folder.path(), &SOURCE.replace(write, "if (value != 0) { tile[i] = value; }"))
+    else {
+        return;
+    };
+    let shape = shape([4, 4, 8, 1, 1, 1, 5, 9]);
+    let (plan, dtype) = (Plan::new(&shape).unwrap(), DType::F32);
+    let ones = |len: usize| vec![1f32; len].iter().flat_map(|v| v.to_ne_bytes()).collect::<Vec<_>>();
+    let (x, weight, gradient) = (ones(shape.input_len()), ones(shape.weight_len()), ones(shape.output_len()));
+    let emulator = Emulator { binary: &binary, plan, dtype, backwards: false };
+    for (what, got) in ["forward", "input gradient", "weight gradient"]
+        .iter()
+        .zip(emulator.all(&shape, &x, &weight, &gradient))
+    {
+        assert!(numbers(&got, dtype).iter().any(|v| v.is_nan()), "{what}");
     }
 }
 

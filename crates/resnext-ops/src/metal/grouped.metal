@@ -168,9 +168,9 @@ static void conv_weight_gradient(device const T* x, device const T* gradient, de
             if (!used || c >= s.group_in) {
                 break;
             }
-            for (int y = 0; y < ROWS; y++) {
-                for (int t = 0; t < COLUMNS; t++) {
-                    // Zero outside the map.
+            // Not beyond the map: what a pixel of zeros is multiplied by there may be infinite, or NaN.
+            for (int y = 0; y < min(ROWS, s.out_h - y0); y++) {
+                for (int t = 0; t < min(COLUMNS, s.out_w - x0); t++) {
                     const float g = gradients[(y * COLUMNS + t) * LANES + lane];
                     threadgroup const float* at = tile + (y * s.stride * columns + t * s.stride) * LANES + from + c;
                     for (int ky = 0; ky < 3; ky++) {

@@ -2,7 +2,7 @@
 // library under all their names, so that the tests of a build for CUDA run as they would on a GPU: scripts/cuda/emulate.sh.
 // NVRTC compiles the kernels by g++ with emulator.h; cuBLAS and cuDNN are loops, written from their documentation. Of
 // candle's own kernels there are only copies, casts and fills. EMULATED_DEVICE names the folder of this file, EMULATED_CACHE one
-// for compiled kernels.
+// for compiled kernels, EMULATED_LOG a file that gets a line for everything put on the stream.
 #include "emulator.h"
 #include <dlfcn.h>
 #include <fstream>
@@ -12,9 +12,15 @@
 #include <sstream>
 
 typedef unsigned long long Address;
-enum { OK = 0, NOT_SUPPORTED = 801 };
+enum { OK = 0, OUT_OF_MEMORY = 2, NOT_SUPPORTED = 801 };
+static constexpr size_t TOO_MUCH = size_t(1) << 40; // bytes: the device has fewer
 
 static std::recursive_mutex device; // one thing at a time
+
+static void log(const std::string& what) {
+    static FILE* file = getenv("EMULATED_LOG") ? fopen(getenv("EMULATED_LOG"), "w") : nullptr;
+    if (file) fprintf(file, "%s\n", what.c_str()), fflush(file);
+}
 
 // ---- The driver ----
 
@@ -117,6 +123,7 @@ int cuEventCreate(void** to, unsigned) { return *to = &only_stream, OK; }
 int cuEventDestroy_v2(void*) { return OK; }
 int cuEventRecord(void*, void*) { return OK; }
 int cuMemAlloc_v2(Address* to, size_t bytes) {
+    if (bytes >= TOO_MUCH) return OUT_OF_MEMORY;
     std::lock_guard lock(device);
     auto block = std::make_unique<emulator::Memory>(bytes);
     *to = (Address)block->get();
@@ -128,10 +135,10 @@ int cuMemFree_v2(Address at) {
     memory.at(at)->check();
     return memory.erase(at), OK;
 }
-int cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void*) { return memcpy((void*)to, from, bytes), OK; }
-int cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void*) { return memcpy(to, (void*)from, bytes), OK; }
-int cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void*) { return memmove((void*)to, (void*)from, bytes), OK; }
-int cuMemsetD8Async(Address to, unsigned char value, size_t bytes, void*) { return memset((void*)to, value, bytes), OK; }
+int cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void*) { return log("copy to the device"), memcpy((void*)to, from, bytes), OK; }
+int cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void*) { return log("copy to the host"), memcpy(to, (void*)from, bytes), OK; }
+int cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void*) { return log("copy on the device"), memmove((void*)to, (void*)from, bytes), OK; }
+int cuMemsetD8Async(Address to, unsigned char value, size_t bytes, void*) { return log("fill"), memset((void*)to, value, bytes), OK; }
 
 int cuModuleLoadData(void** to, const void* image) {
     std::string text = (const char*)image;
@@ -156,6 +163,7 @@ int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned 
                    void*, void** parameters, void**) {
     std::lock_guard lock(device);
     auto* f = (Function*)function;
+    log(f->name);
     if (!f->run) return candle_kernel(f->name, parameters);
     if (by != 1 || bz != 1) emulator::fail("blocks of one dimension only");
     f->run(parameters, x, y, z, bx, shared);
@@ -222,6 +230,7 @@ int cublasSetStream_v2(void*, void*) { return OK; }
 int cublasGemmEx(void*, int ta, int tb, int m, int n, int k, const void* alpha, const void* a, int a_type, int lda, const void* b,
                  int b_type, int ldb, const void* beta, void* c, int c_type, int ldc, int, int) {
     std::lock_guard lock(device);
+    log("cuBLAS: gemm");
     if (a_type != b_type || *(const float*)alpha != 1 || *(const float*)beta != 0) return 15;
     auto as = elements(cuda_type(a_type), a, size_t(lda) * (ta ? m : k)), bs = elements(cuda_type(b_type), b, size_t(ldb) * (tb ? k : n));
     for (int j = 0; j < n; j++)
@@ -252,17 +261,22 @@ static int four(Descriptor* d, int format, int type, int n, int c, int h, int w)
     d->type = type, d->sizes[0] = n, d->sizes[1] = c, d->sizes[2] = h, d->sizes[3] = w;
     return OK;
 }
-// The first proposal never gives the same bits twice: it is not to be taken.
+// The first proposal never gives the same bits twice, the second does not do what it says, the third wants more memory
+// than there is: the fourth is to be taken.
+enum Algorithm { RANDOM, LIAR, GREEDY, GOOD };
 static int propose(int room, int* count, Proposal* to) {
-    if (room < 2) return 3000;
-    to[0] = {0, 0, 1, 0, 0, 1, {}}, to[1] = {1, 0, 2, 64, 1, 1, {}};
-    return *count = 2, OK;
+    if (room < 4) return 3000;
+    to[0] = {RANDOM, 0, 1, 0, 0, 1, {}}, to[1] = {LIAR, 0, 2, 64, 1, 1, {}};
+    to[2] = {GREEDY, 0, 3, TOO_MUCH, 1, 1, {}}, to[3] = {GOOD, 0, 4, 64, 1, 1, {}};
+    return *count = 4, OK;
 }
 // All products of a convolution: y += x · w with the third of them chosen by `result`.
 static int convolve(Descriptor* xd, const void* x, Descriptor* wd, const void* w, Descriptor* conv, Descriptor* yd, const void* y,
                     int result, void* out, int algorithm, void* room, size_t bytes) {
     std::lock_guard lock(device);
-    if (algorithm != 1 || !room || bytes < 64 || xd->type != wd->type || xd->type != yd->type) return 3000;
+    if (algorithm == LIAR || conv->dilation > 2) return 3002; // a kind of NOT_SUPPORTED
+    if (algorithm != GOOD || !room || bytes < 64 || xd->type != wd->type || xd->type != yd->type) return 2000;
+    log(std::string("cuDNN: convolution ") + (result == 0 ? "forward" : result == 1 ? "input gradient" : "weight gradient"));
     memset(room, 0, bytes);
     const char* type = cudnn_type(xd->type);
     auto [n, c, h, width] = xd->sizes;

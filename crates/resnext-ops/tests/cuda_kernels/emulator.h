@@ -230,6 +230,11 @@ inline void from_float(float x, f16& y) {
     _Float16 z = (_Float16)x;
     memcpy(&y.bits, &z, 2);
 }
+// To the nearest, halves away from zero; infinities and NaN stay.
+inline unsigned to_tf32(float x) {
+    unsigned bits = __float_as_uint(x);
+    return (bits & 0x7F800000) == 0x7F800000 ? bits : (bits + 0x1000) & ~0x1FFFu;
+}
 
 inline void copy16(void* to, const void* from) {
     emulator::aligned(to), emulator::aligned(from);
@@ -270,33 +275,42 @@ template <bool transposed> void matrices(const void* const* rows, void* const* t
 struct Product {
     const unsigned *a, *b;
 };
-template <class E> float half(unsigned both, int which) {
+template <class E> float element(unsigned both, int which) {
     E x;
     x.bits = which ? both >> 16 : both & 0xFFFF;
     return to_float(x);
 }
-template <class E> void product(const void* const* inputs, void* const* outputs) {
-    float a[16][16], b[16][8];
-    for (int lane = 0; lane < 32; lane++) {
-        const Product& in = *(const Product*)inputs[lane];
-        int g = lane / 4, t = lane % 4;
-        for (int j = 0; j < 2; j++) {
-            a[g][2 * t + j] = half<E>(in.a[0], j), a[g + 8][2 * t + j] = half<E>(in.a[1], j);
-            a[g][2 * t + 8 + j] = half<E>(in.a[2], j), a[g + 8][2 * t + 8 + j] = half<E>(in.a[3], j);
-            b[2 * t + j][g] = half<E>(in.b[0], j), b[2 * t + 8 + j][g] = half<E>(in.b[1], j);
+template <> inline float element<float>(unsigned bits, int) {
+    if (bits & 0x1FFF && (bits & 0x7F800000) != 0x7F800000) fail("an operand is not rounded to TF32");
+    return __uint_as_float(bits);
+}
+// The operands of a warp's product, as lanes hold them.
+template <class E> struct Operands {
+    static constexpr int DEPTH = sizeof(E) == 2 ? 16 : 8;
+    float a[16][DEPTH], b[DEPTH][8];
+    Operands(const void* const* inputs) {
+        constexpr int EACH = DEPTH / 8; // elements a register
+        for (int lane = 0; lane < 32; lane++) {
+            const Product& in = *(const Product*)inputs[lane];
+            int g = lane / 4, t = lane % 4;
+            for (int j = 0; j < EACH; j++)
+                for (int half = 0; half < 2; half++) {
+                    int k = t * EACH + half * DEPTH / 2 + j;
+                    a[g][k] = element<E>(in.a[2 * half], j), a[g + 8][k] = element<E>(in.a[2 * half + 1], j);
+                    b[k][g] = element<E>(in.b[half], j);
+                }
         }
     }
+};
+template <class E> void product(const void* const* inputs, void* const* outputs) {
+    Operands<E> in(inputs);
     for (int lane = 0; lane < 32; lane++)
         for (int i = 0; i < 4; i++) {
             float sum = 0;
-            for (int k = 0; k < 16; k++) sum += a[lane / 4 + i / 2 * 8][k] * b[k][lane % 4 * 2 + i % 2];
+            for (int k = 0; k < in.DEPTH; k++) sum += in.a[lane / 4 + i / 2 * 8][k] * in.b[k][lane % 4 * 2 + i % 2];
             ((float*)outputs[lane])[i] += sum;
         }
 }
-struct Shuffle {
-    float value;
-    int mask;
-};
 } // namespace emulator
 
 inline void load_matrices(unsigned (&to)[4], const void* row) {

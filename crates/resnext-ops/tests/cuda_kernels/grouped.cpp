@@ -19,7 +19,12 @@ struct Terms {
     void add(double a, double b) { sum += a * b, size += std::fabs(a * b); }
 };
 
-template <class E, class W> struct Tensors {
+// E as the tensor cores multiply it.
+template <class E, bool tf32> double multiplied(double x) {
+    return tf32 ? __uint_as_float(to_tf32((float)x)) : to_float(rounded<E>((float)x));
+}
+
+template <class E, class W, bool tf32> struct Tensors {
     int n, channels, group, stride, h, w, oh, ow;
     Buffer<E> x, g;
     Buffer<W> weight;
@@ -30,8 +35,10 @@ template <class E, class W> struct Tensors {
         x.fill(1), g.fill(2), weight.fill(3);
     }
     double weight_at(int out, int in, int tap) const {
-        return to_float(rounded<E>(weight[(size_t(out) * group + in % group) * 9 + tap]));
+        return multiplied<E, tf32>(weight[(size_t(out) * group + in % group) * 9 + tap]);
     }
+    double x_at(size_t index) const { return multiplied<E, tf32>(x[index]); }
+    double g_at(size_t index) const { return multiplied<E, tf32>(g[index]); }
     size_t at(int i, int y, int x, int c, int high, int wide) const {
         return ((size_t(i) * high + y) * wide + x) * channels + c;
     }
@@ -42,7 +49,7 @@ template <class E, class W> struct Tensors {
         for (int tap = 0; tap < 9; tap++)
             for (int k = 0; k < group; k++) {
                 int sy = py * stride + tap / 3 - 1, sx = px * stride + tap % 3 - 1, in = c / group * group + k;
-                if (sy >= 0 && sy < h && sx >= 0 && sx < w) t.add(x[at(i, sy, sx, in, h, w)], weight_at(c, in, tap));
+                if (sy >= 0 && sy < h && sx >= 0 && sx < w) t.add(x_at(at(i, sy, sx, in, h, w)), weight_at(c, in, tap));
             }
         return t;
     }
@@ -54,7 +61,7 @@ template <class E, class W> struct Tensors {
                 int sy = py + 1 - tap / 3, sx = px + 1 - tap % 3, out = c / group * group + k;
                 if (sy % stride || sx % stride || sy < 0 || sx < 0) continue;
                 sy /= stride, sx /= stride;
-                if (sy < oh && sx < ow) t.add(g[at(i, sy, sx, out, oh, ow)], weight_at(out, c, tap));
+                if (sy < oh && sx < ow) t.add(g_at(at(i, sy, sx, out, oh, ow)), weight_at(out, c, tap));
             }
         return t;
     }
@@ -66,32 +73,45 @@ template <class E, class W> struct Tensors {
                 for (int px = 0; px < ow; px++) {
                     int sy = py * stride + tap / 3 - 1, sx = px * stride + tap % 3 - 1;
                     if (sy >= 0 && sy < h && sx >= 0 && sx < w)
-                        t.add(g[at(i, py, px, out, oh, ow)], x[at(i, sy, sx, in, h, w)]);
+                        t.add(g_at(at(i, py, px, out, oh, ow)), x_at(at(i, sy, sx, in, h, w)));
                 }
         return t;
     }
     std::string name(const char* what) const {
         char text[200];
-        snprintf(text, sizeof text, "%s %s, weights %s, d=%d, stride %d, %d×%d×%d×%d", what, name_of(E()), name_of(W()),
-                 group, stride, n, channels, h, w);
+        snprintf(text, sizeof text, "%s %s, weights %s, d=%d, stride %d, %d×%d×%d×%d", what,
+                 tf32 ? "tf32" : name_of(E()), name_of(W()), group, stride, n, channels, h, w);
         return text;
     }
 };
 
 static int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-#define JOIN_(a, b, c, d, e) a##_##b##_##c##_##d##_##e
-#define JOIN(a, b, c, d, e) JOIN_(a, b, c, d, e)
+#define JOIN_(a, b, c, d, e, f) a##_##b##_##c##_##d##_##e##_##f
+#define JOIN(a, b, c, d, e, f) JOIN_(a, b, c, d, e, f)
 #define OUTPUT float
 namespace sums {
 #include "../../src/cuda/kernels/sum_parts.cu"
 }
-#define F32 1
+// How products are made: by multiply-adds of f32, by tensor cores of f32 as TF32, or of 16-bit elements.
+#define BY fma
+#define FMA 1
+#define TF32 0
 #define ELEMENT float
 #define WEIGHT float
 #include "grouped_sizes.inc"
-#undef F32
+#undef BY
+#undef FMA
+#undef TF32
+#define BY tf32
+#define FMA 0
+#define TF32 1
+#include "grouped_sizes.inc"
+#undef BY
+#undef TF32
 #undef ELEMENT
+#define BY cores
+#define TF32 0
 #define ELEMENT bf16
 #include "grouped_sizes.inc"
 #undef ELEMENT

@@ -12,9 +12,17 @@ template <class E> __device__ inline E rounded(float x) {
     from_float(x, y);
     return y;
 }
-// Two 16-bit elements as the tensor cores take them, the first in the low half.
-template <class E> __device__ inline u32 pair(float low, float high) {
-    return (u32)rounded<E>(low).bits | (u32)rounded<E>(high).bits << 16;
+// A register of the tensor cores' operands: two 16-bit elements, the first in the low half, or a f32 as TF32.
+template <class E> __device__ inline u32 operand(const float (&x)[2]) {
+    return (u32)rounded<E>(x[0]).bits | (u32)rounded<E>(x[1]).bits << 16;
+}
+template <class E> __device__ inline u32 operand(const float (&x)[1]) { return to_tf32(x[0]); }
+// Makes operands of what such registers were loaded with.
+template <class E> __device__ inline void as_operands(u32 (&registers)[4]) {
+    if constexpr (sizeof(E) == 4) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) registers[i] = to_tf32(__uint_as_float(registers[i]));
+    }
 }
 
 // V elements that are read and written in one access.

@@ -4,6 +4,8 @@
 
 constexpr int THREADS = 128;
 
+__device__ inline float not_a_number() { return __int_as_float(0x7fc00000); }
+
 enum Join { SUM, MAXIMUM };
 // The sum or maximum over a block's threads, the same in all of them.
 template <Join join> __device__ inline float over_block(float mine) {
@@ -44,7 +46,7 @@ KERNEL(example_losses)
     sum = over_block<SUM>(sum);
     if (threadIdx.x) return;
     u32 label = labels[blockIdx.x];
-    float own = label < (u32)classes ? to_float(row[label]) - largest - log_sum : __int_as_float(0x7fc00000);
+    float own = label < (u32)classes ? to_float(row[label]) - largest - log_sum : not_a_number();
     losses[blockIdx.x] = -(1 - smoothing) * own - smoothing * sum / classes;
 }
 
@@ -57,14 +59,15 @@ KERNEL(mean_loss)
     if (threadIdx.x == 0) *loss = sum / count;
 }
 
-// The gradient of an example's logits, a block each, from that of the mean.
+// The gradient of an example's logits, a block each, from that of the mean; NaN if the label is not one of the classes.
 KERNEL(logits_gradient)
 (const ELEMENT* logits, const u32* labels, const float* gradient, ELEMENT* out, int classes, float smoothing) {
     const ELEMENT* row = logits + (i64)blockIdx.x * classes;
-    float largest, log_sum, scale = *gradient / gridDim.x;
+    u32 label = labels[blockIdx.x];
+    float largest, log_sum, scale = label < (u32)classes ? *gradient / gridDim.x : not_a_number();
     normaliser(row, classes, largest, log_sum);
     for (int k = threadIdx.x; k < classes; k += THREADS) {
-        float target = smoothing / classes + ((u32)k == labels[blockIdx.x] ? 1 - smoothing : 0);
+        float target = smoothing / classes + ((u32)k == label ? 1 - smoothing : 0);
         from_float(scale * (expf(to_float(row[k]) - largest - log_sum) - target), out[(i64)blockIdx.x * classes + k]);
     }
 }

@@ -16,6 +16,12 @@ __device__ inline float to_float(f16 x) {
 }
 __device__ inline void from_float(float x, bf16& y) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x)); }
 __device__ inline void from_float(float x, f16& y) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x)); }
+// The nearest of TF32's numbers: f32's without the last 13 bits.
+__device__ inline unsigned to_tf32(float x) {
+    unsigned y;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
+    return y;
+}
 
 __device__ inline unsigned shared_address(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
 
@@ -61,6 +67,14 @@ __device__ inline void multiply(float (&c)[4], const unsigned (&a)[4], const uns
 }
 __device__ inline void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], f16) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                 "{%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+// The same of f32 as TF32, c (16×8) += a (16×8) · b (8×8): one element a register, a: (g, t), (g+8, t), (g, t+4),
+// (g+8, t+4); b: (t, g), (t+4, g).
+__device__ inline void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], float) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
                  "{%0, %1, %2, %3};"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));

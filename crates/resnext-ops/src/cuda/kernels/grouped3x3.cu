@@ -1,38 +1,26 @@
-// Grouped 3×3 convolution of 16-bit elements with padding 1 and as many input as output channels a group: forward, and
-// the input's gradient. Bound by memory: a block goes down a strip of 64 channels with a window of rows in shared
-// memory, so every activation is read once. A warp's tensor cores compute 16 pixels by 8 channels; where groups are
+// Grouped 3×3 convolution by tensor cores, with padding 1 and as many input as output channels a group: forward, and
+// the input's gradient. Bound by memory: a block goes down a strip of 128 bytes of a pixel's channels with a window of
+// rows in shared memory, so every activation is read once. A warp computes 16 pixels by 8 channels; where groups are
 // narrower than 8 channels the weights are a block-diagonal matrix with zeros between groups. Weights stay in registers.
 //
-// ELEMENT bf16, f16; WEIGHT float or ELEMENT; GROUP channels a group: 4, 8, 16, 32; STRIDE 1, 2;
-// GRADIENT 0: x is the input, y the output; 1: x is the output's gradient, y the input's.
+// ELEMENT bf16, f16, or float, which is multiplied as TF32; WEIGHT float or ELEMENT; GROUP channels a group: 4, 8, 16, 32;
+// and what grouped3x3.cuh asks for.
 
-constexpr int CHANNELS = 64;
-// With a stride the gradient comes from a 2×2 window for each of the 4 phases a pixel of y can be in.
-constexpr bool PHASES = GRADIENT && STRIDE == 2;
-constexpr int STEP = PHASES ? 1 : STRIDE;  // pixels of x from one window to the next
-constexpr int WINDOW = PHASES ? 2 : 3;     // pixels a side
-constexpr int SPREAD = PHASES ? 2 : 1;     // pixels of y a window makes, a side
-constexpr int BEFORE = PHASES ? 0 : 1;     // where the first window starts before the image
-constexpr int TILES = GROUP >= 16 ? 2 : 1; // times 8 channels a warp, which read the same of x
-constexpr int THREADS = 256 / TILES;
-constexpr int DEPTH = GROUP < 8 ? 1 : GROUP / 8; // chunks of x that a channel of y is computed from
+constexpr int CHANNELS = PIXEL / sizeof(ELEMENT);
+constexpr int PER_CHUNK = 16 / sizeof(ELEMENT), PER_REGISTER = 4 / sizeof(ELEMENT);
+constexpr int TILES = sizeof(ELEMENT) == 2 && GROUP >= 16 ? 2 : 1; // times 8 channels a warp, which read the same of x
+constexpr int THREADS = CHANNELS / 8 / TILES * 32;
+constexpr int DEPTH = (GROUP < 8 ? 8 : GROUP) / PER_CHUNK; // chunks of x that a channel of y is computed from
 
-// A phase's taps: which pixels of the window are multiplied by which weights.
-__host__ __device__ constexpr int sides(int odd) { return odd ? 2 : 1; }
-__host__ __device__ constexpr int taps(int phase) { return PHASES ? sides(phase / 2) * sides(phase % 2) : 9; }
-__host__ __device__ constexpr int along(int odd, int i) { return PHASES ? (odd ? 1 - i : 0) : i; }
-__host__ __device__ constexpr int weight_along(int odd, int i) { return PHASES ? (odd ? 2 * i : 1) : GRADIENT ? 2 - i : i; }
-__host__ __device__ constexpr int columns_of(int phase) { return PHASES ? sides(phase % 2) : 3; }
-__host__ __device__ constexpr int tap_row(int phase, int i) { return along(phase / 2, i / columns_of(phase)); }
-__host__ __device__ constexpr int tap_column(int phase, int i) { return along(phase % 2, i % columns_of(phase)); }
-__host__ __device__ constexpr int tap_weight(int phase, int i) {
-    return weight_along(phase / 2, i / columns_of(phase)) * 3 + weight_along(phase % 2, i % columns_of(phase));
-}
-// A step of the tensor cores takes two slabs: 8 channels at a tap each.
+// A step of the tensor cores takes two slabs: a chunk at a tap each.
 __host__ __device__ constexpr int slabs(int phase) { return taps(phase) * DEPTH; }
 __host__ __device__ constexpr int steps(int phase) { return (slabs(phase) + 1) / 2; }
 __host__ __device__ constexpr int first_step(int phase) { return phase == 0 ? 0 : first_step(phase - 1) + steps(phase - 1); }
 constexpr int STEPS = first_step(SPREAD * SPREAD);
+
+// The first of this warp's channels, and of the chunks that they are computed from.
+__device__ inline int first_to() { return threadIdx.x / 32 * TILES * 8; }
+__device__ inline int first_from() { return first_to() / PER_CHUNK / DEPTH * DEPTH; }
 
 // The weight from channel `from` of x to channel `to` of y at a tap of the kernel; both count in the whole tensor.
 __device__ inline float weight(const WEIGHT* w, int channels, int from, int to, int tap) {
@@ -43,19 +31,19 @@ __device__ inline float weight(const WEIGHT* w, int channels, int from, int to, 
 
 template <int phase>
 __device__ inline void phase_weights(u32 (&b)[TILES][STEPS][2], const WEIGHT* w, int channels, int first) {
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int lane = threadIdx.x % 32;
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
-        int chunk = warp * TILES + tile;
-        int to = first + chunk * 8 + lane / 4;
+        int to = first + first_to() + tile * 8 + lane / 4;
 #pragma unroll
         for (int slab = 0; slab < 2 * steps(phase); slab++) {
-            int from = first + (chunk / DEPTH * DEPTH + slab % DEPTH) * 8 + lane % 4 * 2;
+            int from = first + (first_from() + slab % DEPTH) * PER_CHUNK + lane % 4 * PER_REGISTER;
             bool any = slab < slabs(phase);
             int tap = any ? tap_weight(phase, slab / DEPTH) : 0;
-            float low = any ? weight(w, channels, from, to, tap) : 0;
-            float high = any ? weight(w, channels, from + 1, to, tap) : 0;
-            b[tile][first_step(phase) + slab / 2][slab % 2] = pair<ELEMENT>(low, high);
+            float values[PER_REGISTER];
+#pragma unroll
+            for (int i = 0; i < PER_REGISTER; i++) values[i] = any ? weight(w, channels, from + i, to, tap) : 0;
+            b[tile][first_step(phase) + slab / 2][slab % 2] = operand<ELEMENT>(values);
         }
     }
 }
@@ -64,9 +52,7 @@ __device__ inline void phase_weights(u32 (&b)[TILES][STEPS][2], const WEIGHT* w,
 template <int phase>
 __device__ inline void phase_product(float (&c)[TILES][4], const u32 (&b)[TILES][STEPS][2], const u8* ring,
                                      int ring_rows, int columns, int row, int column) {
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    int chunk = warp * TILES / DEPTH * DEPTH;
-    int second = lane / 16; // lanes 16 up name the rows of a step's second slab
+    int second = threadIdx.x % 32 / 16; // lanes 16 up name the rows of a step's second slab
     int zeros = ring_rows * columns;
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
@@ -83,21 +69,18 @@ __device__ inline void phase_product(float (&c)[TILES][4], const u32 (&b)[TILES]
         int at = row + down;
         int pixel = none ? zeros : (at >= ring_rows ? at - ring_rows : at) * columns + column + right;
         u32 a[4];
-        load_matrices(a, ring + place<STEP>(pixel, chunk + deep));
+        load_matrices(a, ring + place<STEP>(pixel, first_from() + deep));
+        as_operands<ELEMENT>(a);
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++) multiply(c[tile], a, b[tile][first_step(phase) + step], ELEMENT());
     }
 }
 
-// Puts pixels g and g + 8 of a tile where they are written to memory from.
-__device__ inline void put(u8* stage, const float (&c)[TILES][4], int low, int high) {
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-#pragma unroll
-    for (int tile = 0; tile < TILES; tile++) {
-        int chunk = warp * TILES + tile;
-        if (low >= 0) *(u32*)(stage + place<1>(low, chunk) + lane % 4 * 4) = pair<ELEMENT>(c[tile][0], c[tile][1]);
-        if (high >= 0) *(u32*)(stage + place<1>(high, chunk) + lane % 4 * 4) = pair<ELEMENT>(c[tile][2], c[tile][3]);
-    }
+// Puts a pixel's two neighbouring channels where they are written to memory from.
+__device__ inline void put(u8* stage, int pixel, int channel, float first, float second) {
+    if (pixel < 0) return;
+    float both[2] = {first, second};
+    store((ELEMENT*)(stage + place<1>(pixel, channel / PER_CHUNK)) + channel % PER_CHUNK, both);
 }
 
 template <int phase>
@@ -116,67 +99,57 @@ __device__ inline void one_phase(u8* stage, const u32 (&b)[TILES][STEPS][2], con
         int y = p / wide * SPREAD + phase / 2, x = p % wide * SPREAD + phase % 2;
         staged[half] = p < count ? y * wide * SPREAD + x : -1;
     }
-    put(stage, c, staged[0], staged[1]);
+#pragma unroll
+    for (int i = 0; i < TILES; i++) {
+        int channel = first_to() + i * 8 + lane % 4 * 2;
+        put(stage, staged[0], channel, c[i][0], c[i][1]);
+        put(stage, staged[1], channel, c[i][2], c[i][3]);
+    }
 }
 
-// A block: blockIdx.x 64 channels, y a strip (segment of rows by columns), z an image. Windows lie in a grid of
-// grid_h by grid_w; a strip is `strip_h` by `strip_w` of it, and goes down `rows` at a time. Shared memory: the ring
-// of 2·rows·STEP + WINDOW - STEP rows of (strip_w - 1)·STEP + WINDOW pixels, a pixel of zeros, and the pixels of y that
-// are made at a time.
+// Shared memory: the window's ring, a pixel of zeros, and the pixels of y that are made at a time.
 KERNEL(grouped3x3)
-(const ELEMENT* x, const WEIGHT* w, ELEMENT* y, int channels, int x_h, int x_w, int y_h, int y_w, int grid_h, int grid_w,
- int strip_h, int strip_w, int rows) {
+(const ELEMENT* x, const WEIGHT* w, ELEMENT* y, Sizes s) {
     SHARED(shared);
-    int strips = (grid_w + strip_w - 1) / strip_w;
-    int first_row = blockIdx.y / strips * strip_h, first_column = blockIdx.y % strips * strip_w;
-    int last_row = smaller(first_row + strip_h, grid_h);
-    int wide = smaller(strip_w, grid_w - first_column);
-    int first_channel = blockIdx.x * CHANNELS;
-    int ring_rows = 2 * rows * STEP + WINDOW - STEP, columns = (strip_w - 1) * STEP + WINDOW;
-    u8* ring = shared;
-    u8* stage = ring + (ring_rows * columns + 1) * PIXEL;
-    Strip<ELEMENT> strip = {x + (i64)blockIdx.z * x_h * x_w * channels, x_h, x_w, channels, first_channel,
-                            first_row * STEP - BEFORE, first_column * STEP - BEFORE};
-    ELEMENT* image = y + (i64)blockIdx.z * y_h * y_w * channels;
+    Part<ELEMENT> part(x, y, s);
+    Segment own = part.windows;
+    int first_channel = part.x.first_channel;
+    Window<STEP, WINDOW, THREADS, ELEMENT> window(shared, part.x, s.rows, s.strip_w);
+    u8* stage = window.end() + PIXEL;
 
-    if (threadIdx.x < CHUNKS) copy16(ring + ring_rows * columns * PIXEL + threadIdx.x * 16, nullptr);
-    copy_rows<STEP, THREADS>(ring, ring_rows, strip, 0, (rows - 1) * STEP + WINDOW, columns);
+    if (threadIdx.x < CHUNKS) copy16(window.end() + threadIdx.x * 16, nullptr);
+    window.start();
     copies_commit();
     u32 b[TILES][STEPS][2];
-    phase_weights<0>(b, w, channels, first_channel);
+    phase_weights<0>(b, w, s.channels, first_channel);
     if constexpr (PHASES) {
-        phase_weights<1>(b, w, channels, first_channel);
-        phase_weights<2>(b, w, channels, first_channel);
-        phase_weights<3>(b, w, channels, first_channel);
+        phase_weights<1>(b, w, s.channels, first_channel);
+        phase_weights<2>(b, w, s.channels, first_channel);
+        phase_weights<3>(b, w, s.channels, first_channel);
     }
 
-    for (int row = first_row; row < last_row; row += rows) {
-        int top = (row - first_row) * STEP; // in the strip
-        if (row + rows < last_row) {
-            int have = top + (rows - 1) * STEP + WINDOW;
-            copy_rows<STEP, THREADS>(ring, ring_rows, strip, have, have + rows * STEP, columns);
-        }
-        copies_commit();
-        copies_wait<1>();
-        __syncthreads();
-        int high = smaller(rows, last_row - row), count = high * wide;
+    for (int row = own.first_row; row < own.last_row; row += s.rows) {
+        int down = row - own.first_row, top = down * STEP; // in the strip
+        if (row + s.rows < own.last_row) window.start_next(down);
+        next_rows();
+        int count = smaller(s.rows, own.last_row - row) * own.wide;
         for (int tile = 0; tile * 16 < count; tile++) {
-            one_phase<0>(stage, b, ring, ring_rows, columns, top, wide, count, tile);
+            one_phase<0>(stage, b, window.ring, window.ring_rows, window.columns, top, own.wide, count, tile);
             if constexpr (PHASES) {
-                one_phase<1>(stage, b, ring, ring_rows, columns, top, wide, count, tile);
-                one_phase<2>(stage, b, ring, ring_rows, columns, top, wide, count, tile);
-                one_phase<3>(stage, b, ring, ring_rows, columns, top, wide, count, tile);
+                one_phase<1>(stage, b, window.ring, window.ring_rows, window.columns, top, own.wide, count, tile);
+                one_phase<2>(stage, b, window.ring, window.ring_rows, window.columns, top, own.wide, count, tile);
+                one_phase<3>(stage, b, window.ring, window.ring_rows, window.columns, top, own.wide, count, tile);
             }
         }
         __syncthreads();
-        int pixels = count * SPREAD * SPREAD;
-        for (int i = threadIdx.x; i < pixels * CHUNKS; i += THREADS) {
+        int across = own.wide * SPREAD;
+        for (int i = threadIdx.x; i < count * SPREAD * SPREAD * CHUNKS; i += THREADS) {
             int chunk = i % CHUNKS, p = i / CHUNKS;
-            int py = row * SPREAD + p / (wide * SPREAD), px = first_column * SPREAD + p % (wide * SPREAD);
-            int channel = first_channel + chunk * 8;
-            if (py < y_h && px < y_w && channel < channels) {
-                i64 at = ((i64)py * y_w + px) * channels + channel;
-                *(Vector<u32, 4>*)(image + at) = *(Vector<u32, 4>*)(stage + place<1>(p, chunk));
+            int py = row * SPREAD + p / across, px = own.first_column * SPREAD + p % across;
+            int channel = first_channel + chunk * PER_CHUNK;
+            if (py < s.y_h && px < s.y_w && channel < s.channels) {
+                i64 at = ((i64)py * s.y_w + px) * s.channels + channel;
+                *(Vector<u32, 4>*)(part.y + at) = *(Vector<u32, 4>*)(stage + place<1>(p, chunk));
             }
         }
     }

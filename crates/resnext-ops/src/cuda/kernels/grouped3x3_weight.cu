@@ -1,104 +1,110 @@
-// The weight's gradient of a grouped 3×3 convolution of 16-bit elements with padding 1. Windows of rows of the input
-// and of the output's gradient go down strips together, so every activation is read once; the tensor cores multiply
-// 16 output by 8 input channels, pixels being summed over. What is computed between different groups is thrown away.
-// A block sums its share of the strips; `sum_parts` adds the blocks' sums in order.
+// The weight's gradient of a grouped 3×3 convolution with padding 1, by tensor cores, which multiply 16 output by 8 input
+// channels, pixels being summed over. What is computed between different groups is thrown away.
 //
-// ELEMENT bf16, f16; GROUP 4, 8, 16, 32; STRIDE 1, 2.
+// ELEMENT bf16, f16, or float, which is multiplied as TF32; and what grouped3x3_weight.cuh asks for.
 
-constexpr int CHANNELS = 64;
-constexpr int THREADS = 256;
+constexpr int CHANNELS = PIXEL / sizeof(ELEMENT);
+constexpr int OUTS = CHANNELS / 16;
+constexpr int THREADS = 2 * OUTS * 32;     // each 16 output channels' input channels are two warps'
 constexpr int TILES = GROUP == 32 ? 2 : 1; // times 8 input channels a warp
 constexpr int SLABS = 9 * TILES, STEPS = (SLABS + 1) / 2;
 
-// A block: blockIdx.x 64 channels, y its share of n · strips. Shared memory: the ring of 2·rows·STRIDE + 3 - STRIDE
-// rows of (strip_w - 1)·STRIDE + 3 pixels of x, 2·rows rows of strip_w pixels of g, and a pixel of zeros.
-KERNEL(grouped3x3_weight)
-(const ELEMENT* x, const ELEMENT* g, float* parts, int n, int channels, int x_h, int x_w, int g_h, int g_w, int strip_h,
- int strip_w, int rows) {
-    SHARED(shared);
-    int strips_across = (g_w + strip_w - 1) / strip_w, strips = (g_h + strip_h - 1) / strip_h * strips_across;
-    int first_channel = blockIdx.x * CHANNELS;
-    int ring_rows = 2 * rows * STRIDE + 3 - STRIDE, columns = (strip_w - 1) * STRIDE + 3, g_rows = 2 * rows;
-    u8* ring = shared;
-    u8* g_ring = ring + ring_rows * columns * PIXEL;
-    u8* zeros = g_ring + g_rows * strip_w * PIXEL;
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    int out_chunk = warp % 4 * 2; // of 16 output channels
-    // Input channels that share groups with those: two chunks, or four of which each half of the warps takes two.
-    int in_chunk = GROUP == 32 ? out_chunk / 4 * 4 + warp / 4 * 2 : out_chunk + warp / 4;
+// The first of this warp's output channels, and of its input channels.
+__device__ inline int first_out() { return threadIdx.x / 32 % OUTS * 16; }
+__device__ inline int first_in() { return first_out() / (8 * TILES * 2) * (8 * TILES * 2) + threadIdx.x / 32 / OUTS * 8 * TILES; }
 
-    if (threadIdx.x < CHUNKS) copy16(zeros + threadIdx.x * 16, nullptr);
+// c += g · x over 16 pixels from `first` on, of 16-bit elements: matrices of pixels by channels, which are transposed on
+// their way to registers. A lane names a row: 8 pixels, then 8 more for lanes with bit 4 set (g) or 3 (x).
+template <class X, class G>
+__device__ inline void pixels(float (&c)[SLABS][4], const X& x, const G& g, const u8* zeros, int down, int wide, int count,
+                              int first) {
+    int lane = threadIdx.x % 32;
+    int g_pixel = first + lane / 16 * 8 + lane % 8, x_pixel = first + lane % 16;
+    const u8* g_row = zeros;
+    if (g_pixel < count) {
+        int at = (down + g_pixel / wide) % g.ring_rows * g.columns + g_pixel % wide;
+        g_row = g.ring + place<1>(at, first_out() / 8 + lane / 8 % 2);
+    }
+    u32 a[4];
+    load_matrices_transposed(a, g_row);
+    bool inside = x_pixel < count;
+    int x_row = (down + x_pixel / wide) * STRIDE % x.ring_rows, x_column = x_pixel % wide * STRIDE;
+#pragma unroll
+    for (int step = 0; step < STEPS; step++) {
+        int low = 2 * step, high = 2 * step + 1 < SLABS ? 2 * step + 1 : 2 * step;
+        int tap = lane / 16 ? high / TILES : low / TILES, tile = lane / 16 ? high % TILES : low % TILES;
+        int at = x_row + tap / 3;
+        int pixel = (at >= x.ring_rows ? at - x.ring_rows : at) * x.columns + x_column + tap % 3;
+        u32 b[4];
+        load_matrices_transposed(b, inside ? x.ring + place<STRIDE>(pixel, first_in() / 8 + tile) : zeros);
+        u32 b_low[2] = {b[0], b[1]}, b_high[2] = {b[2], b[3]};
+        multiply(c[low], a, b_low, ELEMENT());
+        if (high != low) multiply(c[high], a, b_high, ELEMENT());
+    }
+}
+
+// A channel of a pixel of f32, as an operand.
+template <int step> __device__ inline u32 tf32_at(const u8* ring, int pixel, int channel) {
+    return to_tf32(*(const float*)(ring + place<step>(pixel, channel / 4) + channel % 4 * 4));
+}
+
+// The same over 8 pixels of f32, whose elements lanes take one by one. Pixels may be summed over in any order: with this
+// one a warp's lanes meet different banks.
+template <class X, class G>
+__device__ inline void pixels_f32(float (&c)[SLABS][4], const X& x, const G& g, int down, int wide, int count, int first) {
+    int row = threadIdx.x % 32 / 4, x_row[2], x_column[2];
+    bool inside[2];
+    u32 a[4];
+#pragma unroll
+    for (int k = 0; k < 2; k++) {
+        int p = first + threadIdx.x % 4 * 2 + k, y = down + p / wide, column = p % wide;
+        int at = y % g.ring_rows * g.columns + column;
+        inside[k] = p < count, x_row[k] = y * STRIDE % x.ring_rows, x_column[k] = column * STRIDE;
+        a[2 * k] = inside[k] ? tf32_at<1>(g.ring, at, first_out() + row) : 0;
+        a[2 * k + 1] = inside[k] ? tf32_at<1>(g.ring, at, first_out() + row + 8) : 0;
+    }
+#pragma unroll
+    for (int slab = 0; slab < SLABS; slab++) {
+        u32 b[2];
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+            int at = x_row[k] + slab / TILES / 3;
+            int pixel = (at >= x.ring_rows ? at - x.ring_rows : at) * x.columns + x_column[k] + slab / TILES % 3;
+            b[k] = inside[k] ? tf32_at<STRIDE>(x.ring, pixel, first_in() + slab % TILES * 8 + row) : 0;
+        }
+        multiply(c[slab], a, b, ELEMENT());
+    }
+}
+
+// Shared memory: a pixel of zeros, then the windows' rings.
+KERNEL(grouped3x3_weight)
+(const ELEMENT* x, const ELEMENT* g, float* parts, Sizes s) {
+    SHARED(shared);
+    if (threadIdx.x < CHUNKS) copy16(shared + threadIdx.x * 16, nullptr);
     float c[SLABS][4];
 #pragma unroll
     for (int slab = 0; slab < SLABS; slab++) {
 #pragma unroll
         for (int i = 0; i < 4; i++) c[slab][i] = 0;
     }
-
-    i64 units = (i64)n * strips;
-    int last = units * (blockIdx.y + 1) / gridDim.y;
-    for (int unit = units * blockIdx.y / gridDim.y; unit < last; unit++) {
-        int image = unit / strips, strip = unit % strips;
-        int first_row = strip / strips_across * strip_h, first_column = strip % strips_across * strip_w;
-        int last_row = smaller(first_row + strip_h, g_h), wide = smaller(strip_w, g_w - first_column);
-        Strip<ELEMENT> xs = {x + (i64)image * x_h * x_w * channels, x_h, x_w, channels, first_channel,
-                             first_row * STRIDE - 1, first_column * STRIDE - 1};
-        Strip<ELEMENT> gs = {g + (i64)image * g_h * g_w * channels, g_h, g_w, channels, first_channel, first_row,
-                             first_column};
-        copy_rows<STRIDE, THREADS>(ring, ring_rows, xs, 0, (rows - 1) * STRIDE + 3, columns);
-        copy_rows<1, THREADS>(g_ring, g_rows, gs, 0, rows, strip_w);
-        copies_commit();
-        for (int row = first_row; row < last_row; row += rows) {
-            int down = row - first_row, top = down * STRIDE;
-            if (row + rows < last_row) {
-                int have = top + (rows - 1) * STRIDE + 3;
-                copy_rows<STRIDE, THREADS>(ring, ring_rows, xs, have, have + rows * STRIDE, columns);
-                copy_rows<1, THREADS>(g_ring, g_rows, gs, down + rows, down + 2 * rows, strip_w);
-            }
-            copies_commit();
-            copies_wait<1>();
-            __syncthreads();
-            int count = smaller(rows, last_row - row) * wide;
-            for (int first = 0; first < count; first += 16) {
-                // This lane names a row of the matrices: 8 pixels, then 8 more for lanes with bit 4 set (g) or 3 (x).
-                int g_pixel = first + lane / 16 * 8 + lane % 8, x_pixel = first + lane % 16;
-                const u8* g_row = zeros;
-                if (g_pixel < count) {
-                    int at = (down + g_pixel / wide) % g_rows * strip_w + g_pixel % wide;
-                    g_row = g_ring + place<1>(at, out_chunk + lane / 8 % 2);
-                }
-                u32 a[4];
-                load_matrices_transposed(a, g_row);
-                bool inside = x_pixel < count;
-                int x_row = (top + x_pixel / wide * STRIDE) % ring_rows, x_column = x_pixel % wide * STRIDE;
-#pragma unroll
-                for (int step = 0; step < STEPS; step++) {
-                    int low = 2 * step, high = 2 * step + 1 < SLABS ? 2 * step + 1 : 2 * step;
-                    int tap = lane / 16 ? high / TILES : low / TILES, tile = lane / 16 ? high % TILES : low % TILES;
-                    int at = x_row + tap / 3;
-                    int pixel = (at >= ring_rows ? at - ring_rows : at) * columns + x_column + tap % 3;
-                    u32 b[4];
-                    load_matrices_transposed(b, inside ? ring + place<STRIDE>(pixel, in_chunk + tile) : zeros);
-                    u32 b_low[2] = {b[0], b[1]}, b_high[2] = {b[2], b[3]};
-                    multiply(c[low], a, b_low, ELEMENT());
-                    if (high != low) multiply(c[high], a, b_high, ELEMENT());
-                }
-            }
-            __syncthreads();
+    over_share<THREADS>(x, g, s, shared + PIXEL, [&](auto& x, auto& g, int down, int wide, int count) {
+        if constexpr (sizeof(ELEMENT) == 2) {
+            for (int first = 0; first < count; first += 16) pixels(c, x, g, shared, down, wide, count, first);
+        } else {
+            for (int first = 0; first < count; first += 8) pixels_f32(c, x, g, down, wide, count, first);
         }
-    }
-    copies_wait<0>();
+    });
 
-    float* part = parts + (i64)blockIdx.y * channels * GROUP * 9;
+    int lane = threadIdx.x % 32, first_channel = blockIdx.x * CHANNELS;
+    float* part = own_part(parts, s);
 #pragma unroll
     for (int slab = 0; slab < SLABS; slab++) {
-        int tap = slab / TILES, tile = slab % TILES;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            int out = first_channel + out_chunk * 8 + lane / 4 + i / 2 * 8;
-            int in = first_channel + (in_chunk + tile) * 8 + lane % 4 * 2 + i % 2;
-            if (out < channels && in < channels && out / GROUP == in / GROUP)
-                part[((i64)out * GROUP + in % GROUP) * 9 + tap] = c[slab][i];
+            int out = first_channel + first_out() + lane / 4 + i / 2 * 8;
+            int in = first_channel + first_in() + slab % TILES * 8 + lane % 4 * 2 + i % 2;
+            if (out < s.channels && in < s.channels && out / GROUP == in / GROUP)
+                part[((i64)out * GROUP + in % GROUP) * 9 + slab / TILES] = c[slab][i];
         }
     }
 }

@@ -17,17 +17,53 @@ template <class E> struct Strip {
     int first_row, first_column; // of the window; may be outside of the image, which has zeros there
 };
 
-// Starts copying rows `from` up to `to` of the strip, `columns` wide, into a ring of so many rows.
-template <int step, int threads, class E>
-__device__ inline void copy_rows(u8* ring, int ring_rows, const Strip<E>& strip, int from, int to, int columns) {
-    constexpr int PER_CHUNK = 16 / sizeof(E);
-    int count = (to - from) * columns * CHUNKS;
-    for (int i = threadIdx.x; i < count; i += threads) {
-        int chunk = i % CHUNKS, column = i / CHUNKS % columns, row = from + i / CHUNKS / columns;
-        int y = strip.first_row + row, x = strip.first_column + column;
-        int channel = strip.first_channel + chunk * PER_CHUNK;
-        bool inside = y >= 0 && y < strip.height && x >= 0 && x < strip.width && channel < strip.channels;
-        const E* source = inside ? strip.image + ((i64)y * strip.width + x) * strip.channels + channel : nullptr;
-        copy16(ring + place<step>(row % ring_rows * columns + column, chunk), source);
+// What a block sees of a strip as it goes down: in a ring of rows in shared memory, what `rows` rows of a grid of windows
+// read, and the same of the rows behind them, which are on their way. Windows are `size` pixels a side and `step` apart.
+template <int step, int size, int threads, class E> struct Window {
+    u8* ring;
+    Strip<E> strip;
+    int rows, ring_rows, columns;
+
+    __device__ inline Window(u8* ring, const Strip<E>& strip, int rows, int windows_across)
+        : ring(ring), strip(strip), rows(rows), ring_rows(2 * rows * step + size - step),
+          columns((windows_across - 1) * step + size) {}
+    __device__ inline u8* end() const { return ring + ring_rows * columns * PIXEL; }
+
+    // Starts copying what the strip's first `rows` rows of windows read.
+    __device__ inline void start() const { copy(0, (rows - 1) * step + size); }
+    // Starts copying what the `rows` rows behind those from `down` on read.
+    __device__ inline void start_next(int down) const {
+        int have = (down + rows - 1) * step + size;
+        copy(have, have + rows * step);
     }
+
+    __device__ inline void copy(int from, int to) const {
+        constexpr int PER_CHUNK = 16 / sizeof(E);
+        int count = (to - from) * columns * CHUNKS;
+        for (int i = threadIdx.x; i < count; i += threads) {
+            int chunk = i % CHUNKS, column = i / CHUNKS % columns, row = from + i / CHUNKS / columns;
+            int y = strip.first_row + row, x = strip.first_column + column;
+            int channel = strip.first_channel + chunk * PER_CHUNK;
+            bool inside = y >= 0 && y < strip.height && x >= 0 && x < strip.width && channel < strip.channels;
+            const E* source = inside ? strip.image + ((i64)y * strip.width + x) * strip.channels + channel : nullptr;
+            copy16(ring + place<step>(row % ring_rows * columns + column, chunk), source);
+        }
+    }
+};
+
+// Ends a group of copies; those before it are there for all threads then.
+__device__ inline void next_rows() {
+    copies_commit();
+    copies_wait<1>();
+    __syncthreads();
 }
+
+// The part of a grid of windows that is strip number `index`, `high` by `across` at most: strips lie row by row.
+struct Segment {
+    int first_row, last_row, first_column, wide;
+    __device__ inline Segment(int index, int grid_h, int grid_w, int high, int across) {
+        int strips = (grid_w + across - 1) / across;
+        first_row = index / strips * high, last_row = smaller(first_row + high, grid_h);
+        first_column = index % strips * across, wide = smaller(across, grid_w - first_column);
+    }
+};
