@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 /// their passes, and buffers that are kept. Whatever the form it was trained in, it runs form (c).
 ///
 /// In f32, or in bf16 where [`fused_dtype_is_supported`](resnext_ops::fused_dtype_is_supported) says so: then
-/// maps and the convolutions' weights are bf16, and sums, pooling and the last layer f32.
+/// maps and the convolutions' weights are bf16, and sums, pooling and the last layer f32. In f32, 1×1 convolutions of
+/// many channels take seven eighths of the multiplications (Strassen's algorithm), for which their weights take seven
+/// quarters of the memory; logits stay within 1e-4, relative, of the network's own.
 #[derive(Debug)]
 pub struct Fused {
     entrance: FusedConv,

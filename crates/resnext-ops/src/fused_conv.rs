@@ -108,7 +108,7 @@ impl FusedConv {
                 group_in: if row_runs { whole * kw } else { group_in },
                 group_out,
                 taps: if row_runs { kh } else { kh * kw },
-                in_place: groups == 1 && in_place((kh, kw), config),
+                in_place: in_place((kh, kw), config),
                 columns: if neighbours { 3 } else { 1 },
                 weight: if row_runs { &run } else { &tap },
                 bias: &bias.to_vec1::<f32>()?,
@@ -236,7 +236,7 @@ mod tests {
         Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
     }
 
-    /// Blocks of [`strassen`](crate::kernels): none, one or several an image, whole or not, of an even or an odd number of pixels.
+    /// Strassen's blocks: none, one or several an image, of an even or an odd number of pixels.
     #[test]
     fn wide_convolutions_agree_with_conv2d_and_keep_images_apart() {
         for (n, cin, cout, h, w) in [
@@ -276,16 +276,25 @@ mod tests {
                 };
                 same(run(&x, None, false), want.clone());
                 same(run(&x, Some(&residual), true), (&want + &residual).unwrap().relu().unwrap());
-                if n > 1 {
-                    let together = run(&x, None, true);
-                    let image = |t: &Tensor, i: usize| flat(t.narrow(0, i, 1).unwrap());
-                    let alone = run(&x.narrow(0, 1, 1).unwrap(), None, true);
-                    assert_eq!(image(&together, 1), flat(alone), "an image's result depends on the others");
-                    let nan = (x.narrow(0, 0, 1).unwrap() * f64::NAN).unwrap();
-                    let spoilt = Tensor::cat(&[&nan, &x.narrow(0, 1, n - 1).unwrap()], 0).unwrap();
-                    let spoilt = run(&spoilt, None, true);
-                    assert!(image(&spoilt, 0).iter().all(|y| y.is_nan()));
-                    assert_eq!(image(&together, 1), image(&spoilt, 1));
+                let together = run(&x, None, true);
+                let image = |t: &Tensor, i: usize| flat(t.narrow(0, i, 1).unwrap());
+                for i in 0..n {
+                    let others = (0..n).map(|j| match j == i {
+                        true => x.narrow(0, i, 1).unwrap(),
+                        false => (x.narrow(0, j, 1).unwrap() * f64::NAN).unwrap(),
+                    });
+                    let spoilt = run(&Tensor::cat(&others.collect::<Vec<_>>(), 0).unwrap(), None, true);
+                    let (got, alone) = (image(&spoilt, i), run(&x.narrow(0, i, 1).unwrap(), None, true));
+                    assert_eq!(got, image(&together, i), "an image's result depends on the others");
+                    assert_eq!(got, flat(alone), "an image's result depends on the batch");
+                    let spoilt =
+                        (0..n).filter(|&j| j != i).all(|j| image(&spoilt, j).iter().all(|y| y.is_nan()));
+                    assert!(spoilt, "NaN is lost");
+                }
+                for threads in [1, 5] {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                    let got = pool.install(|| run(&x, None, true));
+                    assert_eq!(flat(got), flat(together.clone()), "{threads} threads");
                 }
             }
         }

@@ -23,7 +23,8 @@ pub(crate) struct Packed {
     /// Where vectors span groups: for each row of weights of a tap, the source word that a lane multiplies, from
     /// the panel's first on.
     pub(super) lane_words: Vec<[u8; MAX_LANES]>,
-    /// Whether the panels are those of [`strassen`].
+    /// Whether the panels are those of [`strassen`]: channels and depth are then those of a half, and there are as many
+    /// channels again in the other.
     pub(super) halves: bool,
 }
 
@@ -51,7 +52,7 @@ pub(crate) struct Filter<'a> {
     pub(crate) group_in: usize,
     pub(crate) group_out: usize,
     pub(crate) taps: usize,
-    /// Whether it is a 1×1 convolution of neighbouring pixels.
+    /// Whether every output pixel reads the source pixel of the same number, and no other.
     pub(crate) in_place: bool,
     /// 3 if sources come in rows of neighbours, or 1.
     pub(crate) columns: usize,
@@ -112,7 +113,8 @@ impl Packed {
     /// The words each pixel of a source has to have.
     pub(super) fn reach(&self) -> usize {
         let (lanes, _) = self.words.tile();
-        let reach = |p: &Panel| p.src_word + if p.spanning { lanes } else { p.depth };
+        let halves = if self.halves { 2 } else { 1 };
+        let reach = |p: &Panel| p.src_word + if p.spanning { lanes } else { halves * p.depth };
         self.panels.iter().map(reach).max().unwrap_or(0)
     }
 }

@@ -67,12 +67,12 @@ pub(crate) struct Job<'a> {
 impl Packed {
     /// Computes all output pixels of a job.
     pub(crate) fn run(&self, crew: &Crew, job: Job) {
-        let Job { src, sources, residual, relu, count, image, ref out, out_stride, ahead } = job;
+        let Job { src, sources, residual, count, image, out_stride, .. } = job;
         let channels = self.words.channels();
         let holds = |len: usize, stride: usize| {
             count == 0 || len >= (count - 1) * stride + self.out_channels.div_ceil(channels)
         };
-        assert!(holds(out.len(), out_stride) && residual.is_none_or(|r| holds(r.data.len(), r.stride)));
+        assert!(holds(job.out.len(), out_stride) && residual.is_none_or(|r| holds(r.data.len(), r.stride)));
         let row = match sources {
             Sources::Table(SourceTable { row: Some(row), .. }) if self.columns > 1 => Some(*row),
             _ => None,
@@ -91,9 +91,11 @@ impl Packed {
         assert!(count == 0 || src.data.len() >= last + self.reach());
         if self.halves {
             assert!(matches!(sources, Sources::Same) && count.is_multiple_of(image));
+            // In place of a pixel that an odd block lacks, the one behind it is read.
+            assert!(src.data.len() >= count * src.stride + self.reach());
             return strassen::run(self, crew, job);
         }
-        let out = job.out;
+        let Job { relu, out, ahead, .. } = job;
         // SAFETY: f32 has no invalid bits and a larger alignment than u16.
         let (_, out, _) = unsafe { out.align_to_mut::<u16>() };
         let out = &SharedMut::new(out);
@@ -125,11 +127,9 @@ impl Packed {
             .run();
         });
     }
-}
 
-impl Packed {
-    /// What the given one of a number of tasks fetches while it does `steps` steps: the panels that its thread most likely
-    /// wants next, then its share of what the next convolutions want.
+    /// What the given one of a number of tasks fetches while it does `steps` steps: the panels that its thread most
+    /// likely wants next, then its share of what the next convolutions want.
     pub(super) fn fetches(
         &self,
         next: Range<usize>,
@@ -155,6 +155,19 @@ impl Packed {
 
 /// Pixels of the largest tile.
 pub(super) const TILE: usize = 14;
+
+/// Pixels as strips of whole tiles, with the tile's size: those of the largest, up to `most`, come first, and smaller ones
+/// take the rest.
+pub(super) fn strips(pixels: Range<usize>, most: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+    let mut start = pixels.start;
+    std::iter::from_fn(move || {
+        let rest = pixels.end - start;
+        let tile = [TILE, 7, 6, 4, 2, 1].into_iter().find(|&tile| tile <= rest.min(most))?;
+        let strip = start..start + rest / tile * tile;
+        start = strip.end;
+        Some((tile, strip))
+    })
+}
 
 /// Source words between two fetches of what is wanted next.
 pub(super) const STEP: usize = 16;
@@ -301,25 +314,19 @@ impl Task<'_> {
         }
     }
 
-    /// The largest tiles first; smaller ones take the rest.
     fn pixels(&self, panel: &Panel) {
         let words = self.packed.words;
-        let (_, tile) = words.tile();
-        let mut start = self.pixels.start;
-        while start < self.pixels.end {
-            let rest = self.pixels.end - start;
-            let pixels = [14, 7, 6, 4, 2].into_iter().find(|&m| m <= rest.min(tile)).unwrap_or(1);
-            let end = start + rest / pixels * pixels;
-            let strip = Strip { task: self, panel, pixels: start..end };
-            match pixels {
-                14 => strip.run::<14>(words),
+        let (_, most) = words.tile();
+        for (tile, pixels) in strips(self.pixels.clone(), most) {
+            let strip = Strip { task: self, panel, pixels };
+            match tile {
+                TILE => strip.run::<TILE>(words),
                 7 => strip.run::<7>(words),
                 6 => strip.run::<6>(words),
                 4 => strip.run::<4>(words),
                 2 => strip.run::<2>(words),
                 _ => strip.run::<1>(words),
             }
-            start = end;
         }
     }
 

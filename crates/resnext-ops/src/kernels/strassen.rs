@@ -5,12 +5,12 @@
 //! output. Seven products of sums of quarters, added up, are the eight products of quarters. The sums of weights are
 //! packed once; those of pixels are made for a block at a time, in a core's cache.
 //!
-//! A value's rounding error is relative to the largest values of its block rather than to its own. Pixels of different
-//! images never meet.
+//! Each pixel meets one other of its image. Rounding errors are relative to the larger of the two's values, and NaN or
+//! infinity in one reaches the other; what is near the largest f32 may overflow.
 
 use super::lines::Lines;
 use super::packed::{Filter, Packed, Panel};
-use super::packed_conv::{Fetches, Job, Pixels, STEP, TILE, prefetch};
+use super::packed_conv::{Fetches, Job, Pixels, STEP, TILE, prefetch, strips};
 use super::shared::SharedMut;
 use super::simd::Simd;
 use super::tiles::sum_products;
@@ -57,14 +57,15 @@ static CHAINS: [&[Product]; 4] = [
 ];
 const PRODUCTS: usize = 7;
 
-/// Pixels of a block, whose halves are added.
+/// The most pixels of a block, whose halves are added. How an image is parted depends on its size alone.
 const BLOCK: usize = 98;
 
 /// Whether a convolution is computed this way: sums of few channels take as long as they save, and packed weights are
 /// 7/4 of plain ones, which is too much of the largest.
 pub(super) fn suits(words: Words, filter: &Filter) -> bool {
-    let Filter { in_place, group_in, group_out, .. } = *filter;
+    let Filter { groups, in_place, group_in, group_out, .. } = *filter;
     matches!(words, Words::F32(_))
+        && groups == 1
         && in_place
         && group_in >= LEAST_INPUTS
         && group_in.is_multiple_of(2 * MAX_LANES)
@@ -125,8 +126,9 @@ struct Block {
 impl Block {
     fn new(number: usize, image: usize) -> Self {
         let blocks = image.div_ceil(BLOCK);
-        let start = number % blocks * BLOCK;
-        let pixels = BLOCK.min(image - start);
+        let bound = |block: usize| image * block / blocks;
+        let (start, end) = (bound(number % blocks), bound(number % blocks + 1));
+        let pixels = end - start;
         Block { first: number / blocks * image + start, halves: [pixels.div_ceil(2), pixels / 2] }
     }
 }
@@ -144,10 +146,11 @@ struct Sums {
 }
 
 thread_local! {
-    /// Tasks of a block follow each other on a thread.
+    /// Kept, as maps are: a few hundred KB. Tasks of a block follow each other on a thread.
     static SUMS: RefCell<Sums> = RefCell::default();
 }
 
+/// From 1: new sums are of job 0.
 static JOBS: AtomicU64 = AtomicU64::new(1);
 
 /// Computes all output pixels of a job.
@@ -228,18 +231,12 @@ impl Task<'_> {
         (data[at..].as_ptr(), stride)
     }
 
-    /// The largest tiles first; smaller ones take the rest.
     fn chain(&self, panel: &Panel, chain: usize) {
         let words = self.packed.words;
-        let (_, tile) = words.tile();
-        let pixels = self.block.halves[0];
-        let mut start = 0;
-        while start < pixels {
-            let rest = pixels - start;
-            let size = [TILE, 7, 6, 4, 2].into_iter().find(|&m| m <= rest.min(tile)).unwrap_or(1);
-            let end = start + rest / size * size;
-            let strip = Strip { task: self, panel, chain, pixels: start..end };
-            match size {
+        let (_, most) = words.tile();
+        for (tile, pixels) in strips(0..self.block.halves[0], most) {
+            let strip = Strip { task: self, panel, chain, pixels };
+            match tile {
                 TILE => words.run(Tiles::<TILE>(strip)),
                 7 => words.run(Tiles::<7>(strip)),
                 6 => words.run(Tiles::<6>(strip)),
@@ -247,7 +244,6 @@ impl Task<'_> {
                 2 => words.run(Tiles::<2>(strip)),
                 _ => words.run(Tiles::<1>(strip)),
             }
-            start = end;
         }
     }
 }
@@ -306,7 +302,8 @@ impl<const M: usize> WordKernel for Tiles<'_, M> {
         let weights =
             &task.packed.weights[panel.weights.clone()][before * size..][..CHAINS[*chain].len() * size];
         for first in pixels.clone().step_by(M) {
-            // SAFETY: the CPU has W's instructions; rows have the panel's depth, and so have its weights.
+            // SAFETY: the CPU has W's instructions; rows have the panel's depth, and so have its weights. In place of the
+            // pixel that the second half may lack, the one behind it is read, as `Packed::run` allows; `put` drops it.
             unsafe {
                 let mut acc = [[W::S::zero(); 2]; M];
                 let mut weights = weights.as_ptr();
@@ -344,8 +341,8 @@ impl<const M: usize> Tiles<'_, M> {
         (channel, start + half * halves[0] + first, M.min(halves[half] - first))
     }
 
-    /// Fetches what [`put`](Self::put) will read and write of some pixels, early, unless the first chain has just
-    /// written it.
+    /// Fetches what [`put`](Self::put) will read and write of some pixels, early; chains after the first find it in the
+    /// cache.
     #[inline(always)]
     fn expect(&self, pixels: Range<usize>, quarter: Quarter) {
         let Strip { task, panel, chain, .. } = &self.0;
@@ -367,7 +364,7 @@ impl<const M: usize> Tiles<'_, M> {
     /// applies ReLU.
     ///
     /// # Safety
-    /// The CPU has W's instructions, and no other thread writes the panel's pixels.
+    /// The CPU has W's instructions, the tile's pixels exist, and no other thread writes the panel's.
     #[inline(always)]
     unsafe fn put<W: Word>(&self, first: usize, quarter: Quarter, acc: &[[V<W>; 2]; M]) {
         const ZEROS: &[f32; 2 * MAX_LANES] = &[0.0; 2 * MAX_LANES];
