@@ -1,7 +1,7 @@
 //! Feature maps of inference, in buffers that are kept.
 
 use crate::crew::Crew;
-use crate::kernels::{Lines, MAX_LANES, Pixels, SharedMut, WordType, max_pool_rows, pair};
+use crate::kernels::{Lines, MAX_LANES, Pixels, SharedMut, WordType, max_pool_rows, pair, spread};
 use crate::pool::Pool2dConfig;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Storage, Tensor};
@@ -35,10 +35,9 @@ impl Activations {
     }
 
     /// Makes room for other sizes; the contents are then anything, but for the zeros behind them.
-    pub(crate) fn resize(&mut self, size: [usize; 4], words: WordType, spread: bool) {
+    pub(crate) fn resize(&mut self, size: [usize; 4], words: WordType, apart: bool) {
         let own = size[3].div_ceil(words.channels());
-        // Multiples of 512 bytes would share a few sets of the cache.
-        self.stride = if spread && own.is_multiple_of(128) { own + MAX_LANES } else { own };
+        self.stride = if apart { spread(own) } else { own };
         (self.size, self.words) = (size, words);
         let end = self.pixels() * self.stride;
         // A kernel may read a vector that begins in the last pixel.

@@ -1,5 +1,6 @@
 //! Buffers that begin at a cache line, so that no vector lies across two.
 
+use super::words::MAX_LANES;
 use std::alloc::Layout;
 use std::fmt::{Debug, Formatter};
 use std::ops::{Deref, DerefMut};
@@ -14,6 +15,11 @@ pub(crate) struct Lines {
 }
 
 const PAGE: usize = 2 << 20;
+
+/// How far apart rows of `words` should lie: at multiples of 512 bytes they would share a few sets of the cache.
+pub(crate) fn spread(words: usize) -> usize {
+    if words.is_multiple_of(128) { words + MAX_LANES } else { words }
+}
 
 impl Lines {
     pub(crate) fn zeros(len: usize) -> Self {

@@ -33,7 +33,7 @@ pub(crate) use conv::{
 };
 pub(crate) use geometry::ConvShape;
 pub(crate) use join::{Around, Line, join, join_gradient};
-pub(crate) use lines::Lines;
+pub(crate) use lines::{Lines, spread};
 pub(crate) use max_pool::max_pool_rows;
 pub(crate) use max_pool_training::{LARGEST_WINDOW, Window, pool, pool_gradient};
 pub(crate) use packed::{Filter, Packed};

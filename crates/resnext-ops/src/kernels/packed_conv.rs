@@ -105,11 +105,8 @@ impl Packed {
         };
         crew.for_each(split.tasks(), |task| {
             let (pixels, panels) = split.get(task);
-            let tiles = pixels.len().div_ceil(TILE) * panels.len() * self.taps;
-            let steps = tiles * self.panels[panels.start].depth.div_ceil(STEP);
-            let next = split.get((task + 1).min(split.tasks() - 1)).1;
-            let next = if next == panels { 0..0 } else { next };
-            let fetches = self.fetches(next, ahead, (task, split.tasks()), steps);
+            let tiles = pixels.len().div_ceil(TILE) * self.taps;
+            let fetches = self.fetches((task, split.tasks()), |task| split.get(task).1, tiles, ahead);
             let panels = &self.panels[panels];
             Task {
                 packed: self,
@@ -128,21 +125,24 @@ impl Packed {
         });
     }
 
-    /// What the given one of a number of tasks fetches while it does `steps` steps: the panels that its thread most
-    /// likely wants next, then its share of what the next convolutions want.
+    /// What the given one of a number of tasks fetches while it computes `tiles` tiles of each of its panels: the panels
+    /// of the task that its thread most likely does next, then its share of what the next convolutions want.
     pub(super) fn fetches(
         &self,
-        next: Range<usize>,
-        ahead: &[&Packed],
         (task, tasks): (usize, usize),
-        steps: usize,
+        panels: impl Fn(usize) -> Range<usize>,
+        tiles: usize,
+        ahead: &[&Packed],
     ) -> Fetches {
+        let (own, next) = (panels(task), panels((task + 1).min(tasks - 1)));
+        let steps = tiles * own.len() * self.panels[own.start].depth.div_ceil(STEP);
         let all = |packed: &Packed| Fetch::of(packed, 0..packed.weights.len());
         let lines: usize = ahead.iter().map(|packed| all(packed).lines).sum();
         let mut share = lines * task / tasks..lines * (task + 1) / tasks;
         let mut fetches = [Fetch::of(self, 0..0); AHEAD + 1];
-        if let (Some(first), Some(last)) = (self.panels[next.clone()].first(), self.panels[next].last()) {
-            fetches[0] = Fetch::of(self, first.weights.start..last.weights.end);
+        if next != own {
+            let weights = self.panels[next.start].weights.start..self.panels[next.end - 1].weights.end;
+            fetches[0] = Fetch::of(self, weights);
         }
         for (packed, fetch) in ahead.iter().zip(&mut fetches[1..]) {
             let own = all(packed).lines;
@@ -286,6 +286,25 @@ pub(super) fn prefetch(word: *const f32) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = word;
+}
+
+/// Asks for some words of some pixels of what is added to a result, and of where it is written: the map that begins at
+/// `out`, with pixels `stride` words apart.
+#[inline(always)]
+pub(super) fn expect(
+    residual: Option<Pixels>,
+    (out, stride): (*const f32, usize),
+    pixels: Range<usize>,
+    words: Range<usize>,
+) {
+    for pixel in pixels {
+        for word in words.clone().step_by(16) {
+            if let Some(r) = residual {
+                prefetch(r.data.as_ptr().wrapping_add(pixel * r.stride + word));
+            }
+            prefetch(out.wrapping_add(pixel * stride + word));
+        }
+    }
 }
 
 /// Some pixels times some panels, on one thread.

@@ -8,9 +8,9 @@
 //! Each pixel meets one other of its image. Rounding errors are relative to the larger of the two's values, and NaN or
 //! infinity in one reaches the other; what is near the largest f32 may overflow.
 
-use super::lines::Lines;
+use super::lines::{Lines, spread};
 use super::packed::{Filter, Packed, Panel};
-use super::packed_conv::{Fetches, Job, Pixels, STEP, TILE, prefetch, strips};
+use super::packed_conv::{Fetches, Job, Pixels, STEP, TILE, expect, strips};
 use super::shared::SharedMut;
 use super::simd::Simd;
 use super::tiles::sum_products;
@@ -166,10 +166,8 @@ pub(super) fn run(packed: &Packed, crew: &Crew, job: Job) {
     };
     crew.for_each(blocks * parts, |i| {
         let block = Block::new(i / parts, image);
-        let tiles = PRODUCTS * block.halves[0].div_ceil(TILE) * panels(i).len();
-        let steps = tiles * packed.panels[0].depth.div_ceil(STEP);
-        let next = Some(panels(i + 1)).filter(|next| *next != panels(i)).unwrap_or_default();
-        let fetches = packed.fetches(next, ahead, (i, blocks * parts), steps);
+        let tiles = PRODUCTS * block.halves[0].div_ceil(TILE);
+        let fetches = packed.fetches((i, blocks * parts), panels, tiles, ahead);
         SUMS.with_borrow_mut(|sums| {
             let mut task = Task { packed, block, src, sums, residual, relu, out, out_stride, fetches };
             if task.sums.of != (number, i / parts) {
@@ -199,11 +197,15 @@ struct Task<'a> {
 }
 
 impl Task<'_> {
+    /// Channels of a half.
+    fn depth(&self) -> usize {
+        self.packed.panels[0].depth
+    }
+
     /// Makes S1 to S4.
     fn sum(&mut self) {
-        let depth = self.packed.panels[0].depth;
-        // Multiples of 512 bytes would share a few sets of the cache.
-        self.sums.stride = if depth.is_multiple_of(128) { depth + MAX_LANES } else { depth };
+        let depth = self.depth();
+        self.sums.stride = spread(depth);
         let len = 4 * self.block.halves[0] * self.sums.stride;
         if self.sums.values.len() < len {
             self.sums.values = Lines::zeros(len);
@@ -211,7 +213,7 @@ impl Task<'_> {
         if self.sums.zeros.len() < depth {
             self.sums.zeros = Lines::zeros(depth);
         }
-        self.packed.words.run(Add { task: self, depth });
+        self.packed.words.run(Add(self));
     }
 
     /// Where pixel `m` of a factor begins, and how far it is to the next one.
@@ -220,7 +222,7 @@ impl Task<'_> {
         let (data, at, stride) = match left {
             Left::X((half, channels)) => {
                 let pixel = self.block.first + half * self.block.halves[0] + m;
-                let channel = channels * self.packed.panels[0].depth;
+                let channel = channels * self.depth();
                 (self.src.data, pixel * self.src.stride + channel, self.src.stride)
             }
             Left::S(sum) => {
@@ -248,15 +250,14 @@ impl Task<'_> {
     }
 }
 
-struct Add<'a, 'b> {
-    task: &'a mut Task<'b>,
-    depth: usize,
-}
+/// Adds quarters up, to S1 to S4.
+struct Add<'a, 'b>(&'a mut Task<'b>);
 
 impl WordKernel for Add<'_, '_> {
     #[inline(always)]
     unsafe fn run<W: Word>(self) {
-        let Add { task, depth } = self;
+        let Add(task) = self;
+        let depth = task.depth();
         let (pixels, stride) = (task.block.halves[0], task.sums.stride);
         assert!(4 * pixels * stride <= task.sums.values.len());
         let sums = task.sums.values.as_mut_ptr();
@@ -350,14 +351,8 @@ impl<const M: usize> Tiles<'_, M> {
             return;
         }
         let (channel, pixel, _) = self.place(0, quarter);
-        for m in pixels {
-            for line in (channel..channel + panel.width).step_by(16) {
-                prefetch(task.out.as_ptr().wrapping_add((pixel + m) * task.out_stride + line));
-                if let Some(r) = task.residual {
-                    prefetch(r.data.as_ptr().wrapping_add((pixel + m) * r.stride + line));
-                }
-            }
-        }
+        let (pixels, channels) = (pixel + pixels.start..pixel + pixels.end, channel..channel + panel.width);
+        expect(task.residual, (task.out.as_ptr(), task.out_stride), pixels, channels);
     }
 
     /// Writes bias, residual and the sums of the first chain to a quarter of the output; adds those of a later one, and

@@ -5,7 +5,7 @@
 
 use super::neighbours::neighbours;
 use super::packed::Panel;
-use super::packed_conv::{Row, STEP, Sources, Task, prefetch};
+use super::packed_conv::{Row, STEP, Sources, Task, expect, prefetch};
 use super::simd::Simd;
 use super::words::{MAX_LANES, V, Word, WordKernel, Words, pair};
 use std::ops::Range;
@@ -75,16 +75,9 @@ impl Strip<'_> {
     #[inline(always)]
     fn expect<W: Word>(&self, pixels: Range<usize>) {
         let Strip { task, panel, .. } = self;
-        let line = 16 * W::CHANNELS;
-        for m in pixels {
-            for channel in (panel.dst_channel..panel.dst_channel + panel.width).step_by(line) {
-                let at = channel / W::CHANNELS;
-                if let Some(r) = task.residual {
-                    prefetch(r.data.as_ptr().wrapping_add(m * r.stride + at));
-                }
-                prefetch(task.out.as_ptr().cast::<f32>().wrapping_add(m * task.out_stride + at));
-            }
-        }
+        let end = panel.dst_channel + panel.width;
+        let words = panel.dst_channel / W::CHANNELS..end.div_ceil(W::CHANNELS);
+        expect(task.residual, (task.out.as_ptr().cast(), task.out_stride), pixels, words);
     }
 
     /// Adds bias and residual to the sums of `M` pixels from `first` on, `N` vectors each, applies ReLU and stores.
