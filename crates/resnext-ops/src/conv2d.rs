@@ -33,6 +33,11 @@ impl Default for Conv2dConfig {
 /// are summed in f32 and rounded once. Other types and devices take a composite of candle's operations, the number of
 /// which does not grow with groups either. Both inputs get gradients.
 ///
+/// On the CPU, 3×3 convolutions of stride 1, dilation 1 and padding 1 whose groups have as many channels in as out, whole
+/// vectors of at most 128, are computed by Winograd's algorithm F(2×2, 3×3), and so is their input's gradient: with
+/// rounding errors of the same order, and exactly for small whole numbers. NaN or infinity in a pixel makes NaN of all
+/// results up to one pixel away, and may of some two away.
+///
 /// Mixed precision: beside `x` in bf16 or f16 the weight may be f32. It is rounded to x's type, and its gradient
 /// is f32 again.
 ///

@@ -3,7 +3,7 @@
 use crate::activations::Activations;
 use crate::conv2d::Conv2dConfig;
 use crate::crew::Crew;
-use crate::kernels::{Filter, Isa, Job, Packed, Row, SourceTable, Sources, Words};
+use crate::kernels::{Filter, Isa, Job, Packed, Row, SourceTable, Sources, Tiling, Words};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,12 +21,16 @@ pub struct FusedConv {
     row_runs: bool,
     /// Whether what is read of a source pixel is used for all the output pixels in a row that it reaches.
     neighbours: bool,
-    /// The table for the size of the last input.
-    table: Mutex<Option<Table>>,
+    /// For the size [N, H, W, stride] of the last input.
+    plan: Mutex<Option<([usize; 4], Arc<Plan>)>>,
 }
 
-/// What output pixels read, for one size [N, H, W, stride] of the input.
-type Table = ([usize; 4], Arc<SourceTable>);
+/// What output pixels read.
+#[derive(Debug)]
+enum Plan {
+    Table(SourceTable),
+    Tiles(Tiling),
+}
 
 /// What a convolution does besides: nothing, if default.
 #[derive(Debug, Clone, Copy, Default)]
@@ -110,6 +114,7 @@ impl FusedConv {
                 taps: if row_runs { kh } else { kh * kw },
                 in_place: in_place((kh, kw), config),
                 columns: if neighbours { 3 } else { 1 },
+                tiled: !row_runs && (kh, kw) == (3, 3) && config.stride == 1 && config.dilation == 1,
                 weight: if row_runs { &run } else { &tap },
                 bias: &bias.to_vec1::<f32>()?,
             },
@@ -122,7 +127,7 @@ impl FusedConv {
             kernel: (kh, kw),
             row_runs,
             neighbours,
-            table: Mutex::default(),
+            plan: Mutex::default(),
         })
     }
 
@@ -164,38 +169,60 @@ impl FusedConv {
                 residual.size, residual.words
             ));
         }
-        if (x.pixels() + 1) * x.stride > u32::MAX as usize {
+        if ((x.pixels() + 1) * x.stride).max(n * sides[0] * sides[1]) > u32::MAX as usize {
             return wrong(format!("{n} maps of {h}×{w}×{c} are too many for one batch"));
         }
         out.resize(size, word_type, true);
-        let table = if in_place(self.kernel, &self.config) { None } else { Some(self.table(x, &size)) };
         let ahead: Vec<&Packed> = fusion.ahead.iter().map(|conv| &conv.packed).collect();
-        self.packed.run(
-            crew,
-            Job {
-                src: x.view(),
-                sources: table.as_ref().map_or(Sources::Same, |table| Sources::Table(table)),
-                residual: fusion.residual.map(Activations::view),
-                relu: fusion.relu,
-                count: out.pixels(),
-                image: size[1] * size[2],
-                out_stride: out.stride,
-                out: &mut out.data,
-                ahead: &ahead,
-            },
-        );
+        let job = Job {
+            src: x.view(),
+            residual: fusion.residual.map(Activations::view),
+            relu: fusion.relu,
+            count: out.pixels(),
+            image: size[1] * size[2],
+            out_stride: out.stride,
+            out: &mut out.data,
+            ahead: &ahead,
+        };
+        if in_place(self.kernel, &self.config) {
+            self.packed.run(crew, Sources::Same, job);
+            return Ok(());
+        }
+        match &*self.plan(x, &size) {
+            Plan::Table(table) => self.packed.run(crew, Sources::Table(table), job),
+            Plan::Tiles(tiling) => self.packed.run_tiles(crew, tiling, job),
+        }
         Ok(())
     }
 
-    fn table(&self, x: &Activations, out: &[usize; 4]) -> Arc<SourceTable> {
+    fn plan(&self, x: &Activations, out: &[usize; 4]) -> Arc<Plan> {
         let [n, h, w, _] = x.size;
         let key = [n, h, w, x.stride];
-        let mut cached = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, table)) = cached.as_ref().filter(|(of, _)| *of == key) {
-            return table.clone();
+        let mut cached = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, plan)) = cached.as_ref().filter(|(of, _)| *of == key) {
+            return plan.clone();
         }
-        let Conv2dConfig { stride, padding, dilation, .. } = self.config;
-        let outside = n * h * w;
+        let padding = self.config.padding;
+        // Where the pixel at (y, x) of a padded image begins; in the padding, that of zeros behind the last.
+        let place = |image: usize, y: usize, x: usize| {
+            let inside = y >= padding && x >= padding && y - padding < h && x - padding < w;
+            let pixel = if inside { (image * h + y - padding) * w + x - padding } else { n * h * w };
+            pixel * key[3]
+        };
+        let plan = if self.packed.tiled() {
+            let mut tiling = Tiling::default();
+            (0..n).for_each(|image| tiling.add((out[1], out[2]), |y, x| place(image, y, x)));
+            Plan::Tiles(tiling)
+        } else {
+            Plan::Table(self.table(out, place))
+        };
+        let plan = Arc::new(plan);
+        *cached = Some((key, plan.clone()));
+        plan
+    }
+
+    fn table(&self, out: &[usize; 4], place: impl Fn(usize, usize, usize) -> usize) -> SourceTable {
+        let (Conv2dConfig { stride, dilation, .. }, n) = (self.config, out[0]);
         let columns = if self.row_runs { 1 } else { self.kernel.1 };
         let mut table = Vec::with_capacity(n * out[1] * out[2] * self.kernel.0 * columns);
         for (image, y, x0) in (0..n * out[1] * out[2])
@@ -203,17 +230,12 @@ impl FusedConv {
         {
             for ky in 0..self.kernel.0 {
                 for kx in 0..columns {
-                    let (y, x) = (y + ky * dilation, x0 + kx * dilation);
-                    let inside = y >= padding && x >= padding && y - padding < h && x - padding < w;
-                    let pixel = if inside { (image * h + y - padding) * w + x - padding } else { outside };
-                    table.push((pixel * key[3]) as u32);
+                    table.push(place(image, y + ky * dilation, x0 + kx * dilation) as u32);
                 }
             }
         }
         let row = self.neighbours.then_some(Row { width: out[2], stride });
-        let table = Arc::new(SourceTable::new(table, row));
-        *cached = Some((key, table.clone()));
-        table
+        SourceTable::new(table, row)
     }
 }
 
@@ -295,6 +317,98 @@ mod tests {
                     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                     let got = pool.install(|| run(&x, None, true));
                     assert_eq!(flat(got), flat(together.clone()), "{threads} threads");
+                }
+            }
+        }
+    }
+
+    /// Rows of words are not tiles, though they look like groups with as many channels in as out.
+    #[test]
+    fn few_channels_become_three_times_as_many() {
+        for channels in [8, 16] {
+            let (x, weight) = (values(&[1, channels, 6, 7], 1), values(&[3 * channels, channels, 3, 3], 2));
+            let (config, bias) = (Conv2dConfig::default(), values(&[3 * channels], 3));
+            let want = crate::conv2d_with_bias(&x, &weight, &bias, &config).unwrap();
+            for isa in Isa::available() {
+                let conv = FusedConv::on(isa, &weight, &bias, &config, DType::F32).unwrap();
+                let (mut input, mut out) = <(Activations, Activations)>::default();
+                Crew::run(|crew| {
+                    input.load(crew, &x, DType::F32, 0).unwrap();
+                    conv.forward(crew, &input, Fusion::default(), &mut out).unwrap();
+                });
+                let difference = (out.to_tensor().unwrap() - &want).unwrap().abs().unwrap();
+                let largest = difference.flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+                assert!(largest < 1e-4, "{isa:?}: {largest}");
+            }
+        }
+    }
+
+    /// Winograd's tiles: whole numbers come out exactly as candle's own operations give them, whatever the border, the
+    /// sides and the width of a group.
+    #[test]
+    fn tiles_are_exact_on_whole_numbers_and_keep_images_apart() {
+        for (n, d, groups, h, w, padding) in [
+            (0, 16, 2, 5, 5, 1),
+            (1, 8, 4, 1, 1, 1),
+            (2, 8, 2, 6, 5, 2),
+            (2, 8, 4, 5, 5, 1),
+            (1, 8, 2, 2, 5, 1),
+            (2, 16, 2, 23, 21, 1),
+            (2, 16, 2, 2, 3, 1),
+            (3, 16, 1, 7, 7, 1),
+            (2, 32, 2, 9, 6, 0),
+            (1, 64, 2, 14, 15, 1),
+            (1, 128, 1, 3, 4, 1),
+        ] {
+            let whole = |dims: &[usize], seed| (values(dims, seed) * 4.0).unwrap().round().unwrap();
+            let (x, weight) = (whole(&[n, d * groups, h, w], 1), whole(&[d * groups, d, 3, 3], 2));
+            let bias = whole(&[d * groups], 3);
+            let config = Conv2dConfig { stride: 1, padding, dilation: 1, groups };
+            let want = match n {
+                0 => values(&[0, d * groups, h, w], 0),
+                _ => crate::conv2d_composite(&x, &weight, &config).unwrap(),
+            };
+            let want = want.broadcast_add(&bias.reshape((1, (), 1, 1)).unwrap()).unwrap();
+            let residual = whole(want.dims(), 4);
+            let with_residual = (&want + &residual).unwrap().relu().unwrap();
+            let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            for isa in Isa::available() {
+                let conv = FusedConv::on(isa, &weight, &bias, &config, DType::F32).unwrap();
+                assert!(conv.packed.tiled(), "{isa:?} {d}");
+                let run = |x: &Tensor, residual: Option<&Tensor>| -> Tensor {
+                    let (mut input, mut added, mut out) =
+                        <(Activations, Activations, Activations)>::default();
+                    Crew::run(|crew| {
+                        input.load(crew, x, DType::F32, 0).unwrap();
+                        if let Some(residual) = residual {
+                            added.load(crew, residual, DType::F32, 0).unwrap();
+                        }
+                        let residual = residual.map(|_| &added);
+                        let fusion = Fusion { residual, relu: residual.is_some(), ahead: &[&conv] };
+                        conv.forward(crew, &input, fusion, &mut out).unwrap();
+                    });
+                    out.to_tensor().unwrap()
+                };
+                for threads in [1, 5] {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                    let (plain, added) = pool.install(|| (run(&x, None), run(&x, Some(&residual))));
+                    assert_eq!(flat(&plain), flat(&want), "{isa:?} {n}×{d}×{groups}, {h}×{w}");
+                    assert_eq!(flat(&added), flat(&with_residual), "{isa:?} {n}×{d}×{groups}, {h}×{w}");
+                }
+                let fractions = values(x.dims(), 5);
+                let together = run(&fractions, None);
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(5).build().unwrap();
+                assert_eq!(flat(&pool.install(|| run(&fractions, None))), flat(&together), "5 threads");
+                for i in 0..n {
+                    let alone = run(&fractions.narrow(0, i, 1).unwrap(), None);
+                    assert_eq!(flat(&alone), flat(&together.narrow(0, i, 1).unwrap()), "image {i} alone");
+                }
+                if n > 1 {
+                    let nan = (x.narrow(0, 0, 1).unwrap() * f64::NAN).unwrap();
+                    let got = run(&Tensor::cat(&[nan, x.narrow(0, 1, n - 1).unwrap()], 0).unwrap(), None);
+                    let rest = |t: &Tensor| flat(&t.narrow(0, 1, n - 1).unwrap());
+                    assert_eq!(rest(&got), rest(&want), "NaN reached another image");
+                    assert!(flat(&got.narrow(0, 0, 1).unwrap()).iter().all(|y| y.is_nan()));
                 }
             }
         }

@@ -23,6 +23,7 @@ mod stored;
 mod strassen;
 mod tiles;
 mod weight_gradient;
+mod winograd;
 mod words;
 
 pub use simd::Isa;
@@ -43,6 +44,7 @@ pub(crate) use planes::Operand;
 pub(crate) use shared::SharedMut;
 pub(crate) use simd::{Element, lanes};
 pub(crate) use stored::Stored;
+pub(crate) use winograd::Tiling;
 pub(crate) use words::{MAX_LANES, WordType, Words, pair};
 
 /// Every instruction set this machine has against the portable one.
@@ -164,6 +166,10 @@ mod tests {
             (16, 16, 2, 3, 2, 1, 5, 1),
             (4, 4, 64, 3, 1, 1, 40, 40),
             (1, 1, 16, 3, 1, 1, 6, 6),
+            (16, 16, 2, 3, 1, 1, 1, 4),
+            (16, 16, 16, 3, 1, 1, 8, 70),
+            (64, 64, 1, 3, 1, 1, 19, 2),
+            (128, 128, 1, 3, 1, 1, 4, 5),
         ];
         sizes.into_iter().map(|(group_in, group_out, groups, kernel, stride, padding, h, w)| {
             let size = |side: usize| (side + 2 * padding - kernel) / stride + 1;

@@ -3,6 +3,7 @@
 use super::lines::Lines;
 use super::shared::{SharedMut, spans_groups};
 use super::strassen;
+use super::winograd;
 use super::words::{MAX_LANES, Words, pair};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -23,9 +24,19 @@ pub(crate) struct Packed {
     /// Where vectors span groups: for each row of weights of a tap, the source word that a lane multiplies, from
     /// the panel's first on.
     pub(super) lane_words: Vec<[u8; MAX_LANES]>,
-    /// Whether the panels are those of [`strassen`]: channels and depth are then those of a half, and there are as many
-    /// channels again in the other.
-    pub(super) halves: bool,
+    pub(super) form: Form,
+}
+
+/// How a convolution is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Every product of a source word and a weight.
+    Direct,
+    /// As [`strassen`] does. Panels' channels and depth are those of a half, and there are as many channels again in the
+    /// other.
+    Halves,
+    /// As [`winograd`] does.
+    Tiles,
 }
 
 /// The weights of up to two vectors of output channels.
@@ -56,6 +67,8 @@ pub(crate) struct Filter<'a> {
     pub(crate) in_place: bool,
     /// 3 if sources come in rows of neighbours, or 1.
     pub(crate) columns: usize,
+    /// Whether taps are 3×3 neighbours and output pixels as far apart as they.
+    pub(crate) tiled: bool,
     /// Of `(group, output channel, input channel, tap)`, channels counted inside the group.
     pub(crate) weight: &'a (dyn Fn(usize, usize, usize, usize) -> f32 + Sync),
     pub(crate) bias: &'a [f32],
@@ -63,8 +76,13 @@ pub(crate) struct Filter<'a> {
 
 impl Packed {
     pub(crate) fn new(words: Words, filter: &Filter) -> Self {
-        let halves = strassen::suits(words, filter);
-        let panels = if halves { strassen::panels(words, filter) } else { panels(words, filter) };
+        let (form, panels) = if strassen::suits(words, filter) {
+            (Form::Halves, strassen::panels(words, filter))
+        } else if winograd::suits(words, filter) {
+            (Form::Tiles, winograd::panels(words, filter))
+        } else {
+            (Form::Direct, panels(words, filter))
+        };
         let Filter { groups, group_in, group_out, taps, columns, .. } = *filter;
         let ((lanes, _), channels) = (words.tile(), words.channels());
         let spanned = match panels.first() {
@@ -83,7 +101,7 @@ impl Packed {
             bias: Lines::zeros(end(|panel| &panel.bias)),
             panels,
             lane_words,
-            halves,
+            form,
         };
         for panel in &packed.panels {
             for (half, to) in
@@ -97,9 +115,12 @@ impl Packed {
         packed.panels.par_iter().for_each(|panel| {
             // SAFETY: panels' weights do not overlap.
             let values = unsafe { out.slice(panel.weights.start, panel.weights.len()) };
-            match halves {
-                true => strassen::fill(panel, values, filter),
-                false => panel.fill(values, filter, panel.vectors * lanes, channels, &packed.lane_words),
+            match form {
+                Form::Halves => strassen::fill(panel, values, filter),
+                Form::Tiles => winograd::fill(words, panel, values, filter),
+                Form::Direct => {
+                    panel.fill(values, filter, panel.vectors * lanes, channels, &packed.lane_words);
+                }
             }
         });
         packed
@@ -110,10 +131,15 @@ impl Packed {
         size_of_val(&self.weights[..]) + size_of_val(&self.bias[..])
     }
 
+    /// Whether it is computed in tiles.
+    pub(crate) fn tiled(&self) -> bool {
+        self.form == Form::Tiles
+    }
+
     /// The words each pixel of a source has to have.
     pub(super) fn reach(&self) -> usize {
         let (lanes, _) = self.words.tile();
-        let halves = if self.halves { 2 } else { 1 };
+        let halves = if self.form == Form::Halves { 2 } else { 1 };
         let reach = |p: &Panel| p.src_word + if p.spanning { lanes } else { halves * p.depth };
         self.panels.iter().map(reach).max().unwrap_or(0)
     }

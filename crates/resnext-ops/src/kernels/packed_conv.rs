@@ -1,9 +1,10 @@
 //! Convolution for inference, over packed weights: what each output pixel reads, and who computes it.
 
-use super::packed::{Packed, Panel};
+use super::packed::{Form, Packed, Panel};
 use super::shared::SharedMut;
 use super::strassen;
 use super::tiles::Strip;
+use super::winograd::{self, Tiling};
 use crate::crew::Crew;
 use std::cell::Cell;
 use std::ops::Range;
@@ -51,7 +52,6 @@ impl SourceTable {
 /// One convolution: `out = conv(src) + bias`, `+ residual` and ReLU where asked for.
 pub(crate) struct Job<'a> {
     pub(crate) src: Pixels<'a>,
-    pub(crate) sources: Sources<'a>,
     pub(crate) residual: Option<Pixels<'a>>,
     pub(crate) relu: bool,
     /// Output pixels, and those of an image.
@@ -66,13 +66,9 @@ pub(crate) struct Job<'a> {
 
 impl Packed {
     /// Computes all output pixels of a job.
-    pub(crate) fn run(&self, crew: &Crew, job: Job) {
-        let Job { src, sources, residual, count, image, out_stride, .. } = job;
-        let channels = self.words.channels();
-        let holds = |len: usize, stride: usize| {
-            count == 0 || len >= (count - 1) * stride + self.out_channels.div_ceil(channels)
-        };
-        assert!(holds(job.out.len(), out_stride) && residual.is_none_or(|r| holds(r.data.len(), r.stride)));
+    pub(crate) fn run(&self, crew: &Crew, sources: Sources, job: Job) {
+        self.check(&job);
+        let Job { src, residual, count, image, out_stride, .. } = job;
         let row = match sources {
             Sources::Table(SourceTable { row: Some(row), .. }) if self.columns > 1 => Some(*row),
             _ => None,
@@ -88,8 +84,8 @@ impl Packed {
                 table.farthest
             }
         };
-        assert!(count == 0 || src.data.len() >= last + self.reach());
-        if self.halves {
+        assert!(self.form != Form::Tiles && (count == 0 || src.data.len() >= last + self.reach()));
+        if self.form == Form::Halves {
             assert!(matches!(sources, Sources::Same) && count.is_multiple_of(image));
             // In place of a pixel that an odd block lacks, the one behind it is read.
             assert!(src.data.len() >= count * src.stride + self.reach());
@@ -105,9 +101,9 @@ impl Packed {
         };
         crew.for_each(split.tasks(), |task| {
             let (pixels, panels) = split.get(task);
-            let tiles = pixels.len().div_ceil(TILE) * self.taps;
-            let fetches = self.fetches((task, split.tasks()), |task| split.get(task).1, tiles, ahead);
             let panels = &self.panels[panels];
+            let steps = pixels.len().div_ceil(TILE) * self.taps * panels[0].depth.div_ceil(STEP);
+            let fetches = self.fetches((task, split.tasks()), |task| split.get(task).1, steps, ahead);
             Task {
                 packed: self,
                 src,
@@ -125,17 +121,31 @@ impl Packed {
         });
     }
 
-    /// What the given one of a number of tasks fetches while it computes `tiles` tiles of each of its panels: the panels
-    /// of the task that its thread most likely does next, then its share of what the next convolutions want.
+    /// The same for weights that are packed for tiles.
+    pub(crate) fn run_tiles(&self, crew: &Crew, tiling: &Tiling, job: Job) {
+        winograd::run(self, crew, tiling, job);
+    }
+
+    /// Asserts that there is room for the output, and a residual as large.
+    pub(super) fn check(&self, job: &Job) {
+        let channels = self.words.channels();
+        let holds = |len: usize, stride: usize| {
+            job.count == 0 || len >= (job.count - 1) * stride + self.out_channels.div_ceil(channels)
+        };
+        assert!(holds(job.out.len(), job.out_stride));
+        assert!(job.residual.is_none_or(|r| holds(r.data.len(), r.stride)));
+    }
+
+    /// What the given one of a number of tasks fetches in `steps` steps for each of its panels: the panels of the task
+    /// that its thread most likely does next, then its share of what the next convolutions want.
     pub(super) fn fetches(
         &self,
         (task, tasks): (usize, usize),
         panels: impl Fn(usize) -> Range<usize>,
-        tiles: usize,
+        steps: usize,
         ahead: &[&Packed],
     ) -> Fetches {
         let (own, next) = (panels(task), panels((task + 1).min(tasks - 1)));
-        let steps = tiles * own.len() * self.panels[own.start].depth.div_ceil(STEP);
         let all = |packed: &Packed| Fetch::of(packed, 0..packed.weights.len());
         let lines: usize = ahead.iter().map(|packed| all(packed).lines).sum();
         let mut share = lines * task / tasks..lines * (task + 1) / tasks;
@@ -149,7 +159,7 @@ impl Packed {
             *fetch = all(packed).part(share.start.min(own)..share.end.min(own));
             share = share.start.saturating_sub(own)..share.end.saturating_sub(own);
         }
-        Fetches::new(fetches, steps)
+        Fetches::new(fetches, steps * own.len())
     }
 }
 
@@ -175,7 +185,7 @@ pub(super) const STEP: usize = 16;
 /// Pixels × panels, split between threads: blocks of pixels, whole tiles and rows each, that stay in a core's cache
 /// while panels pass over them, and ranges of panels where there are few pixels. How the work is split never
 /// changes a result: every output element is computed by one task.
-struct Split {
+pub(super) struct Split {
     pixels: usize,
     /// Pixels that are not parted.
     unit: usize,
@@ -189,18 +199,18 @@ struct Split {
 
 impl Split {
     /// `row` pixels are not parted, for they read much the same pixels.
-    fn new(pixels: usize, row: usize, panels: usize, threads: usize) -> Self {
+    pub(super) fn new(pixels: usize, row: usize, panels: usize, threads: usize) -> Self {
         let unit = TILE.next_multiple_of(row);
         let blocks = (pixels / (7 * unit)).clamp(1, 16 * threads);
         let parts = (16 * threads / blocks).clamp(1, panels);
         Split { pixels, unit, blocks, panels, parts, panels_first: false }
     }
 
-    fn tasks(&self) -> usize {
+    pub(super) fn tasks(&self) -> usize {
         self.blocks * self.parts
     }
 
-    fn get(&self, task: usize) -> (Range<usize>, Range<usize>) {
+    pub(super) fn get(&self, task: usize) -> (Range<usize>, Range<usize>) {
         let (block, part) = match self.panels_first {
             true => (task % self.blocks, task / self.blocks),
             false => (task / self.parts, task % self.parts),
@@ -288,24 +298,23 @@ pub(super) fn prefetch(word: *const f32) {
     let _ = word;
 }
 
-/// Asks for some words of some pixels of what is added to a result, and of where it is written: the map that begins at
-/// `out`, with pixels `stride` words apart.
-#[inline(always)]
-pub(super) fn expect(
-    residual: Option<Pixels>,
-    (out, stride): (*const f32, usize),
-    pixels: Range<usize>,
-    words: Range<usize>,
-) {
-    for pixel in pixels {
-        for word in words.clone().step_by(16) {
-            if let Some(r) = residual {
-                prefetch(r.data.as_ptr().wrapping_add(pixel * r.stride + word));
+/// Asks for some channels, `$a_word` a word, of some pixels of what is added to a result, and of where it is written:
+/// `$to` has `residual`, `out` and `out_stride`. Not a function, of which loops around it were compiled worse.
+macro_rules! fetch_output {
+    ($to:expr, $pixels:expr, $channels:expr, $a_word:expr) => {
+        for pixel in $pixels {
+            for channel in $channels.step_by(16 * $a_word) {
+                let (word, out) = (channel / $a_word, $to.out.as_ptr().cast::<f32>());
+                if let Some(r) = $to.residual {
+                    let at = r.data.as_ptr().wrapping_add(pixel * r.stride + word);
+                    $crate::kernels::packed_conv::prefetch(at);
+                }
+                $crate::kernels::packed_conv::prefetch(out.wrapping_add(pixel * $to.out_stride + word));
             }
-            prefetch(out.wrapping_add(pixel * stride + word));
         }
-    }
+    };
 }
+pub(super) use fetch_output;
 
 /// Some pixels times some panels, on one thread.
 pub(super) struct Task<'a> {

@@ -7,7 +7,7 @@
 
 use super::stored::Stored;
 use half::bf16;
-use std::ops::{AddAssign, Mul, MulAssign};
+use std::ops::{AddAssign, Mul, MulAssign, Sub};
 use std::sync::OnceLock;
 
 /// An instruction set the kernels are compiled for.
@@ -66,7 +66,7 @@ impl Isa {
 
 /// The element types the CPU kernels compute in.
 pub(crate) trait Element:
-    Stored<Wide = Self> + Copy + PartialOrd + AddAssign + Mul<Output = Self> + MulAssign
+    Stored<Wide = Self> + Copy + PartialOrd + AddAssign + Mul<Output = Self> + MulAssign + Sub<Output = Self>
 {
     type Avx2: Simd<T = Self>;
     type Avx512: Simd<T = Self>;
@@ -80,7 +80,8 @@ pub(crate) trait Element:
 ///
 /// # Safety
 /// Every method may only be called where the CPU has the instruction set; `load` and `store` need
-/// `LANES` readable or writable elements at the pointer. Indices given to `permute` are below `LANES`.
+/// `LANES` readable or writable elements at the pointer, `splat` one and `splat_two` two. Indices given to `permute` are
+/// below `LANES`.
 pub(crate) trait Simd: Copy + 'static {
     type T: Element;
     type V: Copy;
@@ -99,11 +100,25 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn splat(p: *const Self::T) -> Self::V;
     unsafe fn fma(a: Self::V, b: Self::V, acc: Self::V) -> Self::V;
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
     /// The lanes of `v` where `y` is above zero, and zeros.
     unsafe fn where_positive(y: Self::V, v: Self::V) -> Self::V;
     unsafe fn index(lane_of: impl Fn(usize) -> usize) -> Self::Index;
     unsafe fn permute(v: Self::V, index: Self::Index) -> Self::V;
+
+    /// Two elements over and over. This is plain Rust where nothing needs it to be fast.
+    #[inline(always)]
+    unsafe fn splat_two(p: *const Self::T) -> Self::V {
+        let mut values = [Self::T::ZERO; MAX_LANES];
+        // SAFETY: the caller promises two elements, and a vector has MAX_LANES at most.
+        unsafe {
+            for (i, value) in values[..Self::LANES].iter_mut().enumerate() {
+                *value = *p.add(i % 2);
+            }
+            Self::load(values.as_ptr())
+        }
+    }
 
     /// As `load`, from bf16. This is plain Rust for vectors without instructions of their own for it.
     #[inline(always)]
@@ -133,7 +148,7 @@ pub(crate) trait Simd: Copy + 'static {
 }
 
 /// The most elements any instruction set has in a vector.
-const MAX_LANES: usize = 16;
+pub(crate) const MAX_LANES: usize = 16;
 
 /// The most pixels any instruction set has in a register tile.
 pub(crate) const MAX_PIXELS: usize = 12;
@@ -246,6 +261,10 @@ impl<T: Element> Simd for Portable<T> {
         a
     }
     #[inline(always)]
+    unsafe fn sub(a: [T; 8], b: [T; 8]) -> [T; 8] {
+        std::array::from_fn(|i| a[i] - b[i])
+    }
+    #[inline(always)]
     unsafe fn max(mut a: [T; 8], b: [T; 8]) -> [T; 8] {
         for i in 0..8 {
             // NaN stays NaN, as `b` is never one.
@@ -303,8 +322,8 @@ element!(f64, x86::Avx2F64, x86::Avx512F64, neon::NeonF64);
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! simd {
     ($name:ident, $t:ty, $v:ty, $index:ty, lanes $lanes:expr, tile $tile:expr, pixels $pixels:expr,
-     $zero:expr, $load:expr, $store:expr, $splat:expr, $fma:expr, $add:expr, $max:expr, $positive:expr, $make_index:expr, $permute:expr
-     $(, bf16 $load_bf16:expr, $store_bf16:expr)?) => {
+     $zero:expr, $load:expr, $store:expr, $splat:expr, $fma:expr, $add:expr, $sub:expr, $max:expr, $positive:expr, $make_index:expr, $permute:expr
+     $(, bf16 $load_bf16:expr, $store_bf16:expr)? $(, splat_two $splat_two:ident)?) => {
         #[derive(Clone, Copy)]
         pub(crate) struct $name;
         // SAFETY of each body: the trait's contract, the CPU has the instructions and the pointers
@@ -342,6 +361,10 @@ macro_rules! simd {
                 unsafe { ($add)(a, b) }
             }
             #[inline(always)]
+            unsafe fn sub(a: $v, b: $v) -> $v {
+                unsafe { ($sub)(a, b) }
+            }
+            #[inline(always)]
             unsafe fn max(a: $v, b: $v) -> $v {
                 unsafe { ($max)(a, b) }
             }
@@ -367,6 +390,12 @@ macro_rules! simd {
                     unsafe { $store_bf16(p, v) }
                 }
             )?
+            $(
+                #[inline(always)]
+                unsafe fn splat_two(p: *const $t) -> $v {
+                    unsafe { $splat_two(p) }
+                }
+            )?
         }
     };
 }
@@ -378,25 +407,34 @@ mod x86 {
 
     simd!(Avx512F32, f32, __m512, __m512i, lanes 16, tile 14, pixels 12,
         || _mm512_setzero_ps(), |p| _mm512_loadu_ps(p), |p, v| _mm512_storeu_ps(p, v),
-        |x| _mm512_set1_ps(x), |a, b, c| _mm512_fmadd_ps(a, b, c), |a, b| _mm512_add_ps(a, b), |a, b| _mm512_max_ps(b, a),
+        |x| _mm512_set1_ps(x), |a, b, c| _mm512_fmadd_ps(a, b, c),
+        |a, b| _mm512_add_ps(a, b), |a, b| _mm512_sub_ps(a, b), |a, b| _mm512_max_ps(b, a),
         |y, v| _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(y, _mm512_setzero_ps()), v),
-        index_512_32, permute_512_ps, bf16 load_bf16_512, store_bf16_512);
+        index_512_32, permute_512_ps, bf16 load_bf16_512, store_bf16_512, splat_two splat_two_512);
     simd!(Avx512F64, f64, __m512d, __m512i, lanes 8, tile 14, pixels 12,
         || _mm512_setzero_pd(), |p| _mm512_loadu_pd(p), |p, v| _mm512_storeu_pd(p, v),
-        |x| _mm512_set1_pd(x), |a, b, c| _mm512_fmadd_pd(a, b, c), |a, b| _mm512_add_pd(a, b), |a, b| _mm512_max_pd(b, a),
+        |x| _mm512_set1_pd(x), |a, b, c| _mm512_fmadd_pd(a, b, c),
+        |a, b| _mm512_add_pd(a, b), |a, b| _mm512_sub_pd(a, b), |a, b| _mm512_max_pd(b, a),
         |y, v| _mm512_maskz_mov_pd(_mm512_cmp_pd_mask::<_CMP_GT_OQ>(y, _mm512_setzero_pd()), v),
         index_512_64, permute_512_pd);
     simd!(Avx2F32, f32, __m256, __m256i, lanes 8, tile 6, pixels 6,
         || _mm256_setzero_ps(), |p| _mm256_loadu_ps(p), |p, v| _mm256_storeu_ps(p, v),
-        |x| _mm256_set1_ps(x), |a, b, c| _mm256_fmadd_ps(a, b, c), |a, b| _mm256_add_ps(a, b), |a, b| _mm256_max_ps(b, a),
+        |x| _mm256_set1_ps(x), |a, b, c| _mm256_fmadd_ps(a, b, c),
+        |a, b| _mm256_add_ps(a, b), |a, b| _mm256_sub_ps(a, b), |a, b| _mm256_max_ps(b, a),
         |y, v| _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(y, _mm256_setzero_ps()), v),
         index_256_32, permute_256_ps, bf16 load_bf16_256, store_bf16_256);
     simd!(Avx2F64, f64, __m256d, __m256i, lanes 4, tile 6, pixels 6,
         || _mm256_setzero_pd(), |p| _mm256_loadu_pd(p), |p, v| _mm256_storeu_pd(p, v),
-        |x| _mm256_set1_pd(x), |a, b, c| _mm256_fmadd_pd(a, b, c), |a, b| _mm256_add_pd(a, b), |a, b| _mm256_max_pd(b, a),
+        |x| _mm256_set1_pd(x), |a, b, c| _mm256_fmadd_pd(a, b, c),
+        |a, b| _mm256_add_pd(a, b), |a, b| _mm256_sub_pd(a, b), |a, b| _mm256_max_pd(b, a),
         |y, v| _mm256_and_pd(_mm256_cmp_pd::<_CMP_GT_OQ>(y, _mm256_setzero_pd()), v),
         index_256_64, permute_256_pd);
 
+    #[inline(always)]
+    unsafe fn splat_two_512(p: *const f32) -> __m512 {
+        // SAFETY: the caller has the instructions, and two elements, which may lie anywhere.
+        unsafe { _mm512_castpd_ps(_mm512_set1_pd(p.cast::<f64>().read_unaligned())) }
+    }
     #[inline(always)]
     unsafe fn index_512_32(lane_of: impl Fn(usize) -> usize) -> __m512i {
         let table: [i32; 16] = std::array::from_fn(|i| lane_of(i) as i32);
@@ -499,12 +537,14 @@ mod neon {
 
     simd!(NeonF32, f32, float32x4_t, uint8x16_t, lanes 4, tile 14, pixels 12,
         || vdupq_n_f32(0.0), |p| vld1q_f32(p), |p, v| vst1q_f32(p, v),
-        |x| vdupq_n_f32(x), |a, b, c| vfmaq_f32(c, a, b), |a, b| vaddq_f32(a, b), |a, b| vmaxq_f32(a, b),
+        |x| vdupq_n_f32(x), |a, b, c| vfmaq_f32(c, a, b),
+        |a, b| vaddq_f32(a, b), |a, b| vsubq_f32(a, b), |a, b| vmaxq_f32(a, b),
         |y, v| vbslq_f32(vcgtq_f32(y, vdupq_n_f32(0.0)), v, vdupq_n_f32(0.0)),
         index_32, permute_32, bf16 load_bf16, store_bf16);
     simd!(NeonF64, f64, float64x2_t, uint8x16_t, lanes 2, tile 14, pixels 12,
         || vdupq_n_f64(0.0), |p| vld1q_f64(p), |p, v| vst1q_f64(p, v),
-        |x| vdupq_n_f64(x), |a, b, c| vfmaq_f64(c, a, b), |a, b| vaddq_f64(a, b), |a, b| vmaxq_f64(a, b),
+        |x| vdupq_n_f64(x), |a, b, c| vfmaq_f64(c, a, b),
+        |a, b| vaddq_f64(a, b), |a, b| vsubq_f64(a, b), |a, b| vmaxq_f64(a, b),
         |y, v| vbslq_f64(vcgtq_f64(y, vdupq_n_f64(0.0)), v, vdupq_n_f64(0.0)),
         index_64, permute_64);
 

@@ -10,7 +10,7 @@
 
 use super::lines::{Lines, spread};
 use super::packed::{Filter, Packed, Panel};
-use super::packed_conv::{Fetches, Job, Pixels, STEP, TILE, expect, strips};
+use super::packed_conv::{Fetches, Job, Pixels, STEP, TILE, fetch_output, strips};
 use super::shared::SharedMut;
 use super::simd::Simd;
 use super::tiles::sum_products;
@@ -166,8 +166,8 @@ pub(super) fn run(packed: &Packed, crew: &Crew, job: Job) {
     };
     crew.for_each(blocks * parts, |i| {
         let block = Block::new(i / parts, image);
-        let tiles = PRODUCTS * block.halves[0].div_ceil(TILE);
-        let fetches = packed.fetches((i, blocks * parts), panels, tiles, ahead);
+        let steps = PRODUCTS * block.halves[0].div_ceil(TILE) * packed.panels[0].depth.div_ceil(STEP);
+        let fetches = packed.fetches((i, blocks * parts), panels, steps, ahead);
         SUMS.with_borrow_mut(|sums| {
             let mut task = Task { packed, block, src, sums, residual, relu, out, out_stride, fetches };
             if task.sums.of != (number, i / parts) {
@@ -351,8 +351,7 @@ impl<const M: usize> Tiles<'_, M> {
             return;
         }
         let (channel, pixel, _) = self.place(0, quarter);
-        let (pixels, channels) = (pixel + pixels.start..pixel + pixels.end, channel..channel + panel.width);
-        expect(task.residual, (task.out.as_ptr(), task.out_stride), pixels, channels);
+        fetch_output!(task, pixel + pixels.start..pixel + pixels.end, channel..channel + panel.width, 1);
     }
 
     /// Writes bias, residual and the sums of the first chain to a quarter of the output; adds those of a later one, and

@@ -5,7 +5,7 @@
 
 use super::neighbours::neighbours;
 use super::packed::Panel;
-use super::packed_conv::{Row, STEP, Sources, Task, expect, prefetch};
+use super::packed_conv::{Row, STEP, Sources, Task, fetch_output, prefetch};
 use super::simd::Simd;
 use super::words::{MAX_LANES, V, Word, WordKernel, Words, pair};
 use std::ops::Range;
@@ -75,9 +75,7 @@ impl Strip<'_> {
     #[inline(always)]
     fn expect<W: Word>(&self, pixels: Range<usize>) {
         let Strip { task, panel, .. } = self;
-        let end = panel.dst_channel + panel.width;
-        let words = panel.dst_channel / W::CHANNELS..end.div_ceil(W::CHANNELS);
-        expect(task.residual, (task.out.as_ptr().cast(), task.out_stride), pixels, words);
+        fetch_output!(task, pixels, panel.dst_channel..panel.dst_channel + panel.width, W::CHANNELS);
     }
 
     /// Adds bias and residual to the sums of `M` pixels from `first` on, `N` vectors each, applies ReLU and stores.

@@ -1,6 +1,7 @@
 //! Words of 32 bits, the unit inference kernels read activations and weights in: one channel in f32, or two
 //! in bf16, which one instruction multiplies and adds up in f32.
 
+pub(crate) use super::simd::MAX_LANES;
 use super::simd::{Isa, Kernel, Simd, lanes_and_tile, run};
 use candle_core::DType;
 
@@ -51,9 +52,6 @@ pub(crate) enum Words {
     /// Pairs of bf16; made by [`Words::of`] alone, where the CPU has AVX-512 BF16.
     Bf16,
 }
-
-/// The widest vector's words.
-pub(crate) const MAX_LANES: usize = 16;
 
 impl Words {
     /// For activations of `dtype`; `None` if this machine has no instructions for it.

@@ -1,19 +1,23 @@
 //! Maps from maps: the forward pass and the gradient of the input, which is a forward pass over the result's gradient
 //! with the kernel turned around.
+//!
+//! What [`winograd`] takes, it computes, from the same planes.
 
 use super::super::geometry::ConvShape;
 use super::super::neighbours::neighbours;
 use super::super::planes::{Ahead, Fill, Operand, Scratch, expect};
 use super::super::shared::{SharedMut, for_chunks, map, written};
-use super::super::simd::{Element, Isa, Kernel, Simd, lanes_and_tile, run};
+use super::super::simd::{Element, Isa, Kernel, Simd, lanes, lanes_and_tile, run};
 use super::super::stored::Stored;
+use super::super::winograd::{self, Sink, Tiles};
 use super::{Walk, group_index, sources, takes};
 use std::ops::Range;
 
 /// `weight` (Cout, Cin/groups, 3, 3) in the order the kernel reads it: `[output vector][source vector of its
-/// groups][row][source channel][column][LANES]`.
+/// groups][row][source channel][column][LANES]`, or as [`winograd`] does.
 pub(crate) struct Packed<T> {
     values: Vec<T>,
+    tiled: bool,
     backward: bool,
 }
 
@@ -21,13 +25,15 @@ impl<T: Element> Packed<T> {
     /// For the forward pass.
     pub(crate) fn forward(isa: Isa, shape: &ConvShape, weight: &[T]) -> Self {
         let group = shape.group_in();
-        Self::pack(isa, shape, weight, false, |channel, c| channel * group + c)
+        let tiled = tiled::<T>(isa, &Walk::forward(shape));
+        Self::pack(isa, shape, weight, (false, tiled), |channel, c| channel * group + c)
     }
 
     /// For the gradient of the input, which is a convolution with the kernel turned around.
     pub(crate) fn backward(isa: Isa, shape: &ConvShape, weight: &[T]) -> Self {
         let group = shape.group_in();
-        Self::pack(isa, shape, weight, true, |channel, c| {
+        let tiled = tiled::<T>(isa, &Walk::backward(shape));
+        Self::pack(isa, shape, weight, (true, tiled), |channel, c| {
             (channel / group * group + c) * group + channel % group
         })
     }
@@ -37,21 +43,35 @@ impl<T: Element> Packed<T> {
         isa: Isa,
         shape: &ConvShape,
         weight: &[T],
-        backward: bool,
+        (backward, tiled): (bool, bool),
         kernel: impl Fn(usize, usize) -> usize + Sync,
     ) -> Self {
         assert!(takes::<T>(isa, shape) && weight.len() == shape.weight_len());
         let ((lanes, _), (kernels, _)) = (lanes_and_tile::<T>(isa), weight.as_chunks::<9>());
         let (sources, depth) = sources(shape.group_in(), lanes);
+        let taps = |lane: usize, c: usize| {
+            let mut taps = kernels[kernel(lane, c)];
+            if backward {
+                taps.reverse();
+            }
+            taps
+        };
+        if tiled {
+            let size = winograd::POSITIONS * shape.group_in() * lanes;
+            let mut values = vec![T::ZERO; shape.out_channels / lanes * size];
+            for_chunks(&mut values, size, |vector, values| {
+                winograd::transform_kernels(isa, shape.group_in(), values, |channel, c| {
+                    taps(vector * lanes + channel, c)
+                });
+            });
+            return Packed { values, backward, tiled };
+        }
         let mut values = vec![T::ZERO; shape.out_channels * sources * depth * 9];
         for_chunks(&mut values, depth * 9 * lanes, |i, values| {
             let (vector, source) = (i / sources, i % sources);
             for c in 0..depth {
                 for lane in 0..lanes {
-                    let mut taps = kernels[kernel(vector * lanes + lane, source * lanes + c)];
-                    if backward {
-                        taps.reverse();
-                    }
+                    let taps = taps(vector * lanes + lane, source * lanes + c);
                     for y in 0..3 {
                         for x in 0..3 {
                             values[((y * depth + c) * 3 + x) * lanes + lane] = taps[3 * y + x];
@@ -60,8 +80,18 @@ impl<T: Element> Packed<T> {
                 }
             }
         });
-        Packed { values, backward }
+        Packed { values, backward, tiled }
     }
+}
+
+/// Whether a walk is computed in tiles: of spread maps most is zeros, which that would not spare, and narrow groups wait
+/// for memory either way.
+fn tiled<T: Element>(isa: Isa, walk: &Walk) -> bool {
+    let lanes = lanes::<T>(isa);
+    // A tiling counts elements of planes in 32 bits.
+    let short = walk.places().saturating_mul(4 * lanes) <= u32::MAX as usize;
+    let whole = walk.group >= lanes && winograd::takes(lanes, walk.group);
+    walk.stride == 1 && walk.spread == 1 && whole && short
 }
 
 /// The convolution of an operand, channels-last, and what `finish` made of each block of pixels, in order: it is
@@ -99,14 +129,15 @@ fn solve<D: Stored, R: Send>(
     let (lanes, _) = lanes_and_tile::<D::Wide>(isa);
     let Walk { channels, dst, .. } = *walk;
     assert_eq!(operand.len(), walk.batch * walk.src.0 * walk.src.1 * channels);
-    let tasks = walk.tasks(channels, size_of::<D::Wide>());
+    assert_eq!(weight.tiled, tiled::<D::Wide>(isa, walk));
+    let tasks = walk.tasks(channels, size_of::<D::Wide>(), if weight.tiled { 2 } else { 1 });
     let write = |out: &SharedMut<D>| -> Vec<R> {
         map(tasks.len(), |i| {
             let mut scratch = Scratch::default();
             let (n, rows) = &tasks[i];
             let height = (rows.len() - 1) * walk.stride + 3;
             let plane = height * walk.places() * lanes;
-            let planes = scratch.get(plane * channels / lanes);
+            let planes = scratch.get(plane * (channels / lanes));
             let runs = walk.runs(*n, rows);
             Fill { operand, channels, first: 0, width: channels, runs: &runs, planes, plane }.run(isa);
             let first = (n * dst.0 + rows.start) * dst.1;
@@ -119,13 +150,50 @@ fn solve<D: Stored, R: Send>(
                 _ => Ahead::NOTHING,
             };
             let (weights, out_rows) = (&weight.values[..], out.pointer(start, len));
-            run(isa, Strips { walk, rows, planes, plane, ahead, weights, out: out_rows });
+            if weight.tiled {
+                let tiling = &walk.tiling(rows, lanes);
+                assert!(tiling.pixels() * channels == len && channels.is_multiple_of(walk.group.max(lanes)));
+                let sink = Rows { channels, ahead, out: out_rows };
+                let (tiles, pitch) = (0..tiling.len(), plane);
+                let (group, units) = (walk.group, 0..channels / walk.group.max(lanes));
+                Tiles { tiling, tiles, maps: planes, pitch, group, units, weights, sink }.run(isa);
+            } else {
+                run(isa, Strips { walk, rows, planes, plane, ahead, weights, out: out_rows });
+            }
             // SAFETY: the strips have written all pixels of the rows, which are this task's alone.
             finish(first, unsafe { out.slice(start, len) })
         })
     };
     // SAFETY: tasks write rows that together are all images, and strips all channels.
     unsafe { written(walk.batch * dst.0 * dst.1 * channels, write) }
+}
+
+/// Where tiles' sums go: some rows of one image.
+struct Rows<'a, D: Stored> {
+    channels: usize,
+    ahead: Ahead<'a, D>,
+    /// The first element of the first row.
+    out: *mut D,
+}
+
+impl<D: Stored> Sink<D::Wide> for Rows<'_, D> {
+    #[inline(always)]
+    fn meanwhile(&self) -> impl FnMut() {
+        || ()
+    }
+
+    #[inline(always)]
+    fn expect<S: Simd<T = D::Wide>>(&self, pixel: usize, vector: usize) {
+        let channel = vector * S::LANES;
+        expect(self.out.wrapping_add(pixel * self.channels + channel), 1, 0);
+        self.ahead.fetch(pixel, channel);
+    }
+
+    #[inline(always)]
+    unsafe fn put<S: Simd<T = D::Wide>>(&self, pixel: usize, vector: usize, sum: S::V) {
+        // SAFETY: the CPU has S's instructions; `solve` saw that the rows have the tiling's pixels, and each all vectors.
+        unsafe { D::store::<S>(self.out.add(pixel * self.channels + vector * S::LANES), sum) };
+    }
 }
 
 /// Some rows of one image.
@@ -345,4 +413,34 @@ impl<D: Stored> Strips<'_, D> {
 /// Whether tiles of sixteen neighbours are worth being compiled: 32 registers, and the type networks are trained in.
 const fn wide<S: Simd>() -> bool {
     S::TILE >= 14 && size_of::<S::T>() == 4
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Conv2dConfig;
+
+    #[test]
+    fn wide_groups_are_computed_in_tiles() {
+        let shape = |group: usize, stride: usize| ConvShape {
+            batch: 1,
+            in_channels: 2 * group,
+            in_h: 8,
+            in_w: 8,
+            out_channels: 2 * group,
+            out_h: 8 / stride,
+            out_w: 8 / stride,
+            kernel_h: 3,
+            kernel_w: 3,
+            config: Conv2dConfig { stride, padding: 1, dilation: 1, groups: 2 },
+        };
+        for isa in Isa::available() {
+            for (group, stride, want) in [(16, 1, true), (128, 1, true), (16, 2, false), (144, 1, false)] {
+                let shape = shape(group, stride);
+                let weight = vec![0f32; shape.weight_len()];
+                let tiled = [Packed::forward, Packed::backward].map(|pack| pack(isa, &shape, &weight).tiled);
+                assert_eq!(tiled, [want; 2], "{isa:?} {group} {stride}");
+            }
+        }
+    }
 }

@@ -4,7 +4,7 @@
 //! A task takes some rows of an image as bordered planes ([`super::planes`]). A register tile is a run of
 //! neighbours in a row times one vector of channels; what is brought to a register of a source pixel serves all
 //! three columns of the kernel. Where a vector spans several groups, a permute brings a lane its group's channel;
-//! in wider groups a broadcast does.
+//! in wider groups a broadcast does. [`super::winograd`] computes what it takes of those.
 
 mod maps;
 mod weight;
@@ -15,10 +15,11 @@ pub(crate) use weight::weight_gradient;
 use super::geometry::ConvShape;
 use super::planes::Run;
 use super::simd::{Element, Isa, Simd, lanes_and_tile};
+use super::winograd::Tiling;
 use std::hint::black_box;
 use std::ops::Range;
 
-/// Bytes of planes a task fills at most: less than half of a core's cache.
+/// Bytes of planes a task fills at most, but for a row of output more: less than half of a core's cache.
 const TASK_BYTES: usize = 400 << 10;
 
 /// Whether these kernels take a convolution.
@@ -79,17 +80,18 @@ impl Walk {
         }
     }
 
-    /// Rows of output a task of so many channels takes: a function of the sizes alone, because sums run over tasks.
-    fn rows(&self, channels: usize, element: usize) -> usize {
+    /// Rows of output a task of so many channels takes, a multiple of `unit`: a function of the sizes alone, because sums
+    /// run over tasks.
+    fn rows(&self, channels: usize, element: usize, unit: usize) -> usize {
         let row = (self.seen.1 + 3) * channels * element;
         let most = (TASK_BYTES / row).saturating_sub(2) / self.stride;
         let parts = self.dst.0.div_ceil(most.max(1));
-        self.dst.0.div_ceil(parts)
+        self.dst.0.div_ceil(parts).next_multiple_of(unit)
     }
 
-    /// Tasks: an image and rows of output.
-    fn tasks(&self, channels: usize, element: usize) -> Vec<(usize, Range<usize>)> {
-        let rows = self.rows(channels, element).max(1);
+    /// Tasks: an image and rows of output, multiples of `unit` but for the last.
+    fn tasks(&self, channels: usize, element: usize, unit: usize) -> Vec<(usize, Range<usize>)> {
+        let rows = self.rows(channels, element, unit).max(1);
         let of_image = |n| (0..self.dst.0).step_by(rows).map(move |y| (n, y..self.dst.0.min(y + rows)));
         (0..self.batch).flat_map(of_image).collect()
     }
@@ -108,6 +110,18 @@ impl Walk {
     /// Places a row of planes has: the map, its border, and one for a stride's last step.
     fn places(&self) -> usize {
         self.seen.1 + 3
+    }
+
+    /// Tiles of the planes that [`runs`](Self::runs) describes for output rows `rows`.
+    fn tiling(&self, rows: &Range<usize>, lanes: usize) -> Tiling {
+        let height = rows.len() + 2;
+        let exists = |i: usize| i < height && self.row(self.top(rows.start) + i as isize).is_some();
+        // Of a row that does not exist nothing is filled; a row that does begins with zeros.
+        let zeros = (0..height).find(|&i| exists(i)).unwrap_or(0) * self.places();
+        let place = |y: usize, x: usize| if exists(y) { y * self.places() + x } else { zeros };
+        let mut tiling = Tiling::default();
+        tiling.add((rows.len(), self.dst.1), |y, x| place(y, x) * lanes);
+        tiling
     }
 
     /// The runs that bring the rows seen by output rows `rows` of image `n` into planes.

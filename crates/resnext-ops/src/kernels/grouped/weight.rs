@@ -30,7 +30,7 @@ pub(crate) fn weight_gradient<D: Stored>(
     let at = |share: usize| channels / lanes / whole_groups * share / shares * whole_groups * lanes;
     let ranges: Vec<Range<usize>> = (0..shares).map(|share| at(share)..at(share + 1)).collect();
     let widest = ranges.iter().map(Range::len).max().unwrap_or(0);
-    let tasks = walk.tasks(widest, 2 * size_of::<D::Wide>());
+    let tasks = walk.tasks(widest, 2 * size_of::<D::Wide>(), 1);
     let parts = tasks.len().min(PARTS.div_ceil(shares));
     let sums: Vec<Vec<D::Wide>> = map(shares * parts, |i| {
         let (mut read, mut given) = (Scratch::<D::Wide>::default(), Scratch::<D::Wide>::default());
