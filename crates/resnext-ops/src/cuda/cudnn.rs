@@ -125,28 +125,40 @@ fn not_supported(error: CudnnError) -> bool {
     error.0 as u32 / 1000 == 3
 }
 
-/// Asks cuDNN for algorithms, the fastest first, and runs `call`, which names algorithm and workspace, with the first that
-/// gives the same bits each time, has room to work in, and does what it proposed. Whether there was one.
+/// Asks cuDNN by `query` for algorithms, the fastest first, and runs `call` with the first that gives the same bits each
+/// time, has room to work in, and does what it proposed: from two operands to the result, with their descriptors. Whether
+/// there was one.
 macro_rules! first_usable {
-    ($job:expr, $conv:expr, $query:path, $perf:ty, ($($described:expr),*), |$best:ident, $space:ident| $call:expr) => {{
+    ($job:expr, $handle:expr, $conv:expr, $perf:ty, $query:path, $call:path,
+     $a:expr, $a_data:expr, $b:expr, $b_data:expr, $result:expr, $to:expr) => {{
         let mut count = 0;
         // SAFETY: a structure of numbers, for which zeros are a value; written by cuDNN.
         let mut found: [$perf; 8] = unsafe { std::mem::zeroed() };
+        let room = found.len() as i32;
         // SAFETY: handle and descriptors are alive, and there is room for as many as are asked for.
-        unsafe { $query($($described,)* found.len() as i32, &mut count, found.as_mut_ptr()) }.map_err(wrap)?;
+        unsafe { $query($handle, $a, $b, $conv, $result, room, &mut count, found.as_mut_ptr()) }
+            .map_err(wrap)?;
+        let one = (&raw const SCALES[0]).cast();
+        let zero = (&raw const SCALES[1]).cast();
         let mut done = false;
-        for $best in found.iter().take(count.max(0) as usize) {
-            let proposed = $best.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS;
-            if !proposed || $best.determinism != sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC {
+        for best in found.iter().take(count.max(0) as usize) {
+            let proposed = best.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS;
+            if !proposed || best.determinism != sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC {
                 continue;
             }
             // At least a byte, so that there is an address. Where memory is short the next may ask for less.
-            let Ok(room) = uninitialised($job.device, $best.memory.max(1), DType::U8) else { continue };
-            let $space = address(&room).cast_mut();
-            let math = $best.mathType;
+            let Ok(room) = uninitialised($job.device, best.memory.max(1), DType::U8) else { continue };
+            let (space, bytes) = (address(&room).cast_mut(), best.memory);
             // SAFETY: handle and descriptors are alive; operands and result are device memory as long as the descriptors
             // say, the workspace as long as cuDNN said.
-            match unsafe { result::set_convolution_math_type($conv, math).and_then(|()| $call) } {
+            let outcome = unsafe {
+                result::set_convolution_math_type($conv, best.mathType).and_then(|()| {
+                    $call(
+                        $handle, one, $a, $a_data, $b, $b_data, $conv, best.algo, space, bytes, zero, $result, $to,
+                    )
+                })
+            };
+            match outcome {
                 Ok(()) => {
                     done = true;
                     break;
@@ -161,93 +173,44 @@ macro_rules! first_usable {
 
 /// The convolution, if cuDNN has a usable algorithm for it.
 pub(super) fn run(job: &Job) -> candle_core::Result<Option<CudaStorage>> {
+    use result::{
+        convolution_backward_data, convolution_backward_filter, convolution_forward,
+        get_convolution_backward_data_algorithm, get_convolution_backward_filter_algorithm,
+        get_convolution_forward_algorithm,
+    };
+    use sys::{
+        cudnnConvolutionBwdDataAlgoPerf_t as Data, cudnnConvolutionBwdFilterAlgoPerf_t as Filter,
+        cudnnConvolutionFwdAlgoPerf_t as Forward,
+    };
     let (device, shape) = (job.device, job.shape);
     let (handle, d) = (handle(device)?, Descriptors::new(job)?);
     let handle = handle.raw;
     let (input, weight, conv, output) = (d.input.raw, d.weight.raw, d.conv.raw, d.output.raw);
-    let one = (&raw const SCALES[0]).cast();
-    let zero = (&raw const SCALES[1]).cast();
     let (image, other) = (job.image as *const std::ffi::c_void, job.other as *const std::ffi::c_void);
-    let weights = || weights::to_elements(device, shape, job.other, job.weight_dtype, job.dtype);
+    let weights = match job.direction {
+        Direction::Weight => None,
+        _ => Some(weights::to_elements(device, shape, job.other, job.weight_dtype, job.dtype)?),
+    };
+    let w = weights.as_ref().map_or(std::ptr::null(), address);
     let out = uninitialised(device, job.result_len(), job.dtype)?;
     let to = address(&out).cast_mut();
     let (done, name) = match job.direction {
         Direction::Forward => {
-            let w = weights()?;
-            let w = address(&w);
-            let done = first_usable!(
-                job,
-                conv,
-                result::get_convolution_forward_algorithm,
-                sys::cudnnConvolutionFwdAlgoPerf_t,
-                (handle, input, weight, conv, output),
-                |best, space| result::convolution_forward(
-                    handle,
-                    one,
-                    input,
-                    image,
-                    weight,
-                    w,
-                    conv,
-                    best.algo,
-                    space,
-                    best.memory,
-                    zero,
-                    output,
-                    to
-                )
-            );
+            let (query, call) = (get_convolution_forward_algorithm, convolution_forward);
+            let done =
+                first_usable!(job, handle, conv, Forward, query, call, input, image, weight, w, output, to);
             (done, "cuDNN: convolution forward")
         }
         Direction::Input => {
-            let w = weights()?;
-            let w = address(&w);
-            let done = first_usable!(
-                job,
-                conv,
-                result::get_convolution_backward_data_algorithm,
-                sys::cudnnConvolutionBwdDataAlgoPerf_t,
-                (handle, weight, output, conv, input),
-                |best, space| result::convolution_backward_data(
-                    handle,
-                    one,
-                    weight,
-                    w,
-                    output,
-                    image,
-                    conv,
-                    best.algo,
-                    space,
-                    best.memory,
-                    zero,
-                    input,
-                    to
-                )
-            );
+            let (query, call) = (get_convolution_backward_data_algorithm, convolution_backward_data);
+            let done =
+                first_usable!(job, handle, conv, Data, query, call, weight, w, output, image, input, to);
             (done, "cuDNN: convolution input gradient")
         }
         Direction::Weight => {
+            let (query, call) = (get_convolution_backward_filter_algorithm, convolution_backward_filter);
             let done = first_usable!(
-                job,
-                conv,
-                result::get_convolution_backward_filter_algorithm,
-                sys::cudnnConvolutionBwdFilterAlgoPerf_t,
-                (handle, input, output, conv, weight),
-                |best, space| result::convolution_backward_filter(
-                    handle,
-                    one,
-                    input,
-                    other,
-                    output,
-                    image,
-                    conv,
-                    best.algo,
-                    space,
-                    best.memory,
-                    zero,
-                    weight,
-                    to
-                )
+                job, handle, conv, Filter, query, call, input, other, output, image, weight, to
             );
             (done, "cuDNN: convolution weight gradient")
         }

@@ -49,11 +49,11 @@ __device__ inline void phase_weights(u32 (&b)[TILES][STEPS][2], const WEIGHT* w,
 }
 
 // 16 windows of x, which start at `row` and `column` (this lane's), by this warp's channels.
-template <int phase>
-__device__ inline void phase_product(float (&c)[TILES][4], const u32 (&b)[TILES][STEPS][2], const u8* ring,
-                                     int ring_rows, int columns, int row, int column) {
+template <int phase, class X>
+__device__ inline void phase_product(float (&c)[TILES][4], const u32 (&b)[TILES][STEPS][2], const X& x, int row,
+                                     int column) {
     int second = threadIdx.x % 32 / 16; // lanes 16 up name the rows of a step's second slab
-    int zeros = ring_rows * columns;
+    int zeros = x.ring_rows * x.columns;
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
 #pragma unroll
@@ -66,10 +66,9 @@ __device__ inline void phase_product(float (&c)[TILES][4], const u32 (&b)[TILES]
         int right = second ? tap_column(phase, high / DEPTH) : tap_column(phase, low / DEPTH);
         int deep = second ? high % DEPTH : low % DEPTH;
         bool none = row < 0 || (second && 2 * step + 1 >= slabs(phase));
-        int at = row + down;
-        int pixel = none ? zeros : (at >= ring_rows ? at - ring_rows : at) * columns + column + right;
+        int pixel = none ? zeros : x.pixel(row + down, column + right);
         u32 a[4];
-        load_matrices(a, ring + place<STEP>(pixel, first_from() + deep));
+        load_matrices(a, x.ring + place<STEP>(pixel, first_from() + deep));
         as_operands<ELEMENT>(a);
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++) multiply(c[tile], a, b[tile][first_step(phase) + step], ELEMENT());
@@ -83,15 +82,15 @@ __device__ inline void put(u8* stage, int pixel, int channel, float first, float
     store((ELEMENT*)(stage + place<1>(pixel, channel / PER_CHUNK)) + channel % PER_CHUNK, both);
 }
 
-template <int phase>
-__device__ inline void one_phase(u8* stage, const u32 (&b)[TILES][STEPS][2], const u8* ring, int ring_rows, int columns,
-                                 int top, int wide, int count, int tile) {
+template <int phase, class X>
+__device__ inline void one_phase(u8* stage, const u32 (&b)[TILES][STEPS][2], const X& window, int top, int wide, int count,
+                                 int tile) {
     int lane = threadIdx.x % 32;
     int mine = tile * 16 + lane % 16;
     bool inside = mine < count;
-    int row = inside ? (top + mine / wide * STEP) % ring_rows : -1, column = inside ? mine % wide * STEP : 0;
+    int row = inside ? (top + mine / wide * STEP) % window.ring_rows : -1, column = inside ? mine % wide * STEP : 0;
     float c[TILES][4];
-    phase_product<phase>(c, b, ring, ring_rows, columns, row, column);
+    phase_product<phase>(c, b, window, row, column);
     int staged[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -134,11 +133,11 @@ KERNEL(grouped3x3)
         next_rows();
         int count = smaller(s.rows, own.last_row - row) * own.wide;
         for (int tile = 0; tile * 16 < count; tile++) {
-            one_phase<0>(stage, b, window.ring, window.ring_rows, window.columns, top, own.wide, count, tile);
+            one_phase<0>(stage, b, window, top, own.wide, count, tile);
             if constexpr (PHASES) {
-                one_phase<1>(stage, b, window.ring, window.ring_rows, window.columns, top, own.wide, count, tile);
-                one_phase<2>(stage, b, window.ring, window.ring_rows, window.columns, top, own.wide, count, tile);
-                one_phase<3>(stage, b, window.ring, window.ring_rows, window.columns, top, own.wide, count, tile);
+                one_phase<1>(stage, b, window, top, own.wide, count, tile);
+                one_phase<2>(stage, b, window, top, own.wide, count, tile);
+                one_phase<3>(stage, b, window, top, own.wide, count, tile);
             }
         }
         __syncthreads();

@@ -33,8 +33,7 @@ __device__ inline void pixels(float (&c)[SLABS][4], const X& x, const G& g, cons
     for (int step = 0; step < STEPS; step++) {
         int low = 2 * step, high = 2 * step + 1 < SLABS ? 2 * step + 1 : 2 * step;
         int tap = lane / 16 ? high / TILES : low / TILES, tile = lane / 16 ? high % TILES : low % TILES;
-        int at = x_row + tap / 3;
-        int pixel = (at >= x.ring_rows ? at - x.ring_rows : at) * x.columns + x_column + tap % 3;
+        int pixel = x.pixel(x_row + tap / 3, x_column + tap % 3);
         u32 b[4];
         load_matrices_transposed(b, inside ? x.ring + place<STRIDE>(pixel, first_in() / 8 + tile) : zeros);
         u32 b_low[2] = {b[0], b[1]}, b_high[2] = {b[2], b[3]};
@@ -68,8 +67,7 @@ __device__ inline void pixels_f32(float (&c)[SLABS][4], const X& x, const G& g, 
         u32 b[2];
 #pragma unroll
         for (int k = 0; k < 2; k++) {
-            int at = x_row[k] + slab / TILES / 3;
-            int pixel = (at >= x.ring_rows ? at - x.ring_rows : at) * x.columns + x_column[k] + slab / TILES % 3;
+            int pixel = x.pixel(x_row[k] + slab / TILES / 3, x_column[k] + slab / TILES % 3);
             b[k] = inside[k] ? tf32_at<STRIDE>(x.ring, pixel, first_in() + slab % TILES * 8 + row) : 0;
         }
         multiply(c[slab], a, b, ELEMENT());

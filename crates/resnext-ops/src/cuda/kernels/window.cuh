@@ -28,6 +28,10 @@ template <int step, int size, int threads, class E> struct Window {
         : ring(ring), strip(strip), rows(rows), ring_rows(2 * rows * step + size - step),
           columns((windows_across - 1) * step + size) {}
     __device__ inline u8* end() const { return ring + ring_rows * columns * PIXEL; }
+    // The pixel of the ring at a row that may be up to a ring behind its end.
+    __device__ inline int pixel(int row, int column) const {
+        return (row >= ring_rows ? row - ring_rows : row) * columns + column;
+    }
 
     // Starts copying what the strip's first `rows` rows of windows read.
     __device__ inline void start() const { copy(0, (rows - 1) * step + size); }
