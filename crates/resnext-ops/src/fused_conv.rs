@@ -258,6 +258,20 @@ mod tests {
         Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
     }
 
+    /// `conv(x)` in f32, with a residual and ReLU where asked for.
+    fn fused(conv: &FusedConv, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Tensor {
+        let (mut input, mut added, mut out) = <(Activations, Activations, Activations)>::default();
+        Crew::run(|crew| {
+            input.load(crew, x, DType::F32, 0).unwrap();
+            if let Some(residual) = residual {
+                added.load(crew, residual, DType::F32, 0).unwrap();
+            }
+            let fusion = Fusion { residual: residual.map(|_| &added), relu, ahead: &[conv] };
+            conv.forward(crew, &input, fusion, &mut out).unwrap();
+        });
+        out.to_tensor().unwrap()
+    }
+
     /// Strassen's blocks: none, one or several an image, of an even or an odd number of pixels.
     #[test]
     fn wide_convolutions_agree_with_conv2d_and_keep_images_apart() {
@@ -277,19 +291,7 @@ mod tests {
                 let conv = FusedConv::on(isa, &weight, &bias, &config, DType::F32).unwrap();
                 let plain = 4 * (cin * cout + cout);
                 assert_eq!(conv.bytes(), plain + 3 * cin * cout, "not seven quarters of the weights");
-                let run = |x: &Tensor, residual: Option<&Tensor>, relu: bool| -> Tensor {
-                    let (mut input, mut added, mut out) =
-                        <(Activations, Activations, Activations)>::default();
-                    Crew::run(|crew| {
-                        input.load(crew, x, DType::F32, 0).unwrap();
-                        if let Some(residual) = residual {
-                            added.load(crew, residual, DType::F32, 0).unwrap();
-                        }
-                        let fusion = Fusion { residual: residual.map(|_| &added), relu, ahead: &[&conv] };
-                        conv.forward(crew, &input, fusion, &mut out).unwrap();
-                    });
-                    out.to_tensor().unwrap()
-                };
+                let run = |x: &Tensor, residual: Option<&Tensor>, relu| fused(&conv, x, residual, relu);
                 let flat = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
                 let same = |got: Tensor, want: Tensor| {
                     for (got, want) in flat(got).into_iter().zip(flat(want)) {
@@ -331,12 +333,7 @@ mod tests {
             let want = crate::conv2d_with_bias(&x, &weight, &bias, &config).unwrap();
             for isa in Isa::available() {
                 let conv = FusedConv::on(isa, &weight, &bias, &config, DType::F32).unwrap();
-                let (mut input, mut out) = <(Activations, Activations)>::default();
-                Crew::run(|crew| {
-                    input.load(crew, &x, DType::F32, 0).unwrap();
-                    conv.forward(crew, &input, Fusion::default(), &mut out).unwrap();
-                });
-                let difference = (out.to_tensor().unwrap() - &want).unwrap().abs().unwrap();
+                let difference = (fused(&conv, &x, None, false) - &want).unwrap().abs().unwrap();
                 let largest = difference.flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
                 assert!(largest < 1e-4, "{isa:?}: {largest}");
             }
@@ -375,20 +372,8 @@ mod tests {
             for isa in Isa::available() {
                 let conv = FusedConv::on(isa, &weight, &bias, &config, DType::F32).unwrap();
                 assert!(conv.packed.tiled(), "{isa:?} {d}");
-                let run = |x: &Tensor, residual: Option<&Tensor>| -> Tensor {
-                    let (mut input, mut added, mut out) =
-                        <(Activations, Activations, Activations)>::default();
-                    Crew::run(|crew| {
-                        input.load(crew, x, DType::F32, 0).unwrap();
-                        if let Some(residual) = residual {
-                            added.load(crew, residual, DType::F32, 0).unwrap();
-                        }
-                        let residual = residual.map(|_| &added);
-                        let fusion = Fusion { residual, relu: residual.is_some(), ahead: &[&conv] };
-                        conv.forward(crew, &input, fusion, &mut out).unwrap();
-                    });
-                    out.to_tensor().unwrap()
-                };
+                let run =
+                    |x: &Tensor, residual: Option<&Tensor>| fused(&conv, x, residual, residual.is_some());
                 for threads in [1, 5] {
                     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                     let (plain, added) = pool.install(|| (run(&x, None), run(&x, Some(&residual))));
