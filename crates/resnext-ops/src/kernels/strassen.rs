@@ -269,15 +269,14 @@ impl WordKernel for Add<'_, '_> {
             let s = [0, 1, 2, 3].map(|sum| sums.wrapping_add((sum * pixels + m) * stride));
             // SAFETY: the CPU has W's instructions; rows have `depth` values, whole vectors.
             unsafe {
-                let minus = W::S::splat(&-1.0);
                 for c in (0..depth).step_by(W::S::LANES) {
                     let x = x.map(|x| W::S::load(x.add(c)));
                     let s1 = W::S::add(x[2], x[3]);
-                    let s2 = W::S::fma(x[0], minus, s1);
+                    let s2 = W::S::sub(s1, x[0]);
                     W::S::store(s[0].add(c), s1);
                     W::S::store(s[1].add(c), s2);
-                    W::S::store(s[2].add(c), W::S::fma(x[2], minus, x[0]));
-                    W::S::store(s[3].add(c), W::S::fma(s2, minus, x[1]));
+                    W::S::store(s[2].add(c), W::S::sub(x[0], x[2]));
+                    W::S::store(s[3].add(c), W::S::sub(x[1], s2));
                 }
             }
         }

@@ -7,9 +7,9 @@ use super::super::geometry::ConvShape;
 use super::super::neighbours::neighbours;
 use super::super::planes::{Ahead, Fill, Operand, Scratch, expect};
 use super::super::shared::{SharedMut, for_chunks, map, written};
-use super::super::simd::{Element, Isa, Kernel, Simd, lanes, lanes_and_tile, run};
+use super::super::simd::{Element, Isa, Kernel, Simd, lanes, run};
 use super::super::stored::Stored;
-use super::super::winograd::{self, Sink, Tiles};
+use super::super::winograd::{self, Sink, Tiles, Tiling};
 use super::{Walk, group_index, sources, takes};
 use std::ops::Range;
 
@@ -25,15 +25,13 @@ impl<T: Element> Packed<T> {
     /// For the forward pass.
     pub(crate) fn forward(isa: Isa, shape: &ConvShape, weight: &[T]) -> Self {
         let group = shape.group_in();
-        let tiled = tiled::<T>(isa, &Walk::forward(shape));
-        Self::pack(isa, shape, weight, (false, tiled), |channel, c| channel * group + c)
+        Self::pack(isa, shape, weight, false, |channel, c| channel * group + c)
     }
 
     /// For the gradient of the input, which is a convolution with the kernel turned around.
     pub(crate) fn backward(isa: Isa, shape: &ConvShape, weight: &[T]) -> Self {
         let group = shape.group_in();
-        let tiled = tiled::<T>(isa, &Walk::backward(shape));
-        Self::pack(isa, shape, weight, (true, tiled), |channel, c| {
+        Self::pack(isa, shape, weight, true, |channel, c| {
             (channel / group * group + c) * group + channel % group
         })
     }
@@ -43,11 +41,12 @@ impl<T: Element> Packed<T> {
         isa: Isa,
         shape: &ConvShape,
         weight: &[T],
-        (backward, tiled): (bool, bool),
+        backward: bool,
         kernel: impl Fn(usize, usize) -> usize + Sync,
     ) -> Self {
         assert!(takes::<T>(isa, shape) && weight.len() == shape.weight_len());
-        let ((lanes, _), (kernels, _)) = (lanes_and_tile::<T>(isa), weight.as_chunks::<9>());
+        let walk = if backward { Walk::backward(shape) } else { Walk::forward(shape) };
+        let (tiled, lanes, (kernels, _)) = (tiled::<T>(isa, &walk), lanes::<T>(isa), weight.as_chunks::<9>());
         let (sources, depth) = sources(shape.group_in(), lanes);
         let taps = |lane: usize, c: usize| {
             let mut taps = kernels[kernel(lane, c)];
@@ -126,18 +125,23 @@ fn solve<D: Stored, R: Send>(
     weight: &Packed<D::Wide>,
     finish: impl Fn(usize, &mut [D]) -> R + Sync,
 ) -> (Vec<D>, Vec<R>) {
-    let (lanes, _) = lanes_and_tile::<D::Wide>(isa);
-    let Walk { channels, dst, .. } = *walk;
+    let lanes = lanes::<D::Wide>(isa);
+    let Walk { channels, dst, group, .. } = *walk;
     assert_eq!(operand.len(), walk.batch * walk.src.0 * walk.src.1 * channels);
     assert_eq!(weight.tiled, tiled::<D::Wide>(isa, walk));
     let tasks = walk.tasks(channels, size_of::<D::Wide>(), if weight.tiled { 2 } else { 1 });
+    // Of one image: all others' are the same.
+    let tilings: Vec<Tiling> = match weight.tiled {
+        true => tasks.iter().take_while(|(n, _)| *n == 0).map(|(_, rows)| walk.tiling(rows, lanes)).collect(),
+        false => Vec::new(),
+    };
     let write = |out: &SharedMut<D>| -> Vec<R> {
         map(tasks.len(), |i| {
             let mut scratch = Scratch::default();
             let (n, rows) = &tasks[i];
             let height = (rows.len() - 1) * walk.stride + 3;
             let plane = height * walk.places() * lanes;
-            let planes = scratch.get(plane * (channels / lanes));
+            let planes = scratch.get(plane * channels / lanes);
             let runs = walk.runs(*n, rows);
             Fill { operand, channels, first: 0, width: channels, runs: &runs, planes, plane }.run(isa);
             let first = (n * dst.0 + rows.start) * dst.1;
@@ -151,11 +155,10 @@ fn solve<D: Stored, R: Send>(
             };
             let (weights, out_rows) = (&weight.values[..], out.pointer(start, len));
             if weight.tiled {
-                let tiling = &walk.tiling(rows, lanes);
-                assert!(tiling.pixels() * channels == len && channels.is_multiple_of(walk.group.max(lanes)));
+                let tiling = &tilings[i % tilings.len()];
+                assert!(tiling.pixels() * channels == len && channels.is_multiple_of(group));
                 let sink = Rows { channels, ahead, out: out_rows };
-                let (tiles, pitch) = (0..tiling.len(), plane);
-                let (group, units) = (walk.group, 0..channels / walk.group.max(lanes));
+                let (tiles, pitch, units) = (0..tiling.len(), plane, 0..channels / group);
                 Tiles { tiling, tiles, maps: planes, pitch, group, units, weights, sink }.run(isa);
             } else {
                 run(isa, Strips { walk, rows, planes, plane, ahead, weights, out: out_rows });

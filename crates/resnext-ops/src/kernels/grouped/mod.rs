@@ -14,7 +14,7 @@ pub(crate) use weight::weight_gradient;
 
 use super::geometry::ConvShape;
 use super::planes::Run;
-use super::simd::{Element, Isa, Simd, lanes_and_tile};
+use super::simd::{Element, Isa, Simd, lanes};
 use super::winograd::Tiling;
 use std::hint::black_box;
 use std::ops::Range;
@@ -24,7 +24,7 @@ const TASK_BYTES: usize = 400 << 10;
 
 /// Whether these kernels take a convolution.
 pub(crate) fn takes<T: Element>(isa: Isa, shape: &ConvShape) -> bool {
-    let (lanes, _) = lanes_and_tile::<T>(isa);
+    let lanes = lanes::<T>(isa);
     let (width, config) = (shape.group_in(), shape.config);
     let spanning = width < lanes && matches!(width, 4 | 8);
     shape.kernel_h == 3

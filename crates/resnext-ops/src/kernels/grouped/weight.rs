@@ -3,7 +3,7 @@
 use super::super::geometry::ConvShape;
 use super::super::planes::{Ahead, Fill, Operand, Run, Scratch};
 use super::super::shared::{for_chunks, map};
-use super::super::simd::{Element, Isa, Kernel, Simd, lanes_and_tile, run};
+use super::super::simd::{Element, Isa, Kernel, Simd, lanes, run};
 use super::super::stored::Stored;
 use super::{Walk, group_index, sources, takes};
 use std::ops::Range;
@@ -21,7 +21,7 @@ pub(crate) fn weight_gradient<D: Stored>(
 ) -> Vec<D::Wide> {
     assert!(takes::<D::Wide>(isa, shape));
     assert!(x.len() == shape.input_len() && gradient.len() == shape.output_len());
-    let ((lanes, _), group) = (lanes_and_tile::<D::Wide>(isa), shape.group_in());
+    let (lanes, group) = (lanes::<D::Wide>(isa), shape.group_in());
     let walk = Walk::forward(shape);
     let channels = walk.channels;
     // Both operands are filled. Where there are many channels tasks share those, and need fewer partial sums.

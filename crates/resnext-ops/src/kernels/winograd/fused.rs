@@ -5,7 +5,7 @@ use super::super::packed_conv::{Fetches, Job, Pixels, Split, fetch_output};
 use super::super::shared::SharedMut;
 use super::super::simd::Simd;
 use super::super::words::Words;
-use super::{POSITIONS, Sink, Tiles, Tiling, takes, transform_kernels, vectors_per_group};
+use super::{LARGEST, POSITIONS, Sink, Tiles, Tiling, takes, transform_kernels, vectors_per_group};
 use crate::crew::Crew;
 
 /// Whether a convolution is computed this way.
@@ -61,7 +61,7 @@ pub(in super::super) fn run(packed: &Packed, crew: &Crew, tiling: &Tiling, job: 
             let (_, units) = split.get(task);
             units.start * vectors..units.end * vectors
         };
-        let steps = POSITIONS * tiles.len().div_ceil(8);
+        let steps = POSITIONS * tiles.len().div_ceil(LARGEST);
         let fetches = packed.fetches((task, split.tasks()), panels, steps, ahead);
         let sink = Finish { bias: &packed.bias, residual, relu, out, out_stride, fetches };
         let (maps, weights) = (src.data, &packed.weights[..]);

@@ -18,6 +18,9 @@ use std::ops::Range;
 /// Positions of a tile and of a kernel, after their transforms.
 pub(super) const POSITIONS: usize = 16;
 
+/// Tiles of the largest strip.
+const LARGEST: usize = 8;
+
 /// Beyond so many channels a group, a vector's weights leave the nearer cache between two strips of tiles.
 const MOST_INPUTS: usize = 128;
 
@@ -120,8 +123,8 @@ impl<T: Element, K: Sink<T>> Tiles<'_, T, K> {
         // The last strip begins early enough to be whole; what it computes again is the same. An instruction waits for
         // the one before on the same sum, so that fewer than five take as long as five.
         let cost = |&m: &usize| (count.div_ceil(m) * m.max(5), count % m);
-        match [8, 7, 4, 2, 1].into_iter().filter(|&m| m <= count).min_by_key(cost) {
-            Some(8) => self.strips::<8>(isa),
+        match [LARGEST, 7, 4, 2, 1].into_iter().filter(|&m| m <= count).min_by_key(cost) {
+            Some(LARGEST) => self.strips::<LARGEST>(isa),
             Some(7) => self.strips::<7>(isa),
             Some(4) => self.strips::<4>(isa),
             Some(2) => self.strips::<2>(isa),
@@ -160,8 +163,8 @@ impl<T: Element, K: Sink<T>, const M: usize, const GROUPS: usize> Kernel<T>
         assert!(tiling.farthest + (units.end * vectors).saturating_sub(1) * pitch + S::LANES <= maps.len());
         // SAFETY: the CPU has S's instructions, and lanes are below LANES.
         let (gather, scatter) = unsafe {
-            let at = |channel| lane(channel, S::LANES, GROUPS);
-            (S::index(|lane| lane % GROUPS * (S::LANES / GROUPS) + lane / GROUPS), S::index(at))
+            // With the numbers of groups and of their channels exchanged, `lane` is its own inverse.
+            (S::index(|i| lane(i, S::LANES, S::LANES / GROUPS)), S::index(|i| lane(i, S::LANES, GROUPS)))
         };
         let (mut inputs, mut products) = (Scratch::<T>::default(), Scratch::<T>::default());
         let inputs = inputs.get(vectors * POSITIONS * M * S::LANES).as_mut_ptr();
