@@ -1,8 +1,8 @@
 //! A convolution's weights in the order the kernel reads them.
 
 use super::lines::Lines;
+use super::paired;
 use super::shared::{SharedMut, spans_groups};
-use super::strassen;
 use super::winograd;
 use super::words::{MAX_LANES, Words, pair};
 use rayon::prelude::*;
@@ -19,7 +19,7 @@ pub(crate) struct Packed {
     pub(super) panels: Vec<Panel>,
     /// One after another, all panels' `[tap][source word][vectors · LANES]`, padded with zeros.
     pub(super) weights: Lines,
-    /// A panel's width each, padded with zeros, f32.
+    /// A panel's width each, padded with zeros, f32; of a form's own constants, behind them, that many more.
     pub(super) bias: Lines,
     /// Where vectors span groups: for each row of weights of a tap, the source word that a lane multiplies, from
     /// the panel's first on.
@@ -32,9 +32,8 @@ pub(crate) struct Packed {
 pub(super) enum Form {
     /// Every product of a source word and a weight.
     Direct,
-    /// As [`strassen`] does. Panels' channels and depth are those of a half, and there are as many channels again in the
-    /// other.
-    Halves,
+    /// As [`paired`] does.
+    Paired,
     /// As [`winograd`] does.
     Tiles,
 }
@@ -63,8 +62,6 @@ pub(crate) struct Filter<'a> {
     pub(crate) group_in: usize,
     pub(crate) group_out: usize,
     pub(crate) taps: usize,
-    /// Whether every output pixel reads the source pixel of the same number, and no other.
-    pub(crate) in_place: bool,
     /// 3 if sources come in rows of neighbours, or 1.
     pub(crate) columns: usize,
     /// Whether taps are 3×3 neighbours and output pixels as far apart as they.
@@ -76,8 +73,8 @@ pub(crate) struct Filter<'a> {
 
 impl Packed {
     pub(crate) fn new(words: Words, filter: &Filter) -> Self {
-        let (form, panels) = if strassen::suits(words, filter) {
-            (Form::Halves, strassen::panels(words, filter))
+        let (form, panels) = if paired::suits(words, filter) {
+            (Form::Paired, paired::panels(words, filter))
         } else if winograd::suits(words, filter) {
             (Form::Tiles, winograd::panels(words, filter))
         } else {
@@ -103,20 +100,18 @@ impl Packed {
             lane_words,
             form,
         };
-        for panel in &packed.panels {
-            for (half, to) in
-                packed.bias[panel.bias.clone()].chunks_exact_mut(panel.vectors * lanes).enumerate()
-            {
-                let from = &filter.bias[half * packed.out_channels / 2 + panel.dst_channel..];
-                to[..panel.width].copy_from_slice(&from[..panel.width]);
-            }
-        }
-        let out = SharedMut::new(&mut packed.weights);
+        let (out, constants) = (SharedMut::new(&mut packed.weights), SharedMut::new(&mut packed.bias));
         packed.panels.par_iter().for_each(|panel| {
-            // SAFETY: panels' weights do not overlap.
-            let values = unsafe { out.slice(panel.weights.start, panel.weights.len()) };
+            // SAFETY: panels' weights do not overlap, nor do their biases.
+            let (values, constants) = unsafe {
+                let of = |all: &Range<usize>| (all.start, all.len());
+                let ((first, len), (first_bias, biases)) = (of(&panel.weights), of(&panel.bias));
+                (out.slice(first, len), constants.slice(first_bias, biases))
+            };
+            let bias = &filter.bias[panel.dst_channel..][..panel.width];
+            constants[..panel.width].copy_from_slice(bias);
             match form {
-                Form::Halves => strassen::fill(panel, values, filter),
+                Form::Paired => paired::fill(panel, values, constants, filter),
                 Form::Tiles => winograd::fill(words, panel, values, filter),
                 Form::Direct => {
                     panel.fill(values, filter, panel.vectors * lanes, channels, &packed.lane_words);
@@ -139,8 +134,7 @@ impl Packed {
     /// The words each pixel of a source has to have.
     pub(super) fn reach(&self) -> usize {
         let (lanes, _) = self.words.tile();
-        let halves = if self.form == Form::Halves { 2 } else { 1 };
-        let reach = |p: &Panel| p.src_word + if p.spanning { lanes } else { halves * p.depth };
+        let reach = |p: &Panel| p.src_word + if p.spanning { lanes } else { p.depth };
         self.panels.iter().map(reach).max().unwrap_or(0)
     }
 }

@@ -1,8 +1,8 @@
 //! Convolution for inference, over packed weights: what each output pixel reads, and who computes it.
 
+use super::paired;
 use super::packed::{Form, Packed, Panel};
 use super::shared::SharedMut;
-use super::strassen;
 use super::tiles::Strip;
 use super::winograd::{self, Tiling};
 use crate::crew::Crew;
@@ -54,9 +54,8 @@ pub(crate) struct Job<'a> {
     pub(crate) src: Pixels<'a>,
     pub(crate) residual: Option<Pixels<'a>>,
     pub(crate) relu: bool,
-    /// Output pixels, and those of an image.
+    /// Output pixels.
     pub(crate) count: usize,
-    pub(crate) image: usize,
     pub(crate) out: &'a mut [f32],
     pub(crate) out_stride: usize,
     /// Weights that the next convolutions read, to be fetched from memory while this one computes.
@@ -68,7 +67,7 @@ impl Packed {
     /// Computes all output pixels of a job.
     pub(crate) fn run(&self, crew: &Crew, sources: Sources, job: Job) {
         self.check(&job);
-        let Job { src, residual, count, image, out_stride, .. } = job;
+        let Job { src, residual, count, out_stride, .. } = job;
         let row = match sources {
             Sources::Table(SourceTable { row: Some(row), .. }) if self.columns > 1 => Some(*row),
             _ => None,
@@ -85,11 +84,8 @@ impl Packed {
             }
         };
         assert!(self.form != Form::Tiles && (count == 0 || src.data.len() >= last + self.reach()));
-        if self.form == Form::Halves {
-            assert!(matches!(sources, Sources::Same) && count.is_multiple_of(image));
-            // In place of a pixel that an odd block lacks, the one behind it is read.
-            assert!(src.data.len() >= count * src.stride + self.reach());
-            return strassen::run(self, crew, job);
+        if self.form == Form::Paired {
+            return paired::run(self, crew, sources, job);
         }
         let Job { relu, out, ahead, .. } = job;
         // SAFETY: f32 has no invalid bits and a larger alignment than u16.
@@ -200,7 +196,11 @@ pub(super) struct Split {
 impl Split {
     /// `row` pixels are not parted, for they read much the same pixels.
     pub(super) fn new(pixels: usize, row: usize, panels: usize, threads: usize) -> Self {
-        let unit = TILE.next_multiple_of(row);
+        Self::of_units(pixels, TILE.next_multiple_of(row), panels, threads)
+    }
+
+    /// `unit` pixels are not parted.
+    pub(super) fn of_units(pixels: usize, unit: usize, panels: usize, threads: usize) -> Self {
         let blocks = (pixels / (7 * unit)).clamp(1, 16 * threads);
         let parts = (16 * threads / blocks).clamp(1, panels);
         Split { pixels, unit, blocks, panels, parts, panels_first: false }

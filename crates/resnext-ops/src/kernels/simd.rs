@@ -53,6 +53,19 @@ impl Isa {
         })
     }
 
+    /// Whether vectors are added by other units than those that multiply them, as in AMD's cores since Zen.
+    pub(crate) fn has_adders(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let vendor = std::arch::x86_64::__cpuid(0);
+            let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
+            let amd = [*b"Auth", *b"enti", *b"cAMD"];
+            self == Isa::Avx512 && name == amd
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
     /// The name `RESNEXT_ISA` knows it by.
     pub fn name(self) -> &'static str {
         match self {
@@ -99,6 +112,8 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn store(p: *mut Self::T, v: Self::V);
     unsafe fn splat(p: *const Self::T) -> Self::V;
     unsafe fn fma(a: Self::V, b: Self::V, acc: Self::V) -> Self::V;
+    /// `acc - a · b`
+    unsafe fn fnma(a: Self::V, b: Self::V, acc: Self::V) -> Self::V;
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
@@ -254,6 +269,10 @@ impl<T: Element> Simd for Portable<T> {
         acc
     }
     #[inline(always)]
+    unsafe fn fnma(a: [T; 8], b: [T; 8], acc: [T; 8]) -> [T; 8] {
+        std::array::from_fn(|i| acc[i] - a[i] * b[i])
+    }
+    #[inline(always)]
     unsafe fn add(mut a: [T; 8], b: [T; 8]) -> [T; 8] {
         for i in 0..8 {
             a[i] += b[i];
@@ -322,7 +341,7 @@ element!(f64, x86::Avx2F64, x86::Avx512F64, neon::NeonF64);
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! simd {
     ($name:ident, $t:ty, $v:ty, $index:ty, lanes $lanes:expr, tile $tile:expr, pixels $pixels:expr,
-     $zero:expr, $load:expr, $store:expr, $splat:expr, $fma:expr, $add:expr, $sub:expr, $max:expr, $positive:expr, $make_index:expr, $permute:expr
+     $zero:expr, $load:expr, $store:expr, $splat:expr, $fma:expr, $fnma:expr, $add:expr, $sub:expr, $max:expr, $positive:expr, $make_index:expr, $permute:expr
      $(, bf16 $load_bf16:expr, $store_bf16:expr)? $(, splat_two $splat_two:ident)?) => {
         #[derive(Clone, Copy)]
         pub(crate) struct $name;
@@ -355,6 +374,10 @@ macro_rules! simd {
             #[inline(always)]
             unsafe fn fma(a: $v, b: $v, acc: $v) -> $v {
                 unsafe { ($fma)(a, b, acc) }
+            }
+            #[inline(always)]
+            unsafe fn fnma(a: $v, b: $v, acc: $v) -> $v {
+                unsafe { ($fnma)(a, b, acc) }
             }
             #[inline(always)]
             unsafe fn add(a: $v, b: $v) -> $v {
@@ -407,25 +430,25 @@ mod x86 {
 
     simd!(Avx512F32, f32, __m512, __m512i, lanes 16, tile 14, pixels 12,
         || _mm512_setzero_ps(), |p| _mm512_loadu_ps(p), |p, v| _mm512_storeu_ps(p, v),
-        |x| _mm512_set1_ps(x), |a, b, c| _mm512_fmadd_ps(a, b, c),
+        |x| _mm512_set1_ps(x), |a, b, c| _mm512_fmadd_ps(a, b, c), |a, b, c| _mm512_fnmadd_ps(a, b, c),
         |a, b| _mm512_add_ps(a, b), |a, b| _mm512_sub_ps(a, b), |a, b| _mm512_max_ps(b, a),
         |y, v| _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(y, _mm512_setzero_ps()), v),
         index_512_32, permute_512_ps, bf16 load_bf16_512, store_bf16_512, splat_two splat_two_512);
     simd!(Avx512F64, f64, __m512d, __m512i, lanes 8, tile 14, pixels 12,
         || _mm512_setzero_pd(), |p| _mm512_loadu_pd(p), |p, v| _mm512_storeu_pd(p, v),
-        |x| _mm512_set1_pd(x), |a, b, c| _mm512_fmadd_pd(a, b, c),
+        |x| _mm512_set1_pd(x), |a, b, c| _mm512_fmadd_pd(a, b, c), |a, b, c| _mm512_fnmadd_pd(a, b, c),
         |a, b| _mm512_add_pd(a, b), |a, b| _mm512_sub_pd(a, b), |a, b| _mm512_max_pd(b, a),
         |y, v| _mm512_maskz_mov_pd(_mm512_cmp_pd_mask::<_CMP_GT_OQ>(y, _mm512_setzero_pd()), v),
         index_512_64, permute_512_pd);
     simd!(Avx2F32, f32, __m256, __m256i, lanes 8, tile 6, pixels 6,
         || _mm256_setzero_ps(), |p| _mm256_loadu_ps(p), |p, v| _mm256_storeu_ps(p, v),
-        |x| _mm256_set1_ps(x), |a, b, c| _mm256_fmadd_ps(a, b, c),
+        |x| _mm256_set1_ps(x), |a, b, c| _mm256_fmadd_ps(a, b, c), |a, b, c| _mm256_fnmadd_ps(a, b, c),
         |a, b| _mm256_add_ps(a, b), |a, b| _mm256_sub_ps(a, b), |a, b| _mm256_max_ps(b, a),
         |y, v| _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(y, _mm256_setzero_ps()), v),
         index_256_32, permute_256_ps, bf16 load_bf16_256, store_bf16_256);
     simd!(Avx2F64, f64, __m256d, __m256i, lanes 4, tile 6, pixels 6,
         || _mm256_setzero_pd(), |p| _mm256_loadu_pd(p), |p, v| _mm256_storeu_pd(p, v),
-        |x| _mm256_set1_pd(x), |a, b, c| _mm256_fmadd_pd(a, b, c),
+        |x| _mm256_set1_pd(x), |a, b, c| _mm256_fmadd_pd(a, b, c), |a, b, c| _mm256_fnmadd_pd(a, b, c),
         |a, b| _mm256_add_pd(a, b), |a, b| _mm256_sub_pd(a, b), |a, b| _mm256_max_pd(b, a),
         |y, v| _mm256_and_pd(_mm256_cmp_pd::<_CMP_GT_OQ>(y, _mm256_setzero_pd()), v),
         index_256_64, permute_256_pd);
@@ -537,13 +560,13 @@ mod neon {
 
     simd!(NeonF32, f32, float32x4_t, uint8x16_t, lanes 4, tile 14, pixels 12,
         || vdupq_n_f32(0.0), |p| vld1q_f32(p), |p, v| vst1q_f32(p, v),
-        |x| vdupq_n_f32(x), |a, b, c| vfmaq_f32(c, a, b),
+        |x| vdupq_n_f32(x), |a, b, c| vfmaq_f32(c, a, b), |a, b, c| vfmsq_f32(c, a, b),
         |a, b| vaddq_f32(a, b), |a, b| vsubq_f32(a, b), |a, b| vmaxq_f32(a, b),
         |y, v| vbslq_f32(vcgtq_f32(y, vdupq_n_f32(0.0)), v, vdupq_n_f32(0.0)),
         index_32, permute_32, bf16 load_bf16, store_bf16);
     simd!(NeonF64, f64, float64x2_t, uint8x16_t, lanes 2, tile 14, pixels 12,
         || vdupq_n_f64(0.0), |p| vld1q_f64(p), |p, v| vst1q_f64(p, v),
-        |x| vdupq_n_f64(x), |a, b, c| vfmaq_f64(c, a, b),
+        |x| vdupq_n_f64(x), |a, b, c| vfmaq_f64(c, a, b), |a, b, c| vfmsq_f64(c, a, b),
         |a, b| vaddq_f64(a, b), |a, b| vsubq_f64(a, b), |a, b| vmaxq_f64(a, b),
         |y, v| vbslq_f64(vcgtq_f64(y, vdupq_n_f64(0.0)), v, vdupq_n_f64(0.0)),
         index_64, permute_64);

@@ -201,7 +201,7 @@ impl<const M: usize, const N: usize> WordKernel for Dense<'_, M, N> {
 /// # Safety
 /// The CPU has `W`'s instructions, and pixels and weights can be read.
 #[inline(always)]
-pub(super) unsafe fn sum_products<W: Word, const M: usize, const N: usize>(
+unsafe fn sum_products<W: Word, const M: usize, const N: usize>(
     acc: &mut [[V<W>; N]; M],
     rows: [*const f32; M],
     weights: &mut *const f32,
