@@ -270,14 +270,15 @@ mod tests {
         out.to_tensor().unwrap()
     }
 
-    /// Strassen's blocks: none, one or several an image, of an even or an odd number of pixels.
+    /// Inner products in pairs, where the CPU has adders: tiles of every size, in several tasks, of blocks of channels whole
+    /// and not.
     #[test]
     fn wide_convolutions_agree_with_conv2d_and_keep_images_apart() {
         for (n, cin, cout, h, w) in [
             (0, 256, 64, 3, 3),
             (3, 256, 64, 1, 1),
-            (2, 288, 128, 7, 7),
-            (2, 256, 192, 9, 11),
+            (2, 320, 128, 7, 7),
+            (2, 64, 192, 9, 11),
             (2, 512, 64, 14, 17),
         ] {
             let (x, weight) = (values(&[n, cin, h, w], 1), values(&[cout, cin, 1, 1], 2));
@@ -287,8 +288,7 @@ mod tests {
             let want = want.broadcast_add(&bias.reshape((1, (), 1, 1)).unwrap()).unwrap();
             for isa in Isa::available() {
                 let conv = FusedConv::on(isa, &weight, &bias, &config, DType::F32).unwrap();
-                let plain = 4 * (cin * cout + cout);
-                assert_eq!(conv.bytes(), plain + 3 * cin * cout, "not seven quarters of the weights");
+                assert_eq!(conv.bytes() > 4 * (cin + 1) * cout, isa.has_adders(), "not in pairs");
                 let run = |x: &Tensor, residual: Option<&Tensor>, relu| fused(&conv, x, residual, relu);
                 let flat = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
                 let same = |got: Tensor, want: Tensor| {

@@ -349,20 +349,17 @@ unsafe fn pair<W: Word, const M: usize, const SUBTRACTED: bool>(
 ) {
     // SAFETY: the function's contract.
     unsafe {
-        let mut w = [[W::S::zero(); 2]; 2];
-        for c in 0..2 {
-            for v in 0..2 {
-                w[c][v] = W::S::load(weights.add((2 * c + v) * W::S::LANES));
-            }
-        }
-        for m in 0..M {
-            for v in 0..2 {
-                let row = x[v].add(m * ROW);
-                let first = W::S::add(w[1][v], W::S::splat(row));
-                let second = W::S::add(w[0][v], W::S::splat(row.add(1)));
+        // A vector of outputs after the other: registers hold the weights of one.
+        for v in 0..2 {
+            let [first, second] = [0, 1].map(|c| weights.add((2 * c + v) * W::S::LANES));
+            let (first, second) = (W::S::load(first), W::S::load(second));
+            for m in 0..M {
+                let x = x[v].add(m * ROW);
+                let one = W::S::add(second, W::S::splat(x));
+                let other = W::S::add(first, W::S::splat(x.add(1)));
                 sums[m][v] = match SUBTRACTED {
-                    false => W::S::fma(first, second, sums[m][v]),
-                    true => W::S::fnma(first, second, sums[m][v]),
+                    false => W::S::fma(one, other, sums[m][v]),
+                    true => W::S::fnma(one, other, sums[m][v]),
                 };
             }
         }
@@ -381,10 +378,10 @@ unsafe fn alone<W: Word, const M: usize>(
 ) {
     // SAFETY: the function's contract.
     unsafe {
-        let w = [W::S::load(weights), W::S::load(weights.add(W::S::LANES))];
-        for m in 0..M {
-            for v in 0..2 {
-                sums[m][v] = W::S::fma(W::S::splat(x[v].add(m * ROW)), w[v], sums[m][v]);
+        for v in 0..2 {
+            let w = W::S::load(weights.add(v * W::S::LANES));
+            for m in 0..M {
+                sums[m][v] = W::S::fma(W::S::splat(x[v].add(m * ROW)), w, sums[m][v]);
             }
         }
     }
