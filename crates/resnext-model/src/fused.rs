@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 /// their passes, and buffers that are kept. Whatever the form it was trained in, it runs form (c).
 ///
 /// In f32, or in bf16 where [`fused_dtype_is_supported`](resnext_ops::fused_dtype_is_supported) says so: then
-/// maps and the convolutions' weights are bf16, and sums, pooling and the last layer f32. In f32, 1×1 convolutions of
-/// many channels take seven eighths of the multiplications (Strassen's algorithm), for which their weights take seven
-/// quarters of the memory, and 3×3 ones of stride 1 take 4/9 (Winograd's), for 16/9 of the memory, if groups fill whole
-/// vectors, of at most 128 channels, or on AVX-512 are of 8; logits stay within 1e-4, relative, of the network's own.
+/// maps and the convolutions' weights are bf16, and sums, pooling and the last layer f32. In f32, 1×1 convolutions take
+/// two thirds of the multiplications where the CPU has adders of their own (Winograd's inner products; AVX-512 on AMD),
+/// and 3×3 ones of stride 1 take 4/9 (Winograd's tiles), for 16/9 of the memory, if groups fill whole vectors, of at most
+/// 128 channels, or on AVX-512 are of 8; logits stay within 1e-4, relative, of the network's own.
 #[derive(Debug)]
 pub struct Fused {
     entrance: FusedConv,
