@@ -1,7 +1,7 @@
 //! Convolution for inference, over packed weights: what each output pixel reads, and who computes it.
 
-use super::paired;
 use super::packed::{Form, Packed, Panel};
+use super::paired;
 use super::shared::SharedMut;
 use super::tiles::Strip;
 use super::winograd::{self, Tiling};

@@ -87,8 +87,9 @@ pub(super) fn fill(panel: &Panel, values: &mut [f32], constants: &mut [f32], fil
         column.iter_mut().for_each(|w| *w /= scale);
         let products = column.windows(2).zip(TAKEN_OFF.iter().cycle());
         scales[l] = scale;
-        taken_off[l] =
-            products.map(|(w, &factor)| f64::from(factor) * f64::from(w[0]) * f64::from(w[1])).sum::<f64>() as f32;
+        taken_off[l] = products
+            .map(|(w, &factor)| f64::from(factor) * f64::from(w[0]) * f64::from(w[1]))
+            .sum::<f64>() as f32;
     }
     for (c, row) in values.chunks_exact_mut(width).enumerate() {
         let sign = if matches!(c % GROUP, 3 | 4) { -1.0 } else { 1.0 };
@@ -135,7 +136,8 @@ pub(super) fn run(packed: &Packed, crew: &Crew, sources: Sources, job: Job) {
         let fetches = packed.fetches((i, split.tasks()), |task| split.get(task).1, steps, ahead);
         COPIES.with_borrow_mut(|copies| {
             let of = (number, pixels.start);
-            let mut task = Task { packed, pixels, src, sources, copies, residual, relu, out, out_stride, fetches };
+            let mut task =
+                Task { packed, pixels, src, sources, copies, residual, relu, out, out_stride, fetches };
             if task.copies.of != of {
                 task.copy();
                 task.copies.of = of;
@@ -315,7 +317,12 @@ impl<const M: usize> WordKernel for Tiles<'_, M> {
                 for step in (0..groups).step_by(STEP) {
                     fetch.step();
                     let until = (expected + each).min(last);
-                    fetch_output!(task, expected..until, panel.dst_channel..panel.dst_channel + panel.width, 1);
+                    fetch_output!(
+                        task,
+                        expected..until,
+                        panel.dst_channel..panel.dst_channel + panel.width,
+                        1
+                    );
                     expected = until;
                     let channel = step * GROUP;
                     let x = x.wrapping_add(channel / BLOCK * TILE * ROW + channel % BLOCK);
@@ -371,11 +378,7 @@ unsafe fn pair<W: Word, const M: usize, const SUBTRACTED: bool>(
 /// # Safety
 /// The CPU has W's instructions; there are M rows of a channel, and two vectors of weights.
 #[inline(always)]
-unsafe fn alone<W: Word, const M: usize>(
-    sums: &mut [[V<W>; 2]; M],
-    x: [*const f32; 2],
-    weights: *const f32,
-) {
+unsafe fn alone<W: Word, const M: usize>(sums: &mut [[V<W>; 2]; M], x: [*const f32; 2], weights: *const f32) {
     // SAFETY: the function's contract.
     unsafe {
         for v in 0..2 {
@@ -398,7 +401,8 @@ impl<const M: usize> Tiles<'_, M> {
         let (lanes, pixel) = (W::S::LANES, task.pixels.start + first);
         let len = (M - 1) * task.out_stride + panel.width;
         let out = task.out.pointer(pixel * task.out_stride + panel.dst_channel, len);
-        let residual = task.residual.map(|r| (r.data[pixel * r.stride + panel.dst_channel..].as_ptr(), r.stride));
+        let residual =
+            task.residual.map(|r| (r.data[pixel * r.stride + panel.dst_channel..].as_ptr(), r.stride));
         let scales = &task.copies.scales[first..first + M];
         let least = if task.relu { &0.0 } else { &f32::NEG_INFINITY };
         // SAFETY: `Packed::run` checked output and residual; constants are as many as `fill` wrote.
