@@ -322,6 +322,49 @@ mod tests {
         }
     }
 
+    /// The error of a wide convolution is that of plain sums, but for a small factor, however large pixels are beside
+    /// weights, and one pixel or output channel beside another; ReLU's outputs, which are never negative, are no worse.
+    #[test]
+    fn wide_convolutions_keep_their_precision_at_any_scale() {
+        let (pixels, cin, cout) = (30, 1024, 32);
+        for (x_scale, weight_scale, relu) in [
+            (1.0, 0.03, true),
+            (1e5, 1e-4, false),
+            (1e-5, 1e3, true),
+            (1e10, 1e-12, false),
+            (1e-15, 1e10, true),
+        ] {
+            // By seven orders of magnitude from one pixel to the next, and by three from one channel's weights to the next.
+            let apart =
+                |len: usize, by: f32| -> Vec<f32> { (0..len).map(|i| by.powi((i % 2) as i32)).collect() };
+            let scales = Tensor::from_vec(apart(pixels, 1e7), (1, 1, 1, pixels), &Device::Cpu).unwrap();
+            let x = (values(&[1, cin, 1, pixels], 1) * x_scale).unwrap().broadcast_mul(&scales).unwrap();
+            let x = if relu { x.relu().unwrap() } else { x };
+            let scales = Tensor::from_vec(apart(cout, 1e3), (cout, 1, 1, 1), &Device::Cpu).unwrap();
+            let weight = (values(&[cout, cin, 1, 1], 2) * weight_scale).unwrap();
+            let weight = weight.broadcast_mul(&scales).unwrap();
+            let bias = Tensor::zeros(cout, DType::F32, &Device::Cpu).unwrap();
+            let config = Conv2dConfig::default();
+            let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
+            let want = conv2d(&wide(&x), &wide(&weight), &config).unwrap();
+            let norms = |t: &Tensor, dims: [usize; 3]| {
+                wide(t).sqr().unwrap().sum_keepdim(dims.as_slice()).unwrap().sqrt().unwrap()
+            };
+            let norms = norms(&weight, [1, 2, 3])
+                .reshape((1, cout, 1, 1))
+                .unwrap()
+                .broadcast_mul(&wide(&x).sqr().unwrap().sum_keepdim(1).unwrap().sqrt().unwrap())
+                .unwrap();
+            for isa in Isa::available() {
+                let conv = FusedConv::on(isa, &weight, &bias, &config, DType::F32).unwrap();
+                let error = (wide(&fused(&conv, &x, None, false)) - &want).unwrap().abs().unwrap();
+                let error = error.broadcast_div(&norms).unwrap().flatten_all().unwrap();
+                let error = error.max(0).unwrap().to_scalar::<f64>().unwrap();
+                assert!(error < 2e-7, "{isa:?}, {x_scale} by {weight_scale}: {error:e} of the norms");
+            }
+        }
+    }
+
     /// Rows of words are not tiles, though they look like groups with as many channels in as out.
     #[test]
     fn few_channels_become_three_times_as_many() {
