@@ -8,7 +8,9 @@
 //! The error stays that of plain sums, but for a factor. Every other pair is subtracted with the signs of its weights
 //! turned, so that what has to be taken off again does not add up; and pixels, as well as an output channel's weights, are
 //! scaled by a power of two to a mean square near 1, so that neither drowns the other. An output depends on its own pixel
-//! and weights alone, as ever; where an input is not finite, all outputs of its pixel are NaN.
+//! and weights alone, as ever: where an input is NaN, all outputs of its pixel are, and where one is infinite, they may be
+//! NaN or infinite. The powers end at 2^60 either way, and squares must not overflow: pixels or weights with a root mean
+//! square beyond 2^±60 lose precision. A pixel of zeros gives the bias to within rounding, 2^-60 times the weights.
 
 use super::lines::Lines;
 use super::packed::{Filter, Packed, Panel};
@@ -117,7 +119,8 @@ struct Copies {
 }
 
 thread_local! {
-    /// Kept, as maps are: a few hundred KB. Tasks of the same pixels follow each other on a thread.
+    /// Kept, as maps are: a few hundred KB at batch 1; more of many pixels, as a task's grow with them. Tasks of the same
+    /// pixels follow each other on a thread.
     static COPIES: RefCell<Copies> = RefCell::default();
 }
 

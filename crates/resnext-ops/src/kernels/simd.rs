@@ -53,7 +53,7 @@ impl Isa {
         })
     }
 
-    /// Whether vectors are added by other units than those that multiply them, as in AMD's cores since Zen.
+    /// Whether vectors are known to be added by other units than those that multiply them, as AVX-512's are on AMD.
     pub(crate) fn has_adders(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         {
