@@ -104,9 +104,8 @@ impl Packed {
         packed.panels.par_iter().for_each(|panel| {
             // SAFETY: panels' weights do not overlap, nor do their biases.
             let (values, constants) = unsafe {
-                let of = |all: &Range<usize>| (all.start, all.len());
-                let ((first, len), (first_bias, biases)) = (of(&panel.weights), of(&panel.bias));
-                (out.slice(first, len), constants.slice(first_bias, biases))
+                let Panel { weights, bias, .. } = panel;
+                (out.slice(weights.start, weights.len()), constants.slice(bias.start, bias.len()))
             };
             let bias = &filter.bias[panel.dst_channel..][..panel.width];
             constants[..panel.width].copy_from_slice(bias);
