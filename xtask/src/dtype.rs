@@ -1,6 +1,13 @@
 //! `--dtype`: what inference, or a bench's training, computes in.
 
+use anyhow::{Context, Result, ensure};
 use candle_core::DType;
+use resnext_model::Ranges;
+use std::path::Path;
+
+/// What `--ranges` is for.
+pub const RANGES_HELP: &str =
+    "With --dtype int8, the file that `cargo xtask calibrate` wrote for these weights";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Dtype {
@@ -8,13 +15,16 @@ pub enum Dtype {
     F32,
     /// bf16 with sums in f32; inference needs a CPU with AVX-512 BF16, training any
     Bf16,
+    /// Inference in 8 bits with sums in 32, needs a CPU with AVX-512 VNNI, and --ranges
+    Int8,
 }
 
 impl Dtype {
+    pub const ALL: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::Int8];
+
     /// Those this machine computes in.
     pub fn supported() -> Vec<Dtype> {
-        let all = [Dtype::F32, Dtype::Bf16];
-        all.into_iter().filter(|&dtype| resnext_ops::fused_dtype_is_supported(dtype.into())).collect()
+        Self::ALL.into_iter().filter(|&dtype| resnext_ops::fused_dtype_is_supported(dtype.into())).collect()
     }
 
     /// As it is written on the command line.
@@ -22,7 +32,29 @@ impl Dtype {
         match self {
             Dtype::F32 => "f32",
             Dtype::Bf16 => "bf16",
+            Dtype::Int8 => "int8",
         }
+    }
+
+    /// Bytes of a weight.
+    pub fn bytes(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::Bf16 => 2,
+            Dtype::Int8 => 1,
+        }
+    }
+
+    /// The ranges of maps in this type, if it needs them, from the file they are in.
+    pub fn ranges(self, path: Option<&Path>) -> Result<Option<Ranges>> {
+        if self != Dtype::Int8 {
+            ensure!(path.is_none(), "--ranges is for --dtype int8");
+            return Ok(None);
+        }
+        let path = path.context("--dtype int8 needs --ranges, a file that `cargo xtask calibrate` writes")?;
+        let file = || format!("the ranges in {}", path.display());
+        let text = std::fs::read_to_string(path).with_context(file)?;
+        Ok(Some(serde_json::from_str(&text).with_context(file)?))
     }
 }
 
@@ -31,6 +63,8 @@ impl From<Dtype> for DType {
         match dtype {
             Dtype::F32 => DType::F32,
             Dtype::Bf16 => DType::BF16,
+            // Of maps; weights are i8.
+            Dtype::Int8 => DType::U8,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::data::{DatasetName, Loaders};
 use crate::device::{self, DeviceName};
-use crate::dtype::Dtype;
+use crate::dtype::{self, Dtype};
 use crate::recipe::{Overrides, Recipe};
 use crate::source;
 use anyhow::{Context, Result, ensure};
@@ -11,7 +11,7 @@ use candle_nn::VarBuilder;
 use indicatif::ProgressBar;
 use resnext_model::{Config, Form, ResNext};
 use resnext_train::checkpoint::replace_file;
-use resnext_train::{Data, evaluate};
+use resnext_train::{Data, Metrics, evaluate};
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -39,6 +39,8 @@ pub struct Args {
     /// Compute with the inference form of the network, in this type; the network as it was trained if not given
     #[arg(long)]
     dtype: Option<Dtype>,
+    #[arg(long, help = dtype::RANGES_HELP)]
+    ranges: Option<PathBuf>,
     #[arg(long, default_value = "auto", help = device::HELP)]
     device: DeviceName,
 }
@@ -68,25 +70,26 @@ pub fn run(args: Args) -> Result<()> {
     let network = ResNext::new(&Config { form, ..expected }, builder)?;
 
     let loaders = Loaders::new(splits, recipe.batch_size, false, 0, &device)?;
-    let bar = ProgressBar::new(loaders.test_set().len() as u64);
-    let mut predictions = Vec::new();
     ensure!(args.dtype.is_none() || device.is_cpu(), "--dtype is for the CPU");
-    let fused = args.dtype.map(|dtype| network.fuse_to(dtype.into())).transpose()?;
-    let forward = |images: &Tensor| match &fused {
-        Some(fused) => fused.forward(images),
-        None => network.forward(images, false),
+    let ranges = match args.dtype {
+        Some(dtype) => dtype.ranges(args.ranges.as_deref())?,
+        None => Dtype::F32.ranges(args.ranges.as_deref())?,
     };
-    let metrics = evaluate(forward, loaders.test(), |seen, logits, labels| {
-        bar.set_position(seen as u64);
-        let predicted = logits.argmax(1)?.to_vec1::<u32>()?;
-        predictions.extend(labels.to_vec1::<u32>()?.into_iter().zip(predicted));
-        Ok(())
-    })?;
-    bar.finish_and_clear();
+    let (metrics, predictions) = match (args.dtype, &ranges) {
+        (None, _) => judge(&loaders, |images| network.forward(images, false))?,
+        (Some(_), Some(ranges)) => {
+            let fused = network.fuse_quantized(ranges)?;
+            judge(&loaders, |images| fused.forward(images))?
+        }
+        (Some(dtype), None) => {
+            let fused = network.fuse_to(dtype.into())?;
+            judge(&loaders, |images| fused.forward(images))?
+        }
+    };
     if let Some(path) = &args.predictions {
         let mut writer = csv::Writer::from_writer(Vec::new());
         writer.write_record(["image", "label", "prediction"])?;
-        for (i, (label, predicted)) in predictions.into_iter().enumerate() {
+        for (i, (label, predicted)) in predictions.iter().enumerate() {
             writer.serialize((i, label, predicted))?;
         }
         replace_file(path, &writer.into_inner()?)?;
@@ -105,10 +108,39 @@ pub fn run(args: Args) -> Result<()> {
         100.0 * metrics.top5(),
         metrics.loss()
     );
+    if let Some(dtype) = args.dtype.filter(|&dtype| dtype != Dtype::F32) {
+        let single = network.fuse()?;
+        let (single, others) = judge(&loaders, |images| single.forward(images))?;
+        let same = predictions.iter().zip(&others).filter(|(one, other)| one == other).count();
+        println!(
+            "{} loses {:.2} points of f32's top-1, {:.2} %, and tells the same class of {same} images, {:.2} %",
+            dtype.name(),
+            100.0 * (single.top1() - metrics.top1()),
+            100.0 * single.top1(),
+            100.0 * same as f64 / others.len().max(1) as f64
+        );
+    }
     println!("{:<20} {:>6} {:>6} {:>8}", "class", "images", "right", "top-1");
     for (name, (right, images)) in loaders.test_set().class_names().iter().zip(&metrics.per_class) {
         let share = 100.0 * *right as f64 / (*images).max(1) as f64;
         println!("{name:<20} {images:>6} {right:>6} {share:>6.2} %");
     }
     Ok(())
+}
+
+/// What a network is worth on the test images, and each one's label and prediction.
+fn judge(
+    loaders: &Loaders,
+    forward: impl Fn(&Tensor) -> resnext_model::Result<Tensor>,
+) -> Result<(Metrics, Vec<(u32, u32)>)> {
+    let bar = ProgressBar::new(loaders.test_set().len() as u64);
+    let mut predictions = Vec::new();
+    let metrics = evaluate(forward, loaders.test(), |seen, logits, labels| {
+        bar.set_position(seen as u64);
+        let predicted = logits.argmax(1)?.to_vec1::<u32>()?;
+        predictions.extend(labels.to_vec1::<u32>()?.into_iter().zip(predicted));
+        Ok(())
+    })?;
+    bar.finish_and_clear();
+    Ok((metrics, predictions))
 }

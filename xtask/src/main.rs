@@ -2,6 +2,7 @@
 
 mod allocator;
 mod bench;
+mod calibrate;
 mod convert;
 mod curves;
 mod data;
@@ -10,6 +11,7 @@ mod dtype;
 mod eval;
 mod export;
 mod gpu_check;
+mod photos;
 mod predict;
 mod prove;
 mod recipe;
@@ -38,6 +40,8 @@ enum Command {
     Eval(eval::Args),
     /// Say what photos show, with anyone's ResNeXt or ResNet
     Predict(predict::Args),
+    /// Learn the ranges of a network's maps from images, for --dtype int8
+    Calibrate(calibrate::Args),
     /// Write weights for other programs: safetensors for torchvision and timm, ONNX
     Export(export::Args),
     /// Rearrange a run's weights and optimizer state to another form of the blocks
@@ -58,6 +62,7 @@ fn main() -> ExitCode {
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args).map(|()| ExitCode::SUCCESS),
         Command::Predict(args) => predict::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Calibrate(args) => calibrate::run(args).map(|()| ExitCode::SUCCESS),
         Command::Export(args) => export::run(args).map(|()| ExitCode::SUCCESS),
         Command::Convert(args) => convert::run(args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(args).map(|()| ExitCode::SUCCESS),

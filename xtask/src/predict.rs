@@ -1,7 +1,8 @@
 //! `cargo xtask predict`
 
 use crate::device::{self, DeviceName};
-use crate::dtype::Dtype;
+use crate::dtype::{self, Dtype};
+use crate::photos::photos;
 use crate::source::Source;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
@@ -31,6 +32,8 @@ pub struct Args {
     /// What to compute in
     #[arg(long, default_value = "f32")]
     dtype: Dtype,
+    #[arg(long, help = dtype::RANGES_HELP)]
+    ranges: Option<PathBuf>,
     /// Folder to write photos to, under a map of what spoke for their first class (Grad-CAM)
     #[arg(long)]
     heatmap: Option<PathBuf>,
@@ -64,11 +67,15 @@ impl Network {
     fn new(source: &Source, args: &Args, device: &Device) -> Result<Self> {
         let builder = source.pretrained.weights.builder(DType::F32, device);
         let config = &source.pretrained.config;
+        let ranges = args.dtype.ranges(args.ranges.as_deref())?;
         Ok(match args.heatmap {
-            None if device.is_cpu() => {
-                Network::Fused(Box::new(Fused::new(config, builder, args.dtype.into())?))
+            None if device.is_cpu() => Network::Fused(Box::new(match ranges {
+                Some(ranges) => Fused::quantized(config, builder, &ranges)?,
+                None => Fused::new(config, builder, args.dtype.into())?,
+            })),
+            _ if args.dtype != Dtype::F32 => {
+                bail!("--dtype {} is for the CPU and goes without --heatmap", args.dtype.name())
             }
-            _ if args.dtype != Dtype::F32 => bail!("--dtype bf16 is for the CPU and goes without --heatmap"),
             _ => Network::Whole(Box::new(ResNext::new(config, builder)?)),
         })
     }
@@ -162,57 +169,6 @@ fn workers(
         })
     };
     (0..count).map(worker).collect()
-}
-
-/// Endings of files that a folder is searched for.
-const ENDINGS: [&str; 14] =
-    ["jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff", "pnm", "ppm", "pgm", "pbm", "ico", "qoi"];
-
-/// The photos that the arguments name, those of a folder or pattern in the order of their names.
-fn photos(arguments: &[String]) -> Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for argument in arguments {
-        let path = Path::new(argument);
-        if path.is_dir() {
-            let before = paths.len();
-            folder(path, &mut paths)?;
-            ensure!(paths.len() > before, "{argument}: a folder without photos, also in those below it");
-        } else if path.exists() || !argument.contains(['*', '?', '[']) {
-            ensure!(path.exists(), "{argument}: no such file or folder");
-            paths.push(path.to_path_buf());
-        } else {
-            let found = glob::glob(argument).with_context(|| format!("the pattern {argument}"))?;
-            let before = paths.len();
-            for path in found {
-                let path = path?;
-                match path.is_dir() {
-                    true => folder(&path, &mut paths)?,
-                    false => paths.push(path),
-                }
-            }
-            ensure!(paths.len() > before, "{argument}: no file fits the pattern");
-        }
-    }
-    Ok(paths)
-}
-
-/// Adds the photos in a folder and those below it.
-fn folder(path: &Path, paths: &mut Vec<PathBuf>) -> Result<()> {
-    let context = || format!("cannot read the folder {}", path.display());
-    let mut entries = std::fs::read_dir(path)
-        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>())
-        .with_context(context)?;
-    entries.sort();
-    for entry in entries {
-        let ending = entry.extension().map(|ending| ending.to_string_lossy().to_lowercase());
-        // A link to a folder may lead back here.
-        if entry.is_dir() && !entry.is_symlink() {
-            folder(&entry, paths)?;
-        } else if entry.is_file() && ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str())) {
-            paths.push(entry);
-        }
-    }
-    Ok(())
 }
 
 /// The likeliest classes and their probabilities.

@@ -168,6 +168,33 @@ fn a_training_bench_measures_every_part() {
     refused(two, "--train takes one --batch");
 }
 
+/// Ranges are learnt from a run's own training images, and what eight bits lose is told.
+#[test]
+fn eight_bits_are_calibrated_and_judged_beside_f32() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    tiny_cifar(path);
+    assert!(train(path, "run", &["--epochs", "1"]).status.success());
+    let calibrate = xtask(path, &["calibrate", "run", "--images", "5"]);
+    assert!(calibrate.status.success(), "{}", String::from_utf8_lossy(&calibrate.stderr));
+    assert!(text(&calibrate).contains("looked at 5 images"), "{}", text(&calibrate));
+    refused(xtask(path, &["calibrate", "run", "--images", "0"]), "at least 1");
+    let int8 = ["eval", "run", "--dtype", "int8"];
+    refused(xtask(path, &int8), "needs --ranges");
+    refused(xtask(path, &["eval", "run", "--ranges", "ranges.json"]), "--ranges is for --dtype int8");
+    std::fs::write(path.join("broken.json"), "[").unwrap();
+    refused(xtask(path, &[&int8[..], &["--ranges", "broken.json"]].concat()), "the ranges in broken.json");
+    let eval = xtask(path, &[&int8[..], &["--ranges", "ranges.json"]].concat());
+    if !resnext_ops::fused_dtype_is_supported(candle_core::DType::U8) {
+        return refused(eval, "AVX-512 VNNI");
+    }
+    assert!(eval.status.success(), "{}", String::from_utf8_lossy(&eval.stderr));
+    let told = text(&eval);
+    assert!(told.contains("int8 loses") && told.contains("tells the same class of"), "{told}");
+    std::fs::write(path.join("none.json"), "{}").unwrap();
+    refused(xtask(path, &[&int8[..], &["--ranges", "none.json"]].concat()), "range of the map");
+}
+
 /// What is trained in form (a) is evaluated, and trained on, in the others.
 #[test]
 fn a_run_changes_its_form() {

@@ -87,12 +87,28 @@ fn photos_folders_and_patterns_are_told_in_order() {
 }
 
 #[test]
-fn bf16_tells_the_same_classes_where_the_machine_has_it() {
+fn fewer_bits_tell_the_same_classes_where_the_machine_has_them() {
     let folder = prepared();
-    let bf16 = predict(folder.path(), &["photos", "--json", "--topk", "10", "--dtype", "bf16"]);
-    if !resnext_ops::fused_dtype_is_supported(DType::BF16) {
-        return refused(bf16, "BF16");
+    let calibrate = ["calibrate", "w.safetensors", "photos", "--out", "r.json"];
+    let told = ok(xtask(folder.path(), &calibrate, &[]));
+    assert!(told.contains("looked at 3 images"), "{told}");
+    let narrow = [
+        (DType::BF16, &["--dtype", "bf16"][..], "BF16"),
+        (DType::U8, &["--dtype", "int8", "--ranges", "r.json"], "VNNI"),
+    ];
+    for (dtype, options, missing) in narrow {
+        let narrow = predict(folder.path(), &[&["photos", "--json", "--topk", "10"], options].concat());
+        match resnext_ops::fused_dtype_is_supported(dtype) {
+            true => tells_the_same_classes(folder.path(), narrow),
+            false => refused(narrow, missing),
+        }
     }
+    refused(predict(folder.path(), &["photos", "--dtype", "int8"]), "needs --ranges");
+    let drawn = ["photos", "--dtype", "int8", "--ranges", "r.json", "--heatmap", "maps"];
+    refused(predict(folder.path(), &drawn), "goes without --heatmap");
+}
+
+fn tells_the_same_classes(folder: &Path, narrow: Output) {
     let probabilities = |text: String| -> Vec<f64> {
         let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
         let sorted = |image: Value| {
@@ -102,8 +118,8 @@ fn bf16_tells_the_same_classes_where_the_machine_has_it() {
         };
         lines.flat_map(sorted).collect()
     };
-    let single = probabilities(ok(predict(folder.path(), &["photos", "--json", "--topk", "10"])));
-    let narrow = probabilities(ok(bf16));
+    let single = probabilities(ok(predict(folder, &["photos", "--json", "--topk", "10"])));
+    let narrow = probabilities(ok(narrow));
     assert!(single != narrow && single.len() == 30);
     assert!(single.iter().zip(&narrow).all(|(a, b)| (a - b).abs() < 0.02), "{single:?} {narrow:?}");
 }

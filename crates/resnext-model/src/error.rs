@@ -20,6 +20,9 @@ pub enum Error {
     /// An image batch of the wrong shape.
     #[error("expected images (N, 3, H, W) with sides of at least one pixel, got shape {0:?}")]
     Input(Shape),
+    /// Ranges of maps that don't do for a network in eight bits.
+    #[error("calibration: {0}")]
+    Calibration(String),
     /// A text that names none of the forms.
     #[error("unknown form `{0}`: expected a, b or c")]
     Form(String),

@@ -2,12 +2,14 @@
 
 use crate::block::Block;
 use crate::config::Stem;
-use crate::layers::Folded;
+use crate::layers::{Folded, Numbers};
 use crate::network::{entrance, head};
-use crate::{Config, Error, Result};
+use crate::{Calibration, Config, Error, Ranges, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use resnext_ops::{Activations, Conv2dConfig, Crew, FusedConv, Fusion, Pool2dConfig};
+use resnext_ops::{
+    Activations, Conv2dConfig, Crew, FusedConv, Fusion, Pool2dConfig, Quantization, fused_dtype_is_supported,
+};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,8 +17,10 @@ use std::time::{Duration, Instant};
 /// A network for inference on the CPU: batch norm folded into packed convolutions, bias, residual and ReLU in
 /// their passes, and buffers that are kept. Whatever the form it was trained in, it runs form (c).
 ///
-/// In f32, or in bf16 where [`fused_dtype_is_supported`](resnext_ops::fused_dtype_is_supported) says so: then
-/// maps and the convolutions' weights are bf16, and sums, pooling and the last layer f32. In f32, 1×1 convolutions take
+/// In f32, or in bf16 where [`fused_dtype_is_supported`] says so: then maps and the convolutions' weights are bf16, and sums,
+/// pooling and the last layer f32. Or in eight bits, where it says so of u8: then the first convolution is one of those, and
+/// maps behind it are u8, with a step each, the convolutions' weights i8, with a step for each output channel, and sums whole
+/// numbers of 32 bits; the mean of the last map and the last layer are f32. In f32, 1×1 convolutions take
 /// two thirds of the multiplications where the CPU has adders of their own (Winograd's inner products; AVX-512 on AMD),
 /// and 3×3 ones of stride 1 take 4/9 (Winograd's tiles), for 16/9 of the memory, if groups fill whole vectors, of at most
 /// 128 channels, or on AVX-512 are of 8; logits stay within 1e-4, relative, of the network's own.
@@ -31,7 +35,10 @@ pub struct Fused {
     last_stage: usize,
     fc: FusedConv,
     classes: usize,
+    /// What the first convolution computes in.
     dtype: DType,
+    /// What all others do, if that is eight bits: how the map they begin with is kept.
+    quantization: Option<Quantization>,
     /// One set for each call there ever was at the same time.
     buffers: Mutex<Vec<Buffers>>,
 }
@@ -45,6 +52,9 @@ pub(crate) struct FusedBlock {
     convs: Vec<FusedConv>,
     shortcut: Option<FusedConv>,
 }
+
+/// What is told of each layer: its name, and the map it has written.
+type Done<'a> = dyn FnMut(&str, &Activations) + 'a;
 
 /// What a forward pass writes to.
 #[derive(Debug, Default)]
@@ -69,53 +79,60 @@ impl Fused {
     /// If the configuration is invalid, a weight is missing, of the wrong shape or not f32, or this machine
     /// can't compute in `dtype`.
     pub fn new(config: &Config, vb: VarBuilder, dtype: DType) -> Result<Self> {
+        Self::of(config, vb, Numbers::Float(dtype))
+    }
+
+    /// As [`new`](Self::new), but to compute in eight bits, with maps of `ranges`, which a network of the same weights has
+    /// learnt ([`calibrate`](Self::calibrate)).
+    ///
+    /// # Errors
+    /// As `new`; also if a map's range is missing, or a weight is not finite.
+    pub fn quantized(config: &Config, vb: VarBuilder, ranges: &Ranges) -> Result<Self> {
+        Self::of(config, vb, Numbers::Quantized(ranges))
+    }
+
+    fn of(config: &Config, vb: VarBuilder, numbers: Numbers) -> Result<Self> {
         config.validate()?;
         let (conv1, bn1) = entrance(config, &vb)?;
-        let mut blocks = Vec::new();
+        let mut builder = FusedBuilder::new(conv1.fold(&bn1)?, config.stem, numbers)?;
         for (s, sizes) in config.blocks().iter().enumerate() {
             for (i, size) in sizes.iter().enumerate() {
-                let block = Block::new(size, config, vb.pp(format!("layer{}", s + 1)).pp(i))?;
-                blocks.push(FusedBlock::new(s, i, &block, dtype)?);
+                builder.add(s, i, &Block::new(size, config, vb.pp(format!("layer{}", s + 1)).pp(i))?)?;
             }
         }
-        Fused::assemble(conv1.fold(&bn1)?, config.stem, blocks, &head(config, &vb)?, dtype)
+        builder.finish(&head(config, &vb)?)
     }
 
-    pub(crate) fn assemble(
-        entrance: Folded,
-        stem: Stem,
-        blocks: Vec<FusedBlock>,
-        (weight, bias): &(Tensor, Tensor),
-        dtype: DType,
-    ) -> Result<Self> {
-        let (entrance, border) = entrance.without_padding();
-        let (classes, features) = weight.dims2()?;
-        let weight = weight.detach().reshape((classes, features, 1, 1))?;
-        Ok(Fused {
-            entrance: entrance.pack(dtype)?,
-            border,
-            stem,
-            last_stage: blocks.iter().rposition(|block| block.starts_stage).unwrap_or(0),
-            blocks,
-            fc: FusedConv::new(&weight, &bias.detach(), &Conv2dConfig::default(), DType::F32)?,
-            classes,
-            dtype,
-            buffers: Mutex::default(),
-        })
-    }
-
-    /// The type it computes in.
+    /// The type it computes in; u8 for eight bits.
     pub fn dtype(&self) -> DType {
-        self.dtype
+        if self.quantization.is_some() { DType::U8 } else { self.dtype }
     }
 
-    /// Logits (N, classes), f32, of images `x` (N, 3, H, W), f32. NaN in an image makes its logits NaN; no
-    /// images give no logits.
+    /// Logits (N, classes), f32, of images `x` (N, 3, H, W), f32. NaN in an image makes its logits NaN, and in eight bits
+    /// infinity does so, too; no images give no logits.
     ///
     /// # Errors
     /// If `x` is not (N, 3, H, W) of f32.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.forward_observed(x, &mut |_, _| {})
+        self.pass(x, &mut |_, _| {})
+    }
+
+    /// Shows `calibration` all maps of images `x` (N, 3, H, W), f32.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), and if this network computes in eight bits itself.
+    pub fn calibrate(&self, x: &Tensor, calibration: &mut Calibration) -> Result<()> {
+        if self.quantization.is_some() {
+            let message = "expected a network in f32 or bf16, this one is in eight bits already";
+            return Err(Error::Calibration(message.into()));
+        }
+        self.pass(x, &mut |name, map| {
+            // What is neither read nor written by a convolution in eight bits.
+            if !matches!(name, "input" | "avgpool" | "fc") {
+                calibration.see(name, map);
+            }
+        })?;
+        Ok(())
     }
 
     /// [`forward`](Self::forward), which tells `observe` the time each layer took, by the names of
@@ -124,23 +141,27 @@ impl Fused {
     /// # Errors
     /// As `forward`.
     pub fn forward_observed(&self, x: &Tensor, observe: &mut dyn FnMut(&str, Duration)) -> Result<Tensor> {
+        let mut clock = Instant::now();
+        self.pass(x, &mut |name, _| {
+            let now = Instant::now();
+            observe(name, now - std::mem::replace(&mut clock, now));
+        })
+    }
+
+    /// [`forward`](Self::forward), which tells `done` each layer's name and the map it has written.
+    fn pass(&self, x: &Tensor, done: &mut Done) -> Result<Tensor> {
         let n = match x.dims() {
             &[n, 3, h, w] if h > 0 && w > 0 => n,
             _ => return Err(Error::Input(x.shape().clone())),
         };
         let free = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut buffers = free.unwrap_or_default();
-        let mut clock = Instant::now();
-        let mut done = |name: &str| {
-            let now = Instant::now();
-            observe(name, now - std::mem::replace(&mut clock, now));
-        };
         let logits = Crew::run(|crew| -> Result<Tensor> {
             // Image by image: then maps stay in the caches from one layer to the next.
-            let mut features = Vec::new();
+            let (mut features, mut spoilt) = (Vec::new(), vec![false; n]);
             for i in 0..n {
-                self.enter(crew, &x.narrow(0, i, 1)?, &mut buffers, &mut done)?;
-                self.blocks(crew, 0..self.last_stage, &mut buffers, &mut done)?;
+                spoilt[i] = !self.enter(crew, &x.narrow(0, i, 1)?, &mut buffers, done)?;
+                self.blocks(crew, 0..self.last_stage, &mut buffers, done)?;
                 let [_, h, w, _] = buffers.x.size();
                 let most = (TOGETHER / (h * w)).clamp(1, n);
                 let (place, places) = (i % most, most.min(n - i / most * most));
@@ -151,41 +172,47 @@ impl Fused {
                     }
                     std::mem::swap(&mut buffers.x, &mut buffers.together);
                 }
-                self.blocks(crew, self.last_stage..self.blocks.len(), &mut buffers, &mut done)?;
+                self.blocks(crew, self.last_stage..self.blocks.len(), &mut buffers, done)?;
                 features.extend(buffers.x.global_avg_pool());
-                done("avgpool");
+                done("avgpool", &buffers.x);
             }
+            // Eight bits can't say it themselves.
+            let images = features.chunks_exact_mut(self.fc.channels()).zip(spoilt);
+            images.filter(|(_, spoilt)| *spoilt).for_each(|(features, _)| features.fill(f32::NAN));
             // All at once: there are more weights than anything else.
             let Buffers { x, y, .. } = &mut buffers;
             let features = Tensor::from_vec(features, (n, self.fc.channels(), 1, 1), &Device::Cpu)?;
             x.load(crew, &features, DType::F32, 0)?;
             self.fc.forward(crew, x, Fusion::default(), y)?;
             let logits = y.to_tensor()?.reshape((n, self.classes))?;
-            done("fc");
+            done("fc", y);
             Ok(logits)
         })?;
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner).push(buffers);
         Ok(logits)
     }
 
-    /// From an image to what the first block reads, in `x`.
+    /// From an image to what the first block reads, in `x`; says whether that can be relied upon.
     fn enter(
         &self,
         crew: &Crew,
         image: &Tensor,
         Buffers { x, y, .. }: &mut Buffers,
-        done: &mut dyn FnMut(&str),
-    ) -> Result<()> {
+        done: &mut Done,
+    ) -> Result<bool> {
         y.load(crew, image, self.dtype, self.border)?;
-        done("input");
+        done("input", y);
         self.entrance.forward(crew, y, Fusion { relu: true, ..Default::default() }, x)?;
-        done("conv1");
+        done("conv1", x);
         if self.stem == Stem::ImageNet {
             x.max_pool(crew, &Pool2dConfig { kernel: 3, stride: 2, padding: 1 }, y)?;
             std::mem::swap(x, y);
-            done("maxpool");
+            done("maxpool", x);
         }
-        Ok(())
+        let Some(quantization) = self.quantization else { return Ok(true) };
+        let finite = y.quantize(crew, x, quantization)?;
+        std::mem::swap(x, y);
+        Ok(finite)
     }
 
     /// Some blocks, from `x` to `x`.
@@ -194,7 +221,7 @@ impl Fused {
         crew: &Crew,
         range: Range<usize>,
         Buffers { x, y, inner: [first, second], shortcut, .. }: &mut Buffers,
-        done: &mut dyn FnMut(&str),
+        done: &mut Done,
     ) -> Result<()> {
         let relu = Fusion { relu: true, ..Default::default() };
         for i in range {
@@ -210,19 +237,20 @@ impl Fused {
                     let ahead = if j == 0 { &ahead[..] } else { &[] };
                     conv.forward(crew, source, Fusion { ahead, ..relu }, second)?;
                     std::mem::swap(first, second);
+                    done(&format!("{name}.conv{}", j + 1), first);
                 } else {
                     let residual = match projection {
                         Some(projection) => {
                             projection.forward(crew, x, Fusion::default(), shortcut)?;
-                            done(&format!("{name}.downsample.0"));
+                            done(&format!("{name}.downsample.0"), shortcut);
                             &*shortcut
                         }
                         None => &*x,
                     };
                     let fusion = Fusion { residual: Some(residual), ahead: &next, ..relu };
                     conv.forward(crew, source, fusion, y)?;
+                    done(&format!("{name}.conv{}", j + 1), y);
                 }
-                done(&format!("{name}.conv{}", j + 1));
             }
             std::mem::swap(x, y);
         }
@@ -238,17 +266,75 @@ impl Fused {
     }
 }
 
-impl FusedBlock {
-    /// Block `i` of stage `s`, both from 0.
-    pub(crate) fn new(s: usize, i: usize, block: &Block, dtype: DType) -> Result<Self> {
+/// A network in the making, block by block.
+pub(crate) struct FusedBuilder<'a> {
+    numbers: Numbers<'a>,
+    dtype: DType,
+    quantization: Option<Quantization>,
+    entrance: FusedConv,
+    border: usize,
+    stem: Stem,
+    blocks: Vec<FusedBlock>,
+    /// The layer that writes what the next block reads.
+    source: String,
+}
+
+impl<'a> FusedBuilder<'a> {
+    pub(crate) fn new(entrance: Folded, stem: Stem, numbers: Numbers<'a>) -> Result<Self> {
+        let (entrance, border) = entrance.without_padding();
+        let source = if stem == Stem::ImageNet { "maxpool" } else { "conv1" };
+        let (dtype, quantization) = match numbers {
+            Numbers::Float(dtype) => (dtype, None),
+            Numbers::Quantized(ranges) => {
+                // Images have signs, which maps that a convolution reads in eight bits have not.
+                let half = fused_dtype_is_supported(DType::BF16);
+                (if half { DType::BF16 } else { DType::F32 }, Some(ranges.quantization(source)?))
+            }
+        };
+        Ok(FusedBuilder {
+            numbers,
+            dtype,
+            quantization,
+            entrance: entrance.pack(Numbers::Float(dtype), "input", "conv1")?,
+            border,
+            stem,
+            blocks: Vec::new(),
+            source: source.into(),
+        })
+    }
+
+    /// Adds block `i` of stage `s`, both from 0.
+    pub(crate) fn add(&mut self, s: usize, i: usize, block: &Block) -> Result<()> {
         let name = format!("layer{}.{i}", s + 1);
-        let (convs, shortcut) = block.fold()?;
-        let convs = convs.iter().map(|folded| folded.pack(dtype)).collect::<Result<_>>()?;
-        Ok(FusedBlock {
-            name,
-            starts_stage: i == 0,
-            convs,
-            shortcut: shortcut.map(|folded| folded.pack(dtype)).transpose()?,
+        let (folded, projection) = block.fold()?;
+        let pack = |folded: Folded| folded.pack(self.numbers, &self.source, &format!("{name}.downsample.0"));
+        let shortcut = projection.map(pack).transpose()?;
+        let mut convs = Vec::new();
+        for (j, folded) in folded.iter().enumerate() {
+            let to = format!("{name}.conv{}", j + 1);
+            convs.push(folded.pack(self.numbers, &self.source, &to)?);
+            self.source = to;
+        }
+        self.blocks.push(FusedBlock { name, starts_stage: i == 0, convs, shortcut });
+        Ok(())
+    }
+
+    /// Adds the last layer.
+    pub(crate) fn finish(self, (weight, bias): &(Tensor, Tensor)) -> Result<Fused> {
+        let FusedBuilder { dtype, quantization, entrance, border, stem, blocks, .. } = self;
+        let (classes, features) = weight.dims2()?;
+        let weight = weight.detach().reshape((classes, features, 1, 1))?;
+        Ok(Fused {
+            entrance,
+            border,
+            stem,
+            last_stage: blocks.iter().rposition(|block| block.starts_stage).unwrap_or(0),
+            blocks,
+            fc: FusedConv::new(&weight, &bias.detach(), &Conv2dConfig::default(), DType::F32)?,
+            classes,
+            dtype,
+            quantization,
+            buffers: Mutex::default(),
         })
     }
 }

@@ -1,6 +1,6 @@
 //! The layers blocks are made of, under torchvision's names.
 
-use crate::{Mode, Result};
+use crate::{Mode, Ranges, Result};
 use candle_core::{DType, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
 use resnext_ops::{
@@ -13,6 +13,15 @@ use resnext_ops::{
 pub(crate) struct Conv {
     weight: Tensor,
     config: Conv2dConfig,
+}
+
+/// What inference keeps maps and weights in.
+#[derive(Clone, Copy)]
+pub(crate) enum Numbers<'a> {
+    /// f32 or bf16.
+    Float(DType),
+    /// Eight bits, for maps of these ranges.
+    Quantized(&'a Ranges),
 }
 
 /// A convolution with the batch norm behind it in its weights.
@@ -48,9 +57,16 @@ impl Folded {
         (self, padding)
     }
 
-    /// Ready for inference in `dtype`.
-    pub(crate) fn pack(&self, dtype: DType) -> Result<FusedConv> {
-        Ok(FusedConv::new(&self.weight, &self.bias, &self.config, dtype)?)
+    /// Ready for inference, from the map that the one layer writes to that of the other.
+    pub(crate) fn pack(&self, numbers: Numbers, from: &str, to: &str) -> Result<FusedConv> {
+        let Folded { weight, bias, config } = self;
+        Ok(match numbers {
+            Numbers::Float(dtype) => FusedConv::new(weight, bias, config, dtype)?,
+            Numbers::Quantized(ranges) => {
+                let (input, output) = (ranges.quantization(from)?, ranges.quantization(to)?);
+                FusedConv::quantized(weight, bias, config, input, output)?
+            }
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod asked;
 pub mod block;
+mod calibration;
 pub mod config;
 pub mod convert;
 pub mod equivalence;
@@ -20,6 +21,7 @@ mod summary;
 mod variables;
 mod weights;
 
+pub use calibration::{Calibration, Range, Ranges};
 pub use config::{BlockKind, Config, Form, Shortcut, Stem};
 pub use error::{Error, Result};
 pub use fused::Fused;

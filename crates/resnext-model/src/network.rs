@@ -2,9 +2,9 @@
 
 use crate::block::Block;
 use crate::config::{Config, Stem};
-use crate::fused::{Fused, FusedBlock};
-use crate::layers::{BatchNorm, Conv};
-use crate::{Error, Mode, Result};
+use crate::fused::{Fused, FusedBuilder};
+use crate::layers::{BatchNorm, Conv, Numbers};
+use crate::{Error, Mode, Ranges, Result};
 use candle_core::{DType, Tensor};
 use candle_nn::{Init, VarBuilder};
 use resnext_ops::{Pool2dConfig, cast, linear, max_pool2d, scope, to_channels_last, untaped};
@@ -65,13 +65,25 @@ impl ResNext {
     /// # Errors
     /// If the network is not f32, or this machine can't compute in `dtype`.
     pub fn fuse_to(&self, dtype: DType) -> Result<Fused> {
-        let mut blocks = Vec::new();
+        self.fuse_numbers(Numbers::Float(dtype))
+    }
+
+    /// The inference form that computes in eight bits: [`Fused::quantized`].
+    ///
+    /// # Errors
+    /// As that.
+    pub fn fuse_quantized(&self, ranges: &Ranges) -> Result<Fused> {
+        self.fuse_numbers(Numbers::Quantized(ranges))
+    }
+
+    fn fuse_numbers(&self, numbers: Numbers) -> Result<Fused> {
+        let mut builder = FusedBuilder::new(self.conv1.fold(&self.bn1)?, self.stem, numbers)?;
         for (s, stage) in self.stages.iter().enumerate() {
             for (i, block) in stage.iter().enumerate() {
-                blocks.push(FusedBlock::new(s, i, block, dtype)?);
+                builder.add(s, i, block)?;
             }
         }
-        Fused::assemble(self.conv1.fold(&self.bn1)?, self.stem, blocks, &self.fc, dtype)
+        builder.finish(&self.fc)
     }
 
     /// Whether training keeps of each bottleneck block of form (c) only what it puts out, and computes the rest again in the

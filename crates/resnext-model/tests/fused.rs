@@ -1,7 +1,8 @@
 //! The inference form gives the network's logits.
 
 use candle_core::{DType, Device, Tensor};
-use resnext_model::{Config, Form, ResNext, Shortcut, Variables};
+use resnext_model::{Calibration, Config, Form, Ranges, ResNext, Shortcut, Variables};
+use resnext_ops::fused_dtype_is_supported;
 
 const CPU: Device = Device::Cpu;
 
@@ -113,4 +114,85 @@ fn logits_are_the_same_bits_for_any_number_of_threads() {
     };
     assert_eq!(bits(1), bits(2));
     assert_eq!(bits(1), bits(7));
+}
+
+/// What the maps of these images are learnt to range in.
+fn ranges(network: &ResNext, x: &Tensor) -> Ranges {
+    let mut calibration = Calibration::new();
+    network.fuse().unwrap().calibrate(x, &mut calibration).unwrap();
+    calibration.ranges().unwrap()
+}
+
+/// Whether this machine computes in eight bits; where not, that is said.
+fn eight_bits() -> bool {
+    let supported = fused_dtype_is_supported(DType::U8);
+    if !supported {
+        let network = network(&Config::by_name("resnext11_8x4d").unwrap());
+        let error = network.fuse_quantized(&ranges(&network, &images(1, 8, 8))).unwrap_err();
+        assert!(error.to_string().contains("AVX-512 VNNI"), "{error}");
+    }
+    supported
+}
+
+#[test]
+fn eight_bits_tell_much_the_same() {
+    if !eight_bits() {
+        return;
+    }
+    let named = |name: &str| Config::by_name(name).unwrap();
+    let identity = Config { shortcut: Shortcut::Identity, ..named("resnext11_4x4d") };
+    let basic = Config { planes: 10, base_width: 10, depths: vec![1, 2], ..named("resnet18") };
+    let imagenet = Config { depths: vec![1, 2, 1, 1], ..named("resnext50_32x4d") };
+    let narrow =
+        ["resnext11_8x4d", "resnext11_32x1d", "resnext11_3x5d", "resnext11_2x40d", "resnext11_16x16d"];
+    for config in narrow.map(named).into_iter().chain([identity, basic, imagenet]) {
+        let network = network(&config);
+        // What is told of images that were not shown before.
+        let quantized = network.fuse_quantized(&ranges(&network, &images(3, 40, 33))).unwrap();
+        assert_eq!(quantized.dtype(), DType::U8);
+        let x = images(2, 34, 45);
+        let expected = values(&network.forward(&x, false).unwrap());
+        let rms = |values: &[f32]| (values.iter().map(|v| v * v).sum::<f32>() / values.len() as f32).sqrt();
+        for _ in 0..2 {
+            let got = values(&quantized.forward(&x).unwrap());
+            let differences: Vec<f32> = got.iter().zip(&expected).map(|(g, e)| g - e).collect();
+            let error = rms(&differences) / rms(&expected);
+            assert!(error > 0.0 && error < 0.03, "{config:?}: {error}");
+        }
+    }
+}
+
+#[test]
+fn eight_bits_are_the_same_in_any_batch_and_on_any_threads() {
+    if !eight_bits() {
+        return;
+    }
+    let network = network(&Config::by_name("resnext11_8x4d").unwrap());
+    let x = images(5, 32, 32);
+    let quantized = network.fuse_quantized(&ranges(&network, &x)).unwrap();
+    let together = values(&quantized.forward(&x).unwrap());
+    let alone: Vec<f32> =
+        (0..5).flat_map(|i| values(&quantized.forward(&x.narrow(0, i, 1).unwrap()).unwrap())).collect();
+    assert_eq!(alone, together);
+    for threads in [1, 7] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        assert_eq!(pool.install(|| values(&quantized.forward(&x).unwrap())), together);
+    }
+    // What eight bits can't say makes an image's logits NaN, and no other's.
+    for spoilt in [f64::NAN, f64::INFINITY] {
+        let spoilt = (x.narrow(0, 1, 1).unwrap().abs().unwrap() * spoilt).unwrap();
+        let x = Tensor::cat(&[x.narrow(0, 0, 1).unwrap(), spoilt, x.narrow(0, 2, 3).unwrap()], 0).unwrap();
+        let got = values(&quantized.forward(&x).unwrap());
+        assert!(got[10..20].iter().all(|v| v.is_nan()), "{:?}", &got[10..20]);
+        assert!(got[..10] == together[..10] && got[20..] == together[20..]);
+    }
+    assert_eq!(quantized.forward(&images(0, 8, 8)).unwrap().dims(), [0, 10]);
+    let error = quantized.calibrate(&x, &mut Calibration::new()).unwrap_err().to_string();
+    assert!(error.contains("in eight bits already"), "{error}");
+    let error = network.fuse_quantized(&Ranges::default()).unwrap_err().to_string();
+    assert!(error.contains("expected a range of the map conv1"), "{error}");
+    let mut calibration = Calibration::new();
+    network.fuse().unwrap().calibrate(&(x * f64::NAN).unwrap(), &mut calibration).unwrap();
+    let error = calibration.ranges().unwrap_err().to_string();
+    assert!(error.contains("expected finite numbers"), "{error}");
 }

@@ -1,12 +1,15 @@
 //! Feature maps of inference, in buffers that are kept.
 
 use crate::crew::Crew;
-use crate::kernels::{Lines, MAX_LANES, Pixels, SharedMut, WordType, max_pool_rows, pair, spread};
+use crate::kernels::{
+    Lines, MAX_LANES, Pixels, SharedMut, WordType, max_pool_rows, pair, quantize_rows, spread,
+};
 use crate::pool::Pool2dConfig;
+use crate::quantization::Quantization;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Storage, Tensor};
 
-/// Feature maps (N, H, W, C) in f32 or bf16, in a buffer that is kept from one use to the next.
+/// Feature maps (N, H, W, C) in f32, bf16 or 8 bits, in a buffer that is kept from one use to the next.
 ///
 /// Behind the last pixel lies one of zeros, which is what a convolution's padding reads. Pixels are a few
 /// elements further apart than C where they would otherwise all share one set of the cache.
@@ -108,6 +111,7 @@ impl Activations {
                         let pixels = pixels.zip(plane(k + 1).iter().step_by(sw));
                         pixels.take(w).for_each(|((out, &first), &second)| out[k / 2] = pair(first, second));
                     }
+                    WordType::U8(_) => unreachable!("`WordType::of` gives none"),
                 }
             }
         });
@@ -136,15 +140,41 @@ impl Activations {
         Ok(())
     }
 
+    /// Takes in the maps of `source` in eight bits, and says whether all values were finite: those too large, and NaN,
+    /// become the largest there is.
+    ///
+    /// # Errors
+    /// If `source` is in eight bits already.
+    pub fn quantize(
+        &mut self,
+        crew: &Crew,
+        source: &Activations,
+        quantization: Quantization,
+    ) -> Result<bool> {
+        if let WordType::U8(_) = source.words {
+            let message = "expected maps in f32 or bf16 to quantize".into();
+            return Err(Error::Config { op: "activations", message });
+        }
+        let [n, h, w, c] = source.size;
+        self.resize(source.size, WordType::U8(quantization), true);
+        let source = (source.view(), source.words, c);
+        let stride = self.stride;
+        Ok(quantize_rows(crew, source, quantization, (n * h, w), (&mut self.data, stride)))
+    }
+
+    /// The maps' values, channel by channel of each pixel (N, H, W, C).
+    pub fn values(&self) -> impl Iterator<Item = f32> {
+        (0..self.pixels()).flat_map(move |i| (0..self.size[3]).map(move |k| self.channel(i, k)))
+    }
+
     /// The maps as a tensor (N, C, H, W) of f32, channels-last in memory.
     ///
     /// # Errors
     /// If candle fails.
     pub fn to_tensor(&self) -> Result<Tensor> {
         let [n, h, w, c] = self.size;
-        let values: Vec<f32> =
-            (0..self.pixels()).flat_map(|i| (0..c).map(move |k| self.channel(i, k))).collect();
-        Ok(Tensor::from_vec(values, (n, h, w, c), &Device::Cpu)?.permute((0, 3, 1, 2))?)
+        Ok(Tensor::from_vec(self.values().collect::<Vec<_>>(), (n, h, w, c), &Device::Cpu)?
+            .permute((0, 3, 1, 2))?)
     }
 
     /// Channel `k` of pixel `i`.
@@ -156,6 +186,7 @@ impl Activations {
                 let bits = pixel[k / 2].to_bits();
                 f32::from_bits(if k.is_multiple_of(2) { bits << 16 } else { bits & 0xffff_0000 })
             }
+            WordType::U8(quantization) => quantization.value(pixel[k / 4].to_bits().to_le_bytes()[k % 4]),
         }
     }
 
@@ -199,6 +230,12 @@ impl Activations {
                         sums[0] += f32::from_bits(word.to_bits() << 16);
                         sums[1] += f32::from_bits(word.to_bits() & 0xffff_0000);
                     }),
+                    WordType::U8(quantization) => {
+                        sums.chunks_exact_mut(4).zip(words).for_each(|(sums, word)| {
+                            let numbers = word.to_bits().to_le_bytes();
+                            sums.iter_mut().zip(numbers).for_each(|(sum, q)| *sum += quantization.value(q));
+                        })
+                    }
                 }
             }
             out.extend(sums[..c].iter().map(|sum| sum / pixels.max(1) as f32));

@@ -3,9 +3,13 @@
 use crate::activations::Activations;
 use crate::conv2d::Conv2dConfig;
 use crate::crew::Crew;
-use crate::kernels::{Filter, Isa, Job, Packed, Row, SourceTable, Sources, Tiling, Words};
+use crate::kernels::{
+    Epilogue, Filter, Isa, Job, Packed, Row, SourceTable, Sources, Tiling, WordType, Words,
+};
+use crate::quantization::Quantization;
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
+use std::mem::discriminant;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A convolution whose weights are packed for this machine's instruction set, with a bias, and with a
@@ -13,7 +17,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Debug)]
 pub struct FusedConv {
     packed: Packed,
-    words: Words,
+    /// Of the maps it reads and of those it writes.
+    maps: (WordType, WordType),
     config: Conv2dConfig,
     channels: (usize, usize),
     kernel: (usize, usize),
@@ -32,6 +37,8 @@ enum Plan {
     Tiles(Tiling),
 }
 
+const OP: &str = "fused convolution";
+
 /// What a convolution does besides: nothing, if default.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Fusion<'a> {
@@ -43,8 +50,8 @@ pub struct Fusion<'a> {
     pub ahead: &'a [&'a FusedConv],
 }
 
-/// Whether this machine runs [`FusedConv`] in `dtype`: f32 always, bf16 where the CPU has AVX-512 BF16 and
-/// the instruction set in use is AVX-512.
+/// Whether this machine runs [`FusedConv`] on maps of `dtype`: f32 always; bf16 where the CPU has AVX-512 BF16, and u8,
+/// of [`FusedConv::quantized`], where it has AVX-512 VNNI, and the instruction set in use is AVX-512.
 pub fn fused_dtype_is_supported(dtype: DType) -> bool {
     Words::of(dtype, Isa::current()).is_some()
 }
@@ -60,15 +67,50 @@ impl FusedConv {
         Self::on(Isa::current(), weight, bias, config, dtype)
     }
 
-    fn on(isa: Isa, weight: &Tensor, bias: &Tensor, config: &Conv2dConfig, dtype: DType) -> Result<Self> {
-        const OP: &str = "fused convolution";
-        let words = Words::of(dtype, isa).ok_or_else(|| match dtype {
-            DType::BF16 => Error::Config {
-                op: OP,
-                message: format!("bf16 needs a CPU with AVX-512 BF16, this one runs {}; use f32", isa.name()),
-            },
-            _ => Error::DType { op: OP, input: "maps", expected: "F32 or BF16".into(), got: dtype },
+    /// Packs `weight` and `bias` as [`new`](Self::new) does, for maps in 8 bits: it reads those of `input`, whose zero is 0,
+    /// and writes those of `output`. Each output channel's weights are rounded to multiples of a 127th of the largest.
+    /// Sums are whole numbers of 32 bits, the same on every machine.
+    ///
+    /// # Errors
+    /// As `new`; also if `input`'s zero is not 0, a weight or bias is not finite, or an output is a sum of more than 65536
+    /// products.
+    pub fn quantized(
+        weight: &Tensor,
+        bias: &Tensor,
+        config: &Conv2dConfig,
+        input: Quantization,
+        output: Quantization,
+    ) -> Result<Self> {
+        let isa = Isa::current();
+        let words = Words::of(DType::U8, isa).ok_or_else(|| Error::Config {
+            op: OP,
+            message: format!("8 bits need a CPU with AVX-512 VNNI, this one runs {}; use f32", isa.name()),
         })?;
+        if input.zero() != 0 {
+            let message = format!("expected an input whose zero is 0, got {input:?}");
+            return Err(Error::Config { op: OP, message });
+        }
+        Self::pack(words, (WordType::U8(input), WordType::U8(output)), weight, bias, config)
+    }
+
+    fn on(isa: Isa, weight: &Tensor, bias: &Tensor, config: &Conv2dConfig, dtype: DType) -> Result<Self> {
+        let Some(maps) = WordType::of(dtype) else {
+            return Err(Error::DType { op: OP, input: "maps", expected: "F32 or BF16".into(), got: dtype });
+        };
+        let words = Words::of(dtype, isa).ok_or_else(|| Error::Config {
+            op: OP,
+            message: format!("bf16 needs a CPU with AVX-512 BF16, this one runs {}; use f32", isa.name()),
+        })?;
+        Self::pack(words, (maps, maps), weight, bias, config)
+    }
+
+    fn pack(
+        words: Words,
+        maps: (WordType, WordType),
+        weight: &Tensor,
+        bias: &Tensor,
+        config: &Conv2dConfig,
+    ) -> Result<Self> {
         let (out_channels, group_in, kh, kw) = weight.dims4().map_err(|_| Error::Shape {
             op: OP,
             input: "weight",
@@ -90,7 +132,11 @@ impl FusedConv {
             let expected = format!("[{out_channels}], one a channel of the output");
             return Err(Error::Shape { op: OP, input: "bias", expected, got: bias.shape().clone() });
         }
-        let values = weight.flatten_all()?.to_vec1::<f32>()?;
+        let mut values = weight.flatten_all()?.to_vec1::<f32>()?;
+        let (mut biases, mut scales) = (bias.to_vec1::<f32>()?, Vec::new());
+        if let (WordType::U8(input), WordType::U8(output)) = maps {
+            scales = whole_numbers(&mut values, &mut biases, (input, output))?;
+        }
         let group_out = out_channels / groups;
         let at = |g: usize, k: usize, c: usize, y: usize, x: usize| {
             values[(((g * group_out + k) * group_in + c) * kh + y) * kw + x]
@@ -115,12 +161,13 @@ impl FusedConv {
                 columns: if neighbours { 3 } else { 1 },
                 tiled: !row_runs && (kh, kw) == (3, 3) && config.stride == 1 && config.dilation == 1,
                 weight: if row_runs { &run } else { &tap },
-                bias: &bias.to_vec1::<f32>()?,
+                bias: &biases,
+                scales: &scales,
             },
         );
         Ok(FusedConv {
             packed,
-            words,
+            maps,
             config: *config,
             channels: (group_in * groups, out_channels),
             kernel: (kh, kw),
@@ -146,14 +193,13 @@ impl FusedConv {
     /// If `x` is of another type or has other channels than the weight, or is smaller than the kernel, or
     /// the residual does not have the output's sizes.
     pub fn forward(&self, crew: &Crew, x: &Activations, fusion: Fusion, out: &mut Activations) -> Result<()> {
-        const OP: &str = "fused convolution";
         let [n, h, w, c] = x.size;
         let Conv2dConfig { stride, padding, dilation, .. } = self.config;
         let wrong = |message| Err(Error::Config { op: OP, message });
-        let word_type = self.words.word_type();
-        if c != self.channels.0 || x.words != word_type {
+        let (read, written) = self.maps;
+        if c != self.channels.0 || x.words != read {
             let (expected, got) = (self.channels.0, x.words);
-            return wrong(format!("expected {expected} channels of {word_type:?}, got {c} of {got:?}"));
+            return wrong(format!("expected {expected} channels of {read:?}, got {c} of {got:?}"));
         }
         let reach = [self.kernel.0, self.kernel.1].map(|k| (k - 1) * dilation + 1);
         if h + 2 * padding < reach[0] || w + 2 * padding < reach[1] {
@@ -162,21 +208,22 @@ impl FusedConv {
         let sides =
             [(h, reach[0]), (w, reach[1])].map(|(side, reach)| (side + 2 * padding - reach) / stride + 1);
         let size = [n, sides[0], sides[1], self.channels.1];
-        if let Some(residual) = fusion.residual.filter(|r| r.size != size || r.words != word_type) {
+        let fits = |r: &Activations| r.size == size && discriminant(&r.words) == discriminant(&written);
+        if let Some(residual) = fusion.residual.filter(|residual| !fits(residual)) {
             return wrong(format!(
-                "expected a residual of {size:?} in {word_type:?}, got {:?} in {:?}",
+                "expected a residual of {size:?} in {written:?}, got {:?} in {:?}",
                 residual.size, residual.words
             ));
         }
         if ((x.pixels() + 1) * x.stride).max(n * sides[0] * sides[1]) > u32::MAX as usize {
             return wrong(format!("{n} maps of {h}×{w}×{c} are too many for one batch"));
         }
-        out.resize(size, word_type, true);
+        out.resize(size, written, true);
         let ahead: Vec<&Packed> = fusion.ahead.iter().map(|conv| &conv.packed).collect();
         let job = Job {
             src: x.view(),
             residual: fusion.residual.map(Activations::view),
-            relu: fusion.relu,
+            epilogue: epilogue(written, fusion.residual.map(|r| r.words), fusion.relu),
             count: out.pixels(),
             out_stride: out.stride,
             out: &mut out.data,
@@ -234,6 +281,52 @@ impl FusedConv {
         }
         let row = self.neighbours.then_some(Row { width: out[2], stride });
         SourceTable::new(table, row)
+    }
+}
+
+/// Rounds each output channel's weights to whole numbers of 8 bits, brings its bias into the output's units, and says what
+/// a whole number of the sums is worth in these.
+fn whole_numbers(
+    values: &mut [f32],
+    biases: &mut [f32],
+    (input, output): (Quantization, Quantization),
+) -> Result<Vec<f32>> {
+    let wrong = |message: String| Err(Error::Value { op: OP, message });
+    if !values.iter().chain(biases.iter()).all(|v| v.is_finite()) {
+        return wrong("a weight or bias is not finite, which 8 bits can't say".into());
+    }
+    let products = values.len() / biases.len();
+    if products > MOST_PRODUCTS {
+        return wrong(format!(
+            "sums of {products} products in 8 bits may not fit 32; at most {MOST_PRODUCTS} do"
+        ));
+    }
+    let channels = values.chunks_exact_mut(products).zip(biases);
+    let scales = channels.map(|(weights, bias)| {
+        let largest = weights.iter().fold(0f32, |most, w| most.max(w.abs()));
+        let step = if largest < 1e-30 { 1.0 } else { largest / 127.0 };
+        weights.iter_mut().for_each(|w| *w = (*w / step).round());
+        *bias = *bias / output.step() + f32::from(output.zero());
+        step * (input.step() / output.step())
+    });
+    Ok(scales.collect())
+}
+
+/// Products of u8 and i8 that 32 bits hold the sum of.
+const MOST_PRODUCTS: usize = 1 << 16;
+
+fn epilogue(written: WordType, residual: Option<WordType>, relu: bool) -> Epilogue {
+    let zero_and_step = |words| match words {
+        WordType::U8(quantization) => (f32::from(quantization.zero()), quantization.step()),
+        _ => (0.0, 1.0),
+    };
+    let (zero, step) = zero_and_step(written);
+    let (residual_zero, residual_step) = residual.map_or((0.0, step), zero_and_step);
+    let residual_step = residual_step / step;
+    Epilogue {
+        least: if relu { zero } else { f32::NEG_INFINITY },
+        residual_step,
+        offset: -residual_zero * residual_step,
     }
 }
 
@@ -440,6 +533,51 @@ mod tests {
         }
     }
 
+    /// How far 8-bit outputs are from sums of f64, in steps of the output, where weights are multiples of a 127th of the
+    /// largest: half of one, as sums are exact, unless they are beyond the ends.
+    fn quantized_error(
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        config: &Conv2dConfig,
+        residual: Option<&Tensor>,
+        relu: bool,
+    ) -> f64 {
+        let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
+        let ((cout, rest), dims) =
+            ((weight.dims()[0], weight.dims()[1..].iter().product::<usize>()), weight.dims());
+        let whole = (weight * 127.0).unwrap().round().unwrap().reshape((cout, rest)).unwrap();
+        let first = Tensor::full(-127f32, (cout, 1), &Device::Cpu).unwrap();
+        let whole = Tensor::cat(&[&first, &whole.narrow(1, 1, rest - 1).unwrap()], 1).unwrap();
+        let weight = (whole.reshape(dims).unwrap() / 127.0).unwrap();
+        let input = Quantization::positive(1.0).unwrap();
+        let output = if relu { Quantization::positive(3.0) } else { Quantization::signed(3.0) }.unwrap();
+        let conv = FusedConv::quantized(&weight, bias, config, input, output).unwrap();
+        let maps = |t: &Tensor, quantization| {
+            let (mut loaded, mut maps) = <(Activations, Activations)>::default();
+            Crew::run(|crew| {
+                loaded.load(crew, t, DType::F32, 0).unwrap();
+                assert!(maps.quantize(crew, &loaded, quantization).unwrap());
+            });
+            maps
+        };
+        let x = maps(&x.abs().unwrap(), input);
+        let residual = residual.map(|r| maps(r, Quantization::signed(1.2).unwrap()));
+        let mut out = Activations::new();
+        let fusion = Fusion { residual: residual.as_ref(), relu, ahead: &[&conv] };
+        Crew::run(|crew| conv.forward(crew, &x, fusion, &mut out)).unwrap();
+        let mut want = conv2d(&wide(&x.to_tensor().unwrap()), &wide(&weight), config).unwrap();
+        want = want.broadcast_add(&wide(bias).reshape((1, (), 1, 1)).unwrap()).unwrap();
+        if let Some(residual) = residual {
+            want = (want + wide(&residual.to_tensor().unwrap())).unwrap();
+        }
+        let (step, zero) = (f64::from(output.step()), f64::from(output.zero()));
+        let steps = |t: &Tensor| ((wide(t) / step).unwrap() + zero).unwrap();
+        let want = steps(&want).clamp(0.0, 255.0).unwrap();
+        let error = (steps(&out.to_tensor().unwrap()) - want).unwrap().abs().unwrap();
+        error.flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
         /// Every instruction set, on shapes that reach every kind of tile, against the unfused convolution.
@@ -473,9 +611,10 @@ mod tests {
             let greatest = want.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
             let (mut input, mut added, mut out) = <(Activations, Activations, Activations)>::default();
             for (isa, dtype) in Isa::available().into_iter().flat_map(|isa| [(isa, DType::F32), (isa, DType::BF16)]) {
-                let Some(words) = Words::of(dtype, isa) else { continue };
+                if Words::of(dtype, isa).is_none() {
+                    continue;
+                }
                 let conv = FusedConv::on(isa, &weight, &bias, &config, dtype).unwrap();
-                prop_assert_eq!(conv.words, words);
                 Crew::run(|crew| {
                     input.load(crew, &x, dtype, 0).unwrap();
                     added.load(crew, &residual, dtype, 0).unwrap();
@@ -491,6 +630,11 @@ mod tests {
                     _ => 2f32.powi(-8) * (3.0 * terms.sqrt() + 4.0 + greatest),
                 };
                 prop_assert!(largest < tolerance, "{isa:?} {dtype:?}: {largest}");
+            }
+            if fused_dtype_is_supported(DType::U8) {
+                let residual = with_residual.then_some(&residual);
+                let error = quantized_error(&x, &weight, &bias, &config, residual, relu);
+                prop_assert!(error < 0.501, "{error} steps");
             }
         }
     }

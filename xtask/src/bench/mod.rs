@@ -16,7 +16,7 @@ use grouped::Pass;
 use indicatif::ProgressBar;
 pub use report::quantile;
 use report::{Contestant, Layer, Report, Timing};
-use resnext_model::{Config, Form, ResNext, Stem, Summary, Variables};
+use resnext_model::{Calibration, Config, Form, Fused, ResNext, Stem, Summary, Variables, Weights};
 use resnext_train::checkpoint::replace_file;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -46,6 +46,10 @@ pub struct Args {
     /// What ours computes in, one after the other; if not given all this machine can, with --train f32
     #[arg(long, value_delimiter = ',')]
     dtype: Vec<Dtype>,
+    /// With --dtype int8, the file that `cargo xtask calibrate` wrote for these weights; learnt from the bench's input if
+    /// not given
+    #[arg(long)]
+    ranges: Option<PathBuf>,
     /// Each layer's time beside its own floor
     #[arg(long)]
     layers: bool,
@@ -108,7 +112,7 @@ pub fn run(mut args: Args) -> Result<()> {
         return train::run(&args, &target, &weights);
     }
     if args.serve {
-        return serve::serve(&target, &weights);
+        return serve::serve(&target, &weights, args.ranges.as_deref());
     }
     if args.batch.is_empty() {
         args.batch = BATCHES.to_vec();
@@ -136,6 +140,17 @@ fn random_weights(config: &Config, folder: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Writes the ranges of the maps of the bench's input.
+fn learn_ranges(target: &Target, weights: &Path, folder: &Path) -> Result<PathBuf> {
+    let weights = Weights::open(weights)?.builder(DType::F32, &Device::Cpu);
+    let mut calibration = Calibration::new();
+    let network = Fused::new(&target.config, weights, DType::F32)?;
+    network.calibrate(&serve::images(1, target.size)?, &mut calibration)?;
+    let path = folder.join("ranges.json");
+    replace_file(&path, &serde_json::to_vec(&calibration.ranges()?)?)?;
+    Ok(path)
+}
+
 fn engines(args: &Args, target: &Target, weights: &Path, folder: &Path) -> Result<Vec<Engine>> {
     let threads = target.threads.to_string();
     let mut engines = Vec::new();
@@ -143,6 +158,12 @@ fn engines(args: &Args, target: &Target, weights: &Path, folder: &Path) -> Resul
         let mut ours = Command::new(std::env::current_exe()?);
         ours.args(["bench", &target.name, "--serve", "--threads", &threads, "--dtype", dtype.name()]);
         ours.arg("--weights").arg(weights);
+        if *dtype == Dtype::Int8 {
+            ours.arg("--ranges").arg(match &args.ranges {
+                Some(path) => path.clone(),
+                None => learn_ranges(target, weights, folder)?,
+            });
+        }
         engines.push(Engine::start("resnext", &mut ours, target.size)?);
     }
     if args.peers {
@@ -204,8 +225,9 @@ const PAUSE: Duration = Duration::from_millis(300);
 
 fn measure(args: &Args, target: &Target, weights: &Path, folder: &Path) -> Result<Report> {
     let summary = Summary::new(&target.config, target.size, target.size)?;
-    let peaks = [Dtype::F32, Dtype::Bf16].map(|dtype| resnext_ops::fma_peak(dtype.into()));
-    let peak = |precision: &str| peaks[usize::from(precision == Dtype::Bf16.name())].unwrap_or(f64::NAN);
+    let peaks = Dtype::ALL.map(|dtype| resnext_ops::fma_peak(dtype.into()));
+    let place = |precision: &str| Dtype::ALL.iter().position(|dtype| dtype.name() == precision);
+    let peak = |precision: &str| place(precision).and_then(|i| peaks[i]).unwrap_or(f64::NAN);
     let bandwidth = resnext_ops::read_bandwidth();
     let mut engines = engines(args, target, weights, folder)?;
     let bar = ProgressBar::new((args.batch.len() * args.rounds * engines.len()) as u64);
@@ -225,11 +247,9 @@ fn measure(args: &Args, target: &Target, weights: &Path, folder: &Path) -> Resul
     let layers = match args.layers {
         true => {
             let request = json!({"do": "layers", "batch": 1, "size": target.size, "runs": args.rounds});
-            let precision = engines[0].precision.clone();
             let answer = engines[0].ask(request)?;
             let times: Vec<(String, Vec<f64>)> = serde_json::from_value(answer["layers"].clone())?;
-            let limits =
-                (peak(&precision), bandwidth, if precision == Dtype::F32.name() { 4.0 } else { 2.0 });
+            let limits = (peak(&engines[0].precision), bandwidth, target.dtypes[0].bytes() as f64);
             times.into_iter().map(|(name, ms)| Layer::new(name, ms, &summary, limits)).collect()
         }
         false => Vec::new(),

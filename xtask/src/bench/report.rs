@@ -134,7 +134,7 @@ impl Display for Report {
         for contestant in &self.contestants {
             for (i, timing) in contestant.timings.iter().enumerate() {
                 let ours = self.ours(&contestant.precision);
-                let ratio = ours.map_or(f64::NAN, |ours| timing.median_ms / ours.timings[i].median_ms);
+                let ratio = |ours: &Contestant| timing.median_ms / ours.timings[i].median_ms;
                 table.row(vec![
                     contestant.engine.clone(),
                     contestant.precision.clone(),
@@ -145,7 +145,7 @@ impl Display for Report {
                     format!("{:.1}", timing.images_per_s),
                     format!("{:.0}", timing.gflops),
                     format!("{:.0} %", 100.0 * timing.share_of_peak),
-                    format!("{ratio:.2}× faster"),
+                    ours.map_or("-".into(), |ours| format!("{:.2}× faster", ratio(ours))),
                     format!("{:.0}", contestant.peak_mb),
                     format!("{:.2} s", contestant.first_logits_s),
                     format!("{:.0e}", contestant.logits_error),

@@ -13,10 +13,13 @@ use std::path::Path;
 use std::time::Instant;
 
 /// Answers JSON lines on standard input until its end.
-pub fn serve(target: &Target, weights: &Path) -> Result<()> {
+pub fn serve(target: &Target, weights: &Path, ranges: Option<&Path>) -> Result<()> {
     let dtype = *target.dtypes.first().context("--serve needs a --dtype")?;
     let weights = Weights::open(weights)?.builder(DType::F32, &Device::Cpu);
-    let network = Fused::new(&target.config, weights, dtype.into())?;
+    let network = match dtype.ranges(ranges)? {
+        Some(ranges) => Fused::quantized(&target.config, weights, &ranges)?,
+        None => Fused::new(&target.config, weights, dtype.into())?,
+    };
     let mut out = std::io::stdout().lock();
     let version = env!("CARGO_PKG_VERSION");
     writeln!(

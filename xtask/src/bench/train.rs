@@ -74,6 +74,7 @@ struct Measured {
 const PARTS: [&str; 4] = ["forward_ms", "backward_ms", "optimizer_ms", "wait_ms"];
 
 pub fn run(args: &Args, target: &Target, weights: &Path) -> Result<()> {
+    ensure!(!target.dtypes.contains(&Dtype::Int8), "--train is in f32 or bf16");
     if args.serve {
         let dtype = *target.dtypes.first().context("--serve needs a --dtype")?;
         return serve(target, weights, dtype, args.grad_checkpoint);

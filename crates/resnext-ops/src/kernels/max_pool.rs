@@ -65,6 +65,10 @@ impl Kernel<f32> for Larger<'_> {
                     let ((o0, o1), (x0, x1)) = (halves(*out), halves(x));
                     f32::from_bits(larger(o0, x0).to_bits() >> 16 | larger(o1, x1).to_bits())
                 }
+                WordType::U8(_) => {
+                    let (out, x) = (out.to_bits().to_le_bytes(), x.to_bits().to_le_bytes());
+                    f32::from_bits(u32::from_le_bytes(std::array::from_fn(|i| out[i].max(x[i]))))
+                }
             };
         }
     }

@@ -4,7 +4,7 @@ use super::lines::Lines;
 use super::paired;
 use super::shared::{SharedMut, spans_groups};
 use super::winograd;
-use super::words::{MAX_LANES, Words, pair};
+use super::words::{MAX_LANES, Words, pair, quad};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -19,7 +19,8 @@ pub(crate) struct Packed {
     pub(super) panels: Vec<Panel>,
     /// One after another, all panels' `[tap][source word][vectors · LANES]`, padded with zeros.
     pub(super) weights: Lines,
-    /// A panel's width each, padded with zeros, f32; of a form's own constants, behind them, that many more.
+    /// A panel's width each, padded with zeros, f32. Behind them as many scales of output channels, if sums are whole
+    /// numbers, or a form's own constants.
     pub(super) bias: Lines,
     /// Where vectors span groups: for each row of weights of a tap, the source word that a lane multiplies, from
     /// the panel's first on.
@@ -69,6 +70,8 @@ pub(crate) struct Filter<'a> {
     /// Of `(group, output channel, input channel, tap)`, channels counted inside the group.
     pub(crate) weight: &'a (dyn Fn(usize, usize, usize, usize) -> f32 + Sync),
     pub(crate) bias: &'a [f32],
+    /// Of whole numbers, what one is worth, an output channel; else none.
+    pub(crate) scales: &'a [f32],
 }
 
 impl Packed {
@@ -113,6 +116,10 @@ impl Packed {
                 Form::Paired => paired::fill(panel, values, constants, filter),
                 Form::Tiles => winograd::fill(words, panel, values, filter),
                 Form::Direct => {
+                    if !filter.scales.is_empty() {
+                        let scales = &filter.scales[panel.dst_channel..][..panel.width];
+                        constants[panel.vectors * lanes..][..panel.width].copy_from_slice(scales);
+                    }
                     panel.fill(values, filter, panel.vectors * lanes, channels, &packed.lane_words);
                 }
             }
@@ -141,6 +148,7 @@ impl Packed {
 fn panels(words: Words, filter: &Filter) -> Vec<Panel> {
     let Filter { groups, group_in, group_out, taps, columns, .. } = *filter;
     let ((lanes, _), channels) = (words.tile(), words.channels());
+    let constants = if filter.scales.is_empty() { 1 } else { 2 };
     let mut panels = Vec::new();
     let (mut weights, mut biases) = (0, 0);
     let spanning = spans_groups(lanes, groups, group_in, group_out);
@@ -157,7 +165,7 @@ fn panels(words: Words, filter: &Filter) -> Vec<Panel> {
                 false => (src_channel + group_in).div_ceil(channels) - src_word,
             };
             let (weights_end, biases_end) =
-                (weights + taps * depth * vectors * lanes, biases + vectors * lanes);
+                (weights + taps * depth * vectors * lanes, biases + constants * vectors * lanes);
             panels.push(Panel {
                 weights: weights..weights_end,
                 bias: biases..biases_end,
@@ -199,7 +207,8 @@ impl Panel {
                 };
                 *value = match channels {
                     1 => of(first),
-                    _ => pair(of(first), of(first + 1)),
+                    2 => pair(of(first), of(first + 1)),
+                    _ => quad(std::array::from_fn(|i| of(first + i))),
                 };
             }
         }

@@ -49,11 +49,22 @@ impl SourceTable {
     }
 }
 
+/// What is done with sums in the end, in the output's units.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Epilogue {
+    /// What outputs are at least: with ReLU, zero.
+    pub(crate) least: f32,
+    /// Of quantized maps, one of the residual's steps.
+    pub(crate) residual_step: f32,
+    /// Of quantized maps, added to all: takes the residual's zero off.
+    pub(crate) offset: f32,
+}
+
 /// One convolution: `out = conv(src) + bias`, `+ residual` and ReLU where asked for.
 pub(crate) struct Job<'a> {
     pub(crate) src: Pixels<'a>,
     pub(crate) residual: Option<Pixels<'a>>,
-    pub(crate) relu: bool,
+    pub(crate) epilogue: Epilogue,
     /// Output pixels.
     pub(crate) count: usize,
     pub(crate) out: &'a mut [f32],
@@ -87,9 +98,9 @@ impl Packed {
         if self.form == Form::Paired {
             return paired::run(self, crew, sources, job);
         }
-        let Job { relu, out, ahead, .. } = job;
-        // SAFETY: f32 has no invalid bits and a larger alignment than u16.
-        let (_, out, _) = unsafe { out.align_to_mut::<u16>() };
+        let Job { epilogue, out, ahead, .. } = job;
+        // SAFETY: f32 has no invalid bits and a larger alignment than u8.
+        let (_, out, _) = unsafe { out.align_to_mut::<u8>() };
         let out = &SharedMut::new(out);
         let split = Split {
             panels_first: self.out_channels > count,
@@ -106,7 +117,7 @@ impl Packed {
                 sources,
                 row,
                 residual,
-                relu,
+                epilogue,
                 pixels,
                 panels,
                 out,
@@ -323,10 +334,10 @@ pub(super) struct Task<'a> {
     pub(super) sources: Sources<'a>,
     row: Option<Row>,
     pub(super) residual: Option<Pixels<'a>>,
-    pub(super) relu: bool,
+    pub(super) epilogue: Epilogue,
     pixels: Range<usize>,
     panels: &'a [Panel],
-    pub(super) out: &'a SharedMut<'a, u16>,
+    pub(super) out: &'a SharedMut<'a, u8>,
     /// In words.
     pub(super) out_stride: usize,
     pub(super) fetches: Fetches,

@@ -129,7 +129,7 @@ static JOBS: AtomicU64 = AtomicU64::new(1);
 
 /// Computes all output pixels of a job, whose sources have been checked.
 pub(super) fn run(packed: &Packed, crew: &Crew, sources: Sources, job: Job) {
-    let Job { src, residual, relu, count, out, out_stride, ahead, .. } = job;
+    let Job { src, residual, epilogue, count, out, out_stride, ahead, .. } = job;
     let number = JOBS.fetch_add(1, Ordering::Relaxed);
     let out = &SharedMut::new(out);
     let split = Split::of_units(count, TILE, packed.panels.len(), crew.threads());
@@ -139,8 +139,9 @@ pub(super) fn run(packed: &Packed, crew: &Crew, sources: Sources, job: Job) {
         let fetches = packed.fetches((i, split.tasks()), |task| split.get(task).1, steps, ahead);
         COPIES.with_borrow_mut(|copies| {
             let of = (number, pixels.start);
+            let least = epilogue.least;
             let mut task =
-                Task { packed, pixels, src, sources, copies, residual, relu, out, out_stride, fetches };
+                Task { packed, pixels, src, sources, copies, residual, least, out, out_stride, fetches };
             if task.copies.of != of {
                 task.copy();
                 task.copies.of = of;
@@ -165,7 +166,7 @@ struct Task<'a> {
     sources: Sources<'a>,
     copies: &'a mut Copies,
     residual: Option<Pixels<'a>>,
-    relu: bool,
+    least: f32,
     out: &'a SharedMut<'a, f32>,
     out_stride: usize,
     fetches: Fetches,
@@ -407,10 +408,9 @@ impl<const M: usize> Tiles<'_, M> {
         let residual =
             task.residual.map(|r| (r.data[pixel * r.stride + panel.dst_channel..].as_ptr(), r.stride));
         let scales = &task.copies.scales[first..first + M];
-        let least = if task.relu { &0.0 } else { &f32::NEG_INFINITY };
         // SAFETY: `Packed::run` checked output and residual; constants are as many as `fill` wrote.
         unsafe {
-            let least = W::S::splat(least);
+            let least = W::S::splat(&task.least);
             for v in 0..2 {
                 let bias = W::S::load(constants.as_ptr().add(v * lanes));
                 let own = W::S::load(constants.as_ptr().add((2 + v) * lanes));

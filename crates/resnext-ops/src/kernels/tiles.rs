@@ -5,9 +5,9 @@
 
 use super::neighbours::neighbours;
 use super::packed::Panel;
-use super::packed_conv::{Row, STEP, Sources, Task, fetch_output, prefetch};
+use super::packed_conv::{Epilogue, Row, STEP, Sources, Task, fetch_output, prefetch};
 use super::simd::Simd;
-use super::words::{MAX_LANES, V, Word, WordKernel, Words, pair};
+use super::words::{MAX_LANES, V, Word, WordKernel, Words};
 use std::ops::Range;
 
 /// Pixels, as many as several tiles have, times a panel.
@@ -33,6 +33,8 @@ impl Strip<'_> {
         let Row { width, stride } = row;
         let depth = if self.panel.spanning { self.panel.depth } else { 0 };
         match (depth, stride) {
+            (1, 1) => words.run(Neighbours::<M, ROWS, 1, 1> { strip: self, width }),
+            (1, _) => words.run(Neighbours::<M, ROWS, 1, 2> { strip: self, width }),
             (2, 1) => words.run(Neighbours::<M, ROWS, 2, 1> { strip: self, width }),
             (2, _) => words.run(Neighbours::<M, ROWS, 2, 2> { strip: self, width }),
             (4, 1) => words.run(Neighbours::<M, ROWS, 4, 1> { strip: self, width }),
@@ -78,29 +80,41 @@ impl Strip<'_> {
         fetch_output!(task, pixels, panel.dst_channel..panel.dst_channel + panel.width, W::CHANNELS);
     }
 
-    /// Adds bias and residual to the sums of `M` pixels from `first` on, `N` vectors each, applies ReLU and stores.
+    /// Makes numbers of the sums of `M` pixels from `first` on, `N` vectors each, adds bias and residual, applies ReLU and
+    /// stores.
     ///
     /// # Safety
     /// The CPU has `W`'s instructions, the pixels exist, and no other thread writes their panel.
     #[inline(always)]
     unsafe fn finish<W: Word, const M: usize, const N: usize>(&self, first: usize, sums: &mut [V<W>]) {
         let Strip { task, panel, .. } = *self;
-        let (lanes, halves) = (W::S::LANES, 2 / W::CHANNELS);
-        let bias = task.packed.bias[panel.bias.clone()][..N * lanes].as_ptr();
-        // From the first pixel of the tile on, in channels of two or four bytes.
-        let place = |stride: usize| 2 * stride * first + panel.dst_channel * halves;
+        let lanes = W::S::LANES;
+        let constants = &task.packed.bias[panel.bias.clone()];
+        let bias = constants[..N * lanes].as_ptr();
+        let scales = if W::SCALED { constants[N * lanes..2 * N * lanes].as_ptr() } else { bias };
+        // From the first pixel of the tile on, in bytes.
+        let place = |stride: usize| 4 * stride * first + panel.dst_channel * W::BYTES;
         let out =
-            task.out.pointer(place(task.out_stride), 2 * task.out_stride * (M - 1) + panel.width * halves);
+            task.out.pointer(place(task.out_stride), 4 * task.out_stride * (M - 1) + panel.width * W::BYTES);
         let residual =
-            task.residual.map(|r| (r.data.as_ptr().cast::<u16>().wrapping_add(place(r.stride)), r.stride));
+            task.residual.map(|r| (r.data.as_ptr().cast::<u8>().wrapping_add(place(r.stride)), r.stride));
+        let Epilogue { least, residual_step, offset } = task.epilogue;
         // Loops over the sums are short, unrolled and have constant bounds, or the sums would be kept in memory
         // all along.
-        // SAFETY: `Packed::run` checked output and residual; the bias is padded to whole vectors.
+        // SAFETY: `Packed::run` checked output and residual; the constants are padded to whole vectors.
         unsafe {
             for v in 0..N {
-                let bias = W::S::load(bias.add(v * lanes));
-                for m in 0..M {
-                    sums[m * N + v] = W::S::add(sums[m * N + v], bias);
+                let mut bias = W::S::load(bias.add(v * lanes));
+                if W::SCALED {
+                    bias = W::S::add(bias, W::S::splat(&offset));
+                    let scales = W::S::load(scales.add(v * lanes));
+                    for m in 0..M {
+                        sums[m * N + v] = W::S::fma(W::number(sums[m * N + v]), scales, bias);
+                    }
+                } else {
+                    for m in 0..M {
+                        sums[m * N + v] = W::S::add(sums[m * N + v], bias);
+                    }
                 }
             }
             if panel.width < N * lanes {
@@ -109,24 +123,26 @@ impl Strip<'_> {
                     W::S::store(parts[i * lanes..].as_mut_ptr(), sums[i]);
                 }
                 for (m, sums) in parts.chunks_exact(N * lanes).take(M).enumerate() {
-                    let residual = residual.map(|(channels, stride)| channels.add(2 * stride * m));
-                    self.finish_part::<W>(&sums[..panel.width], residual, out.add(2 * task.out_stride * m));
+                    let residual = residual.map(|(channels, stride)| channels.add(4 * stride * m));
+                    self.finish_part::<W>(&sums[..panel.width], residual, out.add(4 * task.out_stride * m));
                 }
                 return;
             }
             if let Some((residual, stride)) = residual {
+                let step = W::S::splat(&residual_step);
                 for m in 0..M {
                     for v in 0..N {
-                        let x = W::load(residual.add(2 * stride * m + v * lanes * halves));
-                        sums[m * N + v] = W::S::add(sums[m * N + v], x);
+                        let x = W::load(residual.add(4 * stride * m + v * lanes * W::BYTES));
+                        let sum = sums[m * N + v];
+                        sums[m * N + v] = if W::SCALED { W::S::fma(x, step, sum) } else { W::S::add(sum, x) };
                     }
                 }
             }
-            let least = W::S::splat(if task.relu { &0.0 } else { &f32::NEG_INFINITY });
+            let least = W::S::splat(&least);
             for m in 0..M {
                 for v in 0..N {
                     let y = W::S::max(sums[m * N + v], least);
-                    W::store(out.add(2 * task.out_stride * m + v * lanes * halves), y);
+                    W::store(out.add(4 * task.out_stride * m + v * lanes * W::BYTES), y);
                 }
             }
         }
@@ -136,22 +152,15 @@ impl Strip<'_> {
     ///
     /// # Safety
     /// There are as many channels as sums.
-    unsafe fn finish_part<W: Word>(&self, sums: &[f32], residual: Option<*const u16>, out: *mut u16) {
+    unsafe fn finish_part<W: Word>(&self, sums: &[f32], residual: Option<*const u8>, out: *mut u8) {
+        let Epilogue { least, residual_step, .. } = self.task.epilogue;
         for (k, &sum) in sums.iter().enumerate() {
             // SAFETY: the function's contract; a channel may lie anywhere.
             unsafe {
-                let x = residual.map_or(0.0, |x| match W::CHANNELS {
-                    1 => x.cast::<f32>().add(k).read_unaligned(),
-                    _ => f32::from_bits(u32::from(*x.add(k)) << 16),
-                });
-                let y = match sum + x {
-                    y if self.task.relu && y < 0.0 => 0.0,
-                    y => y,
-                };
-                match W::CHANNELS {
-                    1 => out.cast::<f32>().add(k).write_unaligned(y),
-                    _ => *out.add(k) = pair(y, 0.0).to_bits() as u16,
-                }
+                let x = residual.map_or(0.0, |x| residual_step * W::load_one(x.add(k * W::BYTES)));
+                // Not `max`, which would lose NaN.
+                let y = if sum + x < least { least } else { sum + x };
+                W::store_one(out.add(k * W::BYTES), y);
             }
         }
     }
@@ -284,6 +293,10 @@ impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
 {
     #[inline(always)]
     unsafe fn run<W: Word>(self) {
+        // To compilers, this says that there is nothing to be compiled for such words.
+        if DEPTH > 0 && DEPTH * W::CHANNELS != 4 && DEPTH * W::CHANNELS != 8 {
+            unreachable!("vectors span groups of 4 or 8 channels");
+        }
         let Strip { task, pixels, .. } = self.strip;
         // SAFETY: the CPU has W's instructions.
         let mut indices = [unsafe { W::S::index(|_| 0) }; DEPTH];

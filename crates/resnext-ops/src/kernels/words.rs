@@ -1,22 +1,25 @@
-//! Words of 32 bits, the unit inference kernels read activations and weights in: one channel in f32, or two
-//! in bf16, which one instruction multiplies and adds up in f32.
+//! Words of 32 bits, the unit inference kernels read activations and weights in: one channel in f32, two in bf16,
+//! which one instruction multiplies and adds up in f32, or four in 8 bits, added up in 32.
 
 pub(crate) use super::simd::MAX_LANES;
 use super::simd::{Isa, Kernel, Simd, lanes_and_tile, run};
+use crate::quantization::Quantization;
 use candle_core::DType;
 
 /// What a word holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(crate) enum WordType {
     /// One f32.
     #[default]
     F32,
     /// Two bf16, the first in the lower half.
     Bf16,
+    /// Four u8, the first in the lowest byte.
+    U8(Quantization),
 }
 
 impl WordType {
-    /// For maps of `dtype`, if there is one.
+    /// For maps of `dtype`, if it says all about them.
     pub(crate) fn of(dtype: DType) -> Option<Self> {
         match dtype {
             DType::F32 => Some(WordType::F32),
@@ -30,6 +33,7 @@ impl WordType {
         match self {
             WordType::F32 => 1,
             WordType::Bf16 => 2,
+            WordType::U8(_) => 4,
         }
     }
 }
@@ -45,45 +49,52 @@ pub(crate) fn pair(first: f32, second: f32) -> f32 {
     f32::from_bits(round(second) << 16 | round(first))
 }
 
+/// A word of four whole numbers of 8 bits, signed.
+pub(crate) fn quad(numbers: [f32; 4]) -> f32 {
+    f32::from_bits(u32::from_le_bytes(numbers.map(|v| (v as i8).to_le_bytes()[0])))
+}
+
 /// Which words, and the instructions for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Words {
     F32(Isa),
     /// Pairs of bf16; made by [`Words::of`] alone, where the CPU has AVX-512 BF16.
     Bf16,
+    /// Four pixels' channels of u8, or weights of i8; made by [`Words::of`] alone, where the CPU has AVX-512 VNNI.
+    Int8,
 }
 
 impl Words {
     /// For activations of `dtype`; `None` if this machine has no instructions for it.
     pub(crate) fn of(dtype: DType, isa: Isa) -> Option<Self> {
+        let (mut pairs, mut quads) = (false, false);
         #[cfg(target_arch = "x86_64")]
-        let pairs = isa == Isa::Avx512 && is_x86_feature_detected!("avx512bf16");
-        #[cfg(not(target_arch = "x86_64"))]
-        let pairs = false;
+        if isa == Isa::Avx512 {
+            pairs = is_x86_feature_detected!("avx512bf16");
+            quads = is_x86_feature_detected!("avx512vnni");
+        }
         match dtype {
             DType::F32 => Some(Words::F32(isa)),
             DType::BF16 if pairs => Some(Words::Bf16),
+            DType::U8 if quads => Some(Words::Int8),
             _ => None,
-        }
-    }
-
-    pub(crate) fn word_type(self) -> WordType {
-        match self {
-            Words::F32(_) => WordType::F32,
-            Words::Bf16 => WordType::Bf16,
         }
     }
 
     /// Channels a word.
     pub(crate) fn channels(self) -> usize {
-        self.word_type().channels()
+        match self {
+            Words::F32(_) => 1,
+            Words::Bf16 => 2,
+            Words::Int8 => 4,
+        }
     }
 
     /// Sums a vector, and pixels a tile of two vectors.
     pub(crate) fn tile(self) -> (usize, usize) {
         let isa = match self {
             Words::F32(isa) => isa,
-            Words::Bf16 => Isa::Avx512,
+            Words::Bf16 | Words::Int8 => Isa::Avx512,
         };
         lanes_and_tile::<f32>(isa)
     }
@@ -111,8 +122,19 @@ impl Words {
                 // SAFETY: the features were detected on the line above.
                 unsafe { pairs(kernel) }
             }
+            #[cfg(target_arch = "x86_64")]
+            Words::Int8 => {
+                #[target_feature(enable = "avx512f,avx512vnni")]
+                unsafe fn quads<K: WordKernel>(kernel: K) {
+                    // SAFETY: compiled and entered with the instructions.
+                    unsafe { kernel.run::<quads::Int8>() }
+                }
+                assert!(is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni"));
+                // SAFETY: the features were detected on the line above.
+                unsafe { quads(kernel) }
+            }
             #[cfg(not(target_arch = "x86_64"))]
-            Words::Bf16 => unreachable!("`of` gives these on x86-64 alone"),
+            Words::Bf16 | Words::Int8 => unreachable!("`of` gives these on x86-64 alone"),
         }
     }
 }
@@ -126,21 +148,34 @@ pub(crate) trait WordKernel {
     unsafe fn run<W: Word>(self);
 }
 
-/// A kind of words. Vectors of them are moved about by `S`, whatever they hold; sums are always f32.
+/// A kind of words. Vectors of them are moved about by `S`, whatever they hold; so are sums, f32 or of as many bits.
 ///
 /// # Safety
 /// Every method may only be called where the CPU has the instructions; pointers to channels need `S::LANES`
-/// of them, of two or four bytes each, with any alignment.
+/// of them, of [`BYTES`](Self::BYTES) each, with any alignment.
 pub(crate) trait Word {
     type S: Simd<T = f32>;
     /// Channels a word.
     const CHANNELS: usize;
+    /// Of a channel.
+    const BYTES: usize = 4 / Self::CHANNELS;
+    /// Whether a sum has to be multiplied by a number of its output channel's.
+    const SCALED: bool = false;
     /// `sums + x · w`, over all channels of each word.
     unsafe fn dot(x: V<Self>, w: V<Self>, sums: V<Self>) -> V<Self>;
+    /// What sums are in f32.
+    #[inline(always)]
+    unsafe fn number(sums: V<Self>) -> V<Self> {
+        sums
+    }
     /// As many channels as there are sums in a vector, widened to f32.
-    unsafe fn load(channels: *const u16) -> V<Self>;
-    /// The same back, rounded to the nearest, ties to even.
-    unsafe fn store(channels: *mut u16, sums: V<Self>);
+    unsafe fn load(channels: *const u8) -> V<Self>;
+    /// The same back, rounded to the nearest, ties to even, and to the largest or the smallest there is.
+    unsafe fn store(channels: *mut u8, values: V<Self>);
+    /// One channel, widened.
+    unsafe fn load_one(channel: *const u8) -> f32;
+    /// The same back, as `store` does.
+    unsafe fn store_one(channel: *mut u8, value: f32);
 }
 
 /// A vector of words or of f32 sums.
@@ -158,20 +193,30 @@ impl<S: Simd<T = f32>> Word for F32<S> {
         unsafe { S::fma(x, w, sums) }
     }
     #[inline(always)]
-    unsafe fn load(channels: *const u16) -> S::V {
+    unsafe fn load(channels: *const u8) -> S::V {
         // SAFETY: the same contract.
         unsafe { S::load(channels.cast()) }
     }
     #[inline(always)]
-    unsafe fn store(channels: *mut u16, sums: S::V) {
+    unsafe fn store(channels: *mut u8, values: S::V) {
         // SAFETY: the same contract.
-        unsafe { S::store(channels.cast(), sums) }
+        unsafe { S::store(channels.cast(), values) }
+    }
+    #[inline(always)]
+    unsafe fn load_one(channel: *const u8) -> f32 {
+        // SAFETY: the same contract.
+        unsafe { channel.cast::<f32>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store_one(channel: *mut u8, value: f32) {
+        // SAFETY: the same contract.
+        unsafe { channel.cast::<f32>().write_unaligned(value) }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod pairs {
-    use super::Word;
+    use super::{Word, pair};
     use crate::kernels::simd::{Element, Simd};
     use std::arch::x86_64::*;
 
@@ -190,7 +235,7 @@ mod pairs {
             }
         }
         #[inline(always)]
-        unsafe fn load(channels: *const u16) -> __m512 {
+        unsafe fn load(channels: *const u8) -> __m512 {
             // SAFETY: the caller promises sixteen; bf16 is the upper half of f32.
             unsafe {
                 let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(channels.cast()));
@@ -198,14 +243,78 @@ mod pairs {
             }
         }
         #[inline(always)]
-        unsafe fn store(channels: *mut u16, sums: __m512) {
+        unsafe fn store(channels: *mut u8, values: __m512) {
             // SAFETY: as above.
             unsafe {
-                let narrow = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(sums));
+                let narrow = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(values));
                 _mm256_storeu_si256(channels.cast(), narrow);
             }
+        }
+        #[inline(always)]
+        unsafe fn load_one(channel: *const u8) -> f32 {
+            // SAFETY: the caller promises two bytes.
+            f32::from_bits(u32::from(unsafe { channel.cast::<u16>().read_unaligned() }) << 16)
+        }
+        #[inline(always)]
+        unsafe fn store_one(channel: *mut u8, value: f32) {
+            // SAFETY: as above.
+            unsafe { channel.cast::<u16>().write_unaligned(pair(value, 0.0).to_bits() as u16) }
         }
     }
 
     const _: () = assert!(<<f32 as Element>::Avx512 as Simd>::LANES == 16);
+}
+
+#[cfg(target_arch = "x86_64")]
+mod quads {
+    use super::Word;
+    use crate::kernels::simd::Element;
+    use std::arch::x86_64::*;
+
+    /// Four u8 a word of pixels, four i8 one of weights; sums are i32.
+    pub(super) struct Int8;
+
+    impl Word for Int8 {
+        type S = <f32 as Element>::Avx512;
+        const CHANNELS: usize = 4;
+        const SCALED: bool = true;
+        #[inline(always)]
+        unsafe fn dot(x: __m512, w: __m512, sums: __m512) -> __m512 {
+            // SAFETY: the caller has the instructions.
+            unsafe {
+                let sums = _mm512_castps_si512(sums);
+                let (x, w) = (_mm512_castps_si512(x), _mm512_castps_si512(w));
+                _mm512_castsi512_ps(_mm512_dpbusd_epi32(sums, x, w))
+            }
+        }
+        #[inline(always)]
+        unsafe fn number(sums: __m512) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_cvtepi32_ps(_mm512_castps_si512(sums)) }
+        }
+        #[inline(always)]
+        unsafe fn load(channels: *const u8) -> __m512 {
+            // SAFETY: the caller promises sixteen.
+            unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(channels.cast()))) }
+        }
+        #[inline(always)]
+        unsafe fn store(channels: *mut u8, values: __m512) {
+            // SAFETY: as above. What is too large for 32 bits becomes the smallest number there is, whose bits are those of
+            // a large one without a sign: the largest byte, which is right.
+            unsafe {
+                let whole = _mm512_cvtps_epi32(_mm512_max_ps(values, _mm512_setzero_ps()));
+                _mm_storeu_si128(channels.cast(), _mm512_cvtusepi32_epi8(whole));
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_one(channel: *const u8) -> f32 {
+            // SAFETY: the caller promises a byte.
+            f32::from(unsafe { *channel })
+        }
+        #[inline(always)]
+        unsafe fn store_one(channel: *mut u8, value: f32) {
+            // SAFETY: as above.
+            unsafe { *channel = value.round_ties_even() as u8 }
+        }
+    }
 }

@@ -47,7 +47,7 @@ pub(in super::super) fn fill(words: Words, panel: &Panel, values: &mut [f32], fi
 /// Computes all output pixels of a job.
 pub(in super::super) fn run(packed: &Packed, crew: &Crew, tiling: &Tiling, job: Job) {
     packed.check(&job);
-    let Job { src, residual, relu, count, out, out_stride, ahead, .. } = job;
+    let Job { src, residual, epilogue, count, out, out_stride, ahead, .. } = job;
     let Words::F32(isa) = packed.words else { unreachable!("tiles are of f32") };
     assert!(packed.form == Form::Tiles && tiling.pixels == count);
     let (lanes, _) = packed.words.tile();
@@ -63,7 +63,7 @@ pub(in super::super) fn run(packed: &Packed, crew: &Crew, tiling: &Tiling, job: 
         };
         let steps = POSITIONS * tiles.len().div_ceil(LARGEST);
         let fetches = packed.fetches((task, split.tasks()), panels, steps, ahead);
-        let sink = Finish { bias: &packed.bias, residual, relu, out, out_stride, fetches };
+        let sink = Finish { bias: &packed.bias, residual, least: epilogue.least, out, out_stride, fetches };
         let (maps, weights) = (src.data, &packed.weights[..]);
         Tiles { tiling, tiles, maps, pitch: lanes, group, units, weights, sink }.run(isa);
     });
@@ -73,7 +73,7 @@ pub(in super::super) fn run(packed: &Packed, crew: &Crew, tiling: &Tiling, job: 
 struct Finish<'a> {
     bias: &'a [f32],
     residual: Option<Pixels<'a>>,
-    relu: bool,
+    least: f32,
     out: &'a SharedMut<'a, f32>,
     out_stride: usize,
     fetches: Fetches,
@@ -100,7 +100,7 @@ impl Sink<f32> for Finish<'_> {
             if let Some(Pixels { data, stride }) = self.residual {
                 sum = S::add(sum, S::load(data.as_ptr().add(pixel * stride + channel)));
             }
-            let least = S::splat(if self.relu { &0.0 } else { &f32::NEG_INFINITY });
+            let least = S::splat(&self.least);
             let out = self.out.pointer(pixel * self.out_stride + channel, S::LANES);
             S::store(out, S::max(sum, least));
         }
