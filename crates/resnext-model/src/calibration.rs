@@ -110,7 +110,8 @@ impl Histogram {
         let (mut best, mut least) = (0.0, f64::INFINITY);
         // How many there are beyond, their sum and that of their squares.
         let mut beyond = [0.0; 3];
-        for bin in (1..self.counts.len()).rev() {
+        let infinity = (f32::INFINITY.to_bits() >> 16) as usize;
+        for bin in (1..infinity).rev() {
             // Bins are open to the top: the next one's beginning holds all of this one.
             let largest = Self::magnitude(bin + 1);
             if beyond[0] > 0.0 || self.counts[bin] > 0 {

@@ -8,7 +8,8 @@ use crate::{Calibration, Config, Error, Ranges, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use resnext_ops::{
-    Activations, Conv2dConfig, Crew, FusedConv, Fusion, Pool2dConfig, Quantization, fused_dtype_is_supported,
+    Activations, Conv2dConfig, Crew, FusedConv, Fusion, Images, Pool2dConfig, Quantization,
+    fused_dtype_is_supported,
 };
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -59,6 +60,7 @@ type Done<'a> = dyn FnMut(&str, &Activations) + 'a;
 /// What a forward pass writes to.
 #[derive(Debug, Default)]
 struct Buffers {
+    images: Images,
     x: Activations,
     y: Activations,
     inner: [Activations; 2],
@@ -182,7 +184,7 @@ impl Fused {
             // All at once: there are more weights than anything else.
             let Buffers { x, y, .. } = &mut buffers;
             let features = Tensor::from_vec(features, (n, self.fc.channels(), 1, 1), &Device::Cpu)?;
-            x.load(crew, &features, DType::F32, 0)?;
+            x.load(crew, &features, DType::F32)?;
             self.fc.forward(crew, x, Fusion::default(), y)?;
             let logits = y.to_tensor()?.reshape((n, self.classes))?;
             done("fc", y);
@@ -197,12 +199,12 @@ impl Fused {
         &self,
         crew: &Crew,
         image: &Tensor,
-        Buffers { x, y, .. }: &mut Buffers,
+        Buffers { images, x, y, .. }: &mut Buffers,
         done: &mut Done,
     ) -> Result<bool> {
-        y.load(crew, image, self.dtype, self.border)?;
-        done("input", y);
-        self.entrance.forward(crew, y, Fusion { relu: true, ..Default::default() }, x)?;
+        images.load(crew, image, &self.entrance, self.border)?;
+        done("input", x);
+        self.entrance.forward_images(crew, images, Fusion { relu: true, ..Default::default() }, x)?;
         done("conv1", x);
         if self.stem == Stem::ImageNet {
             x.max_pool(crew, &Pool2dConfig { kernel: 3, stride: 2, padding: 1 }, y)?;
@@ -295,7 +297,7 @@ impl<'a> FusedBuilder<'a> {
             numbers,
             dtype,
             quantization,
-            entrance: entrance.pack(Numbers::Float(dtype), "input", "conv1")?,
+            entrance: entrance.pack_for_images(dtype)?,
             border,
             stem,
             blocks: Vec::new(),

@@ -57,6 +57,11 @@ impl Folded {
         (self, padding)
     }
 
+    /// Ready for inference in f32 or bf16, from images.
+    pub(crate) fn pack_for_images(&self, dtype: DType) -> Result<FusedConv> {
+        Ok(FusedConv::of_images(&self.weight, &self.bias, &self.config, dtype)?)
+    }
+
     /// Ready for inference, from the map that the one layer writes to that of the other.
     pub(crate) fn pack(&self, numbers: Numbers, from: &str, to: &str) -> Result<FusedConv> {
         let Folded { weight, bias, config } = self;

@@ -1,13 +1,12 @@
 //! Feature maps of inference, in buffers that are kept.
 
 use crate::crew::Crew;
-use crate::kernels::{
-    Lines, MAX_LANES, Pixels, SharedMut, WordType, max_pool_rows, pair, quantize_rows, spread,
-};
+use crate::images::{dims, put_rows};
+use crate::kernels::{Lines, MAX_LANES, Pixels, SharedMut, WordType, max_pool_rows, quantize_rows, spread};
 use crate::pool::Pool2dConfig;
 use crate::quantization::Quantization;
 use crate::{Error, Result};
-use candle_core::{DType, Device, Storage, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 /// Feature maps (N, H, W, C) in f32, bf16 or 8 bits, in a buffer that is kept from one use to the next.
 ///
@@ -55,67 +54,20 @@ impl Activations {
         }
     }
 
-    /// Takes in a tensor (N, C, H, W) of f32 as maps of `dtype`, f32 or bf16, with a border of zeros on all
-    /// sides.
+    /// Takes in a tensor (N, C, H, W) of f32 as maps of `dtype`, f32 or bf16.
     ///
     /// # Errors
     /// If it is not of four dimensions, not f32 or not on the CPU, or maps can't be of `dtype`.
-    pub fn load(&mut self, crew: &Crew, x: &Tensor, dtype: DType, border: usize) -> Result<()> {
-        const OP: &str = "activations";
-        let (n, c, h, w) = x.dims4().map_err(|_| Error::Shape {
-            op: OP,
-            input: "x",
-            expected: "(N, C, H, W)".into(),
-            got: x.shape().clone(),
-        })?;
-        if x.dtype() != DType::F32 {
-            return Err(Error::DType { op: OP, input: "x", expected: "F32".into(), got: x.dtype() });
-        }
+    pub fn load(&mut self, crew: &Crew, x: &Tensor, dtype: DType) -> Result<()> {
+        let [n, c, h, w] = dims(x)?;
         let words = WordType::of(dtype).ok_or_else(|| Error::DType {
-            op: OP,
+            op: "activations",
             input: "maps",
             expected: "F32 or BF16".into(),
             got: dtype,
         })?;
-        // Rows are read at their stride, which must not be none.
-        let copied = if x.stride()[3] == 0 { Some(x.force_contiguous()?) } else { None };
-        let (storage, layout) = copied.as_ref().unwrap_or(x).storage_and_layout();
-        let Storage::Cpu(storage) = &*storage else {
-            return Err(Error::Config { op: OP, message: "expected a tensor on the CPU".into() });
-        };
-        let (values, start) = (storage.as_slice::<f32>()?, layout.start_offset());
-        let &[sn, sc, sh, sw] = layout.stride() else { unreachable!("dims4 passed") };
-        let (height, width) = (h + 2 * border, w + 2 * border);
-        self.resize([n, height, width, c], words, false);
-        let stride = self.stride;
-        let row_len = width * stride;
-        let rows = SharedMut::new(&mut self.data);
-        crew.for_each(n * height, |row| {
-            // SAFETY: each task has a row of its own.
-            let out = unsafe { rows.slice(row * row_len, row_len) };
-            out.fill(0.0);
-            let (image, y) = (row / height, row % height);
-            if y < border || y >= border + h {
-                return;
-            }
-            let plane = |k: usize| &values[start + image * sn + k * sc + (y - border) * sh..];
-            let out = &mut out[border * stride..];
-            for k in (0..c).step_by(words.channels()) {
-                let pixels = out.chunks_exact_mut(stride).zip(plane(k).iter().step_by(sw));
-                match words {
-                    WordType::F32 => pixels.take(w).for_each(|(out, &first)| out[k] = first),
-                    WordType::Bf16 if k + 1 == c => {
-                        pixels.take(w).for_each(|(out, &first)| out[k / 2] = pair(first, 0.0));
-                    }
-                    WordType::Bf16 => {
-                        let pixels = pixels.zip(plane(k + 1).iter().step_by(sw));
-                        pixels.take(w).for_each(|((out, &first), &second)| out[k / 2] = pair(first, second));
-                    }
-                    WordType::U8(_) => unreachable!("`WordType::of` gives none"),
-                }
-            }
-        });
-        Ok(())
+        self.resize([n, h, w, c], words, false);
+        put_rows(crew, x, 0, words, self.stride * words.channels(), &mut self.data)
     }
 
     /// Takes in the maps of `source`, one image, as image `place` of `places`: one after the other, with nothing

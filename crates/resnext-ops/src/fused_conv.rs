@@ -3,8 +3,9 @@
 use crate::activations::Activations;
 use crate::conv2d::Conv2dConfig;
 use crate::crew::Crew;
+use crate::images::{Images, row_words};
 use crate::kernels::{
-    Epilogue, Filter, Isa, Job, Packed, Row, SourceTable, Sources, Tiling, WordType, Words,
+    Epilogue, Filter, Isa, Job, Packed, Pixels, Row, SourceTable, Sources, Tiling, WordType, Words,
 };
 use crate::quantization::Quantization;
 use crate::{Error, Result};
@@ -24,10 +25,12 @@ pub struct FusedConv {
     kernel: (usize, usize),
     /// Whether a kernel row is read as one run of neighbouring words.
     row_runs: bool,
+    /// Of such a run, channels from one pixel to the next.
+    run_apart: usize,
     /// Whether what is read of a source pixel is used for all the output pixels in a row that it reaches.
     neighbours: bool,
-    /// For the size [N, H, W, stride] of the last input.
-    plan: Mutex<Option<([usize; 4], Arc<Plan>)>>,
+    /// For the last input's sizes N, H and W, and the what lies between one row or pixel and the next.
+    plan: Mutex<Option<([usize; 5], Arc<Plan>)>>,
 }
 
 /// What output pixels read.
@@ -38,6 +41,15 @@ enum Plan {
 }
 
 const OP: &str = "fused convolution";
+
+/// What a convolution reads.
+struct Source<'a> {
+    data: &'a [f32],
+    size: [usize; 4],
+    words: WordType,
+    /// Channels from one pixel of a row to the next.
+    apart: usize,
+}
 
 /// What a convolution does besides: nothing, if default.
 #[derive(Debug, Clone, Copy, Default)]
@@ -64,7 +76,15 @@ impl FusedConv {
     /// If shapes and groups do not fit each other, a type is not as above, or this machine has no
     /// instructions for `dtype`.
     pub fn new(weight: &Tensor, bias: &Tensor, config: &Conv2dConfig, dtype: DType) -> Result<Self> {
-        Self::on(Isa::current(), weight, bias, config, dtype)
+        Self::on(Isa::current(), weight, bias, config, dtype, false)
+    }
+
+    /// As [`new`](Self::new), to read [`Images`]: of few channels, without gaps between pixels where that can be.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn of_images(weight: &Tensor, bias: &Tensor, config: &Conv2dConfig, dtype: DType) -> Result<Self> {
+        Self::on(Isa::current(), weight, bias, config, dtype, true)
     }
 
     /// Packs `weight` and `bias` as [`new`](Self::new) does, for maps in 8 bits: it reads those of `input`, whose zero is 0,
@@ -90,10 +110,17 @@ impl FusedConv {
             let message = format!("expected an input whose zero is 0, got {input:?}");
             return Err(Error::Config { op: OP, message });
         }
-        Self::pack(words, (WordType::U8(input), WordType::U8(output)), weight, bias, config)
+        Self::pack(words, (WordType::U8(input), WordType::U8(output)), weight, bias, config, false)
     }
 
-    fn on(isa: Isa, weight: &Tensor, bias: &Tensor, config: &Conv2dConfig, dtype: DType) -> Result<Self> {
+    fn on(
+        isa: Isa,
+        weight: &Tensor,
+        bias: &Tensor,
+        config: &Conv2dConfig,
+        dtype: DType,
+        images: bool,
+    ) -> Result<Self> {
         let Some(maps) = WordType::of(dtype) else {
             return Err(Error::DType { op: OP, input: "maps", expected: "F32 or BF16".into(), got: dtype });
         };
@@ -101,7 +128,7 @@ impl FusedConv {
             op: OP,
             message: format!("bf16 needs a CPU with AVX-512 BF16, this one runs {}; use f32", isa.name()),
         })?;
-        Self::pack(words, (maps, maps), weight, bias, config)
+        Self::pack(words, (maps, maps), weight, bias, config, images)
     }
 
     fn pack(
@@ -110,6 +137,7 @@ impl FusedConv {
         weight: &Tensor,
         bias: &Tensor,
         config: &Conv2dConfig,
+        images: bool,
     ) -> Result<Self> {
         let (out_channels, group_in, kh, kw) = weight.dims4().map_err(|_| Error::Shape {
             op: OP,
@@ -145,7 +173,9 @@ impl FusedConv {
         let row_runs = groups == 1 && kw > 1 && config.padding == 0 && config.dilation == 1 && group_in <= 16;
         let narrow = groups > 1 && (3..=32).contains(&group_in);
         let neighbours = narrow && kw == 3 && config.dilation == 1 && config.stride <= 2;
-        let whole = group_in.next_multiple_of(words.channels());
+        // Without gaps, if every run then begins with a word.
+        let gapless = images && (config.stride * group_in).is_multiple_of(words.channels());
+        let whole = if gapless { group_in } else { group_in.next_multiple_of(words.channels()) };
         let run = |g: usize, k: usize, c: usize, y: usize| match c % whole {
             c_in if c_in < group_in => at(g, k, c_in, y, c / whole),
             _ => 0.0,
@@ -172,6 +202,7 @@ impl FusedConv {
             channels: (group_in * groups, out_channels),
             kernel: (kh, kw),
             row_runs,
+            run_apart: whole,
             neighbours,
             plan: Mutex::default(),
         })
@@ -187,12 +218,43 @@ impl FusedConv {
         self.packed.bytes()
     }
 
+    /// The kind of maps it reads.
+    pub(crate) fn reads(&self) -> WordType {
+        self.maps.0
+    }
+
+    /// How many channels pixels of so many should begin apart, in [`Images`].
+    pub(crate) fn apart(&self, channels: usize) -> usize {
+        if self.row_runs { self.run_apart } else { channels.next_multiple_of(self.maps.0.channels()) }
+    }
+
     /// `out = conv(x) + bias`, and what `fusion` says.
     ///
     /// # Errors
     /// If `x` is of another type or has other channels than the weight, or is smaller than the kernel, or
     /// the residual does not have the output's sizes.
     pub fn forward(&self, crew: &Crew, x: &Activations, fusion: Fusion, out: &mut Activations) -> Result<()> {
+        let Activations { size, words, stride, .. } = *x;
+        let source = Source { data: &x.data, size, words, apart: stride * words.channels() };
+        self.convolve(crew, source, fusion, out)
+    }
+
+    /// [`forward`](Self::forward), of images.
+    ///
+    /// # Errors
+    /// As `forward`, and if they were loaded for another convolution.
+    pub fn forward_images(
+        &self,
+        crew: &Crew,
+        x: &Images,
+        fusion: Fusion,
+        out: &mut Activations,
+    ) -> Result<()> {
+        let Images { ref data, size, words, apart } = *x;
+        self.convolve(crew, Source { data, size, words, apart }, fusion, out)
+    }
+
+    fn convolve(&self, crew: &Crew, x: Source, fusion: Fusion, out: &mut Activations) -> Result<()> {
         let [n, h, w, c] = x.size;
         let Conv2dConfig { stride, padding, dilation, .. } = self.config;
         let wrong = |message| Err(Error::Config { op: OP, message });
@@ -200,6 +262,13 @@ impl FusedConv {
         if c != self.channels.0 || x.words != read {
             let (expected, got) = (self.channels.0, x.words);
             return wrong(format!("expected {expected} channels of {read:?}, got {c} of {got:?}"));
+        }
+        if self.row_runs && x.apart != self.run_apart {
+            let expected = self.run_apart;
+            return wrong(format!(
+                "expected pixels {expected} channels apart, as Images loads them, got {}",
+                x.apart
+            ));
         }
         let reach = [self.kernel.0, self.kernel.1].map(|k| (k - 1) * dilation + 1);
         if h + 2 * padding < reach[0] || w + 2 * padding < reach[1] {
@@ -215,13 +284,13 @@ impl FusedConv {
                 residual.size, residual.words
             ));
         }
-        if ((x.pixels() + 1) * x.stride).max(n * sides[0] * sides[1]) > u32::MAX as usize {
+        if x.data.len().max(n * sides[0] * sides[1]) > u32::MAX as usize {
             return wrong(format!("{n} maps of {h}×{w}×{c} are too many for one batch"));
         }
         out.resize(size, written, true);
         let ahead: Vec<&Packed> = fusion.ahead.iter().map(|conv| &conv.packed).collect();
         let job = Job {
-            src: x.view(),
+            src: Pixels { data: x.data, stride: x.apart / read.channels() },
             residual: fusion.residual.map(Activations::view),
             epilogue: epilogue(written, fusion.residual.map(|r| r.words), fusion.relu),
             count: out.pixels(),
@@ -233,26 +302,29 @@ impl FusedConv {
             self.packed.run(crew, Sources::Same, job);
             return Ok(());
         }
-        match &*self.plan(x, &size) {
+        match &*self.plan(&x, &size) {
             Plan::Table(table) => self.packed.run(crew, Sources::Table(table), job),
             Plan::Tiles(tiling) => self.packed.run_tiles(crew, tiling, job),
         }
         Ok(())
     }
 
-    fn plan(&self, x: &Activations, out: &[usize; 4]) -> Arc<Plan> {
-        let [n, h, w, _] = x.size;
-        let key = [n, h, w, x.stride];
+    fn plan(&self, x: &Source, out: &[usize; 4]) -> Arc<Plan> {
+        let ([n, h, w, _], channels) = (x.size, x.words.channels());
+        let row = row_words(w, x.apart, x.words);
+        let key = [n, h, w, row, x.apart];
         let mut cached = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, plan)) = cached.as_ref().filter(|(of, _)| *of == key) {
             return plan.clone();
         }
-        let padding = self.config.padding;
+        let (padding, apart) = (self.config.padding, x.apart);
         // Where the pixel at (y, x) of a padded image begins; in the padding, that of zeros behind the last.
         let place = |image: usize, y: usize, x: usize| {
             let inside = y >= padding && x >= padding && y - padding < h && x - padding < w;
-            let pixel = if inside { (image * h + y - padding) * w + x - padding } else { n * h * w };
-            pixel * key[3]
+            match inside {
+                true => (image * h + y - padding) * row + (x - padding) * apart / channels,
+                false => n * h * row,
+            }
         };
         let plan = if self.packed.tiled() {
             let mut tiling = Tiling::default();
@@ -353,9 +425,9 @@ mod tests {
     fn fused(conv: &FusedConv, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Tensor {
         let (mut input, mut added, mut out) = <(Activations, Activations, Activations)>::default();
         Crew::run(|crew| {
-            input.load(crew, x, DType::F32, 0).unwrap();
+            input.load(crew, x, DType::F32).unwrap();
             if let Some(residual) = residual {
-                added.load(crew, residual, DType::F32, 0).unwrap();
+                added.load(crew, residual, DType::F32).unwrap();
             }
             let fusion = Fusion { residual: residual.map(|_| &added), relu, ahead: &[conv] };
             conv.forward(crew, &input, fusion, &mut out).unwrap();
@@ -380,7 +452,7 @@ mod tests {
             let want = conv2d(&x, &weight, &config).unwrap();
             let want = want.broadcast_add(&bias.reshape((1, (), 1, 1)).unwrap()).unwrap();
             for isa in Isa::available() {
-                let conv = FusedConv::on(isa, &weight, &bias, &config, DType::F32).unwrap();
+                let conv = FusedConv::on(isa, &weight, &bias, &config, DType::F32, false).unwrap();
                 assert_eq!(conv.bytes() > 4 * (cin + 1) * cout, isa.has_adders(), "not in pairs");
                 let run = |x: &Tensor, residual: Option<&Tensor>, relu| fused(&conv, x, residual, relu);
                 let flat = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -449,11 +521,57 @@ mod tests {
                 .broadcast_mul(&wide(&x).sqr().unwrap().sum_keepdim(1).unwrap().sqrt().unwrap())
                 .unwrap();
             for isa in Isa::available() {
-                let conv = FusedConv::on(isa, &weight, &bias, &config, DType::F32).unwrap();
+                let conv = FusedConv::on(isa, &weight, &bias, &config, DType::F32, false).unwrap();
                 let error = (wide(&fused(&conv, &x, None, false)) - &want).unwrap().abs().unwrap();
                 let error = error.broadcast_div(&norms).unwrap().flatten_all().unwrap();
                 let error = error.max(0).unwrap().to_scalar::<f64>().unwrap();
                 assert!(error < 2e-7, "{isa:?}, {x_scale} by {weight_scale}: {error:e} of the norms");
+            }
+        }
+    }
+
+    /// Images whose pixels share words, or don't, with a border, against padding; and none of another convolution's.
+    #[test]
+    fn a_first_convolution_reads_images() {
+        for (n, c, kernel, stride, h, w) in [
+            (2, 3, 7, 2, 20, 24),
+            (1, 3, 7, 2, 9, 11),
+            (2, 3, 3, 1, 8, 7),
+            (1, 5, 4, 2, 6, 9),
+            (1, 2, 3, 3, 7, 8),
+        ] {
+            let (x, weight) = (values(&[n, c, h, w], 1), values(&[24, c, kernel, kernel], 2));
+            let bias = values(&[24], 3);
+            let border = kernel / 2;
+            let padded = Conv2dConfig { stride, padding: border, ..Default::default() };
+            let want = crate::conv2d_with_bias(&x, &weight, &bias, &padded).unwrap();
+            let config = Conv2dConfig { padding: 0, ..padded };
+            for (isa, dtype, tolerance) in Isa::available()
+                .into_iter()
+                .flat_map(|isa| [(isa, DType::F32, 1e-4), (isa, DType::BF16, 0.1)])
+                .filter(|&(isa, dtype, _)| Words::of(dtype, isa).is_some())
+            {
+                let conv = FusedConv::on(isa, &weight, &bias, &config, dtype, true).unwrap();
+                let (mut images, mut out) = (Images::new(), Activations::new());
+                for x in [
+                    &x,
+                    &x.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap().permute((0, 3, 1, 2)).unwrap(),
+                ] {
+                    Crew::run(|crew| {
+                        images.load(crew, x, &conv, border).unwrap();
+                        conv.forward_images(crew, &images, Fusion::default(), &mut out).unwrap();
+                    });
+                    let difference = (out.to_tensor().unwrap() - &want).unwrap().abs().unwrap();
+                    let largest =
+                        difference.flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+                    assert!(largest < tolerance, "{isa:?} {dtype:?} {c}×{kernel}: {largest}");
+                }
+                let other = FusedConv::on(isa, &weight, &bias, &config, dtype, false).unwrap();
+                if conv.run_apart != other.run_apart {
+                    let result =
+                        Crew::run(|crew| other.forward_images(crew, &images, Fusion::default(), &mut out));
+                    assert!(result.unwrap_err().to_string().contains("channels apart"));
+                }
             }
         }
     }
@@ -466,7 +584,7 @@ mod tests {
             let (config, bias) = (Conv2dConfig::default(), values(&[3 * channels], 3));
             let want = crate::conv2d_with_bias(&x, &weight, &bias, &config).unwrap();
             for isa in Isa::available() {
-                let conv = FusedConv::on(isa, &weight, &bias, &config, DType::F32).unwrap();
+                let conv = FusedConv::on(isa, &weight, &bias, &config, DType::F32, false).unwrap();
                 let difference = (fused(&conv, &x, None, false) - &want).unwrap().abs().unwrap();
                 let largest = difference.flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
                 assert!(largest < 1e-4, "{isa:?}: {largest}");
@@ -504,7 +622,7 @@ mod tests {
             let with_residual = (&want + &residual).unwrap().relu().unwrap();
             let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             for isa in Isa::available() {
-                let conv = FusedConv::on(isa, &weight, &bias, &config, DType::F32).unwrap();
+                let conv = FusedConv::on(isa, &weight, &bias, &config, DType::F32, false).unwrap();
                 assert!(conv.packed.tiled(), "{isa:?} {d}");
                 let run =
                     |x: &Tensor, residual: Option<&Tensor>| fused(&conv, x, residual, residual.is_some());
@@ -556,7 +674,7 @@ mod tests {
         let maps = |t: &Tensor, quantization| {
             let (mut loaded, mut maps) = <(Activations, Activations)>::default();
             Crew::run(|crew| {
-                loaded.load(crew, t, DType::F32, 0).unwrap();
+                loaded.load(crew, t, DType::F32).unwrap();
                 assert!(maps.quantize(crew, &loaded, quantization).unwrap());
             });
             maps
@@ -614,10 +732,10 @@ mod tests {
                 if Words::of(dtype, isa).is_none() {
                     continue;
                 }
-                let conv = FusedConv::on(isa, &weight, &bias, &config, dtype).unwrap();
+                let conv = FusedConv::on(isa, &weight, &bias, &config, dtype, false).unwrap();
                 Crew::run(|crew| {
-                    input.load(crew, &x, dtype, 0).unwrap();
-                    added.load(crew, &residual, dtype, 0).unwrap();
+                    input.load(crew, &x, dtype).unwrap();
+                    added.load(crew, &residual, dtype).unwrap();
                     let fusion = Fusion { residual: with_residual.then_some(&added), relu, ahead: &[&conv] };
                     conv.forward(crew, &input, fusion, &mut out).unwrap();
                 });

@@ -23,53 +23,60 @@ pub(crate) fn max_pool_rows(
     let out = SharedMut::new(out);
     crew.for_each(rows, |row| {
         let (image, y) = (row / out_h, row % out_h * stride);
+        // SAFETY: each task has a row of its own.
+        let out = unsafe { out.slice(row * out_w * out_stride, out_w * out_stride) };
         let clip =
             |start: usize, side: usize| start.saturating_sub(padding)..(start + kernel - padding).min(side);
-        for j in 0..out_w {
-            // SAFETY: each task has a row of its own.
-            let out = unsafe { out.slice((row * out_w + j) * out_stride, width) };
-            let mut first = true;
-            for y in clip(y, h) {
-                for x in clip(j * stride, w) {
-                    let start = ((image * h + y) * w + x) * src.stride;
-                    let x = &src.data[start..start + width];
-                    match std::mem::take(&mut first) {
-                        true => out.copy_from_slice(x),
-                        false => run(Isa::current(), Larger { words, out, x }),
-                    }
-                }
-            }
-        }
+        let pixels = |j: usize| {
+            let columns = clip(j * stride, w);
+            clip(y, h).flat_map(move |y| columns.clone().map(move |x| (image * h + y) * w + x))
+        };
+        run(Isa::current(), Row { words, width, src, pixels, out, out_stride });
     });
 }
 
-/// `out = max(out, x)`, channel by channel; NaN wins.
-struct Larger<'a> {
+/// A row of the output.
+struct Row<'a, F> {
     words: WordType,
+    /// Words of a pixel.
+    width: usize,
+    src: Pixels<'a>,
+    /// The source pixels of each of the output's.
+    pixels: F,
     out: &'a mut [f32],
-    x: &'a [f32],
+    out_stride: usize,
 }
 
-impl Kernel<f32> for Larger<'_> {
+impl<I: Iterator<Item = usize>, F: Fn(usize) -> I> Kernel<f32> for Row<'_, F> {
     #[inline(always)]
     unsafe fn run<S: Simd<T = f32>>(self) {
-        let larger = |out: f32, x: f32| if x > out || x.is_nan() { x } else { out };
-        let halves = |word: f32| {
-            let bits = word.to_bits();
-            (f32::from_bits(bits << 16), f32::from_bits(bits & 0xffff_0000))
-        };
-        for (out, &x) in self.out.iter_mut().zip(self.x) {
-            *out = match self.words {
-                WordType::F32 => larger(*out, x),
-                WordType::Bf16 => {
-                    let ((o0, o1), (x0, x1)) = (halves(*out), halves(x));
-                    f32::from_bits(larger(o0, x0).to_bits() >> 16 | larger(o1, x1).to_bits())
-                }
-                WordType::U8(_) => {
-                    let (out, x) = (out.to_bits().to_le_bytes(), x.to_bits().to_le_bytes());
-                    f32::from_bits(u32::from_le_bytes(std::array::from_fn(|i| out[i].max(x[i]))))
-                }
-            };
+        for (j, out) in self.out.chunks_exact_mut(self.out_stride).enumerate() {
+            let mut pixels =
+                (self.pixels)(j).map(|pixel| &self.src.data[pixel * self.src.stride..][..self.width]);
+            let out = &mut out[..self.width];
+            if let Some(first) = pixels.next() {
+                out.copy_from_slice(first);
+            }
+            pixels.for_each(|x| larger(self.words, out, x));
         }
+    }
+}
+
+/// `out = max(out, x)`, channel by channel; NaN wins.
+#[inline(always)]
+fn larger(words: WordType, out: &mut [f32], x: &[f32]) {
+    let larger = |out: f32, x: f32| if x > out || x.is_nan() { x } else { out };
+    let words_of = out.iter_mut().zip(x);
+    match words {
+        WordType::F32 => words_of.for_each(|(out, &x)| *out = larger(*out, x)),
+        WordType::Bf16 => words_of.for_each(|(out, &x)| {
+            let halves = |word: f32| [word.to_bits() << 16, word.to_bits() & 0xffff_0000].map(f32::from_bits);
+            let ([o0, o1], [x0, x1]) = (halves(*out), halves(x));
+            *out = f32::from_bits(larger(o0, x0).to_bits() >> 16 | larger(o1, x1).to_bits());
+        }),
+        WordType::U8(_) => words_of.for_each(|(out, &x)| {
+            let (o, x) = (out.to_bits().to_le_bytes(), x.to_bits().to_le_bytes());
+            *out = f32::from_bits(u32::from_le_bytes(std::array::from_fn(|i| o[i].max(x[i]))));
+        }),
     }
 }
