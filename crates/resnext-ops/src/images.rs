@@ -2,7 +2,7 @@
 
 use crate::crew::Crew;
 use crate::fused_conv::FusedConv;
-use crate::kernels::{Lines, MAX_LANES, SharedMut, WordType, pair};
+use crate::kernels::{Lines, MAX_LANES, SharedMut, WordType, pair, prefetch};
 use crate::{Error, Result};
 use candle_core::{DType, Storage, Tensor};
 
@@ -99,6 +99,11 @@ pub(crate) fn put_rows(
         let (image, y) = (row / height, row % height);
         if y < border || y >= border + h {
             return out.fill(0.0);
+        }
+        // The next row, that it need not be waited for.
+        let below = values.as_ptr().wrapping_add(start + image * sn + (y + 1 - border) * sh);
+        for k in 0..if sw == 1 { c } else { 1 } {
+            (0..w * sw).step_by(16).for_each(|i| prefetch(below.wrapping_add(k * sc + i)));
         }
         let mut channels = vec![0f32; row_len * words.channels()];
         for k in 0..c {

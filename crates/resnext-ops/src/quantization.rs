@@ -49,6 +49,7 @@ impl Quantization {
     }
 
     /// The nearest there is to a number, of two the even one; the largest for NaN.
+    #[inline(always)]
     pub(crate) fn nearest(self, value: f32) -> u8 {
         let q = value * (1.0 / self.step) + f32::from(self.zero);
         // Adding 2^23 rounds, and leaves whole numbers in the lowest bits. Compilers make vectors of this, not of `as`.

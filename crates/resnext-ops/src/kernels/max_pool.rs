@@ -48,35 +48,50 @@ struct Row<'a, F> {
 }
 
 impl<I: Iterator<Item = usize>, F: Fn(usize) -> I> Kernel<f32> for Row<'_, F> {
+    // Loops, not iterators' closures, which would be compiled without S's instructions.
     #[inline(always)]
     unsafe fn run<S: Simd<T = f32>>(self) {
         for (j, out) in self.out.chunks_exact_mut(self.out_stride).enumerate() {
-            let mut pixels =
-                (self.pixels)(j).map(|pixel| &self.src.data[pixel * self.src.stride..][..self.width]);
             let out = &mut out[..self.width];
-            if let Some(first) = pixels.next() {
-                out.copy_from_slice(first);
+            let mut first = true;
+            for pixel in (self.pixels)(j) {
+                let x = &self.src.data[pixel * self.src.stride..][..self.width];
+                match std::mem::take(&mut first) {
+                    true => out.copy_from_slice(x),
+                    false => take_larger(self.words, out, x),
+                }
             }
-            pixels.for_each(|x| larger(self.words, out, x));
         }
     }
 }
 
 /// `out = max(out, x)`, channel by channel; NaN wins.
 #[inline(always)]
-fn larger(words: WordType, out: &mut [f32], x: &[f32]) {
-    let larger = |out: f32, x: f32| if x > out || x.is_nan() { x } else { out };
-    let words_of = out.iter_mut().zip(x);
+fn take_larger(words: WordType, out: &mut [f32], x: &[f32]) {
     match words {
-        WordType::F32 => words_of.for_each(|(out, &x)| *out = larger(*out, x)),
-        WordType::Bf16 => words_of.for_each(|(out, &x)| {
-            let halves = |word: f32| [word.to_bits() << 16, word.to_bits() & 0xffff_0000].map(f32::from_bits);
-            let ([o0, o1], [x0, x1]) = (halves(*out), halves(x));
-            *out = f32::from_bits(larger(o0, x0).to_bits() >> 16 | larger(o1, x1).to_bits());
-        }),
-        WordType::U8(_) => words_of.for_each(|(out, &x)| {
-            let (o, x) = (out.to_bits().to_le_bytes(), x.to_bits().to_le_bytes());
-            *out = f32::from_bits(u32::from_le_bytes(std::array::from_fn(|i| o[i].max(x[i]))));
-        }),
+        WordType::F32 => {
+            for (out, &x) in out.iter_mut().zip(x) {
+                *out = larger(*out, x);
+            }
+        }
+        WordType::Bf16 => {
+            for (out, &x) in out.iter_mut().zip(x) {
+                let (o, x) = (out.to_bits(), x.to_bits());
+                let low = larger(f32::from_bits(o << 16), f32::from_bits(x << 16));
+                let high = larger(f32::from_bits(o & 0xffff_0000), f32::from_bits(x & 0xffff_0000));
+                *out = f32::from_bits(low.to_bits() >> 16 | high.to_bits());
+            }
+        }
+        WordType::U8(_) => {
+            for (out, x) in out.iter_mut().zip(x) {
+                let (o, x) = (out.to_bits().to_le_bytes(), x.to_bits().to_le_bytes());
+                *out = f32::from_bits(u32::from_le_bytes(std::array::from_fn(|i| o[i].max(x[i]))));
+            }
+        }
     }
+}
+
+#[inline(always)]
+fn larger(out: f32, x: f32) -> f32 {
+    if x > out || x.is_nan() { x } else { out }
 }

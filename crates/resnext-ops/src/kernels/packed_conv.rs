@@ -298,7 +298,7 @@ impl Fetch {
 
 /// Asks for a cache line.
 #[inline(always)]
-pub(super) fn prefetch(word: *const f32) {
+pub(crate) fn prefetch(word: *const f32) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

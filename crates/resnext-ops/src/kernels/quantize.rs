@@ -16,19 +16,16 @@ pub(crate) fn quantize_rows(
     (rows, width): (usize, usize),
     (out, out_stride): (&mut [f32], usize),
 ) -> bool {
-    let out = SharedMut::new(out);
+    let (out, stride) = (SharedMut::new(out), src.stride);
     let finite = AtomicBool::new(true);
     crew.for_each(rows, |row| {
         // SAFETY: each task has a row of its own.
         let out = unsafe { out.slice(row * width * out_stride, width * out_stride) };
         let mut all_finite = true;
-        for (i, out) in out.chunks_exact_mut(out_stride.max(1)).enumerate() {
-            let pixel = &src.data[(row * width + i) * src.stride..][..channels.div_ceil(words.channels())];
-            // SAFETY: f32 has no invalid bits and a larger alignment than u8.
-            let (_, out, _) = unsafe { out.align_to_mut::<u8>() };
-            let out = &mut out[..channels];
-            run(Isa::current(), Quantize { pixel, words, quantization, out, finite: &mut all_finite });
-        }
+        let src = &src.data[row * width * src.stride..];
+        let row =
+            Row { src, stride, words, channels, quantization, out, out_stride, finite: &mut all_finite };
+        run(Isa::current(), row);
         if !all_finite {
             finite.store(false, Ordering::Relaxed);
         }
@@ -36,33 +33,48 @@ pub(crate) fn quantize_rows(
     finite.into_inner()
 }
 
-/// One pixel.
-struct Quantize<'a> {
-    pixel: &'a [f32],
+/// A row of pixels.
+struct Row<'a> {
+    src: &'a [f32],
+    stride: usize,
     words: WordType,
+    channels: usize,
     quantization: Quantization,
-    out: &'a mut [u8],
+    out: &'a mut [f32],
+    out_stride: usize,
     /// Made false by a value that is not.
     finite: &'a mut bool,
 }
 
-impl Kernel<f32> for Quantize<'_> {
+impl Kernel<f32> for Row<'_> {
+    // Loops, not iterators' closures, which would be compiled without S's instructions.
     #[inline(always)]
     unsafe fn run<S: Simd<T = f32>>(self) {
-        let mut finite = true;
-        let mut put = |q: &mut u8, x: f32| {
-            finite &= x.to_bits() << 1 < f32::INFINITY.to_bits() << 1;
-            *q = self.quantization.nearest(x);
-        };
-        match self.words {
-            WordType::Bf16 => {
-                for (pair, word) in self.out.chunks_mut(2).zip(self.pixel) {
-                    let halves = [word.to_bits() << 16, word.to_bits() & 0xffff_0000];
-                    pair.iter_mut().zip(halves).for_each(|(q, bits)| put(q, f32::from_bits(bits)));
+        let Row { src, stride, words, channels, quantization, out, out_stride, finite } = self;
+        // All exponents' bits set say that a number is not finite.
+        let mut largest = 0;
+        for (i, out) in out.chunks_exact_mut(out_stride.max(1)).enumerate() {
+            // SAFETY: f32 has no invalid bits and a larger alignment than u8.
+            let (_, out, _) = unsafe { out.align_to_mut::<u8>() };
+            let (out, pixel) = (&mut out[..channels], &src[i * stride..]);
+            match words {
+                WordType::Bf16 => {
+                    for (pair, word) in out.chunks_mut(2).zip(pixel) {
+                        let bits = [word.to_bits() << 16, word.to_bits() & 0xffff_0000];
+                        for (q, bits) in pair.iter_mut().zip(bits) {
+                            largest = largest.max(bits & f32::INFINITY.to_bits());
+                            *q = quantization.nearest(f32::from_bits(bits));
+                        }
+                    }
+                }
+                _ => {
+                    for (q, x) in out.iter_mut().zip(pixel) {
+                        largest = largest.max(x.to_bits() & f32::INFINITY.to_bits());
+                        *q = quantization.nearest(*x);
+                    }
                 }
             }
-            _ => self.out.iter_mut().zip(self.pixel).for_each(|(q, &x)| put(q, x)),
         }
-        *self.finite &= finite;
+        *finite &= largest < f32::INFINITY.to_bits();
     }
 }
