@@ -74,14 +74,22 @@ impl Activations {
     /// written here in between.
     ///
     /// # Errors
-    /// If `source` is not one image, or there is no such place.
+    /// If `source` is not one image, or there is no such place, or its maps are not as those in the places before it.
     pub fn put(&mut self, crew: &Crew, source: &Activations, place: usize, places: usize) -> Result<()> {
         let [n, h, w, c] = source.size;
         if n != 1 || place >= places {
             let message = format!("{n} images can't be put in place {place} of {places}");
             return Err(Error::Config { op: "activations", message });
         }
-        self.resize([places, h, w, c], source.words, source.stride > c.div_ceil(source.words.channels()));
+        if place == 0 {
+            let apart = source.stride > c.div_ceil(source.words.channels());
+            self.resize([places, h, w, c], source.words, apart);
+        }
+        if (self.size, self.words, self.stride) != ([places, h, w, c], source.words, source.stride) {
+            let message =
+                format!("{:?} does not go with the {:?} in the places before it", source.size, self.size);
+            return Err(Error::Config { op: "activations", message });
+        }
         let row = w * source.stride;
         let rows = SharedMut::new(&mut self.data);
         crew.for_each(h, |y| {
