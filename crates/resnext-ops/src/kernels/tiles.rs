@@ -73,6 +73,25 @@ impl Strip<'_> {
         self.task.packed.weights[self.panel.weights.clone()].as_ptr()
     }
 
+    /// What sums begin with: the bias, unless that is in other units.
+    ///
+    /// # Safety
+    /// The CPU has `W`'s instructions.
+    #[inline(always)]
+    unsafe fn initial<W: Word, const N: usize>(&self) -> [V<W>; N] {
+        let bias = &self.task.packed.bias[self.panel.bias.clone()][..N * W::S::LANES];
+        // SAFETY: the bias is padded to whole vectors.
+        unsafe {
+            let mut initial = [W::S::zero(); N];
+            if !W::SCALED {
+                for v in 0..N {
+                    initial[v] = W::S::load(bias.as_ptr().add(v * W::S::LANES));
+                }
+            }
+            initial
+        }
+    }
+
     /// Fetches what [`finish`](Self::finish) will read and write of some pixels, early.
     #[inline(always)]
     fn expect<W: Word>(&self, pixels: Range<usize>) {
@@ -103,17 +122,13 @@ impl Strip<'_> {
         // all along.
         // SAFETY: `Packed::run` checked output and residual; the constants are padded to whole vectors.
         unsafe {
-            for v in 0..N {
-                let mut bias = W::S::load(bias.add(v * lanes));
-                if W::SCALED {
-                    bias = W::S::add(bias, W::S::splat(&offset));
+            if W::SCALED {
+                let offset = W::S::splat(&offset);
+                for v in 0..N {
+                    let bias = W::S::add(W::S::load(bias.add(v * lanes)), offset);
                     let scales = W::S::load(scales.add(v * lanes));
                     for m in 0..M {
                         sums[m * N + v] = W::S::fma(W::number(sums[m * N + v]), scales, bias);
-                    }
-                } else {
-                    for m in 0..M {
-                        sums[m * N + v] = W::S::add(sums[m * N + v], bias);
                     }
                 }
             }
@@ -140,9 +155,12 @@ impl Strip<'_> {
             }
             let least = W::S::splat(&least);
             for m in 0..M {
-                for v in 0..N {
-                    let y = W::S::max(sums[m * N + v], least);
-                    W::store(out.add(4 * task.out_stride * m + v * lanes * W::BYTES), y);
+                let out = out.add(4 * task.out_stride * m);
+                if N == 2 {
+                    let both = [sums[m * N], sums[m * N + N - 1]];
+                    W::store_both(out, [W::S::max(both[0], least), W::S::max(both[1], least)]);
+                } else {
+                    W::store(out, W::S::max(sums[m], least));
                 }
             }
         }
@@ -182,7 +200,7 @@ impl<const M: usize, const N: usize> WordKernel for Dense<'_, M, N> {
             // SAFETY: the CPU has W's instructions; this reads the panel's words of source pixels that exist,
             // and this panel's packed weights.
             unsafe {
-                let mut acc = [[W::S::zero(); N]; M];
+                let mut acc = [strip.initial::<W, N>(); M];
                 let mut weights = strip.weights();
                 let mut fetch = task.fetches.take(task.packed.taps * panel.depth.div_ceil(STEP));
                 for tap in 0..task.packed.taps {
@@ -259,7 +277,8 @@ impl<const M: usize> WordKernel for Spanning<'_, M> {
         for first in pixels.clone().step_by(M) {
             // SAFETY: as for the dense tile; `Packed::run` checked that whole source vectors can be read.
             unsafe {
-                let mut acc = [W::S::zero(); M];
+                let [initial] = strip.initial::<W, 1>();
+                let mut acc = [initial; M];
                 let mut weights = strip.weights();
                 for tap in 0..task.packed.taps {
                     let rows = strip.rows::<M>(first, tap);
@@ -340,7 +359,8 @@ impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
         // SAFETY: the function's contract; `Packed::run` checked the farthest pixel.
         unsafe {
             // Two arrays by name: of one array of both, some would be kept in memory.
-            let (mut acc, mut below) = ([W::S::zero(); M], [W::S::zero(); M]);
+            let [initial] = self.strip.initial::<W, 1>();
+            let (mut acc, mut below) = ([initial; M], [initial; M]);
             let mut weights = self.strip.weights();
             let mut fetch = task.fetches.take(task.packed.taps * depth.div_ceil(STEP));
             for row in 0..R {

@@ -172,6 +172,15 @@ pub(crate) trait Word {
     unsafe fn load(channels: *const u8) -> V<Self>;
     /// The same back, rounded to the nearest, ties to even, and to the largest or the smallest there is.
     unsafe fn store(channels: *mut u8, values: V<Self>);
+    /// Two vectors' channels, one behind the other.
+    #[inline(always)]
+    unsafe fn store_both(channels: *mut u8, values: [V<Self>; 2]) {
+        // SAFETY: the caller promises two vectors' channels.
+        unsafe {
+            Self::store(channels, values[0]);
+            Self::store(channels.add(Self::S::LANES * Self::BYTES), values[1]);
+        }
+    }
     /// One channel, widened.
     unsafe fn load_one(channel: *const u8) -> f32;
     /// The same back, as `store` does.
@@ -248,6 +257,14 @@ mod pairs {
             unsafe {
                 let narrow = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(values));
                 _mm256_storeu_si256(channels.cast(), narrow);
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_both(channels: *mut u8, [first, second]: [__m512; 2]) {
+            // SAFETY: as above, twice.
+            unsafe {
+                let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first));
+                _mm512_storeu_si512(channels.cast(), both);
             }
         }
         #[inline(always)]
