@@ -388,18 +388,15 @@ fn whole_numbers(
 const MOST_PRODUCTS: usize = 1 << 16;
 
 fn epilogue(written: WordType, residual: Option<WordType>, relu: bool) -> Epilogue {
-    let zero_and_step = |words| match words {
-        WordType::U8(quantization) => (f32::from(quantization.zero()), quantization.step()),
-        _ => (0.0, 1.0),
+    // What there is at least, what stands for zero, and what a step is worth.
+    let units = |words| match words {
+        WordType::U8(quantization) => (0.0, f32::from(quantization.zero()), quantization.step()),
+        _ => (f32::NEG_INFINITY, 0.0, 1.0),
     };
-    let (zero, step) = zero_and_step(written);
-    let (residual_zero, residual_step) = residual.map_or((0.0, step), zero_and_step);
+    let (least, zero, step) = units(written);
+    let (_, residual_zero, residual_step) = units(residual.unwrap_or(written));
     let residual_step = residual_step / step;
-    Epilogue {
-        least: if relu { zero } else { f32::NEG_INFINITY },
-        residual_step,
-        offset: -residual_zero * residual_step,
-    }
+    Epilogue { least: if relu { zero } else { least }, residual_step, offset: -residual_zero * residual_step }
 }
 
 /// Whether every output pixel reads the input's pixel of the same number, and no other.

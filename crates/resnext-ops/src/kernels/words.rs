@@ -170,7 +170,8 @@ pub(crate) trait Word {
     }
     /// As many channels as there are sums in a vector, widened to f32.
     unsafe fn load(channels: *const u8) -> V<Self>;
-    /// The same back, rounded to the nearest, ties to even, and to the largest or the smallest there is.
+    /// The same back, rounded to the nearest, ties to even, or to the largest there is. Where there is nothing below zero, no
+    /// value may be.
     unsafe fn store(channels: *mut u8, values: V<Self>);
     /// Two vectors' channels, one behind the other.
     #[inline(always)]
@@ -319,8 +320,8 @@ mod quads {
             // SAFETY: as above. What is too large for 32 bits becomes the smallest number there is, whose bits are those of
             // a large one without a sign: the largest byte, which is right.
             unsafe {
-                let whole = _mm512_cvtps_epi32(_mm512_max_ps(values, _mm512_setzero_ps()));
-                _mm_storeu_si128(channels.cast(), _mm512_cvtusepi32_epi8(whole));
+                let bytes = _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(values));
+                _mm_storeu_si128(channels.cast(), bytes);
             }
         }
         #[inline(always)]
