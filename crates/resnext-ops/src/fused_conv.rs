@@ -394,7 +394,7 @@ fn epilogue(written: WordType, residual: Option<WordType>, relu: bool) -> Epilog
         _ => (f32::NEG_INFINITY, 0.0, 1.0),
     };
     let (least, zero, step) = units(written);
-    let (_, residual_zero, residual_step) = units(residual.unwrap_or(written));
+    let (_, residual_zero, residual_step) = residual.map_or((least, 0.0, step), units);
     let residual_step = residual_step / step;
     Epilogue { least: if relu { zero } else { least }, residual_step, offset: -residual_zero * residual_step }
 }
