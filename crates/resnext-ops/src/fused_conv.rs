@@ -166,9 +166,6 @@ impl FusedConv {
             scales = whole_numbers(&mut values, &mut biases, (input, output))?;
         }
         let group_out = out_channels / groups;
-        let at = |g: usize, k: usize, c: usize, y: usize, x: usize| {
-            values[(((g * group_out + k) * group_in + c) * kh + y) * kw + x]
-        };
         // A few channels, as an image has, would leave most of a row of words unused.
         let row_runs = groups == 1 && kw > 1 && config.padding == 0 && config.dilation == 1 && group_in <= 16;
         let narrow = groups > 1 && (3..=32).contains(&group_in);
@@ -176,11 +173,14 @@ impl FusedConv {
         // Without gaps, if every run then begins with a word.
         let gapless = images && (config.stride * group_in).is_multiple_of(words.channels());
         let whole = if gapless { group_in } else { group_in.next_multiple_of(words.channels()) };
-        let run = |g: usize, k: usize, c: usize, y: usize| match c % whole {
-            c_in if c_in < group_in => at(g, k, c_in, y, c / whole),
-            _ => 0.0,
-        };
-        let tap = |g: usize, k: usize, c: usize, tap: usize| at(g, k, c, tap / kw, tap % kw);
+        if row_runs {
+            let mut runs = vec![0.0; out_channels * kw * whole * kh];
+            for (i, &value) in values.iter().enumerate() {
+                let (k, c, y, x) = (i / (group_in * kh * kw), i / (kh * kw) % group_in, i / kw % kh, i % kw);
+                runs[((k * kw + x) * whole + c) * kh + y] = value;
+            }
+            values = runs;
+        }
         let packed = Packed::new(
             words,
             &Filter {
@@ -190,7 +190,7 @@ impl FusedConv {
                 taps: if row_runs { kh } else { kh * kw },
                 columns: if neighbours { 3 } else { 1 },
                 tiled: !row_runs && (kh, kw) == (3, 3) && config.stride == 1 && config.dilation == 1,
-                weight: if row_runs { &run } else { &tap },
+                weight: &values,
                 bias: &biases,
                 scales: &scales,
             },

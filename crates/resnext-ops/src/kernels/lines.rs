@@ -1,8 +1,10 @@
 //! Buffers that begin at a cache line, so that no vector lies across two.
 
 use super::words::MAX_LANES;
+use rayon::prelude::*;
 use std::alloc::Layout;
 use std::fmt::{Debug, Formatter};
+use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
@@ -23,6 +25,20 @@ pub(crate) fn spread(words: usize) -> usize {
 
 impl Lines {
     pub(crate) fn zeros(len: usize) -> Self {
+        Self::fresh(len, |values| values.fill(MaybeUninit::new(0.0)))
+    }
+
+    /// The same by all threads of the current pool, as the system clears each page when it is first written. Not for a
+    /// crew, whose threads are that pool's.
+    pub(crate) fn zeros_by_all(len: usize) -> Self {
+        Self::fresh(len, |values| {
+            let parts = values.par_chunks_mut(PAGE / size_of::<f32>());
+            parts.for_each(|part| part.fill(MaybeUninit::new(0.0)));
+        })
+    }
+
+    /// `fill` writes all.
+    fn fresh(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Self {
         if len == 0 {
             return Lines::default();
         }
@@ -35,8 +51,8 @@ impl Lines {
             // SAFETY: advice on pages that were just allocated, which it does not change.
             unsafe { libc::madvise(data.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE) };
         }
-        // SAFETY: the allocation is that long.
-        unsafe { data.write_bytes(0, len) };
+        // SAFETY: the allocation is that long, and nobody else's.
+        fill(unsafe { std::slice::from_raw_parts_mut(data.as_ptr().cast(), len) });
         Lines { data, len }
     }
 
@@ -104,8 +120,8 @@ mod tests {
 
     #[test]
     fn every_length_is_aligned_and_whole() {
-        for len in [0, 1, 15, 16, 17, 1000, PAGE / 4 - 1, PAGE / 4, PAGE] {
-            let mut lines = Lines::zeros(len);
+        for len in [0, 1, 15, 16, 17, 1000, PAGE / 4 - 1, PAGE / 4, PAGE, PAGE + 1] {
+            let mut lines = if len % 2 == 0 { Lines::zeros(len) } else { Lines::zeros_by_all(len) };
             assert!(lines.len() == len && (len == 0 || lines.as_ptr().addr().is_multiple_of(64)));
             assert!(lines.iter().all(|v| *v == 0.0));
             lines.iter_mut().enumerate().for_each(|(i, v)| *v = i as f32);

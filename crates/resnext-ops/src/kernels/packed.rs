@@ -67,11 +67,19 @@ pub(crate) struct Filter<'a> {
     pub(crate) columns: usize,
     /// Whether taps are 3×3 neighbours and output pixels as far apart as they.
     pub(crate) tiled: bool,
-    /// Of `(group, output channel, input channel, tap)`, channels counted inside the group.
-    pub(crate) weight: &'a (dyn Fn(usize, usize, usize, usize) -> f32 + Sync),
+    /// `[output channel of all groups][input channel of a group][tap]`
+    pub(crate) weight: &'a [f32],
     pub(crate) bias: &'a [f32],
     /// Of whole numbers, what one is worth, an output channel; else none.
     pub(crate) scales: &'a [f32],
+}
+
+impl Filter<'_> {
+    /// The weights of an output channel, `[input channel of its group][tap]`.
+    pub(super) fn channel(&self, channel: usize) -> &[f32] {
+        let size = self.group_in * self.taps;
+        &self.weight[channel * size..(channel + 1) * size]
+    }
 }
 
 impl Packed {
@@ -97,7 +105,7 @@ impl Packed {
             taps,
             columns,
             out_channels: groups * group_out,
-            weights: Lines::zeros(end(|panel| &panel.weights)),
+            weights: Lines::zeros_by_all(end(|panel| &panel.weights)),
             bias: Lines::zeros(end(|panel| &panel.bias)),
             panels,
             lane_words,
@@ -192,17 +200,18 @@ impl Panel {
         channels: usize,
         lane_words: &[[u8; MAX_LANES]],
     ) {
-        let Filter { group_in, group_out, columns, weight, .. } = *filter;
+        let Filter { group_in, group_out, columns, taps, .. } = *filter;
         for (row, values) in values.chunks_exact_mut(width).enumerate() {
             let (c, column) = (row / columns % self.depth, row % columns);
             let tap = row / columns / self.depth * columns + column;
             for (l, value) in values[..self.width].iter_mut().enumerate() {
-                let (group, k) = ((self.dst_channel + l) / group_out, (self.dst_channel + l) % group_out);
+                let group = (self.dst_channel + l) / group_out;
+                let weights = filter.channel(self.dst_channel + l);
                 let word = lane_words.get(c).map_or(c, |words| usize::from(words[l]));
                 let first = (self.src_word + word) * channels;
                 // A word's neighbouring channel may be another group's.
                 let of = |channel: usize| match channel.checked_sub(group * group_in) {
-                    Some(i) if i < group_in => weight(group, k, i, tap),
+                    Some(i) if i < group_in => weights[i * taps + tap],
                     _ => 0.0,
                 };
                 *value = match channels {

@@ -81,17 +81,22 @@ pub(super) fn fill(panel: &Panel, values: &mut [f32], constants: &mut [f32], fil
     let (scales, taken_off) = constants[width..].split_at_mut(width);
     let mut columns = vec![0f32; width * (depth + GROUP)];
     for (l, column) in columns.chunks_exact_mut(depth + GROUP).enumerate() {
-        for (c, w) in column[..depth].iter_mut().enumerate() {
-            *w = (filter.weight)(0, dst_channel + l, c, 0);
+        column[..depth].copy_from_slice(filter.channel(dst_channel + l));
+        // Side by side, as sums wait for each other.
+        let mut squares = [0f32; MAX_LANES];
+        for part in column[..depth].chunks_exact(MAX_LANES) {
+            squares.iter_mut().zip(part).for_each(|(sum, w)| *sum += w * w);
         }
-        let squares: f64 = column.iter().map(|&w| f64::from(w) * f64::from(w)).sum();
-        let scale = near_root((squares / depth as f64) as f32);
+        let scale = near_root(squares.iter().sum::<f32>() / depth as f32);
         column.iter_mut().for_each(|w| *w /= scale);
-        let products = column.windows(2).zip(TAKEN_OFF.iter().cycle());
+        let mut products = [0f64; GROUP];
+        for group in column.chunks_exact(GROUP) {
+            for i in 0..GROUP - 1 {
+                products[i] += f64::from(TAKEN_OFF[i]) * f64::from(group[i]) * f64::from(group[i + 1]);
+            }
+        }
         scales[l] = scale;
-        taken_off[l] = products
-            .map(|(w, &factor)| f64::from(factor) * f64::from(w[0]) * f64::from(w[1]))
-            .sum::<f64>() as f32;
+        taken_off[l] = products.iter().sum::<f64>() as f32;
     }
     for (c, row) in values.chunks_exact_mut(width).enumerate() {
         let sign = if matches!(c % GROUP, 3 | 4) { -1.0 } else { 1.0 };

@@ -37,10 +37,9 @@ pub(in super::super) fn panels(words: Words, filter: &Filter) -> Vec<Panel> {
 /// Writes a panel's weights.
 pub(in super::super) fn fill(words: Words, panel: &Panel, values: &mut [f32], filter: &Filter) {
     let Words::F32(isa) = words else { unreachable!("tiles are of f32") };
-    let group = filter.group_out;
-    transform_kernels(isa, group, values, |channel, c| {
-        let channel = panel.dst_channel + channel;
-        std::array::from_fn(|tap| (filter.weight)(channel / group, channel % group, c, tap))
+    transform_kernels(isa, filter.group_out, values, |channel, c| {
+        let kernel = &filter.channel(panel.dst_channel + channel)[9 * c..9 * (c + 1)];
+        std::array::from_fn(|tap| kernel[tap])
     });
 }
 
