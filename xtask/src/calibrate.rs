@@ -19,14 +19,14 @@ pub struct Args {
     weights: String,
     /// Photos, folders of photos, or patterns such as 'photos/*.jpg'; training images of the data set if not given
     photos: Vec<String>,
-    /// Images to look at, at most
+    /// Images to look at, at most; of more photos, as many from all over them
     #[arg(long, default_value_t = 256)]
     images: usize,
-    /// Data set, where there are no photos and the weights don't say
-    #[arg(long)]
+    /// Data set, where the weights don't say or another is meant
+    #[arg(long, conflicts_with = "photos")]
     dataset: Option<DatasetName>,
     /// Archive or folder the data set is read from
-    #[arg(long)]
+    #[arg(long, conflicts_with = "photos")]
     data: Option<PathBuf>,
     /// JSON file to write, for --ranges of eval, predict and bench
     #[arg(long, default_value = "ranges.json")]
@@ -49,18 +49,21 @@ pub fn run(args: Args) -> Result<()> {
 fn see_photos(args: &Args, calibration: &mut Calibration) -> Result<usize> {
     let source = Source::open(&args.weights)?;
     let network = network(&source.pretrained)?;
-    let mut paths = photos(&args.photos)?;
-    paths.truncate(args.images);
-    let bar = ProgressBar::new(paths.len() as u64);
+    let all = photos(&args.photos)?;
+    let wanted = all.len().min(args.images);
+    let paths: Vec<PathBuf> = (0..wanted).map(|i| all[i * all.len() / wanted].clone()).collect();
+    let (bar, mut seen) = (ProgressBar::new(wanted as u64), 0);
     let (height, width) = source.transform.crop;
     let decode = |_: &Path, sample: resnext_data::Result<Sample>| sample.map(|sample| sample.input);
     for input in PhotoLoader::new(paths, source.transform, vec![decode; 2]) {
         let x = Tensor::from_vec(input?, (1, height, width, 3), &Device::Cpu)?.permute((0, 3, 1, 2))?;
         network.calibrate(&x, calibration)?;
-        bar.inc(1);
+        seen += 1;
+        bar.set_position(seen as u64);
     }
     bar.finish_and_clear();
-    Ok(bar.position() as usize)
+    ensure!(seen == wanted, "only {seen} of {wanted} photos were read");
+    Ok(seen)
 }
 
 fn see_data(args: &Args, calibration: &mut Calibration) -> Result<usize> {
@@ -76,19 +79,21 @@ fn see_data(args: &Args, calibration: &mut Calibration) -> Result<usize> {
     let network = network(&pretrained)?;
     let splits = recipe.dataset.open(recipe.data.as_deref())?;
     let loaders = Loaders::new(splits, recipe.batch_size, false, 0, &Device::Cpu)?;
-    let bar = ProgressBar::new(loaders.train_set().len().min(*images) as u64);
+    let wanted = loaders.train_set().len().min(*images);
+    let (bar, mut seen) = (ProgressBar::new(wanted as u64), 0);
     for batch in loaders.train(0, 0) {
         let (x, _) = batch?;
-        let left = images - bar.position() as usize;
-        let x = x.narrow(0, 0, x.dim(0)?.min(left))?;
+        let x = x.narrow(0, 0, x.dim(0)?.min(wanted - seen))?;
         network.calibrate(&x, calibration)?;
-        bar.inc(x.dim(0)? as u64);
-        if x.dim(0)? == left {
+        seen += x.dim(0)?;
+        bar.set_position(seen as u64);
+        if seen == wanted {
             break;
         }
     }
     bar.finish_and_clear();
-    Ok(bar.position() as usize)
+    ensure!(seen > 0, "expected training images, there are none");
+    Ok(seen)
 }
 
 fn network(pretrained: &resnext_model::Pretrained) -> Result<Fused> {

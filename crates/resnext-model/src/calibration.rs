@@ -31,12 +31,13 @@ impl Calibration {
         Self::default()
     }
 
-    /// Looks at the map that a layer has written.
-    pub(crate) fn see(&mut self, name: &str, map: &Activations) {
+    /// Looks at the map that a layer has written, which may have negative numbers or not.
+    pub(crate) fn see(&mut self, name: &str, map: &Activations, signed: bool) {
         let histogram = match self.maps.get_mut(name) {
             Some(histogram) => histogram,
             None => self.maps.entry(name.to_string()).or_default(),
         };
+        histogram.signed |= signed;
         map.values().for_each(|value| histogram.add(value));
     }
 
@@ -92,7 +93,6 @@ impl Default for Histogram {
 impl Histogram {
     fn add(&mut self, value: f32) {
         self.counts[(value.abs().to_bits() >> 16) as usize] += 1;
-        self.signed |= value < 0.0;
         self.finite &= value.is_finite();
     }
 
@@ -133,23 +133,23 @@ impl Histogram {
 mod tests {
     use super::*;
 
-    fn range(values: impl IntoIterator<Item = f32>) -> Range {
-        let mut histogram = Histogram::default();
+    fn range(values: impl IntoIterator<Item = f32>, signed: bool) -> Range {
+        let mut histogram = Histogram { signed, ..Default::default() };
         values.into_iter().for_each(|value| histogram.add(value));
         histogram.range()
     }
 
     #[test]
     fn a_range_holds_what_is_common_and_cuts_off_what_is_rare() {
-        let even = range((0..=1000).map(|i| i as f32 / 500.0));
+        let even = range((0..=1000).map(|i| i as f32 / 500.0), false);
         assert!(!even.signed && (1.9..2.05).contains(&even.largest), "{even:?}");
-        let signed = range((-1000..=1000).map(|i| i as f32 / 500.0));
+        let signed = range((-1000..=1000).map(|i| i as f32 / 500.0), true);
         assert!(signed.signed && (1.9..2.05).contains(&signed.largest), "{signed:?}");
         // One number in a million is ten times the others: to hold it, all of them would lose more than it does.
-        let rare = range((0..1_000_000).map(|i| i as f32 / 1e6).chain([10.0]));
+        let rare = range((0..1_000_000).map(|i| i as f32 / 1e6).chain([10.0]), false);
         assert!((1.0..9.0).contains(&rare.largest), "{rare:?}");
-        assert_eq!(range([0.0, 0.0]), Range { largest: 0.0, signed: false });
-        assert_eq!(range([]).largest, 0.0);
+        assert_eq!(range([0.0, 0.0], false), Range { largest: 0.0, signed: false });
+        assert_eq!(range([], true).largest, 0.0);
     }
 
     #[test]

@@ -88,7 +88,8 @@ impl Fused {
     /// learnt ([`calibrate`](Self::calibrate)).
     ///
     /// # Errors
-    /// As `new`; also if a map's range is missing, or a weight is not finite.
+    /// As `new`; also if the range of a map is missing, or signed where there are no negative numbers, or if a weight is not
+    /// finite, or too large for the ranges.
     pub fn quantized(config: &Config, vb: VarBuilder, ranges: &Ranges) -> Result<Self> {
         Self::of(config, vb, Numbers::Quantized(ranges))
     }
@@ -129,9 +130,11 @@ impl Fused {
             return Err(Error::Calibration(message.into()));
         }
         self.pass(x, &mut |name, map| {
-            // What is neither read nor written by a convolution in eight bits.
-            if !matches!(name, "input" | "avgpool" | "fc") {
-                calibration.see(name, map);
+            // What is neither read nor written by a convolution in eight bits; of the stem, its last map is.
+            let stem = name == "conv1" && self.stem == Stem::ImageNet;
+            if !stem && !matches!(name, "input" | "avgpool" | "fc") {
+                // All others go through ReLU.
+                calibration.see(name, map, name.ends_with("downsample.0"));
             }
         })?;
         Ok(())
@@ -205,15 +208,19 @@ impl Fused {
         images.load(crew, image, &self.entrance, self.border)?;
         done("input", x);
         self.entrance.forward_images(crew, images, Fusion { relu: true, ..Default::default() }, x)?;
-        done("conv1", x);
+        let mut layer = "conv1";
         if self.stem == Stem::ImageNet {
+            done(layer, x);
+            layer = "maxpool";
             x.max_pool(crew, &Pool2dConfig { kernel: 3, stride: 2, padding: 1 }, y)?;
             std::mem::swap(x, y);
-            done("maxpool", x);
         }
-        let Some(quantization) = self.quantization else { return Ok(true) };
-        let finite = y.quantize(crew, x, quantization)?;
-        std::mem::swap(x, y);
+        let mut finite = true;
+        if let Some(quantization) = self.quantization {
+            finite = y.quantize(crew, x, quantization)?;
+            std::mem::swap(x, y);
+        }
+        done(layer, x);
         Ok(finite)
     }
 

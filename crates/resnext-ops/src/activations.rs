@@ -48,7 +48,7 @@ impl Activations {
             self.data = Lines::zeros(len);
         }
         self.data[end..len].fill(0.0);
-        if own * words.channels() > size[3] {
+        if words == WordType::Bf16 && own * words.channels() > size[3] {
             // The half word behind each pixel is multiplied with a zero, which only a number survives.
             self.data[..end].fill(0.0);
         }
@@ -205,5 +205,33 @@ impl Activations {
 
     pub(crate) fn view(&self) -> Pixels<'_> {
         Pixels { data: &self.data, stride: self.stride }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rounding keeps the order of numbers, so that pooling may come before it or after.
+    #[test]
+    fn eight_bits_are_pooled_as_what_they_stand_for() {
+        for channels in [8, 5] {
+            let values = (0..2 * channels * 7 * 6).map(|i| (i as f32 * 0.7).sin()).collect::<Vec<_>>();
+            let x = Tensor::from_vec(values, (2, channels, 7, 6), &Device::Cpu).unwrap();
+            let (signed, pool) =
+                (Quantization::signed(0.9).unwrap(), Pool2dConfig { kernel: 3, stride: 2, padding: 1 });
+            let [mut loaded, mut pooled, mut first, mut last, mut quantized] =
+                std::array::from_fn(|_| Activations::new());
+            Crew::run(|crew| {
+                loaded.load(crew, &x, DType::F32).unwrap();
+                loaded.max_pool(crew, &pool, &mut pooled).unwrap();
+                last.quantize(crew, &pooled, signed).unwrap();
+                quantized.quantize(crew, &loaded, signed).unwrap();
+                quantized.max_pool(crew, &pool, &mut first).unwrap();
+                assert!(pooled.quantize(crew, &quantized, signed).is_err());
+            });
+            assert!(first.values().eq(last.values()) && first.size() == [2, 4, 3, channels]);
+            assert_eq!(first.global_avg_pool().len(), 2 * channels);
+        }
     }
 }

@@ -223,9 +223,9 @@ impl FusedConv {
         self.maps.0
     }
 
-    /// How many channels pixels of so many should begin apart, in [`Images`].
-    pub(crate) fn apart(&self, channels: usize) -> usize {
-        if self.row_runs { self.run_apart } else { channels.next_multiple_of(self.maps.0.channels()) }
+    /// How many channels pixels should begin apart, in [`Images`].
+    pub(crate) fn apart(&self) -> usize {
+        if self.row_runs { self.run_apart } else { self.channels.0.next_multiple_of(self.maps.0.channels()) }
     }
 
     /// `out = conv(x) + bias`, and what `fusion` says.
@@ -251,6 +251,10 @@ impl FusedConv {
         out: &mut Activations,
     ) -> Result<()> {
         let Images { ref data, size, words, apart } = *x;
+        if apart != self.apart() {
+            let message = format!("expected images with pixels {} channels apart, got {apart}", self.apart());
+            return Err(Error::Config { op: OP, message });
+        }
         self.convolve(crew, Source { data, size, words, apart }, fusion, out)
     }
 
@@ -266,7 +270,7 @@ impl FusedConv {
         if self.row_runs && x.apart != self.run_apart {
             let expected = self.run_apart;
             return wrong(format!(
-                "expected pixels {expected} channels apart, as Images loads them, got {}",
+                "expected pixels {expected} channels apart, got {}; a convolution of images reads Images",
                 x.apart
             ));
         }
@@ -373,15 +377,20 @@ fn whole_numbers(
             "sums of {products} products in 8 bits may not fit 32; at most {MOST_PRODUCTS} do"
         ));
     }
-    let channels = values.chunks_exact_mut(products).zip(biases);
-    let scales = channels.map(|(weights, bias)| {
-        let largest = weights.iter().fold(0f32, |most, w| most.max(w.abs()));
-        let step = if largest < 1e-30 { 1.0 } else { largest / 127.0 };
-        weights.iter_mut().for_each(|w| *w = (*w / step).round());
-        *bias = *bias / output.step() + f32::from(output.zero());
-        step * (input.step() / output.step())
-    });
-    Ok(scales.collect())
+    let channels = values.chunks_exact_mut(products).zip(biases.iter_mut());
+    let scales: Vec<f32> = channels
+        .map(|(weights, bias)| {
+            let largest = weights.iter().fold(0f32, |most, w| most.max(w.abs()));
+            let step = if largest < 1e-30 { 1.0 } else { largest / 127.0 };
+            weights.iter_mut().for_each(|w| *w = (*w / step).round());
+            *bias = *bias / output.step() + f32::from(output.zero());
+            step * (input.step() / output.step())
+        })
+        .collect();
+    if !scales.iter().chain(biases.iter()).all(|v| v.is_finite()) {
+        return wrong(format!("weights or biases are too large for an output of {output:?}"));
+    }
+    Ok(scales)
 }
 
 /// Products of u8 and i8 that 32 bits hold the sum of.
@@ -564,6 +573,9 @@ mod tests {
                     assert!(largest < tolerance, "{isa:?} {dtype:?} {c}×{kernel}: {largest}");
                 }
                 let other = FusedConv::on(isa, &weight, &bias, &config, dtype, false).unwrap();
+                let wide = values(&[n, c + 1, h, w], 1);
+                let result = Crew::run(|crew| Images::new().load(crew, &wide, &conv, border));
+                assert!(result.unwrap_err().to_string().contains("channels, got"));
                 if conv.run_apart != other.run_apart {
                     let result =
                         Crew::run(|crew| other.forward_images(crew, &images, Fusion::default(), &mut out));

@@ -27,11 +27,15 @@ impl Images {
     /// Takes in a tensor (N, C, H, W) of f32 with a border of `border` zeros on all sides, for `conv`.
     ///
     /// # Errors
-    /// If it is not of four dimensions, not f32 or not on the CPU, or `conv` reads maps in 8 bits.
+    /// If it is not of four dimensions, not f32 or not on the CPU, has other channels than `conv` reads, or `conv` reads maps
+    /// in 8 bits.
     pub fn load(&mut self, crew: &Crew, x: &Tensor, conv: &FusedConv, border: usize) -> Result<()> {
         let [n, c, h, w] = dims(x)?;
-        (self.words, self.apart) = (conv.reads(), conv.apart(c));
-        if let WordType::U8(_) = self.words {
+        if c != conv.channels() {
+            let message = format!("expected images of {} channels, got {c}", conv.channels());
+            return Err(Error::Config { op: OP, message });
+        }
+        if let WordType::U8(_) = conv.reads() {
             return Err(Error::DType {
                 op: OP,
                 input: "maps",
@@ -39,6 +43,7 @@ impl Images {
                 got: DType::U8,
             });
         }
+        (self.words, self.apart) = (conv.reads(), conv.apart());
         self.size = [n, h + 2 * border, w + 2 * border, c];
         let end = n * self.size[1] * row_words(self.size[2], self.apart, self.words);
         // Behind the last row lies a pixel of zeros; a kernel may read a vector that begins in it.
@@ -100,9 +105,10 @@ pub(crate) fn put_rows(
         if y < border || y >= border + h {
             return out.fill(0.0);
         }
-        // The next row, that it need not be waited for.
+        // The next row, that it need not be waited for: of channels that lie apart, or all in one.
         let below = values.as_ptr().wrapping_add(start + image * sn + (y + 1 - border) * sh);
-        for k in 0..if sw == 1 { c } else { 1 } {
+        let lines = if sw == 1 { c } else { usize::from(sw == c) };
+        for k in 0..lines {
             (0..w * sw).step_by(16).for_each(|i| prefetch(below.wrapping_add(k * sc + i)));
         }
         let mut rounded_later = Vec::new();

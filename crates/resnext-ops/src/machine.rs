@@ -6,9 +6,9 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use std::time::Instant;
 
-/// Floating-point operations a second, fused multiply-adds counted as two, that all threads of the current pool
-/// reach together with nothing but registers, on inputs of `dtype`, f32 or bf16; `None` where this machine
-/// has no instructions for it. Takes about 200 ms.
+/// Operations a second, multiply-adds counted as two, that all threads of the current pool reach together with nothing but
+/// registers, on inputs of `dtype`, f32, bf16 or, in whole numbers, u8; `None` where this machine has no instructions for
+/// it. Takes about 200 ms.
 pub fn fma_peak(dtype: DType) -> Option<f64> {
     let words = Words::of(dtype, Isa::current())?;
     const STEPS: usize = 8_000_000;

@@ -30,7 +30,7 @@ impl Quantization {
 
     fn new(largest: f32, steps: f32, zero: u8) -> Result<Self> {
         if !(0.0..=f32::MAX).contains(&largest) {
-            let message = format!("expected a largest number from 0 up, got {largest}");
+            let message = format!("expected a largest number from 0 up, and finite, got {largest}");
             return Err(Error::Config { op: "quantization", message });
         }
         // Of nothing but zeros, any step is right; one near 0 would have no inverse.

@@ -102,6 +102,17 @@ pub fn run(mut args: Args) -> Result<()> {
         (true, true) => vec![Dtype::F32],
         (true, false) => Dtype::supported(),
     };
+    ensure!(
+        args.ranges.is_none() || !args.train && dtypes.contains(&Dtype::Int8),
+        "--ranges is for --dtype int8, and not for --train"
+    );
+    // Here, because what serves says nothing when it ends.
+    for &dtype in dtypes.iter().filter(|_| !args.train) {
+        ensure!(Dtype::supported().contains(&dtype), "this machine has no instructions for {}", dtype.name());
+        if dtype == Dtype::Int8 && args.ranges.is_some() {
+            dtype.ranges(args.ranges.as_deref())?;
+        }
+    }
     let target = Target { name: args.model.clone(), config, size, threads, dtypes };
     let folder = tempfile::tempdir()?;
     let weights = match &args.weights {

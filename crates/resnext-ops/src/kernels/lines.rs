@@ -73,7 +73,7 @@ impl Default for Lines {
 impl Drop for Lines {
     fn drop(&mut self) {
         if self.len > 0 {
-            // SAFETY: allocated in `zeros` with this layout.
+            // SAFETY: allocated in `fresh` with this layout.
             unsafe { std::alloc::dealloc(self.data.as_ptr().cast(), Self::layout(self.len)) }
         }
     }
