@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use candle_core::DType;
-use resnext_model::Ranges;
+use candle_nn::VarBuilder;
+use resnext_model::{Config, Fused, Ranges};
 use std::path::Path;
 
 /// What `--ranges` is for.
@@ -43,6 +44,14 @@ impl Dtype {
             Dtype::Bf16 => 2,
             Dtype::Int8 => 1,
         }
+    }
+
+    /// The network that computes in this type, with what [`ranges`](Self::ranges) gave.
+    pub fn network(self, config: &Config, weights: VarBuilder, ranges: Option<&Ranges>) -> Result<Fused> {
+        Ok(match ranges {
+            Some(ranges) => Fused::quantized(config, weights, ranges)?,
+            None => Fused::new(config, weights, self.into())?,
+        })
     }
 
     /// The ranges of maps in this type, if it needs them, from the file they are in.

@@ -71,21 +71,15 @@ pub fn run(args: Args) -> Result<()> {
 
     let loaders = Loaders::new(splits, recipe.batch_size, false, 0, &device)?;
     ensure!(args.dtype.is_none() || device.is_cpu(), "--dtype is for the CPU");
-    let ranges = match args.dtype {
-        Some(dtype) => dtype.ranges(args.ranges.as_deref())?,
-        None => Dtype::F32.ranges(args.ranges.as_deref())?,
+    let ranges = args.dtype.unwrap_or(Dtype::F32).ranges(args.ranges.as_deref())?;
+    let fused = match (args.dtype, &ranges) {
+        (_, Some(ranges)) => Some(network.fuse_quantized(ranges)?),
+        (dtype, None) => dtype.map(|dtype| network.fuse_to(dtype.into())).transpose()?,
     };
-    let (metrics, predictions) = match (args.dtype, &ranges) {
-        (None, _) => judge(&loaders, |images| network.forward(images, false))?,
-        (Some(_), Some(ranges)) => {
-            let fused = network.fuse_quantized(ranges)?;
-            judge(&loaders, |images| fused.forward(images))?
-        }
-        (Some(dtype), None) => {
-            let fused = network.fuse_to(dtype.into())?;
-            judge(&loaders, |images| fused.forward(images))?
-        }
-    };
+    let (metrics, predictions) = judge(&loaders, |images| match &fused {
+        Some(fused) => fused.forward(images),
+        None => network.forward(images, false),
+    })?;
     if let Some(path) = &args.predictions {
         let mut writer = csv::Writer::from_writer(Vec::new());
         writer.write_record(["image", "label", "prediction"])?;

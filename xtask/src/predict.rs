@@ -69,10 +69,9 @@ impl Network {
         let config = &source.pretrained.config;
         let ranges = args.dtype.ranges(args.ranges.as_deref())?;
         Ok(match args.heatmap {
-            None if device.is_cpu() => Network::Fused(Box::new(match ranges {
-                Some(ranges) => Fused::quantized(config, builder, &ranges)?,
-                None => Fused::new(config, builder, args.dtype.into())?,
-            })),
+            None if device.is_cpu() => {
+                Network::Fused(Box::new(args.dtype.network(config, builder, ranges.as_ref())?))
+            }
             _ if args.dtype != Dtype::F32 => {
                 bail!("--dtype {} is for the CPU and goes without --heatmap", args.dtype.name())
             }

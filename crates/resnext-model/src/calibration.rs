@@ -33,10 +33,7 @@ impl Calibration {
 
     /// Looks at the map that a layer has written, which may have negative numbers or not.
     pub(crate) fn see(&mut self, name: &str, map: &Activations, signed: bool) {
-        let histogram = match self.maps.get_mut(name) {
-            Some(histogram) => histogram,
-            None => self.maps.entry(name.to_string()).or_default(),
-        };
+        let histogram = self.maps.entry(name.to_string()).or_default();
         histogram.signed |= signed;
         map.values().for_each(|value| histogram.add(value));
     }
@@ -47,7 +44,7 @@ impl Calibration {
     /// # Errors
     /// If a map had numbers that are not finite.
     pub fn ranges(&self) -> Result<Ranges> {
-        let range = |(name, histogram): (&String, &Histogram)| match histogram.finite {
+        let range = |(name, histogram): (&String, &Histogram)| match histogram.is_finite() {
             true => Ok((name.clone(), histogram.range())),
             false => Err(Error::Calibration(format!("expected finite numbers in the map {name}"))),
         };
@@ -81,19 +78,24 @@ impl Ranges {
 struct Histogram {
     counts: Vec<u64>,
     signed: bool,
-    finite: bool,
 }
+
+/// The first bin of what is not finite.
+const INFINITY: usize = (f32::INFINITY.to_bits() >> 16) as usize;
 
 impl Default for Histogram {
     fn default() -> Self {
-        Histogram { counts: vec![0; 1 << 15], signed: false, finite: true }
+        Histogram { counts: vec![0; 1 << 15], signed: false }
     }
 }
 
 impl Histogram {
     fn add(&mut self, value: f32) {
         self.counts[(value.abs().to_bits() >> 16) as usize] += 1;
-        self.finite &= value.is_finite();
+    }
+
+    fn is_finite(&self) -> bool {
+        self.counts[INFINITY..].iter().all(|&count| count == 0)
     }
 
     /// What magnitudes of a bin are taken for.
@@ -110,8 +112,7 @@ impl Histogram {
         let (mut best, mut least) = (0.0, f64::INFINITY);
         // How many there are beyond, their sum and that of their squares.
         let mut beyond = [0.0; 3];
-        let infinity = (f32::INFINITY.to_bits() >> 16) as usize;
-        for bin in (1..infinity).rev() {
+        for bin in (1..INFINITY).rev() {
             // Bins are open to the top: the next one's beginning holds all of this one.
             let largest = Self::magnitude(bin + 1);
             if beyond[0] > 0.0 || self.counts[bin] > 0 {

@@ -25,8 +25,8 @@ pub struct FusedConv {
     kernel: (usize, usize),
     /// Whether a kernel row is read as one run of neighbouring words.
     row_runs: bool,
-    /// Of such a run, channels from one pixel to the next.
-    run_apart: usize,
+    /// Channels from one pixel of such a run, or of [`Images`], to the next.
+    pub(crate) apart: usize,
     /// Whether what is read of a source pixel is used for all the output pixels in a row that it reaches.
     neighbours: bool,
     /// For the last input's sizes N, H and W, and the what lies between one row or pixel and the next.
@@ -202,7 +202,7 @@ impl FusedConv {
             channels: (group_in * groups, out_channels),
             kernel: (kh, kw),
             row_runs,
-            run_apart: whole,
+            apart: if row_runs { whole } else { (group_in * groups).next_multiple_of(words.channels()) },
             neighbours,
             plan: Mutex::default(),
         })
@@ -221,11 +221,6 @@ impl FusedConv {
     /// The kind of maps it reads.
     pub(crate) fn reads(&self) -> WordType {
         self.maps.0
-    }
-
-    /// How many channels pixels should begin apart, in [`Images`].
-    pub(crate) fn apart(&self) -> usize {
-        if self.row_runs { self.run_apart } else { self.channels.0.next_multiple_of(self.maps.0.channels()) }
     }
 
     /// `out = conv(x) + bias`, and what `fusion` says.
@@ -251,8 +246,8 @@ impl FusedConv {
         out: &mut Activations,
     ) -> Result<()> {
         let Images { ref data, size, words, apart } = *x;
-        if apart != self.apart() {
-            let message = format!("expected images with pixels {} channels apart, got {apart}", self.apart());
+        if apart != self.apart {
+            let message = format!("expected images with pixels {} channels apart, got {apart}", self.apart);
             return Err(Error::Config { op: OP, message });
         }
         self.convolve(crew, Source { data, size, words, apart }, fusion, out)
@@ -267,8 +262,8 @@ impl FusedConv {
             let (expected, got) = (self.channels.0, x.words);
             return wrong(format!("expected {expected} channels of {read:?}, got {c} of {got:?}"));
         }
-        if self.row_runs && x.apart != self.run_apart {
-            let expected = self.run_apart;
+        if self.row_runs && x.apart != self.apart {
+            let expected = self.apart;
             return wrong(format!(
                 "expected pixels {expected} channels apart, got {}; a convolution of images reads Images",
                 x.apart
@@ -427,6 +422,11 @@ mod tests {
         Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
     }
 
+    fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
+        let difference = (a - b).unwrap().abs().unwrap();
+        difference.flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+    }
+
     /// `conv(x)` in f32, with a residual and ReLU where asked for.
     fn fused(conv: &FusedConv, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Tensor {
         let (mut input, mut added, mut out) = <(Activations, Activations, Activations)>::default();
@@ -567,16 +567,14 @@ mod tests {
                         images.load(crew, x, &conv, border).unwrap();
                         conv.forward_images(crew, &images, Fusion::default(), &mut out).unwrap();
                     });
-                    let difference = (out.to_tensor().unwrap() - &want).unwrap().abs().unwrap();
-                    let largest =
-                        difference.flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+                    let largest = largest_difference(&out.to_tensor().unwrap(), &want);
                     assert!(largest < tolerance, "{isa:?} {dtype:?} {c}×{kernel}: {largest}");
                 }
                 let other = FusedConv::on(isa, &weight, &bias, &config, dtype, false).unwrap();
                 let wide = values(&[n, c + 1, h, w], 1);
                 let result = Crew::run(|crew| Images::new().load(crew, &wide, &conv, border));
                 assert!(result.unwrap_err().to_string().contains("channels, got"));
-                if conv.run_apart != other.run_apart {
+                if conv.apart != other.apart {
                     let result =
                         Crew::run(|crew| other.forward_images(crew, &images, Fusion::default(), &mut out));
                     assert!(result.unwrap_err().to_string().contains("channels apart"));
@@ -594,8 +592,7 @@ mod tests {
             let want = crate::conv2d_with_bias(&x, &weight, &bias, &config).unwrap();
             for isa in Isa::available() {
                 let conv = FusedConv::on(isa, &weight, &bias, &config, DType::F32, false).unwrap();
-                let difference = (fused(&conv, &x, None, false) - &want).unwrap().abs().unwrap();
-                let largest = difference.flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+                let largest = largest_difference(&fused(&conv, &x, None, false), &want);
                 assert!(largest < 1e-4, "{isa:?}: {largest}");
             }
         }
@@ -748,8 +745,7 @@ mod tests {
                     let fusion = Fusion { residual: with_residual.then_some(&added), relu, ahead: &[&conv] };
                     conv.forward(crew, &input, fusion, &mut out).unwrap();
                 });
-                let difference = (out.to_tensor().unwrap() - &want).unwrap().abs().unwrap();
-                let largest = difference.flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+                let largest = largest_difference(&out.to_tensor().unwrap(), &want);
                 // bf16: inputs, weights and result are rounded to 8 bits each.
                 let terms = (group_in * kernel * kernel) as f32;
                 let tolerance = match dtype {

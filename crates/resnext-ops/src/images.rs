@@ -43,7 +43,7 @@ impl Images {
                 got: DType::U8,
             });
         }
-        (self.words, self.apart) = (conv.reads(), conv.apart());
+        (self.words, self.apart) = (conv.reads(), conv.apart);
         self.size = [n, h + 2 * border, w + 2 * border, c];
         let end = n * self.size[1] * row_words(self.size[2], self.apart, self.words);
         // Behind the last row lies a pixel of zeros; a kernel may read a vector that begins in it.

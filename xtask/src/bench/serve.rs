@@ -16,10 +16,7 @@ use std::time::Instant;
 pub fn serve(target: &Target, weights: &Path, ranges: Option<&Path>) -> Result<()> {
     let dtype = *target.dtypes.first().context("--serve needs a --dtype")?;
     let weights = Weights::open(weights)?.builder(DType::F32, &Device::Cpu);
-    let network = match dtype.ranges(ranges)? {
-        Some(ranges) => Fused::quantized(&target.config, weights, &ranges)?,
-        None => Fused::new(&target.config, weights, dtype.into())?,
-    };
+    let network = dtype.network(&target.config, weights, dtype.ranges(ranges)?.as_ref())?;
     let mut out = std::io::stdout().lock();
     let version = env!("CARGO_PKG_VERSION");
     writeln!(

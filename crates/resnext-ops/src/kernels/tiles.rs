@@ -99,8 +99,8 @@ impl Strip<'_> {
         fetch_output!(task, pixels, panel.dst_channel..panel.dst_channel + panel.width, W::CHANNELS);
     }
 
-    /// Makes numbers of the sums of `M` pixels from `first` on, `N` vectors each, adds bias and residual, applies ReLU and
-    /// stores.
+    /// Makes numbers of the sums of `M` pixels from `first` on, `N` vectors each, with the bias if they did not begin with
+    /// it, adds a residual, applies ReLU and stores.
     ///
     /// # Safety
     /// The CPU has `W`'s instructions, the pixels exist, and no other thread writes their panel.
@@ -108,9 +108,6 @@ impl Strip<'_> {
     unsafe fn finish<W: Word, const M: usize, const N: usize>(&self, first: usize, sums: &mut [V<W>]) {
         let Strip { task, panel, .. } = *self;
         let lanes = W::S::LANES;
-        let constants = &task.packed.bias[panel.bias.clone()];
-        let bias = constants[..N * lanes].as_ptr();
-        let scales = if W::SCALED { constants[N * lanes..2 * N * lanes].as_ptr() } else { bias };
         // From the first pixel of the tile on, in bytes.
         let place = |stride: usize| 4 * stride * first + panel.dst_channel * W::BYTES;
         let out =
@@ -123,6 +120,8 @@ impl Strip<'_> {
         // SAFETY: `Packed::run` checked output and residual; the constants are padded to whole vectors.
         unsafe {
             if W::SCALED {
+                let constants = &task.packed.bias[panel.bias.clone()][..2 * N * lanes];
+                let (bias, scales) = (constants.as_ptr(), constants[N * lanes..].as_ptr());
                 let offset = W::S::splat(&offset);
                 for v in 0..N {
                     let bias = W::S::add(W::S::load(bias.add(v * lanes)), offset);
