@@ -60,7 +60,7 @@ pub(crate) enum Words {
     F32(Isa),
     /// Pairs of bf16; made by [`Words::of`] alone, where the CPU has AVX-512 BF16.
     Bf16,
-    /// Four pixels' channels of u8, or weights of i8; made by [`Words::of`] alone, where the CPU has AVX-512 VNNI.
+    /// Four channels of u8, or weights of i8; made by [`Words::of`] alone, where the CPU has AVX-512 VNNI.
     Int8,
 }
 
