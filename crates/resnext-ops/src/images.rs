@@ -2,7 +2,7 @@
 
 use crate::crew::Crew;
 use crate::fused_conv::FusedConv;
-use crate::kernels::{Lines, MAX_LANES, SharedMut, WordType, pair, prefetch};
+use crate::kernels::{Lines, MAX_LANES, SharedMut, WordType, bf16_bits, prefetch};
 use crate::{Error, Result};
 use candle_core::{DType, Storage, Tensor};
 
@@ -111,28 +111,33 @@ pub(crate) fn put_rows(
         for k in 0..lines {
             (0..w * sw).step_by(16).for_each(|i| prefetch(below.wrapping_add(k * sc + i)));
         }
-        let mut rounded_later = Vec::new();
-        let channels = match words {
-            WordType::Bf16 => {
-                rounded_later.resize(row_len * words.channels(), 0.0);
-                &mut rounded_later[..]
-            }
-            _ => {
-                out.fill(0.0);
-                &mut *out
-            }
-        };
+        out.fill(0.0);
         for k in 0..c {
             let line = &values[start + image * sn + k * sc + (y - border) * sh..];
-            let pixels = channels[border * apart..].chunks_exact_mut(apart);
-            match sw {
-                // By itself, because quicker.
-                1 => pixels.zip(&line[..w]).for_each(|(pixel, &x)| pixel[k] = x),
-                _ => pixels.zip(line.iter().step_by(sw)).take(w).for_each(|(pixel, &x)| pixel[k] = x),
+            if words == WordType::Bf16 {
+                // SAFETY: u16 has no invalid bits, and its alignment is the smaller one.
+                let (_, halves, _) = unsafe { out.align_to_mut() };
+                put_line(&mut halves[border * apart..], apart, k, (line, sw, w), bf16_bits);
+            } else {
+                put_line(&mut out[border * apart..], apart, k, (line, sw, w), |x| x);
             }
         }
-        let pairs = rounded_later.chunks_exact(2).map(|both| pair(both[0], both[1]));
-        out.iter_mut().zip(pairs).for_each(|(word, pair)| *word = pair);
     });
     Ok(())
+}
+
+/// Writes a row's channel `k`, of pixels that begin `apart` from each other: `count` values that lie `step` apart in `line`.
+fn put_line<T>(
+    row: &mut [T],
+    apart: usize,
+    k: usize,
+    (line, step, count): (&[f32], usize, usize),
+    number: impl Fn(f32) -> T,
+) {
+    let pixels = row.chunks_exact_mut(apart);
+    match step {
+        // By itself, because quicker.
+        1 => pixels.zip(&line[..count]).for_each(|(pixel, &x)| pixel[k] = number(x)),
+        _ => pixels.zip(line.iter().step_by(step)).take(count).for_each(|(pixel, &x)| pixel[k] = number(x)),
+    }
 }

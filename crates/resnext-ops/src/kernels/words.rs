@@ -41,12 +41,16 @@ impl WordType {
 /// A word of two bf16, rounded to the nearest, ties to even.
 #[inline]
 pub(crate) fn pair(first: f32, second: f32) -> f32 {
+    f32::from_bits(u32::from(bf16_bits(second)) << 16 | u32::from(bf16_bits(first)))
+}
+
+/// A bf16, rounded to the nearest, ties to even.
+#[inline]
+pub(crate) fn bf16_bits(v: f32) -> u16 {
     // As `half::bf16::from_f32` does, but without branches, so that loops over it become vectors.
-    let round = |v: f32| match v.to_bits() {
-        bits if v.is_nan() => bits >> 16 | 0x40,
-        bits => (bits + 0x7fff + (bits >> 16 & 1)) >> 16,
-    };
-    f32::from_bits(round(second) << 16 | round(first))
+    let bits = v.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    (if v.is_nan() { bits >> 16 | 0x40 } else { rounded }) as u16
 }
 
 /// A word of four whole numbers of 8 bits, signed.
