@@ -62,15 +62,15 @@ impl Crew {
             let task = std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task);
             *self.0.loops.task.get() = Some(task);
         }
-        self.0.loops.done.store(0, Ordering::Relaxed);
         for (i, part) in self.0.parts.iter().enumerate() {
+            part.done.store(0, Ordering::Relaxed);
             let bound = |i: usize| (tasks * i / self.threads()) as u64;
             part.open(bound(i), bound(i + 1));
         }
         // Also when a task unwinds on this thread: others may still be at theirs.
         let rest = OnDrop(|| {
             let mut patience = PATIENCE;
-            while self.0.loops.done.load(Ordering::Acquire) < tasks {
+            while self.0.parts.iter().map(|part| part.done.load(Ordering::Acquire)).sum::<usize>() < tasks {
                 if !self.work(0) {
                     pause(&mut patience);
                 }
@@ -100,7 +100,7 @@ impl Crew {
             if std::thread::panicking() {
                 self.0.loops.panicked.store(true, Ordering::Relaxed);
             }
-            self.0.loops.done.fetch_add(1, Ordering::Release);
+            self.0.parts[own].done.fetch_add(1, Ordering::Release);
         });
         // SAFETY: this thread holds a task of the open loop, so `task` is set and stays.
         if let Some(task) = unsafe { *self.0.loops.task.get() } {
@@ -117,7 +117,6 @@ struct Loops {
     closed: AtomicBool,
     /// What to call, while the loop is open.
     task: UnsafeCell<Option<&'static (dyn Fn(usize) + Sync)>>,
-    done: AtomicUsize,
     panicked: AtomicBool,
 }
 
@@ -138,12 +137,16 @@ const TASK: u64 = (1 << TASK_BITS) - 1;
 /// that comes late cannot claim a task of another loop than the one it saw.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Part(AtomicU64);
+struct Part {
+    unclaimed: AtomicU64,
+    /// Tasks of the loop that its thread has done. Counted by itself: another core's last level of cache may be far.
+    done: AtomicUsize,
+}
 
 impl Part {
     fn open(&self, start: u64, end: u64) {
-        let number = (self.0.load(Ordering::Relaxed) >> (2 * TASK_BITS)) + 1;
-        self.0.store((number << TASK_BITS | end) << TASK_BITS | start, Ordering::Release);
+        let number = (self.unclaimed.load(Ordering::Relaxed) >> (2 * TASK_BITS)) + 1;
+        self.unclaimed.store((number << TASK_BITS | end) << TASK_BITS | start, Ordering::Release);
     }
 
     fn first(&self) -> Option<usize> {
@@ -156,7 +159,7 @@ impl Part {
 
     /// Takes a task: `take` gives the new start and end, and the task.
     fn claim(&self, take: impl Fn(u64, u64) -> (u64, u64, u64)) -> Option<usize> {
-        let mut now = self.0.load(Ordering::Acquire);
+        let mut now = self.unclaimed.load(Ordering::Acquire);
         loop {
             let (start, end) = (now & TASK, now >> TASK_BITS & TASK);
             if start >= end {
@@ -164,7 +167,7 @@ impl Part {
             }
             let (start, end, task) = take(start, end);
             let then = (now >> (2 * TASK_BITS) << TASK_BITS | end) << TASK_BITS | start;
-            match self.0.compare_exchange_weak(now, then, Ordering::AcqRel, Ordering::Acquire) {
+            match self.unclaimed.compare_exchange_weak(now, then, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Some(task as usize),
                 Err(changed) => now = changed,
             }

@@ -309,6 +309,18 @@ pub(crate) fn prefetch(word: *const f32) {
     let _ = word;
 }
 
+/// Asks for a cache line that will be written, to be taken from a core that has written it before.
+#[inline(always)]
+pub(crate) fn prefetch_to_write(word: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch never faults, wherever it points to; a CPU that can't ask to write does nothing.
+    unsafe {
+        std::arch::asm!("prefetchw [{}]", in(reg) word, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = word;
+}
+
 /// Asks for some channels, `$a_word` a word, of some pixels of what is added to a result, and of where it is written:
 /// `$to` has `residual`, `out` and `out_stride`. Not a function, of which loops around it were compiled worse.
 macro_rules! fetch_output {
@@ -320,7 +332,7 @@ macro_rules! fetch_output {
                     let at = r.data.as_ptr().wrapping_add(pixel * r.stride + word);
                     $crate::kernels::packed_conv::prefetch(at);
                 }
-                $crate::kernels::packed_conv::prefetch(out.wrapping_add(pixel * $to.out_stride + word));
+                $crate::kernels::packed_conv::prefetch_to_write(out.wrapping_add(pixel * $to.out_stride + word));
             }
         }
     };
