@@ -11,7 +11,6 @@ use resnext_ops::{
     Activations, Conv2dConfig, Crew, FusedConv, Fusion, Images, Pool2dConfig, Quantization,
     fused_dtype_is_supported,
 };
-use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,9 +30,7 @@ pub struct Fused {
     /// Zeros around the image, which the first convolution then need not look for.
     border: usize,
     stem: Stem,
-    blocks: Vec<FusedBlock>,
-    /// The first block of the last stage.
-    last_stage: usize,
+    stages: Vec<FusedStage>,
     fc: FusedConv,
     classes: usize,
     /// What the first convolution computes in.
@@ -44,29 +41,54 @@ pub struct Fused {
     buffers: Mutex<Vec<Buffers>>,
 }
 
-/// A block in form (c).
+/// A stage of blocks in form (c).
+#[derive(Debug, Default)]
+pub(crate) struct FusedStage {
+    /// Of the first block, the only one that may change sizes.
+    projection: Option<FusedConv>,
+    /// Whether the first block's first convolution leaves it to another to make the map smaller.
+    smaller_later: bool,
+    blocks: Vec<FusedBlock>,
+}
+
 #[derive(Debug)]
-pub(crate) struct FusedBlock {
+struct FusedBlock {
     name: String,
-    starts_stage: bool,
-    /// First to last.
-    convs: Vec<FusedConv>,
-    shortcut: Option<FusedConv>,
+    first: FusedConv,
+    /// A basic block has none.
+    middle: Option<FusedConv>,
+    last: FusedConv,
 }
 
 /// What is told of each layer: its name, and the map it has written.
 type Done<'a> = dyn FnMut(&str, &Activations) + 'a;
 
 /// What a forward pass writes to.
+///
+/// A thread has the same part of all maps of one size, and then writes where it wrote in the pass before, too: what lies in
+/// the caches of another thread's core is slow to get, most of all if they do not share the last one.
 #[derive(Debug, Default)]
 struct Buffers {
     images: Images,
-    x: Activations,
-    y: Activations,
-    inner: [Activations; 2],
-    shortcut: Activations,
+    /// From the first convolution to what the first block reads.
+    stem: [Activations; 3],
+    stages: Vec<Maps>,
     /// What the last stage reads, of several images.
     together: Activations,
+    features: Activations,
+    logits: Activations,
+}
+
+/// Maps of one stage.
+#[derive(Debug, Default)]
+struct Maps {
+    /// The last block's output; within the first block, what its projection makes.
+    x: Activations,
+    /// The output of the block that is computed.
+    y: Activations,
+    /// What a block's first convolution makes, and what the one between it and the last does.
+    opened: Activations,
+    inner: Activations,
 }
 
 /// Pixels that the last stage reads at once, of as many images as have no more: its maps are small and its weights many,
@@ -164,103 +186,121 @@ impl Fused {
         let logits = Crew::run(|crew| -> Result<Tensor> {
             // Image by image: then maps stay in the caches from one layer to the next.
             let (mut features, mut spoilt) = (Vec::new(), vec![false; n]);
+            let Buffers { images, stem, stages: maps, together, features: pooled, logits } = &mut buffers;
+            maps.resize_with(self.stages.len(), Maps::default);
             for i in 0..n {
-                spoilt[i] = !self.enter(crew, &x.narrow(0, i, 1)?, &mut buffers, done)?;
-                self.blocks(crew, 0..self.last_stage, &mut buffers, done)?;
-                let [_, h, w, _] = buffers.x.size();
-                let most = (TOGETHER / (h * w)).clamp(1, n);
-                let (place, places) = (i % most, most.min(n - i / most * most));
-                if places > 1 {
-                    buffers.together.put(crew, &buffers.x, place, places)?;
-                    if place + 1 < places {
-                        continue;
+                let (entered, finite) = self.enter(crew, &x.narrow(0, i, 1)?, images, stem, done)?;
+                spoilt[i] = !finite;
+                for s in 0..self.stages.len() {
+                    let (before, own) = maps.split_at_mut(s);
+                    let (mut source, entry) = match before.last_mut() {
+                        Some(Maps { x, y, .. }) => (&*x, Some(y)),
+                        None => (&stem[entered], None),
+                    };
+                    if s + 1 == self.stages.len() {
+                        let [_, h, w, _] = source.size();
+                        let most = (TOGETHER / (h * w)).clamp(1, n);
+                        let (place, places) = (i % most, most.min(n - i / most * most));
+                        if places > 1 {
+                            together.put(crew, source, place, places)?;
+                            if place + 1 < places {
+                                break;
+                            }
+                            source = together;
+                        }
+                        self.stage(crew, s, source, entry, &mut own[0], done)?;
+                        features.extend(own[0].x.global_avg_pool());
+                        done("avgpool", &own[0].x);
+                    } else {
+                        self.stage(crew, s, source, entry, &mut own[0], done)?;
                     }
-                    std::mem::swap(&mut buffers.x, &mut buffers.together);
                 }
-                self.blocks(crew, self.last_stage..self.blocks.len(), &mut buffers, done)?;
-                features.extend(buffers.x.global_avg_pool());
-                done("avgpool", &buffers.x);
             }
             // Eight bits can't say it themselves.
             let images = features.chunks_exact_mut(self.fc.channels()).zip(spoilt);
             images.filter(|(_, spoilt)| *spoilt).for_each(|(features, _)| features.fill(f32::NAN));
             // All at once: there are more weights than anything else.
-            let Buffers { x, y, .. } = &mut buffers;
             let features = Tensor::from_vec(features, (n, self.fc.channels(), 1, 1), &Device::Cpu)?;
-            x.load(crew, &features, DType::F32)?;
-            self.fc.forward(crew, x, Fusion::default(), y)?;
-            let logits = y.to_tensor()?.reshape((n, self.classes))?;
-            done("fc", y);
-            Ok(logits)
+            pooled.load(crew, &features, DType::F32)?;
+            self.fc.forward(crew, pooled, Fusion::default(), logits)?;
+            done("fc", logits);
+            Ok(logits.to_tensor()?.reshape((n, self.classes))?)
         })?;
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner).push(buffers);
         Ok(logits)
     }
 
-    /// From an image to what the first block reads, in `x`; says whether that can be relied upon.
+    /// From an image to what the first block reads: says in which of the stem's maps that is, and whether it can be relied
+    /// upon.
     fn enter(
         &self,
         crew: &Crew,
         image: &Tensor,
-        Buffers { images, x, y, .. }: &mut Buffers,
+        images: &mut Images,
+        stem: &mut [Activations; 3],
         done: &mut Done,
-    ) -> Result<bool> {
+    ) -> Result<(usize, bool)> {
+        let [first, pooled, quantized] = stem;
         images.load(crew, image, &self.entrance, self.border)?;
-        done("input", x);
-        self.entrance.forward_images(crew, images, Fusion { relu: true, ..Default::default() }, x)?;
-        let mut layer = "conv1";
+        done("input", first);
+        self.entrance.forward_images(crew, images, Fusion { relu: true, ..Default::default() }, first)?;
+        let (mut layer, mut entered) = ("conv1", 0);
         if self.stem == Stem::ImageNet {
-            done(layer, x);
+            done(layer, first);
             layer = "maxpool";
-            x.max_pool(crew, &Pool2dConfig { kernel: 3, stride: 2, padding: 1 }, y)?;
-            std::mem::swap(x, y);
+            first.max_pool(crew, &Pool2dConfig { kernel: 3, stride: 2, padding: 1 }, pooled)?;
+            entered = 1;
         }
         let mut finite = true;
         if let Some(quantization) = self.quantization {
-            finite = y.quantize(crew, x, quantization)?;
-            std::mem::swap(x, y);
+            finite = quantized.quantize(crew, if entered == 1 { pooled } else { first }, quantization)?;
+            entered = 2;
         }
-        done(layer, x);
-        Ok(finite)
+        done(layer, &stem[entered]);
+        Ok((entered, finite))
     }
 
-    /// Some blocks, from `x` to `x`.
-    fn blocks(
+    /// Stage `s`, of the maps `entered`: what it makes is in `x`. `entry`, if there is a stage before, is for maps of its size.
+    fn stage(
         &self,
         crew: &Crew,
-        range: Range<usize>,
-        Buffers { x, y, inner: [first, second], shortcut, .. }: &mut Buffers,
+        s: usize,
+        entered: &Activations,
+        mut entry: Option<&mut Activations>,
+        Maps { x, y, opened, inner }: &mut Maps,
         done: &mut Done,
     ) -> Result<()> {
         let relu = Fusion { relu: true, ..Default::default() };
-        for i in range {
-            let FusedBlock { name, convs, shortcut: projection, .. } = &self.blocks[i];
+        let FusedStage { projection, smaller_later, blocks } = &self.stages[s];
+        let following = self.stages.get(s + 1).map_or(&self.fc, |next| &next.blocks[0].first);
+        for (i, FusedBlock { name, first, middle, last }) in blocks.iter().enumerate() {
+            let projection = projection.as_ref().filter(|_| i == 0);
+            let source = if i == 0 { entered } else { &*x };
+            let opened = entry.take().filter(|_| *smaller_later).unwrap_or(&mut *opened);
             // In the order of their use. A grouped convolution in the middle has too little to do to fetch much
             // meanwhile: its neighbours do.
-            let last = convs.len() - 1;
-            let ahead: Vec<_> = convs[1..last].iter().chain(projection).chain(&convs[last..]).collect();
-            let next = [self.blocks.get(i + 1).map_or(&self.fc, |next| &next.convs[0])];
-            for (j, conv) in convs.iter().enumerate() {
-                let source = if j == 0 { &*x } else { &*first };
-                if j < last {
-                    let ahead = if j == 0 { &ahead[..] } else { &[] };
-                    conv.forward(crew, source, Fusion { ahead, ..relu }, second)?;
-                    std::mem::swap(first, second);
-                    done(&format!("{name}.conv{}", j + 1), first);
-                } else {
-                    let residual = match projection {
-                        Some(projection) => {
-                            projection.forward(crew, x, Fusion::default(), shortcut)?;
-                            done(&format!("{name}.downsample.0"), shortcut);
-                            &*shortcut
-                        }
-                        None => &*x,
-                    };
-                    let fusion = Fusion { residual: Some(residual), ahead: &next, ..relu };
-                    conv.forward(crew, source, fusion, y)?;
-                    done(&format!("{name}.conv{}", j + 1), y);
+            let ahead: Vec<_> = middle.iter().chain(projection).chain([last]).collect();
+            first.forward(crew, source, Fusion { ahead: &ahead, ..relu }, opened)?;
+            done(&format!("{name}.conv1"), opened);
+            let inner = match middle {
+                Some(middle) => {
+                    middle.forward(crew, opened, relu, inner)?;
+                    done(&format!("{name}.conv2"), inner);
+                    &*inner
                 }
-            }
+                None => &*opened,
+            };
+            let residual = match projection {
+                Some(projection) => {
+                    projection.forward(crew, entered, Fusion::default(), x)?;
+                    done(&format!("{name}.downsample.0"), x);
+                    &*x
+                }
+                None => source,
+            };
+            let ahead = [blocks.get(i + 1).map_or(following, |next| &next.first)];
+            last.forward(crew, inner, Fusion { residual: Some(residual), ahead: &ahead, ..relu }, y)?;
+            done(&format!("{name}.conv{}", if middle.is_some() { 3 } else { 2 }), y);
             std::mem::swap(x, y);
         }
         Ok(())
@@ -268,10 +308,15 @@ impl Fused {
 
     /// Bytes of all packed weights.
     pub fn bytes(&self) -> usize {
-        let block = |block: &FusedBlock| {
-            block.convs.iter().chain(&block.shortcut).map(FusedConv::bytes).sum::<usize>()
+        let of = |block: &FusedBlock| {
+            let middle = block.middle.as_ref().map_or(0, FusedConv::bytes);
+            block.first.bytes() + middle + block.last.bytes()
         };
-        self.entrance.bytes() + self.fc.bytes() + self.blocks.iter().map(block).sum::<usize>()
+        let stage = |stage: &FusedStage| {
+            let projection = stage.projection.as_ref().map_or(0, FusedConv::bytes);
+            projection + stage.blocks.iter().map(of).sum::<usize>()
+        };
+        self.entrance.bytes() + self.fc.bytes() + self.stages.iter().map(stage).sum::<usize>()
     }
 }
 
@@ -283,7 +328,7 @@ pub(crate) struct FusedBuilder<'a> {
     entrance: FusedConv,
     border: usize,
     stem: Stem,
-    blocks: Vec<FusedBlock>,
+    stages: Vec<FusedStage>,
     /// The layer that writes what the next block reads.
     source: String,
 }
@@ -307,38 +352,51 @@ impl<'a> FusedBuilder<'a> {
             entrance: entrance.pack_for_images(dtype)?,
             border,
             stem,
-            blocks: Vec::new(),
+            stages: Vec::new(),
             source: source.into(),
         })
     }
 
-    /// Adds block `i` of stage `s`, both from 0.
+    /// Adds block `i` of stage `s`, both from 0, after those before it.
     pub(crate) fn add(&mut self, s: usize, i: usize, block: &Block) -> Result<()> {
         let name = format!("layer{}.{i}", s + 1);
         let (folded, projection) = block.fold()?;
         let pack = |folded: Folded| folded.pack(self.numbers, &self.source, &format!("{name}.downsample.0"));
-        let shortcut = projection.map(pack).transpose()?;
+        let projection = projection.map(pack).transpose()?;
+        let smaller_later = folded[0].stride() == 1 && folded.iter().any(|conv| conv.stride() > 1);
         let mut convs = Vec::new();
         for (j, folded) in folded.iter().enumerate() {
             let to = format!("{name}.conv{}", j + 1);
             convs.push(folded.pack(self.numbers, &self.source, &to)?);
             self.source = to;
         }
-        self.blocks.push(FusedBlock { name, starts_stage: i == 0, convs, shortcut });
+        let mut convs = convs.into_iter();
+        let (Some(first), Some(second), third) = (convs.next(), convs.next(), convs.next()) else {
+            return Err(Error::Config(format!("expected two or three convolutions in {name}")));
+        };
+        let (middle, last) = match third {
+            Some(third) => (Some(second), third),
+            None => (None, second),
+        };
+        if i == 0 {
+            self.stages.push(FusedStage { projection, smaller_later, blocks: Vec::new() });
+        }
+        if let Some(stage) = self.stages.last_mut() {
+            stage.blocks.push(FusedBlock { name, first, middle, last });
+        }
         Ok(())
     }
 
     /// Adds the last layer.
     pub(crate) fn finish(self, (weight, bias): &(Tensor, Tensor)) -> Result<Fused> {
-        let FusedBuilder { dtype, quantization, entrance, border, stem, blocks, .. } = self;
+        let FusedBuilder { dtype, quantization, entrance, border, stem, stages, .. } = self;
         let (classes, features) = weight.dims2()?;
         let weight = weight.detach().reshape((classes, features, 1, 1))?;
         Ok(Fused {
             entrance,
             border,
             stem,
-            last_stage: blocks.iter().rposition(|block| block.starts_stage).unwrap_or(0),
-            blocks,
+            stages,
             fc: FusedConv::new(&weight, &bias.detach(), &Conv2dConfig::default(), DType::F32)?,
             classes,
             dtype,

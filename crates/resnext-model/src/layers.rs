@@ -57,6 +57,11 @@ impl Folded {
         (self, padding)
     }
 
+    /// Of the convolution.
+    pub(crate) fn stride(&self) -> usize {
+        self.config.stride
+    }
+
     /// Ready for inference in f32 or bf16, from images.
     pub(crate) fn pack_for_images(&self, dtype: DType) -> Result<FusedConv> {
         Ok(FusedConv::of_images(&self.weight, &self.bias, &self.config, dtype)?)

@@ -332,7 +332,9 @@ macro_rules! fetch_output {
                     let at = r.data.as_ptr().wrapping_add(pixel * r.stride + word);
                     $crate::kernels::packed_conv::prefetch(at);
                 }
-                $crate::kernels::packed_conv::prefetch_to_write(out.wrapping_add(pixel * $to.out_stride + word));
+                $crate::kernels::packed_conv::prefetch_to_write(
+                    out.wrapping_add(pixel * $to.out_stride + word),
+                );
             }
         }
     };
