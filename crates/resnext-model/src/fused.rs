@@ -42,7 +42,7 @@ pub struct Fused {
 }
 
 /// A stage of blocks in form (c).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct FusedStage {
     /// Of the first block, the only one that may change sizes.
     projection: Option<FusedConv>,
@@ -197,7 +197,8 @@ impl Fused {
                         Some(Maps { x, y, .. }) => (&*x, Some(y)),
                         None => (&stem[entered], None),
                     };
-                    if s + 1 == self.stages.len() {
+                    let last = s + 1 == self.stages.len();
+                    if last {
                         let [_, h, w, _] = source.size();
                         let most = (TOGETHER / (h * w)).clamp(1, n);
                         let (place, places) = (i % most, most.min(n - i / most * most));
@@ -208,11 +209,11 @@ impl Fused {
                             }
                             source = together;
                         }
-                        self.stage(crew, s, source, entry, &mut own[0], done)?;
+                    }
+                    self.stage(crew, s, source, entry, &mut own[0], done)?;
+                    if last {
                         features.extend(own[0].x.global_avg_pool());
                         done("avgpool", &own[0].x);
-                    } else {
-                        self.stage(crew, s, source, entry, &mut own[0], done)?;
                     }
                 }
             }
@@ -260,7 +261,8 @@ impl Fused {
         Ok((entered, finite))
     }
 
-    /// Stage `s`, of the maps `entered`: what it makes is in `x`. `entry`, if there is a stage before, is for maps of its size.
+    /// Stage `s`, of the maps `entered`: what it makes is in `x`. `entry`, if there is a stage before, is for maps of that
+    /// one's size, which the first convolution may still make.
     fn stage(
         &self,
         crew: &Crew,

@@ -62,15 +62,17 @@ impl Crew {
             let task = std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task);
             *self.0.loops.task.get() = Some(task);
         }
+        // All of them first: whoever finds one part open counts for itself.
+        self.0.parts.iter().for_each(|part| part.done.store(0, Ordering::Relaxed));
         for (i, part) in self.0.parts.iter().enumerate() {
-            part.done.store(0, Ordering::Relaxed);
             let bound = |i: usize| (tasks * i / self.threads()) as u64;
             part.open(bound(i), bound(i + 1));
         }
         // Also when a task unwinds on this thread: others may still be at theirs.
         let rest = OnDrop(|| {
             let mut patience = PATIENCE;
-            while self.0.parts.iter().map(|part| part.done.load(Ordering::Acquire)).sum::<usize>() < tasks {
+            let done = || self.0.parts.iter().map(|part| part.done.load(Ordering::Acquire)).sum::<usize>();
+            while done() < tasks {
                 if !self.work(0) {
                     pause(&mut patience);
                 }
