@@ -69,14 +69,24 @@ type Done<'a> = dyn FnMut(&str, &Activations) + 'a;
 /// the caches of another thread's core is slow to get, most of all if they do not share the last one.
 #[derive(Debug, Default)]
 struct Buffers {
-    images: Images,
-    /// From the first convolution to what the first block reads.
-    stem: [Activations; 3],
-    stages: Vec<Maps>,
-    /// What the last stage reads, of several images.
+    /// Of the images that are computed at the same time, one each.
+    images: Vec<ImageBuffers>,
+    /// What the last stage reads, of several images, and its maps.
     together: Activations,
+    last: Maps,
     features: Activations,
     logits: Activations,
+}
+
+/// What is written for an image by itself.
+#[derive(Debug, Default)]
+struct ImageBuffers {
+    images: Images,
+    /// From the first convolution to what the first block reads, which is the one that `entered` says.
+    stem: [Activations; 3],
+    entered: usize,
+    /// Of all stages but the last.
+    stages: Vec<Maps>,
 }
 
 /// Maps of one stage.
@@ -90,6 +100,22 @@ struct Maps {
     opened: Activations,
     inner: Activations,
 }
+
+/// What a stage reads behind others, of maps `before`, or behind the stem, which has left it in `entered`; and, behind
+/// others, a map of the same size that it may write to.
+fn left<'a>(
+    entered: &'a Activations,
+    before: &'a mut [Maps],
+) -> (&'a Activations, Option<&'a mut Activations>) {
+    match before.last_mut() {
+        Some(Maps { x, y, .. }) => (x, Some(y)),
+        None => (entered, None),
+    }
+}
+
+/// Pixels of the largest images of which each thread computes one by itself, if there are as many: no layer then waits
+/// for another thread, nor reads what one wrote. Of larger ones, that is little beside the memory that maps take.
+const ALONE: usize = 512 * 512;
 
 /// Pixels that the last stage reads at once, of as many images as have no more: its maps are small and its weights many,
 /// and those are then read once for all of them.
@@ -136,10 +162,13 @@ impl Fused {
     /// Logits (N, classes), f32, of images `x` (N, 3, H, W), f32. NaN in an image makes its logits NaN, and in eight bits
     /// infinity does so, too; no images give no logits.
     ///
+    /// Of as many images as the rayon pool has threads, each thread computes one; all share what is left over, and
+    /// images of more than 512×512 pixels. An image's logits are the same bits either way.
+    ///
     /// # Errors
     /// If `x` is not (N, 3, H, W) of f32.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.pass(x, &mut |_, _| {})
+        self.pass(x, None)
     }
 
     /// Shows `calibration` all maps of images `x` (N, 3, H, W), f32.
@@ -151,70 +180,64 @@ impl Fused {
             let message = "expected a network in f32 or bf16, this one is in eight bits already";
             return Err(Error::Calibration(message.into()));
         }
-        self.pass(x, &mut |name, map| {
+        let mut see = |name: &str, map: &Activations| {
             // What is neither read nor written by a convolution in eight bits; of the stem, its last map is.
             let stem = name == "conv1" && self.stem == Stem::ImageNet;
             if !stem && !matches!(name, "input" | "avgpool" | "fc") {
                 // All others go through ReLU.
                 calibration.see(name, map, name.ends_with("downsample.0"));
             }
-        })?;
+        };
+        self.pass(x, Some(&mut see))?;
         Ok(())
     }
 
     /// [`forward`](Self::forward), which tells `observe` the time each layer took, by the names of
-    /// [`Summary`](crate::Summary).
+    /// [`Summary`](crate::Summary): all threads compute one image after the other.
     ///
     /// # Errors
     /// As `forward`.
     pub fn forward_observed(&self, x: &Tensor, observe: &mut dyn FnMut(&str, Duration)) -> Result<Tensor> {
         let mut clock = Instant::now();
-        self.pass(x, &mut |name, _| {
+        let mut tell = |name: &str, _: &Activations| {
             let now = Instant::now();
             observe(name, now - std::mem::replace(&mut clock, now));
-        })
+        };
+        self.pass(x, Some(&mut tell))
     }
 
-    /// [`forward`](Self::forward), which tells `done` each layer's name and the map it has written.
-    fn pass(&self, x: &Tensor, done: &mut Done) -> Result<Tensor> {
-        let n = match x.dims() {
-            &[n, 3, h, w] if h > 0 && w > 0 => n,
+    /// [`forward`](Self::forward), which tells `done`, if given, each layer's name and the map it has written.
+    fn pass(&self, x: &Tensor, done: Option<&mut Done>) -> Result<Tensor> {
+        let (n, h, w) = match x.dims() {
+            &[n, 3, h, w] if h > 0 && w > 0 => (n, h, w),
             _ => return Err(Error::Input(x.shape().clone())),
         };
+        let alone = done.is_none() && h * w <= ALONE;
+        let mut nobody = |_: &str, _: &Activations| {};
+        let done = done.unwrap_or(&mut nobody);
         let free = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut buffers = free.unwrap_or_default();
         let logits = Crew::run(|crew| -> Result<Tensor> {
-            // Image by image: then maps stay in the caches from one layer to the next.
-            let (mut features, mut spoilt) = (Vec::new(), vec![false; n]);
-            let Buffers { images, stem, stages: maps, together, features: pooled, logits } = &mut buffers;
-            maps.resize_with(self.stages.len(), Maps::default);
-            for i in 0..n {
-                let (entered, finite) = self.enter(crew, &x.narrow(0, i, 1)?, images, stem, done)?;
-                spoilt[i] = !finite;
-                for s in 0..self.stages.len() {
-                    let (before, own) = maps.split_at_mut(s);
-                    let (mut source, entry) = match before.last_mut() {
-                        Some(Maps { x, y, .. }) => (&*x, Some(y)),
-                        None => (&stem[entered], None),
-                    };
-                    let last = s + 1 == self.stages.len();
-                    if last {
-                        let [_, h, w, _] = source.size();
-                        let most = (TOGETHER / (h * w)).clamp(1, n);
-                        let (place, places) = (i % most, most.min(n - i / most * most));
-                        if places > 1 {
-                            together.put(crew, source, place, places)?;
-                            if place + 1 < places {
-                                break;
-                            }
-                            source = together;
-                        }
-                    }
-                    self.stage(crew, s, source, entry, &mut own[0], done)?;
-                    if last {
-                        features.extend(own[0].x.global_avg_pool());
-                        done("avgpool", &own[0].x);
-                    }
+            let Buffers { images, together, last, features: pooled, logits } = &mut buffers;
+            let (mut features, mut spoilt) = (Vec::new(), Vec::with_capacity(n));
+            let threads = if alone { crew.threads() } else { 1 };
+            while spoilt.len() < n {
+                let first = spoilt.len();
+                // All threads share those that are left over.
+                let count = if n - first < threads { 1 } else { threads };
+                if images.len() < count {
+                    images.resize_with(count, ImageBuffers::default);
+                }
+                let begin = |i: usize, own: &mut ImageBuffers, done: &mut Done| {
+                    self.begin(crew, &x.narrow(0, first + i, 1)?, own, done)
+                };
+                let begun = match count {
+                    1 => vec![begin(0, &mut images[0], done)],
+                    _ => crew.apart(&mut images[..count], |i, own| begin(i, own, &mut |_, _| {})),
+                };
+                for (finite, own) in begun.into_iter().zip(&mut *images) {
+                    spoilt.push(!finite?);
+                    features.extend(self.end(crew, (spoilt.len() - 1, n), own, together, last, done)?);
                 }
             }
             // Eight bits can't say it themselves.
@@ -231,34 +254,67 @@ impl Fused {
         Ok(logits)
     }
 
-    /// From an image to what the first block reads: says in which of the stem's maps that is, and whether it can be relied
-    /// upon.
-    fn enter(
-        &self,
-        crew: &Crew,
-        image: &Tensor,
-        images: &mut Images,
-        stem: &mut [Activations; 3],
-        done: &mut Done,
-    ) -> Result<(usize, bool)> {
-        let [first, pooled, quantized] = stem;
+    /// All that is done of an image by itself, which is all stages but the last: says whether the image can be relied upon.
+    fn begin(&self, crew: &Crew, image: &Tensor, own: &mut ImageBuffers, done: &mut Done) -> Result<bool> {
+        let finite = self.enter(crew, image, own, done)?;
+        let ImageBuffers { stem, entered, stages, .. } = own;
+        stages.resize_with(self.stages.len() - 1, Maps::default);
+        for s in 0..stages.len() {
+            let (before, maps) = stages.split_at_mut(s);
+            let (source, entry) = left(&stem[*entered], before);
+            self.stage(crew, s, source, entry, &mut maps[0], done)?;
+        }
+        Ok(finite)
+    }
+
+    /// From an image to what the first block reads: says the same.
+    fn enter(&self, crew: &Crew, image: &Tensor, own: &mut ImageBuffers, done: &mut Done) -> Result<bool> {
+        let ImageBuffers { images, stem: [first, pooled, quantized], entered, .. } = own;
         images.load(crew, image, &self.entrance, self.border)?;
         done("input", first);
         self.entrance.forward_images(crew, images, Fusion { relu: true, ..Default::default() }, first)?;
-        let (mut layer, mut entered) = ("conv1", 0);
+        let mut layer = "conv1";
+        *entered = 0;
         if self.stem == Stem::ImageNet {
             done(layer, first);
             layer = "maxpool";
             first.max_pool(crew, &Pool2dConfig { kernel: 3, stride: 2, padding: 1 }, pooled)?;
-            entered = 1;
+            *entered = 1;
         }
         let mut finite = true;
         if let Some(quantization) = self.quantization {
-            finite = quantized.quantize(crew, if entered == 1 { pooled } else { first }, quantization)?;
-            entered = 2;
+            finite = quantized.quantize(crew, if *entered == 1 { pooled } else { first }, quantization)?;
+            *entered = 2;
         }
-        done(layer, &stem[entered]);
-        Ok((entered, finite))
+        done(layer, &own.stem[own.entered]);
+        Ok(finite)
+    }
+
+    /// The last stage, of image `i` of `n`, which waits in `together` for others: gives the features of all that it was
+    /// done of.
+    fn end(
+        &self,
+        crew: &Crew,
+        (i, n): (usize, usize),
+        own: &mut ImageBuffers,
+        together: &mut Activations,
+        maps: &mut Maps,
+        done: &mut Done,
+    ) -> Result<Vec<f32>> {
+        let (mut source, entry) = left(&own.stem[own.entered], &mut own.stages);
+        let [_, h, w, _] = source.size();
+        let most = (TOGETHER / (h * w)).clamp(1, n);
+        let (place, places) = (i % most, most.min(n - i / most * most));
+        if places > 1 {
+            together.put(crew, source, place, places)?;
+            if place + 1 < places {
+                return Ok(Vec::new());
+            }
+            source = together;
+        }
+        self.stage(crew, self.stages.len() - 1, source, entry, maps, done)?;
+        done("avgpool", &maps.x);
+        Ok(maps.x.global_avg_pool())
     }
 
     /// Stage `s`, of the maps `entered`: what it makes is in `x`. `entry`, if there is a stage before, is for maps of that

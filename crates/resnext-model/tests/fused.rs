@@ -107,13 +107,31 @@ fn an_image_has_the_same_bits_in_any_batch() {
 fn logits_are_the_same_bits_for_any_number_of_threads() {
     let config = Config { depths: vec![1, 1], ..Config::by_name("resnext50_32x4d").unwrap() };
     let fused = network(&config).fuse().unwrap();
-    let bits = |threads: usize| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let logits = pool.install(|| fused.forward(&images(1, 50, 40)).unwrap());
-        values(&logits).into_iter().map(f32::to_bits).collect::<Vec<_>>()
-    };
-    assert_eq!(bits(1), bits(2));
-    assert_eq!(bits(1), bits(7));
+    // Threads share one image, take one each, and share what is left over.
+    for n in [1, 5] {
+        let x = images(n, 50, 40);
+        let bits = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let logits = pool.install(|| fused.forward(&x).unwrap());
+            values(&logits).into_iter().map(f32::to_bits).collect::<Vec<_>>()
+        };
+        let one = bits(1);
+        for threads in [2, 3, 7] {
+            assert!(bits(threads) == one, "{n} images on {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn a_pass_that_is_observed_gives_the_same_and_tells_every_layer() {
+    let config = Config::by_name("resnext11_8x4d").unwrap();
+    let (fused, x) = (network(&config).fuse().unwrap(), images(3, 32, 32));
+    let mut told = Vec::new();
+    let observed = fused.forward_observed(&x, &mut |name, _| told.push(name.to_string())).unwrap();
+    assert_eq!(values(&observed), values(&fused.forward(&x).unwrap()));
+    let times = |name: &str| told.iter().filter(|told| *told == name).count();
+    // The last stage is done of all three at once.
+    assert_eq!(["input", "conv1", "layer2.0.conv2", "layer3.0.conv2", "fc"].map(times), [3, 3, 3, 1, 1]);
 }
 
 /// What the maps of some batches are learnt to range in.

@@ -3,8 +3,8 @@
 use crate::waiting::hand_over;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The calling thread and others, as many as the current rayon pool has, held for the many short loops of a forward
 /// pass.
@@ -39,7 +39,7 @@ impl Crew {
     }
 
     /// How many threads there are.
-    pub(crate) fn threads(&self) -> usize {
+    pub fn threads(&self) -> usize {
         self.0.parts.len()
     }
 
@@ -53,6 +53,22 @@ impl Crew {
         for first in (0..tasks).step_by(TASK as usize) {
             self.lead(tasks.min(first + TASK as usize) - first, &|i| task(first + i));
         }
+    }
+
+    /// What `task` makes of each of `items` and its place: each on one thread, on which the loops within it stay too. The
+    /// loops of a single one are for all threads.
+    pub fn apart<T: Send, R: Send>(
+        &self,
+        items: &mut [T],
+        task: impl Fn(usize, &mut T) -> R + Sync,
+    ) -> Vec<R> {
+        let items: Vec<_> = items.iter_mut().map(|item| Mutex::new((item, None))).collect();
+        self.for_each(items.len(), |i| {
+            let (item, made) = &mut *items[i].lock().unwrap_or_else(PoisonError::into_inner);
+            *made = Some(task(i, item));
+        });
+        let made = |item: Mutex<(_, Option<R>)>| item.into_inner().unwrap_or_else(PoisonError::into_inner).1;
+        items.into_iter().filter_map(made).collect()
     }
 
     fn lead(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
@@ -233,6 +249,30 @@ mod tests {
             });
         });
         assert_eq!(count.load(Ordering::Relaxed), 35);
+    }
+
+    #[test]
+    fn items_apart_are_each_seen_once_and_loops_within_stay_on_their_thread() {
+        on(3, |crew| {
+            for items in [0, 2, 3, 7] {
+                let mut items = vec![1; items];
+                let made = crew.apart(&mut items, |i, item| {
+                    let own = std::thread::current().id();
+                    crew.for_each(50, |_| assert_eq!(std::thread::current().id(), own));
+                    *item += i;
+                    10 * i
+                });
+                assert!(items.iter().copied().eq(1..=items.len()));
+                assert!(made.iter().copied().eq((0..items.len()).map(|i| 10 * i)));
+            }
+            // Three that wait for each other: on one thread they would do so forever.
+            let all = std::sync::Barrier::new(3);
+            crew.apart(&mut [()], |_, _| {
+                crew.for_each(3, |_| {
+                    all.wait();
+                })
+            });
+        });
     }
 
     #[test]

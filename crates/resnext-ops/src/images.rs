@@ -2,7 +2,7 @@
 
 use crate::crew::Crew;
 use crate::fused_conv::FusedConv;
-use crate::kernels::{Lines, MAX_LANES, SharedMut, WordType, bf16_bits, prefetch};
+use crate::kernels::{Lines, MAX_LANES, SharedMut, WordType, bf16_bits, halves_mut, prefetch};
 use crate::{Error, Result};
 use candle_core::{DType, Storage, Tensor};
 
@@ -115,9 +115,7 @@ pub(crate) fn put_rows(
         for k in 0..c {
             let line = &values[start + image * sn + k * sc + (y - border) * sh..];
             if words == WordType::Bf16 {
-                // SAFETY: u16 has no invalid bits, and its alignment is the smaller one.
-                let (_, halves, _) = unsafe { out.align_to_mut() };
-                put_line(&mut halves[border * apart..], apart, k, (line, sw, w), bf16_bits);
+                put_line(&mut halves_mut(out)[border * apart..], apart, k, (line, sw, w), bf16_bits);
             } else {
                 put_line(&mut out[border * apart..], apart, k, (line, sw, w), |x| x);
             }

@@ -3,7 +3,7 @@
 use super::packed_conv::Pixels;
 use super::shared::SharedMut;
 use super::simd::{Isa, Kernel, Simd, run};
-use super::words::WordType;
+use super::words::{WordType, halves, halves_mut};
 use crate::crew::Crew;
 
 /// Pools maps of `(source, height, width, channels)` by `(kernel, stride, padding)` into
@@ -75,9 +75,7 @@ fn take_larger(words: WordType, out: &mut [f32], x: &[f32]) {
             }
         }
         WordType::Bf16 => {
-            // SAFETY: u16 has no invalid bits, and its alignment is the smaller one.
-            let ((_, out, _), (_, x, _)) = unsafe { (out.align_to_mut::<u16>(), x.align_to::<u16>()) };
-            for (out, &x) in out.iter_mut().zip(x) {
+            for (out, &x) in halves_mut(out).iter_mut().zip(halves(x)) {
                 *out = if order(x) > order(*out) { x } else { *out };
             }
         }
@@ -99,7 +97,7 @@ fn larger(out: f32, x: f32) -> f32 {
 /// many as of f32.
 #[inline(always)]
 fn order(bits: u16) -> i16 {
-    let infinity = i16::from_be_bytes(half::bf16::INFINITY.to_be_bytes());
+    let infinity = half::bf16::INFINITY.to_bits() as i16;
     let signed = bits as i16;
     // Of negative numbers, the larger bits are the smaller number. What is then below minus infinity goes round to the top.
     (signed ^ (signed >> 15 & i16::MAX)).wrapping_sub(i16::MAX - infinity)

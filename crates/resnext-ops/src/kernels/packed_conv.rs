@@ -5,6 +5,7 @@ use super::paired;
 use super::shared::SharedMut;
 use super::tiles::Strip;
 use super::winograd::{self, Tiling};
+use super::words::bytes_mut;
 use crate::crew::Crew;
 use std::cell::Cell;
 use std::ops::Range;
@@ -99,9 +100,7 @@ impl Packed {
             return paired::run(self, crew, sources, job);
         }
         let Job { epilogue, out, ahead, .. } = job;
-        // SAFETY: f32 has no invalid bits and a larger alignment than u8.
-        let (_, out, _) = unsafe { out.align_to_mut::<u8>() };
-        let out = &SharedMut::new(out);
+        let out = &SharedMut::new(bytes_mut(out));
         let split = Split {
             panels_first: self.out_channels > count,
             ..Split::new(count, row.map_or(1, |row| row.width), self.panels.len(), crew.threads())

@@ -3,7 +3,7 @@
 use super::packed_conv::Pixels;
 use super::shared::SharedMut;
 use super::simd::{Isa, Kernel, Simd, run};
-use super::words::WordType;
+use super::words::{WordType, bytes_mut};
 use crate::crew::Crew;
 use crate::quantization::Quantization;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,9 +54,7 @@ impl Kernel<f32> for Row<'_> {
         // All exponents' bits set say that a number is not finite.
         let mut largest = 0;
         for (i, out) in out.chunks_exact_mut(out_stride.max(1)).enumerate() {
-            // SAFETY: f32 has no invalid bits and a larger alignment than u8.
-            let (_, out, _) = unsafe { out.align_to_mut::<u8>() };
-            let (out, pixel) = (&mut out[..channels], &src[i * stride..]);
+            let (out, pixel) = (&mut bytes_mut(out)[..channels], &src[i * stride..]);
             match words {
                 WordType::Bf16 => {
                     for (pair, word) in out.chunks_mut(2).zip(pixel) {

@@ -38,6 +38,27 @@ impl WordType {
     }
 }
 
+/// The bits of bf16, two a word.
+#[inline(always)]
+pub(crate) fn halves(words: &[f32]) -> &[u16] {
+    // SAFETY: u16 has no invalid bits, and its alignment is the smaller one.
+    unsafe { words.align_to().1 }
+}
+
+/// As [`halves`], to be written.
+#[inline(always)]
+pub(crate) fn halves_mut(words: &mut [f32]) -> &mut [u16] {
+    // SAFETY: no type involved has invalid bits, and u16's alignment is the smaller one.
+    unsafe { words.align_to_mut().1 }
+}
+
+/// The bytes of words, to be written.
+#[inline(always)]
+pub(crate) fn bytes_mut(words: &mut [f32]) -> &mut [u8] {
+    // SAFETY: no type involved has invalid bits, and u8's alignment is the smaller one.
+    unsafe { words.align_to_mut().1 }
+}
+
 /// A word of two bf16, rounded to the nearest, ties to even.
 #[inline]
 pub(crate) fn pair(first: f32, second: f32) -> f32 {
