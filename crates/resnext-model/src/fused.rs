@@ -60,7 +60,7 @@ struct FusedBlock {
     last: FusedConv,
 }
 
-/// What is told of each layer: its name, and the map it has written.
+/// What is told of each layer: its name, and the map it has written; with `input`, which is no map, the one written next.
 type Done<'a> = dyn FnMut(&str, &Activations) + 'a;
 
 /// What a forward pass writes to.
@@ -70,7 +70,7 @@ type Done<'a> = dyn FnMut(&str, &Activations) + 'a;
 #[derive(Debug, Default)]
 struct Buffers {
     /// Of the images that are computed at the same time, one each.
-    images: Vec<ImageBuffers>,
+    per_image: Vec<ImageBuffers>,
     /// What the last stage reads, of several images, and its maps.
     together: Activations,
     last: Maps,
@@ -82,9 +82,9 @@ struct Buffers {
 #[derive(Debug, Default)]
 struct ImageBuffers {
     images: Images,
-    /// From the first convolution to what the first block reads, which is the one that `entered` says.
+    /// From the first convolution to what the first block reads, which is number `stem_output`.
     stem: [Activations; 3],
-    entered: usize,
+    stem_output: usize,
     /// Of all stages but the last.
     stages: Vec<Maps>,
 }
@@ -101,21 +101,24 @@ struct Maps {
     inner: Activations,
 }
 
-/// What a stage reads behind others, of maps `before`, or behind the stem, which has left it in `entered`; and, behind
-/// others, a map of the same size that it may write to.
-fn left<'a>(
-    entered: &'a Activations,
+/// What a stage reads, of those before it or of the stem; and a map of the same size that it may write to, which the stage
+/// before it has no more use for.
+fn source_of<'a>(
+    stem: &'a Activations,
     before: &'a mut [Maps],
 ) -> (&'a Activations, Option<&'a mut Activations>) {
     match before.last_mut() {
         Some(Maps { x, y, .. }) => (x, Some(y)),
-        None => (entered, None),
+        None => (stem, None),
     }
 }
 
 /// Pixels of the largest images of which each thread computes one by itself, if there are as many: no layer then waits
-/// for another thread, nor reads what one wrote. Of larger ones, that is little beside the memory that maps take.
+/// for another thread, nor reads what one wrote. With larger ones, that is little beside the memory that maps take.
 const ALONE: usize = 512 * 512;
+
+/// Pixels of all images that are computed at the same time, at most.
+const ALONE_IN_ALL: usize = 16 * ALONE;
 
 /// Pixels that the last stage reads at once, of as many images as have no more: its maps are small and its weights many,
 /// and those are then read once for all of them.
@@ -162,8 +165,10 @@ impl Fused {
     /// Logits (N, classes), f32, of images `x` (N, 3, H, W), f32. NaN in an image makes its logits NaN, and in eight bits
     /// infinity does so, too; no images give no logits.
     ///
-    /// Of as many images as the rayon pool has threads, each thread computes one; all share what is left over, and
-    /// images of more than 512×512 pixels. An image's logits are the same bits either way.
+    /// Of as many images as the rayon pool has threads, each thread computes one; all threads share an image that is left
+    /// over, or has more than 512×512 pixels, or if 16 such would have less than one for each thread. An image's logits are
+    /// the same bits either way. The buffers of an image, for ResNeXt-50 in f32 some 450 bytes a pixel, are kept for the next
+    /// call, for as many images, and calls, as there were at the same time.
     ///
     /// # Errors
     /// If `x` is not (N, 3, H, W) of f32.
@@ -194,6 +199,7 @@ impl Fused {
 
     /// [`forward`](Self::forward), which tells `observe` the time each layer took, by the names of
     /// [`Summary`](crate::Summary): all threads compute one image after the other.
+    /// They are rayon's, and busy until the pass is over: `observe` must not wait for work of theirs.
     ///
     /// # Errors
     /// As `forward`.
@@ -218,80 +224,81 @@ impl Fused {
         let free = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut buffers = free.unwrap_or_default();
         let logits = Crew::run(|crew| -> Result<Tensor> {
-            let Buffers { images, together, last, features: pooled, logits } = &mut buffers;
+            let Buffers { per_image, together, last, features: pooled, logits } = &mut buffers;
             let (mut features, mut spoilt) = (Vec::new(), Vec::with_capacity(n));
-            let threads = if alone { crew.threads() } else { 1 };
+            let threads = if alone && crew.threads() * h * w <= ALONE_IN_ALL { crew.threads() } else { 1 };
             while spoilt.len() < n {
                 let first = spoilt.len();
                 // All threads share those that are left over.
                 let count = if n - first < threads { 1 } else { threads };
-                if images.len() < count {
-                    images.resize_with(count, ImageBuffers::default);
+                if per_image.len() < count {
+                    per_image.resize_with(count, ImageBuffers::default);
                 }
                 let begin = |i: usize, own: &mut ImageBuffers, done: &mut Done| {
                     self.begin(crew, &x.narrow(0, first + i, 1)?, own, done)
                 };
                 let begun = match count {
-                    1 => vec![begin(0, &mut images[0], done)],
-                    _ => crew.apart(&mut images[..count], |i, own| begin(i, own, &mut |_, _| {})),
+                    1 => vec![begin(0, &mut per_image[0], done)],
+                    _ => crew.apart(&mut per_image[..count], |i, own| begin(i, own, &mut |_, _| {})),
                 };
-                for (finite, own) in begun.into_iter().zip(&mut *images) {
+                for (finite, own) in begun.into_iter().zip(&mut *per_image) {
                     spoilt.push(!finite?);
                     features.extend(self.end(crew, (spoilt.len() - 1, n), own, together, last, done)?);
                 }
             }
             // Eight bits can't say it themselves.
-            let images = features.chunks_exact_mut(self.fc.channels()).zip(spoilt);
-            images.filter(|(_, spoilt)| *spoilt).for_each(|(features, _)| features.fill(f32::NAN));
+            let rows = features.chunks_exact_mut(self.fc.channels()).zip(spoilt);
+            rows.filter(|(_, spoilt)| *spoilt).for_each(|(row, _)| row.fill(f32::NAN));
             // All at once: there are more weights than anything else.
             let features = Tensor::from_vec(features, (n, self.fc.channels(), 1, 1), &Device::Cpu)?;
             pooled.load(crew, &features, DType::F32)?;
             self.fc.forward(crew, pooled, Fusion::default(), logits)?;
             done("fc", logits);
             Ok(logits.to_tensor()?.reshape((n, self.classes))?)
-        })?;
+        });
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner).push(buffers);
-        Ok(logits)
+        logits
     }
 
-    /// All that is done of an image by itself, which is all stages but the last: says whether the image can be relied upon.
+    /// All stages of an image but the last: says whether its pixels were finite, if eight bits have to know, else `true`.
     fn begin(&self, crew: &Crew, image: &Tensor, own: &mut ImageBuffers, done: &mut Done) -> Result<bool> {
         let finite = self.enter(crew, image, own, done)?;
-        let ImageBuffers { stem, entered, stages, .. } = own;
+        let ImageBuffers { stem, stem_output, stages, .. } = own;
         stages.resize_with(self.stages.len() - 1, Maps::default);
         for s in 0..stages.len() {
             let (before, maps) = stages.split_at_mut(s);
-            let (source, entry) = left(&stem[*entered], before);
+            let (source, entry) = source_of(&stem[*stem_output], before);
             self.stage(crew, s, source, entry, &mut maps[0], done)?;
         }
         Ok(finite)
     }
 
-    /// From an image to what the first block reads: says the same.
+    /// The stem, up to what the first block reads: says the same.
     fn enter(&self, crew: &Crew, image: &Tensor, own: &mut ImageBuffers, done: &mut Done) -> Result<bool> {
-        let ImageBuffers { images, stem: [first, pooled, quantized], entered, .. } = own;
+        let ImageBuffers { images, stem: [first, pooled, quantized], stem_output, .. } = own;
         images.load(crew, image, &self.entrance, self.border)?;
         done("input", first);
         self.entrance.forward_images(crew, images, Fusion { relu: true, ..Default::default() }, first)?;
         let mut layer = "conv1";
-        *entered = 0;
+        *stem_output = 0;
         if self.stem == Stem::ImageNet {
             done(layer, first);
             layer = "maxpool";
             first.max_pool(crew, &Pool2dConfig { kernel: 3, stride: 2, padding: 1 }, pooled)?;
-            *entered = 1;
+            *stem_output = 1;
         }
         let mut finite = true;
         if let Some(quantization) = self.quantization {
-            finite = quantized.quantize(crew, if *entered == 1 { pooled } else { first }, quantization)?;
-            *entered = 2;
+            finite =
+                quantized.quantize(crew, if *stem_output == 1 { pooled } else { first }, quantization)?;
+            *stem_output = 2;
         }
-        done(layer, &own.stem[own.entered]);
+        done(layer, &own.stem[own.stem_output]);
         Ok(finite)
     }
 
-    /// The last stage, of image `i` of `n`, which waits in `together` for others: gives the features of all that it was
-    /// done of.
+    /// The last stage of image `i` of `n`, or of several, for which an image waits in `together`. Gives the features of those
+    /// it has computed: none, while the image waits.
     fn end(
         &self,
         crew: &Crew,
@@ -301,7 +308,7 @@ impl Fused {
         maps: &mut Maps,
         done: &mut Done,
     ) -> Result<Vec<f32>> {
-        let (mut source, entry) = left(&own.stem[own.entered], &mut own.stages);
+        let (mut source, entry) = source_of(&own.stem[own.stem_output], &mut own.stages);
         let [_, h, w, _] = source.size();
         let most = (TOGETHER / (h * w)).clamp(1, n);
         let (place, places) = (i % most, most.min(n - i / most * most));
@@ -313,8 +320,9 @@ impl Fused {
             source = together;
         }
         self.stage(crew, self.stages.len() - 1, source, entry, maps, done)?;
+        let features = maps.x.global_avg_pool();
         done("avgpool", &maps.x);
-        Ok(maps.x.global_avg_pool())
+        Ok(features)
     }
 
     /// Stage `s`, of the maps `entered`: what it makes is in `x`. `entry`, if there is a stage before, is for maps of that

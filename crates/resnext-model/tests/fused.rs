@@ -83,6 +83,11 @@ fn unusual_images_have_defined_results() {
     assert_eq!(fused.forward(&images(0, 8, 8)).unwrap().dims(), [0, 10]);
     let nan = (images(1, 8, 8) * f64::NAN).unwrap();
     assert!(values(&fused.forward(&nan).unwrap()).iter().all(|v| v.is_nan()));
+    let x = images(4, 8, 8);
+    let one = Tensor::cat(&[&x.narrow(0, 0, 2).unwrap(), &nan, &x.narrow(0, 3, 1).unwrap()], 0).unwrap();
+    let (got, want) = (values(&fused.forward(&one).unwrap()), values(&fused.forward(&x).unwrap()));
+    assert!(got[20..30].iter().all(|v| v.is_nan()));
+    assert!(got[..20] == want[..20] && got[30..] == want[30..]);
     let error = fused.forward(&Tensor::zeros((1, 4, 8, 8), DType::F32, &CPU).unwrap()).unwrap_err();
     assert!(error.to_string().contains("expected images (N, 3, H, W)"), "{error}");
     let error = fused.forward(&images(1, 8, 8).to_dtype(DType::F64).unwrap()).unwrap_err();
@@ -101,6 +106,33 @@ fn an_image_has_the_same_bits_in_any_batch() {
         let together = values(&fused.forward(&x.narrow(0, 0, n).unwrap()).unwrap());
         assert!(together == alone[..together.len()], "of {n}");
     }
+}
+
+#[test]
+fn one_network_takes_any_sizes_in_turn_and_errors_in_between() {
+    let network = network(&Config::by_name("resnext11_8x4d").unwrap());
+    let kept = network.fuse().unwrap();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+    for (n, h, w) in [(4, 40, 30), (1, 9, 9), (5, 13, 50), (2, 40, 30), (3, 520, 505), (1, 40, 30)] {
+        let x = images(n, h, w);
+        let want = values(&network.fuse().unwrap().forward(&x).unwrap());
+        assert!(values(&pool.install(|| kept.forward(&x)).unwrap()) == want, "{n} images of {h}×{w}");
+        let wrong = x.to_dtype(DType::F64).unwrap();
+        assert!(pool.install(|| kept.forward(&wrong)).is_err());
+    }
+}
+
+#[test]
+fn calls_at_the_same_time_do_not_mix() {
+    let fused = network(&Config::by_name("resnext11_8x4d").unwrap()).fuse().unwrap();
+    let batches: Vec<Tensor> = (1..5).map(|n| (images(n, 30, 20) * n as f64).unwrap()).collect();
+    let want: Vec<Vec<f32>> = batches.iter().map(|x| values(&fused.forward(x).unwrap())).collect();
+    std::thread::scope(|scope| {
+        for (x, want) in batches.iter().zip(&want) {
+            let fused = &fused;
+            scope.spawn(move || (0..20).for_each(|_| assert!(values(&fused.forward(x).unwrap()) == *want)));
+        }
+    });
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use crate::crew::Crew;
 use crate::images::{dims, put_rows};
-use crate::kernels::{Lines, MAX_LANES, Pixels, SharedMut, WordType, max_pool_rows, quantize_rows, spread};
+use crate::kernels::{
+    Lines, MAX_LANES, Pixels, SharedMut, WordType, max_pool_rows, quantize_rows, spread, unpair,
+};
 use crate::pool::Pool2dConfig;
 use crate::quantization::Quantization;
 use crate::{Error, Result};
@@ -44,9 +46,7 @@ impl Activations {
         let end = self.pixels() * self.stride;
         // A kernel may read a vector that begins in the last pixel.
         let len = end + self.stride + MAX_LANES;
-        if self.data.len() < len {
-            self.data = Lines::zeros(len);
-        }
+        self.data.grow(len);
         self.data[end..len].fill(0.0);
         if words == WordType::Bf16 && own * words.channels() > size[3] {
             // The half word behind each pixel is multiplied with a zero, which only a number survives.
@@ -142,10 +142,7 @@ impl Activations {
         let pixel = &self.data[i * self.stride..];
         match self.words {
             WordType::F32 => pixel[k],
-            WordType::Bf16 => {
-                let bits = pixel[k / 2].to_bits();
-                f32::from_bits(if k.is_multiple_of(2) { bits << 16 } else { bits & 0xffff_0000 })
-            }
+            WordType::Bf16 => unpair(pixel[k / 2])[k % 2],
             WordType::U8(quantization) => quantization.value(pixel[k / 4].to_bits().to_le_bytes()[k % 4]),
         }
     }
@@ -187,8 +184,7 @@ impl Activations {
                 match self.words {
                     WordType::F32 => sums.iter_mut().zip(words).for_each(|(sum, x)| *sum += x),
                     WordType::Bf16 => sums.chunks_exact_mut(2).zip(words).for_each(|(sums, word)| {
-                        sums[0] += f32::from_bits(word.to_bits() << 16);
-                        sums[1] += f32::from_bits(word.to_bits() & 0xffff_0000);
+                        sums.iter_mut().zip(unpair(*word)).for_each(|(sum, x)| *sum += x);
                     }),
                     WordType::U8(quantization) => {
                         sums.chunks_exact_mut(4).zip(words).for_each(|(sums, word)| {

@@ -43,9 +43,10 @@ impl Crew {
         self.0.parts.len()
     }
 
-    /// Calls `task(i)` for each i below `tasks` on all threads; returns when all are done.
+    /// Calls `task(i)` for each i below `tasks` on all threads; returns when all are done. Within another loop's task, which
+    /// [`apart`](Self::apart) builds on, or from another thread than the one that leads, the caller does all itself.
     pub(crate) fn for_each(&self, tasks: usize, task: impl Fn(usize) + Sync) {
-        // One loop at a time: should a crew be shared between threads, the second one works alone.
+        // One loop at a time.
         if self.threads() == 1 || tasks < 2 || self.0.loops.busy.swap(true, Ordering::Acquire) {
             return (0..tasks).for_each(task);
         }
@@ -72,8 +73,9 @@ impl Crew {
     }
 
     fn lead(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        // SAFETY: the last loop's tasks are all done, and this one's can't be claimed yet; the reference is
-        // used only before this function returns, because it waits until all tasks are done.
+        // SAFETY: the last loop's tasks are all done, and this one's can't be claimed yet; the reference is used only
+        // before this function returns or unwinds, because either way `rest` waits until all tasks are done. It calls
+        // none itself, and so does not unwind: what it finds to do, this thread's panic has left, and is skipped.
         unsafe {
             let task = std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task);
             *self.0.loops.task.get() = Some(task);
@@ -121,14 +123,16 @@ impl Crew {
             self.0.parts[own].done.fetch_add(1, Ordering::Release);
         });
         // SAFETY: this thread holds a task of the open loop, so `task` is set and stays.
-        if let Some(task) = unsafe { *self.0.loops.task.get() } {
+        let task = unsafe { *self.0.loops.task.get() };
+        // The pass is over once one has panicked; a second panic while the first unwinds would end the process.
+        if let Some(task) = task.filter(|_| !self.0.loops.panicked.load(Ordering::Relaxed)) {
             task(claimed);
         }
         true
     }
 }
 
-/// The one loop that is open, if any.
+/// The one loop that is open, if any, and what has become of the pass.
 #[derive(Default)]
 struct Loops {
     busy: AtomicBool,
@@ -151,13 +155,14 @@ impl std::fmt::Debug for Loops {
 const TASK_BITS: u32 = 20;
 const TASK: u64 = (1 << TASK_BITS) - 1;
 
-/// A thread's unclaimed tasks: which loop they are of, their end and their start, in one word, so that a thread
-/// that comes late cannot claim a task of another loop than the one it saw.
+/// A thread's share of the open loop.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Part {
+    /// Its unclaimed tasks: which loop they are of, their end and their start, in one word, so that a thread that comes
+    /// late cannot claim a task of another loop than the one it saw.
     unclaimed: AtomicU64,
-    /// Tasks of the loop that its thread has done. Counted by itself: another core's last level of cache may be far.
+    /// Tasks that its thread has done, of any share. Counted by itself: another core's last level of cache may be far.
     done: AtomicUsize,
 }
 
@@ -279,7 +284,7 @@ mod tests {
     fn a_panic_in_a_task_ends_the_pass() {
         for threads in [1, 4] {
             let outcome = std::panic::catch_unwind(|| {
-                on(threads, |crew| crew.for_each(64, |i| assert!(i != 33, "as planned")));
+                on(threads, |crew| crew.for_each(64, |i| assert!(i < 33, "as planned")));
             });
             assert!(outcome.is_err());
         }

@@ -29,7 +29,7 @@ pub struct FusedConv {
     pub(crate) apart: usize,
     /// Whether what is read of a source pixel is used for all the output pixels in a row that it reaches.
     neighbours: bool,
-    /// For the last input's sizes N, H and W, and the what lies between one row or pixel and the next.
+    /// For the last input's N, H and W, words a row, and channels from one pixel to the next.
     plan: Mutex<Option<([usize; 5], Arc<Plan>)>>,
 }
 

@@ -48,9 +48,7 @@ impl Images {
         let end = n * self.size[1] * row_words(self.size[2], self.apart, self.words);
         // Behind the last row lies a pixel of zeros; a kernel may read a vector that begins in it.
         let len = end + self.apart.div_ceil(self.words.channels()) + MAX_LANES;
-        if self.data.len() < len {
-            self.data = Lines::zeros(len);
-        }
+        self.data.grow(len);
         self.data[end..len].fill(0.0);
         put_rows(crew, x, border, self.words, self.apart, &mut self.data)
     }

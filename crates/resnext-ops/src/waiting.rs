@@ -8,6 +8,10 @@ use std::time::{Duration, Instant};
 /// How long. OpenMP's threads, those of other engines, wait from one to 200 ms.
 const LINGER: Duration = Duration::from_millis(1);
 
+/// How long in all, job after job: rayon may have a thread do this in the middle of another task of its own, which is held
+/// up meanwhile.
+const STAY: Duration = Duration::from_millis(50);
+
 /// What a thread is to do. It must not panic.
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
@@ -24,6 +28,8 @@ static JOBS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     static WAITS: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread is among those in the room, and does something else of its pool's there.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Has another thread do `job`: one that waits, if there is one, or one of the current rayon pool, which then waits for
@@ -34,7 +40,8 @@ thread_local! {
 /// meanwhile they take what work there is in their pool, and let others run.
 pub(crate) fn hand_over(job: Job) {
     let mut room = room();
-    if room.waiting > room.jobs.len() {
+    // Whoever hands over does not wait.
+    if room.waiting - usize::from(INSIDE.get()) > room.jobs.len() {
         room.jobs.push(job);
         JOBS.store(room.jobs.len(), Ordering::Release);
     } else {
@@ -51,9 +58,13 @@ pub(crate) fn hand_over(job: Job) {
 }
 
 fn wait() {
-    loop {
+    let start = Instant::now();
+    while start.elapsed() < STAY {
         room().waiting += 1;
-        match next_job() {
+        INSIDE.set(true);
+        let job = next_job();
+        INSIDE.set(false);
+        match job {
             Some(job) => job(),
             None => return,
         }
@@ -91,14 +102,22 @@ mod tests {
     use std::sync::mpsc::channel;
     use std::thread::{ThreadId, current, sleep};
 
+    /// Threads that one test leaves waiting would do another's jobs.
+    static ONE_TEST: Mutex<()> = Mutex::new(());
+
+    fn alone() -> MutexGuard<'static, ()> {
+        ONE_TEST.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn who_does_it() -> ThreadId {
         let (send, receive) = channel();
         hand_over(Box::new(move || send.send(current().id()).unwrap()));
-        receive.recv().unwrap()
+        receive.recv_timeout(Duration::from_secs(60)).expect("somebody to do it")
     }
 
     #[test]
     fn every_job_is_done_whether_threads_wait_or_left() {
+        let _alone = alone();
         for pause in [0, 10, 900, 1000, 1100, 5000] {
             for _ in 0..20 {
                 assert_ne!(who_does_it(), current().id());
@@ -107,8 +126,21 @@ mod tests {
         }
     }
 
+    /// The thread that calls may itself be one that waits, and took up the call meanwhile.
+    #[test]
+    fn a_thread_that_waits_does_not_hand_over_to_itself() {
+        let _alone = alone();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        for _ in 0..200 {
+            pool.install(|| assert_ne!(who_does_it(), current().id()));
+            // The one that called falls asleep.
+            sleep(LINGER / 2);
+        }
+    }
+
     #[test]
     fn many_jobs_at_once_are_all_done() {
+        let _alone = alone();
         let (send, receive) = channel();
         for i in 0..1000 {
             let send = send.clone();

@@ -37,6 +37,13 @@ impl Lines {
         })
     }
 
+    /// Makes room for `len`: then all are zeros, if there was none.
+    pub(crate) fn grow(&mut self, len: usize) {
+        if self.len < len {
+            *self = Self::zeros(len);
+        }
+    }
+
     /// `fill` writes all.
     fn fresh(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Self {
         if len == 0 {

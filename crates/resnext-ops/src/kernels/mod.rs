@@ -47,7 +47,7 @@ pub(crate) use shared::SharedMut;
 pub(crate) use simd::{Element, lanes};
 pub(crate) use stored::Stored;
 pub(crate) use winograd::Tiling;
-pub(crate) use words::{MAX_LANES, WordType, Words, bf16_bits, halves_mut};
+pub(crate) use words::{MAX_LANES, WordType, Words, bf16_bits, halves_mut, unpair};
 
 /// Every instruction set this machine has against the portable one.
 #[cfg(test)]

@@ -181,9 +181,7 @@ impl Task<'_> {
     fn copy(&mut self) {
         let (pixels, tile) = (self.pixels.len(), self.tile_size());
         let len = pixels.div_ceil(TILE) * tile;
-        if self.copies.values.len() < len {
-            self.copies.values = Lines::zeros(len);
-        }
+        self.copies.values.grow(len);
         if self.copies.scales.len() < pixels {
             self.copies.scales.resize(pixels, 0.0);
             self.copies.taken_off.resize(pixels, 0.0);

@@ -3,7 +3,7 @@
 use super::packed_conv::Pixels;
 use super::shared::SharedMut;
 use super::simd::{Isa, Kernel, Simd, run};
-use super::words::{WordType, bytes_mut};
+use super::words::{WordType, bytes_mut, unpair};
 use crate::crew::Crew;
 use crate::quantization::Quantization;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,10 +58,9 @@ impl Kernel<f32> for Row<'_> {
             match words {
                 WordType::Bf16 => {
                     for (pair, word) in out.chunks_mut(2).zip(pixel) {
-                        let bits = [word.to_bits() << 16, word.to_bits() & 0xffff_0000];
-                        for (q, bits) in pair.iter_mut().zip(bits) {
-                            largest = largest.max(bits & f32::INFINITY.to_bits());
-                            *q = quantization.nearest(f32::from_bits(bits));
+                        for (q, x) in pair.iter_mut().zip(unpair(*word)) {
+                            largest = largest.max(x.to_bits() & f32::INFINITY.to_bits());
+                            *q = quantization.nearest(x);
                         }
                     }
                 }

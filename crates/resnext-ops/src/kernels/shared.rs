@@ -70,11 +70,7 @@ pub(crate) fn map<R: Send>(count: usize, task: impl Fn(usize) -> R + Sync) -> Ve
     if count < 2 {
         return (0..count).map(task).collect();
     }
-    let mut results: Vec<Option<R>> = (0..count).map(|_| None).collect();
-    let shared = SharedMut::new(&mut results);
-    // SAFETY: each task has a place of its own.
-    Crew::run(|crew| crew.for_each(count, |i| unsafe { shared.slice(i, 1) }[0] = Some(task(i))));
-    results.into_iter().flatten().collect()
+    Crew::run(|crew| crew.apart(&mut vec![(); count], |i, ()| task(i)))
 }
 
 /// Calls `task` with the number of each chunk of `len` values, and the chunk; on as many threads as [`map`].

@@ -65,6 +65,12 @@ pub(crate) fn pair(first: f32, second: f32) -> f32 {
     f32::from_bits(u32::from(bf16_bits(second)) << 16 | u32::from(bf16_bits(first)))
 }
 
+/// The two bf16 of a word.
+#[inline(always)]
+pub(crate) fn unpair(word: f32) -> [f32; 2] {
+    [word.to_bits() << 16, word.to_bits() & 0xffff_0000].map(f32::from_bits)
+}
+
 /// A bf16, rounded to the nearest, ties to even.
 #[inline]
 pub(crate) fn bf16_bits(v: f32) -> u16 {
@@ -251,7 +257,7 @@ impl<S: Simd<T = f32>> Word for F32<S> {
 
 #[cfg(target_arch = "x86_64")]
 mod pairs {
-    use super::{Word, pair};
+    use super::{Word, bf16_bits};
     use crate::kernels::simd::{Element, Simd};
     use std::arch::x86_64::*;
 
@@ -301,7 +307,7 @@ mod pairs {
         #[inline(always)]
         unsafe fn store_one(channel: *mut u8, value: f32) {
             // SAFETY: as above.
-            unsafe { channel.cast::<u16>().write_unaligned(pair(value, 0.0).to_bits() as u16) }
+            unsafe { channel.cast::<u16>().write_unaligned(bf16_bits(value)) }
         }
     }
 
