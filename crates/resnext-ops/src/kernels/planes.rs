@@ -61,6 +61,7 @@ impl<D: Stored> Operand<'_, D> {
 pub(super) struct Ahead<'a, D: Stored> {
     operand: Option<Operand<'a, D>>,
     channels: usize,
+    /// The first element.
     first: usize,
 }
 
@@ -70,13 +71,18 @@ impl<'a, D: Stored> Ahead<'a, D> {
     /// Pixels of an operand of so many channels from `first` on, of which there may be none.
     pub(super) fn of(operand: Operand<'a, D>, channels: usize, first: usize) -> Self {
         let some = (first < operand.len() / channels.max(1)).then_some(operand);
-        Ahead { operand: some, channels, first }
+        Ahead { operand: some, channels, first: first * channels }
+    }
+
+    /// The same pixels, of which channels are counted from `channel` on.
+    pub(super) fn of_channels_from(self, channel: usize) -> Self {
+        Ahead { first: self.first + channel, ..self }
     }
 
     /// Asks for what there is of a vector from `channel` on of pixel `pixel`, counted from the first.
     #[inline(always)]
     pub(super) fn fetch(&self, pixel: usize, channel: usize) {
-        let at = (self.first + pixel) * self.channels + channel;
+        let at = self.first + pixel * self.channels + channel;
         match self.operand {
             None => {}
             Some(Operand::Plain(x) | Operand::Normalised { x, .. }) => prefetch(x.as_ptr().wrapping_add(at)),

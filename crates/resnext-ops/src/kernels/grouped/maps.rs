@@ -129,57 +129,92 @@ fn solve<D: Stored, R: Send>(
     let Walk { channels, dst, group, .. } = *walk;
     assert_eq!(operand.len(), walk.batch * walk.src.0 * walk.src.1 * channels);
     assert_eq!(weight.tiled, tiled::<D::Wide>(isa, walk));
-    let tasks = walk.tasks(channels, size_of::<D::Wide>(), if weight.tiled { 2 } else { 1 });
-    // Of one image: all others' are the same.
-    let tilings: Vec<Tiling> = match weight.tiled {
-        true => tasks.iter().take_while(|(n, _)| *n == 0).map(|(_, rows)| walk.tiling(rows, lanes)).collect(),
-        false => Vec::new(),
+    let element = size_of::<D::Wide>();
+    let blocks = walk.tasks(channels, element, if weight.tiled { 2 } else { 1 });
+    let of_block = |(n, rows): &(usize, Range<usize>)| Part {
+        images: *n..n + 1,
+        rows: rows.clone(),
+        channels: 0..channels,
+    };
+    // Where there are more weights than pixels, each thread has its own, and a pixel's channels are of several.
+    let shared = weight.tiled && weight.values.len() > operand.len();
+    let parts: Vec<Part> = match shared {
+        true => {
+            let part = |(images, channels)| Part { images, rows: 0..dst.0, channels };
+            walk.shares(element, lanes).into_iter().map(part).collect()
+        }
+        false => blocks.iter().map(of_block).collect(),
+    };
+    let mut tilings: Vec<((usize, Range<usize>), Tiling)> = Vec::new();
+    for Part { images, rows, .. } in parts.iter().filter(|_| weight.tiled) {
+        let of = (images.len(), rows.clone());
+        if tilings.iter().all(|(known, _)| *known != of) {
+            tilings.push((of, walk.tiling(images.len(), rows, lanes)));
+        }
+    }
+    let compute = |out: &SharedMut<D>, i: usize| {
+        let mut scratch = Scratch::default();
+        let Part { images, rows, channels: own } = &parts[i];
+        let plane = images.len() * walk.height(rows) * walk.places() * lanes;
+        let planes = scratch.get(plane * own.len() / lanes);
+        let (runs, first, width) = (walk.runs(images.clone(), rows), own.start, own.len());
+        Fill { operand, channels, first, width, runs: &runs, planes, plane }.run(isa);
+        let pixels = images.len() * rows.len() * dst.1;
+        let start = (images.start * dst.0 + rows.start) * dst.1 * channels + first;
+        let out = out.pointer(start, (pixels - 1) * channels + width);
+        // What the next part reads; a spread map is small and soon read.
+        let ahead = match parts.get(i + 1) {
+            Some(Part { images, rows, channels: next }) if walk.spread == 1 => {
+                let pixel = (images.start * walk.src.0 + rows.start * walk.stride) * walk.src.1;
+                Ahead::of(operand, channels, pixel).of_channels_from(next.start)
+            }
+            _ => Ahead::NOTHING,
+        };
+        match tilings.iter().find(|((n, of), _)| *n == images.len() && of == rows) {
+            Some((_, tiling)) => {
+                assert!(tiling.pixels() == pixels && width.is_multiple_of(group));
+                let weights = &weight.values[first * winograd::POSITIONS * group..];
+                let (tiles, pitch, units) = (0..tiling.len(), plane, 0..width / group);
+                let sink = Pixels { channels, ahead, out };
+                Tiles { tiling, tiles, maps: planes, pitch, group, units, weights, sink }.run(isa);
+            }
+            None => run(isa, Strips { walk, rows, planes, plane, ahead, weights: &weight.values, out }),
+        }
     };
     let write = |out: &SharedMut<D>| -> Vec<R> {
-        map(tasks.len(), |i| {
-            let mut scratch = Scratch::default();
-            let (n, rows) = &tasks[i];
-            let height = (rows.len() - 1) * walk.stride + 3;
-            let plane = height * walk.places() * lanes;
-            let planes = scratch.get(plane * channels / lanes);
-            let runs = walk.runs(*n, rows);
-            Fill { operand, channels, first: 0, width: channels, runs: &runs, planes, plane }.run(isa);
-            let first = (n * dst.0 + rows.start) * dst.1;
-            let (start, len) = (first * channels, rows.len() * dst.1 * channels);
-            // What the next task reads; a spread map is small and soon read.
-            let ahead = match tasks.get(i + 1) {
-                Some((n, rows)) if walk.spread == 1 => {
-                    Ahead::of(operand, channels, (n * walk.src.0 + rows.start * walk.stride) * walk.src.1)
-                }
-                _ => Ahead::NOTHING,
-            };
-            let (weights, out_rows) = (&weight.values[..], out.pointer(start, len));
-            if weight.tiled {
-                let tiling = &tilings[i % tilings.len()];
-                assert!(tiling.pixels() * channels == len && channels.is_multiple_of(group));
-                let sink = Rows { channels, ahead, out: out_rows };
-                let (tiles, pitch, units) = (0..tiling.len(), plane, 0..channels / group);
-                Tiles { tiling, tiles, maps: planes, pitch, group, units, weights, sink }.run(isa);
-            } else {
-                run(isa, Strips { walk, rows, planes, plane, ahead, weights, out: out_rows });
+        if shared {
+            map(parts.len(), |i| compute(out, i));
+        }
+        map(blocks.len(), |i| {
+            if !shared {
+                compute(out, i);
             }
-            // SAFETY: the strips have written all pixels of the rows, which are this task's alone.
-            finish(first, unsafe { out.slice(start, len) })
+            let (n, rows) = &blocks[i];
+            let first = (n * dst.0 + rows.start) * dst.1;
+            // SAFETY: all pixels of the rows have been written, and are this task's alone.
+            finish(first, unsafe { out.slice(first * channels, rows.len() * dst.1 * channels) })
         })
     };
-    // SAFETY: tasks write rows that together are all images, and strips all channels.
+    // SAFETY: parts do not overlap and together are all channels of all images' rows, and each is written whole.
     unsafe { written(walk.batch * dst.0 * dst.1 * channels, write) }
 }
 
-/// Where tiles' sums go: some rows of one image.
-struct Rows<'a, D: Stored> {
+/// What is computed at once.
+struct Part {
+    images: Range<usize>,
+    rows: Range<usize>,
+    channels: Range<usize>,
+}
+
+/// Where tiles' sums go: some channels of pixels that follow each other.
+struct Pixels<'a, D: Stored> {
     channels: usize,
     ahead: Ahead<'a, D>,
-    /// The first element of the first row.
+    /// The first of those channels of the first pixel.
     out: *mut D,
 }
 
-impl<D: Stored> Sink<D::Wide> for Rows<'_, D> {
+impl<D: Stored> Sink<D::Wide> for Pixels<'_, D> {
     #[inline(always)]
     fn meanwhile(&self) -> impl FnMut() {
         || ()
@@ -194,7 +229,7 @@ impl<D: Stored> Sink<D::Wide> for Rows<'_, D> {
 
     #[inline(always)]
     unsafe fn put<S: Simd<T = D::Wide>>(&self, pixel: usize, vector: usize, sum: S::V) {
-        // SAFETY: the CPU has S's instructions; `solve` saw that the rows have the tiling's pixels, and each all vectors.
+        // SAFETY: the CPU has S's instructions; `solve` saw that there are the tiling's pixels, and each has all vectors.
         unsafe { D::store::<S>(self.out.add(pixel * self.channels + vector * S::LANES), sum) };
     }
 }
@@ -216,7 +251,7 @@ impl<D: Stored> Kernel<D::Wide> for Strips<'_, D> {
     unsafe fn run<S: Simd<T = D::Wide>>(self) {
         let Walk { group, channels, .. } = *self.walk;
         let (sources, depth) = sources(group, S::LANES);
-        let height = (self.rows.len() - 1) * self.walk.stride + 3;
+        let height = self.walk.height(self.rows);
         assert!(height * self.walk.places() * S::LANES <= self.plane);
         assert!(channels / S::LANES * self.plane <= self.planes.len());
         assert!(channels * sources * depth * 9 == self.weights.len());
@@ -443,6 +478,43 @@ mod tests {
                 let weight = vec![0f32; shape.weight_len()];
                 let tiled = [Packed::forward, Packed::backward].map(|pack| pack(isa, &shape, &weight).tiled);
                 assert_eq!(tiled, [want; 2], "{isa:?} {group} {stride}");
+            }
+        }
+    }
+
+    /// Work is shared by channels where images are few, and by images where they are many.
+    #[test]
+    fn an_image_has_the_same_bits_among_few_and_many() {
+        let shape = |batch: usize| ConvShape {
+            batch,
+            in_channels: 128,
+            in_h: 7,
+            in_w: 5,
+            out_channels: 128,
+            out_h: 7,
+            out_w: 5,
+            kernel_h: 3,
+            kernel_w: 3,
+            config: Conv2dConfig { padding: 1, groups: 4, ..Default::default() },
+        };
+        let wave = |len: usize| (0..len).map(|i| (i as f32 * 0.7).sin()).collect::<Vec<_>>();
+        let (few, many) = (shape(3), shape(15));
+        let (weight, x) = (wave(few.weight_len()), wave(few.input_len()));
+        let repeated = x.repeat(5);
+        let finish = |first: usize, block: &mut [f32]| (first, block.iter().sum::<f32>());
+        for isa in Isa::available() {
+            for (pack, solve) in [
+                (
+                    Packed::forward as fn(_, &_, &[f32]) -> _,
+                    forward as fn(_, &_, _, &_, _) -> (Vec<f32>, Vec<_>),
+                ),
+                (Packed::backward, input_gradient),
+            ] {
+                let weight = pack(isa, &few, &weight);
+                let (y, sums) = solve(isa, &few, Operand::Plain(&x), &weight, finish);
+                let (all, all_sums) = solve(isa, &many, Operand::Plain(&repeated), &weight, finish);
+                assert!(y.iter().any(|&y| y != 0.0) && all == y.repeat(5), "{isa:?}");
+                assert_eq!(sums, all_sums[..sums.len()], "{isa:?}");
             }
         }
     }

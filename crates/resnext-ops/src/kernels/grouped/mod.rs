@@ -96,6 +96,29 @@ impl Walk {
         (0..self.batch).flat_map(of_image).collect()
     }
 
+    /// Tasks of all rows: some channels, whole vectors and groups, of some images, so many channels that their weights are
+    /// read once for all of a few images' pixels.
+    fn shares(&self, element: usize, lanes: usize) -> Vec<(Range<usize>, Range<usize>)> {
+        let all = 0..self.dst.0;
+        let unit = self.group.max(lanes);
+        let bytes = self.height(&all) * self.places() * unit * element;
+        let batches = self.batch.div_ceil((TASK_BYTES / bytes).max(1)).max(1);
+        let images = self.batch.div_ceil(batches).max(1);
+        // Several for each thread, which may not all begin at once; results do not depend on it.
+        let most = self.channels / unit / (4 * rayon::current_num_threads());
+        let width = (TASK_BYTES / (images * bytes)).min(most).max(1) * unit;
+        let of_channels = |c| {
+            let images = (0..self.batch).step_by(images).map(move |n| n..self.batch.min(n + images));
+            images.map(move |images| (images, c..self.channels.min(c + width)))
+        };
+        (0..self.channels).step_by(width).flat_map(of_channels).collect()
+    }
+
+    /// Rows seen by the windows of output rows `rows`.
+    fn height(&self, rows: &Range<usize>) -> usize {
+        (rows.len() - 1) * self.stride + 3
+    }
+
     /// The row of the maps seen, without the border, that the windows of output row `y` begin with.
     fn top(&self, y: usize) -> isize {
         (y * self.stride) as isize - 1
@@ -112,22 +135,26 @@ impl Walk {
         self.seen.1 + 3
     }
 
-    /// Tiles of the planes that [`runs`](Self::runs) describes for output rows `rows`.
-    fn tiling(&self, rows: &Range<usize>, lanes: usize) -> Tiling {
+    /// Tiles of the planes that [`runs`](Self::runs) describes for output rows `rows` of so many images.
+    fn tiling(&self, images: usize, rows: &Range<usize>, lanes: usize) -> Tiling {
         let height = rows.len() + 2;
         let exists = |i: usize| i < height && self.row(self.top(rows.start) + i as isize).is_some();
         // Of a row that does not exist nothing is filled; a row that does begins with zeros.
         let zeros = (0..height).find(|&i| exists(i)).unwrap_or(0) * self.places();
         let place = |y: usize, x: usize| if exists(y) { y * self.places() + x } else { zeros };
         let mut tiling = Tiling::default();
-        tiling.add((rows.len(), self.dst.1), |y, x| place(y, x) * lanes);
+        for image in 0..images {
+            let first = image * height * self.places();
+            tiling.add((rows.len(), self.dst.1), |y, x| (first + place(y, x)) * lanes);
+        }
         tiling
     }
 
-    /// The runs that bring the rows seen by output rows `rows` of image `n` into planes.
-    fn runs(&self, n: usize, rows: &Range<usize>) -> Vec<Run> {
+    /// The runs that bring the rows seen by output rows `rows` of `images` into planes, one image after the other.
+    fn runs(&self, images: Range<usize>, rows: &Range<usize>) -> Vec<Run> {
         let mut runs = Vec::new();
-        for (i, y) in (self.top(rows.start)..self.top(rows.end - 1) + 3).enumerate() {
+        let seen = self.top(rows.start)..self.top(rows.end - 1) + 3;
+        for (i, (n, y)) in images.flat_map(|n| seen.clone().map(move |y| (n, y))).enumerate() {
             let to = i * self.places();
             // Rows of zeros are never read.
             let Some(row) = self.row(y) else { continue };

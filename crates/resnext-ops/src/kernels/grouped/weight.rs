@@ -39,10 +39,9 @@ pub(crate) fn weight_gradient<D: Stored>(
         let mut sums = vec![D::Wide::ZERO; width * group * 9];
         let own = &tasks[tasks.len() * part / parts..tasks.len() * (part + 1) / parts];
         for (i, (n, rows)) in own.iter().enumerate() {
-            let height = (rows.len() - 1) * walk.stride + 3;
-            let plane = height * walk.places() * lanes;
+            let plane = walk.height(rows) * walk.places() * lanes;
             let read = read.get(plane * width / lanes);
-            let runs = walk.runs(*n, rows);
+            let runs = walk.runs(*n..n + 1, rows);
             Fill { operand: x, channels, first, width, runs: &runs, planes: read, plane }.run(isa);
             // Two places of zeros on either side: every source pixel then meets three gradients.
             let places = walk.dst.1 + 4;
