@@ -7,9 +7,11 @@ use crate::images::{Images, row_words};
 use crate::kernels::{
     Epilogue, Filter, Isa, Job, Packed, Pixels, Row, SourceTable, Sources, Tiling, WordType, Words,
 };
+use crate::layout::row_major;
 use crate::quantization::Quantization;
 use crate::{Error, Result};
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Storage, Tensor};
+use std::borrow::Cow;
 use std::mem::discriminant;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -160,10 +162,13 @@ impl FusedConv {
             let expected = format!("[{out_channels}], one a channel of the output");
             return Err(Error::Shape { op: OP, input: "bias", expected, got: bias.shape().clone() });
         }
-        let mut values = weight.flatten_all()?.to_vec1::<f32>()?;
+        let weight = weight.to_device(&Device::Cpu)?;
+        let (storage, layout) = weight.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else { unreachable!("on the CPU") };
+        let mut values = row_major::<f32>(storage, layout)?;
         let (mut biases, mut scales) = (bias.to_vec1::<f32>()?, Vec::new());
         if let (WordType::U8(input), WordType::U8(output)) = maps {
-            scales = whole_numbers(&mut values, &mut biases, (input, output))?;
+            scales = whole_numbers(values.to_mut(), &mut biases, (input, output))?;
         }
         let group_out = out_channels / groups;
         // A few channels, as an image has, would leave most of a row of words unused.
@@ -179,7 +184,7 @@ impl FusedConv {
                 let (k, c, y, x) = (i / (group_in * kh * kw), i / (kh * kw) % group_in, i / kw % kh, i % kw);
                 runs[((k * kw + x) * whole + c) * kh + y] = value;
             }
-            values = runs;
+            values = Cow::Owned(runs);
         }
         let packed = Packed::new(
             words,
