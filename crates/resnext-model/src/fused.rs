@@ -82,9 +82,8 @@ struct Buffers {
 #[derive(Debug, Default)]
 struct ImageBuffers {
     images: Images,
-    /// From the first convolution to what the first block reads, which is number `stem_output`.
+    /// From the first convolution to what the first block reads, which is number [`Fused::stem_output`].
     stem: [Activations; 3],
-    stem_output: usize,
     /// Of all stages but the last.
     stages: Vec<Maps>,
 }
@@ -263,11 +262,11 @@ impl Fused {
     /// All stages of an image but the last: says whether its pixels were finite, if eight bits have to know, else `true`.
     fn begin(&self, crew: &Crew, image: &Tensor, own: &mut ImageBuffers, done: &mut Done) -> Result<bool> {
         let finite = self.enter(crew, image, own, done)?;
-        let ImageBuffers { stem, stem_output, stages, .. } = own;
+        let ImageBuffers { stem, stages, .. } = own;
         stages.resize_with(self.stages.len() - 1, Maps::default);
         for s in 0..stages.len() {
             let (before, maps) = stages.split_at_mut(s);
-            let (source, entry) = source_of(&stem[*stem_output], before);
+            let (source, entry) = source_of(&stem[self.stem_output()], before);
             self.stage(crew, s, source, entry, &mut maps[0], done)?;
         }
         Ok(finite)
@@ -275,26 +274,32 @@ impl Fused {
 
     /// The stem, up to what the first block reads: says the same.
     fn enter(&self, crew: &Crew, image: &Tensor, own: &mut ImageBuffers, done: &mut Done) -> Result<bool> {
-        let ImageBuffers { images, stem: [first, pooled, quantized], stem_output, .. } = own;
+        let ImageBuffers { images, stem: [first, pooled, quantized], .. } = own;
         images.load(crew, image, &self.entrance, self.border)?;
         done("input", first);
         self.entrance.forward_images(crew, images, Fusion { relu: true, ..Default::default() }, first)?;
-        let mut layer = "conv1";
-        *stem_output = 0;
+        let (mut layer, mut last) = ("conv1", &*first);
         if self.stem == Stem::ImageNet {
             done(layer, first);
             layer = "maxpool";
             first.max_pool(crew, &Pool2dConfig { kernel: 3, stride: 2, padding: 1 }, pooled)?;
-            *stem_output = 1;
+            last = &*pooled;
         }
         let mut finite = true;
         if let Some(quantization) = self.quantization {
-            finite =
-                quantized.quantize(crew, if *stem_output == 1 { pooled } else { first }, quantization)?;
-            *stem_output = 2;
+            finite = quantized.quantize(crew, last, quantization)?;
         }
-        done(layer, &own.stem[own.stem_output]);
+        done(layer, &own.stem[self.stem_output()]);
         Ok(finite)
+    }
+
+    /// Which of the stem's maps is its last: of the first convolution, pooled, in eight bits.
+    fn stem_output(&self) -> usize {
+        match (self.quantization, self.stem) {
+            (Some(_), _) => 2,
+            (None, Stem::ImageNet) => 1,
+            _ => 0,
+        }
     }
 
     /// The last stage of image `i` of `n`, or of several, for which an image waits in `together`. Gives the features of those
@@ -308,7 +313,7 @@ impl Fused {
         maps: &mut Maps,
         done: &mut Done,
     ) -> Result<Vec<f32>> {
-        let (mut source, entry) = source_of(&own.stem[own.stem_output], &mut own.stages);
+        let (mut source, entry) = source_of(&own.stem[self.stem_output()], &mut own.stages);
         let [_, h, w, _] = source.size();
         let most = (TOGETHER / (h * w)).clamp(1, n);
         let (place, places) = (i % most, most.min(n - i / most * most));

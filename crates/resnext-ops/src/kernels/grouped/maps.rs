@@ -10,7 +10,7 @@ use super::super::shared::{SharedMut, for_chunks, map, written};
 use super::super::simd::{Element, Isa, Kernel, Simd, lanes, run};
 use super::super::stored::Stored;
 use super::super::winograd::{self, Sink, Tiles, Tiling};
-use super::{Walk, group_index, sources, takes};
+use super::{Part, Walk, group_index, sources, takes};
 use std::ops::Range;
 
 /// `weight` (Cout, Cin/groups, 3, 3) in the order the kernel reads it: `[output vector][source vector of its
@@ -139,10 +139,7 @@ fn solve<D: Stored, R: Send>(
     // Where there are more weights than pixels, each thread has its own, and a pixel's channels are of several.
     let shared = weight.tiled && weight.values.len() > operand.len();
     let parts: Vec<Part> = match shared {
-        true => {
-            let part = |(images, channels)| Part { images, rows: 0..dst.0, channels };
-            walk.shares(element, lanes).into_iter().map(part).collect()
-        }
+        true => walk.shares(element, lanes),
         false => blocks.iter().map(of_block).collect(),
     };
     let mut tilings: Vec<((usize, Range<usize>), Tiling)> = Vec::new();
@@ -197,13 +194,6 @@ fn solve<D: Stored, R: Send>(
     };
     // SAFETY: parts do not overlap and together are all channels of all images' rows, and each is written whole.
     unsafe { written(walk.batch * dst.0 * dst.1 * channels, write) }
-}
-
-/// What is computed at once.
-struct Part {
-    images: Range<usize>,
-    rows: Range<usize>,
-    channels: Range<usize>,
 }
 
 /// Where tiles' sums go: some channels of pixels that follow each other.

@@ -38,6 +38,13 @@ pub(crate) fn takes<T: Element>(isa: Isa, shape: &ConvShape) -> bool {
         && shape.in_h.min(shape.in_w) >= config.stride
 }
 
+/// What is computed at once.
+struct Part {
+    images: Range<usize>,
+    rows: Range<usize>,
+    channels: Range<usize>,
+}
+
 /// A walk like the forward one's: maps of one size become maps of another, through 3×3 windows.
 struct Walk {
     batch: usize,
@@ -98,7 +105,7 @@ impl Walk {
 
     /// Tasks of all rows: some channels, whole vectors and groups, of some images, so many channels that their weights are
     /// read once for all of a few images' pixels.
-    fn shares(&self, element: usize, lanes: usize) -> Vec<(Range<usize>, Range<usize>)> {
+    fn shares(&self, element: usize, lanes: usize) -> Vec<Part> {
         let all = 0..self.dst.0;
         let unit = self.group.max(lanes);
         let bytes = self.height(&all) * self.places() * unit * element;
@@ -109,7 +116,11 @@ impl Walk {
         let width = (TASK_BYTES / (images * bytes)).min(most).max(1) * unit;
         let of_channels = |c| {
             let images = (0..self.batch).step_by(images).map(move |n| n..self.batch.min(n + images));
-            images.map(move |images| (images, c..self.channels.min(c + width)))
+            images.map(move |images| Part {
+                images,
+                rows: 0..self.dst.0,
+                channels: c..self.channels.min(c + width),
+            })
         };
         (0..self.channels).step_by(width).flat_map(of_channels).collect()
     }
@@ -137,7 +148,7 @@ impl Walk {
 
     /// Tiles of the planes that [`runs`](Self::runs) describes for output rows `rows` of so many images.
     fn tiling(&self, images: usize, rows: &Range<usize>, lanes: usize) -> Tiling {
-        let height = rows.len() + 2;
+        let height = self.height(rows);
         let exists = |i: usize| i < height && self.row(self.top(rows.start) + i as isize).is_some();
         // Of a row that does not exist nothing is filled; a row that does begins with zeros.
         let zeros = (0..height).find(|&i| exists(i)).unwrap_or(0) * self.places();
