@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 /// A network for inference on the CPU: batch norm folded into packed convolutions, bias, residual and ReLU in
 /// their passes, and buffers that are kept. Whatever the form it was trained in, it runs form (c).
 ///
-/// In f32, or in bf16 where [`fused_dtype_is_supported`] says so: then maps and the convolutions' weights are bf16, and sums,
-/// pooling and the last layer f32. Or in eight bits, where it says so of u8: then the first convolution is one of those, and
-/// maps behind it are u8, with a step each, the convolutions' weights i8, with a step for each output channel, and sums whole
-/// numbers of 32 bits; the mean of the last map and the last layer are f32. In f32, 1×1 convolutions take
+/// In f32, or in bf16 where [`fused_dtype_is_supported`] says so: then maps and weights are bf16, also those of the last layer,
+/// and sums, pooling and logits f32. Or in eight bits, where it says so of u8: then the first convolution and the last layer
+/// are of those, and maps between them are u8, with a step each, the convolutions' weights i8, with a step for each output
+/// channel, and sums whole numbers of 32 bits. In f32, 1×1 convolutions take
 /// two thirds of the multiplications where the CPU has adders of their own (Winograd's inner products; AVX-512 on AMD),
 /// and 3×3 ones of stride 1 take 4/9 (Winograd's tiles), for 16/9 of the memory, if groups fill whole vectors, of at most
 /// 128 channels, or on AVX-512 are of 8; logits stay within 1e-4, relative, of the network's own.
@@ -33,9 +33,9 @@ pub struct Fused {
     stages: Vec<FusedStage>,
     fc: FusedConv,
     classes: usize,
-    /// What the first convolution computes in.
+    /// What the first convolution and the last layer compute in.
     dtype: DType,
-    /// What all others do, if that is eight bits: how the map they begin with is kept.
+    /// What all between them do, if that is eight bits: how the map they begin with is kept.
     quantization: Option<Quantization>,
     /// One set for each call there ever was at the same time.
     buffers: Mutex<Vec<Buffers>>,
@@ -250,7 +250,7 @@ impl Fused {
             rows.filter(|(_, spoilt)| *spoilt).for_each(|(row, _)| row.fill(f32::NAN));
             // All at once: there are more weights than anything else.
             let features = Tensor::from_vec(features, (n, self.fc.channels(), 1, 1), &Device::Cpu)?;
-            pooled.load(crew, &features, DType::F32)?;
+            pooled.load(crew, &features, self.dtype)?;
             self.fc.forward(crew, pooled, Fusion::default(), logits)?;
             done("fc", logits);
             Ok(logits.to_tensor()?.reshape((n, self.classes))?)
@@ -468,7 +468,7 @@ impl<'a> FusedBuilder<'a> {
             border,
             stem,
             stages,
-            fc: FusedConv::new(&weight, &bias.detach(), &Conv2dConfig::default(), DType::F32)?,
+            fc: FusedConv::writing_f32(&weight, &bias.detach(), &Conv2dConfig::default(), dtype)?,
             classes,
             dtype,
             quantization,

@@ -89,6 +89,16 @@ impl FusedConv {
         Self::on(Isa::current(), weight, bias, config, dtype, true)
     }
 
+    /// As [`new`](Self::new), to write f32 whatever it reads: for logits, which should not be rounded to be compared.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn writing_f32(weight: &Tensor, bias: &Tensor, config: &Conv2dConfig, dtype: DType) -> Result<Self> {
+        let (words, maps) = floats(Isa::current(), dtype)?;
+        let words = words.writing_f32().unwrap_or(words);
+        Self::pack(words, (maps, WordType::F32), weight, bias, config, false)
+    }
+
     /// Packs `weight` and `bias` as [`new`](Self::new) does, for maps in 8 bits: it reads those of `input`, whose zero is 0,
     /// and writes those of `output`. Each output channel's weights are rounded to multiples of a 127th of the largest.
     /// Sums are whole numbers of 32 bits, the same on every machine.
@@ -123,13 +133,7 @@ impl FusedConv {
         dtype: DType,
         images: bool,
     ) -> Result<Self> {
-        let Some(maps) = WordType::of(dtype) else {
-            return Err(Error::DType { op: OP, input: "maps", expected: "F32 or BF16".into(), got: dtype });
-        };
-        let words = Words::of(dtype, isa).ok_or_else(|| Error::Config {
-            op: OP,
-            message: format!("bf16 needs a CPU with AVX-512 BF16, this one runs {}; use f32", isa.name()),
-        })?;
+        let (words, maps) = floats(isa, dtype)?;
         Self::pack(words, (maps, maps), weight, bias, config, images)
     }
 
@@ -174,7 +178,7 @@ impl FusedConv {
         // A few channels, as an image has, would leave most of a row of words unused.
         let row_runs = groups == 1 && kw > 1 && config.padding == 0 && config.dilation == 1 && group_in <= 16;
         let narrow = groups > 1 && (3..=32).contains(&group_in);
-        let neighbours = narrow && kw == 3 && config.dilation == 1 && config.stride <= 2;
+        let neighbours = words.written() == words.channels() && narrow && kw == 3 && config.dilation == 1 && config.stride <= 2;
         // Without gaps, if every run then begins with a word.
         let gapless = images && (config.stride * group_in).is_multiple_of(words.channels());
         let whole = if gapless { group_in } else { group_in.next_multiple_of(words.channels()) };
@@ -360,6 +364,18 @@ impl FusedConv {
     }
 }
 
+/// The words, and the maps, of f32 or bf16.
+fn floats(isa: Isa, dtype: DType) -> Result<(Words, WordType)> {
+    let Some(maps) = WordType::of(dtype) else {
+        return Err(Error::DType { op: OP, input: "maps", expected: "F32 or BF16".into(), got: dtype });
+    };
+    let words = Words::of(dtype, isa).ok_or_else(|| Error::Config {
+        op: OP,
+        message: format!("bf16 needs a CPU with AVX-512 BF16, this one runs {}; use f32", isa.name()),
+    })?;
+    Ok((words, maps))
+}
+
 /// Rounds each output channel's weights to whole numbers of 8 bits, brings its bias into the output's units, and says what
 /// a whole number of the sums is worth in these.
 fn whole_numbers(
@@ -539,6 +555,42 @@ mod tests {
                 assert!(error < 2e-7, "{isa:?}, {x_scale} by {weight_scale}: {error:e} of the norms");
             }
         }
+    }
+
+    /// Whole numbers that bf16 has, whose sums it has not, come out exactly, whatever the kernel, and with a residual of f32.
+    #[test]
+    fn sums_that_are_written_in_f32_are_not_rounded() {
+        let whole = |dims: &[usize], seed| (values(dims, seed) * 40.0).unwrap().round().unwrap();
+        let flat = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let pad = Conv2dConfig { padding: 1, ..Default::default() };
+        for (c, k, kernel, groups, config) in [
+            (200, 37, 1, 1, Conv2dConfig::default()),
+            (31, 64, 1, 1, Conv2dConfig::default()),
+            (32, 32, 3, 8, pad),
+            (64, 64, 3, 2, pad),
+            (6, 20, 3, 1, pad),
+        ] {
+            let config = Conv2dConfig { groups, ..config };
+            let (x, weight) = (whole(&[2, c, 5, 6], 1), whole(&[k, c / groups, kernel, kernel], 2));
+            let (bias, residual) = (whole(&[k], 3), whole(&[2, k, 5, 6], 4));
+            let want = crate::conv2d_with_bias(&x, &weight, &bias, &config).unwrap() + &residual;
+            let want = flat(want.unwrap());
+            assert!(want.iter().any(|&v| half::bf16::from_f32(v).to_f32() != v));
+            for dtype in [DType::F32, DType::BF16].into_iter().filter(|&t| fused_dtype_is_supported(t)) {
+                let conv = FusedConv::writing_f32(&weight, &bias, &config, dtype).unwrap();
+                let [mut source, mut added, mut out] = std::array::from_fn(|_| Activations::new());
+                Crew::run(|crew| {
+                    source.load(crew, &x, dtype).unwrap();
+                    added.load(crew, &residual, DType::F32).unwrap();
+                    let fusion = Fusion { residual: Some(&added), ..Default::default() };
+                    conv.forward(crew, &source, fusion, &mut out).unwrap();
+                });
+                assert_eq!(flat(out.to_tensor().unwrap()), want, "{dtype:?} {c} to {k}, {kernel}×{kernel}");
+            }
+        }
+        let weight = Tensor::zeros((4, 4, 1, 1), DType::F32, &Device::Cpu).unwrap();
+        let bias = Tensor::zeros(4, DType::F32, &Device::Cpu).unwrap();
+        assert!(FusedConv::writing_f32(&weight, &bias, &Conv2dConfig::default(), DType::U8).is_err());
     }
 
     /// Images whose pixels share words, or don't, with a border, against padding; and none of another convolution's.

@@ -134,7 +134,7 @@ impl Packed {
 
     /// Asserts that there is room for the output, and a residual as large.
     pub(super) fn check(&self, job: &Job) {
-        let channels = self.words.channels();
+        let channels = self.words.written();
         let holds = |len: usize, stride: usize| {
             job.count == 0 || len >= (job.count - 1) * stride + self.out_channels.div_ceil(channels)
         };

@@ -96,7 +96,7 @@ impl Strip<'_> {
     #[inline(always)]
     fn expect<W: Word>(&self, pixels: Range<usize>) {
         let Strip { task, panel, .. } = self;
-        fetch_output!(task, pixels, panel.dst_channel..panel.dst_channel + panel.width, W::CHANNELS);
+        fetch_output!(task, pixels, panel.dst_channel..panel.dst_channel + panel.width, 4 / W::BYTES);
     }
 
     /// Makes numbers of the sums of `M` pixels from `first` on, `N` vectors each, with the bias if they did not begin with
@@ -314,6 +314,9 @@ impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
         // To compilers, this says that there is nothing to be compiled for such words.
         if DEPTH > 0 && DEPTH * W::CHANNELS != 4 && DEPTH * W::CHANNELS != 8 {
             unreachable!("vectors span groups of 4 or 8 channels");
+        }
+        if W::BYTES * W::CHANNELS != 4 {
+            unreachable!("what is written as other words is not read by neighbours");
         }
         let Strip { task, pixels, .. } = self.strip;
         // SAFETY: the CPU has W's instructions.

@@ -91,6 +91,8 @@ pub(crate) enum Words {
     F32(Isa),
     /// Pairs of bf16; made by [`Words::of`] alone, where the CPU has AVX-512 BF16.
     Bf16,
+    /// The same, of which f32 is written; made by [`Words::writing_f32`] alone, of those.
+    Bf16ToF32,
     /// Four channels of u8, or weights of i8; made by [`Words::of`] alone, where the CPU has AVX-512 VNNI.
     Int8,
 }
@@ -112,20 +114,34 @@ impl Words {
         }
     }
 
-    /// Channels a word.
+    /// The same to read, and f32 to write; `None` for whole numbers.
+    pub(crate) fn writing_f32(self) -> Option<Self> {
+        match self {
+            Words::F32(_) => Some(self),
+            Words::Bf16 | Words::Bf16ToF32 => Some(Words::Bf16ToF32),
+            Words::Int8 => None,
+        }
+    }
+
+    /// Channels a word that is read.
     pub(crate) fn channels(self) -> usize {
         match self {
             Words::F32(_) => 1,
-            Words::Bf16 => 2,
+            Words::Bf16 | Words::Bf16ToF32 => 2,
             Words::Int8 => 4,
         }
+    }
+
+    /// Channels a word that is written.
+    pub(crate) fn written(self) -> usize {
+        if self == Words::Bf16ToF32 { 1 } else { self.channels() }
     }
 
     /// Sums a vector, and pixels a tile of two vectors.
     pub(crate) fn tile(self) -> (usize, usize) {
         let isa = match self {
             Words::F32(isa) => isa,
-            Words::Bf16 | Words::Int8 => Isa::Avx512,
+            Words::Bf16 | Words::Bf16ToF32 | Words::Int8 => Isa::Avx512,
         };
         lanes_and_tile::<f32>(isa)
     }
@@ -143,15 +159,18 @@ impl Words {
         match self {
             Words::F32(isa) => run(isa, Single(kernel)),
             #[cfg(target_arch = "x86_64")]
-            Words::Bf16 => {
+            Words::Bf16 | Words::Bf16ToF32 => {
                 #[target_feature(enable = "avx512f,avx512bf16")]
-                unsafe fn pairs<K: WordKernel>(kernel: K) {
+                unsafe fn pairs<K: WordKernel, W: Word>(kernel: K) {
                     // SAFETY: compiled and entered with the instructions.
-                    unsafe { kernel.run::<pairs::Bf16>() }
+                    unsafe { kernel.run::<W>() }
                 }
                 assert!(is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16"));
                 // SAFETY: the features were detected on the line above.
-                unsafe { pairs(kernel) }
+                match self {
+                    Words::Bf16 => unsafe { pairs::<_, pairs::Bf16>(kernel) },
+                    _ => unsafe { pairs::<_, pairs::Bf16ToF32>(kernel) },
+                }
             }
             #[cfg(target_arch = "x86_64")]
             Words::Int8 => {
@@ -165,7 +184,7 @@ impl Words {
                 unsafe { quads(kernel) }
             }
             #[cfg(not(target_arch = "x86_64"))]
-            Words::Bf16 | Words::Int8 => unreachable!("`of` gives these on x86-64 alone"),
+            Words::Bf16 | Words::Bf16ToF32 | Words::Int8 => unreachable!("`of` gives these on x86-64 alone"),
         }
     }
 }
@@ -186,9 +205,9 @@ pub(crate) trait WordKernel {
 /// of them, of [`BYTES`](Self::BYTES) each, with any alignment.
 pub(crate) trait Word {
     type S: Simd<T = f32>;
-    /// Channels a word.
+    /// Channels a word that is read.
     const CHANNELS: usize;
-    /// Of a channel.
+    /// Of a channel that is written, or of a residual.
     const BYTES: usize = 4 / Self::CHANNELS;
     /// Whether a sum has to be multiplied by a number of its output channel's.
     const SCALED: bool = false;
@@ -312,6 +331,42 @@ mod pairs {
     }
 
     const _: () = assert!(<<f32 as Element>::Avx512 as Simd>::LANES == 16);
+
+    /// Two bf16 a word that is read, f32 to be written.
+    pub(super) struct Bf16ToF32;
+
+    type Wide = super::F32<<f32 as Element>::Avx512>;
+
+    impl Word for Bf16ToF32 {
+        type S = <f32 as Element>::Avx512;
+        const CHANNELS: usize = Bf16::CHANNELS;
+        const BYTES: usize = Wide::BYTES;
+        #[inline(always)]
+        unsafe fn dot(x: __m512, w: __m512, sums: __m512) -> __m512 {
+            // SAFETY: the same contract.
+            unsafe { Bf16::dot(x, w, sums) }
+        }
+        #[inline(always)]
+        unsafe fn load(channels: *const u8) -> __m512 {
+            // SAFETY: the same contract.
+            unsafe { Wide::load(channels) }
+        }
+        #[inline(always)]
+        unsafe fn store(channels: *mut u8, values: __m512) {
+            // SAFETY: the same contract.
+            unsafe { Wide::store(channels, values) }
+        }
+        #[inline(always)]
+        unsafe fn load_one(channel: *const u8) -> f32 {
+            // SAFETY: the same contract.
+            unsafe { Wide::load_one(channel) }
+        }
+        #[inline(always)]
+        unsafe fn store_one(channel: *mut u8, value: f32) {
+            // SAFETY: the same contract.
+            unsafe { Wide::store_one(channel, value) }
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
