@@ -2,7 +2,7 @@
 
 use crate::crew::Crew;
 use crate::fused_conv::FusedConv;
-use crate::kernels::{Lines, MAX_LANES, SharedMut, WordType, bf16_bits, halves_mut, prefetch};
+use crate::kernels::{Lines, MAX_LANES, SharedMut, WordType, bf16_bits, halves_mut, prefetch, Cache};
 use crate::{Error, Result};
 use candle_core::{DType, Storage, Tensor};
 
@@ -107,7 +107,7 @@ pub(crate) fn put_rows(
         let below = values.as_ptr().wrapping_add(start + image * sn + (y + 1 - border) * sh);
         let lines = if sw == 1 { c } else { usize::from(sw == c) };
         for k in 0..lines {
-            (0..w * sw).step_by(16).for_each(|i| prefetch(below.wrapping_add(k * sc + i)));
+            (0..w * sw).step_by(16).for_each(|i| prefetch(below.wrapping_add(k * sc + i), Cache::First));
         }
         out.fill(0.0);
         for k in 0..c {

@@ -39,7 +39,7 @@ pub(crate) use lines::{Lines, spread};
 pub(crate) use max_pool::max_pool_rows;
 pub(crate) use max_pool_training::{LARGEST_WINDOW, Window, pool, pool_gradient};
 pub(crate) use packed::{Filter, Packed};
-pub(crate) use packed_conv::{Epilogue, Job, Pixels, Row, SourceTable, Sources, prefetch};
+pub(crate) use packed_conv::{Cache, Epilogue, Job, Pixels, Row, SourceTable, Sources, prefetch};
 pub(crate) use peak::fma_chains;
 pub(crate) use planes::Operand;
 pub(crate) use quantize::quantize_rows;

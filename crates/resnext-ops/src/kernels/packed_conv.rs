@@ -237,29 +237,27 @@ pub(crate) const AHEAD: usize = 3;
 
 /// Cache lines of weights that a task fetches, a few each step of its own work: asked for all at once, they
 /// would hold up its own reads.
-pub(super) struct Fetches {
-    left: Cell<[Fetch; AHEAD + 1]>,
-    each: usize,
-}
+pub(super) struct Fetches([Cell<Fetch>; AHEAD + 1]);
 
 impl Fetches {
     fn new(fetches: [Fetch; AHEAD + 1], steps: usize) -> Self {
         let lines: usize = fetches.iter().map(|fetch| fetch.lines).sum();
-        Fetches { left: Cell::new(fetches), each: lines.div_ceil(steps.max(1)) }
+        let each = lines.div_ceil(steps.max(1));
+        Fetches(fetches.map(|fetch| Cell::new(Fetch { each, ..fetch })))
     }
 
     /// Those that a tile of `steps` steps is to fetch.
     #[inline(always)]
     pub(super) fn take(&self, steps: usize) -> Fetch {
-        let mut left = self.left.get();
-        let mut taken = Fetch { at: std::ptr::null(), lines: 0, each: self.each };
-        if let Some(fetch) = left.iter_mut().find(|fetch| fetch.lines > 0) {
-            let lines = fetch.lines.min(steps * self.each);
-            taken = Fetch { lines, each: self.each, ..*fetch };
-            *fetch = fetch.part(lines..fetch.lines);
-            self.left.set(left);
+        for left in &self.0 {
+            let fetch = left.get();
+            if fetch.lines > 0 {
+                let lines = fetch.lines.min(steps * fetch.each);
+                left.set(fetch.part(lines..fetch.lines));
+                return Fetch { lines, ..fetch };
+            }
         }
-        taken
+        Fetch { at: std::ptr::null(), lines: 0, each: 0 }
     }
 }
 
@@ -268,44 +266,64 @@ impl Fetches {
 pub(super) struct Fetch {
     at: *const f32,
     lines: usize,
+    /// In a step.
     each: usize,
 }
 
 impl Fetch {
     /// Those of some of the weights.
     fn of(packed: &Packed, weights: Range<usize>) -> Self {
-        let at = packed.weights.as_ptr().wrapping_add(weights.start);
-        Fetch { at, lines: weights.len().div_ceil(16), each: 0 }
+        Self::words(packed.weights.as_ptr().wrapping_add(weights.start), weights.len(), 1)
+    }
+
+    /// Those of some words, in as many steps.
+    #[inline(always)]
+    pub(super) fn words(at: *const f32, words: usize, steps: usize) -> Self {
+        let lines = words.div_ceil(16);
+        Fetch { at, lines, each: lines.div_ceil(steps) }
     }
 
     /// Some of these.
+    #[inline(always)]
     fn part(self, lines: Range<usize>) -> Self {
         Fetch { at: self.at.wrapping_add(lines.start * 16), lines: lines.len(), ..self }
     }
 
-    /// Asks for a few. No call, before which all vector registers would have to be saved.
+    /// Asks for those of some steps. No call, before which all vector registers would have to be saved.
     #[inline(always)]
-    pub(super) fn step(&mut self) {
-        let now = self.each.min(self.lines);
+    pub(super) fn step(&mut self, steps: usize, into: Cache) {
+        let now = (steps * self.each).min(self.lines);
         for _ in 0..now {
-            prefetch(self.at);
+            prefetch(self.at, into);
             self.at = self.at.wrapping_add(16);
         }
         self.lines -= now;
     }
 }
 
+/// What a fetched line is brought into, of a core's own.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Cache {
+    First,
+    Second,
+}
+
 /// Asks for a cache line.
 #[inline(always)]
-pub(crate) fn prefetch(word: *const f32) {
+pub(crate) fn prefetch(word: *const f32, into: Cache) {
     #[cfg(target_arch = "x86_64")]
     {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
         // SAFETY: a prefetch never faults, wherever it points to.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(word.cast()) };
+        unsafe {
+            match into {
+                Cache::First => _mm_prefetch::<_MM_HINT_T0>(word.cast()),
+                Cache::Second => _mm_prefetch::<_MM_HINT_T1>(word.cast()),
+            }
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = word;
+    let _ = (word, into);
 }
 
 /// Asks for a cache line that will be written, to be taken from a core that has written it before.
@@ -320,25 +338,50 @@ pub(crate) fn prefetch_to_write(word: *const f32) {
     let _ = word;
 }
 
-/// Asks for some channels, `$a_word` a word, of some pixels of what is added to a result, and of where it is written:
-/// `$to` has `residual`, `out` and `out_stride`. Not a function, of which loops around it were compiled worse.
-macro_rules! fetch_output {
-    ($to:expr, $pixels:expr, $channels:expr, $a_word:expr) => {
-        for pixel in $pixels {
-            for channel in $channels.step_by(16 * $a_word) {
-                let (word, out) = (channel / $a_word, $to.out.as_ptr().cast::<f32>());
-                if let Some(r) = $to.residual {
-                    let at = r.data.as_ptr().wrapping_add(pixel * r.stride + word);
-                    $crate::kernels::packed_conv::prefetch(at);
+/// Where some channels of neighbouring pixels will be written, and what is added to them, to be asked for early.
+#[derive(Clone, Copy)]
+pub(super) struct Expected {
+    out: *const f32,
+    out_stride: usize,
+    residual: Option<*const f32>,
+    residual_stride: usize,
+}
+
+impl Expected {
+    /// From a word of a pixel on.
+    #[inline(always)]
+    pub(super) fn new(
+        (out, out_stride): (*const f32, usize),
+        residual: Option<Pixels>,
+        (pixel, word): (usize, usize),
+    ) -> Self {
+        Expected {
+            out: out.wrapping_add(pixel * out_stride + word),
+            out_stride,
+            residual: residual.map(|r| r.data.as_ptr().wrapping_add(pixel * r.stride + word)),
+            residual_stride: residual.map_or(0, |r| r.stride),
+        }
+    }
+
+    /// Asks for so many words of the next pixels.
+    #[inline(always)]
+    pub(super) fn ask(&mut self, pixels: usize, words: usize) {
+        for _ in 0..pixels {
+            for word in (0..words).step_by(16) {
+                prefetch_to_write(self.out.wrapping_add(word));
+            }
+            self.out = self.out.wrapping_add(self.out_stride);
+        }
+        if let Some(residual) = &mut self.residual {
+            for _ in 0..pixels {
+                for word in (0..words).step_by(16) {
+                    prefetch(residual.wrapping_add(word), Cache::First);
                 }
-                $crate::kernels::packed_conv::prefetch_to_write(
-                    out.wrapping_add(pixel * $to.out_stride + word),
-                );
+                *residual = residual.wrapping_add(self.residual_stride);
             }
         }
-    };
+    }
 }
-pub(super) use fetch_output;
 
 /// Some pixels times some panels, on one thread.
 pub(super) struct Task<'a> {

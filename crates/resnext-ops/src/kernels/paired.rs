@@ -14,7 +14,7 @@
 
 use super::lines::Lines;
 use super::packed::{Filter, Packed, Panel};
-use super::packed_conv::{Fetches, Job, Pixels, Sources, Split, fetch_output};
+use super::packed_conv::{Cache, Expected, Fetches, Job, Pixels, Sources, Split};
 use super::shared::SharedMut;
 use super::simd::Simd;
 use super::words::{MAX_LANES, V, Word, WordKernel, Words};
@@ -319,18 +319,15 @@ impl<const M: usize> WordKernel for Tiles<'_, M> {
                 let mut w = weights.as_ptr();
                 let mut fetch = task.fetches.take(groups.div_ceil(STEP));
                 let each = M.div_ceil(groups.div_ceil(STEP));
-                let mut expected = task.pixels.start + first;
-                let last = expected + M;
+                let out = (task.out.as_ptr(), task.out_stride);
+                let pixel = task.pixels.start + first;
+                let mut expected = Expected::new(out, task.residual, (pixel, panel.dst_channel));
+                let mut left = M;
                 for step in (0..groups).step_by(STEP) {
-                    fetch.step();
-                    let until = (expected + each).min(last);
-                    fetch_output!(
-                        task,
-                        expected..until,
-                        panel.dst_channel..panel.dst_channel + panel.width,
-                        1
-                    );
-                    expected = until;
+                    fetch.step(1, Cache::Second);
+                    let now = each.min(left);
+                    expected.ask(now, 2 * lanes);
+                    left -= now;
                     let channel = step * GROUP;
                     let x = x.wrapping_add(channel / BLOCK * TILE * ROW + channel % BLOCK);
                     // A pointer a vector of weights, that are not known to be the same: a broadcast that two instructions

@@ -5,7 +5,7 @@
 
 use super::neighbours::neighbours;
 use super::packed::Panel;
-use super::packed_conv::{Epilogue, Row, STEP, Sources, Task, fetch_output, prefetch};
+use super::packed_conv::{Cache, Epilogue, Expected, Fetch, Row, STEP, Sources, Task};
 use super::simd::Simd;
 use super::words::{MAX_LANES, V, Word, WordKernel, Words};
 use std::ops::Range;
@@ -92,11 +92,12 @@ impl Strip<'_> {
         }
     }
 
-    /// Fetches what [`finish`](Self::finish) will read and write of some pixels, early.
+    /// What [`finish`](Self::finish) will read and write, from a pixel on.
     #[inline(always)]
-    fn expect<W: Word>(&self, pixels: Range<usize>) {
+    fn expected<W: Word>(&self, pixel: usize) -> Expected {
         let Strip { task, panel, .. } = self;
-        fetch_output!(task, pixels, panel.dst_channel..panel.dst_channel + panel.width, 4 / W::BYTES);
+        let out = (task.out.as_ptr().cast::<f32>(), task.out_stride);
+        Expected::new(out, task.residual, (pixel, panel.dst_channel * W::BYTES / 4))
     }
 
     /// Makes numbers of the sums of `M` pixels from `first` on, `N` vectors each, with the bias if they did not begin with
@@ -146,9 +147,10 @@ impl Strip<'_> {
                 let step = W::S::splat(&residual_step);
                 for m in 0..M {
                     for v in 0..N {
-                        let x = W::load(residual.add(4 * stride * m + v * lanes * W::BYTES));
+                        let x = residual.add(4 * stride * m + v * lanes * W::BYTES);
                         let sum = sums[m * N + v];
-                        sums[m * N + v] = if W::SCALED { W::S::fma(x, step, sum) } else { W::S::add(sum, x) };
+                        sums[m * N + v] =
+                            if W::SCALED { W::S::fma(W::load(x), step, sum) } else { W::add(x, sum) };
                     }
                 }
             }
@@ -191,29 +193,37 @@ impl<const M: usize, const N: usize> WordKernel for Dense<'_, M, N> {
     unsafe fn run<W: Word>(self) {
         let strip = self.0;
         let Strip { task, panel, pixels } = strip;
-        // Where the next tile's pixels lie, if in order and so few words that they stay in the first cache.
-        const NEXT: usize = 4096;
-        let in_order = matches!(task.sources, Sources::Same) && panel.depth * M <= NEXT;
-        let next = if in_order { M * task.src.stride } else { 0 };
+        let Task { src, packed, .. } = task;
+        // The next tile's pixels, if they follow: into the first cache where they are so few words that they stay there.
+        const FEW: usize = 4096;
+        let in_order = matches!(task.sources, Sources::Same) && src.stride <= panel.depth + MAX_LANES;
+        let (next, into) = match in_order {
+            true => (M * src.stride, if M * panel.depth <= FEW { Cache::First } else { Cache::Second }),
+            false => (0, Cache::First),
+        };
+        let steps = panel.depth.div_ceil(STEP);
+        // A few each step: all at once, they would hold up the tile's own reads.
+        let each = M.div_ceil(steps);
         for first in pixels.clone().step_by(M) {
             // SAFETY: the CPU has W's instructions; this reads the panel's words of source pixels that exist,
             // and this panel's packed weights.
             unsafe {
                 let mut acc = [strip.initial::<W, N>(); M];
                 let mut weights = strip.weights();
-                let mut fetch = task.fetches.take(task.packed.taps * panel.depth.div_ceil(STEP));
-                for tap in 0..task.packed.taps {
+                let mut fetch = task.fetches.take(packed.taps * steps);
+                let mut expected = strip.expected::<W>(first);
+                let mut left = M;
+                for tap in 0..packed.taps {
                     let rows = strip.rows::<M>(first, tap);
-                    // A few each step: all at once, they would hold up the tile's own reads.
-                    let each = if tap == 0 { M.div_ceil(panel.depth.div_ceil(STEP)) } else { 0 };
-                    let mut expected = first;
+                    let mut next = Fetch::words(rows[0].wrapping_add(next), next, steps);
                     let meanwhile = || {
-                        fetch.step();
-                        let until = (expected + each).min(first + M);
-                        strip.expect::<W>(expected..until);
-                        expected = until;
+                        next.step(1, into);
+                        fetch.step(1, Cache::Second);
+                        let now = each.min(left);
+                        expected.ask(now, N * W::S::LANES * W::BYTES / 4);
+                        left -= now;
                     };
-                    sum_products::<W, M, N>(&mut acc, rows, &mut weights, panel.depth, next, meanwhile);
+                    sum_products::<W, M, N>(&mut acc, rows, &mut weights, panel.depth, meanwhile);
                 }
                 strip.finish::<W, M, N>(first, acc.as_flattened_mut());
             }
@@ -222,7 +232,7 @@ impl<const M: usize, const N: usize> WordKernel for Dense<'_, M, N> {
 }
 
 /// Adds up `depth` words of `M` pixels times as many rows of `N` vectors of weights, past which `weights` then points.
-/// Meanwhile fetches what lies `next` words further on, unless that is 0.
+/// Calls `meanwhile` each step.
 ///
 /// # Safety
 /// The CPU has `W`'s instructions, and pixels and weights can be read.
@@ -232,17 +242,11 @@ unsafe fn sum_products<W: Word, const M: usize, const N: usize>(
     rows: [*const f32; M],
     weights: &mut *const f32,
     depth: usize,
-    next: usize,
     mut meanwhile: impl FnMut(),
 ) {
     // By value, to be kept in registers.
     let mut sums = *acc;
     for step in (0..depth).step_by(STEP) {
-        if next > 0 {
-            for m in 0..M {
-                prefetch(rows[m].wrapping_add(step + next));
-            }
-        }
         meanwhile();
         for c in step..depth.min(step + STEP) {
             // SAFETY: the function's contract.
@@ -366,13 +370,10 @@ impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
             let mut weights = self.strip.weights();
             let mut fetch = task.fetches.take(task.packed.taps * depth.div_ceil(STEP));
             for row in 0..R {
-                let first = first + row * self.width;
-                self.strip.expect::<W>(first..first + M);
+                self.strip.expected::<W>(first + row * self.width).ask(M, W::S::LANES * W::BYTES / 4);
             }
             for tap in (0..task.packed.taps).step_by(3) {
-                for _ in 0..3 * depth.div_ceil(STEP) {
-                    fetch.step();
-                }
+                fetch.step(3 * depth.div_ceil(STEP), Cache::Second);
                 // Source pixel j of a row, in order, is column j - m · STRIDE of output pixel m. A loop, as a
                 // closure might become a call, before which all vector registers would have to be saved.
                 let mut rows = [[start; 33]; R];

@@ -220,7 +220,13 @@ pub(crate) trait Word {
     }
     /// As many channels as there are sums in a vector, widened to f32.
     unsafe fn load(channels: *const u8) -> V<Self>;
-    /// The same back, rounded to the nearest, ties to even, or to the largest there is. Where there is nothing below zero, no
+    /// `sums` and as many channels.
+    #[inline(always)]
+    unsafe fn add(channels: *const u8, sums: V<Self>) -> V<Self> {
+        // SAFETY: the same contract.
+        unsafe { Self::S::add(sums, Self::load(channels)) }
+    }
+    /// What `load` reads back, rounded to the nearest, ties to even, or to the largest there is. Where there is nothing below zero, no
     /// value may be.
     unsafe fn store(channels: *mut u8, values: V<Self>);
     /// Two vectors' channels, one behind the other.
@@ -300,6 +306,17 @@ mod pairs {
             unsafe {
                 let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(channels.cast()));
                 _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+            }
+        }
+        /// As products with 1, beside products of zeros: quicker than to shift and to add. What is below the normal numbers
+        /// counts as zero, as in all products.
+        #[inline(always)]
+        unsafe fn add(channels: *const u8, sums: __m512) -> __m512 {
+            // SAFETY: as above.
+            unsafe {
+                let pairs = _mm512_cvtepu16_epi32(_mm256_loadu_si256(channels.cast()));
+                let ones = _mm512_set1_epi32(i32::from(bf16_bits(1.0)));
+                Self::dot(_mm512_castsi512_ps(pairs), _mm512_castsi512_ps(ones), sums)
             }
         }
         #[inline(always)]

@@ -1,7 +1,7 @@
 //! Tiles of inference: over packed weights, with bias, residual and ReLU.
 
 use super::super::packed::{Filter, Form, Packed, Panel};
-use super::super::packed_conv::{Fetches, Job, Pixels, Split, fetch_output};
+use super::super::packed_conv::{Cache, Expected, Fetches, Job, Pixels, Split};
 use super::super::shared::SharedMut;
 use super::super::simd::Simd;
 use super::super::words::Words;
@@ -82,12 +82,13 @@ impl Sink<f32> for Finish<'_> {
     #[inline(always)]
     fn meanwhile(&self) -> impl FnMut() {
         let mut fetch = self.fetches.take(POSITIONS);
-        move || fetch.step()
+        move || fetch.step(1, Cache::Second)
     }
 
     #[inline(always)]
     fn expect<S: Simd<T = f32>>(&self, pixel: usize, vector: usize) {
-        fetch_output!(self, pixel..pixel + 1, vector * S::LANES..(vector + 1) * S::LANES, 1);
+        let out = (self.out.as_ptr(), self.out_stride);
+        Expected::new(out, self.residual, (pixel, vector * S::LANES)).ask(1, S::LANES);
     }
 
     #[inline(always)]
