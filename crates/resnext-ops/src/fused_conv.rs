@@ -72,7 +72,7 @@ pub fn fused_dtype_is_supported(dtype: DType) -> bool {
 
 impl FusedConv {
     /// Packs `weight` (Cout, Cin/groups, kh, kw) and `bias` (Cout), both f32, for maps of `dtype`, f32 or bf16.
-    /// Sums are f32 either way.
+    /// Sums are f32 either way. In bf16, what is below the normal numbers (1e-38) counts as zero.
     ///
     /// # Errors
     /// If shapes and groups do not fit each other, a type is not as above, or this machine has no
@@ -178,7 +178,11 @@ impl FusedConv {
         // A few channels, as an image has, would leave most of a row of words unused.
         let row_runs = groups == 1 && kw > 1 && config.padding == 0 && config.dilation == 1 && group_in <= 16;
         let narrow = groups > 1 && (3..=32).contains(&group_in);
-        let neighbours = words.written() == words.channels() && narrow && kw == 3 && config.dilation == 1 && config.stride <= 2;
+        let neighbours = words.written() == words.channels()
+            && narrow
+            && kw == 3
+            && config.dilation == 1
+            && config.stride <= 2;
         // Without gaps, if every run then begins with a word.
         let gapless = images && (config.stride * group_in).is_multiple_of(words.channels());
         let whole = if gapless { group_in } else { group_in.next_multiple_of(words.channels()) };

@@ -2,7 +2,7 @@
 
 use crate::crew::Crew;
 use crate::fused_conv::FusedConv;
-use crate::kernels::{Lines, MAX_LANES, SharedMut, WordType, bf16_bits, halves_mut, prefetch, Cache};
+use crate::kernels::{Cache, Lines, MAX_LANES, SharedMut, WordType, bf16_bits, halves_mut, prefetch};
 use crate::{Error, Result};
 use candle_core::{DType, Storage, Tensor};
 

@@ -2,6 +2,7 @@
 
 mod channels;
 mod conv;
+mod fetch;
 mod gather_conv;
 mod geometry;
 mod grouped;
@@ -33,13 +34,14 @@ pub(crate) use channels::{GradientSums, Moments, channel_sums, mean_and_variance
 pub(crate) use conv::{
     conv_forward, conv_gradients, conv_input_gradient, conv_pixel_gradients, conv_weight_gradient,
 };
+pub(crate) use fetch::{Cache, prefetch};
 pub(crate) use geometry::ConvShape;
 pub(crate) use join::{Around, Line, join, join_gradient};
 pub(crate) use lines::{Lines, spread};
 pub(crate) use max_pool::max_pool_rows;
 pub(crate) use max_pool_training::{LARGEST_WINDOW, Window, pool, pool_gradient};
 pub(crate) use packed::{Filter, Packed};
-pub(crate) use packed_conv::{Cache, Epilogue, Job, Pixels, Row, SourceTable, Sources, prefetch};
+pub(crate) use packed_conv::{Epilogue, Job, Pixels, Row, SourceTable, Sources};
 pub(crate) use peak::fma_chains;
 pub(crate) use planes::Operand;
 pub(crate) use quantize::quantize_rows;

@@ -12,9 +12,10 @@
 //! NaN or infinite. The powers end at 2^60 either way, and squares must not overflow: pixels or weights with a root mean
 //! square beyond 2^±60 lose precision. A pixel of zeros gives the bias to within rounding, 2^-60 times the weights.
 
+use super::fetch::{Cache, Expected, Fetches};
 use super::lines::Lines;
 use super::packed::{Filter, Packed, Panel};
-use super::packed_conv::{Cache, Expected, Fetches, Job, Pixels, Sources, Split};
+use super::packed_conv::{Job, Pixels, Sources, Split};
 use super::shared::SharedMut;
 use super::simd::Simd;
 use super::words::{MAX_LANES, V, Word, WordKernel, Words};

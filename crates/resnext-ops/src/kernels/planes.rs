@@ -4,6 +4,7 @@
 //! pixels compete for one set of the cache. What an operand needs before it is multiplied, widening to what is computed
 //! in, normalisation, ReLU or batch norm's gradient, happens on its way there, so that it is never written to memory.
 
+use super::fetch::{Cache, prefetch};
 use super::simd::{Element, Isa, Kernel, Simd, run};
 use super::stored::Stored;
 use std::cell::RefCell;
@@ -85,33 +86,22 @@ impl<'a, D: Stored> Ahead<'a, D> {
         let at = self.first + pixel * self.channels + channel;
         match self.operand {
             None => {}
-            Some(Operand::Plain(x) | Operand::Normalised { x, .. }) => prefetch(x.as_ptr().wrapping_add(at)),
+            Some(Operand::Plain(x) | Operand::Normalised { x, .. }) => {
+                prefetch(x.as_ptr().wrapping_add(at), Cache::Second);
+            }
             Some(Operand::Gradient { g, x, .. }) => {
-                prefetch(g.as_ptr().wrapping_add(at));
-                prefetch(x.as_ptr().wrapping_add(at));
+                prefetch(g.as_ptr().wrapping_add(at), Cache::Second);
+                prefetch(x.as_ptr().wrapping_add(at), Cache::Second);
             }
         }
     }
-}
-
-/// Asks for a line, to be kept in a core's larger cache.
-#[inline(always)]
-fn prefetch<T>(at: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a prefetch never faults, wherever it points to.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
 }
 
 /// Asks for the lines that `count` vectors `stride` elements apart are about to be written to.
 #[inline(always)]
 pub(super) fn expect<T>(out: *mut T, count: usize, stride: usize) {
     for i in 0..count {
-        prefetch(out.wrapping_add(i * stride));
+        prefetch(out.wrapping_add(i * stride), Cache::Second);
     }
 }
 

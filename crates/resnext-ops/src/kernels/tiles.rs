@@ -3,9 +3,10 @@
 //! Activations are read in place, one broadcast a pixel and word. Where a group is narrower than a vector,
 //! the vector spans several groups and the broadcast becomes a permute.
 
+use super::fetch::{Cache, Expected, Fetch};
 use super::neighbours::neighbours;
 use super::packed::Panel;
-use super::packed_conv::{Cache, Epilogue, Expected, Fetch, Row, STEP, Sources, Task};
+use super::packed_conv::{Epilogue, Row, STEP, Sources, Task};
 use super::simd::Simd;
 use super::words::{MAX_LANES, V, Word, WordKernel, Words};
 use std::ops::Range;

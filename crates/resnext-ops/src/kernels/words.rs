@@ -166,9 +166,10 @@ impl Words {
                     unsafe { kernel.run::<W>() }
                 }
                 assert!(is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16"));
-                // SAFETY: the features were detected on the line above.
                 match self {
+                    // SAFETY: the features were detected on the line above.
                     Words::Bf16 => unsafe { pairs::<_, pairs::Bf16>(kernel) },
+                    // SAFETY: as above.
                     _ => unsafe { pairs::<_, pairs::Bf16ToF32>(kernel) },
                 }
             }

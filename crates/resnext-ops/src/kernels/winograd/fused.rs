@@ -1,7 +1,8 @@
 //! Tiles of inference: over packed weights, with bias, residual and ReLU.
 
+use super::super::fetch::{Cache, Expected, Fetches};
 use super::super::packed::{Filter, Form, Packed, Panel};
-use super::super::packed_conv::{Cache, Expected, Fetches, Job, Pixels, Split};
+use super::super::packed_conv::{Job, Pixels, Split};
 use super::super::shared::SharedMut;
 use super::super::simd::Simd;
 use super::super::words::Words;
