@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 /// A network for inference on the CPU: batch norm folded into packed convolutions, bias, residual and ReLU in
 /// their passes, and buffers that are kept. Whatever the form it was trained in, it runs form (c).
 ///
-/// In f32, or in bf16 where [`fused_dtype_is_supported`] says so: then maps and weights are bf16, also those of the last layer,
-/// and sums, pooling and logits f32. Or in eight bits, where it says so of u8: then the first convolution and the last layer
-/// are of those, and maps between them are u8, with a step each, the convolutions' weights i8, with a step for each output
-/// channel, and sums whole numbers of 32 bits. In f32, 1×1 convolutions take
+/// In f32, or in bf16 where [`fused_dtype_is_supported`] says so: then maps, weights and the features that the last layer reads
+/// are bf16, and sums, means and logits f32. Or in eight bits, where it says so of u8: then the first convolution and the last
+/// layer are in bf16 where that is supported, else f32, and maps between them are u8, with a step each, the convolutions'
+/// weights i8, with a step for each output channel, and sums whole numbers of 32 bits. In f32, 1×1 convolutions take
 /// two thirds of the multiplications where the CPU has adders of their own (Winograd's inner products; AVX-512 on AMD),
 /// and 3×3 ones of stride 1 take 4/9 (Winograd's tiles), for 16/9 of the memory, if groups fill whole vectors, of at most
 /// 128 channels, or on AVX-512 are of 8; logits stay within 1e-4, relative, of the network's own.

@@ -1,7 +1,7 @@
 //! The inference form gives the network's logits.
 
 use candle_core::{DType, Device, Tensor};
-use resnext_model::{Calibration, Config, Form, Ranges, ResNext, Shortcut, Variables};
+use resnext_model::{Calibration, Config, Form, Fused, Ranges, ResNext, Shortcut, Variables};
 use resnext_ops::fused_dtype_is_supported;
 
 const CPU: Device = Device::Cpu;
@@ -79,7 +79,13 @@ fn any_form_and_shortcut_fuses() {
 
 #[test]
 fn unusual_images_have_defined_results() {
-    let fused = network(&Config::by_name("resnext11_8x4d").unwrap()).fuse().unwrap();
+    let network = network(&Config::by_name("resnext11_8x4d").unwrap());
+    for dtype in [DType::F32, DType::BF16].into_iter().filter(|&t| fused_dtype_is_supported(t)) {
+        unusual_images(&network.fuse_to(dtype).unwrap());
+    }
+}
+
+fn unusual_images(fused: &Fused) {
     assert_eq!(fused.forward(&images(0, 8, 8)).unwrap().dims(), [0, 10]);
     let nan = (images(1, 8, 8) * f64::NAN).unwrap();
     assert!(values(&fused.forward(&nan).unwrap()).iter().all(|v| v.is_nan()));
@@ -92,6 +98,22 @@ fn unusual_images_have_defined_results() {
     assert!(error.to_string().contains("expected images (N, 3, H, W)"), "{error}");
     let error = fused.forward(&images(1, 8, 8).to_dtype(DType::F64).unwrap()).unwrap_err();
     assert!(error.to_string().contains("F32"), "{error}");
+}
+
+/// In bf16 logits are near those of f32, and not rounded to bf16 themselves.
+#[test]
+fn logits_of_bf16_are_f32() {
+    if !fused_dtype_is_supported(DType::BF16) {
+        return;
+    }
+    let network = network(&Config::by_name("resnext11_8x4d").unwrap());
+    let x = images(3, 32, 32);
+    let logits = |dtype| values(&network.fuse_to(dtype).unwrap().forward(&x).unwrap());
+    let (want, got) = (logits(DType::F32), logits(DType::BF16));
+    let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|v| v * v).sum::<f32>().sqrt();
+    let error = norm(&mut got.iter().zip(&want).map(|(a, b)| a - b)) / norm(&mut want.iter().copied());
+    assert!(error < 0.02, "{error}");
+    assert!(got.iter().any(|v| v.to_bits() & 0xffff != 0), "logits are rounded");
 }
 
 #[test]

@@ -72,7 +72,7 @@ pub fn fused_dtype_is_supported(dtype: DType) -> bool {
 
 impl FusedConv {
     /// Packs `weight` (Cout, Cin/groups, kh, kw) and `bias` (Cout), both f32, for maps of `dtype`, f32 or bf16.
-    /// Sums are f32 either way. In bf16, what is below the normal numbers (1e-38) counts as zero.
+    /// Sums are f32 either way. In bf16, what is below the normal numbers (1e-38) may count as zero.
     ///
     /// # Errors
     /// If shapes and groups do not fit each other, a type is not as above, or this machine has no
@@ -89,14 +89,14 @@ impl FusedConv {
         Self::on(Isa::current(), weight, bias, config, dtype, true)
     }
 
-    /// As [`new`](Self::new), to write f32 whatever it reads: for logits, which should not be rounded to be compared.
+    /// As [`new`](Self::new), to write f32 whatever it reads: for logits, which should not be rounded to be compared. In bf16,
+    /// grouped 3×3 convolutions are slower for it.
     ///
     /// # Errors
     /// As `new`.
     pub fn writing_f32(weight: &Tensor, bias: &Tensor, config: &Conv2dConfig, dtype: DType) -> Result<Self> {
         let (words, maps) = floats(Isa::current(), dtype)?;
-        let words = words.writing_f32().unwrap_or(words);
-        Self::pack(words, (maps, WordType::F32), weight, bias, config, false)
+        Self::pack(words.writing_f32(), (maps, WordType::F32), weight, bias, config, false)
     }
 
     /// Packs `weight` and `bias` as [`new`](Self::new) does, for maps in 8 bits: it reads those of `input`, whose zero is 0,
@@ -178,6 +178,7 @@ impl FusedConv {
         // A few channels, as an image has, would leave most of a row of words unused.
         let row_runs = groups == 1 && kw > 1 && config.padding == 0 && config.dilation == 1 && group_in <= 16;
         let narrow = groups > 1 && (3..=32).contains(&group_in);
+        // Not compiled for words that are written as others: those are for a last layer, which is 1×1.
         let neighbours = words.written() == words.channels()
             && narrow
             && kw == 3
@@ -592,9 +593,35 @@ mod tests {
                 assert_eq!(flat(out.to_tensor().unwrap()), want, "{dtype:?} {c} to {k}, {kernel}×{kernel}");
             }
         }
-        let weight = Tensor::zeros((4, 4, 1, 1), DType::F32, &Device::Cpu).unwrap();
-        let bias = Tensor::zeros(4, DType::F32, &Device::Cpu).unwrap();
+        let (weight, bias) = (values(&[4, 4, 1, 1], 1), values(&[4], 2));
         assert!(FusedConv::writing_f32(&weight, &bias, &Conv2dConfig::default(), DType::U8).is_err());
+    }
+
+    /// A residual's channels come through as they are, also those that are no number, and none disturbs its neighbours.
+    #[test]
+    fn residuals_of_any_kind_are_added() {
+        let channels = 32 + 21;
+        let bias = Tensor::ones(channels, DType::F32, &Device::Cpu).unwrap();
+        let weight = Tensor::zeros((channels, 4, 1, 1), DType::F32, &Device::Cpu).unwrap();
+        let kinds = [f32::NAN, 0.5, f32::INFINITY, -2.0, f32::NEG_INFINITY, 1e30, -0.0];
+        let residual: Vec<f32> = (0..channels).map(|i| kinds[i % kinds.len()]).collect();
+        let want: Vec<f32> = residual.iter().map(|x| x + 1.0).collect();
+        let residual = Tensor::from_vec(residual, (1, channels, 1, 1), &Device::Cpu).unwrap();
+        for dtype in [DType::F32, DType::BF16].into_iter().filter(|&t| fused_dtype_is_supported(t)) {
+            let conv = FusedConv::new(&weight, &bias, &Conv2dConfig::default(), dtype).unwrap();
+            let [mut x, mut added, mut out] = std::array::from_fn(|_| Activations::new());
+            Crew::run(|crew| {
+                x.load(crew, &values(&[1, 4, 1, 1], 3), dtype).unwrap();
+                added.load(crew, &residual, dtype).unwrap();
+                let fusion = Fusion { residual: Some(&added), ..Default::default() };
+                conv.forward(crew, &x, fusion, &mut out).unwrap();
+            });
+            for (i, (got, &want)) in out.values().zip(&want).enumerate() {
+                let close =
+                    got == want || (got.is_nan() && want.is_nan()) || (got / want - 1.0).abs() < 0.004;
+                assert!(close, "{dtype:?} channel {i}: {got}, expected {want}");
+            }
+        }
     }
 
     /// Images whose pixels share words, or don't, with a border, against padding; and none of another convolution's.

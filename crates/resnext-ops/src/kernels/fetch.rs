@@ -1,4 +1,5 @@
-//! Cache lines that are asked for before they are used: weights of the next tasks and convolutions, and places of results.
+//! Cache lines that are asked for before they are used: weights of the next tasks and convolutions, pixels of the next
+//! tile, and places of results.
 
 use super::packed::Packed;
 use super::packed_conv::Pixels;
@@ -103,7 +104,7 @@ impl Fetch {
 }
 
 /// Which of a core's own caches a line is brought into.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 pub(crate) enum Cache {
     First,
     Second,
@@ -140,33 +141,37 @@ fn prefetch_to_write(word: *const f32) {
 }
 
 /// Where some channels of neighbouring pixels will be written, and what is added to them, to be asked for early.
-#[derive(Clone, Copy)]
 pub(super) struct Expected {
     out: *const f32,
     out_stride: usize,
     residual: Option<*const f32>,
     residual_stride: usize,
+    pixels: usize,
 }
 
 impl Expected {
-    /// From a word of a pixel on.
+    /// Of a number of pixels from one on, from a word on.
     #[inline(always)]
     pub(super) fn new(
         (out, out_stride): (*const f32, usize),
         residual: Option<Pixels>,
         (pixel, word): (usize, usize),
+        pixels: usize,
     ) -> Self {
         Expected {
             out: out.wrapping_add(pixel * out_stride + word),
             out_stride,
             residual: residual.map(|r| r.data.as_ptr().wrapping_add(pixel * r.stride + word)),
             residual_stride: residual.map_or(0, |r| r.stride),
+            pixels,
         }
     }
 
-    /// Asks for so many words of the next pixels.
+    /// Asks for so many words of the next pixels, if there are as many.
     #[inline(always)]
     pub(super) fn ask(&mut self, pixels: usize, words: usize) {
+        let pixels = pixels.min(self.pixels);
+        self.pixels -= pixels;
         for _ in 0..pixels {
             for word in (0..words).step_by(16) {
                 prefetch_to_write(self.out.wrapping_add(word));

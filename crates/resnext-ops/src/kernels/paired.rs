@@ -322,13 +322,10 @@ impl<const M: usize> WordKernel for Tiles<'_, M> {
                 let each = M.div_ceil(groups.div_ceil(STEP));
                 let out = (task.out.as_ptr(), task.out_stride);
                 let pixel = task.pixels.start + first;
-                let mut expected = Expected::new(out, task.residual, (pixel, panel.dst_channel));
-                let mut left = M;
+                let mut expected = Expected::new(out, task.residual, (pixel, panel.dst_channel), M);
                 for step in (0..groups).step_by(STEP) {
                     fetch.step(1, Cache::Second);
-                    let now = each.min(left);
-                    expected.ask(now, 2 * lanes);
-                    left -= now;
+                    expected.ask(each, 2 * lanes);
                     let channel = step * GROUP;
                     let x = x.wrapping_add(channel / BLOCK * TILE * ROW + channel % BLOCK);
                     // A pointer a vector of weights, that are not known to be the same: a broadcast that two instructions

@@ -93,12 +93,12 @@ impl Strip<'_> {
         }
     }
 
-    /// What [`finish`](Self::finish) will read and write, from a pixel on.
+    /// What [`finish`](Self::finish) will read and write, of some pixels from one on.
     #[inline(always)]
-    fn expected<W: Word>(&self, pixel: usize) -> Expected {
+    fn expected<W: Word>(&self, first: usize, pixels: usize) -> Expected {
         let Strip { task, panel, .. } = self;
         let out = (task.out.as_ptr().cast::<f32>(), task.out_stride);
-        Expected::new(out, task.residual, (pixel, panel.dst_channel * W::BYTES / 4))
+        Expected::new(out, task.residual, (first, panel.dst_channel * W::BYTES / 4), pixels)
     }
 
     /// Makes numbers of the sums of `M` pixels from `first` on, `N` vectors each, with the bias if they did not begin with
@@ -212,17 +212,14 @@ impl<const M: usize, const N: usize> WordKernel for Dense<'_, M, N> {
                 let mut acc = [strip.initial::<W, N>(); M];
                 let mut weights = strip.weights();
                 let mut fetch = task.fetches.take(packed.taps * steps);
-                let mut expected = strip.expected::<W>(first);
-                let mut left = M;
+                let mut expected = strip.expected::<W>(first, M);
                 for tap in 0..packed.taps {
                     let rows = strip.rows::<M>(first, tap);
                     let mut next = Fetch::words(rows[0].wrapping_add(next), next, steps);
                     let meanwhile = || {
                         next.step(1, into);
                         fetch.step(1, Cache::Second);
-                        let now = each.min(left);
-                        expected.ask(now, N * W::S::LANES * W::BYTES / 4);
-                        left -= now;
+                        expected.ask(each, N * W::S::LANES * W::BYTES / 4);
                     };
                     sum_products::<W, M, N>(&mut acc, rows, &mut weights, panel.depth, meanwhile);
                 }
@@ -321,7 +318,9 @@ impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
             unreachable!("vectors span groups of 4 or 8 channels");
         }
         if W::BYTES * W::CHANNELS != 4 {
-            unreachable!("what is written as other words is not read by neighbours");
+            unreachable!(
+                "not chosen where what is written is not as what is read, which a last layer alone has"
+            );
         }
         let Strip { task, pixels, .. } = self.strip;
         // SAFETY: the CPU has W's instructions.
@@ -371,7 +370,7 @@ impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
             let mut weights = self.strip.weights();
             let mut fetch = task.fetches.take(task.packed.taps * depth.div_ceil(STEP));
             for row in 0..R {
-                self.strip.expected::<W>(first + row * self.width).ask(M, W::S::LANES * W::BYTES / 4);
+                self.strip.expected::<W>(first + row * self.width, M).ask(M, W::S::LANES * W::BYTES / 4);
             }
             for tap in (0..task.packed.taps).step_by(3) {
                 fetch.step(3 * depth.div_ceil(STEP), Cache::Second);

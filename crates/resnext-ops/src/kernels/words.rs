@@ -114,13 +114,9 @@ impl Words {
         }
     }
 
-    /// The same to read, and f32 to write; `None` for whole numbers.
-    pub(crate) fn writing_f32(self) -> Option<Self> {
-        match self {
-            Words::F32(_) => Some(self),
-            Words::Bf16 | Words::Bf16ToF32 => Some(Words::Bf16ToF32),
-            Words::Int8 => None,
-        }
+    /// The same to read, and f32 to write, of f32 or bf16.
+    pub(crate) fn writing_f32(self) -> Self {
+        if self == Words::Bf16 { Words::Bf16ToF32 } else { self }
     }
 
     /// Channels a word that is read.
@@ -162,12 +158,12 @@ impl Words {
             Words::Bf16 | Words::Bf16ToF32 => {
                 #[target_feature(enable = "avx512f,avx512bf16")]
                 unsafe fn pairs<K: WordKernel, W: Word>(kernel: K) {
-                    // SAFETY: compiled and entered with the instructions.
+                    // SAFETY: compiled and entered with the instructions of both kinds of pairs, one of which W is.
                     unsafe { kernel.run::<W>() }
                 }
                 assert!(is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16"));
                 match self {
-                    // SAFETY: the features were detected on the line above.
+                    // SAFETY: the features were detected above.
                     Words::Bf16 => unsafe { pairs::<_, pairs::Bf16>(kernel) },
                     // SAFETY: as above.
                     _ => unsafe { pairs::<_, pairs::Bf16ToF32>(kernel) },
@@ -221,13 +217,13 @@ pub(crate) trait Word {
     }
     /// As many channels as there are sums in a vector, widened to f32.
     unsafe fn load(channels: *const u8) -> V<Self>;
-    /// `sums` and as many channels.
+    /// `sums` plus as many channels, widened. What is below the normal numbers may count as zero.
     #[inline(always)]
     unsafe fn add(channels: *const u8, sums: V<Self>) -> V<Self> {
         // SAFETY: the same contract.
         unsafe { Self::S::add(sums, Self::load(channels)) }
     }
-    /// What `load` reads back, rounded to the nearest, ties to even, or to the largest there is. Where there is nothing below zero, no
+    /// The reverse of `load`: rounded to the nearest, ties to even, or to the largest there is. Where there is nothing below zero, no
     /// value may be.
     unsafe fn store(channels: *mut u8, values: V<Self>);
     /// Two vectors' channels, one behind the other.

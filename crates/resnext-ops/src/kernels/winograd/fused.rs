@@ -89,7 +89,7 @@ impl Sink<f32> for Finish<'_> {
     #[inline(always)]
     fn expect<S: Simd<T = f32>>(&self, pixel: usize, vector: usize) {
         let out = (self.out.as_ptr(), self.out_stride);
-        Expected::new(out, self.residual, (pixel, vector * S::LANES)).ask(1, S::LANES);
+        Expected::new(out, self.residual, (pixel, vector * S::LANES), 1).ask(1, S::LANES);
     }
 
     #[inline(always)]
