@@ -65,20 +65,31 @@ pub(crate) unsafe fn written<D: Stored, R>(
     (out, result)
 }
 
+/// A vector of `count` chunks of `len` elements, zeros until `write` is given the number of each and the chunk, on as many
+/// threads as [`map`]. Cleared by the thread that writes it, a chunk need not be taken from another core.
+pub(crate) fn written_chunks<D: Stored>(
+    count: usize,
+    len: usize,
+    write: impl Fn(usize, &mut [D]) + Sync,
+) -> Vec<D> {
+    let task = |out: &SharedMut<D>, i: usize| {
+        let chunk = out.pointer(i * len, len);
+        // SAFETY: chunks do not overlap, and hold values once they are cleared.
+        write(i, unsafe {
+            (0..len).for_each(|k| chunk.add(k).write(D::default()));
+            out.slice(i * len, len)
+        });
+    };
+    // SAFETY: every chunk is cleared.
+    unsafe { written(count * len, |out| map(count, |i| task(out, i))).0 }
+}
+
 /// What `task` makes of each number below `count`, in order; on this thread and those of the pool.
 pub(crate) fn map<R: Send>(count: usize, task: impl Fn(usize) -> R + Sync) -> Vec<R> {
     if count < 2 {
         return (0..count).map(task).collect();
     }
     Crew::run(|crew| crew.apart(&mut vec![(); count], |i, ()| task(i)))
-}
-
-/// Calls `task` with the number of each chunk of `len` values, and the chunk; on as many threads as [`map`].
-pub(crate) fn for_chunks<T: Send>(values: &mut [T], len: usize, task: impl Fn(usize, &mut [T]) + Sync) {
-    let (all, len) = (values.len(), len.max(1));
-    let shared = SharedMut::new(values);
-    // SAFETY: chunks do not overlap.
-    map(all.div_ceil(len), |i| task(i, unsafe { shared.slice(i * len, len.min(all - i * len)) }));
 }
 
 /// The sum of partial sums of one length, added in their order.

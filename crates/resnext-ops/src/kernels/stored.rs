@@ -18,7 +18,7 @@ use std::fmt::Debug;
 /// A type of numbers in memory.
 pub(crate) trait Stored: WithDType + Default + Debug {
     /// What kernels compute in.
-    type Wide: Element;
+    type Wide: Element + Stored;
 
     /// A vector of numbers, widened.
     ///

@@ -6,7 +6,7 @@
 use super::super::geometry::ConvShape;
 use super::super::neighbours::neighbours;
 use super::super::planes::{Ahead, Fill, Operand, Scratch, expect};
-use super::super::shared::{SharedMut, for_chunks, map, written};
+use super::super::shared::{SharedMut, map, written, written_chunks};
 use super::super::simd::{Element, Isa, Kernel, Simd, lanes, run};
 use super::super::stored::Stored;
 use super::super::winograd::{self, Sink, Tiles, Tiling};
@@ -21,7 +21,7 @@ pub(crate) struct Packed<T> {
     backward: bool,
 }
 
-impl<T: Element> Packed<T> {
+impl<T: Element + Stored> Packed<T> {
     /// For the forward pass.
     pub(crate) fn forward(isa: Isa, shape: &ConvShape, weight: &[T]) -> Self {
         let group = shape.group_in();
@@ -57,16 +57,15 @@ impl<T: Element> Packed<T> {
         };
         if tiled {
             let size = winograd::POSITIONS * shape.group_in() * lanes;
-            let mut values = vec![T::ZERO; shape.out_channels / lanes * size];
-            for_chunks(&mut values, size, |vector, values| {
+            let values = written_chunks(shape.out_channels / lanes, size, |vector, values| {
                 winograd::transform_kernels(isa, shape.group_in(), values, |channel, c| {
                     taps(vector * lanes + channel, c)
                 });
             });
             return Packed { values, backward, tiled };
         }
-        let mut values = vec![T::ZERO; shape.out_channels * sources * depth * 9];
-        for_chunks(&mut values, depth * 9 * lanes, |i, values| {
+        let vectors = shape.out_channels / lanes * sources;
+        let values = written_chunks(vectors, depth * 9 * lanes, |i, values| {
             let (vector, source) = (i / sources, i % sources);
             for c in 0..depth {
                 for lane in 0..lanes {

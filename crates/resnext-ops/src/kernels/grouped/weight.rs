@@ -2,7 +2,7 @@
 
 use super::super::geometry::ConvShape;
 use super::super::planes::{Ahead, Fill, Operand, Run, Scratch};
-use super::super::shared::{for_chunks, map};
+use super::super::shared::{map, written_chunks};
 use super::super::simd::{Element, Isa, Kernel, Simd, lanes, run};
 use super::super::stored::Stored;
 use super::{Walk, group_index, sources, takes};
@@ -72,9 +72,8 @@ pub(crate) fn weight_gradient<D: Stored>(
     });
     // From the sums' order, `[output vector][source vector][row][column][channel][LANES]`, to the weight's.
     let (sources, depth) = sources(group, lanes);
-    let mut out = vec![D::Wide::ZERO; shape.weight_len()];
     // Every vector of output channels has weights of its own.
-    for_chunks(&mut out, lanes * group * 9, |vector, out| {
+    written_chunks(shape.out_channels / lanes, lanes * group * 9, |vector, out: &mut [D::Wide]| {
         let share = ranges.iter().position(|range| range.contains(&(vector * lanes))).unwrap_or(0);
         let len = sources * depth * 9 * lanes;
         let start = (vector - ranges[share].start / lanes) * len;
@@ -89,8 +88,7 @@ pub(crate) fn weight_gradient<D: Stored>(
                 out[(lane * group + source * depth + c) * 9 + tap] = value;
             }
         }
-    });
-    out
+    })
 }
 
 /// Sums over some rows of one image, for `width` channels from `first` on.
