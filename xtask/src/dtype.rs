@@ -37,6 +37,15 @@ impl Dtype {
         }
     }
 
+    /// What a layer of the network computes in: in eight bits, the first and the last one are wider.
+    pub fn of_layer(self, name: &str) -> Dtype {
+        let wide = match resnext_ops::fused_dtype_is_supported(DType::BF16) {
+            true => Dtype::Bf16,
+            false => Dtype::F32,
+        };
+        if self == Dtype::Int8 && matches!(name, "conv1" | "fc") { wide } else { self }
+    }
+
     /// Bytes of a weight.
     pub fn bytes(self) -> usize {
         match self {

@@ -260,8 +260,11 @@ fn measure(args: &Args, target: &Target, weights: &Path, folder: &Path) -> Resul
             let request = json!({"do": "layers", "batch": 1, "size": target.size, "runs": args.rounds});
             let answer = engines[0].ask(request)?;
             let times: Vec<(String, Vec<f64>)> = serde_json::from_value(answer["layers"].clone())?;
-            let limits = (peak(&engines[0].precision), bandwidth, target.dtypes[0].bytes() as f64);
-            times.into_iter().map(|(name, ms)| Layer::new(name, ms, &summary, limits)).collect()
+            let layer = |(name, ms): (String, Vec<f64>)| {
+                let dtype = target.dtypes[0].of_layer(&name);
+                Layer::new(name, ms, &summary, (peak(dtype.name()), bandwidth, dtype.bytes() as f64))
+            };
+            times.into_iter().map(layer).collect()
         }
         false => Vec::new(),
     };
