@@ -456,10 +456,11 @@ mod tests {
     /// `conv(x)` in f32, with a residual and ReLU where asked for.
     fn fused(conv: &FusedConv, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Tensor {
         let (mut input, mut added, mut out) = <(Activations, Activations, Activations)>::default();
+        let dtype = |maps| if maps == WordType::Bf16 { DType::BF16 } else { DType::F32 };
         Crew::run(|crew| {
-            input.load(crew, x, DType::F32).unwrap();
+            input.load(crew, x, dtype(conv.maps.0)).unwrap();
             if let Some(residual) = residual {
-                added.load(crew, residual, DType::F32).unwrap();
+                added.load(crew, residual, dtype(conv.maps.1)).unwrap();
             }
             let fusion = Fusion { residual: residual.map(|_| &added), relu, ahead: &[conv] };
             conv.forward(crew, &input, fusion, &mut out).unwrap();
@@ -583,14 +584,8 @@ mod tests {
             assert!(want.iter().any(|&v| half::bf16::from_f32(v).to_f32() != v));
             for dtype in [DType::F32, DType::BF16].into_iter().filter(|&t| fused_dtype_is_supported(t)) {
                 let conv = FusedConv::writing_f32(&weight, &bias, &config, dtype).unwrap();
-                let [mut source, mut added, mut out] = std::array::from_fn(|_| Activations::new());
-                Crew::run(|crew| {
-                    source.load(crew, &x, dtype).unwrap();
-                    added.load(crew, &residual, DType::F32).unwrap();
-                    let fusion = Fusion { residual: Some(&added), ..Default::default() };
-                    conv.forward(crew, &source, fusion, &mut out).unwrap();
-                });
-                assert_eq!(flat(out.to_tensor().unwrap()), want, "{dtype:?} {c} to {k}, {kernel}×{kernel}");
+                let got = fused(&conv, &x, Some(&residual), false);
+                assert_eq!(flat(got), want, "{dtype:?} {c} to {k}, {kernel}×{kernel}");
             }
         }
         let (weight, bias) = (values(&[4, 4, 1, 1], 1), values(&[4], 2));
@@ -609,14 +604,9 @@ mod tests {
         let residual = Tensor::from_vec(residual, (1, channels, 1, 1), &Device::Cpu).unwrap();
         for dtype in [DType::F32, DType::BF16].into_iter().filter(|&t| fused_dtype_is_supported(t)) {
             let conv = FusedConv::new(&weight, &bias, &Conv2dConfig::default(), dtype).unwrap();
-            let [mut x, mut added, mut out] = std::array::from_fn(|_| Activations::new());
-            Crew::run(|crew| {
-                x.load(crew, &values(&[1, 4, 1, 1], 3), dtype).unwrap();
-                added.load(crew, &residual, dtype).unwrap();
-                let fusion = Fusion { residual: Some(&added), ..Default::default() };
-                conv.forward(crew, &x, fusion, &mut out).unwrap();
-            });
-            for (i, (got, &want)) in out.values().zip(&want).enumerate() {
+            let got = fused(&conv, &values(&[1, 4, 1, 1], 3), Some(&residual), false);
+            let got = got.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            for (i, (got, &want)) in got.into_iter().zip(&want).enumerate() {
                 let close =
                     got == want || (got.is_nan() && want.is_nan()) || (got / want - 1.0).abs() < 0.004;
                 assert!(close, "{dtype:?} channel {i}: {got}, expected {want}");

@@ -198,10 +198,8 @@ impl<const M: usize, const N: usize> WordKernel for Dense<'_, M, N> {
         // The next tile's pixels, if they follow: into the first cache where they are so few words that they stay there.
         const FEW: usize = 4096;
         let in_order = matches!(task.sources, Sources::Same) && src.stride <= panel.depth + MAX_LANES;
-        let (next, into) = match in_order {
-            true => (M * src.stride, if M * panel.depth <= FEW { Cache::First } else { Cache::Second }),
-            false => (0, Cache::First),
-        };
+        let next = if in_order { M * src.stride } else { 0 };
+        let into = if M * panel.depth <= FEW { Cache::First } else { Cache::Second };
         let steps = panel.depth.div_ceil(STEP);
         // A few each step: all at once, they would hold up the tile's own reads.
         let each = M.div_ceil(steps);

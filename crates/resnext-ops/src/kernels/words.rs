@@ -223,8 +223,8 @@ pub(crate) trait Word {
         // SAFETY: the same contract.
         unsafe { Self::S::add(sums, Self::load(channels)) }
     }
-    /// The reverse of `load`: rounded to the nearest, ties to even, or to the largest there is. Where there is nothing below zero, no
-    /// value may be.
+    /// The reverse of `load`: rounded to the nearest, ties to even, or to the largest there is. Where there is nothing below
+    /// zero, no value may be.
     unsafe fn store(channels: *mut u8, values: V<Self>);
     /// Two vectors' channels, one behind the other.
     #[inline(always)]
@@ -299,11 +299,8 @@ mod pairs {
         }
         #[inline(always)]
         unsafe fn load(channels: *const u8) -> __m512 {
-            // SAFETY: the caller promises sixteen; bf16 is the upper half of f32.
-            unsafe {
-                let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(channels.cast()));
-                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
-            }
+            // SAFETY: the caller promises sixteen, which may lie anywhere.
+            unsafe { Self::S::load_bf16(channels.cast()) }
         }
         /// As products with 1, beside products of zeros: quicker than to shift and to add. What is below the normal numbers
         /// counts as zero, as in all products.
