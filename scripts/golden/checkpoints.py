@@ -1,4 +1,4 @@
-"""Small files of torch.save, as people have them: the weights of a tiny network by formula, and bad ones."""
+"""Writes small torch.save files: a tiny network in the formats people have, and files that must be refused."""
 
 import argparse
 import os
@@ -24,7 +24,7 @@ model.fc = torch.nn.Linear(32, 3)
 state = fill(model).state_dict()
 torch.save(state, OUT / "plain.pth")
 torch.save(state, OUT / "legacy.pth", _use_new_zipfile_serialization=False)
-# As a training program leaves it: wrapped, with settings, an optimizer, and weights in channels-last memory.
+# A training checkpoint: `module.` prefixes, settings, optimizer state, and weights in channels-last memory.
 parallel = torch.nn.DataParallel(model.to(memory_format=torch.channels_last))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 torch.save(dict(epoch=3, arch="tiny", args=argparse.Namespace(lr=0.1), optimizer=optimizer.state_dict(),

@@ -1,9 +1,9 @@
-"""Checks what `cargo xtask export` writes against torchvision, timm and onnxruntime; and that the same weights,
-saved by PyTorch in both of its formats and as safetensors, are exported alike.
+"""Checks the files of `cargo xtask export` in torchvision, timm and ONNX Runtime, and that the same weights give
+the same export whether they come from safetensors or from either of PyTorch's formats.
 
     python scripts/golden/exports.py [path of xtask]
 
-Prints a line a check, and fails with the first that does not hold.
+Prints one line per check and stops at the first that fails.
 """
 
 import pathlib

@@ -1,10 +1,10 @@
-"""Numbers that both sides can compute: crates/resnext-model/tests/common has the same in Rust."""
+"""Inputs and weights computed from index and name, as crates/resnext-model/tests/common does in Rust."""
 
 import numpy as np
 
 
 def salt(name):
-    """FNV-1a of the name, its low 32 bits."""
+    """The low 32 bits of the FNV-1a hash of the name."""
     value = 0xCBF29CE484222325
     for byte in name.encode():
         value = ((value ^ byte) * 0x100000001B3) % (1 << 64)
@@ -12,7 +12,7 @@ def salt(name):
 
 
 def noise(count, name):
-    """`count` numbers in [-1, 1), float64: a hash of the index and the name."""
+    """`count` float64 values in [-1, 1): hashes of index and name."""
     h = np.arange(count, dtype=np.uint32) * np.uint32(0x9E3779B1) + np.uint32(salt(name))
     h ^= h >> np.uint32(16)
     h *= np.uint32(0x85EBCA6B)
@@ -23,7 +23,7 @@ def noise(count, name):
 
 
 def weight(name, shape):
-    """The value of a network's weight: sizes that keep activations near 1 through a hundred layers."""
+    """The values of a weight tensor, scaled so that activations stay near 1 through a hundred layers."""
     u = noise(int(np.prod(shape)), name).reshape(shape)
     if len(shape) == 4:
         return u * (6 / np.prod(shape[1:])) ** 0.5
@@ -37,7 +37,7 @@ def weight(name, shape):
 
 
 def fill(model):
-    """Gives every weight of a torch module its value by the formula."""
+    """Sets every weight of a torch module to its value by the formula."""
     import torch
 
     state = model.state_dict()
@@ -52,7 +52,7 @@ def images(shape):
 
 
 def cifar_resnext(depth_per_stage, cardinality, width, planes):
-    """A CIFAR network (section 5.3 of the paper) of torchvision's own blocks."""
+    """A CIFAR network (section 5.3 of the paper) built of torchvision's blocks."""
     import torch
     from torchvision.models.resnet import Bottleneck, ResNet
 
@@ -70,7 +70,7 @@ def cifar_resnext(depth_per_stage, cardinality, width, planes):
 
 
 def network(name):
-    """A model by this project's name, with the formula's weights."""
+    """The network of this name, with the formula's weights."""
     import torchvision
 
     if name == "resnext20_8x4d":

@@ -1,6 +1,6 @@
-"""Golden logits and stage maps of torchvision's networks, in f32 and f64, with weights and images by formula.
+"""Writes golden logits and stage maps of torchvision's networks, with weights and images by formula.
 
-The f64 figures are written; the largest difference of torchvision's own f32 is printed, for scale.
+The figures are f64; the largest difference of torchvision's own f32 is printed, for scale.
 """
 
 import json

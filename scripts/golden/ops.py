@@ -1,6 +1,6 @@
-"""Golden figures of resnext-ops and resnext-train from PyTorch, in float64.
+"""Writes golden figures of resnext-ops and resnext-train from PyTorch, in float64.
 
-Inputs follow a formula both sides can compute: element i of a flattened tensor is
+Inputs follow a formula that the Rust tests compute as well: element i of a flattened tensor is
 ((i * 2654435761 + salt * 40503) mod 2**32) / 2**31 - 1, in [-1, 1).
 """
 

@@ -1,7 +1,7 @@
-"""Golden pixels of the evaluation transform and of decoding, from torchvision and Pillow.
+"""Writes golden pixels of the evaluation transform and of decoding, from torchvision and Pillow.
 
-Photos of the transform follow a formula both sides can compute; what is written are samples of the crop, its
-FNV-1a hash, and samples of the normalised input. Files to decode are small and are written beside.
+The transform's photos follow a formula that the Rust tests compute as well; for each, samples of the crop, its
+FNV-1a hash and samples of the normalised input are written. The files to decode are small and stored as they are.
 """
 
 import json
@@ -19,7 +19,7 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 def photo(width, height):
-    """Waves of three colours with noise, (H, W, 3)."""
+    """A noisy wave per colour channel, (H, W, 3)."""
     i = np.arange(width * height * 3)
     x, y, c = (i // 3) % width, i // 3 // width, i % 3
     wave = (x * (3 + c) + y * (5 - c)) % 256
@@ -45,7 +45,7 @@ def transformed(width, height, resize, crop, mode):
 
 
 def written():
-    """Files of every kind, as (name, the image as a person sees it, how far a decoder may be off)."""
+    """Writes one file of every kind; returns its name, size, tolerance and samples of the pixels a viewer shows."""
     folder = OUT / "files"
     folder.mkdir(parents=True, exist_ok=True)
     y, x = np.mgrid[0:36, 0:52]

@@ -1,5 +1,5 @@
-"""`cargo xtask predict` beside torchvision on photos: the same files through Pillow, torchvision's transform and
-its network, with the formula's weights.
+"""Compares `cargo xtask predict` with torchvision on photos: the same files through Pillow, torchvision's transform
+and torchvision's network, with the formula's weights.
 
     python scripts/golden/predictions.py FOLDER_OF_JPEGS [path of xtask]
 """

@@ -1,5 +1,5 @@
-"""Every ResNet and ResNeXt that timm can build, as a folder of the hub's kind: `cargo xtask predict` must give timm's
-own logits, or say in one line why it does not take the network.
+"""Checks `cargo xtask predict` on every ResNet and ResNeXt that timm can build, each written as a folder like the
+hub's: predict must give timm's logits or refuse the network in one line.
 
     python scripts/golden/zoo.py [path of xtask]
 """
