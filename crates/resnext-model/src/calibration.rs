@@ -69,7 +69,9 @@ impl Ranges {
             let message = format!("expected a range of the map {name}, of {} there is none", self.0.len());
             return Err(Error::Calibration(message));
         };
-        Ok(if signed { Quantization::signed(largest)? } else { Quantization::positive(largest)? })
+        let quantization =
+            if signed { Quantization::signed(largest) } else { Quantization::positive(largest) };
+        Ok(quantization.map_err(resnext_ops::Error::from)?)
     }
 }
 

@@ -1,12 +1,11 @@
 //! Feature maps of inference, in buffers that are kept.
 
-use crate::crew::Crew;
 use crate::images::{dims, put_rows};
 use crate::kernels::{
-    Lines, MAX_LANES, Pixels, SharedMut, WordType, max_pool_rows, quantize_rows, spread, unpair,
+    Crew, Lines, MAX_LANES, Pixels, Quantization, SharedMut, WordType, max_pool_rows, quantize_rows, spread,
+    unpair, word_type_of,
 };
 use crate::pool::Pool2dConfig;
-use crate::quantization::Quantization;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 
@@ -60,7 +59,7 @@ impl Activations {
     /// If it is not of four dimensions, not f32 or not on the CPU, or maps can't be of `dtype`.
     pub fn load(&mut self, crew: &Crew, x: &Tensor, dtype: DType) -> Result<()> {
         let [n, c, h, w] = dims(x)?;
-        let words = WordType::of(dtype).ok_or_else(|| Error::DType {
+        let words = word_type_of(dtype).ok_or_else(|| Error::DType {
             op: "activations",
             input: "maps",
             expected: "F32 or BF16".into(),

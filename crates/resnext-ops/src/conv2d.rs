@@ -1,30 +1,12 @@
 //! Grouped 2-D convolution.
 
+pub use crate::kernels::Conv2dConfig;
 use crate::kernels::{self, ConvShape, Element, Isa, Operand};
 use crate::layout::{channels_last, contiguous, from_nhwc, row_major, to_nhwc};
 use crate::tape::{Output, apply2, apply3, needs_gradient};
 use crate::widened::with_widened;
 use crate::{Error, Result, cast, composite};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Shape, Tensor};
-
-/// The settings of a 2-D convolution, the same in both directions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Conv2dConfig {
-    /// Pixels from one output to the next.
-    pub stride: usize,
-    /// Zeros added on each side.
-    pub padding: usize,
-    /// Pixels from one kernel element to the next.
-    pub dilation: usize,
-    /// Independent groups of channels: 1 is a dense convolution, as many as channels a depthwise one.
-    pub groups: usize,
-}
-
-impl Default for Conv2dConfig {
-    fn default() -> Self {
-        Conv2dConfig { stride: 1, padding: 0, dilation: 1, groups: 1 }
-    }
-}
 
 /// Convolves `x` (N, Cin, H, W) with `weight` (Cout, Cin/groups, kh, kw), giving (N, Cout, H', W').
 ///

@@ -11,6 +11,7 @@ use crate::layout::row_major;
 use crate::profile::timed;
 use crate::{BatchNormConfig, Error, Result};
 use candle_core::{Shape, Storage, Tensor};
+use resnext_kernels::Element as _;
 
 /// A convolution without bias and the batch norm behind it.
 #[derive(Debug, Clone)]

@@ -54,6 +54,9 @@ pub enum Error {
         /// The operation that was given the tensor.
         op: &'static str,
     },
+    /// A range that maps cannot be quantized over.
+    #[error(transparent)]
+    Quantization(#[from] resnext_kernels::QuantizationError),
     /// candle failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -2,13 +2,12 @@
 
 use crate::activations::Activations;
 use crate::conv2d::Conv2dConfig;
-use crate::crew::Crew;
 use crate::images::{Images, row_words};
 use crate::kernels::{
-    Epilogue, Filter, Isa, Job, Packed, Pixels, Row, SourceTable, Sources, Tiling, WordType, Words,
+    Crew, Epilogue, Filter, Isa, Job, Packed, Pixels, Quantization, Row, SourceTable, Sources, Tiling,
+    WordType, Words, word_type_of, words_of,
 };
 use crate::layout::row_major;
-use crate::quantization::Quantization;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Storage, Tensor};
 use std::borrow::Cow;
@@ -67,7 +66,7 @@ pub struct Fusion<'a> {
 /// Whether this machine runs [`FusedConv`] on maps of `dtype`: f32 always; bf16 where the CPU has AVX-512 BF16, and u8,
 /// of [`FusedConv::quantized`], where it has AVX-512 VNNI, and the instruction set in use is AVX-512.
 pub fn fused_dtype_is_supported(dtype: DType) -> bool {
-    Words::of(dtype, Isa::current()).is_some()
+    words_of(dtype, Isa::current()).is_some()
 }
 
 impl FusedConv {
@@ -114,7 +113,7 @@ impl FusedConv {
         output: Quantization,
     ) -> Result<Self> {
         let isa = Isa::current();
-        let words = Words::of(DType::U8, isa).ok_or_else(|| Error::Config {
+        let words = words_of(DType::U8, isa).ok_or_else(|| Error::Config {
             op: OP,
             message: format!("8 bits need a CPU with AVX-512 VNNI, this one runs {}; use f32", isa.name()),
         })?;
@@ -371,10 +370,10 @@ impl FusedConv {
 
 /// The words, and the maps, of f32 or bf16.
 fn floats(isa: Isa, dtype: DType) -> Result<(Words, WordType)> {
-    let Some(maps) = WordType::of(dtype) else {
+    let Some(maps) = word_type_of(dtype) else {
         return Err(Error::DType { op: OP, input: "maps", expected: "F32 or BF16".into(), got: dtype });
     };
-    let words = Words::of(dtype, isa).ok_or_else(|| Error::Config {
+    let words = words_of(dtype, isa).ok_or_else(|| Error::Config {
         op: OP,
         message: format!("bf16 needs a CPU with AVX-512 BF16, this one runs {}; use f32", isa.name()),
     })?;
@@ -633,7 +632,7 @@ mod tests {
             for (isa, dtype, tolerance) in Isa::available()
                 .into_iter()
                 .flat_map(|isa| [(isa, DType::F32, 1e-4), (isa, DType::BF16, 0.1)])
-                .filter(|&(isa, dtype, _)| Words::of(dtype, isa).is_some())
+                .filter(|&(isa, dtype, _)| words_of(dtype, isa).is_some())
             {
                 let conv = FusedConv::on(isa, &weight, &bias, &config, dtype, true).unwrap();
                 let (mut images, mut out) = (Images::new(), Activations::new());
@@ -813,7 +812,7 @@ mod tests {
             let greatest = want.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
             let (mut input, mut added, mut out) = <(Activations, Activations, Activations)>::default();
             for (isa, dtype) in Isa::available().into_iter().flat_map(|isa| [(isa, DType::F32), (isa, DType::BF16)]) {
-                if Words::of(dtype, isa).is_none() {
+                if words_of(dtype, isa).is_none() {
                     continue;
                 }
                 let conv = FusedConv::on(isa, &weight, &bias, &config, dtype, false).unwrap();

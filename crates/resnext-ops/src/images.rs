@@ -1,8 +1,7 @@
 //! What the first convolution of inference reads, in a buffer that is kept.
 
-use crate::crew::Crew;
 use crate::fused_conv::FusedConv;
-use crate::kernels::{Cache, Lines, MAX_LANES, SharedMut, WordType, bf16_bits, halves_mut, prefetch};
+use crate::kernels::{Cache, Crew, Lines, MAX_LANES, SharedMut, WordType, bf16_bits, halves_mut, prefetch};
 use crate::{Error, Result};
 use candle_core::{DType, Storage, Tensor};
 

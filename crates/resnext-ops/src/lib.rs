@@ -7,7 +7,6 @@ mod cast;
 mod composite;
 mod conv2d;
 mod conv_norm;
-mod crew;
 mod cross_entropy;
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -21,12 +20,10 @@ mod machine;
 mod metal;
 mod pool;
 mod profile;
-mod quantization;
 mod residual;
 mod residue;
 mod stem;
 mod tape;
-mod waiting;
 mod widened;
 
 pub use activations::Activations;
@@ -39,19 +36,17 @@ pub use conv_norm::ConvNorm;
 #[doc(hidden)]
 pub use conv2d::conv2d_composite;
 pub use conv2d::{Conv2dConfig, conv2d, conv2d_gradients, conv2d_with_bias, linear};
-pub use crew::Crew;
 pub use cross_entropy::{cross_entropy, loss_value};
 pub use error::{Error, Result};
 pub use fused_conv::{FusedConv, Fusion, fused_dtype_is_supported};
 pub use images::Images;
-pub use kernels::Isa;
+pub use kernels::{Crew, Isa, Quantization, QuantizationError};
 pub use layout::{is_channels_last, to_channels_last};
 pub use machine::{fma_peak, memory_bandwidth, read_bandwidth};
 #[cfg(feature = "metal")]
 pub use metal::devices as metal_devices;
 pub use pool::{Pool2dConfig, global_avg_pool, max_pool2d};
 pub use profile::{profiled, scope};
-pub use quantization::Quantization;
 pub use residual::{add, add_relu, cat_channels, relu, sum};
 pub use residue::residue;
 pub use stem::Stem;

@@ -1,7 +1,7 @@
 //! What the machine at hand can do at most: the yardsticks of a bench.
 
 use crate::Result;
-use crate::kernels::{Isa, Words, fma_chains};
+use crate::kernels::{Isa, fma_chains, words_of};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use std::time::Instant;
 /// registers, on inputs of `dtype`, f32, bf16 or, in whole numbers, u8; `None` where this machine has no instructions for
 /// it. Takes about 200 ms.
 pub fn fma_peak(dtype: DType) -> Option<f64> {
-    let words = Words::of(dtype, Isa::current())?;
+    let words = words_of(dtype, Isa::current())?;
     const STEPS: usize = 8_000_000;
     let threads = rayon::current_num_threads();
     let once = || {

@@ -1,9 +1,9 @@
 //! Single operations in bf16 on the CPU: operands are widened to f32 for a kernel, and its result is rounded once.
 
-use crate::kernels::Stored;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, DType};
 use half::bf16;
+use resnext_kernels::Stored;
 use std::borrow::Cow;
 
 /// A storage in the type that kernels compute in: f32 for bf16, otherwise as it is.

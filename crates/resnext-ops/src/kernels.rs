@@ -1,0 +1,35 @@
+//! The names of `resnext-kernels` that this crate uses, with candle's element types.
+
+use candle_core::{DType, WithDType};
+
+pub(crate) use resnext_kernels::*;
+pub use resnext_kernels::{Conv2dConfig, Crew, Isa, Quantization, QuantizationError};
+
+/// Elements that maps are stored as, here and in candle's storages.
+pub(crate) trait Stored: resnext_kernels::Stored<Wide: Element> + WithDType {}
+
+impl<T: resnext_kernels::Stored<Wide: Element> + WithDType> Stored for T {}
+
+/// Elements that kernels compute in, here and in candle's storages.
+pub(crate) trait Element: resnext_kernels::Element + WithDType {}
+
+impl<T: resnext_kernels::Element + WithDType> Element for T {}
+
+/// How maps of `dtype` are read and written on `isa`; `None` if this machine has no instructions for it.
+pub(crate) fn words_of(dtype: DType, isa: Isa) -> Option<Words> {
+    match dtype {
+        DType::F32 => Some(Words::F32(isa)),
+        DType::BF16 => Words::bf16(isa),
+        DType::U8 => Words::int8(isa),
+        _ => None,
+    }
+}
+
+/// How maps of `dtype` lie in memory, if it says all about them.
+pub(crate) fn word_type_of(dtype: DType) -> Option<WordType> {
+    match dtype {
+        DType::F32 => Some(WordType::F32),
+        DType::BF16 => Some(WordType::Bf16),
+        _ => None,
+    }
+}
