@@ -1,338 +1,36 @@
 //! CPU kernels on channels-last slices, each behind one safe function.
 
-mod channels;
-mod config;
-mod conv;
-mod crew;
-mod fetch;
-mod gather_conv;
-mod geometry;
-mod grouped;
-mod join;
-mod lines;
-mod max_pool;
-mod max_pool_training;
-mod neighbours;
-mod outer;
-mod packed;
-mod packed_conv;
-mod paired;
-mod peak;
-mod planes;
-mod pointwise_gradients;
-mod product;
-mod quantization;
-mod quantize;
-mod shared;
+mod group_lanes;
+mod infer;
+mod memory;
+mod roofline;
+mod row3;
+mod shape;
 mod simd;
-mod stored;
-mod tiles;
-mod waiting;
-mod weight_gradient;
+mod threads;
+mod train;
 mod winograd;
-mod words;
 
-pub use simd::Isa;
-
-pub use channels::{GradientSums, Moments, channel_sums, mean_and_variance, per_channel};
-pub use config::Conv2dConfig;
-pub use conv::{
+pub use infer::job::{Epilogue, Job, Pixels, Row, SourceTable, Sources};
+pub use infer::max_pool::max_pool_rows;
+pub use infer::packed::{Filter, Packed};
+pub use infer::precision::{WordType, Words, bf16_bits, halves_mut, unpair};
+pub use infer::quantization::{Quantization, QuantizationError};
+pub use infer::quantize::quantize_rows;
+pub use memory::aligned::{Lines, spread};
+pub use memory::prefetch::{Cache, prefetch};
+pub use roofline::fma_chains;
+pub use shape::{Conv2dConfig, ConvShape};
+pub use simd::dispatch::{Isa, lanes};
+pub use simd::traits::{Element, MAX_LANES, Stored};
+pub use threads::shared_slice::SharedMut;
+pub use threads::team::Crew;
+pub use train::batch_norm::{GradientSums, Moments, channel_sums, mean_and_variance};
+pub use train::conv::{
     conv_forward, conv_gradients, conv_input_gradient, conv_pixel_gradients, conv_weight_gradient,
 };
-pub use crew::Crew;
-pub use fetch::{Cache, prefetch};
-pub use geometry::ConvShape;
-pub use join::{Around, Line, join, join_gradient};
-pub use lines::{Lines, spread};
-pub use max_pool::max_pool_rows;
-pub use max_pool_training::{LARGEST_WINDOW, Window, pool, pool_gradient};
-pub use packed::{Filter, Packed};
-pub use packed_conv::{Epilogue, Job, Pixels, Row, SourceTable, Sources};
-pub use peak::fma_chains;
-pub use planes::Operand;
-pub use quantization::{Quantization, QuantizationError};
-pub use quantize::quantize_rows;
-pub use shared::SharedMut;
-pub use simd::{Element, lanes};
-pub use stored::Stored;
+pub use train::max_pool::{LARGEST_WINDOW, Window, pool, pool_gradient};
+pub use train::operand::{Line, Operand};
+pub use train::per_channel::per_channel;
+pub use train::residual::{Around, join, join_gradient};
 pub use winograd::Tiling;
-pub use words::{MAX_LANES, WordType, Words, bf16_bits, halves_mut, unpair};
-
-/// Every instruction set this machine has against the portable one.
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Conv2dConfig;
-    use half::bf16;
-
-    fn fill<T: Element>(len: usize, salt: u64) -> Vec<T> {
-        (0..len as u64)
-            .map(|i| T::of_f64((i * 2654435761 + salt * 40503) as u32 as f64 / 2147483648.0 - 1.0))
-            .collect()
-    }
-
-    fn close<T: Element>(a: &[T], b: &[T], tolerance: f64) {
-        assert_eq!(a.len(), b.len());
-        for (i, (a, b)) in a.iter().zip(b).enumerate() {
-            assert!((a.as_f64() - b.as_f64()).abs() < tolerance, "element {i}: {a:?} {b:?}");
-        }
-    }
-
-    fn compare<T: Element>(tolerance: f64) {
-        // (channels in and out a group, groups): spanning, dense, wide, and awkward widths.
-        for (group_in, group_out, groups) in [
-            (4, 4, 32),
-            (8, 8, 8),
-            (1, 1, 16),
-            (2, 2, 8),
-            (4, 4, 3),
-            (16, 16, 2),
-            (3, 5, 2),
-            (40, 70, 1),
-            (14, 14, 8),
-        ] {
-            for (stride, dilation) in [(1, 1), (2, 1), (3, 2)] {
-                let (kernel, side, padding) = (3, 9, 1);
-                let out = (side + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1;
-                let shape = ConvShape {
-                    batch: 2,
-                    in_channels: group_in * groups,
-                    in_h: side,
-                    in_w: side,
-                    out_channels: group_out * groups,
-                    out_h: out,
-                    out_w: out,
-                    kernel_h: kernel,
-                    kernel_w: kernel,
-                    config: Conv2dConfig { stride, padding, dilation, groups },
-                };
-                let (x, grad) = (fill::<T>(shape.input_len(), 1), fill::<T>(shape.output_len(), 2));
-                let (weight, bias) = (fill::<T>(shape.weight_len(), 3), fill::<T>(shape.out_channels, 4));
-                let all = |isa| {
-                    (
-                        gather_conv::forward(isa, &shape, &x, &weight, Some(&bias)),
-                        gather_conv::input_gradient(isa, &shape, &grad, &weight),
-                        weight_gradient::weight_gradient(isa, &shape, &x, &grad),
-                    )
-                };
-                let want = all(Isa::Portable);
-                for isa in Isa::available() {
-                    let got = all(isa);
-                    close(&got.0, &want.0, tolerance);
-                    close(&got.1, &want.1, tolerance);
-                    close(&got.2, &want.2, tolerance);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn every_instruction_set_computes_the_same() {
-        eprintln!("instruction sets: {:?}", Isa::available());
-        compare::<f32>(2e-4);
-        compare::<f64>(1e-12);
-    }
-
-    #[test]
-    fn statistics_do_not_cancel() {
-        // A mean a thousand times the spread: naive sums of squares in f32 lose the variance.
-        let x: Vec<f32> = fill::<f32>(40_000, 1).iter().map(|v| 1000.0 + v).collect();
-        for isa in Isa::available() {
-            let (mean, var) = mean_and_variance(isa, &x, 4);
-            for k in 0..4 {
-                let own: Vec<f64> = x.iter().skip(k).step_by(4).map(|&v| v as f64).collect();
-                let want = own.iter().sum::<f64>() / 1e4;
-                let spread = own.iter().map(|v| (v - want).powi(2)).sum::<f64>() / 1e4;
-                assert!((mean[k] - want).abs() < 1e-3 && (var[k] / spread - 1.0).abs() < 1e-3, "{isa:?}");
-            }
-        }
-    }
-
-    /// Coefficients for operands that are made while they are read.
-    fn operands<'a, D: Stored>(x: &'a [D], c: &'a [D::Wide]) -> [Operand<'a, D>; 3] {
-        [
-            Operand::Plain(x),
-            Operand::Normalised { x, scale: c, shift: c },
-            Operand::Gradient { g: x, x, a: c, b: c, d: c },
-        ]
-    }
-
-    /// Convolutions that reach every kind of training kernel, of tile and of edge.
-    fn training_shapes() -> impl Iterator<Item = ConvShape> {
-        // Channels in and out a group, groups, kernel, stride, padding, height, width.
-        let sizes = [
-            (64, 48, 1, 1, 1, 0, 9, 7),
-            (16, 80, 1, 1, 2, 0, 7, 8),
-            (640, 16, 1, 1, 1, 0, 3, 3),
-            (32, 272, 1, 1, 1, 0, 5, 41),
-            (3, 16, 1, 3, 1, 1, 9, 8),
-            (3, 64, 1, 7, 2, 3, 17, 20),
-            (4, 4, 8, 3, 1, 1, 7, 14),
-            (4, 4, 16, 3, 2, 1, 9, 32),
-            (8, 8, 4, 3, 1, 1, 5, 16),
-            (8, 8, 4, 3, 2, 1, 8, 15),
-            (16, 16, 2, 3, 1, 1, 3, 9),
-            (32, 32, 2, 3, 1, 1, 7, 7),
-            (32, 32, 2, 3, 2, 1, 14, 14),
-            (16, 16, 2, 3, 2, 1, 5, 1),
-            (4, 4, 64, 3, 1, 1, 40, 40),
-            (1, 1, 16, 3, 1, 1, 6, 6),
-            (16, 16, 2, 3, 1, 1, 1, 4),
-            (16, 16, 16, 3, 1, 1, 8, 70),
-            (64, 64, 1, 3, 1, 1, 19, 2),
-            (128, 128, 1, 3, 1, 1, 4, 5),
-        ];
-        sizes.into_iter().map(|(group_in, group_out, groups, kernel, stride, padding, h, w)| {
-            let size = |side: usize| (side + 2 * padding - kernel) / stride + 1;
-            ConvShape {
-                batch: 3,
-                in_channels: group_in * groups,
-                in_h: h,
-                in_w: w,
-                out_channels: group_out * groups,
-                out_h: size(h),
-                out_w: size(w),
-                kernel_h: kernel,
-                kernel_w: kernel,
-                config: Conv2dConfig { stride, padding, dilation: 1, groups },
-            }
-        })
-    }
-
-    /// The training kernels against the gathering one.
-    fn training_kernels<T: Element>(tolerance: f64) {
-        for shape in training_shapes() {
-            let (x, grad) = (fill::<T>(shape.input_len(), 1), fill::<T>(shape.output_len(), 2));
-            let weight = fill::<T>(shape.weight_len(), 3);
-            let (c_in, c_out) = (fill::<T>(shape.in_channels, 4), fill::<T>(shape.out_channels, 5));
-            for isa in Isa::available() {
-                for (x, grad) in operands(&x, &c_in).into_iter().zip(operands(&grad, &c_out)) {
-                    let (values, gradient) =
-                        (x.values(isa, shape.in_channels), grad.values(isa, shape.out_channels));
-                    let first_pixels = |first: usize, block: &mut [T]| (first, block.len());
-                    let (got, blocks) = conv_forward(isa, &shape, x, &weight, first_pixels);
-                    close(&got, &gather_conv::forward(isa, &shape, &values, &weight, None), tolerance);
-                    let mut pixels = 0;
-                    for (first, len) in blocks {
-                        assert_eq!(first, pixels, "blocks follow each other");
-                        pixels += len / shape.out_channels;
-                    }
-                    assert_eq!(pixels * shape.out_channels, shape.output_len());
-                    let (got, _) = conv_input_gradient(isa, &shape, grad, &weight, first_pixels);
-                    close(&got, &gather_conv::input_gradient(isa, &shape, &gradient, &weight), tolerance);
-                    let got = conv_weight_gradient(isa, &shape, x, grad);
-                    let want = weight_gradient::weight_gradient(isa, &shape, &values, &gradient);
-                    close(&got, &want, tolerance * 10.0);
-                    let (input, blocks, own) = conv_gradients(isa, &shape, x, grad, &weight, first_pixels);
-                    close(&own, &want, tolerance * 10.0);
-                    close(&input, &gather_conv::input_gradient(isa, &shape, &gradient, &weight), tolerance);
-                    let mut pixels = 0;
-                    for (first, len) in blocks {
-                        assert_eq!(first, pixels, "blocks follow each other");
-                        pixels += len / shape.in_channels;
-                    }
-                    assert_eq!(pixels * shape.in_channels, shape.input_len());
-                    if let Some((few, own)) = conv_pixel_gradients(isa, &shape, x, grad, &weight) {
-                        close(&own, &want, tolerance * 10.0);
-                        let mut all = vec![T::ZERO; shape.input_len()];
-                        shape.add_strided(isa, &few, 0, &mut all);
-                        close(&all, &input, tolerance);
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn training_kernels_compute_what_gathering_does() {
-        training_kernels::<f32>(5e-4);
-        training_kernels::<f64>(1e-11);
-    }
-
-    /// Maps in bf16: the same numbers as from maps in f32 that hold the same, rounded once, and sums of what was rounded.
-    #[test]
-    fn bf16_in_memory_is_computed_in_f32() {
-        let half = |len, salt| bf16::all_rounded(fill::<f32>(len, salt));
-        let no_finish = |_: usize, _: &mut [f32]| ();
-        for shape in training_shapes() {
-            let (x, grad) = (half(shape.input_len(), 1), half(shape.output_len(), 2));
-            let [wide_x, wide_grad] = [&x, &grad].map(|values| bf16::all_wide(values));
-            let weight = fill::<f32>(shape.weight_len(), 3);
-            let (c_in, c_out) = (fill(shape.in_channels, 4), fill(shape.out_channels, 5));
-            let pairs = operands(&x, &c_in).into_iter().zip(operands(&grad, &c_out));
-            let wide_pairs = operands(&wide_x, &c_in).into_iter().zip(operands(&wide_grad, &c_out));
-            let all =
-                pairs.zip(wide_pairs).flat_map(|all| Isa::available().into_iter().map(move |isa| (isa, all)));
-            for (isa, ((x, grad), (wide_x, wide_grad))) in all {
-                let channels = shape.out_channels;
-                let moments = |_: usize, block: &mut [bf16]| Moments::of(isa, block, channels);
-                let (got, blocks) = conv_forward(isa, &shape, x, &weight, moments);
-                let (want, _) = conv_forward(isa, &shape, wide_x, &weight, no_finish);
-                assert_eq!(got, bf16::all_rounded(want));
-                let (mean, variance) = Moments::merge(channels, &blocks);
-                let (want_mean, want_variance) = mean_and_variance(isa, &bf16::all_wide(&got), channels);
-                for (got, want) in mean.iter().zip(want_mean).chain(variance.iter().zip(want_variance)) {
-                    assert!((got - want).abs() < 1e-4 * want.abs().max(1.0), "{isa:?}: {got} {want}");
-                }
-                let no_finish_half = |_: usize, _: &mut [bf16]| ();
-                let (got, _) = conv_input_gradient(isa, &shape, grad, &weight, no_finish_half);
-                let (want, _) = conv_input_gradient(isa, &shape, wide_grad, &weight, no_finish);
-                assert_eq!(got, bf16::all_rounded(want));
-                let want_own = conv_weight_gradient(isa, &shape, wide_x, wide_grad);
-                assert_eq!(conv_weight_gradient(isa, &shape, x, grad), want_own);
-                let (got, _, own) = conv_gradients(isa, &shape, x, grad, &weight, no_finish_half);
-                let (want, _, want_own) = conv_gradients(isa, &shape, wide_x, wide_grad, &weight, no_finish);
-                assert_eq!((got, own), (bf16::all_rounded(want), want_own));
-                let got = conv_pixel_gradients(isa, &shape, x, grad, &weight);
-                let want = conv_pixel_gradients(isa, &shape, wide_x, wide_grad, &weight);
-                assert_eq!(got, want.map(|(pixels, own)| (bf16::all_rounded(pixels), own)));
-            }
-        }
-    }
-
-    #[test]
-    fn what_follows_a_convolution_is_computed_in_f32_from_bf16() {
-        let (channels, pixels) = (32, 3 * 8 * 10);
-        let half = |salt| bf16::all_rounded(fill::<f32>(channels * pixels, salt));
-        let (x, other, y, g) = (half(1), half(2), half(3), half(4));
-        let wide = |values: &[bf16]| bf16::all_wide(values).into_owned();
-        let (scale, shift) = (fill::<f32>(channels, 5), fill::<f32>(channels, 6));
-        let mean: Vec<f64> = fill::<f64>(channels, 7);
-        let (wide_x, wide_other, wide_y, wide_g) = (wide(&x), wide(&other), wide(&y), wide(&g));
-        let window =
-            Window { batch: 3, src: (8, 10), dst: (4, 5), channels, kernel: 3, stride: 2, padding: 1 };
-        let pooled = 3 * 4 * 5 * channels;
-        for isa in Isa::available() {
-            let line = Line { x: &x[..], scale: &scale, shift: &shift };
-            let wide_line = Line { x: &wide_x[..], scale: &scale, shift: &shift };
-            let around = [Around::Nothing, Around::Same(&other[..]), Around::Projected(line)];
-            let wide_around = [Around::Nothing, Around::Same(&wide_other[..]), Around::Projected(wide_line)];
-            for (around, wide_around) in around.into_iter().zip(wide_around) {
-                let want = join(isa, channels, wide_line, wide_around);
-                assert_eq!(join(isa, channels, line, around), bf16::all_rounded(want));
-            }
-            let got = join_gradient(isa, channels, (&y, &g), (&x, &mean), Some((&other, &mean)));
-            let want = join_gradient(
-                isa,
-                channels,
-                (&wide_y, &wide_g),
-                (&wide_x, &mean),
-                Some((&wide_other, &mean)),
-            );
-            assert_eq!(got, (bf16::all_rounded(want.0), want.1, want.2));
-
-            let (mut gated, mut wide_gated) = (g.clone(), wide_g.clone());
-            let sums = GradientSums::gate(isa, &mut gated, &x, [&scale, &shift], &mean);
-            let wide_sums = GradientSums::gate(isa, &mut wide_gated, &wide_x, [&scale, &shift], &mean);
-            assert_eq!(gated, bf16::all_rounded(wide_gated));
-            assert_eq!(GradientSums::total(&[sums]), GradientSums::total(&[wide_sums]));
-
-            let ((best, at), (wide_best, wide_at)) =
-                (pool(isa, &window, line), pool(isa, &window, wide_line));
-            assert_eq!((best, &at), (bf16::all_rounded(wide_best), &wide_at));
-            let (got, _) = pool_gradient(isa, &window, &at, &g[..pooled], |_, _| ());
-            let (want, _) = pool_gradient(isa, &window, &at, &wide_g[..pooled], |_, _| ());
-            assert_eq!(got, bf16::all_rounded(want));
-        }
-    }
-}

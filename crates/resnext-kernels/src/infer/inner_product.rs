@@ -1,0 +1,428 @@
+//! Dense 1×1 convolutions of f32 in two thirds of the multiplications: Winograd's inner products (1968).
+//!
+//! Of two channels of a pixel, `x₁w₁ + x₂w₂ = (x₁ + w₂)(x₂ + w₁) - x₁x₂ - w₁w₂`: one multiplication in place of two, and two
+//! additions more. What is subtracted belongs to the pixel alone, or to the weights alone, and is summed up once. Nothing
+//! is won where additions wait for the units that multiply. AMD's cores have adders of their own, idle otherwise, and these
+//! keep up: of six channels, four are multiplied in pairs and two as ever, in four instructions of each kind for an output.
+//!
+//! The error stays that of plain sums, but for a factor. Every other pair is subtracted with the signs of its weights
+//! turned, so that what has to be taken off again does not add up; and pixels, as well as an output channel's weights, are
+//! scaled by a power of two to a mean square near 1, so that neither drowns the other. An output depends on its own pixel
+//! and weights alone, as ever: where an input is NaN, all outputs of its pixel are, and where one is infinite, they may be
+//! NaN or infinite. The powers end at 2^60 either way, and squares must not overflow: pixels or weights with a root mean
+//! square beyond 2^±60 lose precision. A pixel of zeros gives the bias to within rounding, 2^-60 times the weights.
+
+use super::job::{Job, Pixels, Sources};
+use super::packed::{Filter, Packed, Panel};
+use super::precision::{V, Word, WordKernel, Words};
+use super::prefetch_plan::{Expected, Fetches};
+use super::split::Split;
+use crate::memory::aligned::Lines;
+use crate::memory::prefetch::Cache;
+use crate::simd::traits::{MAX_LANES, Simd};
+use crate::threads::shared_slice::SharedMut;
+use crate::threads::team::Crew;
+use std::cell::RefCell;
+use std::hint::black_box;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Channels of a group: a pair that is added, one alone, a pair that is subtracted, one alone.
+const GROUP: usize = 6;
+
+/// Of each channel of a group, the factor of its product with the next in what is taken off the sums.
+const TAKEN_OFF: [f32; GROUP] = [-1.0, 0.0, 0.0, 1.0, 0.0, 0.0];
+
+/// Pixels of the largest tile.
+const TILE: usize = 12;
+
+/// Channels of a pixel that are copied to lie together: whole groups, and whole vectors.
+const BLOCK: usize = 240;
+
+/// From one pixel's block to the next pixel's: behind a block lie zeros, to a whole group and one more.
+const ROW: usize = BLOCK + MAX_LANES;
+
+/// Groups between two fetches of what is wanted next; a block has a multiple of it.
+const STEP: usize = 4;
+const _: () = assert!(BLOCK.is_multiple_of(GROUP * STEP) && BLOCK.is_multiple_of(MAX_LANES));
+
+/// Vectors of a row whose squares are summed side by side.
+const SIDE_BY_SIDE: usize = 4;
+
+/// Whether a convolution is computed this way.
+pub fn suits(words: Words, filter: &Filter) -> bool {
+    let Filter { groups, taps, columns, group_in, group_out, .. } = *filter;
+    matches!(words, Words::F32(isa) if isa.has_adders())
+        && (groups, taps, columns) == (1, 1, 1)
+        && group_in.is_multiple_of(SIDE_BY_SIDE * MAX_LANES)
+        && group_out.is_multiple_of(2 * MAX_LANES)
+}
+
+/// Panels of two vectors. Weights lie as `[group][channel of a group][2 · LANES]`, and with the biases the powers of two
+/// that the channels' weights were divided by, and what is taken off their sums.
+pub fn panels(words: Words, filter: &Filter) -> Vec<Panel> {
+    let (lanes, _) = words.tile();
+    let (depth, width) = (filter.group_in, 2 * lanes);
+    let size = depth.next_multiple_of(GROUP) * width;
+    (0..filter.group_out / width)
+        .map(|i| Panel {
+            weights: i * size..(i + 1) * size,
+            bias: i * 3 * width..(i + 1) * 3 * width,
+            src_word: 0,
+            dst_channel: i * width,
+            width,
+            vectors: 2,
+            depth,
+            spanning: false,
+        })
+        .collect()
+}
+
+/// Writes a panel's weights, and what lies behind its biases.
+pub fn fill(panel: &Panel, values: &mut [f32], constants: &mut [f32], filter: &Filter) {
+    let Panel { depth, width, dst_channel, .. } = *panel;
+    let (scales, taken_off) = constants[width..].split_at_mut(width);
+    let mut columns = vec![0f32; width * (depth + GROUP)];
+    for (l, column) in columns.chunks_exact_mut(depth + GROUP).enumerate() {
+        column[..depth].copy_from_slice(filter.channel(dst_channel + l));
+        // Side by side, as sums wait for each other.
+        let mut squares = [0f32; MAX_LANES];
+        for part in column[..depth].chunks_exact(MAX_LANES) {
+            squares.iter_mut().zip(part).for_each(|(sum, w)| *sum += w * w);
+        }
+        let scale = near_root(squares.iter().sum::<f32>() / depth as f32);
+        column.iter_mut().for_each(|w| *w /= scale);
+        let mut products = [0f64; GROUP];
+        for group in column.chunks_exact(GROUP) {
+            for i in 0..GROUP - 1 {
+                products[i] += f64::from(TAKEN_OFF[i]) * f64::from(group[i]) * f64::from(group[i + 1]);
+            }
+        }
+        scales[l] = scale;
+        taken_off[l] = products.iter().sum::<f64>() as f32;
+    }
+    for (c, row) in values.chunks_exact_mut(width).enumerate() {
+        let sign = if matches!(c % GROUP, 3 | 4) { -1.0 } else { 1.0 };
+        for (l, w) in row.iter_mut().enumerate() {
+            *w = sign * columns[l * (depth + GROUP) + c];
+        }
+    }
+}
+
+/// The power of two that is near the root of a mean square, of those whose products are far from the ends of f32.
+fn near_root(mean_square: f32) -> f32 {
+    let exponent = (mean_square.to_bits() >> 23) as i32 - 127;
+    f32::from_bits(((127 + exponent.div_euclid(2).clamp(-60, 60)) as u32) << 23)
+}
+
+/// Pixels as the kernel reads them, `[tile][block][pixel of a tile][ROW]`.
+#[derive(Default)]
+struct Copies {
+    /// Of which job, and from which pixel on.
+    of: (u64, usize),
+    values: Lines,
+    /// The powers of two that pixels were divided by, and what is taken off their sums.
+    scales: Vec<f32>,
+    taken_off: Vec<f32>,
+}
+
+thread_local! {
+    /// Kept, as maps are: a few hundred KB at batch 1; more of many pixels, as a task's grow with them. Tasks of the same
+    /// pixels follow each other on a thread.
+    static COPIES: RefCell<Copies> = RefCell::default();
+}
+
+/// From 1: new copies are of job 0.
+static JOBS: AtomicU64 = AtomicU64::new(1);
+
+/// Computes all output pixels of a job, whose sources have been checked.
+pub fn run(packed: &Packed, crew: &Crew, sources: Sources, job: Job) {
+    let Job { src, residual, epilogue, count, out, out_stride, ahead, .. } = job;
+    let number = JOBS.fetch_add(1, Ordering::Relaxed);
+    let out = &SharedMut::new(out);
+    let split = Split::of_units(count, TILE, packed.panels.len(), crew.threads());
+    crew.for_each(split.tasks(), |i| {
+        let (pixels, panels) = split.get(i);
+        let steps = pixels.len().div_ceil(TILE) * groups(packed).div_ceil(STEP);
+        let fetches = packed.fetches((i, split.tasks()), |task| split.get(task).1, steps, ahead);
+        COPIES.with_borrow_mut(|copies| {
+            let of = (number, pixels.start);
+            let least = epilogue.least;
+            let mut task =
+                Task { packed, pixels, src, sources, copies, residual, least, out, out_stride, fetches };
+            if task.copies.of != of {
+                task.copy();
+                task.copies.of = of;
+            }
+            for panel in &packed.panels[panels] {
+                task.panel(panel);
+            }
+        });
+    });
+}
+
+/// Groups of a pixel's channels.
+fn groups(packed: &Packed) -> usize {
+    packed.panels[0].depth.div_ceil(GROUP)
+}
+
+/// Some pixels times some panels, on one thread.
+struct Task<'a> {
+    packed: &'a Packed,
+    pixels: Range<usize>,
+    src: Pixels<'a>,
+    sources: Sources<'a>,
+    copies: &'a mut Copies,
+    residual: Option<Pixels<'a>>,
+    least: f32,
+    out: &'a SharedMut<'a, f32>,
+    out_stride: usize,
+    fetches: Fetches,
+}
+
+impl Task<'_> {
+    fn copy(&mut self) {
+        let (pixels, tile) = (self.pixels.len(), self.tile_size());
+        let len = pixels.div_ceil(TILE) * tile;
+        self.copies.values.grow(len);
+        if self.copies.scales.len() < pixels {
+            self.copies.scales.resize(pixels, 0.0);
+            self.copies.taken_off.resize(pixels, 0.0);
+        }
+        self.packed.words.run(Copy(self));
+    }
+
+    /// Values of the copies of a tile's pixels.
+    fn tile_size(&self) -> usize {
+        self.packed.panels[0].depth.div_ceil(BLOCK) * TILE * ROW
+    }
+
+    /// Where the copy of a pixel begins, counted from the task's first.
+    #[inline(always)]
+    fn place(&self, pixel: usize) -> usize {
+        pixel / TILE * self.tile_size() + pixel % TILE * ROW
+    }
+
+    fn panel(&self, panel: &Panel) {
+        let words = self.packed.words;
+        let (_, most) = words.tile();
+        let mut first = 0;
+        for tile in [TILE, 4, 1].into_iter().filter(|&tile| tile <= most) {
+            let pixels = first..first + (self.pixels.len() - first) / tile * tile;
+            first = pixels.end;
+            let strip = Strip { task: self, panel, pixels };
+            match tile {
+                TILE => words.run(Tiles::<TILE>(strip)),
+                4 => words.run(Tiles::<4>(strip)),
+                _ => words.run(Tiles::<1>(strip)),
+            }
+        }
+    }
+}
+
+/// Copies a task's pixels.
+struct Copy<'a, 'b>(&'a mut Task<'b>);
+
+impl WordKernel for Copy<'_, '_> {
+    #[inline(always)]
+    unsafe fn run<W: Word>(self) {
+        let Copy(task) = self;
+        let (count, depth, lanes) = (task.pixels.len(), task.packed.panels[0].depth, W::S::LANES);
+        // Every vector of a block begins at one of these.
+        let factors: [f32; GROUP + MAX_LANES] = std::array::from_fn(|i| TAKEN_OFF[i % GROUP]);
+        let mut parts = [0f32; MAX_LANES];
+        // By tiles: what was just written would have to be read again too early.
+        for tile in (0..count).step_by(TILE) {
+            let pixels = tile..count.min(tile + TILE);
+            for pixel in pixels.clone() {
+                let at = match task.sources {
+                    Sources::Same => (task.pixels.start + pixel) * task.src.stride,
+                    Sources::Table(table) => table.offsets[task.pixels.start + pixel] as usize,
+                };
+                let (from, place) = (&task.src.data[at..at + depth], task.place(pixel));
+                // SAFETY: the CPU has W's instructions; a row has whole vectors, SIDE_BY_SIDE of the longest, and its copy
+                // was made room for.
+                unsafe {
+                    let mut squares = [W::S::zero(); SIDE_BY_SIDE];
+                    for c in (0..depth).step_by(SIDE_BY_SIDE * lanes) {
+                        for side in 0..SIDE_BY_SIDE {
+                            let x = W::S::load(from.as_ptr().add(c + side * lanes));
+                            squares[side] = W::S::fma(x, x, squares[side]);
+                        }
+                    }
+                    for side in 1..SIDE_BY_SIDE {
+                        squares[0] = W::S::add(squares[0], squares[side]);
+                    }
+                    W::S::store(parts.as_mut_ptr(), squares[0]);
+                    let scale = near_root(parts[..lanes].iter().sum::<f32>() / depth as f32);
+                    task.copies.scales[pixel] = scale;
+                    let inverse = W::S::splat(&(1.0 / scale));
+                    for (block, from) in from.chunks(BLOCK).enumerate() {
+                        let to = task.copies.values[place + block * TILE * ROW..][..ROW].as_mut_ptr();
+                        for c in (0..from.len()).step_by(lanes) {
+                            let x = W::S::load(from.as_ptr().add(c));
+                            W::S::store(to.add(c), W::S::fma(x, inverse, W::S::zero()));
+                        }
+                        for c in (0..MAX_LANES).step_by(lanes) {
+                            W::S::store(to.add(from.len() + c), W::S::zero());
+                        }
+                    }
+                }
+            }
+            for pixel in pixels {
+                let place = task.place(pixel);
+                // SAFETY: as above; behind a block lies one vector more.
+                unsafe {
+                    let mut sums = W::S::zero();
+                    for first in (0..depth).step_by(BLOCK) {
+                        let copy = task.copies.values[place + first / BLOCK * TILE * ROW..][..ROW].as_ptr();
+                        for c in (0..BLOCK.min(depth - first)).step_by(lanes) {
+                            let (x, next) = (W::S::load(copy.add(c)), W::S::load(copy.add(c + 1)));
+                            let factor = W::S::load(factors.as_ptr().add(c % GROUP));
+                            sums = W::S::fma(W::S::fma(x, factor, W::S::zero()), next, sums);
+                        }
+                    }
+                    W::S::store(parts.as_mut_ptr(), sums);
+                }
+                task.copies.taken_off[pixel] = parts[..lanes].iter().sum();
+            }
+        }
+    }
+}
+
+/// Pixels, as many as several tiles have, times a panel.
+struct Strip<'a> {
+    task: &'a Task<'a>,
+    panel: &'a Panel,
+    /// Counted from the task's first.
+    pixels: Range<usize>,
+}
+
+struct Tiles<'a, const M: usize>(Strip<'a>);
+
+impl<const M: usize> WordKernel for Tiles<'_, M> {
+    #[inline(always)]
+    unsafe fn run<W: Word>(self) {
+        let Strip { task, panel, pixels } = &self.0;
+        let (lanes, groups) = (W::S::LANES, groups(task.packed));
+        let weights = &task.packed.weights[panel.weights.clone()][..groups * GROUP * 2 * lanes];
+        let constants = &task.packed.bias[panel.bias.clone()][..6 * lanes];
+        for first in pixels.clone().step_by(M) {
+            let x = task.copies.values[task.place(first)..].as_ptr();
+            let taken_off = &task.copies.taken_off[first..first + M];
+            // SAFETY: the CPU has W's instructions; copies and weights have that many groups.
+            unsafe {
+                let mut sums = [[W::S::zero(); 2]; M];
+                for v in 0..2 {
+                    let own = W::S::load(constants.as_ptr().add((4 + v) * lanes));
+                    for m in 0..M {
+                        sums[m][v] = W::S::add(own, W::S::splat(&taken_off[m]));
+                    }
+                }
+                let mut w = weights.as_ptr();
+                let mut fetch = task.fetches.take(groups.div_ceil(STEP));
+                let each = M.div_ceil(groups.div_ceil(STEP));
+                let out = (task.out.as_ptr(), task.out_stride);
+                let pixel = task.pixels.start + first;
+                let mut expected = Expected::new(out, task.residual, (pixel, panel.dst_channel), M);
+                for step in (0..groups).step_by(STEP) {
+                    fetch.step(1, Cache::Second);
+                    expected.ask(each, 2 * lanes);
+                    let channel = step * GROUP;
+                    let x = x.wrapping_add(channel / BLOCK * TILE * ROW + channel % BLOCK);
+                    // A pointer a vector of weights, that are not known to be the same: a broadcast that two instructions
+                    // share would be one by itself, which takes the place of an addition.
+                    let mut x = [x, black_box(x)];
+                    for _ in step..groups.min(step + STEP) {
+                        pair::<W, M, false>(&mut sums, x, w);
+                        alone::<W, M>(&mut sums, x.map(|x| x.add(2)), w.add(4 * lanes));
+                        pair::<W, M, true>(&mut sums, x.map(|x| x.add(3)), w.add(6 * lanes));
+                        alone::<W, M>(&mut sums, x.map(|x| x.add(5)), w.add(10 * lanes));
+                        x = x.map(|x| x.add(GROUP));
+                        w = w.add(GROUP * 2 * lanes);
+                    }
+                }
+                self.finish::<W>(first, &sums, constants);
+            }
+        }
+    }
+}
+
+/// Adds the product of two channels' sums with each other's weights, or subtracts it.
+///
+/// # Safety
+/// The CPU has W's instructions; there are M rows of two channels, and four vectors of weights.
+#[inline(always)]
+unsafe fn pair<W: Word, const M: usize, const SUBTRACTED: bool>(
+    sums: &mut [[V<W>; 2]; M],
+    x: [*const f32; 2],
+    weights: *const f32,
+) {
+    // SAFETY: the function's contract.
+    unsafe {
+        // A vector of outputs after the other: registers hold the weights of one.
+        for v in 0..2 {
+            let [first, second] = [0, 1].map(|c| weights.add((2 * c + v) * W::S::LANES));
+            let (first, second) = (W::S::load(first), W::S::load(second));
+            for m in 0..M {
+                let x = x[v].add(m * ROW);
+                let one = W::S::add(second, W::S::splat(x));
+                let other = W::S::add(first, W::S::splat(x.add(1)));
+                sums[m][v] = match SUBTRACTED {
+                    false => W::S::fma(one, other, sums[m][v]),
+                    true => W::S::fnma(one, other, sums[m][v]),
+                };
+            }
+        }
+    }
+}
+
+/// Adds a channel's products.
+///
+/// # Safety
+/// The CPU has W's instructions; there are M rows of a channel, and two vectors of weights.
+#[inline(always)]
+unsafe fn alone<W: Word, const M: usize>(sums: &mut [[V<W>; 2]; M], x: [*const f32; 2], weights: *const f32) {
+    // SAFETY: the function's contract.
+    unsafe {
+        for v in 0..2 {
+            let w = W::S::load(weights.add(v * W::S::LANES));
+            for m in 0..M {
+                sums[m][v] = W::S::fma(W::S::splat(x[v].add(m * ROW)), w, sums[m][v]);
+            }
+        }
+    }
+}
+
+impl<const M: usize> Tiles<'_, M> {
+    /// Scales the sums of the pixels from `first` on back, adds bias and residual, applies ReLU and stores.
+    ///
+    /// # Safety
+    /// The CPU has W's instructions, the pixels exist, and no other thread writes the panel's.
+    #[inline(always)]
+    unsafe fn finish<W: Word>(&self, first: usize, sums: &[[V<W>; 2]; M], constants: &[f32]) {
+        let Strip { task, panel, .. } = &self.0;
+        let (lanes, pixel) = (W::S::LANES, task.pixels.start + first);
+        let len = (M - 1) * task.out_stride + panel.width;
+        let out = task.out.pointer(pixel * task.out_stride + panel.dst_channel, len);
+        let residual =
+            task.residual.map(|r| (r.data[pixel * r.stride + panel.dst_channel..].as_ptr(), r.stride));
+        let scales = &task.copies.scales[first..first + M];
+        // SAFETY: `Packed::run` checked output and residual; constants are as many as `fill` wrote.
+        unsafe {
+            let least = W::S::splat(&task.least);
+            for v in 0..2 {
+                let bias = W::S::load(constants.as_ptr().add(v * lanes));
+                let own = W::S::load(constants.as_ptr().add((2 + v) * lanes));
+                for m in 0..M {
+                    let scale = W::S::fma(own, W::S::splat(&scales[m]), W::S::zero());
+                    let mut y = W::S::fma(sums[m][v], scale, bias);
+                    if let Some((residual, stride)) = residual {
+                        y = W::S::add(y, W::S::load(residual.add(m * stride + v * lanes)));
+                    }
+                    W::S::store(out.add(m * task.out_stride + v * lanes), W::S::max(y, least));
+                }
+            }
+        }
+    }
+}

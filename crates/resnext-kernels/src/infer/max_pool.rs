@@ -1,0 +1,120 @@
+//! Max-pooling for inference.
+
+use super::job::Pixels;
+use super::precision::{WordType, halves, halves_mut};
+use crate::simd::dispatch::{Isa, run};
+use crate::simd::traits::{Kernel, Simd};
+use crate::threads::shared_slice::SharedMut;
+use crate::threads::team::Crew;
+
+/// Pools maps of `(source, height, width, channels)` by `(kernel, stride, padding)` into
+/// `(output, its stride, rows of all maps, width)`.
+pub fn max_pool_rows(
+    crew: &Crew,
+    words: WordType,
+    (src, h, w, c): (Pixels, usize, usize, usize),
+    (kernel, stride, padding): (usize, usize, usize),
+    (out, out_stride, rows, out_w): (&mut [f32], usize, usize, usize),
+) {
+    if rows == 0 || out_w == 0 {
+        return;
+    }
+    let out_h = (h + 2 * padding - kernel) / stride + 1;
+    let width = c.div_ceil(words.channels());
+    let out = SharedMut::new(out);
+    crew.for_each(rows, |row| {
+        let (image, y) = (row / out_h, row % out_h * stride);
+        // SAFETY: each task has a row of its own.
+        let out = unsafe { out.slice(row * out_w * out_stride, out_w * out_stride) };
+        let clip =
+            |start: usize, side: usize| start.saturating_sub(padding)..(start + kernel - padding).min(side);
+        let pixels = |j: usize| {
+            let columns = clip(j * stride, w);
+            clip(y, h).flat_map(move |y| columns.clone().map(move |x| (image * h + y) * w + x))
+        };
+        run(Isa::current(), Row { words, width, src, pixels, out, out_stride });
+    });
+}
+
+/// A row of the output.
+struct Row<'a, F> {
+    words: WordType,
+    /// Words of a pixel.
+    width: usize,
+    src: Pixels<'a>,
+    /// The source pixels of each of the output's.
+    pixels: F,
+    out: &'a mut [f32],
+    out_stride: usize,
+}
+
+impl<I: Iterator<Item = usize>, F: Fn(usize) -> I> Kernel<f32> for Row<'_, F> {
+    // Loops, not iterators' closures, which would be compiled without S's instructions.
+    #[inline(always)]
+    unsafe fn run<S: Simd<T = f32>>(self) {
+        for (j, out) in self.out.chunks_exact_mut(self.out_stride).enumerate() {
+            let out = &mut out[..self.width];
+            let mut first = true;
+            for pixel in (self.pixels)(j) {
+                let x = &self.src.data[pixel * self.src.stride..][..self.width];
+                match std::mem::take(&mut first) {
+                    true => out.copy_from_slice(x),
+                    false => take_larger(self.words, out, x),
+                }
+            }
+        }
+    }
+}
+
+/// `out = max(out, x)`, channel by channel; NaN wins.
+#[inline(always)]
+fn take_larger(words: WordType, out: &mut [f32], x: &[f32]) {
+    match words {
+        WordType::F32 => {
+            for (out, &x) in out.iter_mut().zip(x) {
+                *out = larger(*out, x);
+            }
+        }
+        WordType::Bf16 => {
+            for (out, &x) in halves_mut(out).iter_mut().zip(halves(x)) {
+                *out = if order(x) > order(*out) { x } else { *out };
+            }
+        }
+        WordType::U8(_) => {
+            for (out, x) in out.iter_mut().zip(x) {
+                let (o, x) = (out.to_bits().to_le_bytes(), x.to_bits().to_le_bytes());
+                *out = f32::from_bits(u32::from_le_bytes(std::array::from_fn(|i| o[i].max(x[i]))));
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn larger(out: f32, x: f32) -> f32 {
+    if x > out || x.is_nan() { x } else { out }
+}
+
+/// The place of a bf16's bits in the order of numbers, NaN of either sign last. Whole numbers, of which a vector has twice as
+/// many as of f32.
+#[inline(always)]
+fn order(bits: u16) -> i16 {
+    let infinity = half::bf16::INFINITY.to_bits() as i16;
+    let signed = bits as i16;
+    // Of negative numbers, the larger bits are the smaller number. What is then below minus infinity goes round to the top.
+    (signed ^ (signed >> 15 & i16::MAX)).wrapping_sub(i16::MAX - infinity)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::bf16;
+
+    #[test]
+    fn bf16_are_ordered_as_numbers_and_nan_wins() {
+        let all = || (0..=u16::MAX).map(bf16::from_bits);
+        let mut numbers: Vec<bf16> = all().filter(|x| !x.is_nan()).collect();
+        numbers.sort_by(bf16::total_cmp);
+        assert!(numbers.is_sorted_by_key(|x| order(x.to_bits())));
+        assert!(all().filter(|x| x.is_nan()).all(|x| order(x.to_bits()) > order(0x7f80)));
+    }
+}

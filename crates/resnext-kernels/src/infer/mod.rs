@@ -1,0 +1,16 @@
+//! Inference: convolutions over packed weights, with bias, residual and ReLU, in f32, bf16 and int8.
+
+mod direct;
+mod inner_product;
+pub(crate) mod job;
+pub(crate) mod max_pool;
+mod pack;
+pub(crate) mod packed;
+pub(crate) mod precision;
+mod prefetch_plan;
+pub(crate) mod quantization;
+pub(crate) mod quantize;
+mod run;
+mod split;
+mod tiles;
+mod winograd;

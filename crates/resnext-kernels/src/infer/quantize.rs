@@ -1,0 +1,78 @@
+//! Maps of f32 or bf16, in eight bits.
+
+use super::job::Pixels;
+use super::precision::{WordType, bytes_mut, unpair};
+use super::quantization::Quantization;
+use crate::simd::dispatch::{Isa, run};
+use crate::simd::traits::{Kernel, Simd};
+use crate::threads::shared_slice::SharedMut;
+use crate::threads::team::Crew;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Writes rows of `width` pixels of so many channels into `(output, its stride)`, and says whether all were finite.
+pub fn quantize_rows(
+    crew: &Crew,
+    (src, words, channels): (Pixels, WordType, usize),
+    quantization: Quantization,
+    (rows, width): (usize, usize),
+    (out, out_stride): (&mut [f32], usize),
+) -> bool {
+    let (out, stride) = (SharedMut::new(out), src.stride);
+    let finite = AtomicBool::new(true);
+    crew.for_each(rows, |row| {
+        // SAFETY: each task has a row of its own.
+        let out = unsafe { out.slice(row * width * out_stride, width * out_stride) };
+        let mut all_finite = true;
+        let src = &src.data[row * width * src.stride..];
+        let row =
+            Row { src, stride, words, channels, quantization, out, out_stride, finite: &mut all_finite };
+        run(Isa::current(), row);
+        if !all_finite {
+            finite.store(false, Ordering::Relaxed);
+        }
+    });
+    finite.into_inner()
+}
+
+/// A row of pixels.
+struct Row<'a> {
+    src: &'a [f32],
+    stride: usize,
+    words: WordType,
+    channels: usize,
+    quantization: Quantization,
+    out: &'a mut [f32],
+    out_stride: usize,
+    /// Made false by a value that is not.
+    finite: &'a mut bool,
+}
+
+impl Kernel<f32> for Row<'_> {
+    // Loops, not iterators' closures, which would be compiled without S's instructions.
+    #[inline(always)]
+    unsafe fn run<S: Simd<T = f32>>(self) {
+        let Row { src, stride, words, channels, quantization, out, out_stride, finite } = self;
+        // All exponents' bits set say that a number is not finite.
+        let mut largest = 0;
+        for (i, out) in out.chunks_exact_mut(out_stride.max(1)).enumerate() {
+            let (out, pixel) = (&mut bytes_mut(out)[..channels], &src[i * stride..]);
+            match words {
+                WordType::Bf16 => {
+                    for (pair, word) in out.chunks_mut(2).zip(pixel) {
+                        for (q, x) in pair.iter_mut().zip(unpair(*word)) {
+                            largest = largest.max(x.to_bits() & f32::INFINITY.to_bits());
+                            *q = quantization.nearest(x);
+                        }
+                    }
+                }
+                _ => {
+                    for (q, x) in out.iter_mut().zip(pixel) {
+                        largest = largest.max(x.to_bits() & f32::INFINITY.to_bits());
+                        *q = quantization.nearest(*x);
+                    }
+                }
+            }
+        }
+        *finite &= largest < f32::INFINITY.to_bits();
+    }
+}

@@ -1,0 +1,428 @@
+//! The register tiles of inference: a few pixels times up to two vectors of output channels.
+//!
+//! Activations are read in place, one broadcast a pixel and word. Where a group is narrower than a vector,
+//! the vector spans several groups and the broadcast becomes a permute.
+
+use super::job::{Epilogue, Pixels, Row, Sources};
+use super::packed::{Packed, Panel};
+use super::precision::{V, Word, WordKernel, Words};
+use super::prefetch_plan::{Expected, Fetch, Fetches};
+use super::split::STEP;
+use crate::memory::prefetch::Cache;
+use crate::row3::neighbours;
+use crate::simd::traits::{MAX_LANES, Simd};
+use crate::threads::shared_slice::SharedMut;
+use std::ops::Range;
+
+/// Some pixels times some panels, on one thread.
+pub struct Task<'a> {
+    pub packed: &'a Packed,
+    pub src: Pixels<'a>,
+    pub sources: Sources<'a>,
+    pub row: Option<Row>,
+    pub residual: Option<Pixels<'a>>,
+    pub epilogue: Epilogue,
+    pub pixels: Range<usize>,
+    pub panels: &'a [Panel],
+    pub out: &'a SharedMut<'a, u8>,
+    /// In words.
+    pub out_stride: usize,
+    pub fetches: Fetches,
+}
+
+/// Pixels, as many as several tiles have, times a panel.
+pub struct Strip<'a> {
+    pub task: &'a Task<'a>,
+    pub panel: &'a Panel,
+    pub pixels: Range<usize>,
+}
+
+impl Strip<'_> {
+    /// In tiles of `M` pixels. Each kind of tile is entered, and compiled, by itself: only then do all its sums stay in
+    /// registers.
+    pub fn run<const M: usize>(&self, words: Words) {
+        match (self.panel.spanning, self.panel.vectors) {
+            (true, _) => words.run(Spanning::<M>(self)),
+            (false, 1) => words.run(Dense::<M, 1>(self)),
+            (false, _) => words.run(Dense::<M, 2>(self)),
+        }
+    }
+
+    /// In tiles of `M` neighbours in each of `ROWS` rows; what the strip has are whole rows, of at least `M`.
+    pub fn run_rows<const M: usize, const ROWS: usize>(&self, words: Words, row: Row) {
+        let Row { width, stride } = row;
+        let depth = if self.panel.spanning { self.panel.depth } else { 0 };
+        match (depth, stride) {
+            (1, 1) => words.run(Neighbours::<M, ROWS, 1, 1> { strip: self, width }),
+            (1, _) => words.run(Neighbours::<M, ROWS, 1, 2> { strip: self, width }),
+            (2, 1) => words.run(Neighbours::<M, ROWS, 2, 1> { strip: self, width }),
+            (2, _) => words.run(Neighbours::<M, ROWS, 2, 2> { strip: self, width }),
+            (4, 1) => words.run(Neighbours::<M, ROWS, 4, 1> { strip: self, width }),
+            (4, _) => words.run(Neighbours::<M, ROWS, 4, 2> { strip: self, width }),
+            (8, 1) => words.run(Neighbours::<M, ROWS, 8, 1> { strip: self, width }),
+            (8, _) => words.run(Neighbours::<M, ROWS, 8, 2> { strip: self, width }),
+            (0, 1) => words.run(Neighbours::<M, ROWS, 0, 1> { strip: self, width }),
+            (0, _) => words.run(Neighbours::<M, ROWS, 0, 2> { strip: self, width }),
+            _ => unreachable!("vectors span groups of 4 or 8 channels, not of {depth} words"),
+        }
+    }
+
+    /// Where tap `tap` of each pixel begins.
+    ///
+    /// # Safety
+    /// The pixels exist.
+    #[inline(always)]
+    unsafe fn rows<const M: usize>(&self, first: usize, tap: usize) -> [*const f32; M] {
+        let Task { src, sources, packed, .. } = self.task;
+        // SAFETY: `Packed::run` checked the farthest pixel.
+        unsafe {
+            let start = src.data.as_ptr().add(self.panel.src_word);
+            match sources {
+                Sources::Same => std::array::from_fn(|m| start.add((first + m) * src.stride)),
+                Sources::Table(table) => {
+                    let table = table.offsets.as_ptr().add(first * packed.taps + tap);
+                    std::array::from_fn(|m| start.add(*table.add(m * packed.taps) as usize))
+                }
+            }
+        }
+    }
+
+    /// The panel's first weight.
+    #[inline(always)]
+    fn weights(&self) -> *const f32 {
+        self.task.packed.weights[self.panel.weights.clone()].as_ptr()
+    }
+
+    /// What sums begin with: the bias, unless that is in other units.
+    ///
+    /// # Safety
+    /// The CPU has `W`'s instructions.
+    #[inline(always)]
+    unsafe fn initial<W: Word, const N: usize>(&self) -> [V<W>; N] {
+        let bias = &self.task.packed.bias[self.panel.bias.clone()][..N * W::S::LANES];
+        // SAFETY: the bias is padded to whole vectors.
+        unsafe {
+            let mut initial = [W::S::zero(); N];
+            if !W::SCALED {
+                for v in 0..N {
+                    initial[v] = W::S::load(bias.as_ptr().add(v * W::S::LANES));
+                }
+            }
+            initial
+        }
+    }
+
+    /// What [`finish`](Self::finish) will read and write, of some pixels from one on.
+    #[inline(always)]
+    fn expected<W: Word>(&self, first: usize, pixels: usize) -> Expected {
+        let Strip { task, panel, .. } = self;
+        let out = (task.out.as_ptr().cast::<f32>(), task.out_stride);
+        Expected::new(out, task.residual, (first, panel.dst_channel * W::BYTES / 4), pixels)
+    }
+
+    /// Makes numbers of the sums of `M` pixels from `first` on, `N` vectors each, with the bias if they did not begin with
+    /// it, adds a residual, applies ReLU and stores.
+    ///
+    /// # Safety
+    /// The CPU has `W`'s instructions, the pixels exist, and no other thread writes their panel.
+    #[inline(always)]
+    unsafe fn finish<W: Word, const M: usize, const N: usize>(&self, first: usize, sums: &mut [V<W>]) {
+        let Strip { task, panel, .. } = *self;
+        let lanes = W::S::LANES;
+        // From the first pixel of the tile on, in bytes.
+        let place = |stride: usize| 4 * stride * first + panel.dst_channel * W::BYTES;
+        let out =
+            task.out.pointer(place(task.out_stride), 4 * task.out_stride * (M - 1) + panel.width * W::BYTES);
+        let residual =
+            task.residual.map(|r| (r.data.as_ptr().cast::<u8>().wrapping_add(place(r.stride)), r.stride));
+        let Epilogue { least, residual_step, offset } = task.epilogue;
+        // Loops over the sums are short, unrolled and have constant bounds, or the sums would be kept in memory
+        // all along.
+        // SAFETY: `Packed::run` checked output and residual; the constants are padded to whole vectors.
+        unsafe {
+            if W::SCALED {
+                let constants = &task.packed.bias[panel.bias.clone()][..2 * N * lanes];
+                let (bias, scales) = (constants.as_ptr(), constants[N * lanes..].as_ptr());
+                let offset = W::S::splat(&offset);
+                for v in 0..N {
+                    let bias = W::S::add(W::S::load(bias.add(v * lanes)), offset);
+                    let scales = W::S::load(scales.add(v * lanes));
+                    for m in 0..M {
+                        sums[m * N + v] = W::S::fma(W::number(sums[m * N + v]), scales, bias);
+                    }
+                }
+            }
+            if panel.width < N * lanes {
+                let mut parts = [0f32; 28 * MAX_LANES];
+                for i in 0..M * N {
+                    W::S::store(parts[i * lanes..].as_mut_ptr(), sums[i]);
+                }
+                for (m, sums) in parts.chunks_exact(N * lanes).take(M).enumerate() {
+                    let residual = residual.map(|(channels, stride)| channels.add(4 * stride * m));
+                    self.finish_part::<W>(&sums[..panel.width], residual, out.add(4 * task.out_stride * m));
+                }
+                return;
+            }
+            if let Some((residual, stride)) = residual {
+                let step = W::S::splat(&residual_step);
+                for m in 0..M {
+                    for v in 0..N {
+                        let x = residual.add(4 * stride * m + v * lanes * W::BYTES);
+                        let sum = sums[m * N + v];
+                        sums[m * N + v] =
+                            if W::SCALED { W::S::fma(W::load(x), step, sum) } else { W::add(x, sum) };
+                    }
+                }
+            }
+            let least = W::S::splat(&least);
+            for m in 0..M {
+                let out = out.add(4 * task.out_stride * m);
+                if N == 2 {
+                    let both = [sums[m * N], sums[m * N + N - 1]];
+                    W::store_both(out, [W::S::max(both[0], least), W::S::max(both[1], least)]);
+                } else {
+                    W::store(out, W::S::max(sums[m], least));
+                }
+            }
+        }
+    }
+
+    /// [`finish`](Self::finish) for a pixel's part of a vector, to which the bias is added already.
+    ///
+    /// # Safety
+    /// There are as many channels as sums.
+    unsafe fn finish_part<W: Word>(&self, sums: &[f32], residual: Option<*const u8>, out: *mut u8) {
+        let Epilogue { least, residual_step, .. } = self.task.epilogue;
+        for (k, &sum) in sums.iter().enumerate() {
+            // SAFETY: the function's contract; a channel may lie anywhere.
+            unsafe {
+                let x = residual.map_or(0.0, |x| residual_step * W::load_one(x.add(k * W::BYTES)));
+                // Not `max`, which would lose NaN.
+                let y = if sum + x < least { least } else { sum + x };
+                W::store_one(out.add(k * W::BYTES), y);
+            }
+        }
+    }
+}
+
+/// A tile of `M` pixels times `N` vectors: every source word's weights times one broadcast a pixel.
+struct Dense<'a, const M: usize, const N: usize>(&'a Strip<'a>);
+
+impl<const M: usize, const N: usize> WordKernel for Dense<'_, M, N> {
+    #[inline(always)]
+    unsafe fn run<W: Word>(self) {
+        let strip = self.0;
+        let Strip { task, panel, pixels } = strip;
+        let Task { src, packed, .. } = task;
+        // The next tile's pixels, if they follow: into the first cache where they are so few words that they stay there.
+        const FEW: usize = 4096;
+        let in_order = matches!(task.sources, Sources::Same) && src.stride <= panel.depth + MAX_LANES;
+        let next = if in_order { M * src.stride } else { 0 };
+        let into = if M * panel.depth <= FEW { Cache::First } else { Cache::Second };
+        let steps = panel.depth.div_ceil(STEP);
+        // A few each step: all at once, they would hold up the tile's own reads.
+        let each = M.div_ceil(steps);
+        for first in pixels.clone().step_by(M) {
+            // SAFETY: the CPU has W's instructions; this reads the panel's words of source pixels that exist,
+            // and this panel's packed weights.
+            unsafe {
+                let mut acc = [strip.initial::<W, N>(); M];
+                let mut weights = strip.weights();
+                let mut fetch = task.fetches.take(packed.taps * steps);
+                let mut expected = strip.expected::<W>(first, M);
+                for tap in 0..packed.taps {
+                    let rows = strip.rows::<M>(first, tap);
+                    let mut next = Fetch::words(rows[0].wrapping_add(next), next, steps);
+                    let meanwhile = || {
+                        next.step(1, into);
+                        fetch.step(1, Cache::Second);
+                        expected.ask(each, N * W::S::LANES * W::BYTES / 4);
+                    };
+                    sum_products::<W, M, N>(&mut acc, rows, &mut weights, panel.depth, meanwhile);
+                }
+                strip.finish::<W, M, N>(first, acc.as_flattened_mut());
+            }
+        }
+    }
+}
+
+/// Adds up `depth` words of `M` pixels times as many rows of `N` vectors of weights, past which `weights` then points.
+/// Calls `meanwhile` each step.
+///
+/// # Safety
+/// The CPU has `W`'s instructions, and pixels and weights can be read.
+#[inline(always)]
+unsafe fn sum_products<W: Word, const M: usize, const N: usize>(
+    acc: &mut [[V<W>; N]; M],
+    rows: [*const f32; M],
+    weights: &mut *const f32,
+    depth: usize,
+    mut meanwhile: impl FnMut(),
+) {
+    // By value, to be kept in registers.
+    let mut sums = *acc;
+    for step in (0..depth).step_by(STEP) {
+        meanwhile();
+        for c in step..depth.min(step + STEP) {
+            // SAFETY: the function's contract.
+            unsafe {
+                let mut w = [W::S::zero(); N];
+                for v in 0..N {
+                    w[v] = W::S::load(weights.add(v * W::S::LANES));
+                }
+                *weights = weights.add(N * W::S::LANES);
+                for m in 0..M {
+                    let x = W::S::splat(rows[m].add(c));
+                    for v in 0..N {
+                        sums[m][v] = W::dot(x, w[v], sums[m][v]);
+                    }
+                }
+            }
+        }
+    }
+    *acc = sums;
+}
+
+/// A tile of `M` pixels times one vector of several groups: each lane needs a word of its own group, which a
+/// permute of the source vector brings.
+struct Spanning<'a, const M: usize>(&'a Strip<'a>);
+
+impl<const M: usize> WordKernel for Spanning<'_, M> {
+    #[inline(always)]
+    unsafe fn run<W: Word>(self) {
+        let strip = self.0;
+        let Strip { task, panel, pixels } = strip;
+        for first in pixels.clone().step_by(M) {
+            // SAFETY: as for the dense tile; `Packed::run` checked that whole source vectors can be read.
+            unsafe {
+                let [initial] = strip.initial::<W, 1>();
+                let mut acc = [initial; M];
+                let mut weights = strip.weights();
+                for tap in 0..task.packed.taps {
+                    let rows = strip.rows::<M>(first, tap);
+                    for c in 0..panel.depth {
+                        let w = W::S::load(weights);
+                        weights = weights.add(W::S::LANES);
+                        let index = W::S::index(|lane| task.packed.lane_words[c][lane].into());
+                        for m in 0..M {
+                            let x = W::S::permute(W::S::load(rows[m]), index);
+                            acc[m] = W::dot(x, w, acc[m]);
+                        }
+                    }
+                }
+                strip.finish::<W, M, 1>(first, &mut acc);
+            }
+        }
+    }
+}
+
+/// Tiles of `M` neighbours in each of `ROWS` rows, `STRIDE` source pixels apart, times one vector, for kernels of three
+/// columns: what is brought to a register of a source pixel serves all the output pixels of a row that it reaches.
+/// `DEPTH` is the panel's where the vector spans groups, 0 where it does not.
+struct Neighbours<'a, const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize> {
+    strip: &'a Strip<'a>,
+    /// Of a row.
+    width: usize,
+}
+
+impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize> WordKernel
+    for Neighbours<'_, M, ROWS, DEPTH, STRIDE>
+{
+    #[inline(always)]
+    unsafe fn run<W: Word>(self) {
+        // To compilers, this says that there is nothing to be compiled for such words.
+        if DEPTH > 0 && DEPTH * W::CHANNELS != 4 && DEPTH * W::CHANNELS != 8 {
+            unreachable!("vectors span groups of 4 or 8 channels");
+        }
+        if W::BYTES * W::CHANNELS != 4 {
+            unreachable!(
+                "not chosen where what is written is not as what is read, which a last layer alone has"
+            );
+        }
+        let Strip { task, pixels, .. } = self.strip;
+        // SAFETY: the CPU has W's instructions.
+        let mut indices = [unsafe { W::S::index(|_| 0) }; DEPTH];
+        for (index, words) in indices.iter_mut().zip(&task.packed.lane_words) {
+            // SAFETY: as above.
+            *index = unsafe { W::S::index(|lane| words[lane].into()) };
+        }
+        let mut first = pixels.start;
+        while first < pixels.end {
+            let both = first + ROWS * self.width <= pixels.end;
+            for x in (0..self.width).step_by(M) {
+                // The last tile begins early enough to be whole; what it computes again is the same.
+                let at = first + x.min(self.width - M);
+                // SAFETY: as for the other tiles.
+                unsafe {
+                    match both {
+                        true => self.tile::<W, ROWS>(at, &indices),
+                        false => self.tile::<W, 1>(at, &indices),
+                    }
+                }
+            }
+            first += if both { ROWS * self.width } else { self.width };
+        }
+    }
+}
+
+impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
+    Neighbours<'_, M, ROWS, DEPTH, STRIDE>
+{
+    /// One, in `R` rows, one or two.
+    ///
+    /// # Safety
+    /// The CPU has W's instructions, and the pixels exist.
+    #[inline(always)]
+    unsafe fn tile<W: Word, const R: usize>(&self, first: usize, indices: &[<W::S as Simd>::Index; DEPTH]) {
+        let Strip { task, panel, .. } = self.strip;
+        let depth = if DEPTH == 0 { panel.depth } else { DEPTH };
+        let Sources::Table(table) = task.sources else { return };
+        let table = table.offsets.as_ptr();
+        let start = task.src.data.as_ptr().wrapping_add(panel.src_word);
+        // SAFETY: the function's contract; `Packed::run` checked the farthest pixel.
+        unsafe {
+            // Two arrays by name: of one array of both, some would be kept in memory.
+            let [initial] = self.strip.initial::<W, 1>();
+            let (mut acc, mut below) = ([initial; M], [initial; M]);
+            let mut weights = self.strip.weights();
+            let mut fetch = task.fetches.take(task.packed.taps * depth.div_ceil(STEP));
+            for row in 0..R {
+                self.strip.expected::<W>(first + row * self.width, M).ask(M, W::S::LANES * W::BYTES / 4);
+            }
+            for tap in (0..task.packed.taps).step_by(3) {
+                fetch.step(3 * depth.div_ceil(STEP), Cache::Second);
+                // Source pixel j of a row, in order, is column j - m · STRIDE of output pixel m. A loop, as a
+                // closure might become a call, before which all vector registers would have to be saved.
+                let mut rows = [[start; 33]; R];
+                for row in 0..R {
+                    for j in 0..(M - 1) * STRIDE + 3 {
+                        let m = if j / STRIDE < M { j / STRIDE } else { M - 1 };
+                        let at = (first + row * self.width + m) * task.packed.taps + tap + j - m * STRIDE;
+                        rows[row][j] = start.add(*table.add(at) as usize);
+                    }
+                }
+                for c in 0..depth {
+                    let mut w = [W::S::zero(); 3];
+                    for column in 0..3 {
+                        w[column] = W::S::load(weights.add(column * W::S::LANES));
+                    }
+                    weights = weights.add(3 * W::S::LANES);
+                    neighbours!(M, STRIDE, W::dot, acc, w, |j| match DEPTH {
+                        0 => W::S::splat(rows[0][j].add(c)),
+                        _ => W::S::permute(W::S::load(rows[0][j]), indices[c]),
+                    });
+                    if R == 2 {
+                        neighbours!(M, STRIDE, W::dot, below, w, |j| match DEPTH {
+                            0 => W::S::splat(rows[R - 1][j].add(c)),
+                            _ => W::S::permute(W::S::load(rows[R - 1][j]), indices[c]),
+                        });
+                    }
+                }
+            }
+            self.strip.finish::<W, M, 1>(first, &mut acc);
+            if R == 2 {
+                self.strip.finish::<W, M, 1>(first + self.width, &mut below);
+            }
+        }
+    }
+}

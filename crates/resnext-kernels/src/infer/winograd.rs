@@ -1,0 +1,111 @@
+//! Tiles of inference: over packed weights, with bias, residual and ReLU.
+
+use super::job::{Job, Pixels};
+use super::packed::{Filter, Form, Packed, Panel};
+use super::precision::Words;
+use super::prefetch_plan::{Expected, Fetches};
+use super::split::Split;
+use crate::memory::prefetch::Cache;
+use crate::simd::traits::Simd;
+use crate::threads::shared_slice::SharedMut;
+use crate::threads::team::Crew;
+use crate::winograd::{LARGEST, POSITIONS, Sink, Tiles, Tiling, takes, transform_kernels, vectors_per_group};
+
+/// Whether a convolution is computed this way.
+pub fn suits(words: Words, filter: &Filter) -> bool {
+    let Filter { tiled, groups, group_in, group_out, .. } = *filter;
+    let (lanes, _) = words.tile();
+    let whole = group_in == group_out && (groups * group_in).is_multiple_of(lanes);
+    tiled && matches!(words, Words::F32(_)) && whole && takes(lanes, group_in)
+}
+
+/// A panel a vector of output channels.
+pub fn panels(words: Words, filter: &Filter) -> Vec<Panel> {
+    let (lanes, _) = words.tile();
+    let (depth, size) = (filter.group_in, POSITIONS * filter.group_in * lanes);
+    (0..filter.groups * filter.group_out / lanes)
+        .map(|i| Panel {
+            weights: i * size..(i + 1) * size,
+            bias: i * lanes..(i + 1) * lanes,
+            src_word: 0,
+            dst_channel: i * lanes,
+            width: lanes,
+            vectors: 1,
+            depth,
+            spanning: false,
+        })
+        .collect()
+}
+
+/// Writes a panel's weights.
+pub fn fill(words: Words, panel: &Panel, values: &mut [f32], filter: &Filter) {
+    let Words::F32(isa) = words else { unreachable!("tiles are of f32") };
+    transform_kernels(isa, filter.group_out, values, |channel, c| {
+        let kernel = &filter.channel(panel.dst_channel + channel)[9 * c..9 * (c + 1)];
+        std::array::from_fn(|tap| kernel[tap])
+    });
+}
+
+/// Computes all output pixels of a job.
+pub fn run(packed: &Packed, crew: &Crew, tiling: &Tiling, job: Job) {
+    packed.check(&job);
+    let Job { src, residual, epilogue, count, out, out_stride, ahead, .. } = job;
+    let Words::F32(isa) = packed.words else { unreachable!("tiles are of f32") };
+    assert!(packed.form == Form::Tiles && tiling.pixels() == count);
+    let (lanes, _) = packed.words.tile();
+    let group = packed.panels.first().map_or(lanes, |panel| panel.depth);
+    let vectors = vectors_per_group(lanes, group);
+    let out = &SharedMut::new(out);
+    let split = Split::new(tiling.len(), 1, packed.panels.len() / vectors, crew.threads());
+    crew.for_each(split.tasks(), |task| {
+        let (tiles, units) = split.get(task);
+        let panels = |task: usize| {
+            let (_, units) = split.get(task);
+            units.start * vectors..units.end * vectors
+        };
+        let steps = POSITIONS * tiles.len().div_ceil(LARGEST);
+        let fetches = packed.fetches((task, split.tasks()), panels, steps, ahead);
+        let sink = Finish { bias: &packed.bias, residual, least: epilogue.least, out, out_stride, fetches };
+        let (maps, weights) = (src.data, &packed.weights[..]);
+        Tiles { tiling, tiles, maps, pitch: lanes, group, units, weights, sink }.run(isa);
+    });
+}
+
+/// Adds bias and residual, applies ReLU and writes.
+struct Finish<'a> {
+    bias: &'a [f32],
+    residual: Option<Pixels<'a>>,
+    least: f32,
+    out: &'a SharedMut<'a, f32>,
+    out_stride: usize,
+    fetches: Fetches,
+}
+
+impl Sink<f32> for Finish<'_> {
+    #[inline(always)]
+    fn meanwhile(&self) -> impl FnMut() {
+        let mut fetch = self.fetches.take(POSITIONS);
+        move || fetch.step(1, Cache::Second)
+    }
+
+    #[inline(always)]
+    fn expect<S: Simd<T = f32>>(&self, pixel: usize, vector: usize) {
+        let out = (self.out.as_ptr(), self.out_stride);
+        Expected::new(out, self.residual, (pixel, vector * S::LANES), 1).ask(1, S::LANES);
+    }
+
+    #[inline(always)]
+    unsafe fn put<S: Simd<T = f32>>(&self, pixel: usize, vector: usize, sum: S::V) {
+        let channel = vector * S::LANES;
+        // SAFETY: the CPU has S's instructions; `Packed::check` saw that the residual has all pixels.
+        unsafe {
+            let mut sum = S::add(sum, S::load(self.bias[channel..channel + S::LANES].as_ptr()));
+            if let Some(Pixels { data, stride }) = self.residual {
+                sum = S::add(sum, S::load(data.as_ptr().add(pixel * stride + channel)));
+            }
+            let least = S::splat(&self.least);
+            let out = self.out.pointer(pixel * self.out_stride + channel, S::LANES);
+            S::store(out, S::max(sum, least));
+        }
+    }
+}

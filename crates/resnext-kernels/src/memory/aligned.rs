@@ -1,0 +1,139 @@
+//! Buffers that begin at a cache line, so that no vector lies across two.
+
+use crate::simd::traits::MAX_LANES;
+use rayon::prelude::*;
+use std::alloc::Layout;
+use std::fmt::{Debug, Formatter};
+use std::mem::MaybeUninit;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+/// Zeros to begin with; a slice of f32 that is aligned to 64 bytes, and that the system is asked to keep in
+/// large pages where it is large: weights are read once a pass, and with small pages the look-up of where
+/// each lies would take as long as the reading.
+pub struct Lines {
+    data: NonNull<f32>,
+    len: usize,
+}
+
+const PAGE: usize = 2 << 20;
+
+/// How far apart rows of `words` should lie: at multiples of 512 bytes they would share a few sets of the cache.
+pub fn spread(words: usize) -> usize {
+    if words.is_multiple_of(128) { words + MAX_LANES } else { words }
+}
+
+impl Lines {
+    pub fn zeros(len: usize) -> Self {
+        Self::fresh(len, |values| values.fill(MaybeUninit::new(0.0)))
+    }
+
+    /// The same by all threads of the current pool, as the system clears each page when it is first written. Not for a
+    /// crew, whose threads are that pool's.
+    pub fn zeros_by_all(len: usize) -> Self {
+        Self::fresh(len, |values| {
+            let parts = values.par_chunks_mut(PAGE / size_of::<f32>());
+            parts.for_each(|part| part.fill(MaybeUninit::new(0.0)));
+        })
+    }
+
+    /// Makes room for `len`: then all are zeros, if there was none.
+    pub fn grow(&mut self, len: usize) {
+        if self.len < len {
+            *self = Self::zeros(len);
+        }
+    }
+
+    /// `fill` writes all.
+    fn fresh(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Self {
+        if len == 0 {
+            return Lines::default();
+        }
+        let layout = Self::layout(len);
+        // SAFETY: the layout is not empty.
+        let data = unsafe { std::alloc::alloc(layout) }.cast::<f32>();
+        let Some(data) = NonNull::new(data) else { std::alloc::handle_alloc_error(layout) };
+        #[cfg(target_os = "linux")]
+        if layout.align() == PAGE {
+            // SAFETY: advice on pages that were just allocated, which it does not change.
+            unsafe { libc::madvise(data.as_ptr().cast(), layout.size(), libc::MADV_HUGEPAGE) };
+        }
+        // SAFETY: the allocation is that long, and nobody else's.
+        fill(unsafe { std::slice::from_raw_parts_mut(data.as_ptr().cast(), len) });
+        Lines { data, len }
+    }
+
+    fn layout(len: usize) -> Layout {
+        let bytes = len * size_of::<f32>();
+        let align = if bytes < PAGE { 64 } else { PAGE };
+        // The same error as for a `Vec` of that length.
+        Layout::from_size_align(bytes, align).unwrap_or_else(|_| panic!("capacity overflow"))
+    }
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Lines { data: NonNull::dangling(), len: 0 }
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: allocated in `fresh` with this layout.
+            unsafe { std::alloc::dealloc(self.data.as_ptr().cast(), Self::layout(self.len)) }
+        }
+    }
+}
+
+impl Clone for Lines {
+    fn clone(&self) -> Self {
+        let mut lines = Lines::zeros(self.len);
+        lines.copy_from_slice(self);
+        lines
+    }
+}
+
+impl Debug for Lines {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Lines({})", self.len)
+    }
+}
+
+// SAFETY: owns its memory, as a `Vec<f32>` does.
+unsafe impl Send for Lines {}
+// SAFETY: as above.
+unsafe impl Sync for Lines {}
+
+impl Deref for Lines {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // SAFETY: `len` f32, zeros at first, or a dangling pointer to none.
+        unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for Lines {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.data.as_ptr(), self.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_length_is_aligned_and_whole() {
+        for len in [0, 1, 15, 16, 17, 1000, PAGE / 4 - 1, PAGE / 4, PAGE, PAGE + 1] {
+            let mut lines = if len % 2 == 0 { Lines::zeros(len) } else { Lines::zeros_by_all(len) };
+            assert!(lines.len() == len && (len == 0 || lines.as_ptr().addr().is_multiple_of(64)));
+            assert!(lines.iter().all(|v| *v == 0.0));
+            lines.iter_mut().enumerate().for_each(|(i, v)| *v = i as f32);
+            let lines = lines.clone();
+            assert!(lines.iter().enumerate().all(|(i, v)| *v == i as f32));
+        }
+    }
+}

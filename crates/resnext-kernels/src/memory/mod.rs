@@ -1,0 +1,5 @@
+//! Aligned and reused memory, and software prefetch.
+
+pub(crate) mod aligned;
+pub(crate) mod prefetch;
+pub(crate) mod scratch;

@@ -1,0 +1,46 @@
+//! Cache lines that are asked for before they are used.
+
+/// Which of a core's own caches a line is brought into.
+#[derive(Clone, Copy)]
+pub enum Cache {
+    First,
+    Second,
+}
+
+/// Asks for a cache line.
+#[inline(always)]
+pub fn prefetch<T>(at: *const T, into: Cache) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a prefetch never faults, wherever it points to.
+        unsafe {
+            match into {
+                Cache::First => _mm_prefetch::<_MM_HINT_T0>(at.cast()),
+                Cache::Second => _mm_prefetch::<_MM_HINT_T1>(at.cast()),
+            }
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (at, into);
+}
+
+/// Asks for a cache line that will be written, to be taken from a core that has written it before.
+#[inline(always)]
+pub fn prefetch_to_write(word: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch never faults, wherever it points to; a CPU that can't ask to write does nothing.
+    unsafe {
+        std::arch::asm!("prefetchw [{}]", in(reg) word, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = word;
+}
+
+/// Asks for the lines that `count` vectors `stride` elements apart are about to be written to.
+#[inline(always)]
+pub fn expect<T>(out: *mut T, count: usize, stride: usize) {
+    for i in 0..count {
+        prefetch(out.wrapping_add(i * stride), Cache::Second);
+    }
+}

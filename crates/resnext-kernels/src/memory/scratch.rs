@@ -1,0 +1,66 @@
+//! Memory that kernels of a thread use for a while.
+
+use crate::simd::traits::Element;
+use std::cell::RefCell;
+use std::marker::PhantomData;
+
+/// Memory for planes, from a thread's own stock, to which it goes back: neither cleared nor asked for again at each call.
+#[derive(Debug)]
+pub struct Scratch<T> {
+    lines: Vec<Line>,
+    element: PhantomData<T>,
+}
+
+/// A cache line.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u64; 8]);
+
+thread_local! {
+    static STOCK: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl<T: Element> Scratch<T> {
+    /// `len` elements, of whatever values, from the start of a cache line.
+    pub fn get(&mut self, len: usize) -> &mut [T] {
+        let lines = (len * size_of::<T>()).div_ceil(size_of::<Line>());
+        if self.lines.len() < lines {
+            self.lines.clear();
+            self.lines.resize(lines, Line([0; 8]));
+        }
+        // SAFETY: there are that many bytes, aligned better than elements, which are floats: any bits are one.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), len) }
+    }
+}
+
+impl<T> Default for Scratch<T> {
+    fn default() -> Self {
+        Scratch { lines: STOCK.with_borrow_mut(Vec::pop).unwrap_or_default(), element: PhantomData }
+    }
+}
+
+impl<T> Drop for Scratch<T> {
+    fn drop(&mut self) {
+        let lines = std::mem::take(&mut self.lines);
+        // A thread at its end has no stock any more.
+        let _ = STOCK.try_with(|stock| stock.borrow_mut().push(lines));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scratch_is_aligned_and_grows() {
+        let mut scratch = Scratch::<f64>::default();
+        for len in [0, 5, 1000, 7] {
+            let slice = scratch.get(len);
+            assert!(slice.len() == len && slice.as_ptr().addr().is_multiple_of(64));
+            slice.fill(1.0);
+        }
+        let place = scratch.get(1000).as_ptr().addr();
+        drop(scratch);
+        assert_eq!(Scratch::<f32>::default().get(2000).as_ptr().addr(), place, "it is the same memory again");
+    }
+}

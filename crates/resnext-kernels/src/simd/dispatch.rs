@@ -1,0 +1,158 @@
+//! The choice of instruction set at run time, and the one door into code that is compiled for it.
+
+#[cfg(target_arch = "aarch64")]
+use super::intrinsics::neon;
+#[cfg(target_arch = "x86_64")]
+use super::intrinsics::x86;
+use super::portable::Portable;
+use super::traits::{Element, Kernel, Simd};
+use std::sync::OnceLock;
+
+/// An instruction set the kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isa {
+    /// Plain Rust arrays; correct everywhere.
+    Portable,
+    /// 256-bit vectors with fused multiply-add (x86-64).
+    Avx2,
+    /// 512-bit vectors (x86-64).
+    Avx512,
+    /// 128-bit vectors (AArch64).
+    Neon,
+}
+
+impl Isa {
+    /// Every instruction set this machine can run, the slowest first.
+    pub fn available() -> Vec<Isa> {
+        let mut found = vec![Isa::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                found.push(Isa::Avx2);
+            }
+            if is_x86_feature_detected!("avx512f") {
+                found.push(Isa::Avx512);
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        found.push(Isa::Neon);
+        found
+    }
+
+    /// The instruction set in use: the fastest available, or the one named by the environment
+    /// variable `RESNEXT_ISA` (`portable`, `avx2`, `avx512`, `neon`) if this machine has it.
+    pub fn current() -> Isa {
+        static CURRENT: OnceLock<Isa> = OnceLock::new();
+        *CURRENT.get_or_init(|| {
+            let available = Isa::available();
+            let wanted = std::env::var("RESNEXT_ISA").unwrap_or_default();
+            let named = available.iter().find(|isa| isa.name() == wanted);
+            *named.or(available.last()).unwrap_or(&Isa::Portable)
+        })
+    }
+
+    /// Whether vectors are known to be added by other units than those that multiply them, as AVX-512's are on AMD.
+    pub fn has_adders(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let vendor = std::arch::x86_64::__cpuid(0);
+            let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
+            let amd = [*b"Auth", *b"enti", *b"cAMD"];
+            self == Isa::Avx512 && name == amd
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
+    /// The name `RESNEXT_ISA` knows it by.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+            Isa::Neon => "neon",
+        }
+    }
+}
+
+macro_rules! element {
+    ($t:ty, $avx2:ty, $avx512:ty, $neon:ty) => {
+        impl Element for $t {
+            #[cfg(target_arch = "x86_64")]
+            type Avx2 = $avx2;
+            #[cfg(target_arch = "x86_64")]
+            type Avx512 = $avx512;
+            #[cfg(not(target_arch = "x86_64"))]
+            type Avx2 = Portable<$t>;
+            #[cfg(not(target_arch = "x86_64"))]
+            type Avx512 = Portable<$t>;
+            #[cfg(target_arch = "aarch64")]
+            type Neon = $neon;
+            #[cfg(not(target_arch = "aarch64"))]
+            type Neon = Portable<$t>;
+            const ZERO: $t = 0.0;
+            #[inline(always)]
+            fn of_f64(v: f64) -> $t {
+                v as $t
+            }
+            #[inline(always)]
+            fn as_f64(self) -> f64 {
+                self as f64
+            }
+        }
+    };
+}
+element!(f32, x86::Avx2F32, x86::Avx512F32, neon::NeonF32);
+element!(f64, x86::Avx2F64, x86::Avx512F64, neon::NeonF64);
+
+/// Runs `kernel` compiled for `isa`.
+pub fn run<T: Element, K: Kernel<T>>(isa: Isa, kernel: K) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512f")]
+        unsafe fn avx512<T: Element, K: Kernel<T>>(kernel: K) {
+            // SAFETY: compiled and entered with avx512f.
+            unsafe { kernel.run::<T::Avx512>() }
+        }
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn avx2<T: Element, K: Kernel<T>>(kernel: K) {
+            // SAFETY: compiled and entered with avx2 and fma.
+            unsafe { kernel.run::<T::Avx2>() }
+        }
+        if isa == Isa::Avx512 && is_x86_feature_detected!("avx512f") {
+            // SAFETY: the feature was detected on the line above.
+            return unsafe { avx512(kernel) };
+        }
+        if isa == Isa::Avx2 && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: the features were detected on the line above.
+            return unsafe { avx2(kernel) };
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    if isa == Isa::Neon {
+        // SAFETY: NEON is part of every AArch64 target Rust supports.
+        return unsafe { kernel.run::<T::Neon>() };
+    }
+    let _ = isa;
+    // SAFETY: plain Rust runs everywhere.
+    unsafe { kernel.run::<Portable<T>>() }
+}
+
+/// Elements a vector of an instruction set, and pixels a tile.
+pub fn lanes_and_tile<T: Element>(isa: Isa) -> (usize, usize) {
+    struct Sizes<'a>(&'a mut (usize, usize));
+    impl<T: Element> Kernel<T> for Sizes<'_> {
+        #[inline(always)]
+        unsafe fn run<S: Simd<T = T>>(self) {
+            *self.0 = (S::LANES, S::TILE);
+        }
+    }
+    let mut sizes = (0, 0);
+    run::<T, _>(isa, Sizes(&mut sizes));
+    sizes
+}
+
+/// Elements a vector of an instruction set.
+pub fn lanes<T: Element>(isa: Isa) -> usize {
+    lanes_and_tile::<T>(isa).0
+}

@@ -1,0 +1,144 @@
+//! What numbers are in memory, beside what they are computed in: f32 and f64 are themselves, bf16 is computed in f32.
+//!
+//! Training's kernels read and write maps through this trait alone, a vector at a time, so that one kernel serves
+//! all: maps of bf16 are half the memory and half the traffic, and the arithmetic is that of f32.
+//!
+//! A number is rounded when it is written, and whatever is made of it afterwards is made of what was written: batch
+//! norm's statistics, and its gradient's sums, are of the rounded values. A normalised map then has exactly the
+//! statistics it was normalised by, and the gradient behind batch norm sums to what its formula says, as both are read
+//! again from memory. With sums of the values before rounding neither would hold.
+
+use super::traits::{Simd, Stored};
+use half::bf16;
+use rayon::prelude::*;
+use std::borrow::Cow;
+
+macro_rules! itself {
+    ($t:ty) => {
+        impl Stored for $t {
+            type Wide = $t;
+            #[inline(always)]
+            unsafe fn load<S: Simd<T = $t>>(p: *const $t) -> S::V {
+                // SAFETY: the same contract.
+                unsafe { S::load(p) }
+            }
+            #[inline(always)]
+            unsafe fn store<S: Simd<T = $t>>(p: *mut $t, v: S::V) {
+                // SAFETY: the same contract.
+                unsafe { S::store(p, v) }
+            }
+            #[inline(always)]
+            fn wide(self) -> $t {
+                self
+            }
+            #[inline(always)]
+            fn rounded(v: $t) -> $t {
+                v
+            }
+            fn all_wide(values: &[$t]) -> Cow<'_, [$t]> {
+                Cow::Borrowed(values)
+            }
+            fn all_rounded(values: Vec<$t>) -> Vec<$t> {
+                values
+            }
+        }
+    };
+}
+itself!(f32);
+itself!(f64);
+
+/// Elements a task.
+const CHUNK: usize = 1 << 14;
+
+impl Stored for bf16 {
+    type Wide = f32;
+    #[inline(always)]
+    unsafe fn load<S: Simd<T = f32>>(p: *const bf16) -> S::V {
+        // SAFETY: the same contract.
+        unsafe { S::load_bf16(p) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd<T = f32>>(p: *mut bf16, v: S::V) {
+        // SAFETY: the same contract.
+        unsafe { S::store_bf16(p, v) }
+    }
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        f32::from_bits((self.to_bits() as u32) << 16)
+    }
+    /// As `half::bf16::from_f32` does, but without branches, so that loops over it become vectors.
+    #[inline(always)]
+    fn rounded(v: f32) -> bf16 {
+        let bits = v.to_bits();
+        let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+        bf16::from_bits(if v.is_nan() { bits >> 16 | 0x40 } else { nearest } as u16)
+    }
+    fn all_wide(values: &[bf16]) -> Cow<'_, [f32]> {
+        Cow::Owned(values.par_iter().with_min_len(CHUNK).map(|&x| x.wide()).collect())
+    }
+    fn all_rounded(values: Vec<f32>) -> Vec<bf16> {
+        values.par_iter().with_min_len(CHUNK).map(|&x| bf16::rounded(x)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::dispatch::{Isa, lanes, run};
+    use crate::simd::traits::Kernel;
+
+    /// Everything from f32 to bf16, or back.
+    enum Move<'a> {
+        Round(&'a [f32], &'a mut [bf16]),
+        Widen(&'a [bf16], &'a mut [f32]),
+    }
+
+    impl Kernel<f32> for Move<'_> {
+        #[inline(always)]
+        unsafe fn run<S: Simd<T = f32>>(self) {
+            // SAFETY: the CPU has S's instructions; slices are of one length, which LANES divides.
+            unsafe {
+                match self {
+                    Move::Round(from, to) => {
+                        for i in (0..to.len()).step_by(S::LANES) {
+                            bf16::store::<S>(to[i..].as_mut_ptr(), S::load(from[i..].as_ptr()));
+                        }
+                    }
+                    Move::Widen(from, to) => {
+                        for i in (0..to.len()).step_by(S::LANES) {
+                            S::store(to[i..].as_mut_ptr(), bf16::load::<S>(from[i..].as_ptr()));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_rounds_and_widens_as_half_does() {
+        // Every bf16, with what is just below, at and above the middle between it and the next: ties, infinities,
+        // the largest finite number, subnormals and NaN among them.
+        let parts = [0u32, 1, 0x7fff, 0x8000, 0x8001, 0xffff];
+        let all: Vec<f32> = parts
+            .into_iter()
+            .flat_map(|part| (0..=u16::MAX).map(move |bits| f32::from_bits((bits as u32) << 16 | part)))
+            .collect();
+        let want: Vec<u16> = all.iter().map(|&v| bf16::from_f32(v).to_bits()).collect();
+        let scalar: Vec<u16> = bf16::all_rounded(all.clone()).iter().map(|v| v.to_bits()).collect();
+        assert_eq!(scalar, want);
+        let halves: Vec<bf16> = (0..=u16::MAX).map(bf16::from_bits).collect();
+        for isa in Isa::available() {
+            assert!(all.len().is_multiple_of(lanes::<f32>(isa)));
+            let mut got = vec![bf16::ZERO; all.len()];
+            run(isa, Move::Round(&all, &mut got));
+            for ((got, want), from) in got.iter().zip(&want).zip(&all) {
+                assert_eq!(got.to_bits(), *want, "{isa:?} {:x}", from.to_bits());
+            }
+            let mut wide = vec![0f32; halves.len()];
+            run(isa, Move::Widen(&halves, &mut wide));
+            for (wide, half) in wide.iter().zip(&halves) {
+                assert_eq!(wide.to_bits(), (half.to_bits() as u32) << 16, "{isa:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The small SIMD vocabulary that kernels are written in.
+//!
+//! A kernel is a struct that implements [`Kernel`]; [`run`](super::dispatch::run) enters it through a function compiled
+//! for the chosen instruction set, so everything marked `inline(always)` below it is compiled with
+//! those instructions, without `RUSTFLAGS`.
+
+use half::bf16;
+use std::borrow::Cow;
+use std::fmt::Debug;
+use std::ops::{Add, AddAssign, Mul, MulAssign, Sub};
+
+/// A type of numbers in memory.
+pub trait Stored: Copy + Default + Debug + PartialEq + Send + Sync + 'static {
+    /// What kernels compute in.
+    type Wide: Element + Stored;
+
+    /// A vector of numbers, widened.
+    ///
+    /// # Safety
+    /// The CPU has `S`'s instructions, and there are `S::LANES` numbers at `p`.
+    unsafe fn load<S: Simd<T = Self::Wide>>(p: *const Self) -> S::V;
+
+    /// Writes a vector of numbers, rounded to the nearest, ties to even.
+    ///
+    /// # Safety
+    /// As above; they may be written.
+    unsafe fn store<S: Simd<T = Self::Wide>>(p: *mut Self, v: S::V);
+
+    /// One number, widened.
+    fn wide(self) -> Self::Wide;
+
+    /// One number, rounded.
+    fn rounded(v: Self::Wide) -> Self;
+
+    /// Many numbers, widened; borrowed where there is nothing to widen.
+    fn all_wide(values: &[Self]) -> Cow<'_, [Self::Wide]>;
+
+    /// Many numbers, rounded.
+    fn all_rounded(values: Vec<Self::Wide>) -> Vec<Self>;
+}
+
+/// The element types the CPU kernels compute in.
+pub trait Element:
+    Stored<Wide = Self>
+    + PartialOrd
+    + Add<Output = Self>
+    + AddAssign
+    + Mul<Output = Self>
+    + MulAssign
+    + Sub<Output = Self>
+{
+    type Avx2: Simd<T = Self>;
+    type Avx512: Simd<T = Self>;
+    type Neon: Simd<T = Self>;
+    const ZERO: Self;
+    fn of_f64(v: f64) -> Self;
+    fn as_f64(self) -> f64;
+}
+
+/// Vectors of one instruction set and element type.
+///
+/// # Safety
+/// Every method may only be called where the CPU has the instruction set; `load` and `store` need
+/// `LANES` readable or writable elements at the pointer, `splat` one and `splat_two` two. Indices given to `permute` are
+/// below `LANES`.
+pub trait Simd: Copy + 'static {
+    type T: Element;
+    type V: Copy;
+    type Index: Copy;
+    /// Elements a vector.
+    const LANES: usize;
+    /// Pixels in an inference tile of two vectors, whose weights and one pixel need three more registers.
+    const TILE: usize;
+    /// Pixels in a register tile (at most [`MAX_PIXELS`]), chosen so that
+    /// `2 * PIXELS + 3` vectors fit the register file.
+    const PIXELS: usize;
+
+    unsafe fn zero() -> Self::V;
+    unsafe fn load(p: *const Self::T) -> Self::V;
+    unsafe fn store(p: *mut Self::T, v: Self::V);
+    unsafe fn splat(p: *const Self::T) -> Self::V;
+    unsafe fn fma(a: Self::V, b: Self::V, acc: Self::V) -> Self::V;
+    /// `acc - a · b`
+    unsafe fn fnma(a: Self::V, b: Self::V, acc: Self::V) -> Self::V;
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// The lanes of `v` where `y` is above zero, and zeros.
+    unsafe fn where_positive(y: Self::V, v: Self::V) -> Self::V;
+    unsafe fn index(lane_of: impl Fn(usize) -> usize) -> Self::Index;
+    unsafe fn permute(v: Self::V, index: Self::Index) -> Self::V;
+
+    /// Two elements over and over. This is plain Rust where nothing needs it to be fast.
+    #[inline(always)]
+    unsafe fn splat_two(p: *const Self::T) -> Self::V {
+        let mut values = [Self::T::ZERO; MAX_LANES];
+        // SAFETY: the caller promises two elements, and a vector has MAX_LANES at most.
+        unsafe {
+            for (i, value) in values[..Self::LANES].iter_mut().enumerate() {
+                *value = *p.add(i % 2);
+            }
+            Self::load(values.as_ptr())
+        }
+    }
+
+    /// As `load`, from bf16. This is plain Rust for vectors without instructions of their own for it.
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const bf16) -> Self::V {
+        let mut values = [Self::T::ZERO; MAX_LANES];
+        // SAFETY: the caller promises LANES elements, of which a vector has MAX_LANES at most.
+        unsafe {
+            for (i, value) in values[..Self::LANES].iter_mut().enumerate() {
+                *value = Self::T::of_f64((*p.add(i)).wide() as f64);
+            }
+            Self::load(values.as_ptr())
+        }
+    }
+
+    /// As `store`, rounded to bf16: to the nearest, ties to even.
+    #[inline(always)]
+    unsafe fn store_bf16(p: *mut bf16, v: Self::V) {
+        let mut values = [Self::T::ZERO; MAX_LANES];
+        // SAFETY: as above.
+        unsafe {
+            Self::store(values.as_mut_ptr(), v);
+            for (i, value) in values[..Self::LANES].iter().enumerate() {
+                *p.add(i) = bf16::rounded(value.as_f64() as f32);
+            }
+        }
+    }
+}
+
+/// The most elements any instruction set has in a vector.
+pub const MAX_LANES: usize = 16;
+
+/// The most pixels any instruction set has in a register tile.
+pub const MAX_PIXELS: usize = 12;
+
+/// Code that can be compiled for every instruction set.
+pub trait Kernel<T: Element> {
+    /// Runs the kernel. Implementations are `#[inline(always)]`.
+    ///
+    /// # Safety
+    /// The CPU has `S`'s instructions.
+    unsafe fn run<S: Simd<T = T>>(self);
+}

@@ -1,0 +1,42 @@
+//! Parallel loops over short lists of tasks.
+
+use super::shared_slice::{SharedMut, written};
+use super::team::Crew;
+use crate::simd::traits::{Element, Stored};
+use rayon::prelude::*;
+
+/// A vector of `count` chunks of `len` elements, zeros until `write` is given the number of each and the chunk, on as many
+/// threads as [`map`]. Cleared by the thread that writes it, a chunk need not be taken from another core.
+pub fn written_chunks<D: Stored>(count: usize, len: usize, write: impl Fn(usize, &mut [D]) + Sync) -> Vec<D> {
+    let task = |out: &SharedMut<D>, i: usize| {
+        let chunk = out.pointer(i * len, len);
+        // SAFETY: chunks do not overlap, and hold values once they are cleared.
+        write(i, unsafe {
+            (0..len).for_each(|k| chunk.add(k).write(D::default()));
+            out.slice(i * len, len)
+        });
+    };
+    // SAFETY: every chunk is cleared.
+    unsafe { written(count * len, |out| map(count, |i| task(out, i))).0 }
+}
+
+/// What `task` makes of each number below `count`, in order; on this thread and those of the pool.
+pub fn map<R: Send>(count: usize, task: impl Fn(usize) -> R + Sync) -> Vec<R> {
+    if count < 2 {
+        return (0..count).map(task).collect();
+    }
+    Crew::run(|crew| crew.apart(&mut vec![(); count], |i, ()| task(i)))
+}
+
+/// The sum of partial sums of one length, added in their order.
+pub fn totals<T: Element>(parts: &[Vec<T>]) -> Vec<T> {
+    const CHUNK: usize = 1 << 12;
+    let Some((first, rest)) = parts.split_first() else { return Vec::new() };
+    let mut total = first.clone();
+    total.par_chunks_mut(CHUNK).enumerate().for_each(|(i, total)| {
+        for part in rest {
+            total.iter_mut().zip(&part[i * CHUNK..]).for_each(|(total, &value)| *total += value);
+        }
+    });
+    total
+}

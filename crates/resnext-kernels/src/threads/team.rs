@@ -1,0 +1,292 @@
+//! Threads that stay awake between one loop and the next.
+
+use super::standby::hand_over;
+use std::cell::UnsafeCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The calling thread and others, as many as the current rayon pool has, held for the many short loops of a forward
+/// pass.
+///
+/// Waking a sleeping thread costs more than a small layer takes. A crew's threads wait for the next loop
+/// without sleeping; they leave when the pass is over. Each has a part of every loop's tasks that is
+/// its own, and the same from loop to loop, so that it finds in its cache what it has written; whoever is done with
+/// its own takes from the others' ends.
+#[derive(Debug)]
+pub struct Crew(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// One a thread.
+    parts: Vec<Part>,
+    loops: Loops,
+}
+
+impl Crew {
+    /// Calls `pass` with a crew of as many threads as the current rayon pool has, the calling one included.
+    pub fn run<R>(pass: impl FnOnce(&Crew) -> R) -> R {
+        let parts = (0..rayon::current_num_threads()).map(|_| Part::default()).collect();
+        let crew = Crew(Arc::new(Shared { parts, loops: Loops::default() }));
+        for own in 1..crew.threads() {
+            let crew = Crew(crew.0.clone());
+            // A panic is told to whoever leads.
+            hand_over(Box::new(move || drop(catch_unwind(AssertUnwindSafe(|| crew.serve(own))))));
+        }
+        // Also when the pass unwinds.
+        let _end = OnDrop(|| crew.0.loops.closed.store(true, Ordering::Release));
+        pass(&crew)
+    }
+
+    /// How many threads there are.
+    pub fn threads(&self) -> usize {
+        self.0.parts.len()
+    }
+
+    /// Calls `task(i)` for each i below `tasks` on all threads; returns when all are done. Within another loop's task, which
+    /// [`apart`](Self::apart) builds on, or from another thread than the one that leads, the caller does all itself.
+    pub fn for_each(&self, tasks: usize, task: impl Fn(usize) + Sync) {
+        // One loop at a time.
+        if self.threads() == 1 || tasks < 2 || self.0.loops.busy.swap(true, Ordering::Acquire) {
+            return (0..tasks).for_each(task);
+        }
+        let _free = OnDrop(|| self.0.loops.busy.store(false, Ordering::Release));
+        for first in (0..tasks).step_by(TASK as usize) {
+            self.lead(tasks.min(first + TASK as usize) - first, &|i| task(first + i));
+        }
+    }
+
+    /// What `task` makes of each of `items` and its place: each on one thread, on which the loops within it stay too. The
+    /// loops of a single one are for all threads.
+    pub fn apart<T: Send, R: Send>(
+        &self,
+        items: &mut [T],
+        task: impl Fn(usize, &mut T) -> R + Sync,
+    ) -> Vec<R> {
+        let items: Vec<_> = items.iter_mut().map(|item| Mutex::new((item, None))).collect();
+        self.for_each(items.len(), |i| {
+            let (item, made) = &mut *items[i].lock().unwrap_or_else(PoisonError::into_inner);
+            *made = Some(task(i, item));
+        });
+        let made = |item: Mutex<(_, Option<R>)>| item.into_inner().unwrap_or_else(PoisonError::into_inner).1;
+        items.into_iter().filter_map(made).collect()
+    }
+
+    fn lead(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        // SAFETY: the last loop's tasks are all done, and this one's can't be claimed yet; the reference is used only
+        // before this function returns or unwinds, because either way `rest` waits until all tasks are done. It calls
+        // none itself, and so does not unwind: what it finds to do, this thread's panic has left, and is skipped.
+        unsafe {
+            let task = std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task);
+            *self.0.loops.task.get() = Some(task);
+        }
+        // All of them first: whoever finds one part open counts for itself.
+        self.0.parts.iter().for_each(|part| part.done.store(0, Ordering::Relaxed));
+        for (i, part) in self.0.parts.iter().enumerate() {
+            let bound = |i: usize| (tasks * i / self.threads()) as u64;
+            part.open(bound(i), bound(i + 1));
+        }
+        // Also when a task unwinds on this thread: others may still be at theirs.
+        let rest = OnDrop(|| {
+            let mut patience = PATIENCE;
+            let done = || self.0.parts.iter().map(|part| part.done.load(Ordering::Acquire)).sum::<usize>();
+            while done() < tasks {
+                if !self.work(0) {
+                    pause(&mut patience);
+                }
+            }
+        });
+        while self.work(0) {}
+        drop(rest);
+        assert!(!self.0.loops.panicked.load(Ordering::Relaxed), "a task on another thread panicked");
+    }
+
+    fn serve(&self, own: usize) {
+        let mut patience = PATIENCE;
+        while !self.0.loops.closed.load(Ordering::Relaxed) {
+            match self.work(own) {
+                true => patience = PATIENCE,
+                false => pause(&mut patience),
+            }
+        }
+    }
+
+    /// Does a task, if one can be claimed, of this thread's own if there is one.
+    fn work(&self, own: usize) -> bool {
+        let others = (1..self.threads()).map(|i| &self.0.parts[(own + i) % self.threads()]);
+        let claimed = self.0.parts[own].first().or_else(|| others.into_iter().find_map(Part::last));
+        let Some(claimed) = claimed else { return false };
+        let _done = OnDrop(|| {
+            if std::thread::panicking() {
+                self.0.loops.panicked.store(true, Ordering::Relaxed);
+            }
+            self.0.parts[own].done.fetch_add(1, Ordering::Release);
+        });
+        // SAFETY: this thread holds a task of the open loop, so `task` is set and stays.
+        let task = unsafe { *self.0.loops.task.get() };
+        // The pass is over once one has panicked; a second panic while the first unwinds would end the process.
+        if let Some(task) = task.filter(|_| !self.0.loops.panicked.load(Ordering::Relaxed)) {
+            task(claimed);
+        }
+        true
+    }
+}
+
+/// The one loop that is open, if any, and what has become of the pass.
+#[derive(Default)]
+struct Loops {
+    busy: AtomicBool,
+    closed: AtomicBool,
+    /// What to call, while the loop is open.
+    task: UnsafeCell<Option<&'static (dyn Fn(usize) + Sync)>>,
+    panicked: AtomicBool,
+}
+
+// SAFETY: `task` is written only by the thread that leads, while no task can be claimed, and read only by
+// threads that hold a claimed task, for whose end the leader waits.
+unsafe impl Sync for Loops {}
+
+impl std::fmt::Debug for Loops {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Loops")
+    }
+}
+
+const TASK_BITS: u32 = 20;
+const TASK: u64 = (1 << TASK_BITS) - 1;
+
+/// A thread's share of the open loop.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Part {
+    /// Its unclaimed tasks: which loop they are of, their end and their start, in one word, so that a thread that comes
+    /// late cannot claim a task of another loop than the one it saw.
+    unclaimed: AtomicU64,
+    /// Tasks that its thread has done, of any share. Counted by itself: another core's last level of cache may be far.
+    done: AtomicUsize,
+}
+
+impl Part {
+    fn open(&self, start: u64, end: u64) {
+        let number = (self.unclaimed.load(Ordering::Relaxed) >> (2 * TASK_BITS)) + 1;
+        self.unclaimed.store((number << TASK_BITS | end) << TASK_BITS | start, Ordering::Release);
+    }
+
+    fn first(&self) -> Option<usize> {
+        self.claim(|start, end| (start + 1, end, start))
+    }
+
+    fn last(&self) -> Option<usize> {
+        self.claim(|start, end| (start, end - 1, end - 1))
+    }
+
+    /// Takes a task: `take` gives the new start and end, and the task.
+    fn claim(&self, take: impl Fn(u64, u64) -> (u64, u64, u64)) -> Option<usize> {
+        let mut now = self.unclaimed.load(Ordering::Acquire);
+        loop {
+            let (start, end) = (now & TASK, now >> TASK_BITS & TASK);
+            if start >= end {
+                return None;
+            }
+            let (start, end, task) = take(start, end);
+            let then = (now >> (2 * TASK_BITS) << TASK_BITS | end) << TASK_BITS | start;
+            match self.unclaimed.compare_exchange_weak(now, then, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(task as usize),
+                Err(changed) => now = changed,
+            }
+        }
+    }
+}
+
+/// Looks for work, after which a waiting thread lets others run between two looks.
+const PATIENCE: u32 = 20_000;
+
+fn pause(patience: &mut u32) {
+    match *patience {
+        0 => std::thread::yield_now(),
+        _ => {
+            *patience -= 1;
+            std::hint::spin_loop();
+        }
+    }
+}
+
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU32;
+
+    fn on(threads: usize, pass: impl FnOnce(&Crew) + Send) {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| Crew::run(pass));
+    }
+
+    #[test]
+    fn every_task_of_every_loop_is_done_once_before_the_next_loop() {
+        for threads in [1, 2, 5] {
+            on(threads, |crew| {
+                for tasks in (0..300).chain([5000, 2_500_000]) {
+                    let seen: Vec<_> = (0..tasks).map(|_| AtomicU32::new(0)).collect();
+                    crew.for_each(tasks, |i| {
+                        seen[i].fetch_add(1, Ordering::Relaxed);
+                    });
+                    assert!(seen.iter().all(|n| n.load(Ordering::Relaxed) == 1));
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn loops_inside_loops_and_from_other_threads_end() {
+        let count = AtomicUsize::new(0);
+        on(3, |crew| {
+            crew.for_each(7, |_| {
+                crew.for_each(5, |_| {
+                    count.fetch_add(1, Ordering::Relaxed);
+                });
+            });
+        });
+        assert_eq!(count.load(Ordering::Relaxed), 35);
+    }
+
+    #[test]
+    fn items_apart_are_each_seen_once_and_loops_within_stay_on_their_thread() {
+        on(3, |crew| {
+            for items in [0, 2, 3, 7] {
+                let mut items = vec![1; items];
+                let made = crew.apart(&mut items, |i, item| {
+                    let own = std::thread::current().id();
+                    crew.for_each(50, |_| assert_eq!(std::thread::current().id(), own));
+                    *item += i;
+                    10 * i
+                });
+                assert!(items.iter().copied().eq(1..=items.len()));
+                assert!(made.iter().copied().eq((0..items.len()).map(|i| 10 * i)));
+            }
+            // Three that wait for each other: on one thread they would do so forever.
+            let all = std::sync::Barrier::new(3);
+            crew.apart(&mut [()], |_, _| {
+                crew.for_each(3, |_| {
+                    all.wait();
+                })
+            });
+        });
+    }
+
+    #[test]
+    fn a_panic_in_a_task_ends_the_pass() {
+        for threads in [1, 4] {
+            let outcome = std::panic::catch_unwind(|| {
+                on(threads, |crew| crew.for_each(64, |i| assert!(i < 33, "as planned")));
+            });
+            assert!(outcome.is_err());
+        }
+    }
+}

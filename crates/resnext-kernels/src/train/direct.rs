@@ -1,0 +1,413 @@
+//! Convolution as a gather: forward, and the gradient of the input.
+//!
+//! Activations are channels-last and read in place: a register tile holds a few pixels times two
+//! vectors of output channels, and for every tap and input channel multiplies one broadcast
+//! activation per pixel with weights packed in the order they are read. Where a group is narrower
+//! than a vector (d = 1, 2, 4, 8), a vector spans several groups and the broadcast becomes a permute.
+
+use super::gather::{Gather, OUTSIDE, Phase};
+use crate::group_lanes::spans_groups;
+use crate::shape::ConvShape;
+use crate::simd::dispatch::{Isa, run};
+use crate::simd::traits::{Element, Kernel, MAX_PIXELS, Simd};
+use crate::threads::shared_slice::SharedMut;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// What one gather computes: for forward, destination channels are the output's; for the input's
+/// gradient they are the input's.
+struct Problem<'a, T> {
+    gather: Gather,
+    src: &'a [T],
+    /// Channels a group, read and written.
+    group_src: usize,
+    group_dst: usize,
+    groups: usize,
+    bias: Option<&'a [T]>,
+}
+
+/// `out = conv(x, weight) + bias`, `x` channels-last, `weight` (Cout, Cin/groups, kh, kw).
+pub fn forward<T: Element>(isa: Isa, shape: &ConvShape, x: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
+    assert_eq!(x.len(), shape.input_len());
+    assert_eq!(weight.len(), shape.weight_len());
+    assert!(bias.is_none_or(|b| b.len() == shape.out_channels));
+    let (group_in, group_out, taps) = (shape.group_in(), shape.group_out(), shape.taps());
+    let mut out = vec![T::ZERO; shape.output_len()];
+    let problem = Problem {
+        gather: Gather::forward(shape),
+        src: x,
+        group_src: group_in,
+        group_dst: group_out,
+        groups: shape.config.groups,
+        bias,
+    };
+    let at = |g: usize, dst: usize, src: usize, tap: usize| {
+        weight[((g * group_out + dst) * group_in + src) * taps + tap]
+    };
+    solve(isa, &problem, taps, &at, &mut out);
+    out
+}
+
+/// The gradient with respect to `x`, channels-last, given that of the output.
+pub fn input_gradient<T: Element>(isa: Isa, shape: &ConvShape, grad: &[T], weight: &[T]) -> Vec<T> {
+    assert_eq!(grad.len(), shape.output_len());
+    assert_eq!(weight.len(), shape.weight_len());
+    let (group_in, group_out, taps) = (shape.group_in(), shape.group_out(), shape.taps());
+    let mut out = vec![T::ZERO; shape.input_len()];
+    let problem = Problem {
+        gather: Gather::backward(shape),
+        src: grad,
+        group_src: group_out,
+        group_dst: group_in,
+        groups: shape.config.groups,
+        bias: None,
+    };
+    let at = |g: usize, dst: usize, src: usize, tap: usize| {
+        weight[((g * group_out + src) * group_in + dst) * taps + tap]
+    };
+    solve(isa, &problem, taps, &at, &mut out);
+    out
+}
+
+fn solve<T: Element>(
+    isa: Isa,
+    problem: &Problem<T>,
+    taps: usize,
+    weight: &(impl Fn(usize, usize, usize, usize) -> T + Sync),
+    out: &mut [T],
+) {
+    run(isa, Solve { problem, taps, weight, out, isa });
+}
+
+/// Chooses the register tile for an instruction set; the work itself is entered again from every
+/// thread, so that it too is compiled for that set.
+struct Solve<'a, T, W> {
+    problem: &'a Problem<'a, T>,
+    taps: usize,
+    weight: &'a W,
+    out: &'a mut [T],
+    isa: Isa,
+}
+
+impl<T: Element, W: Fn(usize, usize, usize, usize) -> T + Sync> Kernel<T> for Solve<'_, T, W> {
+    #[inline(always)]
+    unsafe fn run<S: Simd<T = T>>(self) {
+        let Problem { gather, group_src, group_dst, groups, .. } = self.problem;
+        let panels = if spans_groups(S::LANES, *groups, *group_src, *group_dst) {
+            Panels::spanning(S::LANES, *groups, *group_dst, self.taps, self.weight)
+        } else {
+            Panels::dense(S::LANES, *groups, *group_src, *group_dst, self.taps, self.weight)
+        };
+        // Zeros for the taps that fall outside; one vector longer than a group, for full-vector loads.
+        let zeros = vec![T::ZERO; group_src + S::LANES];
+        let out = SharedMut::new(self.out);
+        for phase in &gather.phases {
+            let pixels = gather.pixels(phase);
+            let row_bytes = groups * group_src * size_of::<T>();
+            let tasks = SplitTasks::new(pixels, S::PIXELS, row_bytes, panels.list.len());
+            (0..tasks.count()).into_par_iter().for_each_init(
+                || (Vec::new(), Vec::new()),
+                |(dst, src), task| {
+                    let (first, count, panel_range) = tasks.get(task);
+                    gather.block(phase, first, count, dst, src);
+                    let panels = &panels.list[panel_range];
+                    run(
+                        self.isa,
+                        Block { problem: self.problem, phase, dst, src, panels, zeros: &zeros, out: &out },
+                    );
+                },
+            );
+        }
+    }
+}
+
+/// Weights in the order the kernel reads them.
+struct Panels<T> {
+    list: Vec<Panel<T>>,
+}
+
+/// The weights of up to two vectors of destination channels.
+struct Panel<T> {
+    /// `[tap][source channel][vectors · LANES]`, zero-padded.
+    weights: Vec<T>,
+    /// The first channel read of every source pixel.
+    src_channel: usize,
+    /// The first channel written of every destination pixel.
+    dst_channel: usize,
+    /// Channels written.
+    width: usize,
+    vectors: usize,
+    /// Source channels a destination channel sums over.
+    depth: usize,
+    /// Whether a vector spans several groups of `depth` channels.
+    spanning: bool,
+}
+
+impl<T: Element> Panels<T> {
+    fn dense(
+        lanes: usize,
+        groups: usize,
+        group_src: usize,
+        group_dst: usize,
+        taps: usize,
+        weight: &(impl Fn(usize, usize, usize, usize) -> T + Sync),
+    ) -> Self {
+        let per_group = group_dst.div_ceil(2 * lanes);
+        let list = (0..groups * per_group)
+            .into_par_iter()
+            .map(|i| {
+                let (g, first) = (i / per_group, i % per_group * 2 * lanes);
+                let width = (group_dst - first).min(2 * lanes);
+                let vectors = width.div_ceil(lanes);
+                let mut weights = vec![T::ZERO; taps * group_src * vectors * lanes];
+                for (row, values) in weights.chunks_exact_mut(vectors * lanes).enumerate() {
+                    for (k, value) in values[..width].iter_mut().enumerate() {
+                        *value = weight(g, first + k, row % group_src, row / group_src);
+                    }
+                }
+                Panel {
+                    weights,
+                    src_channel: g * group_src,
+                    dst_channel: g * group_dst + first,
+                    width,
+                    vectors,
+                    depth: group_src,
+                    spanning: false,
+                }
+            })
+            .collect();
+        Panels { list }
+    }
+
+    fn spanning(
+        lanes: usize,
+        groups: usize,
+        width: usize,
+        taps: usize,
+        weight: &(impl Fn(usize, usize, usize, usize) -> T + Sync),
+    ) -> Self {
+        let list = (0..groups * width / lanes)
+            .into_par_iter()
+            .map(|i| {
+                let first = i * lanes;
+                let mut weights = Vec::with_capacity(taps * width * lanes);
+                for tap in 0..taps {
+                    for c in 0..width {
+                        weights.extend((first..first + lanes).map(|k| weight(k / width, k % width, c, tap)));
+                    }
+                }
+                Panel {
+                    weights,
+                    src_channel: first,
+                    dst_channel: first,
+                    width: lanes,
+                    vectors: 1,
+                    depth: width,
+                    spanning: true,
+                }
+            })
+            .collect();
+        Panels { list }
+    }
+}
+
+/// One block of pixels times some panels.
+struct Block<'a, T> {
+    problem: &'a Problem<'a, T>,
+    phase: &'a Phase,
+    dst: &'a [usize],
+    src: &'a [usize],
+    panels: &'a [Panel<T>],
+    zeros: &'a [T],
+    out: &'a SharedMut<'a, T>,
+}
+
+impl<T: Element> Kernel<T> for Block<'_, T> {
+    #[inline(always)]
+    unsafe fn run<S: Simd<T = T>>(self) {
+        let taps = self.phase.taps.len();
+        for panel in self.panels {
+            for first in (0..self.dst.len()).step_by(S::PIXELS) {
+                let count = (self.dst.len() - first).min(S::PIXELS);
+                let src = &self.src[first * taps..(first + count) * taps];
+                let dst = &self.dst[first..first + count];
+                // SAFETY: the CPU has S's instructions (this is S's own entry); `src` holds `taps` pixels
+                // for each of `count`, all inside the source or OUTSIDE, by Gather's construction.
+                unsafe {
+                    match (panel.spanning, panel.vectors, panel.depth) {
+                        (true, _, 4) => self.spanning_tile::<S, 4>(panel, src, dst),
+                        (true, _, 8) => self.spanning_tile::<S, 8>(panel, src, dst),
+                        (true, _, _) => self.spanning_tile::<S, 0>(panel, src, dst),
+                        (false, 1, _) => self.dense_tile::<S, 1>(panel, src, dst),
+                        (false, _, _) => self.dense_tile::<S, 2>(panel, src, dst),
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<T: Element> Block<'_, T> {
+    fn channels_src(&self) -> usize {
+        self.problem.groups * self.problem.group_src
+    }
+
+    /// Where tap `t` of the tile's pixels is read. Pixels past the end read zeros.
+    #[inline(always)]
+    fn pointers(&self, panel: &Panel<T>, src: &[usize], t: usize, pixels: usize) -> [*const T; MAX_PIXELS] {
+        let taps = self.phase.taps.len();
+        let mut pointers = [self.zeros.as_ptr(); MAX_PIXELS];
+        for m in 0..pixels {
+            match src.get(m * taps + t) {
+                Some(&pixel) if pixel != OUTSIDE => {
+                    pointers[m] =
+                        self.problem.src[pixel * self.channels_src() + panel.src_channel..].as_ptr();
+                }
+                _ => {}
+            }
+        }
+        pointers
+    }
+
+    /// # Safety
+    /// The CPU has `S`'s instructions.
+    #[inline(always)]
+    unsafe fn dense_tile<S: Simd<T = T>, const VECTORS: usize>(
+        &self,
+        panel: &Panel<T>,
+        src: &[usize],
+        dst: &[usize],
+    ) {
+        // SAFETY: loads read `depth` channels from the panel's first channel of a pixel of the source
+        // (or of the zeros, which are longer), and rows of the packed weights.
+        unsafe {
+            let mut acc = [[S::zero(); VECTORS]; MAX_PIXELS];
+            let depth = panel.depth;
+            for (t, tap) in self.phase.taps.iter().enumerate() {
+                let pixels = self.pointers(panel, src, t, S::PIXELS);
+                let weights = panel.weights[tap.index * depth * VECTORS * S::LANES..]
+                    [..depth * VECTORS * S::LANES]
+                    .as_ptr();
+                for c in 0..depth {
+                    let row = weights.add(c * VECTORS * S::LANES);
+                    let mut w = [S::zero(); VECTORS];
+                    for v in 0..VECTORS {
+                        w[v] = S::load(row.add(v * S::LANES));
+                    }
+                    for m in 0..S::PIXELS {
+                        let x = S::splat(pixels[m].add(c));
+                        for v in 0..VECTORS {
+                            acc[m][v] = S::fma(x, w[v], acc[m][v]);
+                        }
+                    }
+                }
+            }
+            self.write::<S, VECTORS>(panel, dst, acc);
+        }
+    }
+
+    /// A vector of destination channels spans several groups: lane `l` needs channel `c` of its own
+    /// group, which a permute of the source vector brings. `DEPTH` 0 means: not known in advance.
+    ///
+    /// # Safety
+    /// The CPU has `S`'s instructions.
+    #[inline(always)]
+    unsafe fn spanning_tile<S: Simd<T = T>, const DEPTH: usize>(
+        &self,
+        panel: &Panel<T>,
+        src: &[usize],
+        dst: &[usize],
+    ) {
+        // SAFETY: as for the dense tile; source vectors are whole because LANES divides the channels.
+        unsafe {
+            let depth = if DEPTH == 0 { panel.depth } else { DEPTH };
+            let mut acc = [[S::zero(); 1]; MAX_PIXELS];
+            for (t, tap) in self.phase.taps.iter().enumerate() {
+                let pixels = self.pointers(panel, src, t, S::PIXELS);
+                let weights = panel.weights[tap.index * depth * S::LANES..][..depth * S::LANES].as_ptr();
+                let mut x = [S::zero(); MAX_PIXELS];
+                for m in 0..S::PIXELS {
+                    x[m] = S::load(pixels[m]);
+                }
+                for c in 0..depth {
+                    let w = S::load(weights.add(c * S::LANES));
+                    let index = S::index(|lane| lane / depth * depth + c);
+                    for m in 0..S::PIXELS {
+                        acc[m][0] = S::fma(S::permute(x[m], index), w, acc[m][0]);
+                    }
+                }
+            }
+            self.write::<S, 1>(panel, dst, acc);
+        }
+    }
+
+    /// # Safety
+    /// The CPU has `S`'s instructions; no other thread writes these pixels' panel.
+    #[inline(always)]
+    unsafe fn write<S: Simd<T = T>, const VECTORS: usize>(
+        &self,
+        panel: &Panel<T>,
+        dst: &[usize],
+        acc: [[S::V; VECTORS]; MAX_PIXELS],
+    ) {
+        let channels = self.problem.groups * self.problem.group_dst;
+        let bias = self.problem.bias.map(|b| &b[panel.dst_channel..panel.dst_channel + panel.width]);
+        for (m, &pixel) in dst.iter().enumerate() {
+            let mut row = [T::ZERO; 2 * 16];
+            // SAFETY: a row holds two vectors of the widest instruction set; tasks own disjoint
+            // (pixel, panel) pairs, and `slice` checks the range against the output.
+            unsafe {
+                for v in 0..VECTORS {
+                    S::store(row.as_mut_ptr().add(v * S::LANES), acc[m][v]);
+                }
+                if let Some(bias) = bias {
+                    for (value, &b) in row.iter_mut().zip(bias) {
+                        *value += b;
+                    }
+                }
+                self.out
+                    .slice(pixel * channels + panel.dst_channel, panel.width)
+                    .copy_from_slice(&row[..panel.width]);
+            }
+        }
+    }
+}
+
+/// Splits pixels × panels into tasks: blocks of pixels that stay in a core's cache while every
+/// panel passes over them, and, where there are few pixels, ranges of panels as well.
+/// How the work is split never changes a result: every output element is computed by one task.
+struct SplitTasks {
+    pixels: usize,
+    block: usize,
+    blocks: usize,
+    panels: usize,
+    panel_parts: usize,
+}
+
+impl SplitTasks {
+    /// Source bytes a task should touch: half of a small second-level cache.
+    const BLOCK_BYTES: usize = 256 << 10;
+
+    fn new(pixels: usize, tile: usize, row_bytes: usize, panels: usize) -> Self {
+        let threads = rayon::current_num_threads();
+        let cached = (Self::BLOCK_BYTES / row_bytes.max(1)).max(tile) / tile * tile;
+        let shared = pixels.div_ceil(4 * threads).div_ceil(tile) * tile;
+        let block = cached.min(shared).clamp(tile, 4096.max(tile));
+        let blocks = pixels.div_ceil(block);
+        let panel_parts =
+            if blocks == 0 { 1 } else { (4 * threads).div_ceil(blocks).clamp(1, panels.max(1)) };
+        SplitTasks { pixels, block, blocks, panels, panel_parts }
+    }
+
+    fn count(&self) -> usize {
+        self.blocks * self.panel_parts
+    }
+
+    /// The first pixel, the number of pixels and the panels of a task.
+    fn get(&self, task: usize) -> (usize, usize, Range<usize>) {
+        let (block, part) = (task / self.panel_parts, task % self.panel_parts);
+        let first = block * self.block;
+        let bound = |part: usize| self.panels * part / self.panel_parts;
+        (first, self.block.min(self.pixels - first), bound(part)..bound(part + 1))
+    }
+}

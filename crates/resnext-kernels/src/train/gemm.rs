@@ -1,0 +1,260 @@
+//! Pixels × channels times a matrix: 1×1 convolutions and the gradient of their input, and dense kernels of any
+//! size, whose patches are laid side by side.
+//!
+//! A task brings a block of pixels to its core's cache as planes ([`super::packing`]) and multiplies it with one
+//! panel of two vectors of output channels after the other. What is to be known of the results, or done to
+//! them, happens to the block while it is still there.
+
+use super::im2col::{Patches, pixel_runs};
+use super::operand::Operand;
+use super::packing::{Ahead, Fill};
+use crate::memory::prefetch::expect;
+use crate::memory::scratch::Scratch;
+use crate::shape::ConvShape;
+use crate::simd::dispatch::{Isa, lanes_and_tile, run};
+use crate::simd::traits::{Element, Kernel, Simd, Stored};
+use crate::threads::shared_slice::{SharedMut, written};
+use rayon::prelude::*;
+use std::hint::black_box;
+
+/// The matrix, in the order the kernel reads it.
+#[derive(Debug)]
+pub struct Matrix<T> {
+    /// A panel after the other, `[depth][vectors · LANES]` each.
+    values: Vec<T>,
+    depth: usize,
+    width: usize,
+}
+
+impl<T: Element> Matrix<T> {
+    /// Packs `at(output channel, input channel)`. Depths between multiples of a vector are filled up with zeros.
+    pub fn pack(isa: Isa, width: usize, inputs: usize, at: impl Fn(usize, usize) -> T + Sync) -> Matrix<T> {
+        let (lanes, _) = lanes_and_tile::<T>(isa);
+        assert!(width.is_multiple_of(lanes));
+        let depth = inputs.next_multiple_of(lanes);
+        let mut values = vec![T::ZERO; depth * width];
+        values.par_chunks_mut((depth * 2 * lanes).max(1)).enumerate().for_each(|(panel, values)| {
+            let columns = values.len() / depth;
+            // In blocks that keep both sides in the nearest cache.
+            for first in (0..inputs).step_by(16) {
+                for k in 0..columns {
+                    for c in first..inputs.min(first + 16) {
+                        values[c * columns + k] = at(panel * 2 * lanes + k, c);
+                    }
+                }
+            }
+        });
+        Matrix { values, depth, width }
+    }
+
+    /// Channels it makes.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Channels it reads.
+    pub fn depth(&self) -> usize {
+        self.depth
+    }
+}
+
+/// What is multiplied.
+#[derive(Clone, Copy)]
+pub enum Rows<'a, D: Stored> {
+    /// Pixels of an operand, `stride` apart in maps of a height and width.
+    Pixels { operand: Operand<'a, D>, size: (usize, usize), stride: usize },
+    /// The patch of the input each output pixel of a dense convolution sees, ordered as tap, channel.
+    Patches { x: &'a [D], shape: &'a ConvShape },
+}
+
+/// Bytes of pixels a task works on: with a panel, about half of a core's cache.
+const BLOCK_BYTES: usize = 448 << 10;
+
+/// Pixels a task takes. A function of the sizes alone, because sums run over blocks.
+fn block(pixels: usize, tile: usize, pixel_bytes: usize) -> usize {
+    let cached = BLOCK_BYTES / pixel_bytes.max(1) / tile;
+    let shared = pixels.div_ceil(16).div_ceil(tile);
+    cached.min(shared).clamp(1, 16) * tile
+}
+
+/// The product of `pixels` rows with `matrix`, (pixels, width), and what `finish` made of each block, in order:
+/// it is given the number of the block's first pixel and the block.
+pub fn product<D: Stored, R: Send>(
+    isa: Isa,
+    rows: Rows<D>,
+    pixels: usize,
+    matrix: &Matrix<D::Wide>,
+    finish: impl Fn(usize, &mut [D]) -> R + Sync,
+) -> (Vec<D>, Vec<R>) {
+    let (lanes, tile) = lanes_and_tile::<D::Wide>(isa);
+    let (depth, width) = (matrix.depth, matrix.width);
+    let block = block(pixels, tile, depth * size_of::<D::Wide>());
+    let plane = block * lanes;
+    let write = |out: &SharedMut<D>| -> Vec<R> {
+        let task = |scratch: &mut Scratch<D::Wide>, first: usize| {
+            let count = block.min(pixels - first);
+            let planes = scratch.get(plane * depth / lanes);
+            rows.fill(isa, first, count, planes, plane, depth);
+            let to = out.pointer(first * width, count * width);
+            panels(isa, (planes, plane), rows.ahead(first + block, depth), matrix, to, count);
+            // SAFETY: the panels have written the whole block, which is this task's alone.
+            finish(first, unsafe { out.slice(first * width, count * width) })
+        };
+        (0..pixels.div_ceil(block))
+            .into_par_iter()
+            .map_init(Scratch::default, |scratch, i| task(scratch, i * block))
+            .collect()
+    };
+    // SAFETY: tasks write blocks that together are all pixels, and panels all channels.
+    unsafe { written(pixels * width, write) }
+}
+
+/// `count` pixels in planes, whole tiles of them, times all panels of `matrix`, written to the pixels at `out`, which
+/// has room for them. Meanwhile as many pixels `ahead` are asked for.
+pub fn panels<D: Stored>(
+    isa: Isa,
+    (planes, plane): (&[D::Wide], usize),
+    ahead: Ahead<D>,
+    matrix: &Matrix<D::Wide>,
+    out: *mut D,
+    count: usize,
+) {
+    let (lanes, _) = lanes_and_tile::<D::Wide>(isa);
+    let Matrix { values, depth, width } = matrix;
+    let (depth, width) = (*depth, *width);
+    for (i, panel) in values.chunks((depth * 2 * lanes).max(1)).enumerate() {
+        let column = i * 2 * lanes;
+        let ahead = if i == 0 { ahead } else { Ahead::NOTHING };
+        run(isa, Tiles { planes, plane, ahead, panel, depth, out, column, width, count });
+    }
+}
+
+impl<D: Stored> Rows<'_, D> {
+    /// Pixels from `first` on, where they lie in the order they are read in.
+    fn ahead(&self, first: usize, channels: usize) -> Ahead<'_, D> {
+        match *self {
+            Rows::Pixels { operand, stride: 1, .. } => Ahead::of(operand, channels, first),
+            _ => Ahead::NOTHING,
+        }
+    }
+
+    /// Brings `count` pixels from `first` on into planes, zeros behind their channels.
+    fn fill(&self, isa: Isa, first: usize, count: usize, planes: &mut [D::Wide], plane: usize, depth: usize) {
+        match *self {
+            Rows::Pixels { operand, size, stride } => {
+                let runs = pixel_runs(size, stride, first, count);
+                Fill { operand, channels: depth, first: 0, width: depth, runs: &runs, planes, plane }
+                    .run(isa);
+            }
+            Rows::Patches { x, shape } => {
+                run(isa, Patches { x, shape, first, count, planes, plane });
+            }
+        }
+    }
+}
+
+/// A block of pixels times a panel.
+struct Tiles<'a, D: Stored> {
+    planes: &'a [D::Wide],
+    plane: usize,
+    ahead: Ahead<'a, D>,
+    panel: &'a [D::Wide],
+    depth: usize,
+    /// The block's results, `width` apart, of which the panel writes those from `column` on.
+    out: *mut D,
+    column: usize,
+    width: usize,
+    count: usize,
+}
+
+impl<D: Stored> Kernel<D::Wide> for Tiles<'_, D> {
+    #[inline(always)]
+    unsafe fn run<S: Simd<T = D::Wide>>(self) {
+        let pixels = self.count.next_multiple_of(S::TILE);
+        let planes = self.depth / S::LANES;
+        assert!(pixels * S::LANES <= self.plane && planes * self.plane <= self.planes.len());
+        assert!(matches!(S::TILE, 14 | 6 | 4));
+        let vectors = self.panel.len() / self.depth / S::LANES;
+        for first in (0..self.count).step_by(S::TILE) {
+            // SAFETY: the CPU has S's instructions; the planes hold whole tiles, as asserted.
+            unsafe {
+                if const { S::TILE == 14 } {
+                    match vectors {
+                        1 => self.tile::<S, 14, 1>(first),
+                        _ => self.tile::<S, 14, 2>(first),
+                    }
+                } else if const { S::TILE == 6 } {
+                    match vectors {
+                        1 => self.tile::<S, 6, 1>(first),
+                        _ => self.tile::<S, 6, 2>(first),
+                    }
+                } else {
+                    match vectors {
+                        1 => self.tile::<S, 4, 1>(first),
+                        _ => self.tile::<S, 4, 2>(first),
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<D: Stored> Tiles<'_, D> {
+    /// # Safety
+    /// The CPU has `S`'s instructions, planes hold `M` pixels from `first` on, the panel has `V` vectors.
+    #[inline(always)]
+    unsafe fn tile<S: Simd<T = D::Wide>, const M: usize, const V: usize>(&self, first: usize) {
+        // SAFETY: reads `depth` channels of M pixels and the panel; writes pixels below `count` only.
+        unsafe {
+            let mut acc = [[S::zero(); V]; M];
+            let mut weights = self.panel.as_ptr();
+            let to = self.out.wrapping_add(first * self.width + self.column);
+            for v in 0..V {
+                expect(to.wrapping_add(v * S::LANES), M, self.width);
+            }
+            for k in 0..self.depth / S::LANES {
+                let pixels = self.planes.as_ptr().add(k * self.plane + first * S::LANES);
+                for m in 0..M {
+                    self.ahead.fetch(first + m, k * S::LANES);
+                }
+                for c in 0..S::LANES {
+                    let mut w = [S::zero(); V];
+                    for v in 0..V {
+                        w[v] = S::load(weights.add(v * S::LANES));
+                    }
+                    weights = weights.add(V * S::LANES);
+                    for m in 0..M {
+                        let x = S::splat(pixels.add(m * S::LANES + c));
+                        for v in 0..V {
+                            acc[m][v] = S::fma(x, w[v], acc[m][v]);
+                        }
+                    }
+                }
+            }
+            if const { size_of::<D>() == size_of::<D::Wide>() } {
+                for m in 0..M {
+                    if first + m < self.count {
+                        for v in 0..V {
+                            D::store::<S>(to.add(m * self.width + v * S::LANES), acc[m][v]);
+                        }
+                    }
+                }
+                return;
+            }
+            // A loop that rounds is too long to be unrolled, and what a loop indexes is not kept in registers. So sums
+            // are first copied to a place of which the compiler knows nothing.
+            let mut copy = [[S::zero(); V]; M];
+            let sums = black_box(copy.as_mut_ptr().cast::<S::V>());
+            for m in 0..M {
+                for v in 0..V {
+                    sums.add(m * V + v).write(acc[m][v]);
+                }
+            }
+            for m in 0..M.min(self.count - first) {
+                for v in 0..V {
+                    D::store::<S>(to.add(m * self.width + v * S::LANES), *sums.add(m * V + v));
+                }
+            }
+        }
+    }
+}

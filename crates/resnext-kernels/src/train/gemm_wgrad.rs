@@ -1,0 +1,272 @@
+//! The gradient of a dense convolution's weight: for every pixel the outer product of what the convolution read
+//! there with its result's gradient, summed.
+//!
+//! Tasks own a part of the pixels and a tile of the result. How the pixels are parted depends on sizes alone,
+//! and parts are added in order: the same bits for any number of threads.
+
+use super::im2col::{Patches, pixel_runs};
+use super::operand::Operand;
+use super::packing::{Ahead, Fill, Run};
+use crate::memory::scratch::Scratch;
+use crate::shape::ConvShape;
+use crate::simd::dispatch::{Isa, lanes, run};
+use crate::simd::traits::{Element, Kernel, Simd, Stored};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Pixels a block: one vector pair and one vector of them fit the nearest cache.
+pub const BLOCK: usize = 192;
+/// Channels of either side a task takes at most.
+pub const READ: usize = 512;
+const WRITTEN: usize = 256;
+/// Tasks there should be at least, for threads to share.
+const TASKS: usize = 16;
+
+/// What the convolution read.
+#[derive(Clone, Copy)]
+pub enum Read<'a, D: Stored> {
+    /// Pixels of an operand, `stride` apart in maps of a height and width.
+    Pixels { operand: Operand<'a, D>, channels: usize, size: (usize, usize), stride: usize },
+    /// Patches, ordered as tap, channel.
+    Patches { x: &'a [D], shape: &'a ConvShape },
+}
+
+impl<D: Stored> Read<'_, D> {
+    fn channels(&self) -> usize {
+        match self {
+            Read::Pixels { channels, .. } => *channels,
+            Read::Patches { shape, .. } => shape.taps() * shape.in_channels,
+        }
+    }
+}
+
+/// One task: its pixels, and the channels it reads and those whose gradients it takes.
+struct Task {
+    pixels: Range<usize>,
+    read: Range<usize>,
+    written: Range<usize>,
+}
+
+/// `Σ gradient ⊗ read` over all pixels: (outputs, channels read), where `outputs` are the gradient's channels.
+pub fn outer<D: Stored>(
+    isa: Isa,
+    read: Read<D>,
+    gradient: Operand<D>,
+    outputs: usize,
+    pixels: usize,
+) -> Vec<D::Wide> {
+    let lanes = lanes::<D::Wide>(isa);
+    let channels = read.channels();
+    let padded = channels.next_multiple_of(lanes);
+    assert!(outputs.is_multiple_of(lanes));
+    // Patches are made as a whole.
+    assert!(matches!(read, Read::Pixels { .. }) || padded <= READ);
+    let ranges = |len: usize, most: usize| -> Vec<Range<usize>> {
+        let parts = len.div_ceil(most).max(1);
+        let at = |i: usize| (len / lanes * i / parts) * lanes;
+        (0..parts).map(|i| at(i)..at(i + 1)).collect()
+    };
+    let (reads, writes) = (ranges(padded, READ), ranges(outputs, WRITTEN));
+    let blocks = pixels.div_ceil(BLOCK).max(1);
+    let parts = TASKS.div_ceil(reads.len() * writes.len()).min(blocks);
+    let mut tasks = Vec::new();
+    for part in 0..parts {
+        let at = |part: usize| (blocks * part / parts * BLOCK).min(pixels);
+        for read in &reads {
+            for written in &writes {
+                let pixels = at(part)..at(part + 1);
+                tasks.push(Task { pixels, read: read.clone(), written: written.clone() });
+            }
+        }
+    }
+    let sums: Vec<Vec<D::Wide>> = tasks
+        .par_iter()
+        .map_init(Scratch::default, |scratch, task| task.sums(isa, read, (gradient, outputs), scratch))
+        .collect();
+    let mut out = vec![D::Wide::ZERO; outputs * channels];
+    let (tiles, columns) = (reads.len() * writes.len(), channels);
+    out.par_chunks_mut(columns.max(1)).enumerate().for_each(|(output, row)| {
+        for (tile, task) in tasks[..tiles].iter().enumerate() {
+            if !task.written.contains(&output) {
+                continue;
+            }
+            let width = task.read.len();
+            let row = &mut row[task.read.start..task.read.end.min(columns)];
+            for part in 0..parts {
+                let own = &sums[part * tiles + tile][(output - task.written.start) * width..][..row.len()];
+                row.iter_mut().zip(own).for_each(|(sum, &value)| *sum += value);
+            }
+        }
+    });
+    out
+}
+
+impl Task {
+    fn sums<D: Stored>(
+        &self,
+        isa: Isa,
+        read: Read<D>,
+        (gradient, outputs): (Operand<D>, usize),
+        scratch: &mut Scratch<D::Wide>,
+    ) -> Vec<D::Wide> {
+        let lanes = lanes::<D::Wide>(isa);
+        let (width, height) = (self.read.len(), self.written.len());
+        let plane = BLOCK * lanes;
+        let mut sums = vec![D::Wide::ZERO; width * height];
+        let (x, g) = scratch.get(BLOCK * (width + height)).split_at_mut(BLOCK * width);
+        for first in self.pixels.clone().step_by(BLOCK) {
+            let count = BLOCK.min(self.pixels.end - first);
+            match read {
+                Read::Pixels { operand, channels, size, stride } => {
+                    let runs = pixel_runs(size, stride, first, count);
+                    let first = self.read.start;
+                    Fill { operand, channels, first, width, runs: &runs, planes: x, plane }.run(isa);
+                }
+                Read::Patches { x: values, shape } => {
+                    run(isa, Patches { x: values, shape, first, count, planes: x, plane });
+                }
+            }
+            let runs = [Run { to: 0, count, spread: 1, from: Some((first, 1)) }];
+            let operand = gradient;
+            let first = self.written.start;
+            Fill { operand, channels: outputs, first, width: height, runs: &runs, planes: g, plane }.run(isa);
+            let next = first + BLOCK;
+            let ahead = match read {
+                _ if next >= self.pixels.end => [Ahead::NOTHING; 2],
+                Read::Pixels { operand, channels, stride: 1, .. } => {
+                    [Ahead::of(operand, channels, next), Ahead::of(gradient, outputs, next)]
+                }
+                _ => [Ahead::NOTHING, Ahead::of(gradient, outputs, next)],
+            };
+            let firsts = (self.read.start, self.written.start);
+            add(isa, (x, width), (g, height), plane, count, (ahead, firsts), &mut sums);
+        }
+        sums
+    }
+}
+
+/// Adds `Σ g ⊗ x` over `count` pixels in planes, of so many channels each, to sums (channels of g, channels of x).
+/// Meanwhile as many pixels of x and g `ahead` are asked for, in the same channels: those from `firsts` on.
+pub fn add<D: Stored>(
+    isa: Isa,
+    (x, width): (&[D::Wide], usize),
+    (g, height): (&[D::Wide], usize),
+    plane: usize,
+    count: usize,
+    (ahead, firsts): ([Ahead<D>; 2], (usize, usize)),
+    sums: &mut [D::Wide],
+) {
+    run(isa, Tiles { x, g, plane, count, width, height, ahead, firsts, sums });
+}
+
+/// All tiles of a task for one block of pixels.
+struct Tiles<'a, D: Stored> {
+    x: &'a [D::Wide],
+    g: &'a [D::Wide],
+    plane: usize,
+    count: usize,
+    width: usize,
+    height: usize,
+    ahead: [Ahead<'a, D>; 2],
+    firsts: (usize, usize),
+    sums: &'a mut [D::Wide],
+}
+
+impl<D: Stored> Kernel<D::Wide> for Tiles<'_, D> {
+    #[inline(always)]
+    unsafe fn run<S: Simd<T = D::Wide>>(self) {
+        let Tiles { x, g, plane, count, width, height, ahead, firsts, sums } = self;
+        let [columns, rows] = [width, height].map(|channels| channels / S::LANES);
+        assert!(count * S::LANES <= plane && columns * plane <= x.len() && rows * plane <= g.len());
+        assert!(sums.len() == columns * rows * S::LANES * S::LANES);
+        for column in (0..columns).step_by(2) {
+            for row in 0..height / rows_of::<S>() {
+                let channel = row * rows_of::<S>();
+                let (first, lane) = (channel / S::LANES, channel % S::LANES);
+                // Each vector of x in the first row of tiles, each of g in the first column.
+                let mut next = [(Ahead::NOTHING, 0); 2];
+                if row == 0 {
+                    next[0] = (ahead[0], firsts.0 + column * S::LANES);
+                }
+                if column == 0 && lane == 0 {
+                    next[1] = (ahead[1], firsts.1 + channel);
+                }
+                // SAFETY: the CPU has S's instructions; planes and sums are as long as asserted, and a tile's rows
+                // are within one plane because they divide a vector.
+                unsafe {
+                    let x = x.as_ptr().add(column * plane);
+                    let g = g.as_ptr().add(first * plane + lane);
+                    let sums = sums.as_mut_ptr().add(channel * width + column * S::LANES);
+                    let pair = column + 1 < columns;
+                    if const { rows_of::<S>() == 8 } {
+                        match pair {
+                            true => tile::<S, D, 8, 2>(x, g, plane, count, &next, sums, width),
+                            false => tile::<S, D, 8, 1>(x, g, plane, count, &next, sums, width),
+                        }
+                    } else if const { rows_of::<S>() == 4 } {
+                        match pair {
+                            true => tile::<S, D, 4, 2>(x, g, plane, count, &next, sums, width),
+                            false => tile::<S, D, 4, 1>(x, g, plane, count, &next, sums, width),
+                        }
+                    } else {
+                        match pair {
+                            true => tile::<S, D, 2, 2>(x, g, plane, count, &next, sums, width),
+                            false => tile::<S, D, 2, 1>(x, g, plane, count, &next, sums, width),
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Gradient channels a register tile takes.
+const fn rows_of<S: Simd>() -> usize {
+    match S::LANES {
+        16 => 8,
+        8 | 4 => 4,
+        _ => 2,
+    }
+}
+
+/// Adds `M` gradient channels times `V` vectors of channels read to sums `stride` apart.
+///
+/// # Safety
+/// The CPU has `S`'s instructions; `count` vectors lie at `g` and at each of `V` planes from `x` on; the sums exist.
+#[inline(always)]
+unsafe fn tile<S: Simd, D: Stored, const M: usize, const V: usize>(
+    x: *const S::T,
+    g: *const S::T,
+    plane: usize,
+    count: usize,
+    next: &[(Ahead<D>, usize); 2],
+    sums: *mut S::T,
+    stride: usize,
+) {
+    // SAFETY: the function's contract.
+    unsafe {
+        let mut acc = [[S::zero(); V]; M];
+        for p in 0..count {
+            for v in 0..V {
+                next[0].0.fetch(p, next[0].1 + v * S::LANES);
+            }
+            next[1].0.fetch(p, next[1].1);
+            let mut read = [S::zero(); V];
+            for v in 0..V {
+                read[v] = S::load(x.add(v * plane + p * S::LANES));
+            }
+            for m in 0..M {
+                let g = S::splat(g.add(p * S::LANES + m));
+                for v in 0..V {
+                    acc[m][v] = S::fma(g, read[v], acc[m][v]);
+                }
+            }
+        }
+        for m in 0..M {
+            for v in 0..V {
+                let sum = sums.add(m * stride + v * S::LANES);
+                S::store(sum, S::add(S::load(sum), acc[m][v]));
+            }
+        }
+    }
+}

@@ -1,0 +1,514 @@
+//! Maps from maps: the forward pass and the gradient of the input, which is a forward pass over the result's gradient
+//! with the kernel turned around.
+//!
+//! What [`winograd`] takes, it computes, from the same planes.
+
+use super::walk::{Part, Walk, group_index, sources, takes};
+use crate::memory::prefetch::expect;
+use crate::memory::scratch::Scratch;
+use crate::row3::neighbours;
+use crate::shape::ConvShape;
+use crate::simd::dispatch::{Isa, lanes, run};
+use crate::simd::traits::{Element, Kernel, Simd, Stored};
+use crate::threads::parallel::{map, written_chunks};
+use crate::threads::shared_slice::{SharedMut, written};
+use crate::train::operand::Operand;
+use crate::train::packing::{Ahead, Fill};
+use crate::winograd::{self, Sink, Tiles, Tiling};
+use std::ops::Range;
+
+/// `weight` (Cout, Cin/groups, 3, 3) in the order the kernel reads it: `[output vector][source vector of its
+/// groups][row][source channel][column][LANES]`, or as [`winograd`] does.
+pub struct Packed<T> {
+    values: Vec<T>,
+    tiled: bool,
+    backward: bool,
+}
+
+impl<T: Element + Stored> Packed<T> {
+    /// For the forward pass.
+    pub fn forward(isa: Isa, shape: &ConvShape, weight: &[T]) -> Self {
+        let group = shape.group_in();
+        Self::pack(isa, shape, weight, false, |channel, c| channel * group + c)
+    }
+
+    /// For the gradient of the input, which is a convolution with the kernel turned around.
+    pub fn backward(isa: Isa, shape: &ConvShape, weight: &[T]) -> Self {
+        let group = shape.group_in();
+        Self::pack(isa, shape, weight, true, |channel, c| {
+            (channel / group * group + c) * group + channel % group
+        })
+    }
+
+    /// `kernel(channel, c)` is the number of the 3×3 kernel from channel `c` of a group to output channel `channel`.
+    fn pack(
+        isa: Isa,
+        shape: &ConvShape,
+        weight: &[T],
+        backward: bool,
+        kernel: impl Fn(usize, usize) -> usize + Sync,
+    ) -> Self {
+        assert!(takes::<T>(isa, shape) && weight.len() == shape.weight_len());
+        let walk = if backward { Walk::backward(shape) } else { Walk::forward(shape) };
+        let (tiled, lanes, (kernels, _)) = (tiled::<T>(isa, &walk), lanes::<T>(isa), weight.as_chunks::<9>());
+        let (sources, depth) = sources(shape.group_in(), lanes);
+        let taps = |lane: usize, c: usize| {
+            let mut taps = kernels[kernel(lane, c)];
+            if backward {
+                taps.reverse();
+            }
+            taps
+        };
+        if tiled {
+            let size = winograd::POSITIONS * shape.group_in() * lanes;
+            let values = written_chunks(shape.out_channels / lanes, size, |vector, values| {
+                winograd::transform_kernels(isa, shape.group_in(), values, |channel, c| {
+                    taps(vector * lanes + channel, c)
+                });
+            });
+            return Packed { values, backward, tiled };
+        }
+        let vectors = shape.out_channels / lanes * sources;
+        let values = written_chunks(vectors, depth * 9 * lanes, |i, values| {
+            let (vector, source) = (i / sources, i % sources);
+            for c in 0..depth {
+                for lane in 0..lanes {
+                    let taps = taps(vector * lanes + lane, source * lanes + c);
+                    for y in 0..3 {
+                        for x in 0..3 {
+                            values[((y * depth + c) * 3 + x) * lanes + lane] = taps[3 * y + x];
+                        }
+                    }
+                }
+            }
+        });
+        Packed { values, backward, tiled }
+    }
+}
+
+/// Whether a walk is computed in tiles: of spread maps most is zeros, which that would not spare, and narrow groups wait
+/// for memory either way.
+fn tiled<T: Element>(isa: Isa, walk: &Walk) -> bool {
+    let lanes = lanes::<T>(isa);
+    // A tiling counts elements of planes in 32 bits.
+    let short = walk.places().saturating_mul(4 * lanes) <= u32::MAX as usize;
+    let whole = walk.group >= lanes && winograd::takes(lanes, walk.group);
+    walk.stride == 1 && walk.spread == 1 && whole && short
+}
+
+/// The convolution of an operand, channels-last, and what `finish` made of each block of pixels, in order: it is
+/// given the number of the block's first pixel and the block.
+pub fn forward<D: Stored, R: Send>(
+    isa: Isa,
+    shape: &ConvShape,
+    operand: Operand<D>,
+    weight: &Packed<D::Wide>,
+    finish: impl Fn(usize, &mut [D]) -> R + Sync,
+) -> (Vec<D>, Vec<R>) {
+    assert!(!weight.backward);
+    solve(isa, &Walk::forward(shape), operand, weight, finish)
+}
+
+/// The gradient of the input from an operand that is the result's; otherwise as [`forward`].
+pub fn input_gradient<D: Stored, R: Send>(
+    isa: Isa,
+    shape: &ConvShape,
+    operand: Operand<D>,
+    weight: &Packed<D::Wide>,
+    finish: impl Fn(usize, &mut [D]) -> R + Sync,
+) -> (Vec<D>, Vec<R>) {
+    assert!(weight.backward);
+    solve(isa, &Walk::backward(shape), operand, weight, finish)
+}
+
+fn solve<D: Stored, R: Send>(
+    isa: Isa,
+    walk: &Walk,
+    operand: Operand<D>,
+    weight: &Packed<D::Wide>,
+    finish: impl Fn(usize, &mut [D]) -> R + Sync,
+) -> (Vec<D>, Vec<R>) {
+    let lanes = lanes::<D::Wide>(isa);
+    let Walk { channels, dst, group, .. } = *walk;
+    assert_eq!(operand.len(), walk.batch * walk.src.0 * walk.src.1 * channels);
+    assert_eq!(weight.tiled, tiled::<D::Wide>(isa, walk));
+    let element = size_of::<D::Wide>();
+    let blocks = walk.tasks(channels, element, if weight.tiled { 2 } else { 1 });
+    let of_block = |(n, rows): &(usize, Range<usize>)| Part {
+        images: *n..n + 1,
+        rows: rows.clone(),
+        channels: 0..channels,
+    };
+    // Where there are more weights than pixels, each thread has its own, and a pixel's channels are of several.
+    let shared = weight.tiled && weight.values.len() > operand.len();
+    let parts: Vec<Part> = match shared {
+        true => walk.shares(element, lanes),
+        false => blocks.iter().map(of_block).collect(),
+    };
+    let mut tilings: Vec<((usize, Range<usize>), Tiling)> = Vec::new();
+    for Part { images, rows, .. } in parts.iter().filter(|_| weight.tiled) {
+        let of = (images.len(), rows.clone());
+        if tilings.iter().all(|(known, _)| *known != of) {
+            tilings.push((of, walk.tiling(images.len(), rows, lanes)));
+        }
+    }
+    let compute = |out: &SharedMut<D>, i: usize| {
+        let mut scratch = Scratch::default();
+        let Part { images, rows, channels: own } = &parts[i];
+        let plane = images.len() * walk.height(rows) * walk.places() * lanes;
+        let planes = scratch.get(plane * own.len() / lanes);
+        let (runs, first, width) = (walk.runs(images.clone(), rows), own.start, own.len());
+        Fill { operand, channels, first, width, runs: &runs, planes, plane }.run(isa);
+        let pixels = images.len() * rows.len() * dst.1;
+        let start = (images.start * dst.0 + rows.start) * dst.1 * channels + first;
+        let out = out.pointer(start, (pixels - 1) * channels + width);
+        // What the next part reads; a spread map is small and soon read.
+        let ahead = match parts.get(i + 1) {
+            Some(Part { images, rows, channels: next }) if walk.spread == 1 => {
+                let pixel = (images.start * walk.src.0 + rows.start * walk.stride) * walk.src.1;
+                Ahead::of(operand, channels, pixel).of_channels_from(next.start)
+            }
+            _ => Ahead::NOTHING,
+        };
+        match tilings.iter().find(|((n, of), _)| *n == images.len() && of == rows) {
+            Some((_, tiling)) => {
+                assert!(tiling.pixels() == pixels && width.is_multiple_of(group));
+                let weights = &weight.values[first * winograd::POSITIONS * group..];
+                let (tiles, pitch, units) = (0..tiling.len(), plane, 0..width / group);
+                let sink = Pixels { channels, ahead, out };
+                Tiles { tiling, tiles, maps: planes, pitch, group, units, weights, sink }.run(isa);
+            }
+            None => run(isa, Strips { walk, rows, planes, plane, ahead, weights: &weight.values, out }),
+        }
+    };
+    let write = |out: &SharedMut<D>| -> Vec<R> {
+        if shared {
+            map(parts.len(), |i| compute(out, i));
+        }
+        map(blocks.len(), |i| {
+            if !shared {
+                compute(out, i);
+            }
+            let (n, rows) = &blocks[i];
+            let first = (n * dst.0 + rows.start) * dst.1;
+            // SAFETY: all pixels of the rows have been written, and are this task's alone.
+            finish(first, unsafe { out.slice(first * channels, rows.len() * dst.1 * channels) })
+        })
+    };
+    // SAFETY: parts do not overlap and together are all channels of all images' rows, and each is written whole.
+    unsafe { written(walk.batch * dst.0 * dst.1 * channels, write) }
+}
+
+/// Where tiles' sums go: some channels of pixels that follow each other.
+struct Pixels<'a, D: Stored> {
+    channels: usize,
+    ahead: Ahead<'a, D>,
+    /// The first of those channels of the first pixel.
+    out: *mut D,
+}
+
+impl<D: Stored> Sink<D::Wide> for Pixels<'_, D> {
+    #[inline(always)]
+    fn meanwhile(&self) -> impl FnMut() {
+        || ()
+    }
+
+    #[inline(always)]
+    fn expect<S: Simd<T = D::Wide>>(&self, pixel: usize, vector: usize) {
+        let channel = vector * S::LANES;
+        expect(self.out.wrapping_add(pixel * self.channels + channel), 1, 0);
+        self.ahead.fetch(pixel, channel);
+    }
+
+    #[inline(always)]
+    unsafe fn put<S: Simd<T = D::Wide>>(&self, pixel: usize, vector: usize, sum: S::V) {
+        // SAFETY: the CPU has S's instructions; `solve` saw that there are the tiling's pixels, and each has all vectors.
+        unsafe { D::store::<S>(self.out.add(pixel * self.channels + vector * S::LANES), sum) };
+    }
+}
+
+/// Some rows of one image.
+struct Strips<'a, D: Stored> {
+    walk: &'a Walk,
+    rows: &'a Range<usize>,
+    planes: &'a [D::Wide],
+    plane: usize,
+    ahead: Ahead<'a, D>,
+    weights: &'a [D::Wide],
+    /// The first element of the first row.
+    out: *mut D,
+}
+
+impl<D: Stored> Kernel<D::Wide> for Strips<'_, D> {
+    #[inline(always)]
+    unsafe fn run<S: Simd<T = D::Wide>>(self) {
+        let Walk { group, channels, .. } = *self.walk;
+        let (sources, depth) = sources(group, S::LANES);
+        let height = self.walk.height(self.rows);
+        assert!(height * self.walk.places() * S::LANES <= self.plane);
+        assert!(channels / S::LANES * self.plane <= self.planes.len());
+        assert!(channels * sources * depth * 9 == self.weights.len());
+        // SAFETY: the CPU has S's instructions; sizes are as asserted.
+        unsafe {
+            match (group < S::LANES, group, self.walk.stride) {
+                (true, 4, 1) => self.tiles::<S, 4, 1>(),
+                (true, 4, _) => self.tiles::<S, 4, 2>(),
+                (true, _, 1) => self.tiles::<S, 8, 1>(),
+                (true, _, _) => self.tiles::<S, 8, 2>(),
+                (false, _, 1) => self.tiles::<S, 0, 1>(),
+                (false, _, _) => self.tiles::<S, 0, 2>(),
+            }
+        }
+    }
+}
+
+impl<D: Stored> Strips<'_, D> {
+    /// # Safety
+    /// The CPU has `S`'s instructions; sizes are those that `run` asserts.
+    #[inline(always)]
+    unsafe fn tiles<S: Simd<T = D::Wide>, const DEPTH: usize, const STRIDE: usize>(&self) {
+        // As many neighbours as registers hold beside three weights and a source; of the sizes that maps have,
+        // the one that computes the fewest twice. What few use is compiled in few sizes.
+        let width = self.walk.dst.1;
+        let sizes: &[usize] = match (const { wide::<S>() }, const { S::TILE >= 6 }) {
+            (true, _) => &[16, 14, 8, 7, 4, 1],
+            (_, true) => &[8, 4, 1],
+            _ => &[4, 1],
+        };
+        let tiles = |m: &&usize| (width.div_ceil(**m) * (2 * **m + 1), **m);
+        let m = sizes.iter().filter(|&&m| m <= width).min_by_key(tiles).copied().unwrap_or(1);
+        // SAFETY: passed on.
+        unsafe {
+            if const { wide::<S>() } {
+                match m {
+                    16 => return self.vectors::<S, DEPTH, STRIDE, 16, 1>(),
+                    14 => return self.vectors::<S, DEPTH, STRIDE, 14, 1>(),
+                    7 if width == 7 => return self.vectors::<S, DEPTH, STRIDE, 7, 2>(),
+                    7 => return self.vectors::<S, DEPTH, STRIDE, 7, 1>(),
+                    _ => {}
+                }
+            }
+            if const { S::TILE >= 6 } && m == 8 {
+                return self.vectors::<S, DEPTH, STRIDE, 8, 1>();
+            }
+            match m {
+                4 => self.vectors::<S, DEPTH, STRIDE, 4, 1>(),
+                _ => self.vectors::<S, DEPTH, STRIDE, 1, 1>(),
+            }
+        }
+    }
+
+    /// Tiles of `M` neighbours in each of `ROWS` rows: two of short ones, or else too few sums would wait
+    /// for each other.
+    ///
+    /// # Safety
+    /// The CPU has `S`'s instructions; sizes are those that `run` asserts.
+    #[inline(always)]
+    unsafe fn vectors<
+        S: Simd<T = D::Wide>,
+        const DEPTH: usize,
+        const STRIDE: usize,
+        const M: usize,
+        const ROWS: usize,
+    >(
+        &self,
+    ) {
+        let Walk { group, channels, .. } = *self.walk;
+        let (sources, depth) = sources(group, S::LANES);
+        let weights = sources * depth * 9 * S::LANES;
+        // SAFETY: the CPU has S's instructions.
+        let lane_indices: [S::Index; 8] = std::array::from_fn(|c| unsafe { group_index::<S, DEPTH>(c) });
+        for vector in 0..channels / S::LANES {
+            let source = vector * S::LANES / group.max(S::LANES) * sources;
+            // SAFETY: passed on; all these exist.
+            unsafe {
+                let planes = self.planes.as_ptr().add(source * self.plane);
+                let weights = (self.weights.as_ptr().add(vector * weights), sources);
+                let mut row = 0;
+                while row + ROWS <= self.rows.len() {
+                    self.row::<S, DEPTH, STRIDE, M, ROWS>(vector, row, planes, weights, &lane_indices);
+                    row += ROWS;
+                }
+                if row < self.rows.len() {
+                    self.row::<S, DEPTH, STRIDE, M, 1>(vector, row, planes, weights, &lane_indices);
+                }
+            }
+        }
+    }
+
+    /// `ROWS` rows from row `i` of the task on.
+    ///
+    /// # Safety
+    /// The CPU has `S`'s instructions; the rows and the vector exist.
+    #[inline(always)]
+    unsafe fn row<
+        S: Simd<T = D::Wide>,
+        const DEPTH: usize,
+        const STRIDE: usize,
+        const M: usize,
+        const ROWS: usize,
+    >(
+        &self,
+        vector: usize,
+        i: usize,
+        planes: *const D::Wide,
+        weights: (*const D::Wide, usize),
+        lane_indices: &[S::Index; 8],
+    ) {
+        let Walk { channels, dst, src, .. } = *self.walk;
+        let skip: [[bool; 3]; ROWS] = std::array::from_fn(|row| {
+            let top = self.walk.top(self.rows.start + i + row);
+            [0, 1, 2].map(|ky| self.walk.row(top + ky).is_none())
+        });
+        for x in (0..dst.1).step_by(M) {
+            // The last tile begins early enough to be whole; what it computes again is the same.
+            let x = x.min(dst.1 - M);
+            // SAFETY: a row's planes hold (M - 1) · STRIDE + 3 places from there on in each of three rows.
+            unsafe {
+                let planes = planes.add((i * STRIDE * self.walk.places() + x * STRIDE) * S::LANES);
+                let out = self.out.add((i * dst.1 + x) * channels + vector * S::LANES);
+                for row in 0..ROWS {
+                    expect(out.add(row * dst.1 * channels), M, channels);
+                }
+                for row in 0..ROWS * STRIDE {
+                    let next = (i * STRIDE + row) * src.1 + x * STRIDE;
+                    for m in 0..M * STRIDE {
+                        self.ahead.fetch(next + m, vector * S::LANES);
+                    }
+                }
+                self.tile::<S, DEPTH, STRIDE, M, ROWS>(planes, weights, &skip, lane_indices, out);
+            }
+        }
+    }
+
+    /// `M` neighbours in each of `ROWS` rows times one vector.
+    ///
+    /// # Safety
+    /// The CPU has `S`'s instructions; the places, weights and output pixels exist.
+    #[inline(always)]
+    unsafe fn tile<
+        S: Simd<T = D::Wide>,
+        const DEPTH: usize,
+        const STRIDE: usize,
+        const M: usize,
+        const ROWS: usize,
+    >(
+        &self,
+        planes: *const D::Wide,
+        (weights, sources): (*const D::Wide, usize),
+        skip: &[[bool; 3]; ROWS],
+        lane_indices: &[S::Index; 8],
+        out: *mut D,
+    ) {
+        let depth = if DEPTH == 0 { S::LANES } else { DEPTH };
+        let pitch = self.walk.places() * S::LANES;
+        // SAFETY: the function's contract.
+        unsafe {
+            // Two arrays by name: of one array of both, some would be kept in memory.
+            let (mut acc, mut below) = ([S::zero(); M], [S::zero(); M]);
+            let next_row = STRIDE * pitch;
+            for source in 0..sources {
+                for ky in 0..3 {
+                    let line = planes.add(source * self.plane + ky * pitch);
+                    let weights = weights.add((source * 3 + ky) * depth * 3 * S::LANES);
+                    let (first, second) = (!skip[0][ky], ROWS == 2 && !skip[ROWS - 1][ky]);
+                    for c in 0..depth {
+                        let w = [0, 1, 2].map(|kx| S::load(weights.add((c * 3 + kx) * S::LANES)));
+                        if first {
+                            neighbours!(M, STRIDE, S::fma, acc, w, |j| match DEPTH {
+                                0 => S::splat(line.add(j * S::LANES + c)),
+                                _ => S::permute(S::load(line.add(j * S::LANES)), lane_indices[c]),
+                            });
+                        }
+                        if second {
+                            neighbours!(M, STRIDE, S::fma, below, w, |j| match DEPTH {
+                                0 => S::splat(line.add(next_row + j * S::LANES + c)),
+                                _ => S::permute(S::load(line.add(next_row + j * S::LANES)), lane_indices[c]),
+                            });
+                        }
+                    }
+                }
+            }
+            for m in 0..M {
+                D::store::<S>(out.add(m * self.walk.channels), acc[m]);
+            }
+            if ROWS == 2 {
+                for m in 0..M {
+                    D::store::<S>(out.add((self.walk.dst.1 + m) * self.walk.channels), below[m]);
+                }
+            }
+        }
+    }
+}
+
+/// Whether tiles of sixteen neighbours are worth being compiled: 32 registers, and the type networks are trained in.
+const fn wide<S: Simd>() -> bool {
+    S::TILE >= 14 && size_of::<S::T>() == 4
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shape::Conv2dConfig;
+
+    #[test]
+    fn wide_groups_are_computed_in_tiles() {
+        let shape = |group: usize, stride: usize| ConvShape {
+            batch: 1,
+            in_channels: 2 * group,
+            in_h: 8,
+            in_w: 8,
+            out_channels: 2 * group,
+            out_h: 8 / stride,
+            out_w: 8 / stride,
+            kernel_h: 3,
+            kernel_w: 3,
+            config: Conv2dConfig { stride, padding: 1, dilation: 1, groups: 2 },
+        };
+        for isa in Isa::available() {
+            for (group, stride, want) in [(16, 1, true), (128, 1, true), (16, 2, false), (144, 1, false)] {
+                let shape = shape(group, stride);
+                let weight = vec![0f32; shape.weight_len()];
+                let tiled = [Packed::forward, Packed::backward].map(|pack| pack(isa, &shape, &weight).tiled);
+                assert_eq!(tiled, [want; 2], "{isa:?} {group} {stride}");
+            }
+        }
+    }
+
+    /// Work is shared by channels where images are few, and by images where they are many.
+    #[test]
+    fn an_image_has_the_same_bits_among_few_and_many() {
+        let shape = |batch: usize| ConvShape {
+            batch,
+            in_channels: 128,
+            in_h: 7,
+            in_w: 5,
+            out_channels: 128,
+            out_h: 7,
+            out_w: 5,
+            kernel_h: 3,
+            kernel_w: 3,
+            config: Conv2dConfig { padding: 1, groups: 4, ..Default::default() },
+        };
+        let wave = |len: usize| (0..len).map(|i| (i as f32 * 0.7).sin()).collect::<Vec<_>>();
+        let (few, many) = (shape(3), shape(15));
+        let (weight, x) = (wave(few.weight_len()), wave(few.input_len()));
+        let repeated = x.repeat(5);
+        let finish = |first: usize, block: &mut [f32]| (first, block.iter().sum::<f32>());
+        for isa in Isa::available() {
+            for (pack, solve) in [
+                (
+                    Packed::forward as fn(_, &_, &[f32]) -> _,
+                    forward as fn(_, &_, _, &_, _) -> (Vec<f32>, Vec<_>),
+                ),
+                (Packed::backward, input_gradient),
+            ] {
+                let weight = pack(isa, &few, &weight);
+                let (y, sums) = solve(isa, &few, Operand::Plain(&x), &weight, finish);
+                let (all, all_sums) = solve(isa, &many, Operand::Plain(&repeated), &weight, finish);
+                assert!(y.iter().any(|&y| y != 0.0) && all == y.repeat(5), "{isa:?}");
+                assert_eq!(sums, all_sums[..sums.len()], "{isa:?}");
+            }
+        }
+    }
+}

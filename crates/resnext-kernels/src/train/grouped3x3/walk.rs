@@ -1,0 +1,190 @@
+//! The walk over rows of maps that all grouped 3×3 kernels share.
+
+use crate::shape::ConvShape;
+use crate::simd::dispatch::{Isa, lanes};
+use crate::simd::traits::{Element, Simd};
+use crate::train::packing::Run;
+use crate::winograd::Tiling;
+use std::hint::black_box;
+use std::ops::Range;
+
+/// Bytes of planes a task fills at most, but for a row of output more: less than half of a core's cache.
+const TASK_BYTES: usize = 400 << 10;
+
+/// Whether these kernels take a convolution.
+pub fn takes<T: Element>(isa: Isa, shape: &ConvShape) -> bool {
+    let lanes = lanes::<T>(isa);
+    let (width, config) = (shape.group_in(), shape.config);
+    let spanning = width < lanes && matches!(width, 4 | 8);
+    shape.kernel_h == 3
+        && shape.kernel_w == 3
+        && width == shape.group_out()
+        && shape.in_channels.is_multiple_of(lanes)
+        && (spanning || width.is_multiple_of(lanes))
+        && config.padding == 1
+        && config.dilation == 1
+        && config.stride <= 2
+        && shape.in_h.min(shape.in_w) >= config.stride
+}
+
+/// What is computed at once.
+pub struct Part {
+    pub images: Range<usize>,
+    pub rows: Range<usize>,
+    pub channels: Range<usize>,
+}
+
+/// A walk like the forward one's: maps of one size become maps of another, through 3×3 windows.
+pub struct Walk {
+    pub batch: usize,
+    /// Height and width of the maps in memory, and pixels they lie apart in the maps the windows see.
+    pub src: (usize, usize),
+    pub spread: usize,
+    /// Height and width of those, without their border of one.
+    pub seen: (usize, usize),
+    pub dst: (usize, usize),
+    pub stride: usize,
+    pub channels: usize,
+    /// Channels a group.
+    pub group: usize,
+}
+
+impl Walk {
+    /// The forward pass's.
+    pub fn forward(shape: &ConvShape) -> Self {
+        Walk {
+            batch: shape.batch,
+            src: (shape.in_h, shape.in_w),
+            spread: 1,
+            seen: (shape.in_h, shape.in_w),
+            dst: (shape.out_h, shape.out_w),
+            stride: shape.config.stride,
+            channels: shape.in_channels,
+            group: shape.group_in(),
+        }
+    }
+
+    /// From the result's gradient to the input's: a stride's is that of a stride of 1 whose skipped results have
+    /// gradient zero.
+    pub fn backward(shape: &ConvShape) -> Self {
+        Walk {
+            src: (shape.out_h, shape.out_w),
+            spread: shape.config.stride,
+            dst: (shape.in_h, shape.in_w),
+            stride: 1,
+            ..Walk::forward(shape)
+        }
+    }
+
+    /// Rows of output a task of so many channels takes, a multiple of `unit`: a function of the sizes alone, because sums
+    /// run over tasks.
+    pub fn rows(&self, channels: usize, element: usize, unit: usize) -> usize {
+        let row = (self.seen.1 + 3) * channels * element;
+        let most = (TASK_BYTES / row).saturating_sub(2) / self.stride;
+        let parts = self.dst.0.div_ceil(most.max(1));
+        self.dst.0.div_ceil(parts).next_multiple_of(unit)
+    }
+
+    /// Tasks: an image and rows of output, multiples of `unit` but for the last.
+    pub fn tasks(&self, channels: usize, element: usize, unit: usize) -> Vec<(usize, Range<usize>)> {
+        let rows = self.rows(channels, element, unit).max(1);
+        let of_image = |n| (0..self.dst.0).step_by(rows).map(move |y| (n, y..self.dst.0.min(y + rows)));
+        (0..self.batch).flat_map(of_image).collect()
+    }
+
+    /// Tasks of all rows: some channels, whole vectors and groups, of some images, so many channels that their weights are
+    /// read once for all of a few images' pixels.
+    pub fn shares(&self, element: usize, lanes: usize) -> Vec<Part> {
+        let all = 0..self.dst.0;
+        let unit = self.group.max(lanes);
+        let bytes = self.height(&all) * self.places() * unit * element;
+        let batches = self.batch.div_ceil((TASK_BYTES / bytes).max(1)).max(1);
+        let images = self.batch.div_ceil(batches).max(1);
+        // Several for each thread, which may not all begin at once; results do not depend on it.
+        let most = self.channels / unit / (4 * rayon::current_num_threads());
+        let width = (TASK_BYTES / (images * bytes)).min(most).max(1) * unit;
+        let of_channels = |c| {
+            let images = (0..self.batch).step_by(images).map(move |n| n..self.batch.min(n + images));
+            images.map(move |images| Part {
+                images,
+                rows: 0..self.dst.0,
+                channels: c..self.channels.min(c + width),
+            })
+        };
+        (0..self.channels).step_by(width).flat_map(of_channels).collect()
+    }
+
+    /// Rows seen by the windows of output rows `rows`.
+    pub fn height(&self, rows: &Range<usize>) -> usize {
+        (rows.len() - 1) * self.stride + 3
+    }
+
+    /// The row of the maps seen, without the border, that the windows of output row `y` begin with.
+    pub fn top(&self, y: usize) -> isize {
+        (y * self.stride) as isize - 1
+    }
+
+    /// The row in memory behind a row seen; `None` is all zeros.
+    pub fn row(&self, y: isize) -> Option<usize> {
+        let y = usize::try_from(y).ok().filter(|&y| y < self.seen.0 && y.is_multiple_of(self.spread))?;
+        Some(y / self.spread).filter(|&row| row < self.src.0)
+    }
+
+    /// Places a row of planes has: the map, its border, and one for a stride's last step.
+    pub fn places(&self) -> usize {
+        self.seen.1 + 3
+    }
+
+    /// Tiles of the planes that [`runs`](Self::runs) describes for output rows `rows` of so many images.
+    pub fn tiling(&self, images: usize, rows: &Range<usize>, lanes: usize) -> Tiling {
+        let height = self.height(rows);
+        let exists = |i: usize| i < height && self.row(self.top(rows.start) + i as isize).is_some();
+        // Of a row that does not exist nothing is filled; a row that does begins with zeros.
+        let zeros = (0..height).find(|&i| exists(i)).unwrap_or(0) * self.places();
+        let place = |y: usize, x: usize| if exists(y) { y * self.places() + x } else { zeros };
+        let mut tiling = Tiling::default();
+        for image in 0..images {
+            let first = image * height * self.places();
+            tiling.add((rows.len(), self.dst.1), |y, x| (first + place(y, x)) * lanes);
+        }
+        tiling
+    }
+
+    /// The runs that bring the rows seen by output rows `rows` of `images` into planes, one image after the other.
+    pub fn runs(&self, images: Range<usize>, rows: &Range<usize>) -> Vec<Run> {
+        let mut runs = Vec::new();
+        let seen = self.top(rows.start)..self.top(rows.end - 1) + 3;
+        for (i, (n, y)) in images.flat_map(|n| seen.clone().map(move |y| (n, y))).enumerate() {
+            let to = i * self.places();
+            // Rows of zeros are never read.
+            let Some(row) = self.row(y) else { continue };
+            let first = (n * self.src.0 + row) * self.src.1;
+            if self.spread > 1 {
+                runs.push(Run { to, count: self.places(), spread: 1, from: None });
+            } else {
+                runs.push(Run { to, count: 1, spread: 1, from: None });
+                runs.push(Run { to: to + self.src.1 + 1, count: 2, spread: 1, from: None });
+            }
+            let (to, count, spread) = (to + 1, self.src.1, self.spread);
+            runs.push(Run { to, count, spread, from: Some((first, 1)) });
+        }
+        runs
+    }
+}
+
+/// Vectors an output vector reads of, and channels of each that reach a lane.
+pub fn sources(group: usize, lanes: usize) -> (usize, usize) {
+    if group < lanes { (1, group) } else { (group / lanes, lanes) }
+}
+
+/// The index that brings every lane channel `c` of its group of `DEPTH`. Opaque to the compiler, which would make
+/// two shuffles of a permute it knows, and keep their results in registers there are none of.
+///
+/// # Safety
+/// The CPU has `S`'s instructions.
+#[inline(always)]
+pub unsafe fn group_index<S: Simd, const DEPTH: usize>(c: usize) -> S::Index {
+    let c = black_box(c);
+    // SAFETY: passed on; the index is below the vector's length.
+    unsafe { S::index(|lane| lane.checked_div(DEPTH).map_or(0, |group| group * DEPTH + c % DEPTH.max(1))) }
+}

@@ -1,0 +1,252 @@
+//! The gradient of the weight.
+
+use super::walk::{Walk, group_index, sources, takes};
+use crate::memory::scratch::Scratch;
+use crate::shape::ConvShape;
+use crate::simd::dispatch::{Isa, lanes, run};
+use crate::simd::traits::{Element, Kernel, Simd, Stored};
+use crate::threads::parallel::{map, written_chunks};
+use crate::train::operand::Operand;
+use crate::train::packing::{Ahead, Fill, Run};
+use std::ops::Range;
+
+/// Partial sums there are at most.
+const PARTS: usize = 8;
+
+/// The gradient of the weight (Cout, Cin/groups, 3, 3) from the operands that are the convolution's input and
+/// its result's gradient.
+pub fn weight_gradient<D: Stored>(
+    isa: Isa,
+    shape: &ConvShape,
+    x: Operand<D>,
+    gradient: Operand<D>,
+) -> Vec<D::Wide> {
+    assert!(takes::<D::Wide>(isa, shape));
+    assert!(x.len() == shape.input_len() && gradient.len() == shape.output_len());
+    let (lanes, group) = (lanes::<D::Wide>(isa), shape.group_in());
+    let walk = Walk::forward(shape);
+    let channels = walk.channels;
+    // Both operands are filled. Where there are many channels tasks share those, and need fewer partial sums.
+    let whole_groups = (group / lanes).max(1);
+    let shares = (channels / lanes / whole_groups.max(4)).clamp(1, PARTS);
+    let at = |share: usize| channels / lanes / whole_groups * share / shares * whole_groups * lanes;
+    let ranges: Vec<Range<usize>> = (0..shares).map(|share| at(share)..at(share + 1)).collect();
+    let widest = ranges.iter().map(Range::len).max().unwrap_or(0);
+    let tasks = walk.tasks(widest, 2 * size_of::<D::Wide>(), 1);
+    let parts = tasks.len().min(PARTS.div_ceil(shares));
+    let sums: Vec<Vec<D::Wide>> = map(shares * parts, |i| {
+        let (mut read, mut given) = (Scratch::<D::Wide>::default(), Scratch::<D::Wide>::default());
+        let (range, part) = (&ranges[i / parts], i % parts);
+        let (first, width) = (range.start, range.len());
+        let mut sums = vec![D::Wide::ZERO; width * group * 9];
+        let own = &tasks[tasks.len() * part / parts..tasks.len() * (part + 1) / parts];
+        for (i, (n, rows)) in own.iter().enumerate() {
+            let plane = walk.height(rows) * walk.places() * lanes;
+            let read = read.get(plane * width / lanes);
+            let runs = walk.runs(*n..n + 1, rows);
+            Fill { operand: x, channels, first, width, runs: &runs, planes: read, plane }.run(isa);
+            // Two places of zeros on either side: every source pixel then meets three gradients.
+            let places = walk.dst.1 + 4;
+            let given_plane = rows.len() * places * lanes;
+            let planes = given.get(given_plane * width / lanes);
+            let mut runs = Vec::new();
+            for (i, y) in rows.clone().enumerate() {
+                let first = (n * walk.dst.0 + y) * walk.dst.1;
+                let to = i * places;
+                runs.push(Run { to, count: 2, spread: 1, from: None });
+                runs.push(Run { to: to + 2, count: walk.dst.1, spread: 1, from: Some((first, 1)) });
+                runs.push(Run { to: to + 2 + walk.dst.1, count: 2, spread: 1, from: None });
+            }
+            let (operand, plane_len) = (gradient, given_plane);
+            Fill { operand, channels, first, width, runs: &runs, planes, plane: plane_len }.run(isa);
+            let given = &*planes;
+            let ahead = match own.get(i + 1) {
+                None => [Ahead::NOTHING; 2],
+                Some((n, rows)) => [
+                    Ahead::of(x, channels, (n * walk.src.0 + rows.start * walk.stride) * walk.src.1),
+                    Ahead::of(gradient, channels, (n * walk.dst.0 + rows.start) * walk.dst.1),
+                ],
+            };
+            let (walk, sums) = (&walk, &mut sums);
+            run(isa, Sums { walk, first, width, rows, read, plane, given, given_plane, ahead, sums });
+        }
+        sums
+    });
+    // From the sums' order, `[output vector][source vector][row][column][channel][LANES]`, to the weight's.
+    let (sources, depth) = sources(group, lanes);
+    // Every vector of output channels has weights of its own.
+    written_chunks(shape.out_channels / lanes, lanes * group * 9, |vector, out: &mut [D::Wide]| {
+        let share = ranges.iter().position(|range| range.contains(&(vector * lanes))).unwrap_or(0);
+        let len = sources * depth * 9 * lanes;
+        let start = (vector - ranges[share].start / lanes) * len;
+        let own = &sums[share * parts..(share + 1) * parts];
+        let mut total = own[0][start..start + len].to_vec();
+        for sums in &own[1..] {
+            total.iter_mut().zip(&sums[start..start + len]).for_each(|(total, &sum)| *total += sum);
+        }
+        for (i, total) in total.chunks_exact(lanes).enumerate() {
+            let (c, tap, source) = (i % depth, i / depth % 9, i / depth / 9);
+            for (lane, &value) in total.iter().enumerate() {
+                out[(lane * group + source * depth + c) * 9 + tap] = value;
+            }
+        }
+    })
+}
+
+/// Sums over some rows of one image, for `width` channels from `first` on.
+struct Sums<'a, D: Stored> {
+    walk: &'a Walk,
+    first: usize,
+    width: usize,
+    rows: &'a Range<usize>,
+    read: &'a [D::Wide],
+    plane: usize,
+    given: &'a [D::Wide],
+    given_plane: usize,
+    /// Of what is read and of its gradients.
+    ahead: [Ahead<'a, D>; 2],
+    sums: &'a mut [D::Wide],
+}
+
+impl<D: Stored> Kernel<D::Wide> for Sums<'_, D> {
+    #[inline(always)]
+    unsafe fn run<S: Simd<T = D::Wide>>(mut self) {
+        let Walk { group, dst, stride, .. } = *self.walk;
+        let (sources, depth) = sources(group, S::LANES);
+        let vectors = self.width / S::LANES;
+        let height = (self.rows.len() - 1) * stride + 3;
+        assert!(
+            height * self.walk.places() * S::LANES <= self.plane && vectors * self.plane <= self.read.len()
+        );
+        assert!(self.rows.len() * (dst.1 + 4) * S::LANES <= self.given_plane);
+        assert!(vectors * self.given_plane <= self.given.len());
+        assert!(self.width * sources * depth * 9 == self.sums.len());
+        assert!(self.width.is_multiple_of(group.max(S::LANES)));
+        // SAFETY: the CPU has S's instructions; sizes are as asserted.
+        unsafe {
+            match (group < S::LANES, group, stride) {
+                (true, 4, 1) => self.vectors::<S, true, 4, 1>(),
+                (true, 4, _) => self.vectors::<S, true, 4, 2>(),
+                (true, _, 1) => self.vectors::<S, true, 8, 1>(),
+                (true, _, _) => self.vectors::<S, true, 8, 2>(),
+                (false, _, 1) if S::LANES >= 8 => self.vectors::<S, false, 8, 1>(),
+                (false, _, _) if S::LANES >= 8 => self.vectors::<S, false, 8, 2>(),
+                (false, _, 1) => self.vectors::<S, false, 2, 1>(),
+                (false, _, _) => self.vectors::<S, false, 2, 2>(),
+            }
+        }
+    }
+}
+
+impl<D: Stored> Sums<'_, D> {
+    /// `C` channels at a time.
+    ///
+    /// # Safety
+    /// The CPU has `S`'s instructions; planes and sums have the sizes that `run` asserts.
+    #[inline(always)]
+    unsafe fn vectors<S: Simd<T = D::Wide>, const SPANNING: bool, const C: usize, const STRIDE: usize>(
+        &mut self,
+    ) {
+        let group = self.walk.group;
+        let (sources, depth) = sources(group, S::LANES);
+        // SAFETY: the CPU has S's instructions.
+        let lane_indices: [S::Index; C] = std::array::from_fn(|c| unsafe { group_index::<S, C>(c) });
+        for vector in 0..self.width / S::LANES {
+            let first = vector * S::LANES / group.max(S::LANES) * sources;
+            for source in 0..sources {
+                for ky in 0..3 {
+                    for c in (0..depth).step_by(C) {
+                        let sums = (((vector * sources + source) * 9 + ky * 3) * depth + c) * S::LANES;
+                        // SAFETY: passed on; C divides the depth.
+                        unsafe {
+                            self.tile::<S, SPANNING, C, STRIDE>(
+                                (first + source, vector),
+                                (ky, c),
+                                &lane_indices,
+                                sums,
+                                depth,
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As above.
+    #[inline(always)]
+    unsafe fn tile<S: Simd<T = D::Wide>, const SPANNING: bool, const C: usize, const STRIDE: usize>(
+        &mut self,
+        (source, vector): (usize, usize),
+        (ky, channel): (usize, usize),
+        lane_indices: &[S::Index; C],
+        sums: usize,
+        depth: usize,
+    ) {
+        let width = self.walk.dst.1;
+        let [next_x, next_g] = match (ky, channel) {
+            (0, 0) => self.ahead,
+            _ => [Ahead::NOTHING; 2],
+        };
+        let [read_channel, given_channel] = [source, vector].map(|at| self.first + at * S::LANES);
+        // SAFETY: the function's contract. A row has width · STRIDE + 2 places read, its gradients width + 4.
+        unsafe {
+            let mut acc = [[S::zero(); C]; 3];
+            let bring = |x: *const D::Wide, c: usize| match SPANNING {
+                true => S::permute(S::load(x), lane_indices[c]),
+                false => S::splat(x.add(channel + c)),
+            };
+            for (i, y) in self.rows.clone().enumerate() {
+                if self.walk.row(self.walk.top(y) + ky as isize).is_none() {
+                    continue;
+                }
+                let row = (i * STRIDE + ky) * self.walk.places() * S::LANES;
+                let x = self.read.as_ptr().add(source * self.plane + row);
+                let g = self.given.as_ptr().add(vector * self.given_plane + i * (width + 4) * S::LANES);
+                if STRIDE == 1 {
+                    for j in 0..width + 2 {
+                        next_x.fetch(i * self.walk.src.1 + j, read_channel);
+                        next_g.fetch(i * width + j, given_channel);
+                        let g = [2, 1, 0].map(|back| S::load(g.add((j + back) * S::LANES)));
+                        let x = x.add(j * S::LANES);
+                        for c in 0..C {
+                            let x = bring(x, c);
+                            for kx in 0..3 {
+                                acc[kx][c] = S::fma(x, g[kx], acc[kx][c]);
+                            }
+                        }
+                    }
+                } else {
+                    // Place 2q meets column 0 of window q and column 2 of the one before, place 2q + 1 column 1.
+                    for q in 0..width + 1 {
+                        for row in 0..2 {
+                            let next = (2 * i + row) * self.walk.src.1 + 2 * q;
+                            next_x.fetch(next, read_channel);
+                            next_x.fetch(next + 1, read_channel);
+                        }
+                        next_g.fetch(i * width + q, given_channel);
+                        let g = [2, 1].map(|back| S::load(g.add((q + back) * S::LANES)));
+                        let x = x.add(2 * q * S::LANES);
+                        for c in 0..C {
+                            let x = bring(x, c);
+                            acc[0][c] = S::fma(x, g[0], acc[0][c]);
+                            acc[2][c] = S::fma(x, g[1], acc[2][c]);
+                        }
+                        let x = x.add(S::LANES);
+                        for c in 0..C {
+                            acc[1][c] = S::fma(bring(x, c), g[0], acc[1][c]);
+                        }
+                    }
+                }
+            }
+            let sums = self.sums.as_mut_ptr().add(sums);
+            for kx in 0..3 {
+                for c in 0..C {
+                    let sum = sums.add((kx * depth + c) * S::LANES);
+                    S::store(sum, S::add(S::load(sum), acc[kx][c]));
+                }
+            }
+        }
+    }
+}

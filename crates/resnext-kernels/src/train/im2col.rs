@@ -1,0 +1,92 @@
+//! What a dense convolution reads, laid side by side: the pixels a stride reads, and the patch each output pixel sees.
+
+use super::packing::Run;
+use crate::shape::{Conv2dConfig, ConvShape};
+use crate::simd::traits::{Element, Kernel, Simd, Stored};
+
+/// The runs that bring `count` pixels of a grid with the given stride, in maps of the given size, from `first` on.
+pub fn pixel_runs((h, w): (usize, usize), stride: usize, first: usize, count: usize) -> Vec<Run> {
+    if stride == 1 {
+        return vec![Run { to: 0, count, spread: 1, from: Some((first, 1)) }];
+    }
+    let (rows, columns) = (h.div_ceil(stride), w.div_ceil(stride));
+    let mut runs = Vec::new();
+    let mut at = first;
+    while at < first + count {
+        let (n, y, x) = (at / columns / rows, at / columns % rows, at % columns);
+        let len = (columns - x).min(first + count - at);
+        let pixel = (n * h + y * stride) * w + x * stride;
+        runs.push(Run { to: at - first, count: len, spread: 1, from: Some((pixel, stride)) });
+        at += len;
+    }
+    runs
+}
+
+/// Brings the patches of `count` output pixels from `first` on into planes, with zeros behind their channels.
+pub struct Patches<'a, D: Stored> {
+    pub x: &'a [D],
+    pub shape: &'a ConvShape,
+    pub first: usize,
+    pub count: usize,
+    pub planes: &'a mut [D::Wide],
+    pub plane: usize,
+}
+
+impl<D: Stored> Kernel<D::Wide> for Patches<'_, D> {
+    #[inline(always)]
+    unsafe fn run<S: Simd<T = D::Wide>>(self) {
+        let Patches { x, shape, first, count, planes, plane } = self;
+        let ConvShape { in_channels: channels, in_h, in_w, out_h, out_w, kernel_h, kernel_w, .. } = *shape;
+        let Conv2dConfig { stride, padding, .. } = shape.config;
+        let run = kernel_w * channels;
+        let vectors = (kernel_h * run).div_ceil(S::LANES);
+        let copies = run.div_ceil(S::LANES);
+        assert!(count * S::LANES <= plane && vectors * plane <= planes.len() && shape.config.dilation == 1);
+        let mut patch = vec![D::Wide::ZERO; kernel_h * run + (copies + 1) * S::LANES];
+        for i in 0..count {
+            let pixel = first + i;
+            let (n, oy, ox) = (pixel / out_w / out_h, pixel / out_w % out_h, pixel % out_w);
+            for ky in 0..kernel_h {
+                let at = ky * run;
+                let (y, left) = (oy * stride + ky, ox * stride);
+                if y < padding || y - padding >= in_h {
+                    patch[at..at + run].fill(D::Wide::ZERO);
+                    continue;
+                }
+                let row = (n * in_h + y - padding) * in_w;
+                if left >= padding && left - padding + kernel_w <= in_w {
+                    let start = (row + left - padding) * channels;
+                    if start + copies * S::LANES <= x.len() {
+                        for v in 0..copies {
+                            // SAFETY: the CPU has S's instructions; both ends were made sure of. What is copied beyond
+                            // the run is overwritten by the next one, or by the zeros below.
+                            unsafe {
+                                let from = x.as_ptr().add(start + v * S::LANES);
+                                S::store(patch.as_mut_ptr().add(at + v * S::LANES), D::load::<S>(from));
+                            }
+                        }
+                        continue;
+                    }
+                }
+                for kx in 0..kernel_w {
+                    let patch = &mut patch[at + kx * channels..][..channels];
+                    match (left + kx).checked_sub(padding).filter(|&x| x < in_w) {
+                        None => patch.fill(D::Wide::ZERO),
+                        Some(column) => {
+                            let pixel = &x[(row + column) * channels..][..channels];
+                            patch.iter_mut().zip(pixel).for_each(|(to, from)| *to = from.wide());
+                        }
+                    }
+                }
+            }
+            patch[kernel_h * run..].fill(D::Wide::ZERO);
+            for k in 0..vectors {
+                // SAFETY: the planes hold the vectors, as asserted; the patch is longer than they are.
+                unsafe {
+                    let to = planes.as_mut_ptr().add(k * plane + i * S::LANES);
+                    S::store(to, S::load(patch.as_ptr().add(k * S::LANES)));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Max-pooling of an activation that is made while it is read, and its gradient.
+
+use super::operand::Line;
+use crate::simd::dispatch::{Isa, run};
+use crate::simd::traits::{Element, Kernel, Simd, Stored};
+use crate::threads::shared_slice::{SharedMut, written};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Windows over maps (N, H, W, C), of [`LARGEST_WINDOW`] pixels a side at most.
+#[derive(Debug, Clone, Copy)]
+pub struct Window {
+    pub batch: usize,
+    pub src: (usize, usize),
+    pub dst: (usize, usize),
+    pub channels: usize,
+    pub kernel: usize,
+    pub stride: usize,
+    pub padding: usize,
+}
+
+/// So that the number of a place in a window is a byte.
+pub const LARGEST_WINDOW: usize = 16;
+
+impl Window {
+    /// Source places of window `i` along a side of `len`.
+    fn places(&self, i: usize, len: usize) -> Range<usize> {
+        let start = i * self.stride;
+        start.saturating_sub(self.padding)..(start + self.kernel).saturating_sub(self.padding).min(len)
+    }
+
+    /// Windows along a side, of which there are `count`, that hold place `at`.
+    fn holding(&self, at: usize, count: usize) -> Range<usize> {
+        let last = (at + self.padding) / self.stride;
+        let first = (at + self.padding + 1).saturating_sub(self.kernel).div_ceil(self.stride);
+        first..(last + 1).min(count)
+    }
+
+    /// The number of a place in the window whose places begin at `(y, x) · stride - padding`.
+    fn number(&self, (oy, ox): (usize, usize), (y, x): (usize, usize)) -> usize {
+        (y + self.padding - oy * self.stride) * self.kernel + x + self.padding - ox * self.stride
+    }
+}
+
+/// The maximum of `max(line, 0)` in every window, and the number of the place it is first found at.
+pub fn pool<D: Stored>(isa: Isa, window: &Window, line: Line<D>) -> (Vec<D>, Vec<u8>) {
+    struct Row<'a, D: Stored> {
+        window: &'a Window,
+        line: Line<'a, D>,
+        row: usize,
+        out: *mut D,
+        at: &'a mut [u8],
+    }
+    impl<D: Stored> Kernel<D::Wide> for Row<'_, D> {
+        #[inline(always)]
+        unsafe fn run<S: Simd<T = D::Wide>>(self) {
+            let Row { window, line: Line { x, scale, shift }, row, out, at } = self;
+            let ((h, w), c) = (window.src, window.channels);
+            let (n, oy) = (row / window.dst.0, row % window.dst.0);
+            let (scale, shift) = (&scale[..c], &shift[..c]);
+            // Compared before they are rounded, and with numbers as wide as they are.
+            let mut memory = vec![D::Wide::ZERO; 2 * c];
+            let (best, places) = memory.split_at_mut(c);
+            let (best, places) = (&mut best[..c], &mut places[..c]);
+            for (ox, at) in at.chunks_exact_mut(c).enumerate() {
+                let mut first = true;
+                for y in window.places(oy, h) {
+                    for px in window.places(ox, w) {
+                        let number = D::Wide::of_f64(window.number((oy, ox), (y, px)) as f64);
+                        let x = &x[((n * h + y) * w + px) * c..][..c];
+                        for k in 0..c {
+                            let v = x[k].wide() * scale[k] + shift[k];
+                            let v = if v < D::Wide::ZERO { D::Wide::ZERO } else { v };
+                            // NaN wins and stays.
+                            #[allow(clippy::eq_op)]
+                            let wins = first || v > best[k] || v != v;
+                            best[k] = if wins { v } else { best[k] };
+                            places[k] = if wins { number } else { places[k] };
+                        }
+                        first = false;
+                    }
+                }
+                for k in 0..c {
+                    // SAFETY: `pool` made sure that the output has the row, as many pixels as `at`.
+                    unsafe { out.add(ox * c + k).write(D::rounded(best[k])) };
+                    at[k] = places[k].as_f64() as u8;
+                }
+            }
+        }
+    }
+    let Window { batch, src, dst, channels, kernel, .. } = *window;
+    assert!(line.x.len() == batch * src.0 * src.1 * channels && kernel <= LARGEST_WINDOW);
+    let len = dst.1 * channels;
+    let mut at = vec![0; batch * dst.0 * len];
+    let write = |best: &SharedMut<D>| {
+        at.par_chunks_mut(len.max(1)).enumerate().for_each(|(row, at)| {
+            let out = best.pointer(row * len, len);
+            run(isa, Row { window, line, row, out, at });
+        });
+    };
+    // SAFETY: all rows are written.
+    let (best, ()) = unsafe { written(batch * dst.0 * len, write) };
+    (best, at)
+}
+
+/// The gradient of what was pooled, by [`pool`]'s places, and what `finish` made of each row of it, in order.
+pub fn pool_gradient<D: Stored, R: Send>(
+    isa: Isa,
+    window: &Window,
+    at: &[u8],
+    gradient: &[D],
+    finish: impl Fn(usize, &mut [D]) -> R + Sync,
+) -> (Vec<D>, Vec<R>) {
+    struct Row<'a, D> {
+        window: &'a Window,
+        at: &'a [u8],
+        gradient: &'a [D],
+        row: usize,
+        out: *mut D,
+    }
+    impl<D: Stored> Kernel<D::Wide> for Row<'_, D> {
+        #[inline(always)]
+        unsafe fn run<S: Simd<T = D::Wide>>(self) {
+            let Row { window, at, gradient, row, out } = self;
+            let ((rows, columns), c) = (window.dst, window.channels);
+            let (n, y) = (row / window.src.0, row % window.src.0);
+            let mut sums = vec![D::Wide::ZERO; c];
+            let sums = &mut sums[..c];
+            for x in 0..window.src.1 {
+                sums.fill(D::Wide::ZERO);
+                for oy in window.holding(y, rows) {
+                    for ox in window.holding(x, columns) {
+                        let number = window.number((oy, ox), (y, x)) as u8;
+                        let start = ((n * rows + oy) * columns + ox) * c;
+                        let (at, gradient) = (&at[start..][..c], &gradient[start..][..c]);
+                        for k in 0..c {
+                            sums[k] += if at[k] == number { gradient[k].wide() } else { D::Wide::ZERO };
+                        }
+                    }
+                }
+                for (k, &sum) in sums.iter().enumerate() {
+                    // SAFETY: `pool_gradient` made sure that the output has the row.
+                    unsafe { out.add(x * c + k).write(D::rounded(sum)) };
+                }
+            }
+        }
+    }
+    let Window { batch, src, dst, channels, kernel, .. } = *window;
+    let len = batch * dst.0 * dst.1 * channels;
+    assert!(at.len() == len && gradient.len() == len && kernel <= LARGEST_WINDOW);
+    let row_len = src.1 * channels;
+    let write = |out: &SharedMut<D>| -> Vec<R> {
+        let rows = (0..batch * src.0).into_par_iter().map(|row| {
+            let (start, first) = (row * row_len, row * src.1);
+            run(isa, Row { window, at, gradient, row, out: out.pointer(start, row_len) });
+            // SAFETY: the whole row was just written, and is this task's alone.
+            finish(first, unsafe { out.slice(start, row_len) })
+        });
+        rows.collect()
+    };
+    // SAFETY: all rows are written.
+    unsafe { written(batch * src.0 * row_len, write) }
+}

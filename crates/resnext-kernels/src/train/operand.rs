@@ -1,0 +1,114 @@
+//! What training's kernels read: values in memory, and what becomes of them on their way to a multiplication.
+
+use super::per_channel::per_channel;
+use crate::simd::dispatch::Isa;
+use crate::simd::traits::{Element, Simd, Stored};
+
+/// A convolution's result and the line that normalises it, by channel: `x·scale + shift`.
+#[derive(Debug, Clone, Copy)]
+pub struct Line<'a, D: Stored> {
+    pub x: &'a [D],
+    pub scale: &'a [D::Wide],
+    pub shift: &'a [D::Wide],
+}
+
+/// The values a kernel multiplies, (pixels, channels) in memory, and what becomes of them on their way.
+#[derive(Debug, Clone, Copy)]
+pub enum Operand<'a, D: Stored> {
+    /// As they are.
+    Plain(&'a [D]),
+    /// `max(x·scale + shift, 0)`, by channel: an activation of which only the convolution before it is kept.
+    Normalised { x: &'a [D], scale: &'a [D::Wide], shift: &'a [D::Wide] },
+    /// `a·g + b·x + d`, by channel: the gradient of a convolution's result `x` by way of the batch norm behind
+    /// it, of which `g` is the gradient.
+    Gradient { g: &'a [D], x: &'a [D], a: &'a [D::Wide], b: &'a [D::Wide], d: &'a [D::Wide] },
+}
+
+impl<D: Stored> Operand<'_, D> {
+    /// Elements in memory.
+    pub fn len(&self) -> usize {
+        match self {
+            Operand::Plain(x) | Operand::Normalised { x, .. } => x.len(),
+            Operand::Gradient { g, x, .. } => g.len().min(x.len()),
+        }
+    }
+
+    /// All values as they are multiplied, for kernels that know only those.
+    pub fn values(&self, isa: Isa, channels: usize) -> Vec<D::Wide> {
+        let zero = D::Wide::ZERO;
+        let mut out = vec![zero; self.len()];
+        match *self {
+            Operand::Plain(x) => out.copy_from_slice(&D::all_wide(x)),
+            Operand::Normalised { x, scale, shift } => {
+                let x = &D::all_wide(x)[..];
+                per_channel(isa, channels, &mut out, [x, x], [scale, shift, shift], |[x, _], [a, b, _]| {
+                    let y = x * a + b;
+                    if y < zero { zero } else { y }
+                });
+            }
+            Operand::Gradient { g, x, a, b, d } => {
+                let (g, x) = (&D::all_wide(g)[..], &D::all_wide(x)[..]);
+                per_channel(isa, channels, &mut out, [g, x], [a, b, d], |[g, x], [a, b, d]| {
+                    g * a + x * b + d
+                });
+            }
+        }
+        out
+    }
+}
+
+/// One operand's way to a vector; the trait lets loops be compiled for each by itself.
+pub trait Source<T: Element>: Copy {
+    /// The vector of channels from `c` on of the pixel whose first element is `at`.
+    ///
+    /// # Safety
+    /// The CPU has `S`'s instructions and those elements exist.
+    unsafe fn vector<S: Simd<T = T>>(self, at: usize, c: usize) -> S::V;
+}
+
+#[derive(Clone, Copy)]
+pub struct Plain<'a, D>(pub &'a [D]);
+#[derive(Clone, Copy)]
+pub struct Normalised<'a, D: Stored>(pub &'a [D], pub [&'a [D::Wide]; 2]);
+#[derive(Clone, Copy)]
+pub struct Gradient<'a, D: Stored>(pub [&'a [D]; 2], pub [&'a [D::Wide]; 3]);
+
+impl<D: Stored> Source<D::Wide> for Plain<'_, D> {
+    #[inline(always)]
+    unsafe fn vector<S: Simd<T = D::Wide>>(self, at: usize, c: usize) -> S::V {
+        // SAFETY: the trait's contract.
+        unsafe { D::load::<S>(self.0.as_ptr().add(at + c)) }
+    }
+}
+
+impl<D: Stored> Source<D::Wide> for Normalised<'_, D> {
+    #[inline(always)]
+    unsafe fn vector<S: Simd<T = D::Wide>>(self, at: usize, c: usize) -> S::V {
+        let Normalised(x, [scale, shift]) = self;
+        // SAFETY: the trait's contract; scale and shift have every channel.
+        unsafe {
+            let y = S::fma(
+                D::load::<S>(x.as_ptr().add(at + c)),
+                S::load(scale.as_ptr().add(c)),
+                S::load(shift.as_ptr().add(c)),
+            );
+            S::max(y, S::zero())
+        }
+    }
+}
+
+impl<D: Stored> Source<D::Wide> for Gradient<'_, D> {
+    #[inline(always)]
+    unsafe fn vector<S: Simd<T = D::Wide>>(self, at: usize, c: usize) -> S::V {
+        let Gradient([g, x], [a, b, d]) = self;
+        // SAFETY: as above.
+        unsafe {
+            let rest = S::fma(
+                D::load::<S>(x.as_ptr().add(at + c)),
+                S::load(b.as_ptr().add(c)),
+                S::load(d.as_ptr().add(c)),
+            );
+            S::fma(D::load::<S>(g.as_ptr().add(at + c)), S::load(a.as_ptr().add(c)), rest)
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The form operands take in a core's cache: planes of one vector of channels, a vector a pixel.
+//!
+//! A kernel's inner loop then steps through memory by constants, whatever the number of channels, and no two
+//! pixels compete for one set of the cache. What an operand needs before it is multiplied, widening to what is computed
+//! in, normalisation, ReLU or batch norm's gradient, happens on its way there, so that it is never written to memory.
+
+use super::operand::{Gradient, Normalised, Operand, Plain, Source};
+use crate::memory::prefetch::{Cache, prefetch};
+use crate::simd::dispatch::{Isa, run};
+use crate::simd::traits::{Kernel, Simd, Stored};
+
+/// Pixels that are needed next. Their lines are asked for while a core computes with those it has, so that it does not
+/// wait for memory afterwards.
+#[derive(Clone, Copy)]
+pub struct Ahead<'a, D: Stored> {
+    operand: Option<Operand<'a, D>>,
+    channels: usize,
+    /// The first element.
+    first: usize,
+}
+
+impl<'a, D: Stored> Ahead<'a, D> {
+    pub const NOTHING: Self = Ahead { operand: None, channels: 0, first: 0 };
+
+    /// Pixels of an operand of so many channels from `first` on, of which there may be none.
+    pub fn of(operand: Operand<'a, D>, channels: usize, first: usize) -> Self {
+        let some = (first < operand.len() / channels.max(1)).then_some(operand);
+        Ahead { operand: some, channels, first: first * channels }
+    }
+
+    /// The same pixels, of which channels are counted from `channel` on.
+    pub fn of_channels_from(self, channel: usize) -> Self {
+        Ahead { first: self.first + channel, ..self }
+    }
+
+    /// Asks for what there is of a vector from `channel` on of pixel `pixel`, counted from the first.
+    #[inline(always)]
+    pub fn fetch(&self, pixel: usize, channel: usize) {
+        let at = self.first + pixel * self.channels + channel;
+        match self.operand {
+            None => {}
+            Some(Operand::Plain(x) | Operand::Normalised { x, .. }) => {
+                prefetch(x.as_ptr().wrapping_add(at), Cache::Second);
+            }
+            Some(Operand::Gradient { g, x, .. }) => {
+                prefetch(g.as_ptr().wrapping_add(at), Cache::Second);
+                prefetch(x.as_ptr().wrapping_add(at), Cache::Second);
+            }
+        }
+    }
+}
+
+/// A run of neighbouring pixels on its way to neighbouring places in the planes.
+#[derive(Debug, Clone, Copy)]
+pub struct Run {
+    /// The first place written.
+    pub to: usize,
+    /// Places written, and from one to the next.
+    pub count: usize,
+    pub spread: usize,
+    /// The first pixel read, and pixels from one to the next; `None` writes zeros.
+    pub from: Option<(usize, usize)>,
+}
+
+/// Fills planes `plane` elements long with channels `first..first + width` of an operand; vectors divide both.
+pub struct Fill<'a, D: Stored> {
+    pub operand: Operand<'a, D>,
+    /// Channels of a pixel in memory.
+    pub channels: usize,
+    pub first: usize,
+    pub width: usize,
+    pub runs: &'a [Run],
+    pub planes: &'a mut [D::Wide],
+    pub plane: usize,
+}
+
+impl<D: Stored> Fill<'_, D> {
+    pub fn run(self, isa: Isa) {
+        let coefficients = match self.operand {
+            Operand::Plain(_) => self.channels,
+            Operand::Normalised { scale, shift, .. } => scale.len().min(shift.len()),
+            Operand::Gradient { a, b, d, .. } => a.len().min(b.len()).min(d.len()),
+        };
+        assert!(coefficients == self.channels && self.first + self.width <= self.channels);
+        match self.operand {
+            Operand::Plain(x) => run(isa, Filling(self, Plain(x))),
+            Operand::Normalised { x, scale, shift } => run(isa, Filling(self, Normalised(x, [scale, shift]))),
+            Operand::Gradient { g, x, a, b, d } => run(isa, Filling(self, Gradient([g, x], [a, b, d]))),
+        }
+    }
+}
+
+struct Filling<'a, D: Stored, O>(Fill<'a, D>, O);
+
+impl<D: Stored, O: Source<D::Wide>> Kernel<D::Wide> for Filling<'_, D, O> {
+    #[inline(always)]
+    unsafe fn run<S: Simd<T = D::Wide>>(self) {
+        let Filling(Fill { operand, channels, first, width, runs, planes, plane }, source) = self;
+        assert!(width.is_multiple_of(S::LANES));
+        let vectors = width / S::LANES;
+        for run in runs {
+            let Run { to, count, spread, from } = *run;
+            if count == 0 {
+                continue;
+            }
+            let end = (to + (count - 1) * spread + 1) * S::LANES;
+            assert!(end <= plane && (vectors == 0 || (vectors - 1) * plane + end <= planes.len()));
+            if let Some((pixel, step)) = from {
+                assert!((pixel + (count - 1) * step + 1) * channels <= operand.len());
+            }
+            for i in 0..count {
+                let out = planes[(to + i * spread) * S::LANES..].as_mut_ptr();
+                // SAFETY: the CPU has S's instructions; the asserts above cover the last pixel and plane.
+                unsafe {
+                    match from {
+                        Some((pixel, step)) => {
+                            let at = (pixel + i * step) * channels;
+                            for k in 0..vectors {
+                                let v = source.vector::<S>(at, first + k * S::LANES);
+                                S::store(out.add(k * plane), v);
+                            }
+                        }
+                        None => {
+                            for k in 0..vectors {
+                                S::store(out.add(k * plane), S::zero());
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operand_arrives_in_every_instruction_set() {
+        let x: Vec<f32> = (0..6 * 64).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
+        let g: Vec<f32> = x.iter().rev().copied().collect();
+        let c: Vec<f32> = (0..64).map(|i| i as f32 / 32.0 - 1.0).collect();
+        let operands = [
+            Operand::Plain(&x[..]),
+            Operand::Normalised { x: &x, scale: &c, shift: &c },
+            Operand::Gradient { g: &g, x: &x, a: &c, b: &c, d: &c },
+        ];
+        for isa in Isa::available() {
+            for operand in operands {
+                let want = operand.values(isa, 64);
+                let (lanes, plane) = (crate::simd::dispatch::lanes::<f32>(isa), 5 * 16);
+                let mut planes = vec![f32::NAN; plane * 32 / lanes];
+                let runs = [
+                    Run { to: 0, count: 1, spread: 1, from: None },
+                    Run { to: 1, count: 3, spread: 1, from: Some((1, 2)) },
+                ];
+                let fill = Fill {
+                    operand,
+                    channels: 64,
+                    first: 32,
+                    width: 32,
+                    runs: &runs,
+                    planes: &mut planes,
+                    plane,
+                };
+                fill.run(isa);
+                for k in 0..32 {
+                    let at = |i: usize| planes[k / lanes * plane + i * lanes + k % lanes];
+                    assert_eq!(at(0), 0.0);
+                    for i in 0..3 {
+                        let want = want[(1 + 2 * i) * 64 + 32 + k];
+                        assert!((at(1 + i) - want).abs() <= 1e-4 * want.abs().max(1.0), "{isa:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic]
+    fn a_pixel_that_does_not_exist_is_refused() {
+        let runs = [Run { to: 0, count: 2, spread: 1, from: Some((2, 1)) }];
+        let mut planes = vec![0f32; 64];
+        Fill {
+            operand: Operand::Plain(&[0f32; 3 * 16]),
+            channels: 16,
+            first: 0,
+            width: 16,
+            runs: &runs,
+            planes: &mut planes,
+            plane: 32,
+        }
+        .run(Isa::Portable);
+    }
+}

@@ -1,0 +1,93 @@
+//! Both gradients of a 1×1 convolution in one walk over its pixels.
+//!
+//! They read the same gradient of the result, which batch norm's gradient makes out of two matrices. Where a block's
+//! planes, the matrix and the weight's sums fit a core's cache together, it is brought there once.
+
+use super::gemm::{self, Matrix};
+use super::gemm_wgrad;
+use super::im2col::pixel_runs;
+use super::operand::Operand;
+use super::packing::{Ahead, Fill, Run};
+use crate::memory::scratch::Scratch;
+use crate::simd::dispatch::{Isa, lanes_and_tile};
+use crate::simd::traits::{Element, Stored};
+use crate::threads::parallel::totals;
+use crate::threads::shared_slice::{SharedMut, written};
+use rayon::prelude::*;
+
+/// Parts the pixels are split into, each with sums of its own: a fixed number, for the same bits on any machine.
+const PARTS: usize = 16;
+/// Bytes of a core's cache that planes, matrix and sums may take.
+const BYTES: usize = 640 << 10;
+
+/// What a 1×1 convolution read: an operand of so many channels, `stride` pixels apart in maps of a height and width.
+#[derive(Clone, Copy)]
+pub struct Input<'a, D: Stored> {
+    pub operand: Operand<'a, D>,
+    pub channels: usize,
+    pub size: (usize, usize),
+    pub stride: usize,
+}
+
+fn block(tile: usize) -> usize {
+    gemm_wgrad::BLOCK / tile * tile
+}
+
+/// Whether a walk for both gradients is worth it.
+pub fn fits<T: Element>(isa: Isa, inputs: usize, outputs: usize) -> bool {
+    let (_, tile) = lanes_and_tile::<T>(isa);
+    (block(tile) * (inputs + outputs) + 2 * inputs * outputs) * size_of::<T>() <= BYTES
+}
+
+/// The gradient of the `pixels` read, (pixels, inputs), with what `finish` made of each of its blocks in order, and
+/// that of the weight, (outputs, inputs). `matrix` is the weight from outputs to inputs; `finish` is given the number
+/// of the block's first pixel and the block.
+pub fn gradients<D: Stored, R: Send>(
+    isa: Isa,
+    input: Input<D>,
+    gradient: Operand<D>,
+    matrix: &Matrix<D::Wide>,
+    pixels: usize,
+    finish: impl Fn(usize, &mut [D]) -> R + Sync,
+) -> (Vec<D>, Vec<R>, Vec<D::Wide>) {
+    let (lanes, tile) = lanes_and_tile::<D::Wide>(isa);
+    let (inputs, outputs, block) = (matrix.width(), matrix.depth(), block(tile));
+    let blocks = pixels.div_ceil(block);
+    let parts = PARTS.min(blocks).max(1);
+    let plane = block * lanes;
+    let write = |out: &SharedMut<D>| -> Vec<(Vec<R>, Vec<D::Wide>)> {
+        let part = |scratch: &mut Scratch<D::Wide>, part: usize| {
+            let mut sums = vec![D::Wide::ZERO; inputs * outputs];
+            let (x, g) = scratch.get(block * (inputs + outputs)).split_at_mut(block * inputs);
+            let task = |i: usize| {
+                let (first, count) = (i * block, block.min(pixels - i * block));
+                let runs = [Run { to: 0, count, spread: 1, from: Some((first, 1)) }];
+                let (operand, channels) = (gradient, outputs);
+                Fill { operand, channels, first: 0, width: channels, runs: &runs, planes: g, plane }.run(isa);
+                let to = out.pointer(first * inputs, count * inputs);
+                let last = i + 1 == blocks * (part + 1) / parts;
+                let ahead = |operand, channels| match last {
+                    true => Ahead::NOTHING,
+                    false => Ahead::of(operand, channels, first + block),
+                };
+                gemm::panels(isa, (g, plane), ahead(gradient, outputs), matrix, to, count);
+                // SAFETY: the panels have written the whole block, which is this task's alone.
+                let result = finish(first, unsafe { out.slice(first * inputs, count * inputs) });
+                let Input { operand, channels, size, stride } = input;
+                let runs = pixel_runs(size, stride, first, count);
+                Fill { operand, channels, first: 0, width: channels, runs: &runs, planes: x, plane }.run(isa);
+                let next = if stride == 1 { ahead(operand, channels) } else { Ahead::NOTHING };
+                let ahead = ([next, Ahead::NOTHING], (0, 0));
+                gemm_wgrad::add(isa, (x, inputs), (g, outputs), plane, count, ahead, &mut sums);
+                result
+            };
+            let results = (blocks * part / parts..blocks * (part + 1) / parts).map(task).collect();
+            (results, sums)
+        };
+        (0..parts).into_par_iter().map_init(Scratch::default, part).collect()
+    };
+    // SAFETY: the parts' blocks together are all pixels, and panels all channels.
+    let (out, parts) = unsafe { written(pixels * inputs, write) };
+    let (results, sums): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+    (out, results.into_iter().flatten().collect(), totals(&sums))
+}

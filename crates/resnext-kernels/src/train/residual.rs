@@ -1,0 +1,176 @@
+//! The end of a residual block: the normalised sum of its paths joins the shortcut, through ReLU.
+
+use super::batch_norm::{GradientSums, Terms, column_sums};
+use super::blocks::blocks;
+use super::operand::Line;
+use crate::simd::dispatch::{Isa, lanes, run};
+use crate::simd::traits::{Element, Kernel, Simd, Stored};
+
+/// What goes around a block.
+#[derive(Debug, Clone, Copy)]
+pub enum Around<'a, D: Stored> {
+    Nothing,
+    Same(&'a [D]),
+    Projected(Line<'a, D>),
+}
+
+/// `max(path + around, 0)`, channels-last.
+pub fn join<D: Stored>(isa: Isa, channels: usize, path: Line<D>, around: Around<D>) -> Vec<D> {
+    struct Join<'a, D: Stored> {
+        channels: usize,
+        first: usize,
+        count: usize,
+        path: Line<'a, D>,
+        around: Around<'a, D>,
+        out: *mut D,
+    }
+    impl<D: Stored> Kernel<D::Wide> for Join<'_, D> {
+        #[inline(always)]
+        unsafe fn run<S: Simd<T = D::Wide>>(self) {
+            let Join { channels, first, count, path, around, out } = self;
+            // SAFETY: `join` made sure of all lengths; the block is this task's.
+            unsafe {
+                let line = |Line { x, scale, shift }: Line<D>, at: usize, k: usize| {
+                    let (scale, shift) = (scale.as_ptr().add(k), shift.as_ptr().add(k));
+                    S::fma(D::load::<S>(x.as_ptr().add(at)), S::load(scale), S::load(shift))
+                };
+                for row in 0..count {
+                    for k in (0..channels).step_by(S::LANES) {
+                        let at = (first + row) * channels + k;
+                        let y = line(path, at, k);
+                        let y = match around {
+                            Around::Nothing => y,
+                            Around::Same(x) => S::add(y, D::load::<S>(x.as_ptr().add(at))),
+                            Around::Projected(other) => S::add(y, line(other, at, k)),
+                        };
+                        D::store::<S>(out.add(row * channels + k), S::max(y, S::zero()));
+                    }
+                }
+            }
+        }
+    }
+    let len = path.x.len();
+    let whole =
+        |line: &Line<D>| line.x.len() == len && [line.scale, line.shift].iter().all(|c| c.len() == channels);
+    assert!(channels.is_multiple_of(lanes::<D::Wide>(isa)) && len.is_multiple_of(channels) && whole(&path));
+    assert!(match &around {
+        Around::Nothing => true,
+        Around::Same(x) => x.len() == len,
+        Around::Projected(line) => whole(line),
+    });
+    let make = |first, count, out| run(isa, Join { channels, first, count, path, around, out });
+    // SAFETY: LANES divides the channels, so all of each pixel is written.
+    unsafe { blocks(len / channels, channels, make) }.0
+}
+
+/// Batch norm's two sums, a channel each.
+pub type Totals = [Vec<f64>; 2];
+
+/// From a block's output `y` and its gradient: the gradient of the sum inside the ReLU, and batch norm's sums for
+/// the path's convolution, `(x, mean)`, and for the shortcut's if it has one.
+pub fn join_gradient<D: Stored>(
+    isa: Isa,
+    channels: usize,
+    (y, gradient): (&[D], &[D]),
+    path: (&[D], &[f64]),
+    around: Option<(&[D], &[f64])>,
+) -> (Vec<D>, Totals, Option<Totals>) {
+    struct Gate<'a, D: Stored> {
+        channels: usize,
+        first: usize,
+        count: usize,
+        y: &'a [D],
+        gradient: &'a [D],
+        /// Results of convolutions and their means with the other sign; the second may be the first again.
+        x: [&'a [D]; 2],
+        minus: [&'a [D::Wide]; 2],
+        out: *mut D,
+    }
+    impl<D: Stored> Gate<'_, D> {
+        /// Gates a vector of the gradient and gives it back.
+        ///
+        /// # Safety
+        /// The CPU has `S`'s instructions, and the block has such a vector.
+        #[inline(always)]
+        unsafe fn gated<S: Simd<T = D::Wide>>(&self, at: usize) -> S::V {
+            let from = self.first * self.channels + at;
+            // SAFETY: the function's contract.
+            unsafe {
+                let y = D::load::<S>(self.y.as_ptr().add(from));
+                let g = S::where_positive(y, D::load::<S>(self.gradient.as_ptr().add(from)));
+                D::store::<S>(self.out.add(at), g);
+                g
+            }
+        }
+
+        /// `g·(x - mean)` for a vector of convolution `i`'s results.
+        ///
+        /// # Safety
+        /// As above, and `k` is its first channel.
+        #[inline(always)]
+        unsafe fn centred<S: Simd<T = D::Wide>>(&self, g: S::V, i: usize, at: usize, k: usize) -> S::V {
+            let from = self.first * self.channels + at;
+            // SAFETY: the function's contract.
+            unsafe {
+                let x = D::load::<S>(self.x[i].as_ptr().add(from));
+                S::fma(g, S::add(x, S::load(self.minus[i].as_ptr().add(k))), S::zero())
+            }
+        }
+    }
+    impl<D: Stored, S: Simd<T = D::Wide>> Terms<S, 2> for Gate<'_, D> {
+        #[inline(always)]
+        unsafe fn at(&self, at: usize, k: usize) -> [S::V; 2] {
+            // SAFETY: the trait's contract.
+            unsafe {
+                let g = self.gated::<S>(at);
+                [g, self.centred::<S>(g, 0, at, k)]
+            }
+        }
+    }
+    impl<D: Stored, S: Simd<T = D::Wide>> Terms<S, 3> for Gate<'_, D> {
+        #[inline(always)]
+        unsafe fn at(&self, at: usize, k: usize) -> [S::V; 3] {
+            // SAFETY: the trait's contract.
+            unsafe {
+                let g = self.gated::<S>(at);
+                [g, self.centred::<S>(g, 0, at, k), self.centred::<S>(g, 1, at, k)]
+            }
+        }
+    }
+    struct Summed<'a, D: Stored>(Gate<'a, D>, [&'a mut [D::Wide]; 3]);
+    impl<D: Stored> Kernel<D::Wide> for Summed<'_, D> {
+        #[inline(always)]
+        unsafe fn run<S: Simd<T = D::Wide>>(self) {
+            let Summed(gate, [a, b, c]) = self;
+            let Gate { channels, count, .. } = gate;
+            // SAFETY: `join_gradient` made sure of all lengths; the block is this task's.
+            unsafe {
+                match c.is_empty() {
+                    true => column_sums::<S, 2>(count, channels, [a, b], &gate),
+                    false => column_sums::<S, 3>(count, channels, [a, b, c], &gate),
+                }
+            }
+        }
+    }
+    let len = y.len();
+    let (second, second_mean) = around.unwrap_or(path);
+    assert!(channels.is_multiple_of(lanes::<D::Wide>(isa)) && len.is_multiple_of(channels));
+    assert!(gradient.len() == len && path.0.len() == len && second.len() == len);
+    assert!(path.1.len() == channels && second_mean.len() == channels);
+    let minus =
+        [path.1, second_mean].map(|mean| mean.iter().map(|&m| D::Wide::of_f64(-m)).collect::<Vec<_>>());
+    let make = |first, count, out| {
+        let zeros = |wanted: bool| vec![D::Wide::ZERO; if wanted { channels } else { 0 }];
+        let mut sums = [zeros(true), zeros(true), zeros(around.is_some())];
+        let [a, b, c] = &mut sums;
+        let minus = minus.each_ref().map(Vec::as_slice);
+        let x = [path.0, second];
+        run(isa, Summed(Gate { channels, first, count, y, gradient, x, minus, out }, [a, b, c]));
+        let [a, b, c] = sums;
+        (GradientSums([a.clone(), b]), GradientSums([a, c]))
+    };
+    // SAFETY: LANES divides the channels, so all of each pixel is written.
+    let (g, sums) = unsafe { blocks(len / channels, channels, make) };
+    let (first, second): (Vec<_>, Vec<_>) = sums.into_iter().unzip();
+    (g, GradientSums::total(&first), around.map(|_| GradientSums::total(&second)))
+}

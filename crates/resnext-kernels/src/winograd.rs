@@ -1,0 +1,398 @@
+//! 3×3 convolutions of stride 1 in 4/9 of the multiplications: Winograd's F(2×2, 3×3), as Lavin and Gray (2015,
+//! arXiv 1509.09308) use it.
+//!
+//! A tile of 2×2 output pixels reads 4×4 pixels. Those, the kernels and the sums over channels are each of 16
+//! positions: `Y = Aᵀ [Σ (G g Gᵀ) ⊙ (Bᵀ d B)] A`. `A` and `B` have only 0, 1 and -1, `G` halves as well: whole numbers are
+//! computed exactly. A tile's result depends on nothing but its own pixels.
+//!
+//! NaN or infinity in a pixel makes NaN of all the pixels of the tiles that read it.
+
+use crate::memory::scratch::Scratch;
+use crate::simd::dispatch::{Isa, lanes, run};
+use crate::simd::traits::{Element, Kernel, MAX_LANES, Simd};
+use std::ops::Range;
+
+/// Positions of a tile and of a kernel, after their transforms.
+pub const POSITIONS: usize = 16;
+
+/// Tiles of the largest strip.
+pub const LARGEST: usize = 8;
+
+/// Beyond so many channels a group, a vector's weights leave the nearer cache between two strips of tiles.
+const MOST_INPUTS: usize = 128;
+
+/// Whether groups of so many channels, in and out, are worth it: of whole vectors, or two a vector.
+pub fn takes(lanes: usize, group: usize) -> bool {
+    group >= 8 && lanes == 2 * group || group.is_multiple_of(lanes) && group <= MOST_INPUTS
+}
+
+/// Vectors that read the same input channels: those of a group that has several, or one.
+pub fn vectors_per_group(lanes: usize, group: usize) -> usize {
+    (group / lanes).max(1)
+}
+
+/// Tiles of maps, in order: what they read and where they are written.
+#[derive(Debug, Default)]
+pub struct Tiling {
+    /// Where the 4×4 pixels of each tile begin, row by row.
+    reads: Vec<[u32; 16]>,
+    /// The numbers of its 2×2 output pixels, or [`OUTSIDE`].
+    writes: Vec<[u32; 4]>,
+    /// The largest of what is read.
+    farthest: usize,
+    /// Output pixels so far.
+    pixels: usize,
+}
+
+/// In place of an output pixel that is not there.
+const OUTSIDE: u32 = u32::MAX;
+
+impl Tiling {
+    /// Adds a map of `height`×`width` output pixels, numbered from the last one's on. `at(y, x)` says where the pixel
+    /// begins that position (y, x) of the kernel's window reads for output pixel (0, 0).
+    pub fn add(&mut self, (height, width): (usize, usize), at: impl Fn(usize, usize) -> usize) {
+        for top in (0..height).step_by(2) {
+            for left in (0..width).step_by(2) {
+                let read = |i: usize| at(top + i / 4, left + i % 4) as u32;
+                let write = |i: usize| match (top + i / 2, left + i % 2) {
+                    (y, x) if y < height && x < width => (self.pixels + y * width + x) as u32,
+                    _ => OUTSIDE,
+                };
+                self.writes.push([0, 1, 2, 3].map(write));
+                let reads: [u32; 16] = std::array::from_fn(read);
+                self.farthest = reads.iter().fold(self.farthest, |most, &read| most.max(read as usize));
+                self.reads.push(reads);
+            }
+        }
+        self.pixels += height * width;
+    }
+
+    pub fn len(&self) -> usize {
+        self.reads.len()
+    }
+
+    /// Output pixels.
+    pub fn pixels(&self) -> usize {
+        self.pixels
+    }
+
+    /// The numbers of a tile's output pixels; the last tile of an odd row or column lacks some.
+    fn writes(&self, tile: usize) -> impl Iterator<Item = Option<usize>> {
+        self.writes[tile].iter().map(|&pixel| (pixel != OUTSIDE).then_some(pixel as usize))
+    }
+}
+
+/// What becomes of the sums, an output pixel's vector at a time.
+pub trait Sink<T: Element> {
+    /// What to do 16 times while a strip is multiplied with a vector's weights: fetch, a few at a time, what is needed
+    /// later.
+    fn meanwhile(&self) -> impl FnMut();
+
+    /// Fetches what [`put`](Self::put) will read and write.
+    fn expect<S: Simd<T = T>>(&self, pixel: usize, vector: usize);
+
+    /// Takes a sum.
+    ///
+    /// # Safety
+    /// The CPU has `S`'s instructions; the pixel is one of the tiles' and the vector one of the units'.
+    unsafe fn put<S: Simd<T = T>>(&self, pixel: usize, vector: usize, sum: S::V);
+}
+
+/// Some tiles of some channels.
+pub struct Tiles<'a, T, K> {
+    pub tiling: &'a Tiling,
+    pub tiles: Range<usize>,
+    pub maps: &'a [T],
+    /// From one vector of a pixel's channels to the next.
+    pub pitch: usize,
+    /// Channels a group.
+    pub group: usize,
+    /// Which vectors of channels, in units of [`vectors_per_group`].
+    pub units: Range<usize>,
+    /// Of all vectors: `[output vector][position][input channel][LANES]`, lanes in the order of [`lane`].
+    pub weights: &'a [T],
+    pub sink: K,
+}
+
+impl<T: Element, K: Sink<T>> Tiles<'_, T, K> {
+    pub fn run(&self, isa: Isa) {
+        let count = self.tiles.len();
+        // The last strip begins early enough to be whole; what it computes again is the same. An instruction waits for
+        // the one before on the same sum, so that fewer than five take as long as five.
+        let cost = |&m: &usize| (count.div_ceil(m) * m.max(5), count % m);
+        match [LARGEST, 7, 4, 2, 1].into_iter().filter(|&m| m <= count).min_by_key(cost) {
+            Some(LARGEST) => self.strips::<LARGEST>(isa),
+            Some(7) => self.strips::<7>(isa),
+            Some(4) => self.strips::<4>(isa),
+            Some(2) => self.strips::<2>(isa),
+            Some(_) => self.strips::<1>(isa),
+            None => {}
+        }
+    }
+
+    fn strips<const M: usize>(&self, isa: Isa) {
+        match lanes::<T>(isa) / self.group {
+            0 | 1 => run(isa, Strips::<T, K, M, 1>(self)),
+            _ => run(isa, Strips::<T, K, M, 2>(self)),
+        }
+    }
+}
+
+/// Where channel `channel` of an input or output vector lies in it, in a register: first those of the groups' first
+/// channels, and so on. The channels that the lanes of a weight vector multiply then lie beside each other.
+fn lane(channel: usize, lanes: usize, groups: usize) -> usize {
+    let group = lanes / groups;
+    channel % group * groups + channel / group
+}
+
+/// In strips of `M`, each compiled by itself: only then do all sums stay in registers. A vector has `GROUPS` groups.
+struct Strips<'a, 'b, T, K, const M: usize, const GROUPS: usize>(&'a Tiles<'b, T, K>);
+
+impl<T: Element, K: Sink<T>, const M: usize, const GROUPS: usize> Kernel<T>
+    for Strips<'_, '_, T, K, M, GROUPS>
+{
+    #[inline(always)]
+    unsafe fn run<S: Simd<T = T>>(self) {
+        let Tiles { tiling, tiles, maps, pitch, group, units, weights, sink } = self.0;
+        let (vectors, size) = (vectors_per_group(S::LANES, *group), POSITIONS * group * S::LANES);
+        assert!(takes(S::LANES, *group) && GROUPS == (S::LANES / group).max(1));
+        assert!(M <= tiles.len() && tiles.end <= tiling.len() && units.end * vectors * size <= weights.len());
+        assert!(tiling.farthest + (units.end * vectors).saturating_sub(1) * pitch + S::LANES <= maps.len());
+        // SAFETY: the CPU has S's instructions, and lanes are below LANES.
+        let (gather, scatter) = unsafe {
+            // With the numbers of groups and of their channels exchanged, `lane` is its own inverse.
+            (S::index(|i| lane(i, S::LANES, S::LANES / GROUPS)), S::index(|i| lane(i, S::LANES, GROUPS)))
+        };
+        let (mut inputs, mut products) = (Scratch::<T>::default(), Scratch::<T>::default());
+        let inputs = inputs.get(vectors * POSITIONS * M * S::LANES).as_mut_ptr();
+        let products = products.get(POSITIONS * M * S::LANES).as_mut_ptr();
+        for unit in units.clone() {
+            for first in tiles.clone().step_by(M) {
+                let first = first.min(tiles.end - M);
+                // SAFETY: the CPU has S's instructions; sizes are as asserted, and as asked for just now.
+                unsafe {
+                    for source in 0..vectors {
+                        let from = maps.as_ptr().add((unit * vectors + source) * pitch);
+                        for m in 0..M {
+                            let to = inputs.add((source * POSITIONS * M + m) * S::LANES);
+                            transform_pixels::<S, M, GROUPS>(from, &tiling.reads[first + m], gather, to);
+                        }
+                    }
+                    for vector in unit * vectors..(unit + 1) * vectors {
+                        let weights = weights.as_ptr().add(vector * size);
+                        let mut meanwhile = sink.meanwhile();
+                        let part = |position: usize| first + M * position / POSITIONS;
+                        for position in 0..POSITIONS {
+                            meanwhile();
+                            for tile in part(position)..part(position + 1) {
+                                tiling
+                                    .writes(tile)
+                                    .flatten()
+                                    .for_each(|pixel| sink.expect::<S>(pixel, vector));
+                            }
+                            multiply::<S, M, GROUPS>(vectors, position, inputs, weights, products);
+                        }
+                        for m in 0..M {
+                            let sums = transform_sums::<S, M, GROUPS>(products.add(m * S::LANES), scatter);
+                            for (pixel, sum) in tiling.writes(first + m).zip(sums) {
+                                if let Some(pixel) = pixel {
+                                    sink.put::<S>(pixel, vector, sum);
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `Bᵀ d B` of one vector of channels, written `M` vectors apart.
+///
+/// # Safety
+/// The CPU has `S`'s instructions, all pixels can be read, and 16 vectors can be written.
+#[inline(always)]
+unsafe fn transform_pixels<S: Simd, const M: usize, const GROUPS: usize>(
+    from: *const S::T,
+    pixels: &[u32; POSITIONS],
+    gather: S::Index,
+    to: *mut S::T,
+) {
+    // SAFETY: the function's contract. Loops and functions, not closures, which would be compiled without S's
+    // instructions.
+    unsafe {
+        let mut d = [S::zero(); POSITIONS];
+        for i in 0..POSITIONS {
+            d[i] = S::load(from.add(pixels[i] as usize));
+            if GROUPS > 1 {
+                d[i] = S::permute(d[i], gather);
+            }
+        }
+        for x in 0..4 {
+            [d[x], d[4 + x], d[8 + x], d[12 + x]] = of_pixels::<S>(d[x], d[4 + x], d[8 + x], d[12 + x]);
+        }
+        for y in 0..4 {
+            let row = of_pixels::<S>(d[4 * y], d[4 * y + 1], d[4 * y + 2], d[4 * y + 3]);
+            for x in 0..4 {
+                S::store(to.add((4 * y + x) * M * S::LANES), row[x]);
+            }
+        }
+    }
+}
+
+/// `Bᵀ` times a column.
+///
+/// # Safety
+/// The CPU has `S`'s instructions.
+#[inline(always)]
+unsafe fn of_pixels<S: Simd>(a: S::V, b: S::V, c: S::V, d: S::V) -> [S::V; 4] {
+    // SAFETY: the function's contract.
+    unsafe { [S::sub(a, c), S::add(b, c), S::sub(c, b), S::sub(b, d)] }
+}
+
+/// One position's sums over the channels of a group, for `M` tiles.
+///
+/// # Safety
+/// The CPU has `S`'s instructions; the inputs, the weights and room for the products are there.
+#[inline(always)]
+unsafe fn multiply<S: Simd, const M: usize, const GROUPS: usize>(
+    vectors: usize,
+    position: usize,
+    inputs: *const S::T,
+    weights: *const S::T,
+    products: *mut S::T,
+) {
+    // SAFETY: the function's contract.
+    unsafe {
+        let mut sums = [S::zero(); M];
+        let depth = S::LANES / GROUPS;
+        for source in 0..vectors {
+            let inputs = inputs.add((source * POSITIONS + position) * M * S::LANES);
+            let weights = weights.add((position * vectors + source) * depth * S::LANES);
+            for c in 0..depth {
+                let w = S::load(weights.add(c * S::LANES));
+                for m in 0..M {
+                    let x = inputs.add(m * S::LANES + c * GROUPS);
+                    let x = if GROUPS == 1 { S::splat(x) } else { S::splat_two(x) };
+                    sums[m] = S::fma(x, w, sums[m]);
+                }
+            }
+        }
+        for m in 0..M {
+            S::store(products.add((position * M + m) * S::LANES), sums[m]);
+        }
+    }
+}
+
+/// `Aᵀ m A` of products that lie `M` vectors apart: 2×2 pixels.
+///
+/// # Safety
+/// The CPU has `S`'s instructions, and the products can be read.
+#[inline(always)]
+unsafe fn transform_sums<S: Simd, const M: usize, const GROUPS: usize>(
+    products: *const S::T,
+    scatter: S::Index,
+) -> [S::V; 4] {
+    // SAFETY: the function's contract.
+    unsafe {
+        let mut m = [S::zero(); POSITIONS];
+        for i in 0..POSITIONS {
+            m[i] = S::load(products.add(i * M * S::LANES));
+        }
+        for x in 0..4 {
+            [m[x], m[4 + x]] = of_sums::<S>(m[x], m[4 + x], m[8 + x], m[12 + x]);
+        }
+        let [a, b] = of_sums::<S>(m[0], m[1], m[2], m[3]);
+        let [c, d] = of_sums::<S>(m[4], m[5], m[6], m[7]);
+        let mut sums = [a, b, c, d];
+        if GROUPS > 1 {
+            for i in 0..4 {
+                sums[i] = S::permute(sums[i], scatter);
+            }
+        }
+        sums
+    }
+}
+
+/// `Aᵀ` times a column.
+///
+/// # Safety
+/// The CPU has `S`'s instructions.
+#[inline(always)]
+unsafe fn of_sums<S: Simd>(a: S::V, b: S::V, c: S::V, d: S::V) -> [S::V; 2] {
+    // SAFETY: the function's contract.
+    unsafe { [S::add(S::add(a, b), c), S::sub(S::sub(b, c), d)] }
+}
+
+/// Writes a vector's weights: `G g Gᵀ` of the kernels `kernel(output channel, input channel)`, channels counted in the
+/// vector and in the group, whose taps go row by row.
+pub fn transform_kernels<T: Element>(
+    isa: Isa,
+    group: usize,
+    values: &mut [T],
+    kernel: impl Fn(usize, usize) -> [T; 9],
+) {
+    run(isa, Kernels { group, values, kernel });
+}
+
+struct Kernels<'a, T, F> {
+    group: usize,
+    values: &'a mut [T],
+    kernel: F,
+}
+
+impl<T: Element, F: Fn(usize, usize) -> [T; 9]> Kernel<T> for Kernels<'_, T, F> {
+    #[inline(always)]
+    unsafe fn run<S: Simd<T = T>>(self) {
+        let Kernels { group, values, kernel } = self;
+        assert!(takes(S::LANES, group) && values.len() == POSITIONS * group * S::LANES);
+        // Several at a time: a vector that is read when its last lane has just been written would be waited for.
+        const BLOCK: usize = 8;
+        let mut taps = [[[T::ZERO; MAX_LANES]; 9]; BLOCK];
+        for first in (0..group).step_by(BLOCK) {
+            let block = BLOCK.min(group - first);
+            for channel in 0..S::LANES {
+                let lane = lane(channel, S::LANES, (S::LANES / group).max(1));
+                for (c, taps) in taps[..block].iter_mut().enumerate() {
+                    let kernel = kernel(channel, first + c);
+                    for i in 0..9 {
+                        taps[i][lane] = kernel[i];
+                    }
+                }
+            }
+            for (c, taps) in taps[..block].iter().enumerate() {
+                // SAFETY: the CPU has S's instructions; the values are as many as asserted.
+                unsafe {
+                    let mut g = [S::zero(); 12];
+                    for i in 0..9 {
+                        g[i] = S::load(taps[i].as_ptr());
+                    }
+                    for x in 0..3 {
+                        [g[x], g[3 + x], g[6 + x], g[9 + x]] = of_kernels::<S>(g[x], g[3 + x], g[6 + x]);
+                    }
+                    for y in 0..4 {
+                        let row = of_kernels::<S>(g[3 * y], g[3 * y + 1], g[3 * y + 2]);
+                        for x in 0..4 {
+                            let at = ((4 * y + x) * group + first + c) * S::LANES;
+                            S::store(values.as_mut_ptr().add(at), row[x]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `G` times a column.
+///
+/// # Safety
+/// The CPU has `S`'s instructions.
+#[inline(always)]
+unsafe fn of_kernels<S: Simd>(a: S::V, b: S::V, c: S::V) -> [S::V; 4] {
+    // SAFETY: the function's contract.
+    unsafe {
+        let half = S::splat(&S::T::of_f64(0.5));
+        let (outer, zero) = (S::add(a, c), S::zero());
+        [a, S::fma(S::add(outer, b), half, zero), S::fma(S::sub(outer, b), half, zero), c]
+    }
+}
