@@ -1,0 +1,60 @@
+//! Circles of files.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// The sets of at least two nodes from each of which all others of the set are reached, each with the nodes of a
+/// shortest way around.
+pub fn circles(arrows: &BTreeSet<(usize, usize)>) -> Vec<(Vec<usize>, Vec<usize>)> {
+    let mut next: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for &(from, to) in arrows {
+        next.entry(from).or_default().push(to);
+        next.entry(to).or_default();
+    }
+    let reached: BTreeMap<usize, BTreeSet<usize>> =
+        next.keys().map(|&node| (node, reached_from(&next, node))).collect();
+    let mut found = Vec::new();
+    let mut done = BTreeSet::new();
+    for &node in next.keys() {
+        if done.contains(&node) || !reached[&node].contains(&node) {
+            continue;
+        }
+        let set: Vec<usize> =
+            reached[&node].iter().copied().filter(|other| reached[other].contains(&node)).collect();
+        done.extend(&set);
+        let around = set.iter().filter_map(|&start| way_around(&next, start)).min_by_key(Vec::len);
+        found.push((set, around.unwrap_or_default()));
+    }
+    found
+}
+
+/// The nodes that arrows lead to from `start`.
+fn reached_from(next: &BTreeMap<usize, Vec<usize>>, start: usize) -> BTreeSet<usize> {
+    let (mut reached, mut open) = (BTreeSet::new(), vec![start]);
+    while let Some(node) = open.pop() {
+        open.extend(next[&node].iter().filter(|&&node| reached.insert(node)));
+    }
+    reached
+}
+
+/// A shortest way from `start` to itself: its nodes, `start` first.
+fn way_around(next: &BTreeMap<usize, Vec<usize>>, start: usize) -> Option<Vec<usize>> {
+    let mut before = BTreeMap::new();
+    let mut open = VecDeque::from([start]);
+    while let Some(node) = open.pop_front() {
+        for &to in &next[&node] {
+            if to == start {
+                let mut way = vec![node];
+                while way[way.len() - 1] != start {
+                    way.push(before[&way[way.len() - 1]]);
+                }
+                way.reverse();
+                return Some(way);
+            }
+            if !before.contains_key(&to) {
+                before.insert(to, node);
+                open.push_back(to);
+            }
+        }
+    }
+    None
+}
