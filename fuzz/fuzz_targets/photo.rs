@@ -1,4 +1,4 @@
-//! Any bytes as a photo: decoded and transformed.
+//! Decodes arbitrary bytes as a photo, then resizes, crops and normalises it.
 
 #![no_main]
 

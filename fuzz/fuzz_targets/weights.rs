@@ -1,4 +1,4 @@
-//! Any bytes as a weights file: opened, told what they are, checked, read.
+//! Opens arbitrary bytes as a weights file, infers the network from its tensors, checks them and reads some.
 
 #![no_main]
 
@@ -8,7 +8,7 @@ use resnext_model::{Head, Weights};
 
 fuzz_target!(|bytes: &[u8]| {
     let path = std::env::temp_dir().join(format!("fuzz-weights-{}", std::process::id()));
-    std::fs::write(&path, bytes).expect("the temporary folder takes files");
+    std::fs::write(&path, bytes).expect("the temporary folder is writable");
     let Ok(weights) = Weights::open(&path) else { return };
     if let Ok(config) = weights.config() {
         let _ = weights.check(&config, Head::Loaded);

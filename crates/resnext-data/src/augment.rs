@@ -1,24 +1,26 @@
-//! From stored pixels to a network's input: augmentation and normalisation.
+//! Training augmentation (shifted crop, horizontal flip) and normalisation, in one pass over an image.
 
 use crate::dataset::{CHANNELS, Dataset, Normalization};
 use rand::{Rng, RngExt};
 
-/// How training images are varied.
+/// Random changes applied to each training image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Augmentation {
-    /// Black pixels added on each side before a crop of the old size at a random place.
+    /// Pixels of zero padding per side; a crop of the original size is then taken at a random position. 0
+    /// disables it.
     pub pad: usize,
-    /// Whether half of the images are mirrored left to right.
+    /// Whether each image is flipped left to right with probability 1/2.
     pub flip: bool,
 }
 
 impl Augmentation {
-    /// The usual one for CIFAR (the paper's section 5.3): pad 4, crop, flip.
+    /// CIFAR's standard augmentation (the paper's section 5.3): pad by 4, crop to 32×32, flip.
     pub fn cifar() -> Self {
         Augmentation { pad: 4, flip: true }
     }
 
-    /// Writes image `index` of `dataset`, varied and normalised, into `out` as (H, W, 3).
+    /// Augments and normalises image `index` of `dataset` into `out`, (H, W, 3). `rng` decides shift and
+    /// flip.
     pub(crate) fn write(
         &self,
         dataset: &Dataset,

@@ -1,7 +1,7 @@
-//! CIFAR-10 and CIFAR-100 from the official binary archives, as `.tar.gz` or unpacked.
+//! CIFAR-10 and CIFAR-100: 32×32 RGB images, read from the official binary archives, packed or unpacked.
 
 use crate::dataset::{CHANNELS, Dataset, Normalization, Splits};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -9,22 +9,23 @@ use std::path::Path;
 
 const SIDE: usize = 32;
 
-/// What tells the two sets apart.
+/// The differences between the two data sets.
 struct Kind {
     folder: &'static str,
     train: &'static [&'static str],
     test: &'static str,
     names: &'static str,
     classes: usize,
-    /// Label bytes before the pixels; the last one counts.
+    /// Label bytes before each image's pixels; the last one is the label used (CIFAR-100's fine label).
     label_bytes: usize,
     normalization: Normalization,
 }
 
-/// Reads CIFAR-10 from a `.tar.gz` or a folder.
+/// Reads CIFAR-10: 50,000 training and 10,000 test images in 10 classes. `path` is `cifar-10-binary.tar.gz`
+/// or the folder it unpacks to.
 ///
 /// # Errors
-/// If a file is missing, cut short, or holds a label that no class has.
+/// If a file is missing or truncated, or a label is out of range; the error names the file.
 pub fn cifar10(path: &Path) -> Result<Splits> {
     read(
         path,
@@ -46,10 +47,11 @@ pub fn cifar10(path: &Path) -> Result<Splits> {
     )
 }
 
-/// Reads CIFAR-100, with its fine labels, from a `.tar.gz` or a folder.
+/// Reads CIFAR-100 with its 100 fine labels: 50,000 training and 10,000 test images. `path` is
+/// `cifar-100-binary.tar.gz` or the folder it unpacks to.
 ///
 /// # Errors
-/// As for [`cifar10`].
+/// The same as [`cifar10`].
 pub fn cifar100(path: &Path) -> Result<Splits> {
     read(
         path,
@@ -92,7 +94,8 @@ fn read(path: &Path, kind: &Kind) -> Result<Splits> {
     Ok(Splits { train: split(kind.train)?, test: split(&[kind.test])?, normalization: kind.normalization })
 }
 
-/// Takes a file apart into records of label and pixels.
+/// Splits a file into records, each of label bytes and 3072 pixel bytes, and appends them to `labels` and
+/// `pixels`.
 fn records(
     path: &Path,
     file: &str,
@@ -119,7 +122,7 @@ fn records(
 
 type Files = HashMap<String, Vec<u8>>;
 
-/// The wanted files of a folder, or of the archive's own folder inside it.
+/// Reads the `wanted` files that exist in `path`, or in the archive's top-level folder `inner` below it.
 fn from_folder(path: &Path, inner: &str, wanted: &[&str]) -> Result<Files> {
     let nested = path.join(inner);
     let folder = if nested.is_dir() { nested } else { path.to_path_buf() };
@@ -134,7 +137,7 @@ fn from_folder(path: &Path, inner: &str, wanted: &[&str]) -> Result<Files> {
     Ok(files)
 }
 
-/// The wanted files of a `.tar.gz`, by the last part of their name.
+/// Reads the `wanted` files of a `.tar.gz`, matched by file name without folders.
 fn from_archive(path: &Path, wanted: &[&str]) -> Result<Files> {
     let io = |source| Error::Io { path: path.to_path_buf(), source };
     let file = BufReader::new(File::open(path).map_err(io)?);
@@ -144,7 +147,7 @@ fn from_archive(path: &Path, wanted: &[&str]) -> Result<Files> {
         let mut entry = entry.map_err(io)?;
         let name = entry.path().map_err(io)?.file_name().map(|name| name.to_string_lossy().into_owned());
         let Some(name) = name.filter(|name| wanted.contains(&name.as_str())) else { continue };
-        // The header's size is not to be trusted with an allocation.
+        // Grow the buffer while reading: the header's size is untrusted, so it must not set an allocation.
         let mut data = Vec::new();
         let expected = entry.size();
         entry.read_to_end(&mut data).map_err(io)?;

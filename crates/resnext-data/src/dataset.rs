@@ -1,11 +1,11 @@
-//! Labelled images in memory.
+//! Labelled images of one size, in memory.
 
 use rayon::prelude::*;
 
-/// Channels of every image: red, green, blue.
+/// The number of channels of every image: red, green and blue.
 pub const CHANNELS: usize = 3;
 
-/// Labelled images of one size, 8 bits a channel, planar: all of red, then green, then blue.
+/// Labelled RGB images of one size, `u8` per channel, stored planar (N, 3, H, W).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dataset {
     pixels: Vec<u8>,
@@ -15,31 +15,32 @@ pub struct Dataset {
     class_names: Vec<String>,
 }
 
-/// A training set, a test set and how their pixels are normalised.
+/// A data set's training and test splits, and the normalisation for both.
 #[derive(Debug, Clone)]
 pub struct Splits {
-    /// To learn from.
+    /// The training split.
     pub train: Dataset,
-    /// To be judged by.
+    /// The test split.
     pub test: Dataset,
-    /// Of the training set.
+    /// Mean and standard deviation of the training split.
     pub normalization: Normalization,
 }
 
-/// Mean and standard deviation of each channel, of pixels scaled to 0..=1.
+/// Per-channel mean and standard deviation, for pixels scaled to [0, 1]: an input is `(pixel / 255 - mean) /
+/// std`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Normalization {
-    /// Mean of red, green, blue.
+    /// Mean of red, green and blue.
     pub mean: [f32; CHANNELS],
-    /// Standard deviation of red, green, blue.
+    /// Standard deviation of red, green and blue.
     pub std: [f32; CHANNELS],
 }
 
 impl Dataset {
-    /// Puts a set together; `pixels` holds 3·`height`·`width` bytes a label.
+    /// Builds a data set from planar `pixels`, 3·`height`·`width` bytes per label.
     ///
     /// # Panics
-    /// If lengths do not fit or a label has no name: readers check their files first.
+    /// If the lengths disagree or a label has no class name. Readers validate their files first.
     pub(crate) fn new(
         pixels: Vec<u8>,
         labels: Vec<u32>,
@@ -56,33 +57,40 @@ impl Dataset {
         self.labels.len()
     }
 
-    /// Whether there is no image.
+    /// Whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
-    /// Height and width of every image in pixels.
+    /// Height and width of every image, in pixels.
     pub fn size(&self) -> (usize, usize) {
         (self.height, self.width)
     }
 
-    /// The planar pixels of image `index`, which must be below [`len`](Self::len).
+    /// The pixels of image `index`, planar (3, H, W).
+    ///
+    /// # Panics
+    /// If `index` is not below [`len`](Self::len).
     pub fn image(&self, index: usize) -> &[u8] {
         let len = CHANNELS * self.height * self.width;
         &self.pixels[index * len..(index + 1) * len]
     }
 
-    /// The class of image `index`, which must be below [`len`](Self::len).
+    /// The class of image `index`: an index into [`class_names`](Self::class_names).
+    ///
+    /// # Panics
+    /// If `index` is not below [`len`](Self::len).
     pub fn label(&self, index: usize) -> u32 {
         self.labels[index]
     }
 
-    /// The names of the classes, by label.
+    /// The class names, indexed by label.
     pub fn class_names(&self) -> &[String] {
         &self.class_names
     }
 
-    /// Mean and standard deviation of this set's own pixels.
+    /// Computes the mean and standard deviation of these images' pixels. Sums are integers, so the result
+    /// does not depend on the number of threads.
     pub fn normalization(&self) -> Normalization {
         let plane = self.height * self.width;
         let sums = (0..self.len())
@@ -104,7 +112,7 @@ impl Dataset {
         let mean = sums.map(|[sum, _]| sum as f64 / count / 255.0);
         let var: [f64; CHANNELS] =
             std::array::from_fn(|c| sums[c][1] as f64 / count / 65025.0 - mean[c] * mean[c]);
-        // An image set of one colour has no spread; 1 leaves it at zero instead of dividing by it.
+        // A constant channel has a deviation of 0; dividing by 1 instead maps it to zeros.
         let std = var.map(|v| if v > 1e-12 { v.sqrt() as f32 } else { 1.0 });
         Normalization { mean: mean.map(|m| m as f32), std }
     }

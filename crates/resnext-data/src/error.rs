@@ -1,66 +1,67 @@
-//! What can be wrong with a data set.
+//! The error type of this crate.
 
 use std::path::PathBuf;
 
-/// An error of this crate.
+/// An error from reading, decoding or loading images.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or folder could not be read.
     #[error("cannot read {path}: {source}")]
     Io {
-        /// Which.
+        /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The error from the operating system, or from unpacking.
         source: std::io::Error,
     },
-    /// A file the data set needs is not in the archive or folder.
-    #[error("{path} holds no {file}: expected the official binary archive, as .tar.gz or unpacked")]
+    /// A file that the data set needs is missing from the archive or folder.
+    #[error("{path} does not contain {file}: expected the official binary archive, as .tar.gz or unpacked")]
     MissingFile {
         /// The archive or folder.
         path: PathBuf,
-        /// The file looked for.
+        /// The name of the missing file.
         file: String,
     },
-    /// A file is not a whole number of records.
+    /// A file's length is not a positive multiple of the record length.
     #[error(
-        "{file} in {path} is cut short or not a CIFAR file: expected a positive multiple of {record} bytes, got {len}"
+        "{file} in {path} is cut short or not a CIFAR file: \
+         expected a positive multiple of {record} bytes, got {len}"
     )]
     Length {
         /// The archive or folder.
         path: PathBuf,
         /// The file.
         file: String,
-        /// Bytes a record.
+        /// Bytes per record.
         record: usize,
-        /// Bytes found.
+        /// The file's length in bytes.
         len: usize,
     },
-    /// A label no class has.
+    /// A label is out of range.
     #[error("{file} in {path}: record {record} has label {label}, expected one below {classes}")]
     Label {
         /// The archive or folder.
         path: PathBuf,
         /// The file.
         file: String,
-        /// Which record, from 0.
+        /// The index of the record, from 0.
         record: usize,
-        /// What it says.
+        /// The label found.
         label: u8,
         /// The number of classes.
         classes: usize,
     },
-    /// A photo that could not be read or written.
+    /// A photo could not be read, decoded or written.
     #[error("{}: {reason}", path.display())]
     Photo {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// What went wrong.
         reason: String,
     },
-    /// An evaluation transform that can't be computed.
+    /// A setting of an [`EvalTransform`](crate::EvalTransform) is out of range.
     #[error("evaluation transform: {0}")]
     Transform(String),
-    /// A loader that could not give a batch.
+    /// A [`Loader`](crate::Loader) cannot be built from these settings.
     #[error("loader: {0}")]
     Loader(String),
 }

@@ -1,29 +1,32 @@
-//! The evaluation transform: a photo as the network was tested with.
+//! The evaluation transform: resize, centre crop, normalise, as the published accuracies were measured with.
 
 use crate::resample::{Interpolation, resample};
-use crate::{CHANNELS, Error, Normalization, Photo, Result};
+use crate::dataset::{CHANNELS, Normalization};
+use crate::error::{Error, Result};
+use crate::photo::Photo;
 use std::ops::Range;
 
-/// Resizes the shorter side, cuts out the middle, normalises: torchvision's `ImageClassification` preset and
-/// timm's evaluation transform, with the pixels of Pillow to the last bit.
+/// Resizes a photo's shorter side, takes the centre crop and normalises it: torchvision's
+/// `ImageClassification` preset and timm's evaluation transform. Resized pixels equal Pillow's bit for bit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EvalTransform {
-    /// The shorter side after resizing.
+    /// Length of the shorter side after resizing, in pixels.
     pub resize: usize,
-    /// Height and width that are cut out of the middle; where the resized photo is smaller, black is added.
+    /// Height and width of the centre crop, in pixels; a smaller photo is padded with black.
     pub crop: (usize, usize),
-    /// How it is resized.
+    /// The resampling filter.
     pub interpolation: Interpolation,
-    /// Of pixels scaled to 0..=1.
+    /// The network's input normalisation.
     pub normalization: Normalization,
 }
 
-/// Where the crop lies on the photo, in the photo's own pixels; it may reach beyond the photo.
+/// The crop's position on the original photo, in the photo's own pixels. It may extend beyond the photo's
+/// edges.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Window {
-    /// The left edge.
+    /// Left edge.
     pub left: f64,
-    /// The upper edge.
+    /// Top edge.
     pub top: f64,
     /// Width.
     pub width: f64,
@@ -31,14 +34,15 @@ pub struct Window {
     pub height: f64,
 }
 
-/// Sides a transform may ask for.
+/// The largest side, in pixels, that a transform may resize or crop to.
 const SIDE_LIMIT: usize = 1 << 13;
 
 impl EvalTransform {
-    /// Checks that the sizes are ones to compute with, and that the deviation is one to divide by.
+    /// Checks that the sizes are from 1 to 8192 and that the normalisation is finite with a positive
+    /// deviation.
     ///
     /// # Errors
-    /// [`Error::Transform`] that names the value and its range.
+    /// [`Error::Transform`], which names the setting and its range.
     pub fn validate(&self) -> Result<()> {
         for (name, side) in [("resize", self.resize), ("crop", self.crop.0), ("crop", self.crop.1)] {
             if !(1..=SIDE_LIMIT).contains(&side) {
@@ -61,7 +65,7 @@ impl EvalTransform {
         if w <= h { (self.resize, long(h, w)) } else { (long(w, h), self.resize) }
     }
 
-    /// The crop as pixels (H, W, 3), not normalised.
+    /// The crop as `u8` pixels, (H, W, 3), not normalised.
     pub fn crop(&self, photo: &Photo) -> Vec<u8> {
         let (width, height) = self.resized(photo);
         let (columns, left) = middle(width, self.crop.1);
@@ -78,12 +82,13 @@ impl EvalTransform {
         padded
     }
 
-    /// The network's input: the crop, normalised, (H, W, 3).
+    /// The network's input: the normalised crop, (H, W, 3).
     pub fn apply(&self, photo: &Photo) -> Vec<f32> {
         self.normalize(&self.crop(photo))
     }
 
-    /// Pixels as the network sees them, in torchvision's own steps: to 0..=1, minus mean, by deviation.
+    /// Normalises pixels with the same f32 operations as torchvision: scale to [0, 1], subtract the mean,
+    /// divide by the deviation.
     fn normalize(&self, pixels: &[u8]) -> Vec<f32> {
         let Normalization { mean, std } = self.normalization;
         let table: [[f32; CHANNELS]; 256] =
@@ -94,7 +99,7 @@ impl EvalTransform {
         out
     }
 
-    /// Where on the photo the crop lies.
+    /// The crop's position on the original photo.
     pub fn window(&self, photo: &Photo) -> Window {
         let (width, height) = self.resized(photo);
         let start = |side: usize, crop: usize| {
@@ -111,7 +116,7 @@ impl EvalTransform {
     }
 }
 
-/// The pixels of a side that a crop from its middle has, and the black ones before them.
+/// The pixels of a side that lie within its centre crop, and the number of padding pixels before them.
 fn middle(side: usize, crop: usize) -> (Range<usize>, usize) {
     if crop > side {
         return (0..side, (crop - side) / 2);

@@ -1,9 +1,11 @@
-//! A map of what mattered, drawn over a photo.
+//! Heat maps, such as Grad-CAM's, drawn over a photo.
 
-use crate::{CHANNELS, Photo, Window};
+use crate::dataset::CHANNELS;
+use crate::evaluation::Window;
+use crate::photo::Photo;
 
-/// `photo` under the colours of `map` (rows × columns, from 0 to 1), which covers `window`: blue where it is low,
-/// red where it is high. What the network did not see is darkened.
+/// Blends `map`, values in [0, 1] of shape (rows, columns) that cover `window`, over `photo`: blue is low,
+/// red is high. Pixels outside of the window, which the network did not see, are darkened.
 pub fn overlay(photo: &Photo, window: &Window, map: &[f32], (rows, columns): (usize, usize)) -> Photo {
     let (width, height) = (photo.width(), photo.height());
     let mut pixels = photo.pixels().to_vec();
@@ -19,11 +21,11 @@ pub fn overlay(photo: &Photo, window: &Window, map: &[f32], (rows, columns): (us
             *p = (0.5 * *p as f32 + 0.5 * 255.0 * colour).round() as u8;
         }
     }
-    // The same number of pixels as before.
+    // `pixels` still has the photo's length, so this never falls back.
     Photo::new(width, height, pixels).unwrap_or_else(|| photo.clone())
 }
 
-/// The map between its points, by straight lines.
+/// Samples the map at relative coordinates (u, v) in [0, 1) by bilinear interpolation.
 fn at(map: &[f32], rows: usize, columns: usize, u: f64, v: f64) -> f32 {
     let place = |t: f64, n: usize| {
         let t = (t * n as f64 - 0.5).clamp(0.0, (n - 1) as f64);
@@ -34,7 +36,7 @@ fn at(map: &[f32], rows: usize, columns: usize, u: f64, v: f64) -> f32 {
     row(y0) * (1.0 - fy) + row(y1) * fy
 }
 
-/// Blue, cyan, yellow, red.
+/// The colour of a value in [0, 1], in RGB from 0 to 1: blue, cyan, yellow, red.
 fn colour(heat: f32) -> [f32; CHANNELS] {
     [3.0, 2.0, 1.0].map(|centre| (1.5 - (4.0 * heat - centre).abs()).clamp(0.0, 1.0))
 }

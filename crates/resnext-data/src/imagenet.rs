@@ -1,6 +1,6 @@
-//! The classes of ImageNet's 2012 challenge, in the order every pretrained network has them.
+//! The classes of ImageNet's 2012 challenge (ILSVRC2012).
 
-/// Names of the 1000 classes, by label, as torchvision has them.
+/// The names of the 1000 classes, indexed by label, with torchvision's spelling.
 pub fn class_names() -> Vec<&'static str> {
     include_str!("imagenet_classes.txt").lines().collect()
 }

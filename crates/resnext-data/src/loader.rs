@@ -1,41 +1,41 @@
-//! Batches, made on other threads ahead of the step that needs them.
+//! Training batches, prepared by worker threads ahead of the step that needs them.
 
 use crate::augment::Augmentation;
 use crate::dataset::{CHANNELS, Dataset, Normalization};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
-/// How a [`Loader`] makes batches.
+/// The settings of a [`Loader`].
 #[derive(Debug, Clone, Copy)]
 pub struct LoaderConfig {
-    /// Images a batch; the last of an epoch may have fewer.
+    /// Images per batch, at least 1; the last batch of an epoch may be smaller.
     pub batch_size: usize,
-    /// Whether each epoch has an order of its own.
+    /// Whether the images are shuffled anew in each epoch.
     pub shuffle: bool,
-    /// How images are varied.
+    /// Random changes to each image.
     pub augmentation: Augmentation,
-    /// Of order and augmentation.
+    /// Seeds the order and the augmentation.
     pub seed: u64,
-    /// Threads that make batches, at least one.
+    /// Worker threads, at least 1. Their number does not change the batches.
     pub threads: usize,
 }
 
-/// One batch.
+/// One batch of images and labels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
-    /// Normalised pixels (N, H, W, 3), the channels-last memory format.
+    /// Normalised pixels, (N, H, W, 3): the channels-last memory order.
     pub images: Vec<f32>,
-    /// Classes (N).
+    /// Class labels, (N).
     pub labels: Vec<u32>,
-    /// Height and width.
+    /// Height and width of the images, in pixels.
     pub size: (usize, usize),
 }
 
-/// Makes the batches of an epoch. Order and augmentation are a function of seed, epoch and index
-/// alone, whatever the number of threads.
+/// Makes the batches of each epoch. Order and augmentation depend only on the seed, the epoch and the image's
+/// index, not on the number of threads, so that a resumed run sees the same batches.
 #[derive(Debug, Clone)]
 pub struct Loader {
     dataset: Arc<Dataset>,
@@ -43,14 +43,14 @@ pub struct Loader {
     config: LoaderConfig,
 }
 
-/// Batches each thread may be ahead of the consumer.
+/// Batches that each worker may prepare ahead of the consumer.
 const AHEAD: usize = 2;
 
 impl Loader {
-    /// A loader over `dataset`.
+    /// Creates a loader over `dataset`.
     ///
     /// # Errors
-    /// If the batch size or the number of threads is 0, or there are no images.
+    /// If the batch size or the number of threads is 0, or the data set is empty.
     pub fn new(dataset: Arc<Dataset>, normalization: Normalization, config: LoaderConfig) -> Result<Self> {
         if config.batch_size == 0 || config.threads == 0 {
             return Err(Error::Loader("batch size and threads must be at least 1, got 0".into()));
@@ -61,17 +61,17 @@ impl Loader {
         Ok(Loader { dataset, normalization, config })
     }
 
-    /// The number of batches an epoch has.
+    /// The number of batches per epoch.
     pub fn batches_per_epoch(&self) -> usize {
         self.dataset.len().div_ceil(self.config.batch_size)
     }
 
-    /// The data set behind the batches.
+    /// The data set that the batches are drawn from.
     pub fn dataset(&self) -> &Dataset {
         &self.dataset
     }
 
-    /// The batches of `epoch`, from batch number `first` on: a resumed run starts in the middle.
+    /// The batches of `epoch`, starting with batch number `first` (from 0), where a resumed run continues.
     pub fn epoch(&self, epoch: u64, first: usize) -> Batches {
         let order: Arc<[usize]> = self.order(epoch).into();
         let threads = self.config.threads;
@@ -79,8 +79,9 @@ impl Loader {
             .map(|thread| {
                 let (sender, receiver) = sync_channel(AHEAD);
                 let (loader, order) = (self.clone(), Arc::clone(&order));
-                // Thread t makes batches t, t + threads, …; the consumer asks them in turn. A thread ends
-                // with its batches, or when the consumer is gone and sending fails.
+                // Thread t makes batches t, t + threads, …, and the consumer receives from the threads in
+                // turn. A thread ends after its last batch, or when the consumer is dropped and sending
+                // fails.
                 std::thread::spawn(move || {
                     for number in (first + thread..loader.batches_per_epoch()).step_by(threads) {
                         if sender.send(loader.batch(epoch, number, &order)).is_err() {
@@ -105,7 +106,7 @@ impl Loader {
         order
     }
 
-    /// The random numbers of one image in one epoch; no image has index `u32::MAX`, the order's own.
+    /// The random numbers of one image in one epoch. Index `u32::MAX`, which no image has, is the shuffle's.
     fn rng(&self, epoch: u64, index: u64) -> ChaCha8Rng {
         let mut rng = ChaCha8Rng::seed_from_u64(self.config.seed);
         rng.set_stream(epoch << 32 | index);
@@ -126,7 +127,7 @@ impl Loader {
     }
 }
 
-/// The batches of an epoch, in order. Dropping it ends the threads behind it.
+/// An iterator over an epoch's batches, in order. Dropping it ends the worker threads.
 #[derive(Debug)]
 pub struct Batches {
     receivers: Vec<Receiver<Batch>>,

@@ -1,41 +1,44 @@
-//! Photos read, decoded, transformed and worked on by other threads, ahead of who uses what they make of them.
+//! Photos read, decoded, transformed and processed by worker threads, ahead of the consumer of their results.
 
-use crate::{EvalTransform, Photo, Result};
+use crate::error::Result;
+use crate::evaluation::EvalTransform;
+use crate::photo::Photo;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
-/// A photo ready for a network.
+/// A photo and the network input made of it.
 #[derive(Debug)]
 pub struct Sample {
-    /// The photo.
+    /// The decoded photo.
     pub photo: Photo,
-    /// The network's input (H, W, 3), normalised.
+    /// The transformed photo, normalised, (H, W, 3).
     pub input: Vec<f32>,
 }
 
-/// What workers make of photos, in the order of their paths. Dropping it ends the threads behind it.
+/// An iterator over the workers' results, in the order of the photos' paths. Dropping it ends the threads.
 ///
-/// Each thread takes a photo from its file to the result. So nobody waits for anybody, and the cores are busy
-/// whatever share of the time decoding takes.
+/// Each thread takes a photo all the way from its file to the result, so that the cores stay busy whatever
+/// share of the time decoding takes.
 #[derive(Debug)]
 pub struct PhotoLoader<T> {
     receivers: Vec<Receiver<T>>,
     next: usize,
 }
 
-/// Photos each thread may be ahead.
+/// Results that each thread may prepare ahead of the consumer.
 const AHEAD: usize = 16;
 
 impl<T: Send + 'static> PhotoLoader<T> {
-    /// Starts a thread for each worker. A worker is given each photo's path, and the photo or why there is none.
+    /// Starts one thread per worker. A worker is called with a photo's path and either its [`Sample`] or the
+    /// error that reading it gave.
     pub fn new<W>(paths: Vec<PathBuf>, transform: EvalTransform, workers: Vec<W>) -> Self
     where
         W: FnMut(&Path, Result<Sample>) -> T + Send + 'static,
     {
         let paths: Arc<[PathBuf]> = paths.into();
         let threads = workers.len();
-        // Thread t loads photos t, t + threads, …; the user takes them in turn.
+        // Thread t loads photos t, t + threads, …, and the consumer receives from the threads in turn.
         let start = |(thread, mut worker): (usize, W)| {
             let (sender, receiver) = sync_channel(AHEAD);
             let paths = Arc::clone(&paths);

@@ -1,22 +1,23 @@
-//! Pillow's resampling, to the last bit: what torchvision and timm evaluate with.
+//! Resampling with the same bits as Pillow, which torchvision and timm evaluate with.
 //!
-//! A pass along rows, then one along columns, each with the filter widened to the pixels it shrinks
-//! (antialiasing), in fixed point of 22 bits, rounded to 8 bits after each pass. Only what lies within a window
-//! is computed, so a crop costs no more than its own pixels, whatever the shape of the image around it.
+//! A horizontal pass is followed by a vertical one. When shrinking, the filter is widened by the scale
+//! (antialiasing). Weights have 22 fraction bits, and each pass rounds to 8 bits. Only the pixels of a window
+//! are computed, so a crop's cost does not depend on the size of the resized image around it.
 
-use crate::Photo;
+use crate::photo::Photo;
 use std::ops::Range;
 
-/// How pixels between pixels are made up.
+/// The resampling filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interpolation {
-    /// By straight lines.
+    /// Bilinear: a triangle of radius 1.
     Bilinear,
-    /// By Keys' cubic with a = -0.5.
+    /// Bicubic: Keys' cubic of radius 2, with a = -0.5.
     Bicubic,
 }
 
 impl Interpolation {
+    /// The filter's radius, in input pixels.
     fn support(self) -> f64 {
         match self {
             Interpolation::Bilinear => 1.0,
@@ -24,6 +25,7 @@ impl Interpolation {
         }
     }
 
+    /// The filter at distance `x` from its centre.
     fn weight(self, x: f64) -> f64 {
         const A: f64 = -0.5;
         let x = x.abs();
@@ -36,16 +38,16 @@ impl Interpolation {
     }
 }
 
-/// Fraction bits of a weight.
+/// Fraction bits of a weight: 32 less 8 for a pixel's value and 2 for sign and overshoot.
 const PRECISION: u32 = 32 - 8 - 2;
 
-/// What one output pixel is made of: weights of the input pixels from `first` on.
+/// The weights of one output pixel: they apply to the input pixels from `first` on.
 struct Taps {
     first: usize,
     weights: Vec<i32>,
 }
 
-/// The taps of the output pixels in `window`, of `output` that `input` pixels become.
+/// The taps of the output pixels in `window`, when `input` pixels are resized to `output`.
 fn taps(input: usize, output: usize, window: Range<usize>, interpolation: Interpolation) -> Vec<Taps> {
     let scale = input as f64 / output as f64;
     let widened = scale.max(1.0);
@@ -69,11 +71,12 @@ fn taps(input: usize, output: usize, window: Range<usize>, interpolation: Interp
     window.map(of).collect()
 }
 
+/// Rounds a fixed-point sum, which starts at one half, to a pixel's value.
 fn to_byte(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
 
-/// The pixels in the window `columns` × `rows` of `photo` resized to `width` × `height`: (H, W, 3).
+/// Resizes `photo` to `width` × `height` and returns the window `columns` × `rows` of it, (H, W, 3).
 pub(crate) fn resample(
     photo: &Photo,
     (width, height): (usize, usize),
@@ -88,7 +91,7 @@ pub(crate) fn resample(
     let end_row = last.first + last.weights.len();
     let line = across.len() * 3;
     let mut narrowed = Vec::with_capacity((end_row - first_row) * line);
-    // Four bytes a pixel, so that a pixel is one vector.
+    // Four bytes per pixel, so that the compiler sums a pixel's channels as one vector.
     let mut row = vec![[0u8; 4]; photo.width()];
     for pixels in photo.pixels().chunks_exact(photo.width() * 3).take(end_row).skip(first_row) {
         for (wide, pixel) in row.iter_mut().zip(pixels.chunks_exact(3)) {

@@ -1,9 +1,9 @@
-//! The embedded data set: ten classes of shapes, drawn by code.
+//! A generated data set that needs no download: 32×32 RGB images of ten classes of shapes.
 //!
-//! A shape's class is its outline alone: colours of shape and background, place, size, brightness
-//! gradient and noise are drawn at random, and a shape is as often lighter than its background as
-//! darker. So no pixel, and no weighted sum of pixels, tells much about the class, and a linear model
-//! fails, while a small convolutional network learns it in a minute.
+//! Only the outline determines the class. Colours, position, size, brightness gradient and noise are random,
+//! and the shape is as often lighter than its background as darker. No weighted sum of pixels therefore says
+//! much about the class: a linear model fails, while a small convolutional network learns the set within a
+//! minute.
 
 use crate::dataset::{CHANNELS, Dataset, Splits};
 use rand::{RngExt, SeedableRng};
@@ -25,7 +25,8 @@ const CLASSES: [&str; 10] = [
     "diamond frame",
 ];
 
-/// A training and a test set of the given sizes; the same for the same seed.
+/// Draws `train` training and `test` test images. The result depends only on the arguments, not on the number
+/// of threads.
 pub fn splits(seed: u64, train: usize, test: usize) -> Splits {
     let train = draw_set(seed, 0, train);
     let normalization = train.normalization();
@@ -36,7 +37,7 @@ fn draw_set(seed: u64, split: u64, len: usize) -> Dataset {
     let images: Vec<(Vec<u8>, u32)> = (0..len)
         .into_par_iter()
         .map(|i| {
-            // Each image has a stream of its own: the same whatever thread draws it.
+            // One random stream per image, so that it does not matter which thread draws it.
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             rng.set_stream(split << 32 | i as u64);
             let class = i % CLASSES.len();
@@ -48,12 +49,12 @@ fn draw_set(seed: u64, split: u64, len: usize) -> Dataset {
     Dataset::new(pixels, labels, (SIDE, SIDE), CLASSES.map(String::from).to_vec())
 }
 
-/// One planar image.
+/// Draws one image of `class`, planar (3, 32, 32).
 fn draw(class: usize, rng: &mut ChaCha8Rng) -> Vec<u8> {
     let radius = rng.random_range(7.0..12.0f32);
     let mut place = || rng.random_range(radius + 1.0..SIDE as f32 - 1.0 - radius);
     let centre = (place(), place());
-    // Two colours at least 70 levels apart in brightness, either one in front.
+    // Two colours whose brightness differs by at least 70 of 255; either one may be the foreground.
     let (front, back) = loop {
         let mut colour = || -> [f32; CHANNELS] { std::array::from_fn(|_| rng.random_range(20.0..235.0)) };
         let (a, b) = (colour(), colour());
@@ -78,7 +79,7 @@ fn draw(class: usize, rng: &mut ChaCha8Rng) -> Vec<u8> {
     image
 }
 
-/// Whether a class's shape, of radius 1 about the origin, covers a point.
+/// Whether the shape of `class`, of radius 1 about the origin, covers the point (u, v).
 fn covers(class: usize, u: f32, v: f32) -> bool {
     let (distance, box_distance, diamond) = (u.hypot(v), u.abs().max(v.abs()), u.abs() + v.abs());
     let bar = |t: f32| ((t + 1.0) * 2.5).floor() as i32 % 2 == 0;

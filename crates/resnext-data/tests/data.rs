@@ -1,4 +1,4 @@
-//! Readers on good and bad archives, the loader's determinism, the generated set's difficulty.
+//! Valid and damaged archives, the loader's determinism, and the difficulty of the generated data set.
 
 use resnext_data::{Augmentation, Batch, Dataset, Loader, LoaderConfig, cifar, synthetic};
 use std::io::Write;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 const RECORD: usize = 3073;
 const NAMES: &[u8] = b"airplane\nautomobile\nbird\ncat\ndeer\ndog\nfrog\nhorse\nship\ntruck\n\n";
 
-/// A folder of CIFAR-10 files of two records each; `change` may spoil them.
+/// A folder of CIFAR-10 files with two records each; `change` may damage them.
 fn folder(change: impl Fn(&str, &mut Vec<u8>)) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for i in 1..=6 {
@@ -50,7 +50,7 @@ fn bad_archives_get_one_clear_line() {
     let message = |path: &Path| cifar::cifar10(path).unwrap_err().to_string();
     let out = tempfile::tempdir().unwrap();
     assert!(message(&out.path().join("nowhere")).contains("nowhere"));
-    assert!(message(out.path()).contains("holds no batches.meta.txt"));
+    assert!(message(out.path()).contains("does not contain batches.meta.txt"));
     assert!(
         message(
             folder(|name, data| if name == "data_batch_3.bin" {
@@ -124,7 +124,7 @@ fn batches_do_not_depend_on_threads_and_resume_anywhere() {
     let mut counts = [0; 10];
     one.iter().flat_map(|batch| &batch.labels).for_each(|&label| counts[label as usize] += 1);
     assert_eq!(counts, [5; 10]);
-    // Dropped early, the threads must not keep anyone waiting.
+    // Dropping the iterator early must not block.
     drop(loader(set, config(2)).epoch(0, 0));
 }
 
@@ -148,7 +148,7 @@ fn a_batch_size_of_zero_is_refused() {
     assert!(error.to_string().contains("must be at least 1"));
 }
 
-/// Softmax regression on pixels, the strongest linear model that is quick to fit.
+/// Softmax regression on pixels, as the linear model.
 #[test]
 fn a_linear_model_fails_on_the_generated_set() {
     let splits = synthetic::splits(3, 4000, 1000);

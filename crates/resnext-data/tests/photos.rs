@@ -1,5 +1,5 @@
-//! The evaluation transform and the decoding of photos against Pillow and torchvision
-//! (scripts/golden/photos.py), and what is no photo.
+//! The evaluation transform and photo decoding, compared with Pillow and torchvision
+//! (`scripts/golden/photos.py`), and files that are not photos.
 
 use resnext_data::heatmap::overlay;
 use resnext_data::{EvalTransform, Interpolation, Normalization, Photo, PhotoLoader, Result, Sample};
@@ -46,7 +46,7 @@ fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf29ce484222325, |h, &b| (h ^ b as u64).wrapping_mul(0x100000001b3))
 }
 
-/// The photo of scripts/golden/photos.py.
+/// The same photo as in `scripts/golden/photos.py`.
 fn photo(width: usize, height: usize) -> Photo {
     let salt = fnv(b"photo") as u32;
     let noise = |i: usize| {
@@ -63,7 +63,7 @@ fn photo(width: usize, height: usize) -> Photo {
 }
 
 #[test]
-fn every_pixel_of_the_transform_is_pillows() {
+fn every_pixel_of_the_transform_equals_pillows() {
     let golden = golden();
     assert!(golden.transform.len() >= 8);
     for case in golden.transform {
@@ -86,7 +86,7 @@ fn every_pixel_of_the_transform_is_pillows() {
 }
 
 #[test]
-fn photos_of_every_kind_are_what_a_person_sees() {
+fn photos_of_every_kind_decode_as_pillow_does() {
     for case in golden().files {
         let photo = Photo::open(&files().join(&case.file)).unwrap();
         assert_eq!((photo.width(), photo.height()), case.size, "{}", case.file);
@@ -104,7 +104,7 @@ fn photos_of_every_kind_are_what_a_person_sees() {
 }
 
 #[test]
-fn what_is_no_photo_gets_one_clear_line() {
+fn files_that_are_not_photos_get_a_one_line_error() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |name: &str, bytes: &[u8], expected: &str| {
         let path = folder.path().join(name);
@@ -134,15 +134,15 @@ fn what_is_no_photo_gets_one_clear_line() {
     assert!(Photo::new(2, 2, vec![0; 11]).is_none() && Photo::new(0, 0, Vec::new()).is_none());
 }
 
-/// Of a PNG chunk.
+/// The CRC-32 of a PNG chunk.
 fn crc32(bytes: &[u8]) -> u32 {
     let step = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0xedb88320 } else { crc >> 1 };
     !bytes.iter().fold(u32::MAX, |crc, &byte| (0..8).fold(crc ^ byte as u32, |crc, _| step(crc)))
 }
 
-/// A file of one row can ask for a resized image of any length; only the crop is ever computed.
+/// A photo one pixel wide resizes to an enormous height; only the crop of it may be computed.
 #[test]
-fn a_line_of_an_image_costs_no_more_than_its_crop() {
+fn a_one_pixel_wide_photo_costs_no_more_than_its_crop() {
     let line = Photo::new(1, 200_000, vec![9; 600_000]).unwrap();
     let transform = EvalTransform {
         resize: 256,
@@ -223,11 +223,11 @@ fn a_heatmap_is_red_where_it_is_high_and_dark_where_nothing_was_seen() {
     assert!(pixel(2, 1)[2] > pixel(2, 1)[0] && pixel(5, 1)[0] > pixel(5, 1)[2]);
 }
 
-/// How near our JPEG decoder comes to Pillow's on real photos is told by scripts/golden/photos.py; here, that every
-/// one of them can be read.
+/// Real photos can be read. `scripts/golden/photos.py` measures how close the JPEG decoder comes to Pillow's
+/// on them.
 #[test]
 fn real_photos_are_read() {
-    let folder = Path::new("/work/shared/data/clothing/validation");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/clothing/validation");
     if !folder.is_dir() {
         eprintln!("skipped: no photos at {}", folder.display());
         return;

@@ -1,29 +1,30 @@
-//! Mixed precision, by the name it has in recipes.
+//! Mixed precision, by its name in recipes and on the command line.
 
-use crate::Error;
+use crate::error::Error;
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// What training computes convolutions, activations and their gradients in. Weights, the optimizer's state, batch
-/// norm's statistics and the loss are f32 all the same, and so is evaluation.
+/// The precision of training's feature maps, convolutions and their gradients. Weights, the optimizer's
+/// state, batch norm's statistics and the loss are always f32, and so is evaluation.
 ///
-/// f16 is not among them: its gradients would need a scaled loss, which bf16, with f32's exponents, does not.
+/// There is no f16: its small exponent range would need loss scaling. bf16 has the range of f32 and does not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Amp {
-    /// f32.
+    /// Everything in f32.
     #[default]
     Off,
-    /// bf16, summed in f32.
+    /// Feature maps and their gradients in bf16; sums in f32.
     Bf16,
-    /// f32, whose products CUDA's tensor cores may make of numbers rounded to TF32: 10 bits of fraction.
+    /// Feature maps in f32; CUDA's tensor cores may round the factors of products to TF32, with 10 fraction
+    /// bits. CUDA only.
     Tf32,
 }
 
 impl Amp {
-    /// The type beside f32, if there is one.
+    /// The type of feature maps, where it is not f32.
     pub fn dtype(self) -> Option<DType> {
         match self {
             Amp::Off | Amp::Tf32 => None,
@@ -31,18 +32,19 @@ impl Amp {
         }
     }
 
+    /// Checks that `device` supports this mode.
+    ///
     /// # Errors
-    /// If `device` can't compute so.
+    /// For TF32 on a device other than CUDA.
     pub(crate) fn check(self, device: &Device) -> Result<(), Error> {
         if self == Amp::Tf32 && !device.is_cuda() {
-            let message =
-                "tf32 is a way CUDA devices multiply; on other devices mixed precision is off or bf16";
+            let message = "mixed precision tf32 needs a CUDA device; other devices support off and bf16";
             return Err(Error::Config(message.into()));
         }
         Ok(())
     }
 
-    /// Runs `f`, some training, whose convolutions of f32 may be TF32's only if this is.
+    /// Runs `f` with TF32 allowed in f32 convolutions on CUDA exactly if this is [`Amp::Tf32`].
     pub(crate) fn during<T>(self, f: impl FnOnce() -> T) -> T {
         #[cfg(feature = "cuda")]
         return resnext_ops::cuda::with_tf32(self == Amp::Tf32, f);

@@ -1,7 +1,7 @@
-//! Checkpoints: one safetensors file with everything a run needs to go on.
+//! Checkpoints: one safetensors file with everything that a run needs to continue.
 
+use crate::error::{Error, Result};
 use crate::metrics::Metrics;
-use crate::{Error, Result};
 use candle_core::{Device, Tensor, Var};
 use resnext_model::{Form, Weights, convert};
 use safetensors::SafeTensors;
@@ -11,39 +11,40 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-/// Where a run is. With the seed, which the recipe holds, this is all the random state there is:
-/// batches are a function of seed, epoch and index.
+/// The position of a run. There is no further random state: batches depend only on the recipe's seed, the
+/// epoch and the index.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Whole epochs done.
+    /// Completed epochs.
     pub epoch: usize,
-    /// Batches done of the next epoch.
+    /// Completed batches of the current epoch.
     pub batch: usize,
-    /// Optimizer steps done: the position in the schedule.
+    /// Completed optimizer steps, which are the position in the schedule.
     pub step: usize,
-    /// The best test top-1 so far.
+    /// The best top-1 accuracy on the test set so far, from 0 to 1.
     pub best_top1: f64,
-    /// What was counted in the unfinished epoch.
+    /// Training metrics of the unfinished epoch.
     pub partial: Metrics,
 }
 
-/// A run at one moment.
+/// The state of a run at one moment.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
-    /// Parameters and running statistics, under their torchvision names.
+    /// Parameters and running statistics by their torchvision names.
     pub tensors: BTreeMap<String, Tensor>,
     /// Momentum buffers by parameter name.
     pub momentum: BTreeMap<String, Tensor>,
-    /// Averages of the parameters by name; empty where none are kept.
+    /// Exponential moving averages of the parameters by name; empty if the run keeps none.
     pub average: BTreeMap<String, Tensor>,
-    /// Where the run is.
+    /// The position of the run.
     pub progress: Progress,
     /// The network's configuration.
     pub model: resnext_model::Config,
-    /// The caller's own description of the run, such as its recipe.
+    /// The caller's description of the run, such as its recipe; stored unchanged.
     pub recipe: serde_json::Value,
 }
 
+/// The JSON in the file's metadata.
 #[derive(Serialize, Deserialize)]
 struct Header {
     version: u32,
@@ -53,17 +54,17 @@ struct Header {
 }
 
 const VERSION: u32 = 1;
-/// The key of our entry in the file's metadata.
+/// The key of [`Header`] in the file's metadata.
 const HEADER: &str = "resnext-checkpoint";
 const MOMENTUM: &str = "optimizer.momentum.";
 const AVERAGE: &str = "optimizer.average.";
 
 impl Checkpoint {
-    /// Writes the file beside `path`, makes sure that it is on the disk, and renames it: a kill at any
-    /// moment leaves the last good one.
+    /// Replaces the file at `path` as [`replace_file`] does, so that a run killed at any moment leaves its
+    /// last complete checkpoint.
     ///
     /// # Errors
-    /// If the folder can't be written or the disk is full; `path` is then as it was.
+    /// If the folder is not writable or the disk is full; `path` is then unchanged.
     pub fn save(&self, path: &Path) -> Result<()> {
         let header = Header {
             version: VERSION,
@@ -83,25 +84,27 @@ impl Checkpoint {
         replace_file(path, &bytes)
     }
 
-    /// Writes the weights alone, for programs that expect no optimizer's state, such as PyTorch's `load_state_dict`; `path` is replaced as by [`Checkpoint::save`].
+    /// Replaces the file at `path` with [`Self::weights`] alone, for programs that expect no optimizer state,
+    /// such as PyTorch's `load_state_dict`.
     ///
     /// # Errors
-    /// If the folder can't be written or the disk is full; `path` is then as it was.
+    /// If the folder is not writable or the disk is full; `path` is then unchanged.
     pub fn save_weights(&self, path: &Path) -> Result<()> {
         let bytes = safetensors::serialize(self.weights(), None).map_err(|e| Error::Config(e.to_string()))?;
         replace_file(path, &bytes)
     }
 
-    /// The weights the run is judged by: their averages where it keeps them, as [`Weights`] gives.
+    /// The weights that the run is evaluated with: their averages if it keeps them. [`Weights`] reads the
+    /// same ones from the file.
     pub fn weights(&self) -> &BTreeMap<String, Tensor> {
         if self.average.is_empty() { &self.tensors } else { &self.average }
     }
 
-    /// The same run with its blocks in another form (figure 3): weights, running statistics and momentum
-    /// are rearranged, nothing is computed.
+    /// The same run with its blocks in another form of the paper's figure 3. Weights, running statistics and
+    /// momentum are rearranged without arithmetic.
     ///
     /// # Errors
-    /// If the tensors are not those of the form that the configuration names.
+    /// If the tensors do not match the form that the configuration names.
     pub fn into_form(mut self, form: Form) -> Result<Self> {
         self.tensors = convert::network(&self.tensors, &self.model, form)?;
         self.momentum = convert::network(&self.momentum, &self.model, form)?;
@@ -112,10 +115,10 @@ impl Checkpoint {
         Ok(self)
     }
 
-    /// Reads a checkpoint.
+    /// Reads a checkpoint, with its tensors on `device`.
     ///
     /// # Errors
-    /// If the file can't be read, is cut short, or is no checkpoint of this program.
+    /// If the file cannot be read, is truncated, or was not written by [`Checkpoint::save`].
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
         let bytes = read(path)?;
         let not = |reason: String| Error::NotACheckpoint { path: path.to_path_buf(), reason };
@@ -139,13 +142,13 @@ impl Checkpoint {
     }
 }
 
-/// The recipe of the run that wrote these weights, if they are of a checkpoint.
+/// The recipe of the run that wrote these weights, if they come from a checkpoint.
 pub fn recipe_of(weights: &Weights) -> Option<serde_json::Value> {
     let header: Header = serde_json::from_str(weights.metadata().get(HEADER)?).ok()?;
     Some(header.recipe)
 }
 
-/// Takes what begins with `prefix` out of `tensors`, and the prefix off its names.
+/// Moves the tensors whose names begin with `prefix` out of `tensors`, and strips the prefix.
 fn take(tensors: &mut BTreeMap<String, Tensor>, prefix: &str) -> BTreeMap<String, Tensor> {
     let (own, rest): (BTreeMap<_, _>, _) =
         std::mem::take(tensors).into_iter().partition(|(name, _)| name.starts_with(prefix));
@@ -153,11 +156,11 @@ fn take(tensors: &mut BTreeMap<String, Tensor>, prefix: &str) -> BTreeMap<String
     own.into_iter().map(|(name, tensor)| (name[prefix.len()..].to_string(), tensor)).collect()
 }
 
-/// Copies `tensors`, which came from `source`, into `variables`. Everything is checked before
-/// anything is changed; `num_batches_tracked`, which PyTorch saves, is passed over.
+/// Copies `tensors`, read from `source`, into `variables` of the same names. Everything is checked before
+/// anything is changed. PyTorch's `num_batches_tracked` is ignored.
 ///
 /// # Errors
-/// If tensors are missing, unexpected or of the wrong shape, which the error lists.
+/// [`Error::Mismatch`], which lists missing and unexpected tensors and those of another shape.
 pub fn assign(variables: &[(String, Var)], tensors: &BTreeMap<String, Tensor>, source: &Path) -> Result<()> {
     let mut problems = Vec::new();
     let mut list = |what: &str, names: Vec<String>| {
@@ -190,10 +193,11 @@ pub fn assign(variables: &[(String, Var)], tensors: &BTreeMap<String, Tensor>, s
     Ok(())
 }
 
-/// Replaces the file at `path` as a whole or not at all.
+/// Replaces the file at `path` completely or not at all: writes a temporary file next to it, syncs it to the
+/// disk and renames it.
 ///
 /// # Errors
-/// If the folder can't be written or the disk is full; `path` is then as it was.
+/// If the folder is not writable or the disk is full; `path` is then unchanged.
 pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let beside = path.with_extension("tmp");
     let write = || {
@@ -201,14 +205,14 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
         file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(&beside, path)?;
-        // The rename itself is safe once its folder is on the disk.
+        // The rename is durable once the folder is synced, too.
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             File::open(folder)?.sync_all()?;
         }
         Ok(())
     };
     write().map_err(|source| {
-        // Whatever is there of it is of no use; that it may not be there is no further error.
+        // An incomplete file is useless. It may not even exist, so an error here says nothing new.
         let _ = std::fs::remove_file(&beside);
         Error::Io { action: "write", path: path.to_path_buf(), source }
     })
@@ -219,7 +223,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn parse(path: &Path, bytes: &[u8], device: &Device) -> Result<BTreeMap<String, Tensor>> {
-    // Parsed once here for a clear error, and again by candle, which makes the tensors.
+    // Parse here for a clear error; candle parses again to build the tensors.
     SafeTensors::deserialize(bytes).map_err(|e| format_error(path, &e))?;
     Ok(candle_core::safetensors::load_buffer(bytes, device)?.into_iter().collect())
 }

@@ -1,8 +1,8 @@
-//! What can go wrong in training.
+//! The error type of this crate.
 
 use std::path::PathBuf;
 
-/// An error of this crate.
+/// An error from training, or from reading and writing checkpoints.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A setting is out of range.
@@ -13,55 +13,56 @@ pub enum Error {
     Io {
         /// `read` or `write`.
         action: &'static str,
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error from the operating system.
         source: std::io::Error,
     },
-    /// A file is not a safetensors file, or is cut short.
+    /// A file is not a safetensors file, or is truncated.
     #[error("{path} is not a whole safetensors file: {reason}")]
     Format {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What the parser found.
+        /// The parser's error.
         reason: String,
     },
-    /// A safetensors file is no checkpoint of this program.
+    /// A safetensors file is not a checkpoint of this crate.
     #[error("{path} is not a checkpoint: {reason}")]
     NotACheckpoint {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What is missing.
+        /// What is missing or different.
         reason: String,
     },
-    /// A file's tensors are not those of the network.
+    /// A file's tensors do not match the network's.
     #[error("{path} does not fit the network: {problem}")]
     Mismatch {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Missing, unexpected or misshapen tensors.
+        /// The missing and unexpected tensors, and those of another shape.
         problem: String,
     },
-    /// The loss is no longer a number.
+    /// The loss became infinite or NaN.
     #[error(
-        "the loss is {loss} at step {step}: training diverged; a lower learning rate or a longer warm-up may help"
+        "the loss is {loss} at step {step}: training diverged; \
+         a lower learning rate or a longer warm-up may help"
     )]
     Diverged {
-        /// Optimizer steps done.
+        /// Completed optimizer steps.
         step: usize,
-        /// What the loss was.
+        /// The loss of the step.
         loss: f64,
     },
-    /// The data could not be had.
+    /// The [`Data`](crate::Data) failed.
     #[error("data: {0}")]
     Data(Box<dyn std::error::Error + Send + Sync>),
-    /// The network failed.
+    /// An error from the network.
     #[error(transparent)]
     Model(#[from] resnext_model::Error),
-    /// An operation failed.
+    /// An error from an operation, such as the loss.
     #[error(transparent)]
     Op(#[from] resnext_ops::Error),
-    /// candle failed.
+    /// An error from candle.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }

@@ -1,27 +1,28 @@
-//! What is counted over batches: loss, top-1, top-5, and right answers a class.
+//! Metrics summed over batches: loss, top-1 and top-5 accuracy, and correct predictions per class.
 
-use crate::Result;
+use crate::error::Result;
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
-/// Sums over the examples seen so far.
+/// Sums over the examples seen so far. The accessors give means.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
-    /// Examples.
+    /// Number of examples.
     pub count: usize,
     loss_sum: f64,
     top1: usize,
     top5: usize,
-    /// Right answers and examples of each class.
+    /// Per class: correct predictions and examples, indexed by label.
     pub per_class: Vec<(usize, usize)>,
 }
 
 impl Metrics {
-    /// Adds a batch: `logits` (N, K), `labels` (N, u32) and its mean loss. An example is right in the top
-    /// k if fewer than k other logits are at least the label's; NaN is never right.
+    /// Adds a batch: `logits` (N, K) of any float type, `labels` (N) of type u32, and the batch's mean loss.
+    /// The label is among the top k if fewer than k other logits are greater than or equal to its own. NaN
+    /// logits count as wrong.
     ///
     /// # Errors
-    /// If the shapes are not these.
+    /// If the tensors have another rank or type.
     pub fn add(&mut self, logits: &Tensor, labels: &Tensor, loss: f64) -> Result<()> {
         let logits = logits.to_dtype(DType::F32)?.to_vec2::<f32>()?;
         let labels = labels.to_vec1::<u32>()?;
@@ -44,17 +45,17 @@ impl Metrics {
         Ok(())
     }
 
-    /// Mean loss.
+    /// The mean loss per example.
     pub fn loss(&self) -> f64 {
         self.loss_sum / self.count.max(1) as f64
     }
 
-    /// Share of examples whose largest logit is the label's, from 0 to 1.
+    /// The fraction of examples whose label has the largest logit, from 0 to 1.
     pub fn top1(&self) -> f64 {
         self.top1 as f64 / self.count.max(1) as f64
     }
 
-    /// Share of examples whose label is among the five largest logits, from 0 to 1.
+    /// The fraction of examples whose label is among the five largest logits, from 0 to 1.
     pub fn top5(&self) -> f64 {
         self.top5 as f64 / self.count.max(1) as f64
     }

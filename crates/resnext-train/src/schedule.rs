@@ -1,34 +1,37 @@
-//! Learning rates as a function of the position in the run alone.
+//! Learning-rate schedules. The rate depends only on the position in the run, so a resumed run needs no other
+//! state.
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// How the learning rate changes over a run. All positions are fractions of the run.
+/// How the learning rate changes over a run. Positions are fractions of the run's optimizer steps, from 0 to
+/// 1.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Schedule {
-    /// The peak, times `factor` at each of `milestones`: the paper's is 0.1 at 1/2 and 3/4 for CIFAR.
+    /// The peak rate, multiplied by `factor` at each of `milestones`. The paper's CIFAR schedule (section
+    /// 5.3) multiplies by 0.1 at 1/2 and 3/4 of the run.
     Step {
-        /// Fraction spent rising linearly from 0 to the peak.
+        /// Fraction of the run with a linear rise from 0 to the peak.
         #[serde(default)]
         warmup: f64,
-        /// Where the rate drops.
+        /// Positions at which the rate drops.
         #[serde(default = "default_milestones")]
         milestones: Vec<f64>,
-        /// By how much.
+        /// The factor of each drop.
         #[serde(default = "default_factor")]
         factor: f64,
     },
-    /// Half a cosine from the peak to 0.
+    /// A half cosine from the peak to 0.
     Cosine {
-        /// Fraction spent rising linearly from 0 to the peak.
+        /// Fraction of the run with a linear rise from 0 to the peak.
         #[serde(default)]
         warmup: f64,
     },
-    /// Smith's one-cycle, as PyTorch's `OneCycleLR`: by half cosines from 1/25 of the peak up, then
-    /// down to almost nothing.
+    /// Smith's one-cycle policy, as PyTorch's `OneCycleLR`: a half cosine up from 1/25 of the peak, then one
+    /// down to 1/250,000 of it.
     OneCycle {
-        /// Fraction spent rising.
+        /// Fraction of the run spent rising.
         #[serde(default = "default_rise")]
         warmup: f64,
     },
@@ -53,10 +56,10 @@ impl Default for Schedule {
 }
 
 impl Schedule {
-    /// Checks the settings.
+    /// Checks that the settings are in range.
     ///
     /// # Errors
-    /// If a fraction is not from 0 to 1, or the factor is not positive.
+    /// If a fraction is not from 0 to 1, or the factor is not positive and finite.
     pub fn validate(&self) -> Result<()> {
         let (warmup, milestones, factor) = match self {
             Schedule::Step { warmup, milestones, factor } => (*warmup, milestones.as_slice(), *factor),
@@ -74,14 +77,15 @@ impl Schedule {
         }
     }
 
-    /// The learning rate of optimizer step `step` (from 0) of `total`, for a given peak.
+    /// The learning rate of optimizer step `step`, from 0, in a run of `total` steps with the peak rate
+    /// `peak`.
     pub fn learning_rate(&self, peak: f64, step: usize, total: usize) -> f64 {
         let at = step as f64 / total.max(1) as f64;
-        // From `a` to `b` by half a cosine.
+        // A half cosine from `a` to `b`, for t from 0 to 1.
         let cosine = |a: f64, b: f64, t: f64| b + (a - b) * 0.5 * (1.0 + (std::f64::consts::PI * t).cos());
         let rest = |warmup: f64| ((at - warmup) / (1.0 - warmup)).clamp(0.0, 1.0);
         match self {
-            // The first step of a warm-up moves already, the last is at the peak.
+            // The first step of the warm-up has a positive rate, the last one the peak.
             Schedule::Step { warmup, .. } | Schedule::Cosine { warmup } if at < *warmup => {
                 peak * ((at + 1.0 / total as f64) / warmup).min(1.0)
             }

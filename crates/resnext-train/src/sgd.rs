@@ -1,20 +1,21 @@
-//! Stochastic gradient descent with momentum, as PyTorch's `torch.optim.SGD`.
+//! Stochastic gradient descent with momentum, with the formulas of PyTorch's `torch.optim.SGD`, and an
+//! optional exponential moving average of the parameters.
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor, Var};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The settings of [`Sgd`]; the defaults are the paper's (section 4), with Nesterov's momentum.
+/// The settings of [`Sgd`]. The defaults are the paper's for CIFAR (section 5.3), with Nesterov momentum.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SgdConfig {
-    /// How much of the last step's direction is kept, from 0 to below 1.
+    /// The momentum coefficient, from 0 to below 1.
     pub momentum: f64,
-    /// Whether the gradient is taken to be that after the momentum's step.
+    /// Whether to use Nesterov momentum; needs a momentum above 0.
     pub nesterov: bool,
-    /// Multiple of each parameter added to its gradient.
+    /// The multiple of each parameter that is added to its gradient (L2 regularisation).
     pub weight_decay: f64,
 }
 
@@ -24,16 +25,16 @@ impl Default for SgdConfig {
     }
 }
 
-/// The optimizer and its momentum buffers, which start at zero.
+/// The optimizer with its momentum buffers, which start at zero.
 #[derive(Debug)]
 pub struct Sgd {
     config: SgdConfig,
     parameters: Vec<Parameter>,
-    /// How much an average keeps at a step.
+    /// The averages' decay: how much of the average a step keeps.
     average: Option<f64>,
-    /// Steps done, which averages start by.
+    /// Completed steps, which the decay's warm-up depends on.
     steps: usize,
-    /// What is averaged but not stepped: name, value, average.
+    /// Variables that are averaged but not trained: name, value, average.
     followed: Vec<(String, Var, Var)>,
 }
 
@@ -45,19 +46,21 @@ struct Parameter {
     average: Option<Var>,
 }
 
+/// Moves `average` towards `value`: keep·average + (1 - keep)·value.
 fn blend(average: &Var, value: &Var, keep: f64) -> Result<()> {
     let kept = (average.as_detached_tensor() * keep)?;
     average.set(&(kept + (value.as_detached_tensor() * (1.0 - keep))?)?)?;
     Ok(())
 }
 
-/// An average over few steps forgets quickly where it started.
+/// The decay after `steps` steps: smaller in the first ones, so that the average soon forgets its initial
+/// value.
 fn warmed(decay: f64, steps: usize) -> f64 {
     decay.min((1 + steps) as f64 / (10 + steps) as f64)
 }
 
 impl Sgd {
-    /// An optimizer of the named `parameters`.
+    /// Creates an optimizer for the named `parameters`.
     ///
     /// # Errors
     /// If a setting is out of range.
@@ -80,8 +83,8 @@ impl Sgd {
         Ok(Sgd { config, parameters, average: None, steps: 0, followed: Vec::new() })
     }
 
-    /// Also keeps an exponential moving average of every parameter, and of `others` such as running statistics. A
-    /// step keeps `decay` of it, or less if it is one of the first; parameters' averages move in the step's own pass.
+    /// Also keeps an exponential moving average of every parameter and of `others`, such as running
+    /// statistics. A step keeps the fraction `decay` of the average; the first steps keep less.
     ///
     /// # Errors
     /// If `decay` is not from 0 to below 1.
@@ -101,23 +104,24 @@ impl Sgd {
         Ok(self)
     }
 
-    /// Goes on from step `steps`.
+    /// Sets the number of completed steps, when a run is resumed.
     pub fn set_steps(&mut self, steps: usize) {
         self.steps = steps;
     }
 
-    /// The averages as named variables; none without [`Self::with_average`].
+    /// The averages as named variables; empty without [`Self::with_average`].
     pub fn averages(&self) -> Vec<(String, Var)> {
         let named = |p: &Parameter| p.average.clone().map(|average| (p.name.clone(), average));
         let followed = self.followed.iter().map(|(name, _, average)| (name.clone(), average.clone()));
         self.parameters.iter().filter_map(named).chain(followed).collect()
     }
 
-    /// Moves every parameter that has a gradient: with g = gradient + decay·value, the buffer becomes
-    /// b = momentum·b + g, and the value moves by -lr·b, or -lr·(g + momentum·b) with Nesterov.
+    /// Updates every parameter for which `gradient` returns a gradient. With g = gradient +
+    /// weight_decay·value, the momentum buffer b becomes momentum·b + g, and the value changes by -lr·b, or
+    /// by -lr·(g + momentum·b) with Nesterov momentum.
     ///
     /// # Errors
-    /// If a gradient does not have its parameter's shape.
+    /// If a gradient's shape differs from its parameter's.
     pub fn step<'a>(&mut self, lr: f64, gradient: impl Fn(&Var) -> Option<&'a Tensor>) -> Result<()> {
         let SgdConfig { momentum, nesterov, weight_decay } = self.config;
         self.steps += 1;
@@ -149,7 +153,7 @@ impl Sgd {
                     lr: lr as f32,
                     keep: keep as f32,
                 };
-                step.run(value, buffer, gradient, average.as_ref())?;
+                step.update(value, buffer, gradient, average.as_ref())?;
                 continue;
             }
             let value_now = value.as_detached_tensor();
@@ -169,7 +173,7 @@ impl Sgd {
         self.followed.iter().try_for_each(|(_, value, average)| blend(average, value, keep))
     }
 
-    /// All parameters and averages in one launch.
+    /// Updates all parameters and averages in one kernel launch.
     #[cfg(feature = "cuda")]
     fn step_on_cuda<'a>(
         &self,
@@ -205,13 +209,13 @@ impl Sgd {
         self.parameters.iter().map(|p| (p.name.clone(), p.momentum.as_detached_tensor())).collect()
     }
 
-    /// The momentum buffers as named variables, to load saved ones into.
+    /// The momentum buffers as named variables, for loading saved ones.
     pub fn buffers(&self) -> Vec<(String, Var)> {
         self.parameters.iter().map(|p| (p.name.clone(), p.momentum.clone())).collect()
     }
 }
 
-/// Elements a task.
+/// Elements per task of the thread pool.
 const CHUNK: usize = 1 << 15;
 
 fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
@@ -228,7 +232,7 @@ fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> candle_core::R
     }
 }
 
-/// One parameter's step, in one pass over value, momentum, gradient and average.
+/// The settings of one step, in f32.
 struct Step {
     momentum: f32,
     nesterov: bool,
@@ -238,14 +242,16 @@ struct Step {
 }
 
 impl Step {
-    fn run(
+    /// Updates one f32 parameter on the CPU, in one pass over value, momentum, gradient and average.
+    fn update(
         &self,
         value: &Var,
         buffer: &Var,
         gradient: &Tensor,
         average: Option<&Var>,
     ) -> candle_core::Result<()> {
-        // candle lends one tensor at a time for writing, so each is borrowed inside the last one's operation.
+        // An in-place op of candle gives write access to one tensor only, so the ops for the three are
+        // nested.
         Borrow::elements(value, |value| {
             Borrow::elements(buffer, |buffer| {
                 let (storage, layout) = gradient.storage_and_layout();
@@ -267,6 +273,7 @@ impl Step {
         })
     }
 
+    /// An empty `average` is not kept.
     fn pass(&self, value: &mut [f32], buffer: &mut [f32], gradient: &[f32], average: &mut [f32]) {
         let Step { momentum, nesterov, decay, lr, keep } = *self;
         let chunks =
@@ -291,12 +298,14 @@ impl Step {
     }
 }
 
+/// What an operation does with a variable's elements.
 type Writer<'a> = Box<dyn FnOnce(&mut [f32]) -> candle_core::Result<()> + 'a>;
 
-/// Lends a variable's elements for writing.
+/// A candle in-place op that calls a closure with a variable's elements.
 struct Borrow<'a>(std::cell::Cell<Option<Writer<'a>>>);
 
 impl Borrow<'_> {
+    /// Calls `write` with the elements of the f32 variable `of`.
     fn elements(
         of: &Var,
         write: impl FnOnce(&mut [f32]) -> candle_core::Result<()>,

@@ -1,115 +1,119 @@
-//! The training loop.
+//! The training loop, to be read from top to bottom: settings, the caller's side, [`Trainer`], [`evaluate`].
 
+use crate::amp::Amp;
 use crate::checkpoint::{Checkpoint, Progress, assign};
+use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use crate::schedule::Schedule;
 use crate::sgd::{Sgd, SgdConfig};
-use crate::{Amp, Error, Result};
 use candle_core::{DType, Device, Tensor};
 use resnext_model::{Config, ResNext, Variables};
 use resnext_ops::{cross_entropy, loss_value, value_and_gradients};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-/// How a network is trained.
+/// The settings of a training run.
 #[derive(Debug, Clone)]
 pub struct TrainConfig {
     /// Passes over the training set.
     pub epochs: usize,
-    /// The peak learning rate.
+    /// Peak learning rate, above 0.
     pub lr: f64,
-    /// How it changes.
+    /// How the learning rate changes over the run.
     pub schedule: Schedule,
-    /// The optimizer.
+    /// The optimizer's settings.
     pub sgd: SgdConfig,
-    /// Of the loss, from 0 to 1.
+    /// Label smoothing of the cross-entropy loss, from 0 to 1.
     pub label_smoothing: f64,
-    /// Batches whose gradients are averaged for one optimizer step.
+    /// Batches per optimizer step, at least 1; their gradients are averaged.
     pub accumulate: usize,
-    /// Of the first weights.
+    /// Seeds the initial weights.
     pub seed: u64,
-    /// Evaluates an exponential moving average of the weights, of which a step keeps this much; 0 is none.
+    /// Decay of the exponential moving average of the weights that is evaluated, from 0 to below 1; 0
+    /// evaluates the weights themselves.
     pub ema: f64,
-    /// Keeps less of the forward pass in memory, and computes it again in the backward one.
+    /// Gradient checkpointing: the backward pass recomputes convolution results instead of keeping them in
+    /// memory. CPU only.
     pub grad_checkpoint: bool,
-    /// Mixed precision.
+    /// Precision of feature maps and convolutions during training.
     pub amp: Amp,
 }
 
-/// Images (N, 3, H, W) and labels (N, u32).
+/// Images (N, 3, H, W), of type f32, and labels (N), of type u32.
 pub type Batch = (Tensor, Tensor);
 
-/// A stream of batches.
+/// An iterator over batches.
 pub type Batches<'a> = Box<dyn Iterator<Item = Result<Batch>> + 'a>;
 
-/// Where batches come from.
+/// The source of batches, implemented by the caller.
 pub trait Data {
-    /// Training batches an epoch.
+    /// Training batches per epoch.
     fn batches_per_epoch(&self) -> usize;
-    /// The training batches of `epoch`, from number `first` on; the same at every call.
+    /// The training batches of `epoch`, starting with number `first`, from 0. Every call must give the same
+    /// batches, or a resumed run differs.
     fn train(&self, epoch: usize, first: usize) -> Batches<'_>;
-    /// The test set.
+    /// The batches of the test set.
     fn test(&self) -> Batches<'_>;
 }
 
-/// Told how a run goes, and asked whether it should.
+/// Receives a run's progress and decides whether it continues; implemented by the caller.
 pub trait Observer {
-    /// After each batch.
+    /// Called after each training batch.
     fn on_batch(&mut self, report: &BatchReport);
-    /// After each batch of an evaluation, with the number of examples seen.
+    /// Called after each evaluation batch with the number of examples seen so far.
     fn on_test_batch(&mut self, _examples: usize) {}
-    /// After each epoch and its evaluation, before its checkpoint is written.
+    /// Called after each epoch and its evaluation, before its checkpoint is saved.
     ///
     /// # Errors
-    /// Ends the run.
+    /// An error ends the run and is returned by [`Trainer::run`].
     fn on_epoch(&mut self, report: &EpochReport) -> Result<()>;
-    /// Writes a checkpoint; `best` if no epoch had a better test top-1.
+    /// Saves a checkpoint; `best` is true if this epoch has the best test top-1 accuracy so far.
     ///
     /// # Errors
-    /// Ends the run.
+    /// An error ends the run and is returned by [`Trainer::run`].
     fn save(&mut self, checkpoint: &Checkpoint, best: bool) -> Result<()>;
-    /// Whether the run should save and stop now.
+    /// Whether the run should save a checkpoint and stop; called after each optimizer step.
     fn should_stop(&self) -> bool;
 }
 
-/// One batch done.
+/// Progress after one training batch.
 #[derive(Debug, Clone)]
 pub struct BatchReport {
-    /// The epoch it belongs to, from 0.
+    /// The current epoch, from 0.
     pub epoch: usize,
-    /// Batches done of this epoch.
+    /// Completed batches of this epoch.
     pub batch: usize,
-    /// Its images.
+    /// Images in the batch.
     pub examples: usize,
-    /// Its mean loss.
+    /// Mean loss of the batch.
     pub loss: f64,
-    /// The learning rate in force.
+    /// Learning rate of the batch's optimizer step.
     pub lr: f64,
 }
 
-/// One epoch done.
+/// Results of one epoch.
 #[derive(Debug, Clone)]
 pub struct EpochReport {
-    /// Which, from 0.
+    /// The epoch, from 0.
     pub epoch: usize,
-    /// Over its training batches, as they were trained on.
+    /// Metrics over the training batches, each computed before its optimizer step.
     pub train: Metrics,
-    /// Over the test set afterwards.
+    /// Metrics over the test set after the epoch.
     pub test: Metrics,
-    /// The last learning rate.
+    /// Learning rate of the epoch's last step.
     pub lr: f64,
 }
 
 /// How [`Trainer::run`] ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// All epochs are done.
+    /// All epochs are complete.
     Finished,
-    /// The observer asked to stop; a checkpoint was written.
+    /// The observer asked to stop; a checkpoint was saved.
     Stopped,
 }
 
-/// A network, its optimizer, and where the run is.
+/// A network in training: its weights, its optimizer and the position of the run.
 #[derive(Debug)]
 pub struct Trainer {
     config: TrainConfig,
@@ -122,10 +126,11 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// A new network, ready for its first epoch. `recipe` is kept in checkpoints as it is.
+    /// Creates a network with random weights on `device`, before its first epoch. `recipe` is stored in
+    /// checkpoints unchanged.
     ///
     /// # Errors
-    /// If a setting is out of range.
+    /// If a setting is out of range, or `device` does not support it.
     pub fn new(
         model: &Config,
         config: TrainConfig,
@@ -149,7 +154,7 @@ impl Trainer {
         }
         config.schedule.validate()?;
         if config.grad_checkpoint && !device.is_cpu() {
-            let message = "gradient checkpointing is for the CPU; leave it out on other devices";
+            let message = "gradient checkpointing is supported on the CPU only; turn it off on other devices";
             return Err(Error::Config(message.into()));
         }
         config.amp.check(device)?;
@@ -168,20 +173,20 @@ impl Trainer {
         Ok(Trainer { config, model: model.clone(), network, variables, optimizer, progress, recipe })
     }
 
-    /// Takes up the run that `checkpoint`, read from `source`, was written by: it continues with the
-    /// same losses, bit for bit, as one that was not interrupted.
+    /// Continues the run that wrote `checkpoint`, which was read from `source`. Losses are the same, bit for
+    /// bit, as those of an uninterrupted run.
     ///
     /// # Errors
-    /// If the checkpoint is of another network.
+    /// [`Error::Mismatch`] if the checkpoint belongs to another network.
     pub fn restore(&mut self, checkpoint: &Checkpoint, source: &Path) -> Result<()> {
         if checkpoint.model != self.model {
             let problem =
-                format!("it holds a network of {:?}, this one is {:?}", checkpoint.model, self.model);
+                format!("expected the network {:?}, got {:?}", self.model, checkpoint.model);
             return Err(Error::Mismatch { path: source.to_path_buf(), problem });
         }
         assign(&self.variables.all(), &checkpoint.tensors, source)?;
         assign(&self.optimizer.buffers(), &checkpoint.momentum, source)?;
-        // A run that had no average starts one where it is.
+        // If the saved run kept no average, one starts from its current weights.
         let averages = if checkpoint.average.is_empty() { &checkpoint.tensors } else { &checkpoint.average };
         let own = self.optimizer.averages();
         if !own.is_empty() {
@@ -192,7 +197,7 @@ impl Trainer {
         Ok(())
     }
 
-    /// The run as it is now.
+    /// The current state of the run.
     pub fn checkpoint(&self) -> Checkpoint {
         Checkpoint {
             tensors: detached(self.variables.all()),
@@ -204,15 +209,16 @@ impl Trainer {
         }
     }
 
-    /// Where the run is.
+    /// The current position of the run.
     pub fn progress(&self) -> &Progress {
         &self.progress
     }
 
-    /// Trains from where the run is to its last epoch.
+    /// Trains from the current position to the last epoch, and evaluates after each epoch.
     ///
     /// # Errors
-    /// If the loss stops being a number, or data, network or observer fail.
+    /// [`Error::Diverged`] if the loss becomes infinite or NaN; any error of the data, the network or the
+    /// observer.
     pub fn run(&mut self, data: &impl Data, observer: &mut impl Observer) -> Result<Outcome> {
         while self.progress.epoch < self.config.epochs {
             let epoch = self.progress.epoch;
@@ -226,7 +232,7 @@ impl Trainer {
             };
             let averaged = self.averaged()?;
             let network = averaged.as_ref().unwrap_or(&self.network);
-            // Kernels for inference take a third of the time.
+            // The inference path is three times as fast.
             let fused = self.variables.device().is_cpu().then(|| network.fuse()).transpose()?;
             let forward = |images: &Tensor| match &fused {
                 Some(fused) => fused.forward(images),
@@ -245,7 +251,7 @@ impl Trainer {
         Ok(Outcome::Finished)
     }
 
-    /// A network of the averages, if they are kept.
+    /// A network with the averaged weights, if averages are kept.
     fn averaged(&self) -> Result<Option<ResNext>> {
         let averages = detached(self.optimizer.averages());
         if averages.is_empty() {
@@ -259,7 +265,7 @@ impl Trainer {
         Ok(Some(network))
     }
 
-    /// Trains to the end of the epoch, or, giving false, to where the observer stops it.
+    /// Trains to the end of the epoch and returns true, or to where the observer stops it and returns false.
     fn train_epoch(&mut self, data: &impl Data, observer: &mut impl Observer) -> Result<bool> {
         let epoch = self.progress.epoch;
         let mut batches = data.train(epoch, self.progress.batch);
@@ -274,7 +280,8 @@ impl Trainer {
                     batches.next().ok_or_else(|| Error::Data("the epoch ended early".into()))??;
                 let mut logits = None;
                 let (network, smoothing) = (&self.network, self.config.label_smoothing);
-                // On a thread of the pool: handing over each operation by itself would cost more than some take.
+                // On a thread of the pool: handing over each operation by itself would cost more than some
+                // take.
                 let (loss, gradients) = rayon::scope(|_| {
                     value_and_gradients(|| -> Result<Tensor> {
                         let y = network.forward(&images, true)?;
@@ -312,22 +319,24 @@ impl Trainer {
         Ok(true)
     }
 
+    /// The learning rate of optimizer step `step`, from 0.
     fn learning_rate(&self, data: &impl Data, step: usize) -> f64 {
         let steps_per_epoch = data.batches_per_epoch().div_ceil(self.config.accumulate);
         self.config.schedule.learning_rate(self.config.lr, step, self.config.epochs * steps_per_epoch)
     }
 }
 
+/// The variables' values, outside of any gradient computation.
 fn detached(variables: Vec<(String, candle_core::Var)>) -> BTreeMap<String, Tensor> {
     variables.into_iter().map(|(name, var)| (name, var.as_detached_tensor())).collect()
 }
 
-/// Loss, top-1, top-5 and right answers a class of a `network`, images (N, 3, H, W) to logits, over `batches`.
-/// `observe` is told the number of examples seen after each batch, and shown its logits (N, classes) and
-/// labels (N).
+/// Evaluates `network`, a function from images (N, 3, H, W) to logits (N, classes), over `batches`. After
+/// each batch, `observe` is called with the number of examples so far, the batch's logits (N, classes) and
+/// its labels (N).
 ///
 /// # Errors
-/// If data or network fail.
+/// Any error of the data, the network or `observe`.
 pub fn evaluate(
     network: impl Fn(&Tensor) -> resnext_model::Result<Tensor>,
     batches: Batches,

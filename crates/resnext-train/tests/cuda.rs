@@ -1,5 +1,5 @@
-//! Training steps on a CUDA device beside the CPU's. Without a device this says that it was skipped;
-//! `scripts/cuda/emulate.sh` runs it on one that the CPU emulates.
+//! Training steps on a CUDA device, compared with the CPU's. Without a device the tests print that they were
+//! skipped; `scripts/cuda/emulate.sh` runs them on an emulated one.
 #![cfg(feature = "cuda")]
 
 use candle_core::{DType, Device, Tensor};
@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const BATCH: usize = 4;
 
-/// One test at a time: the list of launches is the process's.
+/// Opens the device for one test at a time, because the list of launches belongs to the process.
 fn device(test: &str) -> Option<(Device, MutexGuard<'static, ()>)> {
     static ONE: Mutex<()> = Mutex::new(());
     let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -27,17 +27,16 @@ fn device(test: &str) -> Option<(Device, MutexGuard<'static, ()>)> {
     }
 }
 
-/// What the emulated device was asked for so far; a real one doesn't tell.
-fn asked_for() -> Option<Vec<String>> {
+/// The operations that the emulated device has executed so far; none for a real device, which keeps no list.
+fn executed() -> Option<Vec<String>> {
     let file = std::env::var_os("EMULATED_LOG")?;
     Some(std::fs::read_to_string(file).unwrap().lines().map(str::to_string).collect())
 }
 
-/// The list of launches is all that the device was asked for: nothing, candle's casts, copies and fills included, is left
-/// out or made up.
+/// The list of launches must equal what the device executed, including candle's casts, copies and fills.
 fn check_list(launched: &[cuda::Launched], before: Option<Vec<String>>) {
-    let (Some(before), Some(all)) = (before, asked_for()) else { return };
-    // The device knows kernels by their names alone.
+    let (Some(before), Some(all)) = (before, executed()) else { return };
+    // The device knows kernels by their names only, without the `-OPTION=value` that they were compiled with.
     let kernel = |l: &cuda::Launched| {
         let name = l.name.trim_start_matches("candle: ");
         if l.grid == [0; 3] {
@@ -50,8 +49,8 @@ fn check_list(launched: &[cuda::Launched], before: Option<Vec<String>>) {
     assert_eq!(listed, all[before.len()..]);
 }
 
-/// The losses of some steps from the same first weights on the same images, the weights they led to, and the launches
-/// of the last step.
+/// Trains two steps from fixed weights on fixed images. Returns the losses, the resulting weights and
+/// averages, and the launches of the last step.
 fn train(
     config: &Config,
     device: &Device,
@@ -70,7 +69,7 @@ fn train(
     let labels = Tensor::new(&[1u32, 9, 0, 4], device).unwrap();
     let (mut losses, mut launched) = (Vec::new(), Vec::new());
     for _ in 0..2 {
-        let before = asked_for();
+        let before = executed();
         let (loss, launches) = cuda::launches(|| {
             let (loss, gradients) = value_and_gradients(|| -> Result<Tensor> {
                 Ok(cross_entropy(&network.forward(&images, true)?, &labels, 0.1)?)
@@ -111,7 +110,7 @@ fn training_steps_are_the_cpus() {
             let worst = f64::from(worst.to_scalar::<f32>().unwrap() / scale.max(0.1));
             assert!(worst < 10.0 * tolerance, "{half:?}: {name} is {worst} off");
         }
-        // Twelve convolutions with batch norm, shortcuts included: none takes a chain of launches.
+        // Twelve convolutions with batch norm, including shortcuts: few launches for each.
         let count = |what: &str| launches.iter().filter(|l| l.name.starts_with(what)).count();
         assert_eq!(count("sgd"), 1);
         let copies = launches.iter().filter(|l| l.name.contains("ucopy")).count();
@@ -121,7 +120,7 @@ fn training_steps_are_the_cpus() {
     }
 }
 
-/// Batches of images by a formula, all with these labels.
+/// One batch of images given by a formula, with these labels.
 struct Labelled([u32; BATCH], Device);
 
 impl Data for Labelled {
@@ -174,10 +173,11 @@ fn trainer(amp: Amp, device: &Device) -> Trainer {
     Trainer::new(&model, config, serde_json::Value::Null, device).unwrap()
 }
 
-/// A label that is no class ends a run as it does on the CPU, before it moves a weight, and costs no step a wait.
+/// A label that is out of range ends a run with the same error as on the CPU, before any weight changes, and
+/// without synchronising host and device in every step.
 #[test]
-fn labels_that_are_no_class_end_training() {
-    let Some((device, _one)) = device("labels_that_are_no_class_end_training") else { return };
+fn labels_out_of_range_end_training() {
+    let Some((device, _one)) = device("labels_out_of_range_end_training") else { return };
     for device in [Device::Cpu, device] {
         let mut losses = Losses::default();
         let mut trainer = trainer(Amp::Off, &device);
@@ -188,10 +188,10 @@ fn labels_that_are_no_class_end_training() {
     }
 }
 
-/// `tf32` is TF32 in training and f32 in evaluation, near f32's loss.
+/// `tf32` uses TF32 kernels in training and f32 kernels in evaluation, with a loss close to f32's.
 #[test]
-fn tf32_is_for_training_alone() {
-    let Some((device, _one)) = device("tf32_is_for_training_alone") else { return };
+fn tf32_is_used_for_training_only() {
+    let Some((device, _one)) = device("tf32_is_used_for_training_only") else { return };
     let run = |amp: Amp| {
         let mut losses = Losses::default();
         let data = Labelled([1, 9, 0, 4], device.clone());

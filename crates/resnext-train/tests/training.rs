@@ -1,4 +1,4 @@
-//! The optimizer against PyTorch, schedules, checkpoints, and runs that are interrupted.
+//! The optimizer against PyTorch, learning-rate schedules, checkpoints, and interrupted runs.
 
 use candle_core::{DType, Device, Tensor, Var};
 use resnext_model::{Config, Form, Weights};
@@ -91,7 +91,7 @@ fn metrics_count_top_1_top_5_and_nan_as_wrong() {
     assert_eq!(metrics.per_class[1], (1, 2));
 }
 
-/// Thirty images of noise, in batches of six.
+/// Thirty images of noise (3, 8, 8), in batches of six.
 struct Noise;
 
 impl Noise {
@@ -116,7 +116,7 @@ impl Data for Noise {
     }
 }
 
-/// Keeps losses and the last checkpoint's file; stops after `stop_after` batches.
+/// Records losses and metrics, writes checkpoints to `file`, and stops after `stop_after` batches.
 struct Recorder<'a> {
     losses: Vec<f64>,
     epochs: Vec<(Metrics, Metrics)>,
@@ -207,7 +207,8 @@ fn a_resumed_run_is_the_same_bits_as_one_that_was_not_interrupted() {
     }
 }
 
-/// Mixed precision: near f32's losses but not equal to them, the same bits after an interruption, and f32 in files.
+/// Mixed precision gives losses close to f32's but not equal to them, the same bits after an interruption,
+/// and files in f32.
 #[test]
 fn mixed_precision_trains_like_f32_and_resumes_with_the_same_bits() {
     let folder = tempfile::tempdir().unwrap();
@@ -241,8 +242,8 @@ fn mixed_precision_trains_like_f32_and_resumes_with_the_same_bits() {
     assert_eq!(weights(&resumed.checkpoint()), weights(&trainer.checkpoint()));
 }
 
-/// Weights, running statistics and momentum: form (a) goes on in form (c) as it would have in (a), but for
-/// rounding, and comes back with the same bits.
+/// A run of form (a), converted to form (c) with its running statistics and momentum, continues as it would
+/// have in (a) up to rounding. Converting back gives the same bits.
 #[test]
 fn a_run_goes_on_in_another_form_with_its_momentum() {
     let folder = tempfile::tempdir().unwrap();
@@ -309,7 +310,7 @@ fn bad_files_get_one_clear_line_and_a_failed_save_keeps_the_old_one() {
     assert!(message(&plain).contains("a plain weights file"));
     assert_eq!(Weights::open(&file).unwrap().shapes().count(), checkpoint.tensors.len());
 
-    // Where the file beside can't be made, the old one stays and nothing is left behind.
+    // If the temporary file cannot be created, the old file stays and nothing is left behind.
     std::fs::write(&file, &whole).unwrap();
     std::fs::create_dir(file.with_extension("tmp")).unwrap();
     assert!(replace_file(&file, b"new").unwrap_err().to_string().contains("cannot write"));
@@ -324,10 +325,14 @@ fn settings_out_of_range_are_refused() {
         change(&mut config);
         Trainer::new(&model(), config, serde_json::Value::Null, &Device::Cpu).unwrap_err().to_string()
     };
-    assert!(refused(|c| c.epochs = 0).contains("epochs must be at least 1"));
+    assert!(refused(|c| c.epochs = 0).contains("epochs must be at least 1, got 0"));
     assert!(refused(|c| c.lr = f64::NAN).contains("learning rate must be above 0"));
-    assert!(refused(|c| c.sgd.momentum = 1.0).contains("momentum"));
+    assert_eq!(refused(|c| c.sgd.momentum = 1.0), "momentum must be from 0 to below 1, got 1");
+    assert_eq!(refused(|c| c.sgd.momentum = 0.0), "Nesterov's momentum needs a momentum above 0");
+    assert_eq!(refused(|c| c.sgd.weight_decay = -1.0), "weight decay must be at least 0, got -1");
+    assert_eq!(refused(|c| c.ema = 1.0), "the average's decay must be from 0 to below 1, got 1");
+    assert_eq!(refused(|c| c.label_smoothing = 1.5), "label smoothing must be from 0 to 1, got 1.5");
     assert!("fp16".parse::<Amp>().unwrap_err().to_string().contains("off, bf16 or tf32, not `fp16`"));
-    assert!(refused(|c| c.amp = Amp::Tf32).contains("tf32 is a way CUDA devices multiply"));
-    assert!(refused(|c| c.accumulate = 0).contains("accumulate"));
+    assert!(refused(|c| c.amp = Amp::Tf32).contains("mixed precision tf32 needs a CUDA device"));
+    assert_eq!(refused(|c| c.accumulate = 0), "accumulate must be at least 1, got 0");
 }
