@@ -13,7 +13,7 @@ pub fn circles(arrows: &BTreeSet<(usize, usize)>) -> Vec<(Vec<usize>, Vec<usize>
     let reached: BTreeMap<usize, BTreeSet<usize>> =
         next.keys().map(|&node| (node, reached_from(&next, node))).collect();
     let mut found = Vec::new();
-    let mut done = BTreeSet::new();
+    let mut done: BTreeSet<usize> = BTreeSet::new();
     for &node in next.keys() {
         if done.contains(&node) || !reached[&node].contains(&node) {
             continue;

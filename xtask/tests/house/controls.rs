@@ -147,7 +147,7 @@ fn a_circle_through_a_re_export() {
         ("middle", "train/tape.rs", "use super::Conv as C; pub struct Tape(Option<Box<C>>);"),
     ];
     let text = found(&files);
-    one(text, &["2 files", "train/tape.rs uses super::Conv, of train/conv.rs"]);
+    one(text, &["3 files", "train/tape.rs uses super::Conv, of train/conv.rs", "and with them train/mod.rs"]);
     // Through a glob, and two renames.
     let files = [
         ("middle", "train/mod.rs", "pub mod conv; mod names; mod tape; pub use conv::Conv;"),

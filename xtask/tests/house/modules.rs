@@ -20,6 +20,8 @@ pub struct File {
     pub krate: usize,
     /// Its path below `src`.
     pub path: String,
+    /// Whether it is compiled for tests only.
+    pub test: bool,
 }
 
 /// A module: a file, or a `mod name { … }` within one.
@@ -86,7 +88,7 @@ impl Modules {
 
     /// Adds the module that a file is, and those within it, and gives its index.
     fn file(&mut self, krate: &Crate, index: usize, path: &str, parent: Option<usize>, test: bool) -> usize {
-        self.files.push(File { krate: index, path: path.to_string() });
+        self.files.push(File { krate: index, path: path.to_string(), test });
         let module = self.module(index, self.files.len() - 1, parent);
         let (folder, name) = path.rsplit_once('/').map_or(("", path), |(folder, name)| (folder, name));
         let mut folder = if folder.is_empty() { String::new() } else { format!("{folder}/") };
@@ -163,7 +165,6 @@ impl Collector<'_> {
             syn::UseTree::Rename(name) if name.ident == "self" => (name.rename.to_string(), prefix.to_vec()),
             syn::UseTree::Name(name) => (name.ident.to_string(), with(&name.ident)),
             syn::UseTree::Rename(name) => (name.rename.to_string(), with(&name.ident)),
-            _ => return,
         };
         self.all.modules[self.module].imports.entry(name).or_default().push(path.clone());
         self.refer(path);

@@ -41,16 +41,15 @@ pub fn broken(crates: &[Crate], document: &str, lock: &str) -> Vec<String> {
 /// Imports through the crate's own root, which is for other crates.
 fn through_root(krate: &Crate, index: usize, all: &Modules, own: &[&Arrow]) -> Vec<String> {
     let root = all.modules[all.roots[index]].file;
-    let through = own.iter().filter(|arrow| arrow.to == root);
-    through
-        .map(|arrow| {
-            let (file, path, root) = (&all.files[arrow.from].path, &arrow.path, krate.root());
-            format!(
-                "{}: {file} uses {path} through {root}: import it from the file that defines it",
-                krate.name
-            )
-        })
-        .collect()
+    let mut paths: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
+    for arrow in own.iter().filter(|arrow| arrow.to == root) {
+        paths.entry(arrow.from).or_default().push(&arrow.path);
+    }
+    let told = |(from, paths): (usize, Vec<&str>)| {
+        let (file, paths, root) = (&all.files[from].path, paths.join(", "), krate.root());
+        format!("{}: {file} uses {paths} through {root}: import it from the file that defines it", krate.name)
+    };
+    paths.into_iter().map(told).collect()
 }
 
 /// Circles of files, each with a shortest way around. The root takes no part: it is told of by [`through_root`].
@@ -97,11 +96,15 @@ fn against_wings(
     if row.wings.is_empty() {
         return found;
     }
-    let homeless = krate.files.keys().filter(|file| *file != krate.root() && row.wing(file).is_none());
-    found.extend(homeless.map(|file| format!("the picture: {file} of {} belongs to no wing", krate.name)));
+    let files = all.files.iter().filter(|file| crates[file.krate].name == krate.name && !file.test);
+    let homeless = files.filter(|file| file.path != krate.root() && row.wing(&file.path).is_none());
+    found.extend(
+        homeless.map(|file| format!("the picture: {} of {} belongs to no wing", file.path, krate.name)),
+    );
     let places = row.wings.iter().flat_map(|wing| &wing.places);
     let empty = places.filter(|place| !krate.files.keys().any(|file| file.starts_with(place.as_str())));
     found.extend(empty.map(|place| format!("the picture: {} has no {place}", krate.name)));
+    let mut missing: BTreeMap<(&str, String), Vec<String>> = BTreeMap::new();
     for arrow in own {
         let (from, to) = (&all.files[arrow.from], &all.files[arrow.to]);
         let other = &crates[to.krate];
@@ -114,12 +117,16 @@ fn against_wings(
         };
         if !allowed {
             let place = if from.krate == to.krate { String::new() } else { format!(" of {}", other.name) };
-            found.push(format!(
-                "{}: {} uses {} of {}: the picture has no arrow from {} to {}{place}",
-                krate.name, from.path, arrow.path, to.path, wing.name, target.name
-            ));
+            let told = format!("the picture has no arrow from {} to {}{place}", wing.name, target.name);
+            let uses = format!("{} of {}", arrow.path, to.path);
+            missing.entry((&from.path, told)).or_default().push(uses);
         }
     }
+    found.extend(
+        missing
+            .into_iter()
+            .map(|((file, told), uses)| format!("{}: {file} uses {}: {told}", krate.name, uses.join(", "))),
+    );
     found
 }
 
