@@ -11,7 +11,7 @@ middle           tensors                     → base
   infer/         without                     → ground; base: packed ground
   devices/       GPUs                        → ground; base: ground
   ground         error.rs config.rs: needed everywhere
-base             slices                      ; outside: rayon
+base             slices                      → outside: rayon
   kernels/       of training                 → ground
   packed/        of inference                → ground
   ground         shape.rs: sizes
@@ -306,7 +306,7 @@ fn a_picture_whose_arrows_point_up() {
         told("GPUs                        → ground", "GPUs → train")
             .contains("middle devices imports train, which")
     );
-    assert!(told("slices                      ;", "slices → top;").contains("base imports top, which"));
+    assert!(told("slices                      →", "slices → top;").contains("base imports top, which"));
     assert!(told("base: packed ground", "base: tape").contains("middle infer imports tape of"));
     assert!(told("shape.rs: sizes", "sizes").contains("base ground is no folder or file"));
 }

@@ -6,8 +6,8 @@
 //! ```text
 //! resnext-ops   tensors                              → resnext-kernels
 //!   infer/      packed convolutions                  → ground; kernels: infer ground
-//!   ground      error.rs config.rs: what all need    ; kernels: ground
-//! resnext-kernels   slices                           ; outside: half rayon
+//!   ground      error.rs config.rs: what all need    → kernels: ground
+//! resnext-kernels   slices                           → outside: half rayon
 //! ```
 //!
 //! A wing is a folder (`infer/`), a file (`layout.rs`), or a name before a list of files that ends with a colon. Behind the
@@ -54,10 +54,7 @@ impl Picture {
         lines.find(|line| line.trim_end() == "```wings").ok_or("there is no ```wings block")?;
         let mut picture = Picture { crates: Vec::new() };
         for line in lines.take_while(|line| !line.starts_with("```")).filter(|line| !line.trim().is_empty()) {
-            let (left, right) = match line.find(['→', ';']) {
-                Some(at) => (&line[..at], line[at..].trim_start_matches('→')),
-                None => (line, ""),
-            };
+            let (left, right) = line.split_once('→').unwrap_or((line, ""));
             let (first, sentence) = left.trim().split_once("  ").unwrap_or((left.trim(), ""));
             let lists: Vec<(&str, Vec<String>)> = right.split(';').map(list).collect();
             let of =
