@@ -1,9 +1,9 @@
 //! The evaluation transform: resize, centre crop, normalise, as the published accuracies were measured with.
 
-use crate::resample::{Interpolation, resample};
 use crate::dataset::{CHANNELS, Normalization};
 use crate::error::{Error, Result};
 use crate::photo::Photo;
+use crate::resample::{Interpolation, resample};
 use std::ops::Range;
 
 /// Resizes a photo's shorter side, takes the centre crop and normalises it: torchvision's

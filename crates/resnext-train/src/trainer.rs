@@ -180,8 +180,7 @@ impl Trainer {
     /// [`Error::Mismatch`] if the checkpoint belongs to another network.
     pub fn restore(&mut self, checkpoint: &Checkpoint, source: &Path) -> Result<()> {
         if checkpoint.model != self.model {
-            let problem =
-                format!("expected the network {:?}, got {:?}", self.model, checkpoint.model);
+            let problem = format!("expected the network {:?}, got {:?}", self.model, checkpoint.model);
             return Err(Error::Mismatch { path: source.to_path_buf(), problem });
         }
         assign(&self.variables.all(), &checkpoint.tensors, source)?;
