@@ -1,8 +1,9 @@
 //! The memory format: tensors are shaped (N, C, H, W) and lie channels-last, (N, H, W, C), in memory.
 
-use crate::Result;
-use crate::kernels::Stored;
-use candle_core::{CpuStorage, Layout, Tensor};
+#[cfg(feature = "cuda")]
+use crate::devices::cuda::log::log_candle;
+use crate::error::Result;
+use candle_core::{CpuStorage, Layout, Tensor, WithDType};
 use rayon::prelude::*;
 use std::borrow::Cow;
 
@@ -30,7 +31,7 @@ pub(crate) fn to_nhwc(x: &Tensor) -> candle_core::Result<Tensor> {
 pub(crate) fn contiguous(x: &Tensor) -> candle_core::Result<Tensor> {
     #[cfg(feature = "cuda")]
     if x.device().is_cuda() && !x.is_contiguous() {
-        crate::cuda::log_candle("ucopy", x.layout(), x.dtype());
+        log_candle("ucopy", x.layout(), x.dtype());
     }
     x.contiguous()
 }
@@ -41,7 +42,7 @@ pub(crate) fn from_nhwc(x: &Tensor) -> candle_core::Result<Tensor> {
 }
 
 /// The elements of a (N, C, H, W) layout in channels-last order: borrowed where they lie so already.
-pub(crate) fn channels_last<'a, T: Stored>(
+pub(crate) fn channels_last<'a, T: WithDType + Default>(
     storage: &'a CpuStorage,
     layout: &Layout,
 ) -> candle_core::Result<Cow<'a, [T]>> {
@@ -72,7 +73,7 @@ pub(crate) fn channels_last<'a, T: Stored>(
 }
 
 /// The elements of a layout in row-major order: borrowed where they lie so already.
-pub(crate) fn row_major<'a, T: Stored>(
+pub(crate) fn row_major<'a, T: WithDType + Default>(
     storage: &'a CpuStorage,
     layout: &Layout,
 ) -> candle_core::Result<Cow<'a, [T]>> {

@@ -22,7 +22,7 @@ struct Terms {
 
 namespace sums {
 #define OUTPUT float
-#include "../../src/cuda/kernels/sum_parts.cu"
+#include "../../src/devices/cuda/kernels/sum_parts.cu"
 }
 
 #define JOIN_(a, b, c) a##_##b##_##c

@@ -1,4 +1,4 @@
-// Runs CUDA kernels on a CPU: what src/cuda/kernels/device.cuh asks of a GPU, done here. A block's threads are fibers,
+// Runs CUDA kernels on a CPU: what src/devices/cuda/kernels/device.cuh asks of a GPU, done here. A block's threads are fibers,
 // which go on in random order from barrier to barrier, or a warp as far ahead of others as it may: a missing barrier
 // shows as a wrong result. Shared memory starts as NaN and ends at a page that can't be touched; asynchronous copies
 // happen as late as they may, or at once.

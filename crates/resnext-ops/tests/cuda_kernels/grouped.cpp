@@ -1,6 +1,6 @@
 // Grouped 3×3 against sums in f64, in all element types, group sizes, strides and directions.
 #include "harness.h"
-#include "../../src/cuda/kernels/window.cuh"
+#include "../../src/devices/cuda/kernels/window.cuh"
 
 struct Case {
     int n, groups, h, w, strip_h, strip_w, rows;
@@ -91,7 +91,7 @@ static int ceil_div(int a, int b) { return (a + b - 1) / b; }
 #define JOIN(a, b, c, d, e, f) JOIN_(a, b, c, d, e, f)
 #define OUTPUT float
 namespace sums {
-#include "../../src/cuda/kernels/sum_parts.cu"
+#include "../../src/devices/cuda/kernels/sum_parts.cu"
 }
 // How products are made: by multiply-adds of f32, by tensor cores of f32 as TF32, or of 16-bit elements.
 #define BY fma

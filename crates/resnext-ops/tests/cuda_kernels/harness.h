@@ -1,7 +1,7 @@
 // What the checks share: seeded tensors in guarded memory, and the judgement of a result.
 #pragma once
 #include "emulator.h"
-#include "../../src/cuda/kernels/common.cuh"
+#include "../../src/devices/cuda/kernels/common.cuh"
 #include <cmath>
 
 inline const char* name_of(float) { return "f32"; }

@@ -31,7 +31,7 @@ static dim3 blocks(size_t count, unsigned threads) { return dim3{unsigned((count
 #include "others_kernels.inc"
 
 namespace optimizer {
-#include "../../src/cuda/kernels/sgd.cu"
+#include "../../src/devices/cuda/kernels/sgd.cu"
 
 static void check() {
     for (int nesterov = 0; nesterov < 2; nesterov++) {

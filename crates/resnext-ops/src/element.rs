@@ -1,0 +1,33 @@
+//! candle's element types, as kernels take them.
+
+use candle_core::{DType, WithDType};
+use resnext_kernels::{Isa, WordType, Words};
+
+/// Elements that maps are stored as, here and in candle's storages.
+pub(crate) trait Stored: resnext_kernels::Stored<Wide: Element> + WithDType {}
+
+impl<T: resnext_kernels::Stored<Wide: Element> + WithDType> Stored for T {}
+
+/// Elements that kernels compute in, here and in candle's storages.
+pub(crate) trait Element: resnext_kernels::Element + WithDType {}
+
+impl<T: resnext_kernels::Element + WithDType> Element for T {}
+
+/// How maps of `dtype` are read and written on `isa`; `None` if this machine has no instructions for it.
+pub(crate) fn words_of(dtype: DType, isa: Isa) -> Option<Words> {
+    match dtype {
+        DType::F32 => Some(Words::F32(isa)),
+        DType::BF16 => Words::bf16(isa),
+        DType::U8 => Words::int8(isa),
+        _ => None,
+    }
+}
+
+/// How maps of `dtype` lie in memory, if it says all about them.
+pub(crate) fn map_type_of(dtype: DType) -> Option<WordType> {
+    match dtype {
+        DType::F32 => Some(WordType::F32),
+        DType::BF16 => Some(WordType::Bf16),
+        _ => None,
+    }
+}

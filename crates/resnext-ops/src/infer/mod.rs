@@ -1,0 +1,11 @@
+//! Inference: packed convolutions on reused buffers, on the CPU.
+
+pub(crate) mod conv;
+pub(crate) mod feature_map;
+pub(crate) mod input;
+mod int8;
+mod rows;
+
+pub use conv::{FusedConv, Fusion, fused_dtype_is_supported};
+pub use feature_map::Activations;
+pub use input::Images;

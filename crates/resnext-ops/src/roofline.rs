@@ -1,0 +1,74 @@
+//! What the machine at hand can do at most: the yardsticks of a bench.
+
+#[cfg(feature = "cuda")]
+use crate::devices::cuda::{memory::cuda, pointwise};
+use crate::element::words_of;
+use crate::error::Result;
+use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
+use resnext_kernels::{Isa, fma_chains};
+use std::time::Instant;
+
+/// Operations a second, multiply-adds counted as two, that all threads of the current pool reach together with nothing but
+/// registers, on inputs of `dtype`, f32, bf16 or, in whole numbers, u8; `None` where this machine has no instructions for
+/// it. Takes about 200 ms.
+pub fn fma_peak(dtype: DType) -> Option<f64> {
+    let words = words_of(dtype, Isa::current())?;
+    const STEPS: usize = 8_000_000;
+    let threads = rayon::current_num_threads();
+    let once = || {
+        let start = Instant::now();
+        let operations: u64 = (0..threads).into_par_iter().map(|_| fma_chains(words, STEPS)).sum();
+        operations as f64 / start.elapsed().as_secs_f64()
+    };
+    Some((0..8).map(|_| once()).fold(0.0, f64::max))
+}
+
+/// Bytes a second that all threads of the current pool read from memory together. Takes about 100 ms.
+pub fn read_bandwidth() -> f64 {
+    let data = vec![1u64; 32 << 20];
+    let part = data.len() / rayon::current_num_threads();
+    let once = || {
+        let start = Instant::now();
+        let sum: u64 = data.par_chunks(part).map(|part| part.iter().fold(0u64, |sum, x| sum ^ x)).sum();
+        std::hint::black_box(sum);
+        size_of_val(&data[..]) as f64 / start.elapsed().as_secs_f64()
+    };
+    (0..3).map(|_| once()).fold(0.0, f64::max)
+}
+
+/// Bytes a second that `device` copies from one place in its memory to another, read and written together: the best of
+/// five times ten copies of `bytes`, which should be much more than any cache holds.
+///
+/// # Errors
+/// If the device has no room for them twice.
+pub fn memory_bandwidth(device: &Device, bytes: usize) -> Result<f64> {
+    const COPIES: usize = 10;
+    let from = Tensor::ones(bytes / 4, DType::F32, device)?;
+    let to = from.zeros_like()?;
+    let mut best = f64::INFINITY;
+    for round in 0..6 {
+        device.synchronize()?;
+        let start = Instant::now();
+        for _ in 0..COPIES {
+            copy(&from, &to)?;
+        }
+        device.synchronize()?;
+        // The first round compiles kernels.
+        if round > 0 {
+            best = best.min(start.elapsed().as_secs_f64());
+        }
+    }
+    Ok((2 * bytes * COPIES) as f64 / best)
+}
+
+/// Into memory that is there already: to get some would take time, too.
+fn copy(from: &Tensor, to: &Tensor) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if from.device().is_cuda() {
+        let ((from, from_layout), (to, to_layout)) = (from.storage_and_layout(), to.storage_and_layout());
+        let stored = ((cuda(&from)?, from_layout), (cuda(&to)?, to_layout));
+        return Ok(pointwise::copy(stored.0, stored.1)?);
+    }
+    Ok(to.slice_set(from, 0, 0)?)
+}

@@ -1,0 +1,400 @@
+//! Packed convolutions of inference against training's.
+
+use crate::element::words_of;
+use crate::infer::conv::{FusedConv, Fusion, fused_dtype_is_supported};
+use crate::infer::feature_map::Activations;
+use crate::infer::input::Images;
+use crate::train::conv2d::{conv2d, conv2d_composite, conv2d_with_bias};
+use candle_core::{DType, Device, Tensor};
+use proptest::prelude::*;
+use resnext_kernels::{Conv2dConfig, Crew, Isa, Quantization, WordType};
+
+fn values(dims: &[usize], seed: u32) -> Tensor {
+    let value = |i: u32| (i.wrapping_mul(2654435761).wrapping_add(seed * 40503) >> 8) as f32;
+    let values: Vec<f32> =
+        (0..dims.iter().product::<usize>() as u32).map(|i| value(i) / 8388608.0 - 1.0).collect();
+    Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
+}
+
+fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
+    let difference = (a - b).unwrap().abs().unwrap();
+    difference.flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+}
+
+/// `conv(x)` in f32, with a residual and ReLU where asked for.
+fn fused(conv: &FusedConv, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Tensor {
+    let (mut input, mut added, mut out) = <(Activations, Activations, Activations)>::default();
+    let dtype = |maps| if maps == WordType::Bf16 { DType::BF16 } else { DType::F32 };
+    Crew::run(|crew| {
+        input.load(crew, x, dtype(conv.maps.0)).unwrap();
+        if let Some(residual) = residual {
+            added.load(crew, residual, dtype(conv.maps.1)).unwrap();
+        }
+        let fusion = Fusion { residual: residual.map(|_| &added), relu, ahead: &[conv] };
+        conv.forward(crew, &input, fusion, &mut out).unwrap();
+    });
+    out.to_tensor().unwrap()
+}
+
+/// Inner products in pairs, where the CPU has adders: tiles of every size, in several tasks, of blocks of channels whole
+/// and not.
+#[test]
+fn wide_convolutions_agree_with_conv2d_and_keep_images_apart() {
+    for (n, cin, cout, h, w) in [
+        (0, 256, 64, 3, 3),
+        (3, 256, 64, 1, 1),
+        (2, 320, 128, 7, 7),
+        (2, 64, 192, 9, 11),
+        (2, 512, 64, 14, 17),
+    ] {
+        let (x, weight) = (values(&[n, cin, h, w], 1), values(&[cout, cin, 1, 1], 2));
+        let (bias, residual) = (values(&[cout], 3), values(&[n, cout, h, w], 4));
+        let config = Conv2dConfig::default();
+        let want = conv2d(&x, &weight, &config).unwrap();
+        let want = want.broadcast_add(&bias.reshape((1, (), 1, 1)).unwrap()).unwrap();
+        for isa in Isa::available() {
+            let conv = FusedConv::on(isa, &weight, &bias, &config, DType::F32, false).unwrap();
+            assert_eq!(conv.bytes() > 4 * (cin + 1) * cout, isa.has_adders(), "not in pairs");
+            let run = |x: &Tensor, residual: Option<&Tensor>, relu| fused(&conv, x, residual, relu);
+            let flat = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let same = |got: Tensor, want: Tensor| {
+                for (got, want) in flat(got).into_iter().zip(flat(want)) {
+                    assert!((got - want).abs() < 3e-4, "{isa:?} {n}×{cin}×{h}×{w}: {got}, not {want}");
+                }
+            };
+            same(run(&x, None, false), want.clone());
+            same(run(&x, Some(&residual), true), (&want + &residual).unwrap().relu().unwrap());
+            let together = run(&x, None, true);
+            let image = |t: &Tensor, i: usize| flat(t.narrow(0, i, 1).unwrap());
+            for i in 0..n {
+                let others = (0..n).map(|j| match j == i {
+                    true => x.narrow(0, i, 1).unwrap(),
+                    false => (x.narrow(0, j, 1).unwrap() * f64::NAN).unwrap(),
+                });
+                let spoilt = run(&Tensor::cat(&others.collect::<Vec<_>>(), 0).unwrap(), None, true);
+                let (got, alone) = (image(&spoilt, i), run(&x.narrow(0, i, 1).unwrap(), None, true));
+                assert_eq!(got, image(&together, i), "an image's result depends on the others");
+                assert_eq!(got, flat(alone), "an image's result depends on the batch");
+                let spoilt = (0..n).filter(|&j| j != i).all(|j| image(&spoilt, j).iter().all(|y| y.is_nan()));
+                assert!(spoilt, "NaN is lost");
+            }
+            for threads in [1, 5] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let got = pool.install(|| run(&x, None, true));
+                assert_eq!(flat(got), flat(together.clone()), "{threads} threads");
+            }
+        }
+    }
+}
+
+/// The error of a wide convolution is that of plain sums, but for a small factor, however large pixels are beside
+/// weights, and one pixel or output channel beside another; ReLU's outputs, which are never negative, are no worse.
+#[test]
+fn wide_convolutions_keep_their_precision_at_any_scale() {
+    let (pixels, cin, cout) = (30, 1024, 32);
+    for (x_scale, weight_scale, relu) in
+        [(1.0, 0.03, true), (1e5, 1e-4, false), (1e-5, 1e3, true), (1e10, 1e-12, false), (1e-15, 1e10, true)]
+    {
+        // By seven orders of magnitude from one pixel to the next, and by three from one channel's weights to the next.
+        let apart = |len: usize, by: f32| -> Vec<f32> { (0..len).map(|i| by.powi((i % 2) as i32)).collect() };
+        let scales = Tensor::from_vec(apart(pixels, 1e7), (1, 1, 1, pixels), &Device::Cpu).unwrap();
+        let x = (values(&[1, cin, 1, pixels], 1) * x_scale).unwrap().broadcast_mul(&scales).unwrap();
+        let x = if relu { x.relu().unwrap() } else { x };
+        let scales = Tensor::from_vec(apart(cout, 1e3), (cout, 1, 1, 1), &Device::Cpu).unwrap();
+        let weight = (values(&[cout, cin, 1, 1], 2) * weight_scale).unwrap();
+        let weight = weight.broadcast_mul(&scales).unwrap();
+        let bias = Tensor::zeros(cout, DType::F32, &Device::Cpu).unwrap();
+        let config = Conv2dConfig::default();
+        let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
+        let want = conv2d(&wide(&x), &wide(&weight), &config).unwrap();
+        let norms = |t: &Tensor, dims: [usize; 3]| {
+            wide(t).sqr().unwrap().sum_keepdim(dims.as_slice()).unwrap().sqrt().unwrap()
+        };
+        let norms = norms(&weight, [1, 2, 3])
+            .reshape((1, cout, 1, 1))
+            .unwrap()
+            .broadcast_mul(&wide(&x).sqr().unwrap().sum_keepdim(1).unwrap().sqrt().unwrap())
+            .unwrap();
+        for isa in Isa::available() {
+            let conv = FusedConv::on(isa, &weight, &bias, &config, DType::F32, false).unwrap();
+            let error = (wide(&fused(&conv, &x, None, false)) - &want).unwrap().abs().unwrap();
+            let error = error.broadcast_div(&norms).unwrap().flatten_all().unwrap();
+            let error = error.max(0).unwrap().to_scalar::<f64>().unwrap();
+            assert!(error < 2e-7, "{isa:?}, {x_scale} by {weight_scale}: {error:e} of the norms");
+        }
+    }
+}
+
+/// Whole numbers that bf16 has, whose sums it has not, come out exactly, whatever the kernel, and with a residual of f32.
+#[test]
+fn sums_that_are_written_in_f32_are_not_rounded() {
+    let whole = |dims: &[usize], seed| (values(dims, seed) * 40.0).unwrap().round().unwrap();
+    let flat = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let pad = Conv2dConfig { padding: 1, ..Default::default() };
+    for (c, k, kernel, groups, config) in [
+        (200, 37, 1, 1, Conv2dConfig::default()),
+        (31, 64, 1, 1, Conv2dConfig::default()),
+        (32, 32, 3, 8, pad),
+        (64, 64, 3, 2, pad),
+        (6, 20, 3, 1, pad),
+    ] {
+        let config = Conv2dConfig { groups, ..config };
+        let (x, weight) = (whole(&[2, c, 5, 6], 1), whole(&[k, c / groups, kernel, kernel], 2));
+        let (bias, residual) = (whole(&[k], 3), whole(&[2, k, 5, 6], 4));
+        let want = conv2d_with_bias(&x, &weight, &bias, &config).unwrap() + &residual;
+        let want = flat(want.unwrap());
+        assert!(want.iter().any(|&v| half::bf16::from_f32(v).to_f32() != v));
+        for dtype in [DType::F32, DType::BF16].into_iter().filter(|&t| fused_dtype_is_supported(t)) {
+            let conv = FusedConv::writing_f32(&weight, &bias, &config, dtype).unwrap();
+            let got = fused(&conv, &x, Some(&residual), false);
+            assert_eq!(flat(got), want, "{dtype:?} {c} to {k}, {kernel}×{kernel}");
+        }
+    }
+    let (weight, bias) = (values(&[4, 4, 1, 1], 1), values(&[4], 2));
+    assert!(FusedConv::writing_f32(&weight, &bias, &Conv2dConfig::default(), DType::U8).is_err());
+}
+
+/// A residual's channels come through as they are, also those that are no number, and none disturbs its neighbours.
+#[test]
+fn residuals_of_any_kind_are_added() {
+    let channels = 32 + 21;
+    let bias = Tensor::ones(channels, DType::F32, &Device::Cpu).unwrap();
+    let weight = Tensor::zeros((channels, 4, 1, 1), DType::F32, &Device::Cpu).unwrap();
+    let kinds = [f32::NAN, 0.5, f32::INFINITY, -2.0, f32::NEG_INFINITY, 1e30, -0.0];
+    let residual: Vec<f32> = (0..channels).map(|i| kinds[i % kinds.len()]).collect();
+    let want: Vec<f32> = residual.iter().map(|x| x + 1.0).collect();
+    let residual = Tensor::from_vec(residual, (1, channels, 1, 1), &Device::Cpu).unwrap();
+    for dtype in [DType::F32, DType::BF16].into_iter().filter(|&t| fused_dtype_is_supported(t)) {
+        let conv = FusedConv::new(&weight, &bias, &Conv2dConfig::default(), dtype).unwrap();
+        let got = fused(&conv, &values(&[1, 4, 1, 1], 3), Some(&residual), false);
+        let got = got.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for (i, (got, &want)) in got.into_iter().zip(&want).enumerate() {
+            let close = got == want || (got.is_nan() && want.is_nan()) || (got / want - 1.0).abs() < 0.004;
+            assert!(close, "{dtype:?} channel {i}: {got}, expected {want}");
+        }
+    }
+}
+
+/// Images whose pixels share words, or don't, with a border, against padding; and none of another convolution's.
+#[test]
+fn a_first_convolution_reads_images() {
+    for (n, c, kernel, stride, h, w) in [
+        (2, 3, 7, 2, 20, 24),
+        (1, 3, 7, 2, 9, 11),
+        (2, 3, 3, 1, 8, 7),
+        (1, 5, 4, 2, 6, 9),
+        (1, 2, 3, 3, 7, 8),
+    ] {
+        let (x, weight) = (values(&[n, c, h, w], 1), values(&[24, c, kernel, kernel], 2));
+        let bias = values(&[24], 3);
+        let border = kernel / 2;
+        let padded = Conv2dConfig { stride, padding: border, ..Default::default() };
+        let want = conv2d_with_bias(&x, &weight, &bias, &padded).unwrap();
+        let config = Conv2dConfig { padding: 0, ..padded };
+        for (isa, dtype, tolerance) in Isa::available()
+            .into_iter()
+            .flat_map(|isa| [(isa, DType::F32, 1e-4), (isa, DType::BF16, 0.1)])
+            .filter(|&(isa, dtype, _)| words_of(dtype, isa).is_some())
+        {
+            let conv = FusedConv::on(isa, &weight, &bias, &config, dtype, true).unwrap();
+            let (mut images, mut out) = (Images::new(), Activations::new());
+            for x in
+                [&x, &x.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap().permute((0, 3, 1, 2)).unwrap()]
+            {
+                Crew::run(|crew| {
+                    images.load(crew, x, &conv, border).unwrap();
+                    conv.forward_images(crew, &images, Fusion::default(), &mut out).unwrap();
+                });
+                let largest = largest_difference(&out.to_tensor().unwrap(), &want);
+                assert!(largest < tolerance, "{isa:?} {dtype:?} {c}×{kernel}: {largest}");
+            }
+            let other = FusedConv::on(isa, &weight, &bias, &config, dtype, false).unwrap();
+            let wide = values(&[n, c + 1, h, w], 1);
+            let result = Crew::run(|crew| Images::new().load(crew, &wide, &conv, border));
+            assert!(result.unwrap_err().to_string().contains("channels, got"));
+            if conv.apart != other.apart {
+                let result =
+                    Crew::run(|crew| other.forward_images(crew, &images, Fusion::default(), &mut out));
+                assert!(result.unwrap_err().to_string().contains("channels apart"));
+            }
+        }
+    }
+}
+
+/// Rows of words are not tiles, though they look like groups with as many channels in as out.
+#[test]
+fn few_channels_become_three_times_as_many() {
+    for channels in [8, 16] {
+        let (x, weight) = (values(&[1, channels, 6, 7], 1), values(&[3 * channels, channels, 3, 3], 2));
+        let (config, bias) = (Conv2dConfig::default(), values(&[3 * channels], 3));
+        let want = conv2d_with_bias(&x, &weight, &bias, &config).unwrap();
+        for isa in Isa::available() {
+            let conv = FusedConv::on(isa, &weight, &bias, &config, DType::F32, false).unwrap();
+            let largest = largest_difference(&fused(&conv, &x, None, false), &want);
+            assert!(largest < 1e-4, "{isa:?}: {largest}");
+        }
+    }
+}
+
+/// Winograd's tiles: whole numbers come out exactly as candle's own operations give them, whatever the border, the
+/// sides and the width of a group.
+#[test]
+fn tiles_are_exact_on_whole_numbers_and_keep_images_apart() {
+    for (n, d, groups, h, w, padding) in [
+        (0, 16, 2, 5, 5, 1),
+        (1, 8, 4, 1, 1, 1),
+        (2, 8, 2, 6, 5, 2),
+        (2, 8, 4, 5, 5, 1),
+        (1, 8, 2, 2, 5, 1),
+        (2, 16, 2, 23, 21, 1),
+        (2, 16, 2, 2, 3, 1),
+        (3, 16, 1, 7, 7, 1),
+        (2, 32, 2, 9, 6, 0),
+        (1, 64, 2, 14, 15, 1),
+        (1, 128, 1, 3, 4, 1),
+    ] {
+        let whole = |dims: &[usize], seed| (values(dims, seed) * 4.0).unwrap().round().unwrap();
+        let (x, weight) = (whole(&[n, d * groups, h, w], 1), whole(&[d * groups, d, 3, 3], 2));
+        let bias = whole(&[d * groups], 3);
+        let config = Conv2dConfig { stride: 1, padding, dilation: 1, groups };
+        let want = match n {
+            0 => values(&[0, d * groups, h, w], 0),
+            _ => conv2d_composite(&x, &weight, &config).unwrap(),
+        };
+        let want = want.broadcast_add(&bias.reshape((1, (), 1, 1)).unwrap()).unwrap();
+        let residual = whole(want.dims(), 4);
+        let with_residual = (&want + &residual).unwrap().relu().unwrap();
+        let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for isa in Isa::available() {
+            let conv = FusedConv::on(isa, &weight, &bias, &config, DType::F32, false).unwrap();
+            assert!(conv.packed.tiled(), "{isa:?} {d}");
+            let run = |x: &Tensor, residual: Option<&Tensor>| fused(&conv, x, residual, residual.is_some());
+            for threads in [1, 5] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let (plain, added) = pool.install(|| (run(&x, None), run(&x, Some(&residual))));
+                assert_eq!(flat(&plain), flat(&want), "{isa:?} {n}×{d}×{groups}, {h}×{w}");
+                assert_eq!(flat(&added), flat(&with_residual), "{isa:?} {n}×{d}×{groups}, {h}×{w}");
+            }
+            let fractions = values(x.dims(), 5);
+            let together = run(&fractions, None);
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(5).build().unwrap();
+            assert_eq!(flat(&pool.install(|| run(&fractions, None))), flat(&together), "5 threads");
+            for i in 0..n {
+                let alone = run(&fractions.narrow(0, i, 1).unwrap(), None);
+                assert_eq!(flat(&alone), flat(&together.narrow(0, i, 1).unwrap()), "image {i} alone");
+            }
+            if n > 1 {
+                let nan = (x.narrow(0, 0, 1).unwrap() * f64::NAN).unwrap();
+                let got = run(&Tensor::cat(&[nan, x.narrow(0, 1, n - 1).unwrap()], 0).unwrap(), None);
+                let rest = |t: &Tensor| flat(&t.narrow(0, 1, n - 1).unwrap());
+                assert_eq!(rest(&got), rest(&want), "NaN reached another image");
+                assert!(flat(&got.narrow(0, 0, 1).unwrap()).iter().all(|y| y.is_nan()));
+            }
+        }
+    }
+}
+
+/// How far 8-bit outputs are from sums of f64, in steps of the output, where weights are multiples of a 127th of the
+/// largest: half of one, as sums are exact, unless they are beyond the ends.
+fn quantized_error(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    config: &Conv2dConfig,
+    residual: Option<&Tensor>,
+    relu: bool,
+) -> f64 {
+    let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
+    let ((cout, rest), dims) =
+        ((weight.dims()[0], weight.dims()[1..].iter().product::<usize>()), weight.dims());
+    let whole = (weight * 127.0).unwrap().round().unwrap().reshape((cout, rest)).unwrap();
+    let first = Tensor::full(-127f32, (cout, 1), &Device::Cpu).unwrap();
+    let whole = Tensor::cat(&[&first, &whole.narrow(1, 1, rest - 1).unwrap()], 1).unwrap();
+    let weight = (whole.reshape(dims).unwrap() / 127.0).unwrap();
+    let input = Quantization::positive(1.0).unwrap();
+    let output = if relu { Quantization::positive(3.0) } else { Quantization::signed(3.0) }.unwrap();
+    let conv = FusedConv::quantized(&weight, bias, config, input, output).unwrap();
+    let maps = |t: &Tensor, quantization| {
+        let (mut loaded, mut maps) = <(Activations, Activations)>::default();
+        Crew::run(|crew| {
+            loaded.load(crew, t, DType::F32).unwrap();
+            assert!(maps.quantize(crew, &loaded, quantization).unwrap());
+        });
+        maps
+    };
+    let x = maps(&x.abs().unwrap(), input);
+    let residual = residual.map(|r| maps(r, Quantization::signed(1.2).unwrap()));
+    let mut out = Activations::new();
+    let fusion = Fusion { residual: residual.as_ref(), relu, ahead: &[&conv] };
+    Crew::run(|crew| conv.forward(crew, &x, fusion, &mut out)).unwrap();
+    let mut want = conv2d(&wide(&x.to_tensor().unwrap()), &wide(&weight), config).unwrap();
+    want = want.broadcast_add(&wide(bias).reshape((1, (), 1, 1)).unwrap()).unwrap();
+    if let Some(residual) = residual {
+        want = (want + wide(&residual.to_tensor().unwrap())).unwrap();
+    }
+    let (step, zero) = (f64::from(output.step()), f64::from(output.zero()));
+    let steps = |t: &Tensor| ((wide(t) / step).unwrap() + zero).unwrap();
+    let want = steps(&want).clamp(0.0, 255.0).unwrap();
+    let error = (steps(&out.to_tensor().unwrap()) - want).unwrap().abs().unwrap();
+    error.flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    /// Every instruction set, on shapes that reach every kind of tile, against the unfused convolution.
+    #[test]
+    fn every_instruction_set_agrees_with_conv2d(
+        (group_in, group_out, groups) in prop_oneof![
+            (1usize..70, 1usize..70, Just(1usize)),
+            prop_oneof![Just(1usize), Just(2), Just(4), Just(8), Just(16), Just(32)]
+                .prop_flat_map(|d| (Just(d), Just(d), prop_oneof![Just(16usize), Just(32)])),
+            (1usize..10, 1usize..10, 2usize..5),
+        ],
+        kernel in prop_oneof![Just(1usize), Just(3), Just(7)],
+        (stride, dilation, padding) in (1usize..4, 1usize..3, 0usize..3),
+        (h, w) in (1usize..20, 1usize..20),
+        (with_residual, relu) in any::<(bool, bool)>(),
+    ) {
+        prop_assume!(h.min(w) + 2 * padding > (kernel - 1) * dilation);
+        let config = Conv2dConfig { stride, padding, dilation, groups };
+        let x = values(&[2, group_in * groups, h, w], 1);
+        let weight = values(&[group_out * groups, group_in, kernel, kernel], 2);
+        let bias = values(&[group_out * groups], 3);
+        let mut want = conv2d(&x, &weight, &config).unwrap();
+        want = want.broadcast_add(&bias.reshape((1, (), 1, 1)).unwrap()).unwrap();
+        let residual = values(want.dims(), 4);
+        if with_residual {
+            want = (want + &residual).unwrap();
+        }
+        if relu {
+            want = want.relu().unwrap();
+        }
+        let greatest = want.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+        let (mut input, mut added, mut out) = <(Activations, Activations, Activations)>::default();
+        for (isa, dtype) in Isa::available().into_iter().flat_map(|isa| [(isa, DType::F32), (isa, DType::BF16)]) {
+            if words_of(dtype, isa).is_none() {
+                continue;
+            }
+            let conv = FusedConv::on(isa, &weight, &bias, &config, dtype, false).unwrap();
+            Crew::run(|crew| {
+                input.load(crew, &x, dtype).unwrap();
+                added.load(crew, &residual, dtype).unwrap();
+                let fusion = Fusion { residual: with_residual.then_some(&added), relu, ahead: &[&conv] };
+                conv.forward(crew, &input, fusion, &mut out).unwrap();
+            });
+            let largest = largest_difference(&out.to_tensor().unwrap(), &want);
+            // bf16: inputs, weights and result are rounded to 8 bits each.
+            let terms = (group_in * kernel * kernel) as f32;
+            let tolerance = match dtype {
+                DType::F32 => 2e-4,
+                _ => 2f32.powi(-8) * (3.0 * terms.sqrt() + 4.0 + greatest),
+            };
+            prop_assert!(largest < tolerance, "{isa:?} {dtype:?}: {largest}");
+        }
+        if fused_dtype_is_supported(DType::U8) {
+            let residual = with_residual.then_some(&residual);
+            let error = quantized_error(&x, &weight, &bias, &config, residual, relu);
+            prop_assert!(error < 0.501, "{error} steps");
+        }
+    }
+}

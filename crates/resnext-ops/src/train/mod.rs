@@ -1,0 +1,28 @@
+//! Training: operations with gradients, and the tape that records them.
+
+mod batch_norm;
+mod cast;
+pub(crate) mod conv2d;
+mod cross_entropy;
+mod elementwise;
+pub(crate) mod fallback;
+mod fused;
+mod modulo;
+mod norm;
+mod pool;
+mod residual;
+mod tape;
+mod upcast;
+
+pub use batch_norm::{batch_norm_eval, batch_norm_train, batch_norm_train_add_relu};
+pub use cast::cast;
+#[doc(hidden)]
+pub use conv2d::conv2d_composite;
+pub use conv2d::{conv2d, conv2d_gradients, conv2d_with_bias, linear};
+pub use cross_entropy::{cross_entropy, loss_value};
+pub use fused::{Bottleneck, ConvNorm, Stem};
+pub use modulo::residue;
+pub use norm::RunningStats;
+pub use pool::{global_avg_pool, max_pool2d};
+pub use residual::{add, add_relu, cat_channels, relu, sum};
+pub use tape::{Gradients, untaped, value_and_gradients, vjp};

@@ -1,0 +1,91 @@
+//! Element-wise operations of the residual block: ReLU, the sum with the shortcut, sums and concatenations of paths.
+
+use crate::devices::has_kernel;
+use crate::error::{Error, Result};
+use crate::layout::{from_nhwc, to_nhwc};
+use crate::shape::{check_rank, check_same};
+use crate::train::elementwise::{Add, Relu};
+use crate::train::tape::{Output, apply1, apply2, needs_gradient, record, recording};
+use candle_core::Tensor;
+
+/// `max(x, 0)` of a tensor (N, C, H, W). Its gradient at 0 is 0, as in PyTorch.
+///
+/// # Errors
+/// If `x` is not of four dimensions.
+pub fn relu(x: &Tensor) -> Result<Tensor> {
+    check_rank("relu", x)?;
+    if !has_kernel(x) {
+        return Ok(x.relu()?);
+    }
+    apply1(x, Relu, Output::ChannelsLast)
+}
+
+/// `max(a + b, 0)` of two tensors (N, C, H, W) of one shape: the end of a residual block.
+///
+/// # Errors
+/// If the shapes differ.
+pub fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    check_same("add_relu", a, b)?;
+    if !has_kernel(a) {
+        return Ok((a + b)?.relu()?);
+    }
+    apply2(a, b, Add { relu: true }, Output::ChannelsLast)
+}
+
+/// `a + b` of two tensors (N, C, H, W) of one shape.
+///
+/// # Errors
+/// If the shapes differ.
+pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    check_same("add", a, b)?;
+    if !has_kernel(a) {
+        return Ok((a + b)?);
+    }
+    apply2(a, b, Add { relu: false }, Output::ChannelsLast)
+}
+
+/// The sum of tensors (N, C, H, W) of one shape, added in order: the paths of figure 3 (a).
+///
+/// # Errors
+/// If there is no tensor, or shapes differ.
+pub fn sum(tensors: &[Tensor]) -> Result<Tensor> {
+    let (first, rest) = tensors.split_first().ok_or_else(|| empty("sum"))?;
+    rest.iter().try_fold(first.clone(), |sum, x| add(&sum, x))
+}
+
+/// Joins tensors (N, Ci, H, W) to one (N, ΣCi, H, W): the concatenation of figure 3 (b).
+///
+/// # Errors
+/// If there is no tensor, or sizes other than C differ.
+pub fn cat_channels(tensors: &[Tensor]) -> Result<Tensor> {
+    if tensors.is_empty() {
+        return Err(empty("cat_channels"));
+    }
+    let mut needed = false;
+    for x in tensors {
+        check_rank("cat_channels", x)?;
+        needed |= has_kernel(x) && needs_gradient("cat_channels", x)?;
+    }
+    let parts = tensors.iter().map(to_nhwc).collect::<candle_core::Result<Vec<_>>>()?;
+    let y = from_nhwc(&Tensor::cat(&parts, 3)?)?;
+    if recording() && needed {
+        let tensors = tensors.to_vec();
+        record(&y, move |g| {
+            let mut start = 0;
+            tensors
+                .iter()
+                .map(|x| {
+                    let len = x.dim(1)?;
+                    let part = g.narrow(1, start, len)?;
+                    start += len;
+                    Ok((x.clone(), Some(part)))
+                })
+                .collect()
+        });
+    }
+    Ok(y)
+}
+
+fn empty(op: &'static str) -> Error {
+    Error::Config { op, message: "expected at least one tensor, got none".into() }
+}

@@ -1,0 +1,260 @@
+//! A tape of this crate's operations, for training.
+//!
+//! candle's own backward pass adds every gradient to a tensor of zeros first and lets all
+//! intermediate results live until its end. The tape hands gradients on as they are and frees every
+//! result once it is used. Outside [`value_and_gradients`] the same operations build candle's graph.
+
+#[cfg(feature = "cuda")]
+use crate::devices::cuda::log::log_candle;
+use crate::devices::has_kernel;
+use crate::error::{Error, Result};
+use crate::layout::{from_nhwc, to_nhwc};
+use crate::profile;
+use crate::train::elementwise::add_untracked;
+use candle_core::{CustomOp1, CustomOp2, CustomOp3, Shape, Tensor, TensorId};
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+
+/// The gradient of a scalar with respect to the variables it was computed from.
+#[derive(Debug, Default)]
+pub struct Gradients(HashMap<TensorId, Tensor>);
+
+impl Gradients {
+    /// The gradient for `variable`, shaped like it, or `None` if the value does not depend on it.
+    pub fn get(&self, variable: &Tensor) -> Option<&Tensor> {
+        self.0.get(&variable.id())
+    }
+}
+
+type Backward = Box<dyn Fn(&Tensor) -> Result<Vec<(Tensor, Option<Tensor>)>>>;
+
+/// One operation done: its output, and how the output's gradient becomes its inputs'.
+struct Entry {
+    output: TensorId,
+    backward: Backward,
+    /// The scope it was done in.
+    path: String,
+}
+
+#[derive(Default)]
+struct Tape {
+    entries: Vec<Entry>,
+    outputs: HashSet<TensorId>,
+}
+
+thread_local! {
+    static TAPE: RefCell<Option<Tape>> = const { RefCell::new(None) };
+}
+
+/// Runs `f`, which computes a scalar by operations of this crate, and gives the scalar and its
+/// gradient with respect to every [`Var`](candle_core::Var) behind it.
+///
+/// # Errors
+/// Those of `f`; [`Error::Untaped`] if an operation of candle's stands between a variable and the
+/// result; and a shape error if the result isn't a scalar.
+pub fn value_and_gradients<E: From<Error>>(
+    f: impl FnOnce() -> std::result::Result<Tensor, E>,
+) -> std::result::Result<(Tensor, Gradients), E> {
+    let (value, tape) = taped(f)?;
+    if value.elem_count() != 1 {
+        let (op, input, expected) = ("value_and_gradients", "the result", "a scalar".to_string());
+        return Err(Error::Shape { op, input, expected, got: value.shape().clone() }.into());
+    }
+    #[cfg(feature = "cuda")]
+    if value.device().is_cuda() {
+        log_candle("const_set", value.layout(), value.dtype());
+    }
+    let one = value.ones_like().map_err(Error::from)?;
+    Ok((value.detach(), tape.backward(&value, &one)?))
+}
+
+/// Runs `f`, which computes a tensor by operations of this crate, and gives the tensor and the
+/// vector-Jacobian product: the gradient of `sum(value · cotangent)` with respect to every
+/// [`Var`](candle_core::Var) behind it.
+///
+/// # Errors
+/// Those of [`value_and_gradients`], and if the cotangent does not have the value's shape.
+pub fn vjp<E: From<Error>>(
+    f: impl FnOnce() -> std::result::Result<Tensor, E>,
+    cotangent: &Tensor,
+) -> std::result::Result<(Tensor, Gradients), E> {
+    let (value, tape) = taped(f)?;
+    if value.dims() != cotangent.dims() {
+        let (op, input, expected) =
+            ("vjp", "cotangent", format!("{:?}, the shape of the value", value.dims()));
+        return Err(Error::Shape { op, input, expected, got: cotangent.shape().clone() }.into());
+    }
+    Ok((value.detach(), tape.backward(&value, cotangent)?))
+}
+
+/// Runs `f` and records it.
+fn taped<E>(f: impl FnOnce() -> std::result::Result<Tensor, E>) -> std::result::Result<(Tensor, Tape), E> {
+    let outer = TAPE.replace(Some(Tape::default()));
+    let value = f();
+    let tape = TAPE.replace(outer).unwrap_or_default();
+    Ok((value?, tape))
+}
+
+/// Runs `f` without recording it, even within [`value_and_gradients`]: for the part of a network that is not
+/// trained.
+pub fn untaped<T>(f: impl FnOnce() -> T) -> T {
+    let outer = TAPE.replace(None);
+    let value = f();
+    TAPE.replace(outer);
+    value
+}
+
+impl Tape {
+    fn backward(self, value: &Tensor, cotangent: &Tensor) -> Result<Gradients> {
+        if self.entries.is_empty() && value.track_op() {
+            // Devices without kernels of ours compute by candle's operations, and so does their gradient.
+            let store = (value * cotangent)?.sum_all()?.backward()?;
+            let all = store.get_ids().filter_map(|&id| Some((id, store.get_id(id)?.clone())));
+            return Ok(Gradients(all.collect()));
+        }
+        let mut gradients = HashMap::from([(value.id(), cotangent.clone())]);
+        for entry in self.entries.into_iter().rev() {
+            let Some(gradient) = gradients.remove(&entry.output) else { continue };
+            for (input, gradient) in profile::within(entry.path, || (entry.backward)(&gradient))? {
+                let Some(gradient) = gradient else { continue };
+                if !input.is_variable() && !self.outputs.contains(&input.id()) {
+                    continue;
+                }
+                let sum = match gradients.remove(&input.id()) {
+                    None => gradient,
+                    Some(first) => add_untracked(&first, &gradient)?,
+                };
+                gradients.insert(input.id(), sum);
+            }
+        }
+        Ok(Gradients(gradients))
+    }
+}
+
+/// Whether operations are being recorded on this thread.
+pub(crate) fn recording() -> bool {
+    TAPE.with_borrow(Option::is_some)
+}
+
+/// Whether a gradient with respect to `x` will be asked for.
+pub(crate) fn needs_gradient(op: &'static str, x: &Tensor) -> Result<bool> {
+    TAPE.with_borrow(|tape| match tape {
+        None => Ok(x.track_op()),
+        Some(tape) if tape.outputs.contains(&x.id()) => Ok(true),
+        Some(_) if x.is_variable() => Ok(true),
+        Some(_) if x.track_op() => Err(Error::Untaped { op }),
+        Some(_) => Ok(false),
+    })
+}
+
+/// Puts `output` on the tape, if there is one.
+pub(crate) fn record(
+    output: &Tensor,
+    backward: impl Fn(&Tensor) -> Result<Vec<(Tensor, Option<Tensor>)>> + 'static,
+) {
+    TAPE.with_borrow_mut(|tape| {
+        if let Some(tape) = tape {
+            tape.outputs.insert(output.id());
+            let (backward, path) = (Box::new(backward), profile::path());
+            tape.entries.push(Entry { output: output.id(), backward, path });
+        }
+    });
+}
+
+/// How an operation's result is handed out.
+#[derive(Clone, Copy)]
+pub(crate) enum Output {
+    /// The operation gives (N, H, W, C), the caller sees (N, C, H, W).
+    ChannelsLast,
+    /// As it is.
+    Plain,
+}
+
+impl Output {
+    fn view(self, y: Tensor) -> candle_core::Result<Tensor> {
+        match self {
+            Output::ChannelsLast => from_nhwc(&y),
+            Output::Plain => Ok(y),
+        }
+    }
+
+    fn unview(self, gradient: &Tensor) -> candle_core::Result<Tensor> {
+        match self {
+            Output::ChannelsLast => to_nhwc(gradient),
+            Output::Plain => Ok(gradient.clone()),
+        }
+    }
+}
+
+/// Applies an operation of one input, on the tape or in candle's graph.
+pub(crate) fn apply1<C: CustomOp1 + Send + Sync + 'static>(
+    x: &Tensor,
+    op: C,
+    output: Output,
+) -> Result<Tensor> {
+    if !recording() {
+        return Ok(output.view(x.apply_op1(op)?)?);
+    }
+    let raw = x.apply_op1_no_bwd(&op)?;
+    let y = output.view(raw.clone())?;
+    if needs_gradient(op.name(), x)? {
+        let x = x.clone();
+        record(&y, move |g| Ok(vec![(x.clone(), op.bwd(&x, &raw, &output.unview(g)?)?)]));
+    }
+    Ok(y)
+}
+
+/// Applies an operation of two inputs, on the tape or in candle's graph.
+pub(crate) fn apply2<C: CustomOp2 + Send + Sync + 'static>(
+    a: &Tensor,
+    b: &Tensor,
+    op: C,
+    output: Output,
+) -> Result<Tensor> {
+    if !recording() {
+        return Ok(output.view(a.apply_op2(b, op)?)?);
+    }
+    let raw = a.apply_op2_no_bwd(b, &op)?;
+    let y = output.view(raw.clone())?;
+    if needs_gradient(op.name(), a)? | needs_gradient(op.name(), b)? {
+        let (a, b) = (a.clone(), b.clone());
+        record(&y, move |g| {
+            let (ga, gb) = op.bwd(&a, &b, &raw, &output.unview(g)?)?;
+            Ok(vec![(a.clone(), ga), (b.clone(), gb)])
+        });
+    }
+    Ok(y)
+}
+
+/// Applies an operation of three inputs, on the tape or in candle's graph.
+pub(crate) fn apply3<C: CustomOp3 + Send + Sync + 'static>(
+    a: &Tensor,
+    b: &Tensor,
+    c: &Tensor,
+    op: C,
+    output: Output,
+) -> Result<Tensor> {
+    if !recording() {
+        return Ok(output.view(a.apply_op3(b, c, op)?)?);
+    }
+    let raw = a.apply_op3_no_bwd(b, c, &op)?;
+    let y = output.view(raw.clone())?;
+    if needs_gradient(op.name(), a)? | needs_gradient(op.name(), b)? | needs_gradient(op.name(), c)? {
+        let (a, b, c) = (a.clone(), b.clone(), c.clone());
+        record(&y, move |g| {
+            let (ga, gb, gc) = op.bwd(&a, &b, &c, &raw, &output.unview(g)?)?;
+            Ok(vec![(a.clone(), ga), (b.clone(), gb), (c.clone(), gc)])
+        });
+    }
+    Ok(y)
+}
+
+/// `x.reshape(shape)`, recorded where kernels of ours compute.
+pub(crate) fn reshape(x: &Tensor, shape: impl Into<Shape>) -> Result<Tensor> {
+    let y = x.reshape(shape.into())?;
+    if recording() && has_kernel(x) && needs_gradient("reshape", x)? {
+        let x = x.clone();
+        record(&y, move |g| Ok(vec![(x.clone(), Some(g.reshape(x.shape())?))]));
+    }
+    Ok(y)
+}

@@ -1,0 +1,60 @@
+//! Single operations in bf16 on the CPU: operands are widened to f32 for a kernel, and its result is rounded once.
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, DType};
+use half::bf16;
+use resnext_kernels::Stored;
+use std::borrow::Cow;
+
+/// A storage in the type that kernels compute in: f32 for bf16, otherwise as it is.
+pub(crate) fn widened(storage: &CpuStorage) -> Cow<'_, CpuStorage> {
+    match storage {
+        CpuStorage::BF16(values) => Cow::Owned(CpuStorage::F32(bf16::all_wide(values).into_owned())),
+        other => Cow::Borrowed(other),
+    }
+}
+
+/// A kernel's result in `dtype`, that of its operands before they were widened.
+pub(crate) fn rounded(storage: CpuStorage, dtype: DType) -> CpuStorage {
+    match (storage, dtype) {
+        (CpuStorage::F32(values), DType::BF16) => CpuStorage::BF16(bf16::all_rounded(values)),
+        (other, _) => other,
+    }
+}
+
+/// The type of a storage's elements.
+pub(crate) fn dtype_of(storage: &CpuStorage) -> DType {
+    storage.dtype()
+}
+
+/// Calls `$f::<T>` for the float type of `$storage`.
+macro_rules! with_float {
+    ($storage:expr, $f:ident ( $($arg:expr),* )) => {
+        match $storage {
+            candle_core::CpuStorage::F32(_) => $f::<f32>($($arg),*),
+            candle_core::CpuStorage::F64(_) => $f::<f64>($($arg),*),
+            other => {
+                let dtype = $crate::train::upcast::dtype_of(other);
+                Err(candle_core::Error::Msg(format!("expected f32 or f64, got {dtype:?}")))
+            }
+        }
+    };
+}
+pub(crate) use with_float;
+
+/// Calls `$f::<T>`, which gives a storage and its shape, with the named storages widened, and rounds what it gives to
+/// the type of the first.
+macro_rules! with_widened {
+    ([$first:ident $(, $rest:ident)*], $f:ident ( $($arg:expr),* )) => {{
+        let dtype = $crate::train::upcast::dtype_of($first);
+        let $first = $crate::train::upcast::widened($first);
+        let $first: &candle_core::CpuStorage = &$first;
+        $(
+            let $rest = $crate::train::upcast::widened($rest);
+            let $rest: &candle_core::CpuStorage = &$rest;
+        )*
+        $crate::train::upcast::with_float!($first, $f($($arg),*))
+            .map(|(storage, shape)| ($crate::train::upcast::rounded(storage, dtype), shape))
+    }};
+}
+pub(crate) use with_widened;
