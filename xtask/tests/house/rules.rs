@@ -83,7 +83,7 @@ fn in_circles(krate: &Crate, index: usize, all: &Modules, own: &[&Arrow]) -> Vec
     circles(&names.keys().copied().collect::<BTreeSet<_>>()).into_iter().map(told).collect()
 }
 
-/// Imports that the picture has no arrow for, and files that belong to no wing.
+/// Imports that the picture has no arrow for, arrows that no import needs, and files that belong to no wing.
 fn against_wings(
     crates: &[Crate],
     picture: &Picture,
@@ -105,11 +105,13 @@ fn against_wings(
     let empty = places.filter(|place| !krate.files.keys().any(|file| file.starts_with(place.as_str())));
     found.extend(empty.map(|place| format!("the picture: {} has no {place}", krate.name)));
     let mut missing: BTreeMap<(&str, String), Vec<String>> = BTreeMap::new();
+    let mut used = BTreeSet::new();
     for arrow in own {
         let (from, to) = (&all.files[arrow.from], &all.files[arrow.to]);
         let other = &crates[to.krate];
         let (Some(wing), Some(row)) = (row.wing(&from.path), picture.row(other)) else { continue };
         let Some(target) = row.wing(&to.path) else { continue };
+        used.insert((wing.name.as_str(), other.name.as_str(), target.name.as_str()));
         let allowed = if from.krate == to.krate {
             wing.name == target.name || wing.imports.contains(&target.name)
         } else {
@@ -120,6 +122,16 @@ fn against_wings(
             let told = format!("the picture has no arrow from {} to {}{place}", wing.name, target.name);
             let uses = format!("{} of {}", arrow.path, to.path);
             missing.entry((&from.path, told)).or_default().push(uses);
+        }
+    }
+    for wing in &row.wings {
+        let own = wing.imports.iter().map(|name| (&krate.name, name));
+        let others = wing.others.iter().map(|(krate, name)| (krate, name));
+        for (other, name) in own.chain(others) {
+            if !used.contains(&(wing.name.as_str(), other.as_str(), name.as_str())) {
+                let wing = format!("{} {}", krate.name, wing.name);
+                found.push(format!("the picture: no file of {wing} uses {name} of {other}"));
+            }
         }
     }
     found.extend(
@@ -155,7 +167,13 @@ fn against_layers(
             None => {}
         }
     }
-    for (section, name) in dependencies(&krate.manifest) {
+    let dependencies = dependencies(&krate.manifest);
+    for name in row.imports.iter().chain(row.outside.iter().flatten()) {
+        if !dependencies.iter().any(|(_, dependency)| dependency == name) {
+            found.insert(format!("the picture: Cargo.toml of {} has no {name}", krate.name));
+        }
+    }
+    for (section, name) in dependencies {
         match (of_workspace(&name), &row.outside) {
             (Some(other), _) if row.imports.contains(&other.name) => {}
             (Some(_), _) => {
