@@ -8,7 +8,8 @@ const PICTURE: &str = "
 top              programs                    → middle base
 middle           tensors                     → base
   train/         with gradients              → ground; base: kernels
-  infer/         without                     → base: packed
+  infer/         without
+                 → base: packed
   devices/       GPUs                        → ground; base: ground
   ground         error.rs config.rs: needed everywhere
 base             slices                      → outside: rayon

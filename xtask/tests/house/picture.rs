@@ -1,7 +1,7 @@
 //! The picture of `docs/architecture.md`: the wings of the house, and who may import whom.
 //!
 //! The block that begins with ```` ```wings ```` has a row per crate and, indented below it, a row per wing of that crate.
-//! Columns stand at least two spaces apart:
+//! Columns stand at least two spaces apart, and an arrow may stand on the next line:
 //!
 //! ```text
 //! resnext-ops   tensors                              → resnext-kernels
@@ -12,7 +12,7 @@
 //!
 //! A wing is a folder (`infer/`), a file (`layout.rs`), or a name before a list of files that ends with a colon. Behind the
 //! arrow stand the wings of the same crate, then those of another one. What a row imports stands below it, so arrows only
-//! point down. A crate without rows for wings may be one. `outside` lists the crates that are not of this workspace, where
+//! point down. If no wing of a crate names wings of another crate, the crate's own row says whether it may import it. `outside` lists the crates that are not of this workspace, where
 //! they are limited.
 
 use crate::tree::Crate;
@@ -52,9 +52,17 @@ impl Picture {
     pub fn parse(document: &str) -> Result<Picture, String> {
         let mut lines = document.lines();
         lines.find(|line| line.trim_end() == "```wings").ok_or("there is no ```wings block")?;
-        let mut picture = Picture { crates: Vec::new() };
+        let mut rows: Vec<String> = Vec::new();
         for line in lines.take_while(|line| !line.starts_with("```")).filter(|line| !line.trim().is_empty()) {
-            let (left, right) = line.split_once('→').unwrap_or((line, ""));
+            match rows.last_mut() {
+                // An arrow on a line of its own belongs to the row above.
+                Some(row) if line.trim_start().starts_with('→') => *row += line,
+                _ => rows.push(line.to_string()),
+            }
+        }
+        let mut picture = Picture { crates: Vec::new() };
+        for line in &rows {
+            let (left, right) = line.split_once('→').unwrap_or((line.as_str(), ""));
             let (first, sentence) = left.trim().split_once("  ").unwrap_or((left.trim(), ""));
             let lists: Vec<(&str, Vec<String>)> = right.split(';').map(list).collect();
             let of =

@@ -109,13 +109,15 @@ fn against_wings(
     for arrow in own {
         let (from, to) = (&all.files[arrow.from], &all.files[arrow.to]);
         let other = &crates[to.krate];
-        let (Some(wing), Some(row)) = (row.wing(&from.path), picture.row(other)) else { continue };
-        let Some(target) = row.wing(&to.path) else { continue };
+        let (Some(wing), Some(other_row)) = (row.wing(&from.path), picture.row(other)) else { continue };
+        let Some(target) = other_row.wing(&to.path) else { continue };
         used.insert((wing.name.as_str(), other.name.as_str(), target.name.as_str()));
         let allowed = if from.krate == to.krate {
             wing.name == target.name || wing.imports.contains(&target.name)
         } else {
-            wing.others.iter().any(|(krate, name)| *krate == other.name && *name == target.name)
+            let mut named = row.wings.iter().flat_map(|wing| &wing.others);
+            !named.any(|(krate, _)| *krate == other.name)
+                || wing.others.contains(&(other.name.clone(), target.name.clone()))
         };
         if !allowed {
             let place = if from.krate == to.krate { String::new() } else { format!(" of {}", other.name) };
