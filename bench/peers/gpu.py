@@ -2,8 +2,8 @@
 
     gpu.py --device cuda
 
-`cargo xtask gpu-check --python …` starts it; README.md lists the requests. Everything is eager, channels-last, and timed
-to the device's own end: several runs, then one wait.
+`cargo xtask gpu-check --python …` starts it; README.md lists the requests. Everything runs eagerly and
+channels-last. A measurement of several runs ends when the device has finished.
 """
 
 import argparse
@@ -89,10 +89,10 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda", "mps"], required=True)
     device = torch.device(parser.parse_args().device)
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # the fastest algorithm there is
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # f32 is f32, as ours
+        torch.backends.cudnn.benchmark = True  # pick the fastest algorithm
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # plain f32, as ours
     out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints goes to stderr
+    os.dup2(2, 1)  # what libraries print goes to stderr
 
     def say(line: dict[str, Any]) -> None:
         print(json.dumps(line), file=out, flush=True)
@@ -103,7 +103,7 @@ def main() -> None:
         try:
             request = json.loads(line)
             say(requests[request["do"]](device, request))
-        except Exception as error:  # what a failed request means is for the driver to decide
+        except Exception as error:  # the driver decides what a failed request means
             traceback.print_exc()
             say({"error": f"{type(error).__name__}: {error}"})
 

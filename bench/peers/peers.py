@@ -3,12 +3,12 @@
     peers.py prepare --weights model.safetensors --depths 3,4,6,3 --groups 32 --width 4 --classes 1000 --onnx out.onnx
     peers.py serve --engine onnxruntime --onnx out.onnx --threads 2
 
-`prepare` turns our weights into ONNX by way of torchvision. `serve` loads one engine and answers each
-JSON line on stdin with one JSON line on stdout; README.md lists the requests. Start-up is something
-the benchmark measures, so each engine imports its own library and no other.
+`prepare` converts our weights to ONNX by way of torchvision. `serve` loads one engine and answers each
+JSON line on stdin with one JSON line on stdout; README.md lists the requests. The benchmark measures
+start-up, so each engine imports only its own library.
 
-Inputs follow a formula both sides can compute: element i of a flattened tensor is
-(i * 2654435761 mod 2**32) / 2**32 * 4 - 2, worked out in f64 and rounded to f32.
+Inputs follow a formula that both sides compute: element i of a flattened tensor is
+(i * 2654435761 mod 2**32) / 2**32 * 4 - 2, computed in f64 and rounded to f32.
 """
 
 import argparse
@@ -25,14 +25,14 @@ from typing import Any, TextIO
 
 import numpy as np
 
-Pass = Callable[[], Any]  # one run of something on inputs already in place
+Pass = Callable[[], Any]  # one run on inputs that are already prepared
 
 
 @dataclass(frozen=True)
 class Engine:
     version: str
     precision: str
-    forward: Callable[[np.ndarray], Pass]  # readies an NCHW input; the pass returns logits
+    forward: Callable[[np.ndarray], Pass]  # prepares an NCHW input; the pass returns logits
     grouped: Callable[[np.ndarray, np.ndarray, int, bool], Pass] | None = None  # x, weight, groups, backward
     train: Callable[[np.ndarray, int, float, float], dict[str, Any]] | None = None  # images, steps, rate, momentum
 
@@ -44,7 +44,7 @@ def fill(*shape: int) -> np.ndarray:
 
 
 def noise(*shape: int) -> np.ndarray:
-    """Training's images: those of `fill` are so alike that batch norm would blow up their differences."""
+    """Images for training: those of `fill` are so alike that batch norm would amplify their differences."""
     mask = np.uint64(0xFFFFFFFF)
     x = np.arange(np.prod(shape), dtype=np.uint64) * np.uint64(2654435761) & mask
     x = (x ^ x >> np.uint64(16)) * np.uint64(0x85EBCA6B) & mask
@@ -59,7 +59,7 @@ def torchvision_model(args: argparse.Namespace) -> Any:
     from torchvision.models.resnet import Bottleneck, ResNet
 
     stages = len(args.depths)
-    with torch.device("meta"):  # no time spent on initial weights that are replaced at once
+    with torch.device("meta"):  # skip initial weights, which are replaced at once
         depths = args.depths + [1] * (4 - stages)
         model = ResNet(Bottleneck, depths, args.classes, groups=args.groups, width_per_group=args.width)
         for stage in range(stages + 1, 5):
@@ -70,7 +70,7 @@ def torchvision_model(args: argparse.Namespace) -> Any:
         model.fc = torch.nn.Linear(256 << stages - 1, args.classes)
     weights = load_file(args.weights)
     for name in model.state_dict():
-        if name.endswith("num_batches_tracked"):  # only training reads it, and our files leave it out
+        if name.endswith("num_batches_tracked"):  # only training reads it, and our files omit it
             weights.setdefault(name, torch.tensor(0))
     model.load_state_dict(weights, strict=True, assign=True)
     return model.eval()
@@ -100,7 +100,7 @@ def openvino(args: argparse.Namespace) -> Engine:
         core.set_property("CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     model = core.read_model(args.onnx)
 
-    @cache  # fixed shapes run slightly faster, so each has a network of its own
+    @cache  # fixed shapes run slightly faster, so each shape has its own network
     def compiled(shape: tuple[int, ...]) -> ov.InferRequest:
         fixed = model.clone()
         fixed.reshape(list(shape))
@@ -222,7 +222,7 @@ def answers(engine: Engine) -> Callable[[dict[str, Any]], dict[str, Any]]:
                 return {"peak_mb": peak_mb()}
             case {"do": "quit"}:
                 sys.exit()
-        return {"error": f"not a request this engine answers: {request}"}
+        return {"error": f"unknown request: {request}"}
 
     return answer
 
@@ -237,7 +237,7 @@ def serve(args: argparse.Namespace, out: TextIO) -> None:
     for line in sys.stdin:
         try:
             say(answer(json.loads(line)))
-        except Exception as error:  # what a failed request means is for the driver to decide
+        except Exception as error:  # the driver decides what a failed request means
             traceback.print_exc()
             say({"error": f"{type(error).__name__}: {error}"})
 
@@ -266,14 +266,14 @@ def arguments() -> argparse.Namespace:
         needed = ["weights"] if args.engine.startswith("pytorch") else ["onnx"]
     for name in needed:
         if getattr(args, name) is None:
-            parser.error(f"--{name} is needed here")
+            parser.error(f"--{name} is required here")
     return args
 
 
 def main() -> None:
     args = arguments()
     out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints, in Python or in C, goes to stderr
+    os.dup2(2, 1)  # what libraries print, in Python or in C, goes to stderr
     if args.command == "prepare":
         prepare(args)
     else:
