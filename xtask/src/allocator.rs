@@ -1,9 +1,9 @@
 //! Keeps freed memory for the next step instead of giving it back to the system.
 //!
-//! Activations are the same sizes at every step. By default glibc maps each large one anew and the
-//! system clears every page of it: a third of a training step. Other C libraries are left as they are.
+//! Feature maps have the same sizes in every step. By default glibc maps each large one anew and the system
+//! zeroes all its pages, which takes a third of a training step. Other C libraries keep their settings.
 
-/// Call once, before other threads start.
+/// Changes glibc's settings. Must be called before other threads start.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub fn keep_freed_memory() {
     // SAFETY: mallopt only stores settings; no other thread allocates yet.
@@ -14,6 +14,6 @@ pub fn keep_freed_memory() {
     }
 }
 
-/// Nothing to set.
+/// Does nothing: only glibc has these settings.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn keep_freed_memory() {}

@@ -1,31 +1,35 @@
-//! `cargo xtask calibrate`
+//! `cargo xtask calibrate`: measures the ranges of a network's feature maps, for inference in int8.
 
-use crate::data::{DatasetName, Loaders};
-use crate::photos::photos;
+use crate::checkpoint;
+use crate::dataset_arg::DatasetName;
+use crate::loaders::Loaders;
+use crate::photo_paths::photos;
+use crate::plural::counted;
 use crate::recipe::{Overrides, Recipe};
-use crate::source::{self, Source};
+use crate::weights_source::{self, Source};
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use indicatif::ProgressBar;
 use resnext_data::{PhotoLoader, Sample};
-use resnext_model::{Calibration, Fused};
+use resnext_model::{Calibration, Fused, Pretrained};
 use resnext_train::Data;
 use resnext_train::checkpoint::replace_file;
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Run's folder (its best checkpoint), weights file, or repository of the hub
+    /// Run folder, whose best checkpoint is meant; weights file; or repository of the Hugging Face hub
     weights: String,
-    /// Photos, folders of photos, or patterns such as 'photos/*.jpg'; training images of the data set if not given
+    /// Photos, folders of photos, or patterns such as 'photos/*.jpg' [default: training images of the data
+    /// set]
     photos: Vec<String>,
-    /// Images to look at, at most; of more photos, as many from all over them
+    /// Images to use at most, taken evenly from the photos
     #[arg(long, default_value_t = 256)]
     images: usize,
-    /// Data set, where the weights don't say or another is meant
+    /// Data set [default: the one that the weights were trained on]
     #[arg(long, conflicts_with = "photos")]
     dataset: Option<DatasetName>,
-    /// Archive or folder the data set is read from
+    /// Archive (.tar.gz) or folder of the data set
     #[arg(long, conflicts_with = "photos")]
     data: Option<PathBuf>,
     /// JSON file to write, for --ranges of eval, predict and bench
@@ -36,43 +40,50 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     ensure!(args.images > 0, "--images must be at least 1");
     let mut calibration = Calibration::new();
-    let seen = match args.photos.is_empty() {
-        true => see_data(&args, &mut calibration)?,
-        false => see_photos(&args, &mut calibration)?,
+    let images = match args.photos.is_empty() {
+        true => observe_dataset(&args, &mut calibration)?,
+        false => observe_photos(&args, &mut calibration)?,
     };
     let ranges = calibration.ranges()?;
     replace_file(&args.out, serde_json::to_string_pretty(&ranges)?.as_bytes())?;
-    println!("looked at {seen} images; the ranges of {} maps are in {}", ranges.len(), args.out.display());
+    println!(
+        "{}: ranges of {}, from {}",
+        args.out.display(),
+        counted(ranges.len(), "feature map"),
+        counted(images, "image")
+    );
     Ok(())
 }
 
-fn see_photos(args: &Args, calibration: &mut Calibration) -> Result<usize> {
+/// Runs the network on photos, and returns their number.
+fn observe_photos(args: &Args, calibration: &mut Calibration) -> Result<usize> {
     let source = Source::open(&args.weights)?;
     let network = network(&source.pretrained)?;
     let all = photos(&args.photos)?;
     let wanted = all.len().min(args.images);
     let paths: Vec<PathBuf> = (0..wanted).map(|i| all[i * all.len() / wanted].clone()).collect();
-    let (bar, mut seen) = (ProgressBar::new(wanted as u64), 0);
+    let (bar, mut done) = (ProgressBar::new(wanted as u64), 0);
     let (height, width) = source.transform.crop;
     let decode = |_: &Path, sample: resnext_data::Result<Sample>| sample.map(|sample| sample.input);
     for input in PhotoLoader::new(paths, source.transform, vec![decode; 2]) {
         let x = Tensor::from_vec(input?, (1, height, width, 3), &Device::Cpu)?.permute((0, 3, 1, 2))?;
         network.calibrate(&x, calibration)?;
-        seen += 1;
-        bar.set_position(seen as u64);
+        done += 1;
+        bar.set_position(done as u64);
     }
     bar.finish_and_clear();
-    ensure!(seen == wanted, "only {seen} of {wanted} photos were read");
-    Ok(seen)
+    ensure!(done == wanted, "only {done} of {} could be read", counted(wanted, "photo"));
+    Ok(done)
 }
 
-fn see_data(args: &Args, calibration: &mut Calibration) -> Result<usize> {
-    let pretrained = source::pretrained(&args.weights)?;
-    let mut recipe = match source::recipe(&pretrained.weights)? {
+/// Runs the network on training images of a data set, and returns their number.
+fn observe_dataset(args: &Args, calibration: &mut Calibration) -> Result<usize> {
+    let pretrained = weights_source::pretrained(&args.weights)?;
+    let mut recipe = match checkpoint::recipe(&pretrained.weights)? {
         Some(recipe) => recipe,
-        None => {
-            Recipe::of(args.dataset.context("weights that are no checkpoint's need photos, or --dataset")?)?
-        }
+        None => Recipe::of(
+            args.dataset.context("weights that are not a run's checkpoint need photos, or --dataset")?,
+        )?,
     };
     let Args { dataset, data, images, .. } = args;
     recipe.apply(&Overrides { dataset: *dataset, data: data.clone(), ..Default::default() });
@@ -80,23 +91,23 @@ fn see_data(args: &Args, calibration: &mut Calibration) -> Result<usize> {
     let splits = recipe.dataset.open(recipe.data.as_deref())?;
     let loaders = Loaders::new(splits, recipe.batch_size, false, 0, &Device::Cpu)?;
     let wanted = loaders.train_set().len().min(*images);
-    let (bar, mut seen) = (ProgressBar::new(wanted as u64), 0);
+    let (bar, mut done) = (ProgressBar::new(wanted as u64), 0);
     for batch in loaders.train(0, 0) {
         let (x, _) = batch?;
-        let x = x.narrow(0, 0, x.dim(0)?.min(wanted - seen))?;
+        let x = x.narrow(0, 0, x.dim(0)?.min(wanted - done))?;
         network.calibrate(&x, calibration)?;
-        seen += x.dim(0)?;
-        bar.set_position(seen as u64);
-        if seen == wanted {
+        done += x.dim(0)?;
+        bar.set_position(done as u64);
+        if done == wanted {
             break;
         }
     }
     bar.finish_and_clear();
-    ensure!(seen > 0, "expected training images, there are none");
-    Ok(seen)
+    ensure!(done > 0, "the data set has no training images");
+    Ok(done)
 }
 
-fn network(pretrained: &resnext_model::Pretrained) -> Result<Fused> {
+fn network(pretrained: &Pretrained) -> Result<Fused> {
     let builder = pretrained.weights.builder(DType::F32, &Device::Cpu);
     Ok(Fused::new(&pretrained.config, builder, DType::F32)?)
 }

@@ -1,49 +1,35 @@
-//! `cargo xtask convert`
+//! `cargo xtask convert`: rewrites a checkpoint with its blocks in another form.
 
-use crate::recipe::Recipe;
+use crate::checkpoint::in_form;
 use crate::run_folder::{BEST, file_in};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use candle_core::Device;
 use resnext_model::Form;
 use resnext_train::Checkpoint;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// A run's folder (its best checkpoint) or a checkpoint
+    /// Run folder, whose best checkpoint is meant, or checkpoint file
     run_or_checkpoint: PathBuf,
-    /// Form of the blocks to convert to: a, b or c (torchvision's names)
+    /// Form to convert the blocks to: a, b or c; form c has torchvision's names
     #[arg(long, default_value_t)]
     form: Form,
-    /// Write the weights alone: no optimizer state, nothing to resume, but what PyTorch loads as it is
+    /// Write only the weights, which PyTorch loads as they are; a run cannot be resumed from them
     #[arg(long)]
     weights_only: bool,
-    /// Checkpoint to write
+    /// File to write
     #[arg(long)]
     out: PathBuf,
 }
 
 pub fn run(args: Args) -> Result<()> {
     let file = file_in(&args.run_or_checkpoint, BEST);
-    let checkpoint = Checkpoint::load(&file, &Device::Cpu)?;
-    let from = checkpoint.model.form;
-    let checkpoint = in_form(checkpoint, args.form, &file)?;
+    let checkpoint = in_form(Checkpoint::load(&file, &Device::Cpu)?, args.form, &file)?;
     match args.weights_only {
         true => checkpoint.save_weights(&args.out)?,
         false => checkpoint.save(&args.out)?,
     }
-    println!("{} (form {from}) as form {}: {}", file.display(), args.form, args.out.display());
+    println!("{}: the weights of {} in form ({})", args.out.display(), file.display(), args.form);
     Ok(())
-}
-
-/// A run with its blocks, and its recipe, in the given form.
-pub fn in_form(checkpoint: Checkpoint, form: Form, file: &Path) -> Result<Checkpoint> {
-    if checkpoint.model.form == form {
-        return Ok(checkpoint);
-    }
-    let mut checkpoint = checkpoint.into_form(form).with_context(|| file.display().to_string())?;
-    let recipe: Recipe = serde_json::from_value(checkpoint.recipe)
-        .with_context(|| format!("the recipe in {}", file.display()))?;
-    checkpoint.recipe = serde_json::to_value(Recipe { form, ..recipe })?;
-    Ok(checkpoint)
 }

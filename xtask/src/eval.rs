@@ -1,73 +1,60 @@
-//! `cargo xtask eval`
+//! `cargo xtask eval`: the accuracy of a trained network on a test set.
 
-use crate::data::{DatasetName, Loaders};
-use crate::device::{self, DeviceName};
-use crate::dtype::{self, Dtype};
+use crate::checkpoint;
+use crate::dataset_arg::DatasetName;
+use crate::device_arg::{self, DeviceName};
+use crate::dtype_arg::{self, Dtype};
+use crate::loaders::Loaders;
 use crate::recipe::{Overrides, Recipe};
-use crate::source;
+use crate::text_table::Table;
+use crate::weights_source::pretrained;
 use anyhow::{Context, Result, ensure};
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use indicatif::ProgressBar;
-use resnext_model::{Config, Form, ResNext};
+use resnext_data::Dataset;
+use resnext_model::{Config, Form, Pretrained, ResNext};
 use resnext_train::checkpoint::replace_file;
 use resnext_train::{Data, Metrics, evaluate};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Run's folder (its best checkpoint), weights file, or repository of the hub
+    /// Run folder, whose best checkpoint is meant; weights file; or repository of the Hugging Face hub
     weights: String,
-    /// Network that the weights must be of; the one their shapes tell if not given
+    /// Network that the weights must be of [default: recognised by their shapes]
     #[arg(long)]
     model: Option<String>,
-    /// Form of the blocks to compute in, a, b or c: weights are converted to it
+    /// Form of the blocks to compute in: a, b or c; the weights are converted to it
     #[arg(long)]
     form: Option<Form>,
-    /// Data set, where the file doesn't say or another is meant
+    /// Data set [default: the one that the weights were trained on]
     #[arg(long)]
     dataset: Option<DatasetName>,
-    /// Archive or folder the data set is read from
+    /// Archive (.tar.gz) or folder of the data set
     #[arg(long)]
     data: Option<PathBuf>,
-    /// Images a batch
+    /// Images per batch
     #[arg(long)]
     batch_size: Option<usize>,
-    /// CSV file to write with the label and the prediction of each test image
+    /// CSV file to write, with the label and the predicted class of each test image
     #[arg(long)]
     predictions: Option<PathBuf>,
-    /// Compute with the inference form of the network, in this type; the network as it was trained if not given
+    /// Compute by the fast inference path, in this type [default: as in training, in f32]
     #[arg(long)]
     dtype: Option<Dtype>,
-    #[arg(long, help = dtype::RANGES_HELP)]
+    #[arg(long, help = dtype_arg::RANGES_HELP)]
     ranges: Option<PathBuf>,
-    #[arg(long, default_value = "auto", help = device::HELP)]
+    #[arg(long, default_value = "auto", help = device_arg::HELP)]
     device: DeviceName,
 }
 
 pub fn run(args: Args) -> Result<()> {
     let device = args.device.open()?;
-    let pretrained = source::pretrained(&args.weights)?;
-    let weights = &pretrained.weights;
-    let saved = source::recipe(weights)?;
-    let name = args.model.clone().or(saved.as_ref().map(|recipe| recipe.model.clone()));
-    let mut recipe = match saved {
-        Some(recipe) => recipe,
-        None => Recipe::of(args.dataset.context("weights that are no checkpoint's need --dataset")?)?,
-    };
-    let Args { dataset, data, batch_size, .. } = args;
-    recipe.apply(&Overrides { dataset, data, batch_size, ..Default::default() });
+    let pretrained = pretrained(&args.weights)?;
+    let (recipe, name) = recipe(&args, &pretrained)?;
     let splits = recipe.dataset.open(recipe.data.as_deref())?;
-    let found = &pretrained.config;
-    let expected = match &args.model {
-        Some(name) => Config { form: found.form, ..Config::by_name(name)? },
-        None => found.clone(),
-    };
-    let expected = Config { classes: splits.test.class_names().len(), ..expected };
-    let form = args.form.unwrap_or(expected.form);
-    let tensors = weights.in_form(&expected, form, &device)?;
-    let builder = VarBuilder::from_tensors(tensors.into_iter().collect(), DType::F32, &device);
-    let network = ResNext::new(&Config { form, ..expected }, builder)?;
+    let network = network(&args, &pretrained, splits.test.class_names().len(), &device)?;
 
     let loaders = Loaders::new(splits, recipe.batch_size, false, 0, &device)?;
     ensure!(args.dtype.is_none() || device.is_cpu(), "--dtype is for the CPU");
@@ -81,20 +68,15 @@ pub fn run(args: Args) -> Result<()> {
         None => network.forward(images, false),
     })?;
     if let Some(path) = &args.predictions {
-        let mut writer = csv::Writer::from_writer(Vec::new());
-        writer.write_record(["image", "label", "prediction"])?;
-        for (i, (label, predicted)) in predictions.iter().enumerate() {
-            writer.serialize((i, label, predicted))?;
-        }
-        replace_file(path, &writer.into_inner()?)?;
+        write_predictions(path, &predictions)?;
     }
 
     println!(
-        "{} on {} test images of {:?}, weights from {}",
+        "{} on {} test images of {}, weights from {}",
         name.as_deref().unwrap_or("a network"),
         metrics.count,
         recipe.dataset,
-        weights.path().display()
+        pretrained.weights.path().display()
     );
     println!(
         "top-1 {:.2} %, top-5 {:.2} %, loss {:.4}",
@@ -103,38 +85,101 @@ pub fn run(args: Args) -> Result<()> {
         metrics.loss()
     );
     if let Some(dtype) = args.dtype.filter(|&dtype| dtype != Dtype::F32) {
-        let single = network.fuse()?;
-        let (single, others) = judge(&loaders, |images| single.forward(images))?;
-        let same = predictions.iter().zip(&others).filter(|(one, other)| one == other).count();
-        println!(
-            "{} loses {:.2} points of f32's top-1, {:.2} %, and tells the same class of {same} images, {:.2} %",
-            dtype.name(),
-            100.0 * (single.top1() - metrics.top1()),
-            100.0 * single.top1(),
-            100.0 * same as f64 / others.len().max(1) as f64
-        );
+        println!("{}", beside_f32(dtype, &metrics, &predictions, &network, &loaders)?);
     }
-    println!("{:<20} {:>6} {:>6} {:>8}", "class", "images", "right", "top-1");
-    for (name, (right, images)) in loaders.test_set().class_names().iter().zip(&metrics.per_class) {
-        let share = 100.0 * *right as f64 / (*images).max(1) as f64;
-        println!("{name:<20} {images:>6} {right:>6} {share:>6.2} %");
-    }
+    print!("{}", class_table(loaders.test_set(), &metrics).to_text());
     Ok(())
 }
 
-/// What a network is worth on the test images, and each one's label and prediction.
+/// The recipe that decides data and batch size, and the network's name if it is known.
+fn recipe(args: &Args, pretrained: &Pretrained) -> Result<(Recipe, Option<String>)> {
+    let saved = checkpoint::recipe(&pretrained.weights)?;
+    let name = args.model.clone().or(saved.as_ref().map(|recipe| recipe.model.clone()));
+    let mut recipe = match saved {
+        Some(recipe) => recipe,
+        None => Recipe::of(args.dataset.context("weights that are not a run's checkpoint need --dataset")?)?,
+    };
+    recipe.apply(&Overrides {
+        dataset: args.dataset,
+        data: args.data.clone(),
+        batch_size: args.batch_size,
+        ..Default::default()
+    });
+    Ok((recipe, name))
+}
+
+/// The network with the pretrained weights, which must have the data set's number of classes.
+fn network(args: &Args, pretrained: &Pretrained, classes: usize, device: &Device) -> Result<ResNext> {
+    let found = &pretrained.config;
+    let expected = match &args.model {
+        Some(name) => Config { form: found.form, ..Config::by_name(name)? },
+        None => found.clone(),
+    };
+    let expected = Config { classes, ..expected };
+    let form = args.form.unwrap_or(expected.form);
+    let tensors = pretrained.weights.in_form(&expected, form, device)?;
+    let builder = VarBuilder::from_tensors(tensors.into_iter().collect(), DType::F32, device);
+    Ok(ResNext::new(&Config { form, ..expected }, builder)?)
+}
+
+/// A test image's label and predicted class.
+type Prediction = (u32, u32);
+
+/// Evaluates a network, images (N, 3, H, W) to logits (N, classes), on the test set.
 fn judge(
     loaders: &Loaders,
     forward: impl Fn(&Tensor) -> resnext_model::Result<Tensor>,
-) -> Result<(Metrics, Vec<(u32, u32)>)> {
+) -> Result<(Metrics, Vec<Prediction>)> {
     let bar = ProgressBar::new(loaders.test_set().len() as u64);
     let mut predictions = Vec::new();
-    let metrics = evaluate(forward, loaders.test(), |seen, logits, labels| {
-        bar.set_position(seen as u64);
+    let metrics = evaluate(forward, loaders.test(), |done, logits, labels| {
+        bar.set_position(done as u64);
         let predicted = logits.argmax(1)?.to_vec1::<u32>()?;
         predictions.extend(labels.to_vec1::<u32>()?.into_iter().zip(predicted));
         Ok(())
     })?;
     bar.finish_and_clear();
     Ok((metrics, predictions))
+}
+
+fn write_predictions(path: &Path, predictions: &[Prediction]) -> Result<()> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.write_record(["image", "label", "prediction"])?;
+    for (i, (label, predicted)) in predictions.iter().enumerate() {
+        writer.serialize((i, label, predicted))?;
+    }
+    Ok(replace_file(path, &writer.into_inner()?)?)
+}
+
+/// What a type changes, compared with the same network in f32, as a sentence.
+fn beside_f32(
+    dtype: Dtype,
+    metrics: &Metrics,
+    predictions: &[Prediction],
+    network: &ResNext,
+    loaders: &Loaders,
+) -> Result<String> {
+    let network = network.fuse()?;
+    let (f32_metrics, f32_predictions) = judge(loaders, |images| network.forward(images))?;
+    let same = predictions.iter().zip(&f32_predictions).filter(|(one, other)| one == other).count();
+    Ok(format!(
+        "top-1 changes by {:+.2} points in {}, from {:.2} % in f32; \
+         the predicted class is the same for {:.2} % of images",
+        100.0 * (metrics.top1() - f32_metrics.top1()),
+        dtype.name(),
+        100.0 * f32_metrics.top1(),
+        100.0 * same as f64 / predictions.len().max(1) as f64
+    ))
+}
+
+fn class_table(test_set: &Dataset, metrics: &Metrics) -> Table {
+    let mut table = Table::new(&["class", "images", "correct", "top-1"]);
+    for (name, (correct, images)) in test_set.class_names().iter().zip(&metrics.per_class) {
+        let share = match images {
+            0 => String::new(),
+            _ => format!("{:.2} %", 100.0 * *correct as f64 / *images as f64),
+        };
+        table.row(vec![name.clone(), images.to_string(), correct.to_string(), share]);
+    }
+    table
 }

@@ -1,6 +1,6 @@
-//! `cargo xtask export`
+//! `cargo xtask export`: writes weights for other programs.
 
-use crate::source::Source;
+use crate::weights_source::Source;
 use anyhow::{Context, Result, bail};
 use candle_core::DType;
 use clap::ValueEnum;
@@ -10,17 +10,17 @@ use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Run folder, weights file, or repository of the hub
+    /// Run folder, whose best checkpoint is meant; weights file; or repository of the Hugging Face hub
     weights: String,
     /// File to write: .safetensors, with torchvision's names, or .onnx
     #[arg(long)]
     out: PathBuf,
-    /// What weights are written in
+    /// Type of the written weights
     #[arg(long, default_value = "f32")]
     dtype: WeightType,
 }
 
-/// What weights are written in.
+/// The type of the written weights.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum WeightType {
     F32,
@@ -46,6 +46,7 @@ pub fn run(args: Args) -> Result<()> {
     let bytes = if as_onnx { export.onnx(&name, dtype)? } else { export.safetensors(dtype)? };
     replace_file(&args.out, &bytes)?;
     let kind = if as_onnx { format!("ONNX, opset {OPSET}") } else { "safetensors".into() };
-    println!("{}: {kind}, {:?}, {} bytes", args.out.display(), args.dtype, bytes.len());
+    let mebibytes = bytes.len() as f64 / (1 << 20) as f64;
+    println!("{}: {kind}, {}, {mebibytes:.1} MiB", args.out.display(), dtype.as_str());
     Ok(())
 }

@@ -1,30 +1,42 @@
-//! The workspace's commands: a file, or a folder, each.
+//! The commands of the workspace; each has a file, or a folder, of its own.
 
-mod allocator;
+// The commands.
 mod bench;
 mod calibrate;
 mod convert;
-mod curves;
-mod data;
-mod device;
-mod dtype;
 mod eval;
 mod export;
 mod gpu_check;
-mod photos;
 mod predict;
 mod prove;
-mod recipe;
-mod run_folder;
-mod source;
 mod summary;
-mod table;
 mod train;
+
+// What several commands share: options, and what they name.
+mod checkpoint;
+mod dataset_arg;
+mod device_arg;
+mod dtype_arg;
+mod loaders;
+mod photo_paths;
+mod recipe;
+mod weights_source;
+
+// A run's folder.
+mod curves;
+mod history;
+mod run_folder;
+
+mod allocator;
+mod inputs;
+mod line_chart;
+mod plural;
+mod text_table;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-/// Train, evaluate and look at ResNeXt networks.
+/// Train, evaluate and use ResNeXt networks.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
@@ -34,25 +46,25 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Train a network; with no option, a small one on the embedded data set
+    /// Train a network; without options, a small one on generated images
     Train(train::Args),
-    /// Top-1, top-5, loss and a table a class, of a run or a weights file
+    /// Evaluate a run or a weights file: top-1, top-5, loss, and a table of the classes
     Eval(eval::Args),
-    /// Say what photos show, with anyone's ResNeXt or ResNet
+    /// Classify photos with any pretrained ResNeXt or ResNet
     Predict(predict::Args),
-    /// Learn the ranges of a network's maps from images, for --dtype int8
+    /// Measure the ranges of a network's feature maps on images, for --dtype int8
     Calibrate(calibrate::Args),
-    /// Write weights for other programs: safetensors for torchvision and timm, ONNX
+    /// Write weights for other programs: safetensors for torchvision and timm, or ONNX
     Export(export::Args),
-    /// Rearrange a run's weights and optimizer state to another form of the blocks
+    /// Rewrite a run's checkpoint with its blocks in another form
     Convert(convert::Args),
-    /// Speed and memory of inference, ours and that of OpenVINO, ONNX Runtime and PyTorch
+    /// Measure speed and memory, beside OpenVINO, ONNX Runtime and PyTorch
     Bench(bench::Args),
     /// Prove that the three block forms compute one function
     Prove(prove::Args),
-    /// Check everything on this machine's GPU, and measure it
+    /// Check every operation on this machine's GPU, and measure its speed
     GpuCheck(gpu_check::Args),
-    /// Layers, parameters, multiply-adds and activation memory of a network
+    /// List a network's layers, parameters, multiply-adds and activation memory
     Summary(summary::Args),
 }
 

@@ -1,6 +1,6 @@
-//! Recipes: everything that decides how a run goes, as TOML. The command line wins over the file.
+//! Recipes: all settings of a run, as TOML. Options on the command line override the file.
 
-use crate::data::DatasetName;
+use crate::dataset_arg::DatasetName;
 use anyhow::{Context, Result};
 use clap::Args;
 use resnext_model::{Config, Form};
@@ -23,7 +23,7 @@ pub struct Recipe {
     pub lr: f64,
     #[serde(default)]
     pub seed: u64,
-    /// Whether training images are padded, cropped and mirrored.
+    /// Whether training images are padded, randomly cropped and mirrored.
     pub augment: bool,
     #[serde(default)]
     pub label_smoothing: f64,
@@ -31,7 +31,8 @@ pub struct Recipe {
     pub accumulate: usize,
     #[serde(default)]
     pub zero_init_last: bool,
-    /// How much an average of the weights, by which the network is judged, keeps at a step; 0 is none.
+    /// The decay per step of the weights' exponential moving average, which is evaluated instead of the
+    /// weights; 0 turns it off.
     #[serde(default)]
     pub ema: f64,
     #[serde(default)]
@@ -48,49 +49,50 @@ fn one() -> usize {
     1
 }
 
-/// What the command line may say of a recipe.
+/// The settings of a recipe that the command line can override.
 #[derive(Args, Debug, Default)]
 pub struct Overrides {
     /// Network, such as resnext20_8x4d or resnext50_32x4d
     #[arg(long)]
     pub model: Option<String>,
-    /// Form of the blocks (figure 3): a, b or c
+    /// Form of the blocks (figure 3 of the paper): a, b or c
     #[arg(long)]
     pub form: Option<Form>,
     /// Data set
     #[arg(long)]
     pub dataset: Option<DatasetName>,
-    /// Archive (.tar.gz) or folder the data set is read from
+    /// Archive (.tar.gz) or folder of the data set
     #[arg(long)]
     pub data: Option<PathBuf>,
     /// Passes over the training set
     #[arg(long)]
     pub epochs: Option<usize>,
-    /// Images a batch
+    /// Images per batch
     #[arg(long)]
     pub batch_size: Option<usize>,
     /// Peak learning rate
     #[arg(long)]
     pub lr: Option<f64>,
-    /// Of first weights, order and augmentation
+    /// Seed of the initial weights, the order of images and their augmentation
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Batches whose gradients make one step
+    /// Batches whose gradients are averaged for one optimizer step
     #[arg(long)]
     pub accumulate: Option<usize>,
-    /// Judge an average of the weights, of which a step keeps this much, such as 0.998
+    /// Evaluate an exponential moving average of the weights with this decay per step, such as 0.998
     #[arg(long)]
     pub ema: Option<f64>,
-    /// Less memory for more time: the backward pass computes the insides of blocks again
+    /// Save memory at the cost of time: the backward pass recomputes what is inside of blocks
     #[arg(long)]
     pub grad_checkpoint: bool,
-    /// Mixed precision: bf16 convolutions and activations beside f32 weights; tf32, f32 that CUDA multiplies rounded; or off
+    /// Mixed precision: bf16 (convolutions and feature maps in bf16, weights in f32), tf32 (f32 with CUDA's
+    /// rounded multiplication) or off
     #[arg(long)]
     pub amp: Option<Amp>,
 }
 
 impl Recipe {
-    /// The recipe in a TOML file.
+    /// Reads a recipe from a TOML file.
     pub fn read(path: &Path) -> Result<Self> {
         let text =
             std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -99,7 +101,7 @@ impl Recipe {
         })
     }
 
-    /// The recipe of this repository for a data set.
+    /// This repository's recipe for a data set.
     pub fn of(dataset: DatasetName) -> Result<Self> {
         let text = match dataset {
             DatasetName::Synthetic => include_str!("../../recipes/synthetic.toml"),
@@ -109,7 +111,7 @@ impl Recipe {
         Ok(toml::from_str(text)?)
     }
 
-    /// Takes over what the command line says.
+    /// Replaces settings by those of the command line.
     pub fn apply(&mut self, overrides: &Overrides) {
         fn set<T: Clone>(field: &mut T, value: &Option<T>) {
             if let Some(value) = value {
@@ -132,13 +134,13 @@ impl Recipe {
         }
     }
 
-    /// The network, for a data set of so many classes.
+    /// The network's configuration, for a data set with this number of classes.
     pub fn network(&self, classes: usize) -> Result<Config> {
         let named = Config::by_name(&self.model)?;
         Ok(Config { form: self.form, classes, zero_init_last: self.zero_init_last, ..named })
     }
 
-    /// What the training loop needs to know.
+    /// The settings of the training loop.
     pub fn training(&self) -> TrainConfig {
         TrainConfig {
             epochs: self.epochs,

@@ -1,11 +1,11 @@
 //! The folder of a run: its recipe, metrics, curves and checkpoints.
 
 use crate::curves;
+use crate::history::{self, Epoch};
 use crate::recipe::Recipe;
 use anyhow::{Context, Result, bail};
+use resnext_train::Checkpoint;
 use resnext_train::checkpoint::replace_file;
-use resnext_train::{Checkpoint, EpochReport};
-use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// The newest checkpoint, which a run resumes from.
@@ -14,47 +14,17 @@ pub const LAST: &str = "last.safetensors";
 pub const BEST: &str = "best.safetensors";
 const METRICS: &str = "metrics.csv";
 
-/// A row of `metrics.csv`. Shares are from 0 to 1, seconds since the run, or its resumption, began.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Row {
-    pub epoch: usize,
-    pub lr: f64,
-    pub train_loss: f64,
-    pub train_top1: f64,
-    pub test_loss: f64,
-    pub test_top1: f64,
-    pub test_top5: f64,
-    pub seconds: f64,
-}
-
-impl Row {
-    pub fn new(report: &EpochReport, seconds: f64) -> Self {
-        let EpochReport { epoch, train, test, lr } = report;
-        Row {
-            epoch: epoch + 1,
-            lr: *lr,
-            train_loss: train.loss(),
-            train_top1: train.top1(),
-            test_loss: test.loss(),
-            test_top1: test.top1(),
-            test_top5: test.top5(),
-            seconds,
-        }
-    }
-}
-
 /// A run's folder, open for writing.
 pub struct RunFolder {
     pub path: PathBuf,
-    pub rows: Vec<Row>,
+    epochs: Vec<Epoch>,
 }
 
 impl RunFolder {
-    /// A folder for a new run: `wanted`, which may not hold a run yet, or the first free name under
-    /// `runs/`.
+    /// Makes the folder of a new run: `wanted`, which must not hold a run yet, or else the first free name
+    /// under `runs/`.
     pub fn create(wanted: Option<PathBuf>, recipe: &Recipe) -> Result<Self> {
-        let dataset = format!("{:?}", recipe.dataset).to_lowercase();
-        let numbered = |i: usize| PathBuf::from(format!("runs/{dataset}-{}-{i}", recipe.model));
+        let numbered = |i: usize| PathBuf::from(format!("runs/{}-{}-{i}", recipe.dataset, recipe.model));
         let path = match wanted {
             Some(path) => path,
             None => (1..).map(numbered).find(|path| !path.exists()).context("no free run folder")?,
@@ -67,37 +37,27 @@ impl RunFolder {
         }
         std::fs::create_dir_all(&path)
             .with_context(|| format!("cannot make the folder {}", path.display()))?;
-        let folder = RunFolder { path, rows: Vec::new() };
+        let folder = RunFolder { path, epochs: Vec::new() };
         replace_file(&folder.path.join("recipe.toml"), toml::to_string(recipe)?.as_bytes())?;
         Ok(folder)
     }
 
-    /// The folder of a run that goes on after `epochs` whole epochs.
+    /// Opens the folder of a run that continues after `epochs` complete epochs.
     pub fn resume(path: PathBuf, epochs: usize) -> Result<Self> {
-        let mut rows = Vec::new();
-        if let Ok(mut reader) = csv::Reader::from_path(path.join(METRICS)) {
-            for row in reader.deserialize() {
-                let row: Row = row.with_context(|| format!("{} in {}", METRICS, path.display()))?;
-                rows.push(row);
-            }
-        }
-        rows.retain(|row| row.epoch <= epochs);
-        Ok(RunFolder { path, rows })
+        let mut history = history::read(&path.join(METRICS))?;
+        history.retain(|epoch| epoch.epoch <= epochs);
+        Ok(RunFolder { path, epochs: history })
     }
 
-    /// Adds an epoch to the metrics and draws the curves anew.
-    pub fn add(&mut self, row: Row) -> Result<()> {
-        self.rows.push(row);
-        let mut writer = csv::Writer::from_writer(Vec::new());
-        for row in &self.rows {
-            writer.serialize(row)?;
-        }
-        replace_file(&self.path.join(METRICS), &writer.into_inner()?)?;
-        replace_file(&self.path.join("curves.svg"), curves::draw(&self.rows)?.as_bytes())?;
+    /// Adds an epoch to the metrics and redraws the curves.
+    pub fn add(&mut self, epoch: Epoch) -> Result<()> {
+        self.epochs.push(epoch);
+        replace_file(&self.path.join(METRICS), &history::to_csv(&self.epochs)?)?;
+        replace_file(&self.path.join("curves.svg"), curves::draw(&self.epochs)?.as_bytes())?;
         Ok(())
     }
 
-    /// Writes the last, and if it is that the best, checkpoint.
+    /// Writes the last checkpoint, and also the best one if this is it.
     pub fn save(&self, checkpoint: &Checkpoint, best: bool) -> resnext_train::Result<()> {
         checkpoint.save(&self.path.join(LAST))?;
         if best {
@@ -107,7 +67,7 @@ impl RunFolder {
     }
 }
 
-/// The file meant by a path that may be a run folder: `file` inside it, or the path itself.
+/// The file that a path means: `file` inside it if it is a run folder, else the path itself.
 pub fn file_in(path: &Path, file: &str) -> PathBuf {
     if path.is_dir() { path.join(file) } else { path.to_path_buf() }
 }

@@ -1,5 +1,6 @@
-//! `cargo xtask summary`
+//! `cargo xtask summary`: the layers of a network and what they cost.
 
+use crate::text_table::Table;
 use anyhow::{Result, ensure};
 use resnext_model::{Config, Stem, Summary};
 
@@ -7,10 +8,10 @@ use resnext_model::{Config, Stem, Summary};
 pub struct Args {
     /// Network, such as resnext50_32x4d
     name: String,
-    /// Height and width of the images; 224 or, for CIFAR networks, 32 if not given
+    /// Height and width of the images [default: 224, or 32 for CIFAR networks]
     #[arg(long)]
     size: Option<usize>,
-    /// Logits; 1000 or, for CIFAR networks, 10 if not given
+    /// Number of classes [default: 1000, or 10 for CIFAR networks]
     #[arg(long)]
     classes: Option<usize>,
 }
@@ -21,20 +22,26 @@ pub fn run(args: Args) -> Result<()> {
     let size = args.size.unwrap_or(if config.stem == Stem::ImageNet { 224 } else { 32 });
     ensure!((1..=1 << 14).contains(&size), "--size must be from 1 to 16384, got {size}");
     let summary = Summary::new(&config, size, size)?;
-    println!("{:<22} {:<18} {:>16} {:>12} {:>16}", "layer", "kind", "output", "parameters", "multiply-adds");
+    print!("{}", layer_table(&summary).to_text());
+    let giga = summary.multiply_adds() as f64 / 1e9;
+    let mebibytes = summary.activation_bytes() as f64 / (1 << 20) as f64;
+    println!("parameters     {}", summary.parameters());
+    println!("multiply-adds  {giga:.2} G per image of {size}×{size}");
+    println!("activations    {mebibytes:.1} MiB per image in f32, counting the outputs of convolutions");
+    Ok(())
+}
+
+fn layer_table(summary: &Summary) -> Table {
+    let mut table = Table::new(&["layer", "kind", "output", "parameters", "multiply-adds"]);
     for layer in &summary.layers {
         let (c, h, w) = layer.output;
-        let output = format!("{c}×{h}×{w}");
-        println!(
-            "{:<22} {:<18} {output:>16} {:>12} {:>16}",
-            layer.name, layer.kind, layer.parameters, layer.multiply_adds
-        );
+        table.row(vec![
+            layer.name.clone(),
+            layer.kind.clone(),
+            format!("{c}×{h}×{w}"),
+            layer.parameters.to_string(),
+            layer.multiply_adds.to_string(),
+        ]);
     }
-    println!("parameters     {}", summary.parameters());
-    println!("multiply-adds  {:.2} G an image of {size}×{size}", summary.multiply_adds() as f64 / 1e9);
-    println!(
-        "activations    {:.1} MiB an image in f32, outputs of convolutions",
-        summary.activation_bytes() as f64 / (1 << 20) as f64
-    );
-    Ok(())
+    table
 }

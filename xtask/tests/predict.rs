@@ -13,7 +13,7 @@ use std::process::{Command, Output};
 
 fn xtask(folder: &Path, args: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    // What the machine's own user has set up stays out of it.
+    // Settings of the machine's user must not matter.
     for name in ["HF_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE", "HF_ENDPOINT"] {
         command.env_remove(name);
     }
@@ -26,7 +26,7 @@ fn ok(output: Output) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Fails with exit status 1 and one line that holds `expected`.
+/// Asserts that a command failed with exit status 1 and one line that contains `expected`.
 fn refused(output: Output, expected: &str) {
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{expected}: {error}");
@@ -36,7 +36,7 @@ fn refused(output: Output, expected: &str) {
     );
 }
 
-/// A file of random weights.
+/// Writes a file of random weights.
 fn weights(path: &Path, seed: u64) -> PathBuf {
     let variables = Variables::new(seed, DType::F32, &Device::Cpu);
     ResNext::new(&Config::by_name("resnext11_4x4d").unwrap(), variables.builder()).unwrap();
@@ -45,7 +45,8 @@ fn weights(path: &Path, seed: u64) -> PathBuf {
     path.to_path_buf()
 }
 
-/// A folder with `photos/a.png`, `photos/b.jpg`, `photos/inner/c.png`, `photos/notes.txt` and `w.safetensors`.
+/// Makes a folder with `photos/a.png`, `photos/b.jpg`, `photos/inner/c.png`, `photos/notes.txt` and
+/// `w.safetensors`.
 fn prepared() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(folder.path().join("photos/inner")).unwrap();
@@ -63,7 +64,7 @@ fn predict(folder: &Path, args: &[&str]) -> Output {
 }
 
 #[test]
-fn photos_folders_and_patterns_are_told_in_order() {
+fn photos_folders_and_patterns_are_classified_in_order() {
     let folder = prepared();
     let path = folder.path();
     let images =
@@ -77,7 +78,7 @@ fn photos_folders_and_patterns_are_told_in_order() {
         assert!(p.len() == 3 && p[0] >= p[1] && p[1] >= p[2] && p.iter().sum::<f64>() <= 1.0 + 1e-6);
     }
     assert_eq!(images(&ok(predict(path, &["photos/*.png", "--json", "--topk", "3"]))), all[..1]);
-    // The same in any order and on any number of threads; classes without names have numbers.
+    // The result does not depend on the order or the number of threads. Classes without names have numbers.
     let reversed =
         ok(predict(path, &["photos/b.jpg", "photos/a.png", "--json", "--topk", "3", "--threads", "1"]));
     assert_eq!(images(&reversed), [all[1].clone(), all[0].clone()]);
@@ -87,11 +88,11 @@ fn photos_folders_and_patterns_are_told_in_order() {
 }
 
 #[test]
-fn fewer_bits_tell_the_same_classes_where_the_machine_has_them() {
+fn narrow_types_agree_with_f32_where_the_machine_has_them() {
     let folder = prepared();
     let calibrate = ["calibrate", "w.safetensors", "photos", "--out", "r.json"];
-    let told = ok(xtask(folder.path(), &calibrate, &[]));
-    assert!(told.contains("looked at 3 images"), "{told}");
+    let printed = ok(xtask(folder.path(), &calibrate, &[]));
+    assert!(printed.contains("from 3 images"), "{printed}");
     let narrow = [
         (DType::BF16, &["--dtype", "bf16"][..], "BF16"),
         (DType::U8, &["--dtype", "int8", "--ranges", "r.json"], "VNNI"),
@@ -99,7 +100,7 @@ fn fewer_bits_tell_the_same_classes_where_the_machine_has_them() {
     for (dtype, options, missing) in narrow {
         let narrow = predict(folder.path(), &[&["photos", "--json", "--topk", "10"], options].concat());
         match resnext_ops::fused_dtype_is_supported(dtype) {
-            true => tells_the_same_classes(folder.path(), narrow),
+            true => agrees_with_f32(folder.path(), narrow),
             false => refused(narrow, missing),
         }
     }
@@ -108,7 +109,7 @@ fn fewer_bits_tell_the_same_classes_where_the_machine_has_them() {
     refused(predict(folder.path(), &drawn), "goes without --heatmap");
 }
 
-fn tells_the_same_classes(folder: &Path, narrow: Output) {
+fn agrees_with_f32(folder: &Path, narrow: Output) {
     let probabilities = |text: String| -> Vec<f64> {
         let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
         let sorted = |image: Value| {
@@ -144,7 +145,7 @@ fn a_heat_map_is_drawn_over_every_photo() {
 }
 
 #[test]
-fn a_bad_photo_does_not_keep_the_others() {
+fn a_bad_photo_does_not_stop_the_others() {
     let folder = prepared();
     std::fs::write(folder.path().join("photos/aa.jpg"), "a text").unwrap();
     let output = predict(folder.path(), &["photos"]);
@@ -181,7 +182,7 @@ fn bad_input_gets_one_clear_line() {
     std::fs::write(path.join("text.jpg"), "a text").unwrap();
     refused(predict(path, &["text.jpg"]), "text.jpg: not an image");
     refused(predict(path, &["none.jpg"]), "none.jpg: no such file or folder");
-    refused(predict(path, &["none*.jpg"]), "no file fits the pattern");
+    refused(predict(path, &["none*.jpg"]), "no file matches the pattern");
     std::fs::create_dir(path.join("empty")).unwrap();
     refused(predict(path, &["empty"]), "empty: a folder without photos");
     refused(predict(path, &["photos", "--topk", "0"]), "--topk must be at least 1");
@@ -227,7 +228,7 @@ fn a_repository_of_the_hub_is_fetched_once_and_then_works_offline() {
     refused(other, "HF_HUB_OFFLINE is set");
 }
 
-/// Repositories from before safetensors, and from before `config.json`.
+/// Old repositories have neither safetensors nor `config.json`.
 #[test]
 fn an_old_repository_has_a_pickle() {
     let folder = prepared();
@@ -238,8 +239,8 @@ fn an_old_repository_has_a_pickle() {
         let args = ["predict", "photos", "--json", "--weights", weights];
         ok(xtask(folder.path(), &args, &[("HF_ENDPOINT", &server.address())]))
     };
-    let told = ask("me/old");
-    assert_eq!((told.lines().count(), told), (3, ask(plain.to_str().unwrap())));
+    let printed = ask("me/old");
+    assert_eq!((printed.lines().count(), printed), (3, ask(plain.to_str().unwrap())));
     let empty = Server::hub("me/empty", vec![("README.md", b"nothing".to_vec())]);
     let args = ["predict", "photos", "--weights", "me/empty"];
     let refusal = xtask(folder.path(), &args, &[("HF_ENDPOINT", &empty.address())]);

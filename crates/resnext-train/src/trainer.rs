@@ -6,9 +6,10 @@ use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use crate::schedule::Schedule;
 use crate::sgd::{Sgd, SgdConfig};
+use crate::step::{ForwardBackward, forward_backward};
 use candle_core::{DType, Device, Tensor};
 use resnext_model::{Config, ResNext, Variables};
-use resnext_ops::{cross_entropy, loss_value, value_and_gradients};
+use resnext_ops::{cross_entropy, loss_value};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
@@ -277,18 +278,8 @@ impl Trainer {
             for _ in 0..group {
                 let (images, labels) =
                     batches.next().ok_or_else(|| Error::Data("the epoch ended early".into()))??;
-                let mut logits = None;
-                let (network, smoothing) = (&self.network, self.config.label_smoothing);
-                // On a thread of the pool: handing over each operation by itself would cost more than some
-                // take.
-                let (loss, gradients) = rayon::scope(|_| {
-                    value_and_gradients(|| -> Result<Tensor> {
-                        let y = network.forward(&images, true)?;
-                        let loss = cross_entropy(&y, &labels, smoothing)?;
-                        logits = Some(y);
-                        Ok(loss)
-                    })
-                })?;
+                let ForwardBackward { loss, logits, gradients, .. } =
+                    forward_backward(&self.network, &images, &labels, self.config.label_smoothing)?;
                 let loss = loss_value(&loss, &labels, self.model.classes)?;
                 if !loss.is_finite() {
                     return Err(Error::Diverged { step: self.progress.step, loss });
@@ -302,9 +293,7 @@ impl Trainer {
                     };
                     sums.insert(var.id(), sum);
                 }
-                if let Some(logits) = logits {
-                    self.progress.partial.add(&logits, &labels, loss)?;
-                }
+                self.progress.partial.add(&logits, &labels, loss)?;
                 self.progress.batch += 1;
                 let examples = labels.elem_count();
                 observer.on_batch(&BatchReport { epoch, batch: self.progress.batch, examples, loss, lr });

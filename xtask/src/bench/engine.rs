@@ -1,20 +1,25 @@
-//! A process that runs a network, ours or a peer's, and answers by the protocol of `bench/peers`.
+//! An engine: a process that runs a network, ours or a peer's, and answers by the line protocol of
+//! `bench/peers`.
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// An engine that is up.
+/// The pause before an engine's turn. Threads of OpenMP runtimes spin for 200 ms after their work and would
+/// slow down the next engine.
+pub const PAUSE: Duration = Duration::from_millis(300);
+
+/// A running engine.
 pub struct Engine {
     pub name: String,
-    /// What it computes in, as it says itself.
+    /// The type it computes in, as it reports it.
     pub precision: String,
     pub version: String,
-    /// Seconds from the start of its process to its first logits, batch 1.
+    /// Seconds from the start of its process to its first logits, at batch 1.
     pub first_logits_s: f64,
-    /// MiB, after those.
+    /// The most memory resident up to then, in MiB.
     pub peak_mb: f64,
     /// The logits of the input's first image.
     pub logits: Vec<f64>,
@@ -24,7 +29,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts one, and has it compute its first logits.
+    /// Starts an engine and has it compute its first logits.
     pub fn start(name: &str, command: &mut Command, size: usize) -> Result<Self> {
         let start = Instant::now();
         let mut engine = Self::connect(name, command)?;
@@ -35,12 +40,7 @@ impl Engine {
         Ok(engine)
     }
 
-    /// MiB it has had resident at most.
-    pub fn memory(&mut self) -> Result<f64> {
-        Ok(self.ask(json!({"do": "memory"}))?["peak_mb"].as_f64().unwrap_or(f64::NAN))
-    }
-
-    /// Starts one and waits until it is ready.
+    /// Starts an engine and waits until it is ready.
     pub fn connect(name: &str, command: &mut Command) -> Result<Self> {
         let mut child = command
             .stdin(Stdio::piped())
@@ -68,17 +68,25 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Asks and waits for the answer.
+    /// Sends a request and waits for its answer.
+    ///
+    /// # Errors
+    /// If the answer is an error, or the process has ended.
     pub fn ask(&mut self, request: Value) -> Result<Value> {
-        writeln!(self.requests, "{request}").with_context(|| format!("{} is gone", self.name))?;
+        writeln!(self.requests, "{request}").with_context(|| format!("{} has ended", self.name))?;
         self.requests.flush()?;
         self.answer()
     }
 
-    /// Milliseconds of each of `runs` forward passes.
+    /// Times `runs` forward passes, in milliseconds.
     pub fn time(&mut self, batch: usize, size: usize, runs: usize) -> Result<Vec<f64>> {
         let answer = self.ask(json!({"do": "time", "batch": batch, "size": size, "runs": runs}))?;
         Ok(serde_json::from_value(answer["ms"].clone())?)
+    }
+
+    /// The most memory the process has had resident, in MiB.
+    pub fn memory(&mut self) -> Result<f64> {
+        Ok(self.ask(json!({"do": "memory"}))?["peak_mb"].as_f64().unwrap_or(f64::NAN))
     }
 
     fn answer(&mut self) -> Result<Value> {
@@ -96,7 +104,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // Either call fails if the process has already ended, which is fine.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,29 +1,30 @@
-//! Grouped 3×3 convolutions of their own, ours beside PyTorch's.
+//! Grouped 3×3 convolutions measured alone, ours beside PyTorch's.
 
-use super::PAUSE;
-use super::engine::Engine;
-use super::report::quantile;
-use super::serve::filled;
-use crate::table::Table;
+use super::engine::{Engine, PAUSE};
+use super::protocol::Request;
+use super::stats::{our_speed, quantile};
+use crate::inputs::filled;
+use crate::text_table::Table;
 use anyhow::Result;
 use resnext_ops::{Conv2dConfig, conv2d, conv2d_gradients, to_channels_last};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::time::Instant;
 
-/// Channels and side, one for each stage of ResNeXt-50 32×4d.
+/// Channels and side of the maps, one pair for each stage of ResNeXt-50 32×4d.
 pub const SHAPES: [(usize, usize); 4] = [(128, 56), (256, 28), (512, 14), (1024, 7)];
 const GROUPS: usize = 32;
 const BATCH: usize = 8;
-/// Times the engines take turns, and convolutions a turn: enough for threads and clocks to be awake.
+/// Rounds in which the engines take turns.
 const ROUNDS: usize = 3;
+/// Convolutions per turn: enough for threads to be awake and clocks to be up.
 const RUNS: usize = 40;
 
 /// What is measured.
 #[derive(Clone, Copy)]
 pub enum Pass {
     Forward,
-    /// And both gradients.
+    /// The forward pass and both gradients.
     ForwardBackward,
 }
 
@@ -37,14 +38,15 @@ impl Pass {
     }
 }
 
-/// Median milliseconds of each shape.
+/// One engine's times.
 #[derive(Serialize)]
 pub struct Grouped {
     pub engine: String,
+    /// The median for each of [`SHAPES`], in milliseconds.
     pub ms: Vec<f64>,
 }
 
-/// Measures all `engines`, which must be ours and PyTorch's, in turn.
+/// Measures all `engines`, which must be ours and PyTorch's, in turns.
 pub fn measure(engines: &mut [&mut Engine], pass: Pass) -> Result<Vec<Grouped>> {
     let mut all: Vec<_> =
         engines.iter().map(|e| Grouped { engine: e.name.clone(), ms: Vec::new() }).collect();
@@ -64,15 +66,15 @@ pub fn measure(engines: &mut [&mut Engine], pass: Pass) -> Result<Vec<Grouped>> 
     Ok(all)
 }
 
-/// Our answer to a request for `pass`, by the operations that anyone would call.
-pub fn answer(request: &Value, pass: Pass) -> Result<Value> {
-    let number = |key: &str| request[key].as_u64().unwrap_or(1) as usize;
-    let (channels, groups, side) = (number("channels"), number("groups"), number("size"));
-    let x = to_channels_last(&filled(&[number("batch"), channels, side, side])?)?;
+/// Our answer to a request for `pass`, by the public operations of `resnext-ops`.
+pub fn answer(request: &Request, pass: Pass) -> Result<Value> {
+    let (batch, side) = request.batch_and_size();
+    let (channels, groups) = (request.number("channels"), request.number("groups"));
+    let x = to_channels_last(&filled(&[batch, channels, side, side])?)?;
     let weight = filled(&[channels, channels / groups, 3, 3])?;
     let config = Conv2dConfig { padding: 1, groups, ..Default::default() };
     let mut times = Vec::new();
-    for _ in 0..=number("runs") {
+    for _ in 0..=request.number("runs") {
         let start = Instant::now();
         let y = conv2d(&x, &weight, &config)?;
         let gradients = match pass {
@@ -82,10 +84,11 @@ pub fn answer(request: &Value, pass: Pass) -> Result<Value> {
         times.push(start.elapsed().as_secs_f64() * 1e3);
         drop((y, gradients));
     }
+    // The first run warms up.
     Ok(json!({"ms": times[1..]}))
 }
 
-/// The table of what was measured, ours first.
+/// A table of the measurements; the first engine is ours.
 pub fn table(all: &[Grouped], pass: Pass) -> String {
     let ms = match pass {
         Pass::Forward => "forward ms",
@@ -93,14 +96,14 @@ pub fn table(all: &[Grouped], pass: Pass) -> String {
     };
     let mut table = Table::new(&["grouped 3×3, 32 groups, batch 8", "engine", ms, "ours is"]);
     for (i, (channels, side)) in SHAPES.into_iter().enumerate() {
-        for grouped in all {
+        for (e, grouped) in all.iter().enumerate() {
             table.row(vec![
                 format!("{channels}×{side}×{side}"),
                 grouped.engine.clone(),
                 format!("{:.2}", grouped.ms[i]),
-                format!("{:.2}× faster", grouped.ms[i] / all[0].ms[i]),
+                if e == 0 { String::new() } else { our_speed(all[0].ms[i], grouped.ms[i]) },
             ]);
         }
     }
-    table.show(false)
+    table.to_text()
 }

@@ -1,19 +1,19 @@
-//! What a device tells of itself, and of what it is asked to do.
+//! What only some builds know of a device: its name, its ways of computing a convolution, what it launches.
 
 use candle_core::{DType, Device};
 use serde::Serialize;
 
-/// A kernel, or a library's call, and how often a training step launches it.
+/// A kernel or library call, and how often a training step launches it.
 #[derive(Serialize)]
 pub struct Launches {
     pub name: String,
     pub count: usize,
 }
 
-/// The way of computing a grouped convolution of f32 that rounds it to TF32.
+/// The route that rounds the inputs of an f32 convolution to TF32.
 pub const TF32: &str = "ours, TF32";
 
-/// Ways a grouped convolution can be computed here, by name.
+/// The names of the ways in which this build and device can compute a grouped convolution.
 pub fn routes(device: &Device, dtype: DType) -> Vec<&'static str> {
     let cuda = device.is_cuda();
     let all =
@@ -35,7 +35,7 @@ mod with_cuda {
     use std::cmp::Reverse;
     use std::collections::BTreeMap;
 
-    /// The device's own name for itself.
+    /// The device's name and compute capability.
     pub fn name(device: &Device) -> Result<Option<String>> {
         if !device.is_cuda() {
             return Ok(None);
@@ -45,7 +45,7 @@ mod with_cuda {
         Ok(Some(format!("{}, compute capability {major}.{minor}", described.name)))
     }
 
-    /// Runs `f` with convolutions computed by one of [`routes`](super::routes).
+    /// Runs `f` with convolutions computed by the given one of [`routes`](super::routes).
     pub fn by_route<T>(route: &str, f: impl FnOnce() -> Result<T>) -> Result<T> {
         let before = convolutions();
         set_convolutions(if route == "cuDNN" { Convolutions::Cudnn } else { Convolutions::Ours })?;
@@ -54,7 +54,7 @@ mod with_cuda {
         result
     }
 
-    /// Runs `f` and counts what it launches, the most frequent first; `None` where that can't be seen.
+    /// Runs `f` and counts what it launches, the most frequent first; `None` for other devices than CUDA's.
     pub fn launches<T>(device: &Device, f: impl FnOnce() -> T) -> (T, Option<Vec<Launches>>) {
         if !device.is_cuda() {
             return (f(), None);
@@ -78,17 +78,17 @@ mod without_cuda {
     use anyhow::Result;
     use candle_core::Device;
 
-    /// The device's own name for itself: only CUDA is asked for one.
+    /// Nothing: only CUDA devices are asked for their name.
     pub fn name(_: &Device) -> Result<Option<String>> {
         Ok(None)
     }
 
-    /// Runs `f`: there is one route.
+    /// Runs `f`: there is only one route.
     pub fn by_route<T>(_: &str, f: impl FnOnce() -> Result<T>) -> Result<T> {
         f()
     }
 
-    /// Runs `f`, whose launches can't be seen.
+    /// Runs `f`, whose launches are not counted.
     pub fn launches<T>(_: &Device, f: impl FnOnce() -> T) -> (T, Option<Vec<Launches>>) {
         (f(), None)
     }

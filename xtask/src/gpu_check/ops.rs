@@ -1,7 +1,8 @@
-//! Every operation of a training step on the device, forward and gradients, against the CPU in f64.
+//! Every operation of a training step on the device, forward and backward, compared with the CPU in f64.
 
+use super::check::Check;
 use super::gpu;
-use super::report::Check;
+use crate::inputs::spread;
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor, Var};
 use resnext_ops::{
@@ -10,8 +11,8 @@ use resnext_ops::{
 };
 use resnext_train::{Sgd, SgdConfig};
 
-/// What one rounding changes at most, relatively, times the few that stand between operands and result: sums are f32 or
-/// wider in every type.
+/// The largest relative error that a type may have: that of one rounding, times the few roundings between
+/// operands and result. Sums are accumulated in f32 or wider in every type.
 fn tolerance(dtype: DType) -> f64 {
     match dtype {
         DType::BF16 => 1.0 / 128.0,
@@ -21,7 +22,7 @@ fn tolerance(dtype: DType) -> f64 {
     }
 }
 
-/// Types the device computes in.
+/// The types that the device computes in.
 fn dtypes(device: &Device) -> Vec<DType> {
     match device {
         Device::Cpu => vec![DType::F32, DType::BF16],
@@ -29,10 +30,9 @@ fn dtypes(device: &Device) -> Vec<DType> {
     }
 }
 
-/// Numbers in [-1, 1) by a formula, f64 on the CPU.
-fn fill(dims: &[usize], salt: u64) -> Result<Tensor> {
-    let value = |i: u64| (i * 2654435761 + salt * 40503) as u32 as f64 / 2147483648.0 - 1.0;
-    let values: Vec<f64> = (0..dims.iter().product::<usize>() as u64).map(value).collect();
+/// A tensor of f64 in [-1, 1) on the CPU; another one for each `salt`.
+fn fill(dims: &[usize], salt: u32) -> Result<Tensor> {
+    let values: Vec<f64> = (0..dims.iter().product()).map(|i| spread(i, salt)).collect();
     Ok(Tensor::from_vec(values, dims, &Device::Cpu)?)
 }
 
@@ -40,7 +40,7 @@ fn values(t: &Tensor) -> Result<Vec<f64>> {
     Ok(t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
 }
 
-/// The largest difference, relative to the largest value that is right, or 1.
+/// The largest difference, relative to the largest expected value, or to 1 if that is larger.
 fn error(got: &Tensor, want: &Tensor) -> Result<f64> {
     let (got, want) = (values(got)?, values(want)?);
     let scale = want.iter().fold(1f64, |most, v| most.max(v.abs()));
@@ -49,7 +49,8 @@ fn error(got: &Tensor, want: &Tensor) -> Result<f64> {
     Ok(if got.len() == want.len() { differences.fold(0.0, f64::max) / scale } else { f64::INFINITY })
 }
 
-/// An operation's inputs: f64 on the CPU, the first ones in the type that is checked, `masters` of them f32 beside 16 bits.
+/// An operation with its inputs, which are f64 on the CPU. The check converts them to its type, except the
+/// last `masters` of them, which stay f32 beside a 16-bit type.
 struct Case<'a> {
     op: &'a str,
     what: String,
@@ -59,7 +60,8 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    /// Result and gradients on `device` in `dtype` beside those of the same, already rounded, numbers on the CPU in f64.
+    /// Compares result and gradients on `device` in `dtype` with those on the CPU in f64, of the same rounded
+    /// inputs.
     fn check(&self, dtype: DType, device: &Device, tolerance: f64) -> Result<Check> {
         let first_master = self.inputs.len() - self.masters;
         let own = |i: usize| if i >= first_master && dtype != DType::F64 { DType::F32 } else { dtype };
@@ -110,7 +112,7 @@ pub fn checks(device: &Device) -> Result<Vec<Check>> {
 }
 
 fn convolutions(route: &str, dtype: DType, device: &Device) -> Result<Vec<Check>> {
-    // TF32 has f16's digits.
+    // TF32 has as many mantissa bits as f16.
     let tolerance = tolerance(if route == gpu::TF32 { DType::F16 } else { dtype });
     let mut checks = Vec::new();
     // (channels in and out a group, groups, kernel, stride, padding, height, width)
@@ -201,7 +203,7 @@ fn others(dtype: DType, device: &Device) -> Result<Vec<Check>> {
     cases.into_iter().map(check).collect()
 }
 
-/// Some steps of the optimizer, with its average.
+/// Checks some steps of the optimizer, with its moving average.
 fn optimizer(device: &Device) -> Result<Check> {
     let end = |device: &Device, dtype: DType| -> Result<(Tensor, Tensor)> {
         let on =

@@ -1,7 +1,8 @@
-//! What a proof found: on the screen, as Markdown and as JSON.
+//! What a proof found, as text, as Markdown and as JSON.
 
-use super::{Args, BOUND, picture};
-use crate::table::Table;
+use super::args::{Args, BOUND};
+use super::picture;
+use crate::text_table::Table;
 use anyhow::{Context, Result, ensure};
 use resnext_model::equivalence::{Control, Identity, LayerError, NetworkErrors, Tally};
 use resnext_train::checkpoint::replace_file;
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// Everything that was found.
 #[derive(Serialize)]
 pub struct Report {
-    /// Whether all of it is as it must be.
+    /// Whether nothing failed.
     pub proved: bool,
     pub failures: Vec<String>,
     pub quick: bool,
@@ -31,24 +32,24 @@ pub struct Report {
 pub struct Block {
     pub network: String,
     pub block: String,
-    /// In each type.
+    /// The proof of each type's arithmetic.
     pub identities: Vec<Identity>,
-    /// With batch norm and ReLU.
+    /// The comparison with batch norm and ReLU.
     pub activations: Tally,
-    /// By type.
+    /// The rounding errors of layers, by type.
     pub layers: BTreeMap<String, Vec<LayerError>>,
     /// The largest f32 difference between the forms, in ulps of the largest output.
     pub ulps: f64,
 }
 
-/// All blocks of a network, proved as one.
+/// All blocks of a network in sequence, proved as one function.
 #[derive(Serialize)]
 pub struct Network {
     pub name: String,
     pub identity: Identity,
 }
 
-/// Where a report is written to.
+/// The files of a report.
 pub struct Files {
     pub markdown: PathBuf,
     json: PathBuf,
@@ -56,11 +57,14 @@ pub struct Files {
 }
 
 impl Files {
-    /// The files for what was asked for, in a folder that is there from now on: what can't be written
-    /// should fail before minutes of proof, not after.
+    /// The files beside `report`, in a folder that is made now, so that a path that cannot be written fails
+    /// before minutes of proof and not after.
+    ///
+    /// # Errors
+    /// If the folder cannot be made, or one of the files is a folder.
     pub fn new(report: &Path) -> Result<Self> {
         let (json, picture) = (report.with_extension("json"), report.with_extension("svg"));
-        // One file can't be both.
+        // The Markdown file must be another than the other two.
         let clash = report == json || report == picture;
         let markdown = if clash { report.with_extension("md") } else { report.to_path_buf() };
         if let Some(folder) = report.parent() {
@@ -97,12 +101,12 @@ impl Report {
         }
     }
 
-    /// Looks for anything that is not as it must be.
+    /// Lists everything that failed, and decides whether the forms are proved equal.
     pub fn settle(&mut self) {
         let mut failures = Vec::new();
         let mut exact = |name: &str, tally: &Tally| {
             if let Some(first) = &tally.first {
-                failures.push(format!("{name}: {} bits differ, first {first}", tally.bits));
+                failures.push(format!("{name}: {} bits differ; the first difference: {first}", tally.bits));
             }
         };
         for block in &self.blocks {
@@ -112,14 +116,14 @@ impl Report {
         self.networks.iter().for_each(|network| exact(&network.name, &network.identity.tally));
         for block in &self.blocks {
             if !block.ulps.is_finite() {
-                failures.push(format!("{}: an output in f32 is no number", block.block));
+                failures.push(format!("{}: an output in f32 is not finite", block.block));
             }
             for (dtype, layers) in &block.layers {
                 for LayerError { layer, error, bound, .. } in
                     layers.iter().filter(|at| at.error > at.bound || at.error.is_nan())
                 {
                     failures.push(format!(
-                        "{} {layer} in {dtype}: error {error:.1} above {bound:.1}",
+                        "{} {layer} in {dtype}: an error of {error:.1} is above its bound of {bound:.1}",
                         block.block
                     ));
                 }
@@ -134,13 +138,13 @@ impl Report {
         let bounds = self.blocks.iter().flat_map(|block| &block.identities);
         let bounds = bounds.chain(self.networks.iter().map(|network| &network.identity));
         if bounds.clone().any(|identity| identity.bound > BOUND) {
-            failures.push(format!("a bound is above {BOUND:e}"));
+            failures.push(format!("the bound on a wrong verdict is above {BOUND:e}"));
         }
         self.proved = failures.is_empty();
         self.failures = failures;
     }
 
-    /// The report as a page that shows the given picture.
+    /// The report as a page that shows the picture in the given file.
     fn to_markdown(&self, picture: &str) -> String {
         let title = "# Forms (a), (b) and (c) are one function";
         format!("{title}\n\n{}\n![Error through the depth of networks]({picture})\n", self.sections(true))
@@ -156,8 +160,9 @@ impl Report {
             ("Negative controls", self.control_table()),
         ] {
             let heading = if markdown { format!("## {title}\n\n") } else { format!("{title}\n") };
-            // Writing to a string does not fail.
-            let _ = writeln!(text, "{heading}{}", table.show(markdown));
+            // Writing to a string cannot fail.
+            let table = if markdown { table.to_markdown() } else { table.to_text() };
+            let _ = writeln!(text, "{heading}{table}");
         }
         for failure in &self.failures {
             let _ = writeln!(text, "FAILED: {failure}");
@@ -172,11 +177,11 @@ impl Report {
             "network",
             "block",
             "trials",
-            "numbers",
+            "values",
             "bits that differ",
             "bound on a wrong verdict",
             "with BN and ReLU",
-            "f32 ulps",
+            "f32 error, ulps",
         ]);
         for block in &self.blocks {
             let all = |f: &dyn Fn(&Identity) -> String| {
@@ -204,7 +209,7 @@ impl Report {
             "network",
             "degree",
             "trials",
-            "numbers",
+            "values",
             "bits that differ",
             "bound on a wrong verdict",
         ]);
@@ -221,7 +226,7 @@ impl Report {
         table
     }
 
-    /// The block that comes closest to its bound, for each layer and type.
+    /// For each layer and type, the block whose error comes closest to its bound.
     fn layer_table(&self) -> Table {
         let mut closest = BTreeMap::<(&str, &str), (&str, &LayerError)>::new();
         for block in &self.blocks {
@@ -235,7 +240,7 @@ impl Report {
             }
         }
         let mut table =
-            Table::new(&["layer", "type", "error, epsilons", "proved bound", "block closest to it"]);
+            Table::new(&["layer", "type", "error, epsilons", "proved bound", "block closest to its bound"]);
         for ((layer, dtype), (block, at)) in closest {
             let (error, bound) = (format!("{:.2}", at.error), format!("{:.1}", at.bound));
             table.row(vec![layer.into(), dtype.into(), error, bound, block.into()]);
@@ -247,7 +252,7 @@ impl Report {
         let mut table = Table::new(&[
             "network",
             "type",
-            "last map (bound)",
+            "last feature map (bound)",
             "loss",
             "gradients (bound)",
             "weights after SGD (bound)",
@@ -267,7 +272,7 @@ impl Report {
     }
 
     fn control_table(&self) -> Table {
-        let mut table = Table::new(&["broken on purpose", "type", "caught", "first place that differs"]);
+        let mut table = Table::new(&["broken on purpose", "type", "caught", "first difference"]);
         for control in &self.controls {
             let place = control.caught.as_ref().map(ToString::to_string);
             let caught = if place.is_some() { "yes" } else { "NO" };

@@ -12,14 +12,14 @@ pub enum DeviceName {
     /// A GPU if this build and machine have one, else the CPU.
     Auto,
     Cpu,
-    /// The one of this number.
+    /// The CUDA device with this number.
     Cuda(usize),
     Metal,
 }
 
-/// What help texts say of it.
+/// The help text of `--device`.
 pub const HELP: &str =
-    "Where to compute: auto (a GPU if this build and machine have one), cpu, cuda, cuda:N or metal";
+    "Device to compute on: auto (a GPU if this build and machine have one), cpu, cuda, cuda:N or metal";
 
 impl FromStr for DeviceName {
     type Err = anyhow::Error;
@@ -33,7 +33,7 @@ impl FromStr for DeviceName {
             "metal" => DeviceName::Metal,
             _ => match numbered(text) {
                 Some(number) => DeviceName::Cuda(number),
-                None => bail!("a device is auto, cpu, cuda, cuda:N or metal, not `{text}`"),
+                None => bail!("a device is auto, cpu, cuda, cuda:N or metal, got `{text}`"),
             },
         })
     }
@@ -51,21 +51,22 @@ impl fmt::Display for DeviceName {
 }
 
 impl DeviceName {
-    /// Opens it.
+    /// Opens the device.
     ///
     /// # Errors
-    /// If this build has no support for it, or this machine no such device.
+    /// If this build does not support it, or this machine does not have it.
     pub fn open(self) -> Result<Device> {
         let built = |there: bool, what: &str, feature: &str| {
             ensure!(
                 there,
-                "device {self}: this build has no {what}; --features {feature} makes one (docs/gpu.md), --device cpu needs none"
+                "device {self}: this build does not support {what}; \
+                 build with --features {feature} (docs/gpu.md), or use --device cpu"
             );
             Ok(())
         };
         let first_line = |error: candle_core::Error| {
             let text = error.to_string();
-            anyhow!("device {self} is not to be had: {}", text.lines().next().unwrap_or_default())
+            anyhow!("device {self} cannot be opened: {}", text.lines().next().unwrap_or_default())
         };
         match self {
             DeviceName::Auto => Ok(gpu().unwrap_or(Device::Cpu)),
@@ -82,12 +83,13 @@ impl DeviceName {
     }
 }
 
-/// The first GPU that this build and machine have.
+/// The first GPU that this build supports and this machine has.
 fn gpu() -> Option<Device> {
     cuda(0).or_else(|_| metal()).ok()
 }
 
-/// With a stream of its own: candle's default one is a thread's, and training steps move between threads.
+/// Opens a CUDA device with a stream of its own: candle's default stream belongs to a thread, and training
+/// steps move between threads.
 fn cuda(number: usize) -> candle_core::Result<Device> {
     #[cfg(feature = "cuda")]
     return Ok(resnext_ops::cuda::open(number)?);

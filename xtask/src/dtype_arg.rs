@@ -1,4 +1,4 @@
-//! `--dtype`: what inference, or a bench's training, computes in.
+//! `--dtype`: the type that inference, or a benchmark's training, computes in.
 
 use anyhow::{Context, Result, ensure};
 use candle_core::DType;
@@ -6,7 +6,7 @@ use candle_nn::VarBuilder;
 use resnext_model::{Config, Fused, Ranges};
 use std::path::Path;
 
-/// What `--ranges` is for.
+/// The help text of `--ranges`.
 pub const RANGES_HELP: &str =
     "With --dtype int8, the file that `cargo xtask calibrate` wrote for these weights";
 
@@ -14,21 +14,21 @@ pub const RANGES_HELP: &str =
 pub enum Dtype {
     /// Single precision
     F32,
-    /// bf16 with sums in f32; inference needs a CPU with AVX-512 BF16, training any
+    /// bf16, accumulated in f32; inference needs a CPU with AVX-512 BF16, training runs on any
     Bf16,
-    /// Inference in 8 bits with sums in 32, needs a CPU with AVX-512 VNNI, and --ranges
+    /// int8, accumulated in i32; needs a CPU with AVX-512 VNNI, and --ranges; only for inference
     Int8,
 }
 
 impl Dtype {
     pub const ALL: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::Int8];
 
-    /// Those this machine computes in.
+    /// The types that inference supports on this machine.
     pub fn supported() -> Vec<Dtype> {
         Self::ALL.into_iter().filter(|&dtype| resnext_ops::fused_dtype_is_supported(dtype.into())).collect()
     }
 
-    /// As it is written on the command line.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Dtype::F32 => "f32",
@@ -37,7 +37,8 @@ impl Dtype {
         }
     }
 
-    /// What a layer of the network computes in: in eight bits, the first and the last one are wider.
+    /// The type that a layer of the network computes in: with int8, the first and the last layer use a wider
+    /// one.
     pub fn of_layer(self, name: &str) -> Dtype {
         let wide = match resnext_ops::fused_dtype_is_supported(DType::BF16) {
             true => Dtype::Bf16,
@@ -46,7 +47,7 @@ impl Dtype {
         if self == Dtype::Int8 && matches!(name, "conv1" | "fc") { wide } else { self }
     }
 
-    /// Bytes of a weight.
+    /// Bytes per weight.
     pub fn bytes(self) -> usize {
         match self {
             Dtype::F32 => 4,
@@ -55,7 +56,7 @@ impl Dtype {
         }
     }
 
-    /// The network that computes in this type, with what [`ranges`](Self::ranges) gave.
+    /// Builds the network for inference in this type, with the result of [`ranges`](Self::ranges).
     pub fn network(self, config: &Config, weights: VarBuilder, ranges: Option<&Ranges>) -> Result<Fused> {
         Ok(match ranges {
             Some(ranges) => Fused::quantized(config, weights, ranges)?,
@@ -63,7 +64,10 @@ impl Dtype {
         })
     }
 
-    /// The ranges of maps in this type, if it needs them, from the file they are in.
+    /// Reads the ranges of feature maps from their file, if this type needs them.
+    ///
+    /// # Errors
+    /// If there is a file and the type needs none, or the other way round, or the file cannot be read.
     pub fn ranges(self, path: Option<&Path>) -> Result<Option<Ranges>> {
         if self != Dtype::Int8 {
             ensure!(path.is_none(), "--ranges is for --dtype int8");
@@ -81,7 +85,7 @@ impl From<Dtype> for DType {
         match dtype {
             Dtype::F32 => DType::F32,
             Dtype::Bf16 => DType::BF16,
-            // Of maps; weights are i8.
+            // The type of feature maps; weights are i8.
             Dtype::Int8 => DType::U8,
         }
     }

@@ -1,8 +1,8 @@
-//! A short training run on the device, in f32 and with bf16, beside the CPU's in f32.
+//! A short training run on the device, in f32 and in bf16 mixed precision, beside the CPU's in f32.
 
-use super::report::{Check, Losses};
-use super::{SEED, Sizes};
-use crate::data::Loaders;
+use super::check::Check;
+use super::sizes::{SEED, Sizes};
+use crate::loaders::Loaders;
 use anyhow::{Result, bail};
 use candle_core::{DType, Device};
 use resnext_data::synthetic;
@@ -10,11 +10,22 @@ use resnext_model::Config;
 use resnext_train::{
     Amp, BatchReport, Checkpoint, EpochReport, Observer, Outcome, Schedule, SgdConfig, TrainConfig, Trainer,
 };
+use serde::Serialize;
 
-/// Largest relative difference of any step's loss, in f32 and with bf16: rounding grows from step to step.
-const F32: f64 = 1e-3;
-const BF16: f64 = 0.05;
+/// The largest relative difference that a step's loss may have from the CPU's. Rounding grows from step to
+/// step.
+const F32_BOUND: f64 = 1e-3;
+const BF16_BOUND: f64 = 0.05;
 
+/// The loss of each step.
+#[derive(Serialize, Default)]
+pub struct Losses {
+    pub cpu: Vec<f64>,
+    pub device: Vec<f64>,
+    pub device_bf16: Vec<f64>,
+}
+
+/// Records the loss of each step.
 struct Recorder(Vec<f64>);
 
 impl Observer for Recorder {
@@ -38,15 +49,18 @@ pub fn checks(sizes: &Sizes, device: &Device) -> Result<(Vec<Check>, Losses)> {
         device: run(sizes, Amp::Off, device)?,
         device_bf16: run(sizes, Amp::Bf16, device)?,
     };
-    let apart =
+    let difference =
         |own: &[f64]| own.iter().zip(&losses.cpu).map(|(a, b)| (a / b - 1.0).abs()).fold(0.0, f64::max);
     let what = format!("{} steps of resnext11_8x4d, losses beside the CPU's in f32", losses.cpu.len());
-    let check = |dtype, own: &[f64], bound| Check::at_most("training", &what, dtype, apart(own), bound);
-    let checks = vec![check(DType::F32, &losses.device, F32), check(DType::BF16, &losses.device_bf16, BF16)];
+    let check = |dtype, own: &[f64], bound| Check::at_most("training", &what, dtype, difference(own), bound);
+    let checks = vec![
+        check(DType::F32, &losses.device, F32_BOUND),
+        check(DType::BF16, &losses.device_bf16, BF16_BOUND),
+    ];
     Ok((checks, losses))
 }
 
-/// The loss of every step.
+/// Trains, and returns the loss of each step.
 fn run(sizes: &Sizes, amp: Amp, device: &Device) -> Result<Vec<f64>> {
     let (batch, batches) = sizes.trained;
     let config = TrainConfig {
@@ -67,6 +81,6 @@ fn run(sizes: &Sizes, amp: Amp, device: &Device) -> Result<Vec<f64>> {
     let model = Config { classes: 10, ..Config::by_name("resnext11_8x4d")? };
     match Trainer::new(&model, config, serde_json::Value::Null, device)?.run(&loaders, &mut recorder)? {
         Outcome::Finished => Ok(recorder.0),
-        Outcome::Stopped => bail!("nobody asked the run to stop"),
+        Outcome::Stopped => bail!("the run stopped before its end"),
     }
 }

@@ -1,26 +1,25 @@
-//! Trained networks by what a user types: a run, a file, a folder, a repository of the hub.
+//! The trained network that a user names: a run folder, a file, another folder, or a repository of the hub.
 
-use crate::recipe::Recipe;
+use crate::checkpoint;
 use crate::run_folder::BEST;
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use resnext_data::{EvalTransform, Interpolation, Normalization, imagenet};
 use resnext_model::hub::{Hub, RepoId};
-use resnext_model::{Preprocessing, Pretrained, Weights};
-use resnext_train::checkpoint::recipe_of;
+use resnext_model::{Preprocessing, Pretrained};
 use std::path::Path;
 use std::sync::Mutex;
 
-/// A trained network, ready to be used on photos.
+/// A trained network, with what it takes to use it on photos.
 pub struct Source {
     pub pretrained: Pretrained,
     pub transform: EvalTransform,
-    /// Names by class, where they are known.
+    /// The names of the classes, if they are known.
     labels: Option<Vec<String>>,
 }
 
 impl Source {
-    /// Opens what `text` names, and finds out how photos are prepared for it.
+    /// Opens the network that `text` names, and finds out how its input images are prepared.
     pub fn open(text: &str) -> Result<Self> {
         let pretrained = pretrained(text)?;
         let preprocessing = &pretrained.preprocessing;
@@ -30,8 +29,9 @@ impl Source {
         if labels.is_none() && pretrained.config.classes == imagenet.len() {
             labels = Some(imagenet.into_iter().map(String::from).collect());
         }
-        // A checkpoint of ours says what it was trained on; where that is at hand, it knows the rest.
-        if let Some(recipe) = recipe(&pretrained.weights)?
+        // A run's checkpoint names its data set. If that can be opened, it has the normalization and the
+        // names.
+        if let Some(recipe) = checkpoint::recipe(&pretrained.weights)?
             && let Ok(splits) = recipe.dataset.open(recipe.data.as_deref())
         {
             normalization = splits.normalization;
@@ -49,7 +49,7 @@ impl Source {
     }
 }
 
-/// Opens the trained network that `text` names: what is there on the disk, else a repository.
+/// Opens the trained network that `text` names: a file or folder if it exists, else a repository.
 pub fn pretrained(text: &str) -> Result<Pretrained> {
     let path = Path::new(text);
     let run = path.join(BEST);
@@ -65,13 +65,7 @@ pub fn pretrained(text: &str) -> Result<Pretrained> {
     })
 }
 
-/// The recipe of the run that the weights are of, if they are a checkpoint's.
-pub fn recipe(weights: &Weights) -> Result<Option<Recipe>> {
-    let context = || format!("the recipe in {}", weights.path().display());
-    recipe_of(weights).map(|recipe| serde_json::from_value(recipe).with_context(context)).transpose()
-}
-
-/// Whether a text that names nothing on the disk was meant to.
+/// Whether a text that names no existing file was meant as a path rather than as a repository.
 fn looks_like_a_path(text: &str) -> bool {
     let endings = [".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar"];
     text.starts_with(['.', '/', '~']) || endings.iter().any(|ending| text.ends_with(ending))
@@ -93,7 +87,7 @@ fn transform(preprocessing: &Preprocessing, normalization: Normalization) -> Res
     Ok(transform)
 }
 
-/// Shows a bar a file, on the terminal.
+/// Shows a progress bar per downloaded file.
 fn progress_bar() -> resnext_model::hub::Progress {
     let shown: Mutex<Option<(String, ProgressBar)>> = Mutex::new(None);
     Box::new(move |file, done, total| {

@@ -1,0 +1,48 @@
+//! The forward and backward pass of one batch, which every training loop shares.
+
+use crate::error::{Error, Result};
+use candle_core::Tensor;
+use resnext_model::ResNext;
+use resnext_ops::{Gradients, cross_entropy, value_and_gradients};
+use std::time::Instant;
+
+/// What [`forward_backward`] computed.
+#[derive(Debug)]
+pub struct ForwardBackward {
+    /// The mean loss of the batch, a scalar.
+    pub loss: Tensor,
+    /// (N, classes).
+    pub logits: Tensor,
+    /// The loss's gradient for every variable of the network.
+    pub gradients: Gradients,
+    /// When the loss was computed, on the host's clock, and the backward pass began.
+    pub forward_end: Instant,
+}
+
+/// Computes the loss of a batch and its gradients, in training mode: batch norm uses the batch's own
+/// statistics and updates the running ones.
+///
+/// `images` are (N, 3, H, W), `labels` (N) of u32; `label_smoothing` is from 0 to 1.
+///
+/// # Errors
+/// If shapes or types do not fit the network.
+pub fn forward_backward(
+    network: &ResNext,
+    images: &Tensor,
+    labels: &Tensor,
+    label_smoothing: f64,
+) -> Result<ForwardBackward> {
+    let mut forward = None;
+    // All of it runs on one thread of the pool: dispatching each operation to the pool separately would cost
+    // more than the small ones take.
+    let (loss, gradients) = rayon::scope(|_| {
+        value_and_gradients(|| -> Result<Tensor> {
+            let logits = network.forward(images, true)?;
+            let loss = cross_entropy(&logits, labels, label_smoothing)?;
+            forward = Some((logits.detach(), Instant::now()));
+            Ok(loss)
+        })
+    })?;
+    let (logits, forward_end) = forward.ok_or_else(|| Error::Data("the forward pass did not run".into()))?;
+    Ok(ForwardBackward { loss, logits, gradients, forward_end })
+}

@@ -1,0 +1,57 @@
+//! The options of `cargo xtask bench`.
+
+use crate::dtype_arg::Dtype;
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Network to measure
+    #[arg(default_value = "resnext50_32x4d")]
+    pub model: String,
+    /// Run folder, or safetensors file with weights in form (c) [default: random weights]
+    #[arg(long)]
+    pub weights: Option<PathBuf>,
+    /// Images per batch, as a list [default: 1,8,32; with --train one number: 16, or 128 for CIFAR networks]
+    #[arg(long, value_delimiter = ',')]
+    pub batch: Vec<usize>,
+    /// Height and width of the images [default: 224, or 32 for CIFAR networks]
+    #[arg(long)]
+    pub size: Option<usize>,
+    /// Rounds; the engines take turns in each
+    #[arg(long, default_value_t = 15)]
+    pub rounds: usize,
+    /// Threads [default: one per core]
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// Types to measure our engine in, as a list [default: all that this CPU supports; with --train f32]
+    #[arg(long, value_delimiter = ',')]
+    pub dtype: Vec<Dtype>,
+    /// With --dtype int8, the file that `cargo xtask calibrate` wrote for these weights [default: ranges of
+    /// the benchmark's own input]
+    #[arg(long)]
+    pub ranges: Option<PathBuf>,
+    /// Show the time of each layer; in inference beside the least time the hardware allows
+    #[arg(long)]
+    pub layers: bool,
+    /// Measure OpenVINO, ONNX Runtime and PyTorch too; with --train only PyTorch
+    #[arg(long)]
+    pub peers: bool,
+    /// Python interpreter that has the packages of bench/peers/requirements.txt
+    #[arg(long, default_value = "python3")]
+    pub python: PathBuf,
+    /// Print JSON instead of tables
+    #[arg(long)]
+    pub json: bool,
+    /// SVG file to write the bar chart of inference to
+    #[arg(long, default_value = "runs/bench.svg")]
+    pub chart: PathBuf,
+    /// Measure training steps instead of inference
+    #[arg(long)]
+    pub train: bool,
+    /// With --train, keep only the outputs of blocks and recompute the rest in the backward pass
+    #[arg(long, requires = "train")]
+    pub grad_checkpoint: bool,
+    /// Answer requests on standard input instead (bench/peers/README.md)
+    #[arg(long, hide = true)]
+    pub serve: bool,
+}

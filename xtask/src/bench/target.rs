@@ -1,0 +1,58 @@
+//! The network that a benchmark measures, and how.
+
+use super::args::Args;
+use crate::dtype_arg::Dtype;
+use anyhow::{Result, ensure};
+use resnext_model::{Config, Form, Stem};
+
+pub struct Target {
+    pub name: String,
+    pub config: Config,
+    /// Height and width of the images.
+    pub size: usize,
+    pub threads: usize,
+    /// Types to measure our engine in; each is a process of its own.
+    pub dtypes: Vec<Dtype>,
+}
+
+impl Target {
+    /// Checks the options and fills in their defaults.
+    ///
+    /// # Errors
+    /// If a number is out of range, or this machine cannot compute in one of the types.
+    pub fn new(args: &Args) -> Result<Self> {
+        let config = Config { form: Form::C, ..Config::by_name(&args.model)? };
+        let size = args.size.unwrap_or(if config.stem == Stem::ImageNet { 224 } else { 32 });
+        let threads =
+            args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        ensure!((1..=1 << 14).contains(&size), "--size must be from 1 to 16384, got {size}");
+        ensure!(threads > 0 && args.rounds > 0, "--threads and --rounds must be at least 1");
+        ensure!(args.batch.iter().all(|n| (1..=4096).contains(n)), "--batch must be from 1 to 4096");
+        let dtypes = match (args.dtype.is_empty(), args.train) {
+            (false, _) => args.dtype.clone(),
+            (true, true) => vec![Dtype::F32],
+            (true, false) => Dtype::supported(),
+        };
+        ensure!(
+            args.ranges.is_none() || !args.train && dtypes.contains(&Dtype::Int8),
+            "--ranges is for --dtype int8, and not for --train"
+        );
+        // Checked here, because an engine's process has no way to report why it ended.
+        for &dtype in dtypes.iter().filter(|_| !args.train) {
+            ensure!(
+                Dtype::supported().contains(&dtype),
+                "this machine has no instructions for {}",
+                dtype.name()
+            );
+            if dtype == Dtype::Int8 && args.ranges.is_some() {
+                dtype.ranges(args.ranges.as_deref())?;
+            }
+        }
+        Ok(Target { name: args.model.clone(), config, size, threads, dtypes })
+    }
+
+    /// Whether the network has the small stem of CIFAR networks.
+    pub fn is_cifar(&self) -> bool {
+        self.config.stem == Stem::Cifar
+    }
+}

@@ -1,0 +1,51 @@
+//! `--dataset`: data sets by name.
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use resnext_data::{Splits, cifar, synthetic};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::Path;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DatasetName {
+    /// Generated shapes in ten classes, which need no file
+    Synthetic,
+    Cifar10,
+    Cifar100,
+}
+
+/// The seed of the generated set. It is the same for every run, whatever the run's own seed, so that runs
+/// compare.
+const SYNTHETIC_SEED: u64 = 2016;
+
+impl DatasetName {
+    /// Reads or generates the set.
+    ///
+    /// # Errors
+    /// If the set needs a `path` and there is none, or the files there are not the set's.
+    pub fn open(self, path: Option<&Path>) -> Result<Splits> {
+        let path = || {
+            path.with_context(|| {
+                format!("data set {self} needs --data with the path of its .tar.gz or folder")
+            })
+        };
+        Ok(match self {
+            DatasetName::Synthetic => synthetic::splits(SYNTHETIC_SEED, 10_000, 2_000),
+            DatasetName::Cifar10 => cifar::cifar10(path()?)?,
+            DatasetName::Cifar100 => cifar::cifar100(path()?)?,
+        })
+    }
+}
+
+/// As on the command line.
+impl fmt::Display for DatasetName {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            DatasetName::Synthetic => "synthetic",
+            DatasetName::Cifar10 => "cifar10",
+            DatasetName::Cifar100 => "cifar100",
+        })
+    }
+}

@@ -1,0 +1,19 @@
+//! The options of `cargo xtask gpu-check`.
+
+use crate::device_arg::{self, DeviceName};
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[arg(long, default_value = "auto", help = device_arg::HELP)]
+    pub device: DeviceName,
+    /// Check small sizes, as on the CPU, in a minute or two: a test of the check itself
+    #[arg(long)]
+    pub quick: bool,
+    /// Python interpreter that has the packages of bench/peers/requirements-gpu.txt; PyTorch is measured too
+    #[arg(long)]
+    pub python: Option<PathBuf>,
+    /// Markdown file to write; a .json is written beside it
+    #[arg(long, default_value = "runs/gpu-check.md")]
+    pub report: PathBuf,
+}

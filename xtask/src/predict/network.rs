@@ -1,0 +1,48 @@
+//! The network that classifies photos, in one of two forms.
+
+use super::args::Args;
+use crate::dtype_arg::Dtype;
+use crate::weights_source::Source;
+use anyhow::{Result, bail};
+use candle_core::{DType, Device, Tensor};
+use resnext_model::{Fused, ResNext};
+
+/// How much each region of an image contributed to a class, as rows of columns.
+pub type Map = Vec<Vec<f32>>;
+
+pub enum Network {
+    /// The fast form, for the CPU.
+    Fused(Box<Fused>),
+    /// The form that any device computes, and that keeps its last feature map for heat maps.
+    Whole(Box<ResNext>),
+}
+
+impl Network {
+    pub fn new(source: &Source, args: &Args, device: &Device) -> Result<Self> {
+        let builder = source.pretrained.weights.builder(DType::F32, device);
+        let config = &source.pretrained.config;
+        let ranges = args.dtype.ranges(args.ranges.as_deref())?;
+        Ok(match args.heatmap {
+            None if device.is_cpu() => {
+                Network::Fused(Box::new(args.dtype.network(config, builder, ranges.as_ref())?))
+            }
+            _ if args.dtype != Dtype::F32 => {
+                bail!("--dtype {} is for the CPU and goes without --heatmap", args.dtype.name())
+            }
+            _ => Network::Whole(Box::new(ResNext::new(config, builder)?)),
+        })
+    }
+
+    /// The logits of one image (1, 3, H, W), and with `heatmap` the map of its first class.
+    pub fn classify(&self, x: &Tensor, heatmap: bool) -> Result<(Vec<f32>, Option<Map>)> {
+        let values = |logits: Tensor| logits.flatten_all()?.to_vec1();
+        Ok(match self {
+            Network::Fused(network) => (values(network.forward(x)?)?, None),
+            Network::Whole(network) if !heatmap => (values(network.forward(x, false)?)?, None),
+            Network::Whole(network) => {
+                let (logits, map) = network.grad_cam(x, None)?;
+                (values(logits)?, Some(map.squeeze(0)?.to_vec2()?))
+            }
+        })
+    }
+}

@@ -1,0 +1,124 @@
+//! What a run shows while it trains, and what it writes to its folder.
+
+use crate::history::Epoch;
+use crate::run_folder::RunFolder;
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use resnext_train::{BatchReport, Checkpoint, EpochReport, Observer};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Shows a bar and a line per epoch; writes metrics, curves and checkpoints.
+pub struct Progress {
+    folder: RunFolder,
+    bar: ProgressBar,
+    epochs: usize,
+    batches_per_epoch: usize,
+    /// Set by Ctrl-C.
+    stop: Arc<AtomicBool>,
+    start: Instant,
+    speed: Speed,
+}
+
+/// Images per second of an epoch so far. Its first batch is left out, which waits for the loader.
+#[derive(Default)]
+struct Speed {
+    /// When the first batch ended, and the images since.
+    since: Option<(Instant, usize)>,
+}
+
+impl Speed {
+    /// Counts a batch; `None` for the first one.
+    fn add(&mut self, images: usize) -> Option<f64> {
+        match &mut self.since {
+            None => {
+                self.since = Some((Instant::now(), 0));
+                None
+            }
+            Some((start, counted)) => {
+                *counted += images;
+                Some(*counted as f64 / start.elapsed().as_secs_f64().max(1e-9))
+            }
+        }
+    }
+}
+
+impl Progress {
+    /// `done`: epochs and batches that an earlier part of the run has done.
+    pub fn new(
+        folder: RunFolder,
+        epochs: usize,
+        batches_per_epoch: usize,
+        done: (usize, usize),
+        stop: Arc<AtomicBool>,
+    ) -> Self {
+        let bar = ProgressBar::new((epochs * batches_per_epoch) as u64);
+        let style = ProgressStyle::with_template("{bar:30} {percent:>3} %  {msg}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_position((done.0 * batches_per_epoch + done.1) as u64);
+        bar.set_message(format!("epoch {}/{epochs}: first batch …", done.0 + 1));
+        bar.enable_steady_tick(Duration::from_millis(500));
+        Progress {
+            folder,
+            bar,
+            epochs,
+            batches_per_epoch,
+            stop,
+            start: Instant::now(),
+            speed: Speed::default(),
+        }
+    }
+
+    /// Removes the bar.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Observer for Progress {
+    fn on_batch(&mut self, report: &BatchReport) {
+        self.bar.set_position((report.epoch * self.batches_per_epoch + report.batch) as u64);
+        let mut message = format!("epoch {}/{}: loss {:.3}", report.epoch + 1, self.epochs, report.loss);
+        match self.speed.add(report.examples) {
+            // The estimate starts here: reading a resumed run or evaluating an epoch is not the speed of
+            // training.
+            None => self.bar.reset_eta(),
+            Some(speed) => {
+                message += &format!(", {speed:.0} images/s, {:#} left", HumanDuration(self.bar.eta()));
+            }
+        }
+        self.bar.set_message(message);
+    }
+
+    fn on_test_batch(&mut self, examples: usize) {
+        self.bar.set_message(format!("testing: {examples} images"));
+    }
+
+    fn on_epoch(&mut self, report: &EpochReport) -> resnext_train::Result<()> {
+        let row = Epoch::new(report, self.start.elapsed().as_secs_f64());
+        let line = format!(
+            "epoch {:>width$}/{}: loss {:.4}, top-1 {:>6.2} %; \
+             test loss {:.4}, top-1 {:>6.2} %, top-5 {:>6.2} %; {:.0} s",
+            row.epoch,
+            self.epochs,
+            row.train_loss,
+            100.0 * row.train_top1,
+            row.test_loss,
+            100.0 * row.test_top1,
+            100.0 * row.test_top5,
+            row.seconds,
+            width = self.epochs.to_string().len(),
+        );
+        self.bar.suspend(|| println!("{line}"));
+        self.speed = Speed::default();
+        self.folder.add(row).map_err(|error| resnext_train::Error::Config(format!("{error:#}")))
+    }
+
+    fn save(&mut self, checkpoint: &Checkpoint, best: bool) -> resnext_train::Result<()> {
+        self.folder.save(checkpoint, best)
+    }
+
+    fn should_stop(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
