@@ -1,53 +1,53 @@
-//! From the paths in the code to arrows between files.
+//! Resolves the paths in the code to arrows between files.
 
 use crate::modules::{Modules, Reference};
 use std::collections::BTreeSet;
 
-/// One file names something of another.
+/// An import: one file names something that another one defines or re-exports.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Arrow {
-    /// Index of the file that names it.
+    /// Index of the importing file.
     pub from: usize,
-    /// Index of the file that defines it, or re-exports it on the way there.
+    /// Index of the file that defines the name, or that re-exports it.
     pub to: usize,
-    /// The path, as it is written.
+    /// The path as written in the code.
     pub path: String,
-    /// Whether `to` only re-exports it.
-    pub face: bool,
+    /// Whether `to` re-exports the name rather than defines it.
+    pub reexport: bool,
 }
 
-/// One crate names another, or one that is not of this workspace.
+/// A file names another crate, of this workspace or an external one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CrateUse {
-    /// Index of the file.
+    /// Index of the importing file.
     pub from: usize,
-    /// The crate, as `use` lines call it.
+    /// The crate's name in `use` lines.
     pub ident: String,
 }
 
-/// What all paths lead to.
+/// The resolved imports of a workspace.
 pub struct Arrows {
-    /// Arrows between files: within a crate, and from one that names the other.
+    /// Arrows between files, within a crate and across crates.
     pub arrows: BTreeSet<Arrow>,
-    /// Crates that files name, unit tests included.
+    /// The crates named by each file, including its unit tests.
     pub crates: BTreeSet<CrateUse>,
 }
 
-/// What a path leads to.
+/// What a path resolves to.
 enum Target {
     Module(usize),
-    /// Something that this file defines.
+    /// An item defined in this file.
     Item(usize),
-    /// A crate outside of the workspace, or a local name.
+    /// A name that is not defined in the workspace: an external crate or a local name.
     Outside(String),
 }
 
-/// Follows every path.
+/// Resolves every path.
 pub fn follow(all: &Modules) -> Arrows {
     let mut arrows = Arrows { arrows: BTreeSet::new(), crates: BTreeSet::new() };
     for reference in &all.references {
-        let mut faces = Vec::new();
-        let target = resolve(all, reference.module, &reference.path, &mut faces, &mut BTreeSet::new());
+        let mut reexports = Vec::new();
+        let target = resolve(all, reference.module, &reference.path, &mut reexports, &mut BTreeSet::new());
         let from = all.modules[reference.module].file;
         if let Some(ident) = named_crate(all, reference, &target) {
             arrows.crates.insert(CrateUse { from, ident });
@@ -57,30 +57,35 @@ pub fn follow(all: &Modules) -> Arrows {
         }
         let glob = reference.path.last().is_some_and(|last| last == "*");
         let target = match target {
-            // Nothing is used yet by naming a module; what is used of it is another path.
+            // Importing a module is no arrow yet; paths through it are.
             Target::Module(module) if glob => Some(all.modules[module].file),
             Target::Item(file) => Some(file),
             _ => None,
         };
         let own = all.files[from].krate;
-        // Of another crate's name that a file of this one re-exports, only that file is named here.
-        let through_own = faces.iter().any(|&face| face != from && all.files[face].krate == own);
-        // And of a third crate's name that another one re-exports, nothing is known here but the other one.
+        // A name of another crate that this crate re-exports is an import of the re-exporting file only.
+        let through_own =
+            reexports.iter().any(|&reexport| reexport != from && all.files[reexport].krate == own);
+        // A name of a third crate that another crate re-exports says nothing about this crate's imports of
+        // the third.
         let last = target.map(|file| all.files[file].krate);
-        let through_other =
-            faces.iter().any(|&face| all.files[face].krate != own && Some(all.files[face].krate) != last);
-        for (to, face) in faces.iter().map(|&face| (face, true)).chain(target.map(|file| (file, false))) {
+        let through_other = reexports
+            .iter()
+            .any(|&reexport| all.files[reexport].krate != own && Some(all.files[reexport].krate) != last);
+        for (to, reexport) in
+            reexports.iter().map(|&reexport| (reexport, true)).chain(target.map(|file| (file, false)))
+        {
             let across = all.files[to].krate != own;
-            if to == from || across && (face || through_own || through_other) {
+            if to == from || across && (reexport || through_own || through_other) {
                 continue;
             }
-            arrows.arrows.insert(Arrow { from, to, path: reference.path.join("::"), face });
+            arrows.arrows.insert(Arrow { from, to, path: reference.path.join("::"), reexport });
         }
     }
     arrows
 }
 
-/// The crate that a path begins with.
+/// The crate that a path starts with, if any.
 fn named_crate(all: &Modules, reference: &Reference, target: &Target) -> Option<String> {
     let mut path = reference.path.iter().filter(|segment| !segment.is_empty());
     let first = path.next()?;
@@ -92,12 +97,13 @@ fn named_crate(all: &Modules, reference: &Reference, target: &Target) -> Option<
     }
 }
 
-/// Follows `path` from within `module`. `faces` gets the files whose `use` lines it passes through.
+/// Resolves `path` as written in `module`. The files that re-export it on the way are appended to
+/// `reexports`; `seen` ends circles of globs.
 fn resolve(
     all: &Modules,
     module: usize,
     path: &[String],
-    faces: &mut Vec<usize>,
+    reexports: &mut Vec<usize>,
     seen: &mut BTreeSet<(usize, String)>,
 ) -> Target {
     let global = path.first().is_some_and(String::is_empty);
@@ -111,8 +117,11 @@ fn resolve(
             "super" => all.modules[here].parent.unwrap_or(here),
             "*" => return Target::Module(here),
             name => {
-                let found =
-                    if global && first { None } else { look_up(all, here, name, (first, last), faces, seen) };
+                let found = if global && first {
+                    None
+                } else {
+                    look_up(all, here, name, (first, last), reexports, seen)
+                };
                 let root = || all.idents.iter().position(|ident| ident == name).map(|i| all.roots[i]);
                 match found {
                     Some(Target::Module(module)) => module,
@@ -121,7 +130,7 @@ fn resolve(
                         Some(root) => root,
                         None => return Target::Outside(name.to_string()),
                     },
-                    // Defined by a macro of that module.
+                    // Not found, so it is generated by a macro in that module.
                     None => return Target::Item(all.modules[here].file),
                 }
             }
@@ -130,13 +139,14 @@ fn resolve(
     Target::Module(here)
 }
 
-/// What `module` calls `name`. Modules and items may share a name; the last segment of a path is either.
+/// Looks `name` up in `module`. A module and an item may share a name: the last segment of a path prefers the
+/// item.
 fn look_up(
     all: &Modules,
     module: usize,
     name: &str,
     (first, last): (bool, bool),
-    faces: &mut Vec<usize>,
+    reexports: &mut Vec<usize>,
     seen: &mut BTreeSet<(usize, String)>,
 ) -> Option<Target> {
     let here = &all.modules[module];
@@ -152,15 +162,15 @@ fn look_up(
     }
     let mut through = |target: Target, inner: Vec<usize>| {
         if !first {
-            faces.push(here.file);
+            reexports.push(here.file);
         }
-        faces.extend(inner);
+        reexports.extend(inner);
         Some(target)
     };
     for import in here.imports.get(name).into_iter().flatten() {
         let mut inner = Vec::new();
         match resolve(all, module, import, &mut inner, seen) {
-            // `use x;` of a name that is here already.
+            // `use x;` of a name that is in scope already.
             Target::Outside(other) if other == name && import.len() == 1 => {}
             Target::Module(found) if child.is_some() && here.children.get(name) == Some(&found) => {}
             target => return through(target, inner),

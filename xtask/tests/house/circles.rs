@@ -1,9 +1,9 @@
-//! Circles of files.
+//! Circles in a directed graph.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// The sets of at least two nodes from each of which all others of the set are reached, each with the nodes of a
-/// shortest way around.
+/// The strongly connected components with at least two nodes, each with its nodes and a shortest circle among
+/// them.
 pub fn circles(arrows: &BTreeSet<(usize, usize)>) -> Vec<(Vec<usize>, Vec<usize>)> {
     let mut next: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for &(from, to) in arrows {
@@ -27,7 +27,7 @@ pub fn circles(arrows: &BTreeSet<(usize, usize)>) -> Vec<(Vec<usize>, Vec<usize>
     found
 }
 
-/// The nodes that arrows lead to from `start`.
+/// The nodes reachable from `start`.
 fn reached_from(next: &BTreeMap<usize, Vec<usize>>, start: usize) -> BTreeSet<usize> {
     let (mut reached, mut open) = (BTreeSet::new(), vec![start]);
     while let Some(node) = open.pop() {
@@ -36,7 +36,7 @@ fn reached_from(next: &BTreeMap<usize, Vec<usize>>, start: usize) -> BTreeSet<us
     reached
 }
 
-/// A shortest way from `start` to itself: its nodes, `start` first.
+/// A shortest circle through `start`, which comes first.
 fn way_around(next: &BTreeMap<usize, Vec<usize>>, start: usize) -> Option<Vec<usize>> {
     let mut before = BTreeMap::new();
     let mut open = VecDeque::from([start]);

@@ -1,6 +1,7 @@
-//! Faults of each kind in small workspaces, each of which must be found, and a workspace without any.
+//! Negative controls: a small workspace without violations, and one violation of each kind, which must be
+//! found.
 
-use crate::rules::broken;
+use crate::rules::violations;
 use crate::tree::Crate;
 
 const PICTURE: &str = "
@@ -19,7 +20,7 @@ base             slices                      → outside: rayon
 ```
 ";
 
-/// A workspace of three crates without faults.
+/// A workspace of three crates without violations.
 fn sound() -> Vec<(&'static str, &'static str, &'static str)> {
     vec![
         (
@@ -81,7 +82,7 @@ name = \"middle\"
 dependencies = [\"base\", \"candle-core\"]
 ";
 
-/// What is found in the sound workspace with some files, and manifests, replaced or added.
+/// The violations in the sound workspace after replacing or adding some files and manifests.
 fn found_with(
     files: &[(&'static str, &'static str, &'static str)],
     manifests: &[(&'static str, &'static str)],
@@ -99,17 +100,17 @@ fn found_with(
         let krate = crates.iter_mut().find(|krate| krate.name == name).unwrap();
         krate.files.insert(path.to_string(), text.to_string());
     }
-    broken(&crates, PICTURE, lock)
+    violations(&crates, PICTURE, lock)
 }
 
-/// The same, but for arrows that nothing needs: a replaced file may have been the only one that did.
+/// The same without unused arrows, because the replaced file may have been the only one to use an arrow.
 fn found(files: &[(&'static str, &'static str, &'static str)]) -> Vec<String> {
     let mut found = found_with(files, &[], LOCK);
-    found.retain(|fault| !fault.starts_with("the picture: no file of"));
+    found.retain(|message| !message.starts_with("the picture: no file of"));
     found
 }
 
-/// One fault, which names all of `words`.
+/// Asserts that exactly one violation was found, and that its message contains all of `words`.
 #[track_caller]
 fn one(found: Vec<String>, words: &[&str]) {
     assert_eq!(found.len(), 1, "{found:#?}");
@@ -119,7 +120,7 @@ fn one(found: Vec<String>, words: &[&str]) {
 }
 
 #[test]
-fn nothing_is_found_in_a_sound_house() {
+fn a_sound_workspace_has_no_violations() {
     assert_eq!(found_with(&[], &[], LOCK), Vec::<String>::new());
 }
 
@@ -149,14 +150,14 @@ fn three_files_in_a_circle_and_one_more_beside() {
 
 #[test]
 fn a_circle_through_a_re_export() {
-    // The parent re-exports what its child defines, and the sibling takes it from there.
+    // The parent re-exports an item of one child, and another child imports it from there.
     let files = [
         ("middle", "train/mod.rs", "pub mod conv; mod tape; pub use conv::Conv;"),
         ("middle", "train/tape.rs", "use super::Conv as C; pub struct Tape(Option<Box<C>>);"),
     ];
     let text = found(&files);
     one(text, &["3 files", "train/tape.rs uses super::Conv, of train/conv.rs", "and with them train/mod.rs"]);
-    // Through a glob, and two renames.
+    // Through a glob and two renames.
     let files = [
         ("middle", "train/mod.rs", "pub mod conv; mod names; mod tape; pub use conv::Conv;"),
         (
@@ -204,7 +205,7 @@ fn a_circle_in_code_of_one_configuration() {
             &["2 files", "train/tape.rs uses", "of train/conv.rs"],
         );
     }
-    // Unit tests may look around.
+    // Unit tests are exempt.
     for tape in [
         "pub struct Tape; #[cfg(test)] mod tests { use crate::train::conv::Conv; }",
         "pub struct Tape; #[cfg(all(test, unix))] use super::conv::Conv;",
@@ -250,7 +251,7 @@ fn imports_against_the_wings() {
     let devices = |text: &'static str| found(&[("middle", "devices/mod.rs", text)]);
     one(devices("use base::packed::pack;"), &["the picture has no arrow from devices to packed of base"]);
     one(devices("fn f() { base::kernels::conv::run(); }"), &["no arrow from devices to kernels of base"]);
-    // Through a re-export, and from the ground up.
+    // Through a re-export, and from the lowest wing.
     let files = [
         (
             "base",
@@ -271,7 +272,7 @@ fn imports_against_the_wings() {
 }
 
 #[test]
-fn an_arrow_that_nothing_needs() {
+fn an_unused_arrow() {
     let text = found_with(&[("middle", "infer/mod.rs", "mod map; mod conv;")], &[], LOCK);
     one(text, &["the picture: no file of middle infer uses packed of base"]);
     let text = found_with(&[], &[("top", "[dependencies]\nmiddle = {}\n")], LOCK);
@@ -279,7 +280,7 @@ fn an_arrow_that_nothing_needs() {
 }
 
 #[test]
-fn a_file_of_no_wing_and_a_file_of_no_module() {
+fn a_file_without_wing_and_a_file_without_module() {
     let files = [
         ("base", "lib.rs", "pub mod kernels; pub mod packed; pub mod shape; mod lost;"),
         ("base", "lost.rs", "fn f() {}"),
@@ -289,7 +290,7 @@ fn a_file_of_no_wing_and_a_file_of_no_module() {
 }
 
 #[test]
-fn tensors_where_there_are_to_be_none() {
+fn tensors_in_a_crate_that_must_not_know_them() {
     let manifest =
         "[dependencies]\nrayon = {}\n[target.'cfg(unix)'.dependencies]\nc = { package = \"candle-core\" }\n";
     one(found_with(&[], &[("base", manifest)], LOCK), &["base: dependencies of Cargo.toml has candle-core"]);

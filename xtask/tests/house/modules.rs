@@ -1,16 +1,19 @@
-//! The module tree of every crate, and each path that its code names.
+//! The module tree of every crate, and every path in its code.
 //!
-//! Code behind any `cfg` is read: a circle that only CUDA's code closes is a circle. Code behind `cfg(test)` is marked:
-//! unit tests may look around freely, so their paths count for the layers of crates but not for circles and wings.
-//! Paths inside the tokens of macros and attributes count too. Documentation does not.
+//! Code behind every `cfg` is read: a circle that only CUDA code closes is a circle. Code behind `cfg(test)`
+//! is marked: unit tests may import anything within their crate, so their paths count for the order of crates
+//! but not for circles and wings. Paths in the tokens of macros and attributes count, paths in documentation
+//! do not.
 //!
-//! Left unseen, because it takes types: a method called on a value, whose file no path names.
+//! A method call names no file. Its type is imported by a path somewhere, which counts, but a method that
+//! another file adds to the type goes unnoticed.
 
 use crate::tree::Crate;
 use std::collections::{BTreeMap, BTreeSet};
 use syn::visit::{self, Visit};
 
-/// The segments of a path; the first is empty if it begins with `::`, and the last is `*` for a glob.
+/// The segments of a path. The first one is empty if the path begins with `::`; the last one of a glob is
+/// `*`.
 pub type Path = Vec<String>;
 
 /// A source file.
@@ -18,9 +21,9 @@ pub type Path = Vec<String>;
 pub struct File {
     /// Index of its crate.
     pub krate: usize,
-    /// Its path below `src`.
+    /// Its path below `src`, such as `infer/conv.rs`.
     pub path: String,
-    /// Whether it is compiled for tests only.
+    /// Whether it is compiled for unit tests only.
     pub test: bool,
 }
 
@@ -28,23 +31,24 @@ pub struct File {
 pub struct Module {
     /// Index of its crate.
     pub krate: usize,
-    /// Index of the file that it is written in.
+    /// Index of its file.
     pub file: usize,
-    /// The module around it; none for a crate's root.
+    /// The enclosing module; `None` for a crate's root.
     pub parent: Option<usize>,
-    /// Modules declared in it.
+    /// The modules that it declares, by name.
     pub children: BTreeMap<String, usize>,
-    /// Names of the items, macros included, that it defines.
+    /// The names of the items and macros that it defines.
     pub items: BTreeSet<String>,
-    /// What a `use` calls each name, private or public.
+    /// The paths imported under each name, privately or publicly. Code of different `cfg`s may import
+    /// several.
     pub imports: BTreeMap<String, Vec<Path>>,
-    /// Modules or enums that a `use` takes all names from.
+    /// The paths of its glob imports.
     pub globs: Vec<Path>,
 }
 
-/// A path somewhere in the code.
+/// A path in the code.
 pub struct Reference {
-    /// Index of the module that it is written in.
+    /// Index of the module that contains it.
     pub module: usize,
     /// The path.
     pub path: Path,
@@ -55,17 +59,17 @@ pub struct Reference {
 /// The module trees of all crates.
 #[derive(Default)]
 pub struct Modules {
-    /// All files that a `mod` leads to.
+    /// All files of the module trees.
     pub files: Vec<File>,
     /// All modules.
     pub modules: Vec<Module>,
-    /// Every path with more than one segment, and every import.
+    /// Every import, and every other path of more than one segment.
     pub references: Vec<Reference>,
     /// The root module of each crate.
     pub roots: Vec<usize>,
     /// The name of each crate in `use` lines.
     pub idents: Vec<String>,
-    /// What cannot be read.
+    /// Files that cannot be read or that no module tree reaches.
     pub problems: Vec<String>,
 }
 
@@ -86,7 +90,7 @@ impl Modules {
         all
     }
 
-    /// Adds the module that a file is, and those within it, and gives its index.
+    /// Adds the module of a file and the modules below it. Returns its index.
     fn file(&mut self, krate: &Crate, index: usize, path: &str, parent: Option<usize>, test: bool) -> usize {
         self.files.push(File { krate: index, path: path.to_string(), test });
         let module = self.module(index, self.files.len() - 1, parent);
@@ -119,19 +123,19 @@ impl Modules {
     }
 }
 
-/// Walks through the items of one file.
+/// Collects items, imports and paths of one module.
 struct Collector<'a> {
     all: &'a mut Modules,
     krate: &'a Crate,
     index: usize,
-    /// Where the files of the current module's children are, with `/` at the end unless it is `src` itself.
+    /// The folder of the module's children, with a trailing `/`; empty for `src` itself.
     folder: String,
     module: usize,
     test: bool,
 }
 
 impl Collector<'_> {
-    /// Adds what the current module defines, then every path in it.
+    /// Adds the module's items, then every path in them.
     fn module_items(&mut self, items: &[syn::Item]) {
         for item in items {
             if let Some(name) = name(item) {
@@ -147,7 +151,7 @@ impl Collector<'_> {
         self.all.references.push(Reference { module: self.module, path, test: self.test });
     }
 
-    /// Adds every import of a `use` tree that stands behind `prefix`.
+    /// Adds every import of a `use` tree below `prefix`.
     fn import(&mut self, prefix: &[String], tree: &syn::UseTree) {
         let with = |name: &syn::Ident| [prefix, &[name.to_string()]].concat();
         let (name, path) = match tree {
@@ -170,9 +174,9 @@ impl Collector<'_> {
         self.refer(path);
     }
 
-    /// Adds the paths among the tokens of a macro or an attribute: `a::b`, and `a::{b, c::d}`.
+    /// Adds the paths in the tokens of a macro or an attribute: `a::b` and `a::{b, c::d}`, below `prefix`.
     fn tokens(&mut self, mut at: syn::buffer::Cursor, prefix: &[String]) {
-        // Whether the token before is `$`, or `::` behind something that is no path.
+        // Whether the previous token is `$`, or a `::` that does not follow an identifier.
         let (mut variable, mut continued) = (false, false);
         while !at.eof() {
             if let Some((inside, _, _, next)) = at.any_group() {
@@ -180,7 +184,7 @@ impl Collector<'_> {
                 (variable, continued, at) = (false, false, next);
             } else if let Some((first, next)) = at.ident() {
                 if first == "as" && !prefix.is_empty() {
-                    // The new name behind it is of no use.
+                    // Skip the new name.
                     at = next.ident().map_or(next, |(_, next)| next);
                     continue;
                 }
@@ -215,7 +219,7 @@ impl Collector<'_> {
     }
 }
 
-/// What stands behind `::`; not for the first colon of `x: ::a`.
+/// The cursor behind a `::`. The first two colons of `x: ::a` are not one.
 fn colons(at: syn::buffer::Cursor) -> Option<syn::buffer::Cursor> {
     let colon = |at: syn::buffer::Cursor<'_>| at.punct().is_some_and(|(punct, _)| punct.as_char() == ':');
     let second = at.punct().filter(|_| colon(at))?.1;
@@ -241,7 +245,7 @@ impl<'ast> Visit<'ast> for Collector<'_> {
     fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
         let name = item.ident.to_string();
         if item.attrs.iter().any(|attribute| attribute.path().is_ident("path")) {
-            // Unit tests may share a file with integration tests.
+            // A unit test may share a file with the integration tests.
             if !self.test {
                 self.all.problems.push(format!("{}: `#[path]` of module {name}", self.krate.name));
             }
@@ -297,11 +301,11 @@ impl<'ast> Visit<'ast> for Collector<'_> {
         }
     }
 
-    /// `pub(in crate::kernels)` uses nothing.
+    /// The path of `pub(in crate::kernels)` is no import.
     fn visit_vis_restricted(&mut self, _: &'ast syn::VisRestricted) {}
 }
 
-/// The name that an item defines, if it is no module.
+/// The name that an item other than a module defines.
 fn name(item: &syn::Item) -> Option<String> {
     let ident = match item {
         syn::Item::Const(item) => &item.ident,

@@ -1,7 +1,8 @@
-//! The picture of `docs/architecture.md`: the wings of the house, and who may import whom.
+//! The picture in `docs/architecture.md`: crates, their wings, and what each may import.
 //!
-//! The block that begins with ```` ```wings ```` has a row per crate and, indented below it, a row per wing of that crate.
-//! Columns stand at least two spaces apart, and an arrow may stand on the next line:
+//! The block that begins with ```` ```wings ```` has one row per crate and, indented below it, one row per
+//! wing, which is a part of the crate. Columns are separated by at least two spaces; the arrow may start a
+//! new line:
 //!
 //! ```text
 //! resnext-ops   tensors                              → resnext-kernels
@@ -10,52 +11,53 @@
 //! resnext-kernels   slices                           → outside: half rayon
 //! ```
 //!
-//! A wing is a folder (`infer/`), a file (`layout.rs`), or a name before a list of files that ends with a colon. Behind the
-//! arrow stand the wings of the same crate, then those of another one. What a row imports stands below it, so arrows only
-//! point down. If no wing of a crate names wings of another crate, the crate's own row says whether it may import it. `outside` lists the crates that are not of this workspace, where
-//! they are limited.
+//! A wing is a folder (`infer/`), a file (`layout.rs`), or a name followed by a list of files and a colon.
+//! The arrow is followed by wings of the same crate, then by wings of other crates. A row imports only rows
+//! below it, so that arrows point down. If no wing of a crate lists wings of another crate, its wings may
+//! import all of the crates in the crate's row. `outside` limits the external dependencies of a crate to the
+//! listed ones.
 
 use crate::tree::Crate;
 
-/// The picture.
+/// The parsed picture.
 pub struct Picture {
-    /// From the top.
+    /// The rows of crates, from the top.
     pub crates: Vec<CrateRow>,
 }
 
-/// A crate of the picture.
+/// A crate in the picture.
 pub struct CrateRow {
     /// The package's name.
     pub name: String,
-    /// Crates of the workspace that it may import.
+    /// The crates of the workspace that it may import.
     pub imports: Vec<String>,
-    /// The only other crates that it may import, if they are limited.
+    /// The external crates that it may depend on, if they are limited.
     pub outside: Option<Vec<String>>,
     /// Its wings, from the top.
     pub wings: Vec<Wing>,
 }
 
-/// Part of a crate.
+/// A part of a crate.
 pub struct Wing {
-    /// What the picture calls it, without `/` or `.rs`.
+    /// Its name in the picture, without `/` or `.rs`.
     pub name: String,
-    /// Its folders, with `/` at the end, and files.
+    /// Its folder, with a trailing `/`, or its files.
     pub places: Vec<String>,
-    /// Wings of the same crate that it may import.
+    /// The wings of the same crate that it may import.
     pub imports: Vec<String>,
-    /// Wings of other crates that it may import: crate and wing.
+    /// The wings of other crates that it may import, as crate and wing.
     pub others: Vec<(String, String)>,
 }
 
 impl Picture {
-    /// Reads the picture in a Markdown document.
+    /// Parses the picture in a Markdown document.
     pub fn parse(document: &str) -> Result<Picture, String> {
         let mut lines = document.lines();
         lines.find(|line| line.trim_end() == "```wings").ok_or("there is no ```wings block")?;
         let mut rows: Vec<String> = Vec::new();
         for line in lines.take_while(|line| !line.starts_with("```")).filter(|line| !line.trim().is_empty()) {
             match rows.last_mut() {
-                // An arrow on a line of its own belongs to the row above.
+                // A line that starts with an arrow continues the row above.
                 Some(row) if line.trim_start().starts_with('→') => *row += line,
                 _ => rows.push(line.to_string()),
             }
@@ -89,7 +91,7 @@ impl Picture {
             };
             picture.crates.last_mut().ok_or("the picture begins with a wing")?.wings.push(wing);
         }
-        // Beside wings, a crate may go without the prefix that all have.
+        // In the rows of wings, the crates' common prefix may be left out.
         let names: Vec<String> = picture.crates.iter().map(|row| row.name.clone()).collect();
         let others =
             picture.crates.iter_mut().flat_map(|row| &mut row.wings).flat_map(|wing| &mut wing.others);
@@ -103,7 +105,7 @@ impl Picture {
         Ok(picture)
     }
 
-    /// What a row imports must stand below it.
+    /// Checks that each row imports only rows below it.
     fn points_down(&self) -> Result<(), String> {
         for (i, row) in self.crates.iter().enumerate() {
             let below = &self.crates[i + 1..];
@@ -143,7 +145,7 @@ impl Picture {
 }
 
 impl CrateRow {
-    /// The wing that a file belongs to: the one whose folder or file is longest.
+    /// The wing of a file: the one with the longest matching folder or file.
     pub fn wing(&self, file: &str) -> Option<&Wing> {
         let fits =
             |place: &&String| if place.ends_with('/') { file.starts_with(*place) } else { file == **place };
@@ -152,7 +154,7 @@ impl CrateRow {
     }
 }
 
-/// A name before a colon, or none, and the names behind it.
+/// Splits `name: a b` into the name, which may be missing, and the list.
 fn list(text: &str) -> (&str, Vec<String>) {
     let (name, names) = text.split_once(':').unwrap_or(("", text));
     (name.trim(), names.split([' ', ',']).filter(|name| !name.is_empty()).map(String::from).collect())

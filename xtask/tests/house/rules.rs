@@ -1,4 +1,4 @@
-//! What the house is held to, and how it is said that a rule is broken.
+//! The rules of the layout, and the messages about their violations.
 
 use crate::arrows::{Arrow, follow};
 use crate::circles::circles;
@@ -8,12 +8,13 @@ use crate::tree::Crate;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-/// Crates whose tensors the crates with a limited `outside` must not know: each of these, or a name that continues with
-/// a hyphen.
+/// Tensor libraries, by name or by the first part of a name with a hyphen. A crate whose `outside` is limited
+/// must not depend on any, directly or indirectly.
 const TENSORS: [&str; 8] = ["candle", "burn", "dfdx", "ndarray", "nalgebra", "ort", "tch", "tract"];
 
-/// Everything that is wrong with `crates` beside the picture in `document`, a paragraph each; `lock` is `Cargo.lock`.
-pub fn broken(crates: &[Crate], document: &str, lock: &str) -> Vec<String> {
+/// The violations of `crates` against the picture in `document`, one message each. `lock` is the text of
+/// `Cargo.lock`.
+pub fn violations(crates: &[Crate], document: &str, lock: &str) -> Vec<String> {
     let picture = match Picture::parse(document) {
         Ok(picture) => picture,
         Err(problem) => return vec![format!("the picture: {problem}")],
@@ -38,7 +39,7 @@ pub fn broken(crates: &[Crate], document: &str, lock: &str) -> Vec<String> {
     found
 }
 
-/// Imports through the crate's own root, which is for other crates.
+/// Imports through the crate's own root, whose re-exports are for other crates.
 fn through_root(krate: &Crate, index: usize, all: &Modules, own: &[&Arrow]) -> Vec<String> {
     let root = all.modules[all.roots[index]].file;
     let mut paths: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
@@ -52,15 +53,16 @@ fn through_root(krate: &Crate, index: usize, all: &Modules, own: &[&Arrow]) -> V
     paths.into_iter().map(told).collect()
 }
 
-/// Circles of files, each with a shortest way around. The root takes no part: it is told of by [`through_root`].
+/// Circles of files, each with the imports of a shortest one. The root is left out; [`through_root`] reports
+/// imports of it.
 fn in_circles(krate: &Crate, index: usize, all: &Modules, own: &[&Arrow]) -> Vec<String> {
     let root = all.modules[all.roots[index]].file;
     let within = own.iter().filter(|arrow| all.files[arrow.to].krate == index && arrow.to != root);
     let mut names: BTreeMap<(usize, usize), &Arrow> = BTreeMap::new();
     for arrow in within {
-        // What `to` defines says more than what it re-exports.
+        // Prefer a name that `to` defines to one that it re-exports.
         let name = names.entry((arrow.from, arrow.to)).or_insert(arrow);
-        if name.face && !arrow.face {
+        if name.reexport && !arrow.reexport {
             *name = arrow;
         }
     }
@@ -69,7 +71,7 @@ fn in_circles(krate: &Crate, index: usize, all: &Modules, own: &[&Arrow]) -> Vec
         for (i, &from) in around.iter().enumerate() {
             let to = around[(i + 1) % around.len()];
             let arrow = names[&(from, to)];
-            let through = if arrow.face { ", through" } else { ", of" };
+            let through = if arrow.reexport { ", through" } else { ", of" };
             let (from, to) = (&all.files[from].path, &all.files[to].path);
             let _ = write!(text, "\n    {from} uses {}{through} {to}", arrow.path);
         }
@@ -83,7 +85,7 @@ fn in_circles(krate: &Crate, index: usize, all: &Modules, own: &[&Arrow]) -> Vec
     circles(&names.keys().copied().collect::<BTreeSet<_>>()).into_iter().map(told).collect()
 }
 
-/// Imports that the picture has no arrow for, arrows that no import needs, and files that belong to no wing.
+/// Imports without an arrow in the picture, arrows without an import, and files that belong to no wing.
 fn against_wings(
     crates: &[Crate],
     picture: &Picture,
@@ -144,7 +146,7 @@ fn against_wings(
     found
 }
 
-/// Crates that this one must not know: of the workspace, and from outside.
+/// Dependencies on crates that the picture does not allow: of the workspace, and external ones.
 fn against_layers(
     crates: &[Crate],
     krate: &Crate,
@@ -202,13 +204,13 @@ fn against_layers(
     found.into_iter().collect()
 }
 
-/// Whether a crate is one of tensors.
+/// Whether a crate is a tensor library.
 fn is_tensors(name: &str) -> bool {
     let name = name.replace('_', "-");
     TENSORS.iter().any(|tensors| name == *tensors || name.starts_with(&format!("{tensors}-")))
 }
 
-/// Every dependency of a manifest, with its section.
+/// Every dependency of a manifest: its section and its name.
 fn dependencies(manifest: &str) -> Vec<(String, String)> {
     const SECTIONS: [&str; 3] = ["dependencies", "dev-dependencies", "build-dependencies"];
     let Ok(manifest) = manifest.parse::<toml::Table>() else { return Vec::new() };
@@ -228,7 +230,7 @@ fn dependencies(manifest: &str) -> Vec<(String, String)> {
     found
 }
 
-/// The way from `start` to a crate of tensors, tests included, if `lock` has one.
+/// A chain of dependencies from `start` to a tensor library in `lock`, including dependencies of tests.
 fn way_to_tensors(start: &str, lock: &str) -> Option<String> {
     let lock: toml::Table = lock.parse().ok()?;
     let packages = lock.get("package")?.as_array()?;

@@ -1,4 +1,4 @@
-//! The sources that the house test reads: from the disk, or written out in a control.
+//! The sources of the workspace: read from the disk, or given by a control.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,18 +25,18 @@ impl Crate {
         Ok(Crate { name, manifest, files })
     }
 
-    /// The name that `use` lines give the crate: hyphens become underscores.
+    /// The crate's name in `use` lines, with underscores for hyphens.
     pub fn ident(&self) -> String {
         self.name.replace('-', "_")
     }
 
-    /// The file that the crate's module tree starts in.
+    /// The file of the crate's root module.
     pub fn root(&self) -> &'static str {
         if self.files.contains_key("lib.rs") { "lib.rs" } else { "main.rs" }
     }
 }
 
-/// Every crate of the workspace at `root`: those of `crates` and `xtask`.
+/// Every crate of the workspace at `root`: the folders of `crates`, and `xtask`.
 pub fn workspace(root: &Path) -> Result<Vec<Crate>, String> {
     let entries = fs::read_dir(root.join("crates")).map_err(|e| format!("crates: {e}"))?;
     let mut folders: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
