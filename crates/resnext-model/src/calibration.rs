@@ -1,6 +1,6 @@
 //! What range each map's numbers are in, learnt from images: what a network in eight bits has to know.
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use resnext_ops::{Activations, Quantization};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

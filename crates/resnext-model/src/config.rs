@@ -1,7 +1,6 @@
 //! What a network looks like.
 
-use crate::layers::ConvSize;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// A ResNeXt (the paper's section 3.1 and table 1), or one of the ResNets it grew out of.
@@ -194,6 +193,25 @@ impl std::fmt::Display for BlockSize {
         }
         write!(f, "{}×{}d, {}→{}", self.cardinality, self.path, self.input, self.output)?;
         if self.stride == 1 { Ok(()) } else { write!(f, ", /{}", self.stride) }
+    }
+}
+
+/// The sizes of a square convolution, padded so that stride 1 keeps the map's size.
+#[derive(Clone, Copy)]
+pub(crate) struct ConvSize {
+    pub(crate) input: usize,
+    pub(crate) output: usize,
+    pub(crate) kernel: usize,
+    pub(crate) stride: usize,
+    pub(crate) groups: usize,
+    /// Output channels of the joined convolution this is a part of: paths start with the same
+    /// distribution as the grouped convolution that equals them.
+    pub(crate) joined_output: usize,
+}
+
+impl ConvSize {
+    pub(crate) fn dense(input: usize, output: usize, kernel: usize) -> Self {
+        ConvSize { input, output, kernel, stride: 1, groups: 1, joined_output: output }
     }
 }
 

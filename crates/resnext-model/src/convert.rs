@@ -10,7 +10,8 @@
 //! Anything that has an entry a weight converts alike: gradients, momentum buffers, averages. Any part of
 //! a block's weights will do, as long as all paths have it.
 
-use crate::{Config, Error, Form, Result};
+use crate::config::{Config, Form};
+use crate::error::{Error, Result};
 use candle_core::Tensor;
 use std::collections::BTreeMap;
 

@@ -7,12 +7,14 @@ use candle_core::Shape;
 pub enum Error {
     /// No model has this name.
     #[error("unknown model `{name}`{}; known: {}; or any resnext{{11,20,29,50,101,152,200}}_CxDd, such as resnext50_16x8d",
-        nearest.map(|n| format!("; did you mean `{n}`?")).unwrap_or_default(), crate::presets::names().join(", "))]
+        nearest.map(|n| format!("; did you mean `{n}`?")).unwrap_or_default(), known.join(", "))]
     UnknownModel {
         /// What was asked for.
         name: String,
         /// The preset with the most similar name.
         nearest: Option<&'static str>,
+        /// All presets.
+        known: &'static [&'static str],
     },
     /// A configuration no network can have.
     #[error("model configuration: {0}")]
@@ -82,7 +84,7 @@ pub enum Error {
     /// The hub has, or gives, no such file.
     #[cfg(feature = "hub")]
     #[error(transparent)]
-    Hub(#[from] crate::hub::HubError),
+    Hub(#[from] crate::hub::error::HubError),
     /// An operation failed.
     #[error(transparent)]
     Op(#[from] resnext_ops::Error),

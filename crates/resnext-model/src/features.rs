@@ -1,24 +1,15 @@
-//! What a network gives to other tasks: embeddings, maps of what it looked at, parts that are not trained.
+//! What a network gives to other tasks: maps of what it looked at, parts that are not trained.
 //!
 //! The stage maps that detection and segmentation want are [`ResNext::stage_maps`]; their strides and channels
-//! are [`Config::strides`](crate::Config::strides) and [`Config::channels`](crate::Config::channels).
+//! are [`Config::strides`](crate::config::Config::strides) and
+//! [`Config::channels`](crate::config::Config::channels).
 
-use crate::{Error, ResNext, Result};
+use crate::error::{Error, Result};
+use crate::network::ResNext;
 use candle_core::{D, Tensor};
-use resnext_ops::{cast, global_avg_pool};
+use resnext_ops::global_avg_pool;
 
 impl ResNext {
-    /// What the last layer sees: the last stage's map, averaged over its pixels, (N, features). `train` is that of
-    /// [`forward`](Self::forward).
-    ///
-    /// # Errors
-    /// Those of [`forward`](Self::forward).
-    pub fn embedding(&self, x: &Tensor, train: bool) -> Result<Tensor> {
-        let maps = self.stage_maps(x, train)?;
-        let last = maps.last().ok_or_else(|| Error::Config("no stages".into()))?;
-        Ok(cast(&global_avg_pool(last)?, self.fc.0.dtype())?)
-    }
-
     /// Logits (N, classes) of images `x` (N, 3, H, W), and what speaks for `class` where in each: Grad-CAM
     /// (Selvaraju et al., arXiv 1610.02391) of the last stage, (N, H/stride, W/stride), from 0 to the image's
     /// largest, which is 1. No class means each image's most likely one.

@@ -1,11 +1,14 @@
 //! The layers blocks are made of, under torchvision's names.
 
-use crate::{Mode, Ranges, Result};
+use crate::config::{Config, ConvSize};
+use crate::error::Result;
+use crate::folded::Folded;
+use crate::mode::Mode;
 use candle_core::{DType, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
 use resnext_ops::{
-    BatchNormConfig, Conv2dConfig, ConvNorm, FusedConv, RunningStats, add, add_relu, batch_norm_eval,
-    batch_norm_train, batch_norm_train_add_relu, conv2d, residue,
+    BatchNormConfig, Conv2dConfig, ConvNorm, RunningStats, add, add_relu, batch_norm_eval, batch_norm_train,
+    batch_norm_train_add_relu, conv2d, residue,
 };
 
 /// A convolution without bias: `weight` (Cout, Cin/groups, k, k).
@@ -13,90 +16,6 @@ use resnext_ops::{
 pub(crate) struct Conv {
     weight: Tensor,
     config: Conv2dConfig,
-}
-
-/// What inference keeps maps and weights in.
-#[derive(Clone, Copy)]
-pub(crate) enum Numbers<'a> {
-    /// f32 or bf16.
-    Float(DType),
-    /// Eight bits, for maps of these ranges.
-    Quantized(&'a Ranges),
-}
-
-/// A convolution with the batch norm behind it in its weights.
-pub(crate) struct Folded {
-    weight: Tensor,
-    bias: Tensor,
-    config: Conv2dConfig,
-}
-
-impl Folded {
-    /// A convolution with no batch norm behind it.
-    pub(crate) fn plain(weight: &Tensor, config: &Conv2dConfig) -> Result<Folded> {
-        let bias = Tensor::zeros(weight.dim(0)?, weight.dtype(), weight.device())?;
-        Ok(Folded { weight: weight.clone(), bias, config: *config })
-    }
-
-    /// The paths of a block as one convolution, a group each.
-    pub(crate) fn grouped(paths: &[Folded]) -> Result<Folded> {
-        let of = |part: fn(&Folded) -> &Tensor| Tensor::cat(&paths.iter().map(part).collect::<Vec<_>>(), 0);
-        let config = paths.first().map(|path| path.config).unwrap_or_default();
-        Ok(Folded { weight: of(|path| &path.weight)?, bias: of(|path| &path.bias)?, config })
-    }
-
-    /// With the input channels split into so many groups.
-    pub(crate) fn in_groups(mut self, groups: usize) -> Folded {
-        self.config.groups = groups;
-        self
-    }
-
-    /// For an input that already has its border of zeros, and how wide that is.
-    pub(crate) fn without_padding(mut self) -> (Folded, usize) {
-        let padding = std::mem::take(&mut self.config.padding);
-        (self, padding)
-    }
-
-    /// Of the convolution.
-    pub(crate) fn stride(&self) -> usize {
-        self.config.stride
-    }
-
-    /// Ready for inference in f32 or bf16, from images.
-    pub(crate) fn pack_for_images(&self, dtype: DType) -> Result<FusedConv> {
-        Ok(FusedConv::of_images(&self.weight, &self.bias, &self.config, dtype)?)
-    }
-
-    /// Ready for inference, from the map that the one layer writes to that of the other.
-    pub(crate) fn pack(&self, numbers: Numbers, from: &str, to: &str) -> Result<FusedConv> {
-        let Folded { weight, bias, config } = self;
-        Ok(match numbers {
-            Numbers::Float(dtype) => FusedConv::new(weight, bias, config, dtype)?,
-            Numbers::Quantized(ranges) => {
-                let (input, output) = (ranges.quantization(from)?, ranges.quantization(to)?);
-                FusedConv::quantized(weight, bias, config, input, output)?
-            }
-        })
-    }
-}
-
-/// The sizes of a square convolution, padded so that stride 1 keeps the map's size.
-#[derive(Clone, Copy)]
-pub(crate) struct ConvSize {
-    pub(crate) input: usize,
-    pub(crate) output: usize,
-    pub(crate) kernel: usize,
-    pub(crate) stride: usize,
-    pub(crate) groups: usize,
-    /// Output channels of the joined convolution this is a part of: paths start with the same
-    /// distribution as the grouped convolution that equals them.
-    pub(crate) joined_output: usize,
-}
-
-impl ConvSize {
-    pub(crate) fn dense(input: usize, output: usize, kernel: usize) -> Self {
-        ConvSize { input, output, kernel, stride: 1, groups: 1, joined_output: output }
-    }
 }
 
 impl Conv {
@@ -194,4 +113,21 @@ pub(crate) fn join(y: &Tensor, shortcut: &Tensor, mode: Mode) -> Result<Tensor> 
         Mode::Train | Mode::Eval => add_relu(y, shortcut)?,
         Mode::Polynomial { modulus } => residue(&add(y, shortcut)?, modulus)?,
     })
+}
+
+/// The first convolution and its batch norm.
+pub(crate) fn entrance(config: &Config, vb: &VarBuilder) -> Result<(Conv, BatchNorm)> {
+    Ok((Conv::new(config.entrance(), vb.pp("conv1"))?, BatchNorm::new(config.planes, 1.0, vb.pp("bn1"))?))
+}
+
+/// Weight and bias of the last layer.
+pub(crate) fn head(config: &Config, vb: &VarBuilder) -> Result<(Tensor, Tensor)> {
+    let features = config.features();
+    let bound = 1.0 / (features as f64).sqrt();
+    let init = Init::Uniform { lo: -bound, up: bound };
+    let vb = vb.pp("fc");
+    Ok((
+        vb.get_with_hints((config.classes, features), "weight", init)?,
+        vb.get_with_hints(config.classes, "bias", init)?,
+    ))
 }

@@ -1,6 +1,5 @@
 #![doc = include_str!("../README.md")]
 
-mod asked;
 pub mod block;
 mod calibration;
 pub mod config;
@@ -9,14 +8,16 @@ pub mod equivalence;
 mod error;
 pub mod export;
 mod features;
-mod fused;
+mod folded;
 #[cfg(feature = "hub")]
 pub mod hub;
+mod infer;
 mod layers;
 mod mode;
 mod network;
 pub mod presets;
 mod pretrained;
+mod required_weights;
 mod summary;
 mod variables;
 mod weights;
@@ -24,7 +25,7 @@ mod weights;
 pub use calibration::{Calibration, Range, Ranges};
 pub use config::{BlockKind, Config, Form, Shortcut, Stem};
 pub use error::{Error, Result};
-pub use fused::Fused;
+pub use infer::Fused;
 pub use mode::Mode;
 pub use network::ResNext;
 pub use pretrained::{Preprocessing, Pretrained};

@@ -2,12 +2,14 @@
 
 use crate::block::Block;
 use crate::config::{Config, Stem};
-use crate::fused::{Fused, FusedBuilder};
-use crate::layers::{BatchNorm, Conv, Numbers};
-use crate::{Error, Mode, Ranges, Result};
+use crate::error::{Error, Result};
+use crate::layers::{BatchNorm, Conv, entrance, head};
+use crate::mode::Mode;
 use candle_core::{DType, Tensor};
-use candle_nn::{Init, VarBuilder};
-use resnext_ops::{Pool2dConfig, cast, linear, max_pool2d, scope, to_channels_last, untaped};
+use candle_nn::VarBuilder;
+use resnext_ops::{
+    Pool2dConfig, cast, global_avg_pool, linear, max_pool2d, scope, to_channels_last, untaped,
+};
 
 /// A ResNeXt (or ResNet) that maps images (N, 3, H, W) to logits (N, classes).
 ///
@@ -15,9 +17,9 @@ use resnext_ops::{Pool2dConfig, cast, linear, max_pool2d, scope, to_channels_las
 /// `layer1.0.conv2.weight`, `layer1.0.downsample.0.weight`, `fc.bias`, ….
 #[derive(Debug)]
 pub struct ResNext {
-    conv1: Conv,
-    bn1: BatchNorm,
-    stem: Stem,
+    pub(crate) conv1: Conv,
+    pub(crate) bn1: BatchNorm,
+    pub(crate) stem: Stem,
     stages: Vec<Vec<Block>>,
     pub(crate) fc: (Tensor, Tensor),
     /// Stages that are not trained, after the stem; none if the stem is.
@@ -28,7 +30,7 @@ pub struct ResNext {
 
 impl ResNext {
     /// Builds the network from the weights under `vb`: new ones from
-    /// [`Variables`](crate::Variables), or those of a file.
+    /// [`Variables`](crate::variables::Variables), or those of a file.
     ///
     /// # Errors
     /// If the configuration is invalid, or a weight is missing or of the wrong shape.
@@ -50,40 +52,6 @@ impl ResNext {
             frozen: None,
             half: None,
         })
-    }
-
-    /// The inference form, f32: several times faster on a CPU, with the weights as they are now.
-    ///
-    /// # Errors
-    /// If the network is not f32.
-    pub fn fuse(&self) -> Result<Fused> {
-        self.fuse_to(DType::F32)
-    }
-
-    /// The inference form that computes in `dtype`, f32 or bf16.
-    ///
-    /// # Errors
-    /// If the network is not f32, or this machine can't compute in `dtype`.
-    pub fn fuse_to(&self, dtype: DType) -> Result<Fused> {
-        self.fuse_numbers(Numbers::Float(dtype))
-    }
-
-    /// The inference form that computes in eight bits: [`Fused::quantized`].
-    ///
-    /// # Errors
-    /// As that.
-    pub fn fuse_quantized(&self, ranges: &Ranges) -> Result<Fused> {
-        self.fuse_numbers(Numbers::Quantized(ranges))
-    }
-
-    fn fuse_numbers(&self, numbers: Numbers) -> Result<Fused> {
-        let mut builder = FusedBuilder::new(self.conv1.fold(&self.bn1)?, self.stem, numbers)?;
-        for (s, stage) in self.stages.iter().enumerate() {
-            for (i, block) in stage.iter().enumerate() {
-                builder.add(s, i, block)?;
-            }
-        }
-        builder.finish(&self.fc)
     }
 
     /// Whether training keeps of each bottleneck block of form (c) only what it puts out, and computes the rest again in the
@@ -125,6 +93,17 @@ impl ResNext {
     pub fn forward(&self, x: &Tensor, train: bool) -> Result<Tensor> {
         let (weight, bias) = &self.fc;
         Ok(linear(&self.embedding(x, train)?, weight, Some(bias))?)
+    }
+
+    /// What the last layer sees: the last stage's map, averaged over its pixels, (N, features). `train` is that of
+    /// [`forward`](Self::forward).
+    ///
+    /// # Errors
+    /// Those of [`forward`](Self::forward).
+    pub fn embedding(&self, x: &Tensor, train: bool) -> Result<Tensor> {
+        let maps = self.stage_maps(x, train)?;
+        let last = maps.last().ok_or_else(|| Error::Config("no stages".into()))?;
+        Ok(cast(&global_avg_pool(last)?, self.fc.0.dtype())?)
     }
 
     /// The map each stage puts out (C2 to C5 of an ImageNet network), (N, C, H, W) each.
@@ -176,21 +155,4 @@ impl ResNext {
         let x = self.bn1.forward(&self.conv1.forward(x)?, mode, true)?;
         Ok(if self.stem == Stem::ImageNet { max_pool2d(&x, &pool)? } else { x })
     }
-}
-
-/// The first convolution and its batch norm.
-pub(crate) fn entrance(config: &Config, vb: &VarBuilder) -> Result<(Conv, BatchNorm)> {
-    Ok((Conv::new(config.entrance(), vb.pp("conv1"))?, BatchNorm::new(config.planes, 1.0, vb.pp("bn1"))?))
-}
-
-/// Weight and bias of the last layer.
-pub(crate) fn head(config: &Config, vb: &VarBuilder) -> Result<(Tensor, Tensor)> {
-    let features = config.features();
-    let bound = 1.0 / (features as f64).sqrt();
-    let init = Init::Uniform { lo: -bound, up: bound };
-    let vb = vb.pp("fc");
-    Ok((
-        vb.get_with_hints((config.classes, features), "weight", init)?,
-        vb.get_with_hints(config.classes, "bias", init)?,
-    ))
 }

@@ -1,7 +1,7 @@
 //! Networks by name: those of the paper's tables 2 to 7, of torchvision and timm, and small ones.
 
 use crate::config::{BlockKind, Config, Form, Shortcut, Stem};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// The depth in a name, what it stands for, and the planes of the first stage.
 const FAMILIES: [(&str, &[usize], Stem, usize); 9] = [
@@ -64,7 +64,7 @@ impl Config {
         let unknown = || {
             let near = |known: &&&str| (strsim::jaro_winkler(name, known) * 1e6) as u32;
             let nearest = NAMES.iter().max_by_key(near).filter(|known| near(known) > 700_000).copied();
-            Error::UnknownModel { name: name.to_string(), nearest }
+            Error::UnknownModel { name: name.to_string(), nearest, known: &NAMES }
         };
         let (depth, size) = match name.strip_prefix("resnext") {
             Some(rest) => rest.split_once('_').ok_or_else(unknown)?,

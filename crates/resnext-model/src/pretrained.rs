@@ -1,6 +1,8 @@
 //! A trained network with what it takes to use it: weights, configuration, preprocessing, names of its classes.
 
-use crate::{BlockKind, Config, Error, Result, Stem, Weights};
+use crate::config::{BlockKind, Config, Stem};
+use crate::error::{Error, Result};
+use crate::weights::{Head, Weights};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -123,8 +125,9 @@ impl Pretrained {
     /// # Errors
     /// [`Error::Hub`], and those of [`open`](Self::open).
     #[cfg(feature = "hub")]
-    pub fn from_hub(hub: &crate::hub::Hub, repo: &crate::hub::RepoId) -> Result<Self> {
-        use crate::hub::{HubError, is_absent};
+    pub fn from_hub(hub: &crate::hub::Hub, repo: &crate::hub::repo::RepoId) -> Result<Self> {
+        use crate::hub::error::HubError;
+        use crate::hub::is_absent;
         let optional = |file: &str| match hub.get(repo, file) {
             Err(error) if is_absent(&error) => Ok(None),
             found => found.map(Some),
@@ -145,7 +148,7 @@ impl Pretrained {
     fn from_files(source: String, weights: &Path, config_path: Option<&Path>) -> Result<Self> {
         let weights = Weights::open(weights)?;
         let config = weights.config()?;
-        weights.check(&config, crate::Head::Loaded)?;
+        weights.check(&config, Head::Loaded)?;
         let usual = Preprocessing::usual(config.stem);
         let mut pretrained = Pretrained { source, weights, config, preprocessing: usual, labels: None };
         if let Some(path) = config_path {

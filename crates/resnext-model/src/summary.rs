@@ -1,8 +1,7 @@
 //! Layers, parameters and work of a configuration, without building it.
 
-use crate::Result;
-use crate::config::{Config, Shortcut, Stem};
-use crate::layers::ConvSize;
+use crate::config::{Config, ConvSize, Shortcut, Stem};
+use crate::error::Result;
 
 /// One layer of a network.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,9 +1,11 @@
 //! Form (b): C paths, concatenated after the 3×3 convolution, then one 1×1.
 
-use super::{PathStart, Transform};
-use crate::config::BlockSize;
-use crate::layers::{BatchNorm, Conv, ConvSize, Folded};
-use crate::{Mode, Result};
+use super::transform::{PathStart, Transform};
+use crate::config::{BlockSize, ConvSize};
+use crate::error::Result;
+use crate::folded::Folded;
+use crate::layers::{BatchNorm, Conv};
+use crate::mode::Mode;
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 

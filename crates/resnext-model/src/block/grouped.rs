@@ -1,9 +1,11 @@
 //! Form (c): one grouped 3×3 convolution. The form torchvision has, and the fast one.
 
-use super::Transform;
+use super::transform::Transform;
 use crate::config::BlockSize;
-use crate::layers::{BatchNorm, Conv, Folded};
-use crate::{Mode, Result};
+use crate::error::Result;
+use crate::folded::Folded;
+use crate::layers::{BatchNorm, Conv};
+use crate::mode::Mode;
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use resnext_ops::ConvNorm;

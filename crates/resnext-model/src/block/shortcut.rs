@@ -1,8 +1,10 @@
 //! The way around a block.
 
 use crate::config::{BlockSize, Shortcut};
-use crate::layers::{BatchNorm, Conv, Folded};
-use crate::{Mode, Result};
+use crate::error::Result;
+use crate::folded::Folded;
+use crate::layers::{BatchNorm, Conv};
+use crate::mode::Mode;
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use resnext_ops::{Conv2dConfig, ConvNorm, conv2d};

@@ -1,9 +1,11 @@
 //! Exact equality with batch norm and ReLU in place (theorem 2 of `docs/equivalence.md`).
 
-use super::Tally;
 use super::stack::{Stack, generator, tensor, untampered};
+use super::tally::Tally;
+use crate::config::Form;
 use crate::convert::Tensors;
-use crate::{Form, Mode, Result};
+use crate::error::Result;
+use crate::mode::Mode;
 use candle_core::{DType, Device};
 use rand::RngExt;
 use rand::seq::IndexedRandom;

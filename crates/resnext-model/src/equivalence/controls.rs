@@ -1,9 +1,13 @@
 //! Negative controls: forms broken on purpose, which the proof must catch.
 
-use super::stack::{Stack, generator};
-use super::{Difference, Tally, activations, identity};
+use super::activations::trial as activations_trial;
+use super::distance::values;
+use super::identity::{primes, trial as identity_trial};
+use super::stack::{Stack, generator, tensor};
+use super::tally::{Difference, Tally};
+use crate::config::{Form, Shortcut};
 use crate::convert::{self, Tensors};
-use crate::{Error, Form, Result, Shortcut};
+use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use rand::RngExt;
 use serde::Serialize;
@@ -63,10 +67,10 @@ pub fn controls(stack: &Stack, device: &Device, seed: u64) -> Result<Vec<Control
         found.push(Control { name, dtype, caught: tally.first });
     };
     for dtype in [DType::F64, DType::F32] {
-        let modulus = identity::primes(stack, dtype)?.next().unwrap_or(3);
+        let modulus = primes(stack, dtype)?.next().unwrap_or(3);
         for (name, form, tamper) in polynomial {
             let tamper = broken(form, tamper);
-            let tally = identity::trial(stack, dtype, device, modulus, &mut generator(seed), &tamper)?;
+            let tally = identity_trial(stack, dtype, device, modulus, &mut generator(seed), &tamper)?;
             note(name, dtype, tally);
         }
         if device.is_metal() {
@@ -77,7 +81,7 @@ pub fn controls(stack: &Stack, device: &Device, seed: u64) -> Result<Vec<Control
     note(
         "batch-norm statistics of the wrong path",
         DType::F64,
-        activations::trial(stack, device, &mut generator(seed), &wrong)?,
+        activations_trial(stack, device, &mut generator(seed), &wrong)?,
     );
     note("a converted weight moved by one ulp", DType::F32, one_ulp(stack, device, seed)?);
     Ok(found)
@@ -119,11 +123,11 @@ fn zero(weights: &mut Tensors, name: &str) -> Result<()> {
 /// Changes the last element.
 fn change(weights: &mut Tensors, name: &str, f: impl Fn(f64) -> f64) -> Result<()> {
     let weight = get(weights, name)?;
-    let mut values = super::values(weight)?;
+    let mut values = values(weight)?;
     if let Some(last) = values.last_mut() {
         *last = f(*last);
     }
-    let changed = super::stack::tensor(values, weight.shape(), weight.dtype(), weight.device())?;
+    let changed = tensor(values, weight.shape(), weight.dtype(), weight.device())?;
     weights.insert(name.to_string(), changed);
     Ok(())
 }

@@ -1,10 +1,11 @@
 //! Exact equality of the three forms as polynomials (theorem 1 of `docs/equivalence.md`).
 
 use super::stack::{Stack, generator, tensor, untampered};
-use super::{Difference, Tally};
-use crate::config::BlockSize;
+use super::tally::{Difference, Tally};
+use crate::config::{BlockSize, Form};
 use crate::convert::Tensors;
-use crate::{Error, Form, Mode, Result};
+use crate::error::{Error, Result};
+use crate::mode::Mode;
 use candle_core::{DType, Device, Tensor};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -115,7 +116,7 @@ fn is_prime(n: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Config;
+    use crate::config::Config;
 
     #[test]
     fn primes_leave_every_sum_exact() {

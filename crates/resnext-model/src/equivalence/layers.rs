@@ -1,8 +1,11 @@
 //! What rounding does in a single layer, and the bound it must keep (theorem 3 of `docs/equivalence.md`).
 
+use super::distance::{epsilon, relative_error, values, worse};
 use super::stack::{Stack, generator, tensor};
-use super::{epsilon, relative_error, values, worse};
-use crate::{Form, Mode, Result, convert};
+use crate::config::Form;
+use crate::convert;
+use crate::error::Result;
+use crate::mode::Mode;
 use candle_core::{DType, Device, Tensor};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;

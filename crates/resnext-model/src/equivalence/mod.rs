@@ -20,6 +20,7 @@
 
 mod activations;
 mod controls;
+mod distance;
 mod identity;
 mod layers;
 mod networks;
@@ -28,52 +29,9 @@ mod tally;
 
 pub use activations::activations;
 pub use controls::{Control, controls};
+pub use distance::epsilon;
 pub use identity::{Identity, identity};
 pub use layers::{LayerError, layer_errors, output_error};
 pub use networks::{Depth, NetworkErrors, network_errors};
 pub use stack::Stack;
 pub use tally::{Difference, Tally};
-
-use crate::Result;
-use candle_core::{DType, Tensor};
-
-/// The distance from 1 to the next larger number of a type: its machine epsilon.
-///
-/// # Errors
-/// If the type is not f64, f32, f16 or bf16.
-pub fn epsilon(dtype: DType) -> Result<f64> {
-    match dtype {
-        DType::F64 => Ok(f64::EPSILON),
-        DType::F32 => Ok(f32::EPSILON as f64),
-        DType::F16 => Ok(2f64.powi(-10)),
-        DType::BF16 => Ok(2f64.powi(-7)),
-        other => Err(crate::Error::Config(format!("expected a floating type, got {other:?}"))),
-    }
-}
-
-/// All elements, in logical order.
-fn values(x: &Tensor) -> Result<Vec<f64>> {
-    Ok(x.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?)
-}
-
-/// The largest magnitude in a tensor.
-fn largest(x: &Tensor) -> Result<f64> {
-    Ok(values(x)?.iter().fold(0f64, |most, v| most.max(v.abs())))
-}
-
-/// The largest difference between two tensors.
-fn distance(expected: &Tensor, got: &Tensor) -> Result<f64> {
-    let (expected, got) = (values(expected)?, values(got)?);
-    Ok(expected.iter().zip(&got).map(|(e, g)| (e - g).abs()).fold(0.0, worse))
-}
-
-/// The larger of two errors. `f64::max` would pass over a NaN, which is the largest of all.
-fn worse(a: f64, b: f64) -> f64 {
-    if a.is_nan() || a >= b { a } else { b }
-}
-
-/// The largest difference between two tensors, in units of `unit` × the largest magnitude of the first.
-fn relative_error(expected: &Tensor, got: &Tensor, unit: f64) -> Result<f64> {
-    let distance = distance(expected, got)?;
-    Ok(if distance == 0.0 { 0.0 } else { distance / (unit * largest(expected)?) })
-}

@@ -1,10 +1,15 @@
 //! What rounding does through a network's depth, and to its training.
 
+use super::distance::{distance, epsilon, largest, relative_error, worse};
 use super::layers::{normals, roundings};
 use super::stack::{Stack, generator, tensor};
-use super::{epsilon, relative_error, worse};
+use crate::block::Block;
+use crate::config::{BlockSize, Config, Form, Stem};
 use crate::convert::{self, Tensors};
-use crate::{Config, Error, Form, Mode, ResNext, Result, Stem, Variables};
+use crate::error::{Error, Result};
+use crate::mode::Mode;
+use crate::network::ResNext;
+use crate::variables::Variables;
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::VarBuilder;
 use resnext_ops::{cross_entropy, value_and_gradients};
@@ -91,13 +96,10 @@ pub fn network_errors(
         let got = train(form)?;
         loss = worse(loss, relative_error(&expected.loss, &got.loss, unit)?);
         // Where batch norm follows, a gradient can be nothing but rounding: the largest of all is the unit.
-        let largest = expected
-            .gradients
-            .values()
-            .map(super::largest)
-            .try_fold(0f64, |most, v| v.map(|v| most.max(v)))?;
+        let largest =
+            expected.gradients.values().map(largest).try_fold(0f64, |most, v| v.map(|v| most.max(v)))?;
         for (name, of_c) in &expected.gradients {
-            let distance = super::distance(of_c, &got.gradients[name])?;
+            let distance = distance(of_c, &got.gradients[name])?;
             gradient = worse(gradient, distance / (unit * largest));
         }
         for (name, of_c) in &expected.stepped {
@@ -144,7 +146,7 @@ fn far_from_kinks(weights: Tensors) -> Result<Tensors> {
 /// The sum of all layers' roundings, forward and backward.
 fn forward_and_backward(stack: &Stack, dtype: DType) -> f64 {
     let pixels = BATCH * side(&stack.config).pow(2);
-    let block = |(_, size): &(String, crate::config::BlockSize)| {
+    let block = |(_, size): &(String, BlockSize)| {
         let backward = [size.output, 9 * size.path, size.inner(), pixels];
         let backward = backward.map(|products| roundings(products, size.cardinality, dtype));
         forward(size, dtype) + backward.iter().sum::<f64>()
@@ -153,7 +155,7 @@ fn forward_and_backward(stack: &Stack, dtype: DType) -> f64 {
 }
 
 /// The roundings of a block's three convolutions, one after the other.
-fn forward(size: &crate::config::BlockSize, dtype: DType) -> f64 {
+fn forward(size: &BlockSize, dtype: DType) -> f64 {
     roundings(size.input, 1, dtype)
         + roundings(9 * size.path, 1, dtype)
         + roundings(size.inner(), size.cardinality, dtype)
@@ -168,7 +170,7 @@ fn depth(stack: &Stack, weights: &Tensors, dtype: DType, device: &Device, seed: 
         let weights = weights.into_iter().map(wide).collect::<Result<_>>()?;
         let blocks = stack.build(form, VarBuilder::from_tensors(weights, dtype, device))?;
         let mut x = x.to_dtype(dtype)?;
-        let step = |block: &crate::block::Block| {
+        let step = |block: &Block| {
             x = block.forward(&x, Mode::Train)?;
             Ok(x.clone())
         };
@@ -178,7 +180,7 @@ fn depth(stack: &Stack, weights: &Tensors, dtype: DType, device: &Device, seed: 
     // Metal has no f64; the distance to the truth is then left out.
     let truth = if device.is_metal() { c.clone() } else { maps(Form::C, DType::F64)? };
     let (unit, mut bound) = (epsilon(dtype)?, 0.0);
-    let at = |(i, (name, size)): (usize, &(String, crate::config::BlockSize))| {
+    let at = |(i, (name, size)): (usize, &(String, BlockSize))| {
         bound += forward(size, dtype);
         Ok(Depth {
             block: name.clone(),

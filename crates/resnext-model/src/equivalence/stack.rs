@@ -1,11 +1,12 @@
 //! What is compared: blocks in a row, in any of the forms, with given weights.
 
-use super::Tally;
-use crate::asked::asked;
+use super::tally::Tally;
 use crate::block::Block;
-use crate::config::BlockSize;
+use crate::config::{BlockSize, Config, Form};
 use crate::convert::{self, Tensors};
-use crate::{Config, Error, Form, Mode, Result};
+use crate::error::{Error, Result};
+use crate::mode::Mode;
+use crate::required_weights::required_weights;
 use candle_core::{DType, Device, Shape, Tensor, Var};
 use candle_nn::VarBuilder;
 use rand::SeedableRng;
@@ -80,7 +81,7 @@ impl Stack {
         device: &Device,
         mut draw: impl FnMut(&str, usize) -> Vec<f64>,
     ) -> Result<Tensors> {
-        let shapes = asked(|builder| self.build(Form::C, builder))?;
+        let shapes = required_weights(|builder| self.build(Form::C, builder))?;
         let tensor = |(name, shape): (String, Shape)| {
             let values = draw(&name, shape.elem_count());
             Ok((name, tensor(values, shape, dtype, device)?))

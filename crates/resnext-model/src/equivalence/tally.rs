@@ -1,7 +1,7 @@
 //! Comparison to the last bit.
 
-use super::values;
-use crate::Result;
+use super::distance::values;
+use crate::error::{Error, Result};
 use candle_core::{DType, Tensor};
 use serde::Serialize;
 
@@ -45,7 +45,7 @@ impl Tally {
     ) -> Result<()> {
         if expected.dims() != got.dims() {
             let problem = format!("expected shape {:?}, got {:?}", expected.dims(), got.dims());
-            return Err(crate::Error::Convert { name: name(), problem });
+            return Err(Error::Convert { name: name(), problem });
         }
         // Widening keeps what is equal equal and what differs different, but the bits are the type's own.
         let (e, g) = (values(expected)?, values(got)?);

@@ -1,10 +1,9 @@
 //! The network as an ONNX graph.
 
 use super::protobuf::Message;
-use super::{Export, narrowed};
-use crate::config::{Shortcut, Stem};
-use crate::layers::ConvSize;
-use crate::{Error, Result};
+use super::tensors::{Export, narrowed};
+use crate::config::{ConvSize, Shortcut, Stem};
+use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use resnext_ops::BatchNormConfig;
 

@@ -1,6 +1,5 @@
 //! What can keep a file from coming.
 
-use super::RepoId;
 use std::path::PathBuf;
 
 /// An error of the hub.
@@ -38,8 +37,7 @@ pub enum HubError {
 }
 
 impl HubError {
-    pub(super) fn of(repo: &RepoId, file: &str, cause: Cause) -> HubError {
-        let (repo, file) = (repo.to_string(), file.to_string());
+    pub(super) fn of(repo: String, file: String, cause: Cause) -> HubError {
         match cause {
             Cause::NoFile => HubError::NoFile { repo, file },
             cause => HubError::Failed { repo, file, cause },

@@ -3,72 +3,30 @@
 //! hf-hub gives the cache's layout. Its own download neither checks what it got nor goes on where it stopped
 //! nor works offline, so the transfer is here.
 
-mod error;
+pub(crate) mod error;
+pub(crate) mod repo;
 mod transfer;
 
 pub use error::{Cause, HubError};
+pub use repo::{Progress, RepoId};
 
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
+use repo::is_file_name;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 use transfer::{Remote, Transfer};
-
-/// A model repository at one of its revisions, as in `timm/resnext50_32x4d.a1_in1k` or `me/model@v2`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RepoId {
-    id: String,
-    revision: String,
-}
-
-impl FromStr for RepoId {
-    type Err = HubError;
-
-    /// `owner/name`, or `name` alone for timm's; `@revision` may follow, `hf-hub:` may come first.
-    fn from_str(text: &str) -> Result<Self, HubError> {
-        let invalid = || HubError::Id(text.to_string());
-        let bare = ["hf-hub:", "hf_hub:"].iter().find_map(|start| text.strip_prefix(start)).unwrap_or(text);
-        let (id, revision) = bare.split_once('@').unwrap_or((bare, "main"));
-        let id = if id.contains('/') { id.to_string() } else { format!("timm/{id}") };
-        let parts: Vec<&str> = id.split('/').collect();
-        let revision_fits = revision.split('/').all(is_file_name);
-        if parts.len() != 2 || !parts.iter().all(|part| is_file_name(part)) || !revision_fits {
-            return Err(invalid());
-        }
-        Ok(RepoId { id, revision: revision.to_string() })
-    }
-}
-
-impl std::fmt::Display for RepoId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.id)?;
-        if self.revision == "main" { Ok(()) } else { write!(f, "@{}", self.revision) }
-    }
-}
-
-/// Whether a text from outside may name a file in the cache.
-fn is_file_name(text: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-    (1..=200).contains(&text.len())
-        && text.bytes().all(plain)
-        && !text.starts_with('.')
-        && !text.contains("..")
-}
 
 /// Whether the hub answered that there is no such file. Not every server tells a file from its repository.
 pub(crate) fn is_absent(error: &HubError) -> bool {
     match error {
         HubError::NoFile { .. } => true,
         HubError::Failed { cause, .. } => {
-            matches!(cause, error::Cause::NoRepository | error::Cause::Offline(_))
+            matches!(cause, Cause::NoRepository | Cause::Offline(_))
         }
         _ => false,
     }
 }
-
-/// Told how a download goes: the file, bytes there are, bytes there will be.
-pub type Progress = Box<dyn Fn(&str, u64, u64) + Send + Sync>;
 
 /// Access to the hub and its cache.
 pub struct Hub {
@@ -171,9 +129,9 @@ impl Hub {
         if let (true, Some(path)) = (is_commit || self.offline, &at_hand) {
             return Ok(path.clone());
         }
-        let named = |source| HubError::of(repo, file, source);
+        let named = |source| HubError::of(repo.to_string(), file.to_string(), source);
         if self.offline {
-            return Err(named(error::Cause::Offline(self.cache.path().clone())));
+            return Err(named(Cause::Offline(self.cache.path().clone())));
         }
         let transfer =
             Transfer { token: self.token.as_deref(), backoff: self.backoff, progress: &self.progress };
@@ -183,7 +141,7 @@ impl Hub {
         };
         self.fetch(&transfer, &remote, &cached, &folder, file).map_err(named)?;
         if !is_commit {
-            cached.create_ref(&remote.commit).map_err(|e| named(error::Cause::Cache(e)))?;
+            cached.create_ref(&remote.commit).map_err(|e| named(Cause::Cache(e)))?;
         }
         Ok(cached.pointer_path(&remote.commit).join(file))
     }
@@ -196,7 +154,7 @@ impl Hub {
         cached: &CacheRepo,
         folder: &str,
         file: &str,
-    ) -> Result<(), error::Cause> {
+    ) -> Result<(), Cause> {
         let blob = cached.blob_path(&remote.etag);
         let locks = self.cache.path().join(".locks").join(folder);
         let pointer = cached.pointer_path(&remote.commit).join(file);

@@ -1,7 +1,7 @@
 //! The hub's HTTP: what a file is, and its bytes.
 
 use super::error::Cause;
-use super::{Progress, is_file_name};
+use super::repo::{Progress, is_file_name};
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};

@@ -1,19 +1,13 @@
 //! Whether weights are those of a network, before any is read.
 
-use super::Weights;
-use crate::asked::asked;
+use super::{Head, Weights};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::network::ResNext;
+use crate::required_weights::required_weights;
+use crate::summary::Summary;
 use crate::variables::Variables;
-use crate::{Config, Error, ResNext, Result, Summary};
 use std::sync::PoisonError;
-
-/// Where the last layer comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Head {
-    /// The file, like all else.
-    Loaded,
-    /// New values: the classes are others than those of the file, which need not have a last layer.
-    Fresh,
-}
 
 /// Names listed of each kind of problem.
 const LISTED: usize = 10;
@@ -33,7 +27,7 @@ impl Weights {
                 format!("its shapes are of a network of {parameters} weights, the file has {len} bytes");
             return Err(Error::Mismatch { path: self.path.clone(), problem });
         }
-        let expected = asked(|builder| ResNext::new(config, builder))?;
+        let expected = required_weights(|builder| ResNext::new(config, builder))?;
         let of_head = |name: &str| head == Head::Fresh && name.starts_with("fc.");
         let wrong = expected.iter().filter_map(|(name, shape)| {
             let found = &self.entries.get(name)?.shape;

@@ -1,8 +1,8 @@
 //! What network weights are of.
 
 use super::Weights;
-use crate::config::{BlockKind, Form, Shortcut, Stem};
-use crate::{Config, Error, Result};
+use crate::config::{BlockKind, Config, Form, Shortcut, Stem};
+use crate::error::{Error, Result};
 
 impl Weights {
     /// The network these weights are of, by their names and shapes.

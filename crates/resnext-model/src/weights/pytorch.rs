@@ -1,7 +1,7 @@
 //! Files of `torch.save`: zip archives, and the older format of pickles with storages behind them.
 
+use super::file::{Entry, FileBytes};
 use super::pickle::{Element, Global, Id, Pickle, Value};
-use super::{Entry, FileBytes};
 use candle_core::DType;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;

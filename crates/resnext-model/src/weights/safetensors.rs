@@ -1,6 +1,6 @@
 //! The header of a safetensors file, believed in nothing it says.
 
-use super::{Entry, FileBytes, Tables};
+use super::file::{Entry, FileBytes, Tables};
 use candle_core::DType;
 use safetensors::tensor::Metadata;
 use std::collections::BTreeMap;

@@ -1,23 +1,18 @@
 //! The inference form of a network.
 
-use crate::block::Block;
+use super::buffers::{Buffers, ImageBuffers, Maps, source_of};
+use crate::calibration::Calibration;
 use crate::config::Stem;
-use crate::layers::{Folded, Numbers};
-use crate::network::{entrance, head};
-use crate::{Calibration, Config, Error, Ranges, Result};
+use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
-use resnext_ops::{
-    Activations, Conv2dConfig, Crew, FusedConv, Fusion, Images, Pool2dConfig, Quantization,
-    fused_dtype_is_supported,
-};
+use resnext_ops::{Activations, Crew, FusedConv, Fusion, Pool2dConfig, Quantization};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A network for inference on the CPU: batch norm folded into packed convolutions, bias, residual and ReLU in
 /// their passes, and buffers that are kept. Whatever the form it was trained in, it runs form (c).
 ///
-/// In f32, or in bf16 where [`fused_dtype_is_supported`] says so: then maps, weights and the features that the last layer reads
+/// In f32, or in bf16 where [`fused_dtype_is_supported`](resnext_ops::fused_dtype_is_supported) says so: then maps, weights and the features that the last layer reads
 /// are bf16, and sums, means and logits f32. Or in eight bits, where it says so of u8: then the first convolution and the last
 /// layer are in bf16 where that is supported, else f32, and maps between them are u8, with a step each, the convolutions'
 /// weights i8, with a step for each output channel, and sums whole numbers of 32 bits. In f32, 1×1 convolutions take
@@ -26,91 +21,42 @@ use std::time::{Duration, Instant};
 /// 128 channels, or on AVX-512 are of 8; logits stay within 1e-4, relative, of the network's own.
 #[derive(Debug)]
 pub struct Fused {
-    entrance: FusedConv,
+    pub(super) entrance: FusedConv,
     /// Zeros around the image, which the first convolution then need not look for.
-    border: usize,
-    stem: Stem,
-    stages: Vec<FusedStage>,
-    fc: FusedConv,
-    classes: usize,
+    pub(super) border: usize,
+    pub(super) stem: Stem,
+    pub(super) stages: Vec<FusedStage>,
+    pub(super) fc: FusedConv,
+    pub(super) classes: usize,
     /// What the first convolution and the last layer compute in.
-    dtype: DType,
+    pub(super) dtype: DType,
     /// What all between them do, if that is eight bits: how the map they begin with is kept.
-    quantization: Option<Quantization>,
+    pub(super) quantization: Option<Quantization>,
     /// One set for each call there ever was at the same time.
-    buffers: Mutex<Vec<Buffers>>,
+    pub(super) buffers: Mutex<Vec<Buffers>>,
 }
 
 /// A stage of blocks in form (c).
 #[derive(Debug)]
-pub(crate) struct FusedStage {
+pub(super) struct FusedStage {
     /// Of the first block, the only one that may change sizes.
-    projection: Option<FusedConv>,
+    pub(super) projection: Option<FusedConv>,
     /// Whether the first block's first convolution leaves it to another to make the map smaller.
-    smaller_later: bool,
-    blocks: Vec<FusedBlock>,
+    pub(super) smaller_later: bool,
+    pub(super) blocks: Vec<FusedBlock>,
 }
 
 #[derive(Debug)]
-struct FusedBlock {
-    name: String,
-    first: FusedConv,
+pub(super) struct FusedBlock {
+    pub(super) name: String,
+    pub(super) first: FusedConv,
     /// A basic block has none.
-    middle: Option<FusedConv>,
-    last: FusedConv,
+    pub(super) middle: Option<FusedConv>,
+    pub(super) last: FusedConv,
 }
 
 /// What is told of each layer: its name, and the map it has written; with `input`, which is no map, the one written next.
 type Done<'a> = dyn FnMut(&str, &Activations) + 'a;
-
-/// What a forward pass writes to.
-///
-/// A thread has the same part of all maps of one size, and then writes where it wrote in the pass before, too: what lies in
-/// the caches of another thread's core is slow to get, most of all if they do not share the last one.
-#[derive(Debug, Default)]
-struct Buffers {
-    /// Of the images that are computed at the same time, one each.
-    per_image: Vec<ImageBuffers>,
-    /// What the last stage reads, of several images, and its maps.
-    together: Activations,
-    last: Maps,
-    features: Activations,
-    logits: Activations,
-}
-
-/// What is written for an image by itself.
-#[derive(Debug, Default)]
-struct ImageBuffers {
-    images: Images,
-    /// From the first convolution to what the first block reads, which is number [`Fused::stem_output`].
-    stem: [Activations; 3],
-    /// Of all stages but the last.
-    stages: Vec<Maps>,
-}
-
-/// Maps of one stage.
-#[derive(Debug, Default)]
-struct Maps {
-    /// The last block's output; within the first block, what its projection makes.
-    x: Activations,
-    /// The output of the block that is computed.
-    y: Activations,
-    /// What a block's first convolution makes, and what the one between it and the last does.
-    opened: Activations,
-    inner: Activations,
-}
-
-/// What a stage reads, of those before it or of the stem; and a map of the same size that it may write to, which the stage
-/// before it has no more use for.
-fn source_of<'a>(
-    stem: &'a Activations,
-    before: &'a mut [Maps],
-) -> (&'a Activations, Option<&'a mut Activations>) {
-    match before.last_mut() {
-        Some(Maps { x, y, .. }) => (x, Some(y)),
-        None => (stem, None),
-    }
-}
 
 /// Pixels of the largest images of which each thread computes one by itself, if there are as many: no layer then waits
 /// for another thread, nor reads what one wrote. With larger ones, that is little beside the memory that maps take.
@@ -124,38 +70,6 @@ const ALONE_IN_ALL: usize = 16 * ALONE;
 const TOGETHER: usize = 4 * 14 * 14;
 
 impl Fused {
-    /// Builds the network of `config` from the weights under `vb`, f32, and fuses it block by block, to
-    /// compute in `dtype`: a block's unpacked weights are gone when the next one's are read.
-    ///
-    /// # Errors
-    /// If the configuration is invalid, a weight is missing, of the wrong shape or not f32, or this machine
-    /// can't compute in `dtype`.
-    pub fn new(config: &Config, vb: VarBuilder, dtype: DType) -> Result<Self> {
-        Self::of(config, vb, Numbers::Float(dtype))
-    }
-
-    /// As [`new`](Self::new), but to compute in eight bits, with maps of `ranges`, which a network of the same weights has
-    /// learnt ([`calibrate`](Self::calibrate)).
-    ///
-    /// # Errors
-    /// As `new`; also if the range of a map is missing, or signed where there are no negative numbers, or if a weight is not
-    /// finite, or too large for the ranges.
-    pub fn quantized(config: &Config, vb: VarBuilder, ranges: &Ranges) -> Result<Self> {
-        Self::of(config, vb, Numbers::Quantized(ranges))
-    }
-
-    fn of(config: &Config, vb: VarBuilder, numbers: Numbers) -> Result<Self> {
-        config.validate()?;
-        let (conv1, bn1) = entrance(config, &vb)?;
-        let mut builder = FusedBuilder::new(conv1.fold(&bn1)?, config.stem, numbers)?;
-        for (s, sizes) in config.blocks().iter().enumerate() {
-            for (i, size) in sizes.iter().enumerate() {
-                builder.add(s, i, &Block::new(size, config, vb.pp(format!("layer{}", s + 1)).pp(i))?)?;
-            }
-        }
-        builder.finish(&head(config, &vb)?)
-    }
-
     /// The type it computes in; u8 for eight bits.
     pub fn dtype(&self) -> DType {
         if self.quantization.is_some() { DType::U8 } else { self.dtype }
@@ -197,7 +111,7 @@ impl Fused {
     }
 
     /// [`forward`](Self::forward), which tells `observe` the time each layer took, by the names of
-    /// [`Summary`](crate::Summary): all threads compute one image after the other.
+    /// [`Summary`](crate::summary::Summary): all threads compute one image after the other.
     /// They are rayon's, and busy until the pass is over: `observe` must not wait for work of theirs.
     ///
     /// # Errors
@@ -388,91 +302,5 @@ impl Fused {
             projection + stage.blocks.iter().map(of).sum::<usize>()
         };
         self.entrance.bytes() + self.fc.bytes() + self.stages.iter().map(stage).sum::<usize>()
-    }
-}
-
-/// A network in the making, block by block.
-pub(crate) struct FusedBuilder<'a> {
-    numbers: Numbers<'a>,
-    dtype: DType,
-    quantization: Option<Quantization>,
-    entrance: FusedConv,
-    border: usize,
-    stem: Stem,
-    stages: Vec<FusedStage>,
-    /// The layer that writes what the next block reads.
-    source: String,
-}
-
-impl<'a> FusedBuilder<'a> {
-    pub(crate) fn new(entrance: Folded, stem: Stem, numbers: Numbers<'a>) -> Result<Self> {
-        let (entrance, border) = entrance.without_padding();
-        let source = if stem == Stem::ImageNet { "maxpool" } else { "conv1" };
-        let (dtype, quantization) = match numbers {
-            Numbers::Float(dtype) => (dtype, None),
-            Numbers::Quantized(ranges) => {
-                // Images have signs, which maps that a convolution reads in eight bits have not.
-                let half = fused_dtype_is_supported(DType::BF16);
-                (if half { DType::BF16 } else { DType::F32 }, Some(ranges.quantization(source)?))
-            }
-        };
-        Ok(FusedBuilder {
-            numbers,
-            dtype,
-            quantization,
-            entrance: entrance.pack_for_images(dtype)?,
-            border,
-            stem,
-            stages: Vec::new(),
-            source: source.into(),
-        })
-    }
-
-    /// Adds block `i` of stage `s`, both from 0, after those before it.
-    pub(crate) fn add(&mut self, s: usize, i: usize, block: &Block) -> Result<()> {
-        let name = format!("layer{}.{i}", s + 1);
-        let (folded, projection) = block.fold()?;
-        let pack = |folded: Folded| folded.pack(self.numbers, &self.source, &format!("{name}.downsample.0"));
-        let projection = projection.map(pack).transpose()?;
-        let smaller_later = folded[0].stride() == 1 && folded.iter().any(|conv| conv.stride() > 1);
-        let mut convs = Vec::new();
-        for (j, folded) in folded.iter().enumerate() {
-            let to = format!("{name}.conv{}", j + 1);
-            convs.push(folded.pack(self.numbers, &self.source, &to)?);
-            self.source = to;
-        }
-        let mut convs = convs.into_iter();
-        let (Some(first), Some(second), third) = (convs.next(), convs.next(), convs.next()) else {
-            return Err(Error::Config(format!("expected two or three convolutions in {name}")));
-        };
-        let (middle, last) = match third {
-            Some(third) => (Some(second), third),
-            None => (None, second),
-        };
-        if i == 0 {
-            self.stages.push(FusedStage { projection, smaller_later, blocks: Vec::new() });
-        }
-        if let Some(stage) = self.stages.last_mut() {
-            stage.blocks.push(FusedBlock { name, first, middle, last });
-        }
-        Ok(())
-    }
-
-    /// Adds the last layer.
-    pub(crate) fn finish(self, (weight, bias): &(Tensor, Tensor)) -> Result<Fused> {
-        let FusedBuilder { dtype, quantization, entrance, border, stem, stages, .. } = self;
-        let (classes, features) = weight.dims2()?;
-        let weight = weight.detach().reshape((classes, features, 1, 1))?;
-        Ok(Fused {
-            entrance,
-            border,
-            stem,
-            stages,
-            fc: FusedConv::writing_f32(&weight, &bias.detach(), &Conv2dConfig::default(), dtype)?,
-            classes,
-            dtype,
-            quantization,
-            buffers: Mutex::default(),
-        })
     }
 }

@@ -1,6 +1,6 @@
 //! What a network asks of its weights, learnt by building it.
 
-use crate::Result;
+use crate::error::Result;
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The names and shapes of the weights that `build` asks for.
-pub(crate) fn asked<T>(build: impl FnOnce(VarBuilder) -> Result<T>) -> Result<BTreeMap<String, Shape>> {
+pub(crate) fn required_weights<T>(
+    build: impl FnOnce(VarBuilder) -> Result<T>,
+) -> Result<BTreeMap<String, Shape>> {
     let recorder = Recorder::default();
     build(VarBuilder::from_backend(Box::new(recorder.clone()), DType::F32, Device::Cpu))?;
     Ok(std::mem::take(&mut *recorder.0.lock().unwrap_or_else(PoisonError::into_inner)))

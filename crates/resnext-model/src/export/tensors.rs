@@ -1,0 +1,69 @@
+//! A network's tensors for other programs, and their safetensors file.
+
+use crate::config::{Config, Form};
+use crate::convert::Tensors;
+use crate::error::{Error, Result};
+use crate::weights::Weights;
+use candle_core::{DType, Device, Tensor};
+use std::collections::{BTreeMap, HashMap};
+
+/// A network's weights in form (c), under torchvision's names.
+#[derive(Debug, Clone)]
+pub struct Export {
+    config: Config,
+    tensors: Tensors,
+}
+
+impl Export {
+    /// Reads all of a file's weights; those of forms (a) and (b) are rearranged.
+    ///
+    /// # Errors
+    /// Those of [`Weights::config`] and [`Weights::in_form`].
+    pub fn new(weights: &Weights) -> Result<Self> {
+        let config = weights.config()?;
+        let tensors = weights.in_form(&config, Form::C, &Device::Cpu)?;
+        Ok(Export { config: Config { form: Form::C, ..config }, tensors })
+    }
+
+    /// The network, in form (c).
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(super) fn tensor(&self, name: &str) -> Result<&Tensor> {
+        let problem = || "no such weight".to_string();
+        self.tensors.get(name).ok_or_else(|| Error::Convert { name: name.into(), problem: problem() })
+    }
+
+    /// A safetensors file that `load_state_dict(…, strict=True)` of torchvision and timm takes, in `dtype`: F32,
+    /// F16 or BF16. It has torchvision's counters of batches too, all 0.
+    ///
+    /// # Errors
+    /// If `dtype` is another, or a weight is beyond its range.
+    pub fn safetensors(&self, dtype: DType) -> Result<Vec<u8>> {
+        let mut tensors = BTreeMap::new();
+        for (name, tensor) in &self.tensors {
+            tensors.insert(name.clone(), narrowed(name, tensor, dtype)?);
+            if let Some(norm) = name.strip_suffix("running_var") {
+                tensors.insert(format!("{norm}num_batches_tracked"), Tensor::new(0i64, &Device::Cpu)?);
+            }
+        }
+        // What PyTorch's own programs look for before they read on.
+        let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+        safetensors::serialize(tensors, Some(metadata)).map_err(|e| Error::Config(e.to_string()))
+    }
+}
+
+/// `tensor` as `dtype`.
+pub(super) fn narrowed(name: &str, tensor: &Tensor, dtype: DType) -> Result<Tensor> {
+    if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
+        return Err(Error::Config(format!("weights are written as F32, F16 or BF16, not {dtype:?}")));
+    }
+    let largest = tensor.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+    if dtype == DType::F16 && largest > half::f16::MAX.to_f32() {
+        let problem =
+            format!("expected values up to {}, got {largest}, which F16 cannot hold", half::f16::MAX);
+        return Err(Error::Convert { name: name.into(), problem });
+    }
+    Ok(tensor.to_dtype(dtype)?)
+}
