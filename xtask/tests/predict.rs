@@ -178,7 +178,7 @@ fn bad_input_gets_one_clear_line() {
     let end = nan.len();
     nan[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
     std::fs::write(path.join("nan.safetensors"), nan).unwrap();
-    refused(with("nan.safetensors"), "values are no finite numbers");
+    refused(with("nan.safetensors"), "values are not finite");
     std::fs::write(path.join("text.jpg"), "a text").unwrap();
     refused(predict(path, &["text.jpg"]), "text.jpg: not an image");
     refused(predict(path, &["none.jpg"]), "none.jpg: no such file or folder");

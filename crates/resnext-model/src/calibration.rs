@@ -1,48 +1,49 @@
-//! What range each map's numbers are in, learnt from images: what a network in eight bits has to know.
+//! Calibration: the range of each feature map, found on images. An int8 network is built from these ranges.
 
 use crate::error::{Error, Result};
 use resnext_ops::{Activations, Quantization};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What has been seen of a network's maps.
+/// Histograms of a network's feature maps, filled by [`Fused::calibrate`](crate::infer::Fused::calibrate).
 #[derive(Debug, Default)]
 pub struct Calibration {
     maps: BTreeMap<String, Histogram>,
 }
 
-/// The ranges of a network's maps, by the names of the layers that write them.
+/// The ranges of a network's feature maps, by the names of the layers that write them. Serialised, a table of
+/// [`Range`]s.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Ranges(BTreeMap<String, Range>);
 
-/// The range of a map's numbers.
+/// The range of a feature map's values: [0, largest], or [-largest, largest] if it is signed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Range {
-    /// The largest, or what larger ones become.
+    /// The largest magnitude; larger ones are clipped to it.
     pub largest: f32,
-    /// Whether it begins at `-largest`, not at 0.
+    /// Whether the range starts at `-largest` rather than at 0.
     pub signed: bool,
 }
 
 impl Calibration {
-    /// Nothing seen yet.
+    /// An empty calibration, before the first image.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Looks at the map that a layer has written, which may have negative numbers or not.
-    pub(crate) fn see(&mut self, name: &str, map: &Activations, signed: bool) {
+    /// Adds the map that layer `name` has written. `signed` says whether it may have negative values.
+    pub(crate) fn observe(&mut self, name: &str, map: &Activations, signed: bool) {
         let histogram = self.maps.entry(name.to_string()).or_default();
         histogram.signed |= signed;
         map.values().for_each(|value| histogram.add(value));
     }
 
-    /// The ranges that lose least: where a few numbers are far beyond all others, what is lost by cutting them off is less
-    /// than what the others lose by larger steps.
+    /// The range of each map that minimises its squared quantisation error. Where a few values are far beyond all
+    /// others, clipping them loses less than the larger steps would cost the others.
     ///
     /// # Errors
-    /// If a map had numbers that are not finite.
+    /// [`Error::Calibration`] if a map had values that are not finite.
     pub fn ranges(&self) -> Result<Ranges> {
         let range = |(name, histogram): (&String, &Histogram)| match histogram.is_finite() {
             true => Ok((name.clone(), histogram.range())),
@@ -53,20 +54,24 @@ impl Calibration {
 }
 
 impl Ranges {
-    /// Of how many maps.
+    /// The number of maps.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no maps.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// How the map of a layer is kept in eight bits.
+    /// The scale and zero point in int8 of the map that layer `name` writes.
+    ///
+    /// # Errors
+    /// [`Error::Calibration`] if its range is missing.
     pub(crate) fn quantization(&self, name: &str) -> Result<Quantization> {
         let Some(&Range { largest, signed }) = self.0.get(name) else {
-            let message = format!("expected a range of the map {name}, of {} there is none", self.0.len());
+            let message =
+                format!("expected the range of the map {name}, it is not among the {} ranges", self.0.len());
             return Err(Error::Calibration(message));
         };
         let quantization =
@@ -75,14 +80,14 @@ impl Ranges {
     }
 }
 
-/// How often magnitudes were seen, by the upper 16 bits of their f32: in steps of less than a hundredth.
+/// The number of values of each magnitude, by the upper 16 bits of their f32: bins are less than 1 % wide.
 #[derive(Debug)]
 struct Histogram {
     counts: Vec<u64>,
     signed: bool,
 }
 
-/// The first bin of what is not finite.
+/// The first bin of values that are not finite.
 const INFINITY: usize = (f32::INFINITY.to_bits() >> 16) as usize;
 
 impl Default for Histogram {
@@ -100,22 +105,22 @@ impl Histogram {
         self.counts[INFINITY..].iter().all(|&count| count == 0)
     }
 
-    /// What magnitudes of a bin are taken for.
+    /// The magnitude at which a bin starts, which stands for all its values.
     fn magnitude(bin: usize) -> f64 {
         f64::from(f32::from_bits((bin as u32) << 16))
     }
 
-    /// That of the least squared error: a twelfth of a step's square for each number inside, and the square of what is
-    /// missing for each beyond.
+    /// The range of the least squared error: step²/12 for each value inside, and (value - largest)² for each value
+    /// beyond.
     fn range(&self) -> Range {
         let steps = if self.signed { 127.0 } else { 255.0 };
-        // Zeros have no error.
+        // Bin 0 is left out: zeros have no error.
         let inside: u64 = self.counts[1..].iter().sum();
         let (mut best, mut least) = (0.0, f64::INFINITY);
-        // How many there are beyond, their sum and that of their squares.
+        // The number of values beyond, their sum, and the sum of their squares.
         let mut beyond = [0.0; 3];
         for bin in (1..INFINITY).rev() {
-            // Bins are open to the top: the next one's beginning holds all of this one.
+            // A bin's values lie below the start of the next bin, which therefore includes them.
             let largest = Self::magnitude(bin + 1);
             if beyond[0] > 0.0 || self.counts[bin] > 0 {
                 let cut = beyond[2] - 2.0 * largest * beyond[1] + largest * largest * beyond[0];

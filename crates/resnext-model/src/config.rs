@@ -1,39 +1,43 @@
-//! What a network looks like.
+//! What a network looks like: its configuration, and the layer sizes that follow from it.
 
 use crate::error::{Error, Result};
+use resnext_ops::Pool2dConfig;
 use serde::{Deserialize, Serialize};
 
-/// A ResNeXt (the paper's section 3.1 and table 1), or one of the ResNets it grew out of.
+/// A ResNeXt (section 3.1 and table 1 of the paper), or one of the ResNets it generalises.
 ///
-/// Two rules give every width: blocks of one stage share it, and each later stage halves the map and
-/// doubles the width. ResNet is the case of cardinality 1 and base width 64.
+/// Two rules give every width: blocks of one stage share their sizes, and each later stage halves the feature map
+/// and doubles the width. A ResNet is a ResNeXt of cardinality 1 and base width 64.
+///
+/// [`Config::by_name`] gives the published networks. Serialised, a configuration is a table of these fields; those
+/// with a default may be left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Paths a block, C.
+    /// Cardinality C: the number of paths per block (section 3.3).
     pub cardinality: usize,
-    /// Channels a path in the first stage, d.
+    /// Base width d: the number of channels per path in the first stage (table 2).
     pub base_width: usize,
-    /// Blocks a stage.
+    /// The number of blocks in each stage.
     pub depths: Vec<usize>,
-    /// Channels of the stem. A block of stage s (from 0) puts out planes·2^s channels, times the
-    /// [expansion](BlockKind::expansion) of its kind.
+    /// Output channels of the stem, 64 by default. A block of stage s, counted from 0, has planes·2^s output
+    /// channels, times the [expansion](BlockKind::expansion) of its kind.
     #[serde(default = "default_planes")]
     pub planes: usize,
-    /// What blocks are made of.
+    /// Which convolutions a block consists of.
     #[serde(default)]
     pub block: BlockKind,
-    /// What comes before the first stage.
+    /// The layers before the first stage.
     pub stem: Stem,
     /// How a block's input reaches its output where their shapes differ.
     #[serde(default)]
     pub shortcut: Shortcut,
-    /// Logits put out.
+    /// The number of classes, and so of logits.
     pub classes: usize,
-    /// Which of the three equivalent forms blocks take.
+    /// Which of the three equivalent forms of figure 3 the blocks take.
     #[serde(default)]
     pub form: Form,
-    /// Whether the last batch norm of each block starts at scale 0, so that blocks start as identities.
+    /// Whether the last batch norm of each block starts with scale 0, so that blocks start as identities.
     #[serde(default)]
     pub zero_init_last: bool,
 }
@@ -42,20 +46,20 @@ fn default_planes() -> usize {
     64
 }
 
-/// What a residual block is made of (He et al., "Deep Residual Learning", arXiv 1512.03385, figure 5).
+/// Which convolutions a residual block consists of (He et al., "Deep Residual Learning", arXiv 1512.03385, figure 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BlockKind {
-    /// 1×1, 3×3 and 1×1 convolutions: every ResNeXt, and ResNet from 50 layers on.
+    /// 1×1, 3×3 and 1×1 convolutions: every ResNeXt, and ResNets of 50 and more layers.
     #[default]
     Bottleneck,
-    /// Two 3×3 convolutions: ResNet-18 and 34. The paper's section 3.3 says why there is no ResNeXt of them: their
-    /// paths together are one wider, dense block. So they have one path and form (c) only.
+    /// Two 3×3 convolutions: ResNet-18 and 34. Paths of two layers add up to one wider dense block (section 3.3 and
+    /// figure 4 of the ResNeXt paper), so basic blocks have cardinality 1 and form (c) only.
     Basic,
 }
 
 impl BlockKind {
-    /// Channels a block puts out for each of its stage's planes.
+    /// A block's output channels per plane of its stage: 4 for bottleneck blocks, 1 for basic ones.
     pub fn expansion(self) -> usize {
         match self {
             BlockKind::Bottleneck => 4,
@@ -77,24 +81,35 @@ impl BlockKind {
     }
 }
 
-/// What comes before the first stage.
+/// The layers before the first stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stem {
-    /// 7×7 convolution of stride 2, then 3×3 max-pool of stride 2 (table 1).
+    /// A 7×7 convolution with stride 2, then a 3×3 max-pool with stride 2 (table 1).
     ImageNet,
-    /// 3×3 convolution (section 5.3).
+    /// A 3×3 convolution (section 5.3).
     Cifar,
 }
 
-/// The shortcut where a block changes the shape (He et al., "Deep Residual Learning", section 3.3).
+impl Stem {
+    /// The max-pool behind the first convolution, if there is one.
+    pub(crate) fn pool(self) -> Option<Pool2dConfig> {
+        match self {
+            Stem::ImageNet => Some(Pool2dConfig { kernel: 3, stride: 2, padding: 1 }),
+            Stem::Cifar => None,
+        }
+    }
+}
+
+/// The shortcut of a block whose output has another shape than its input (He et al., "Deep Residual Learning",
+/// section 3.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Shortcut {
     /// Option B: a 1×1 convolution with batch norm, as in torchvision.
     #[default]
     Projection,
-    /// Option A: every other pixel, and zeros for the new channels; no parameters.
+    /// Option A: every other pixel, padded with zero channels; it has no parameters.
     Identity,
 }
 
@@ -102,11 +117,11 @@ pub enum Shortcut {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Form {
-    /// C separate paths, summed.
+    /// Figure 3 (a): C separate paths, summed.
     A,
-    /// C paths, concatenated after the 3×3 convolution.
+    /// Figure 3 (b): C paths, concatenated after the 3×3 convolution.
     B,
-    /// One grouped 3×3 convolution.
+    /// Figure 3 (c): one grouped 3×3 convolution. This is torchvision's form, and the fast one.
     #[default]
     C,
 }
@@ -134,30 +149,30 @@ impl std::fmt::Display for Form {
     }
 }
 
-/// The sizes of one block, as [`Config`] implies them.
+/// The sizes of one block, as they follow from a [`Config`]: see [`Config::blocks`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub struct BlockSize {
-    /// What it is made of.
+    /// Which convolutions the block consists of.
     pub kind: BlockKind,
-    /// Channels in.
+    /// Input channels.
     pub input: usize,
-    /// Channels of one path.
+    /// Channels per path.
     pub path: usize,
-    /// Paths.
+    /// The number of paths.
     pub cardinality: usize,
-    /// Channels out.
+    /// Output channels.
     pub output: usize,
-    /// Of the first 3×3 convolution.
+    /// The stride of the first 3×3 convolution.
     pub stride: usize,
 }
 
 impl BlockSize {
-    /// Channels of all paths together.
+    /// Channels of all paths together, which are those of the grouped convolution in form (c).
     pub fn inner(&self) -> usize {
         self.path * self.cardinality
     }
 
-    /// Its convolutions in form (c), first to last.
+    /// The block's convolutions in form (c), first to last.
     pub(crate) fn convs(&self) -> Vec<ConvSize> {
         let &BlockSize { input, output, stride, .. } = self;
         let inner = self.inner();
@@ -174,19 +189,26 @@ impl BlockSize {
         }
     }
 
-    /// The shortcut's convolution, where it has one.
+    /// The 1×1 convolution of the shortcut, if the shape changes.
     pub(crate) fn projection(&self) -> ConvSize {
         ConvSize { stride: self.stride, ..ConvSize::dense(self.input, self.output, 1) }
     }
 
-    /// Whether the input differs in shape from the output.
+    /// The weight of [`projection`](Self::projection), (output, input, 1, 1), with which that convolution is
+    /// [`Shortcut::Identity`]: it copies the input's channels and pads them with zeros.
+    pub(crate) fn identity_weight(&self) -> Vec<f32> {
+        let copies = |i: usize| if i / self.input == i % self.input { 1.0 } else { 0.0 };
+        (0..self.output * self.input).map(copies).collect()
+    }
+
+    /// Whether the output has another shape than the input.
     pub fn changes_shape(&self) -> bool {
         self.stride != 1 || self.input != self.output
     }
 }
 
 impl std::fmt::Display for BlockSize {
-    /// As in `32×4d, 64→256` and `32×8d, 256→512, /2`; basic blocks say so first.
+    /// For example `32×4d, 64→256`, or `32×8d, 256→512, /2` with stride 2; basic blocks start with `basic, `.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.kind == BlockKind::Basic {
             write!(f, "basic, ")?;
@@ -196,20 +218,24 @@ impl std::fmt::Display for BlockSize {
     }
 }
 
-/// The sizes of a square convolution, padded so that stride 1 keeps the map's size.
+/// The sizes of a square convolution, padded so that stride 1 keeps the size of the map.
 #[derive(Clone, Copy)]
 pub(crate) struct ConvSize {
+    /// Input channels.
     pub(crate) input: usize,
+    /// Output channels.
     pub(crate) output: usize,
+    /// Height and width of the kernel.
     pub(crate) kernel: usize,
     pub(crate) stride: usize,
     pub(crate) groups: usize,
-    /// Output channels of the joined convolution this is a part of: paths start with the same
-    /// distribution as the grouped convolution that equals them.
+    /// Output channels of the convolution in form (c) that this one is a part of. Initialisation uses it, so that
+    /// paths start with the same distribution as the grouped convolution they add up to.
     pub(crate) joined_output: usize,
 }
 
 impl ConvSize {
+    /// A convolution with stride 1 and one group.
     pub(crate) fn dense(input: usize, output: usize, kernel: usize) -> Self {
         ConvSize { input, output, kernel, stride: 1, groups: 1, joined_output: output }
     }
@@ -219,7 +245,7 @@ impl Config {
     /// Checks that a network of this configuration can exist.
     ///
     /// # Errors
-    /// [`Error::Config`] that names the value and its range.
+    /// [`Error::Config`], which names the value and its range.
     pub fn validate(&self) -> Result<()> {
         let within = |name: &str, value: usize, most: usize| match (1..=most).contains(&value) {
             true => Ok(()),
@@ -233,7 +259,7 @@ impl Config {
         within("planes", self.planes, 4096)?;
         within("classes", self.classes, 1 << 20)?;
         within("the number of stages", self.depths.len(), 6)?;
-        self.depths.iter().try_for_each(|&depth| within("blocks a stage", depth, 1000))
+        self.depths.iter().try_for_each(|&depth| within("the number of blocks in a stage", depth, 1000))
     }
 
     /// The first convolution.
@@ -244,7 +270,7 @@ impl Config {
         }
     }
 
-    /// The blocks, stage by stage.
+    /// The sizes of all blocks, stage by stage.
     pub fn blocks(&self) -> Vec<Vec<BlockSize>> {
         let mut input = self.planes;
         let stage = |(s, &depth): (usize, &usize)| {
@@ -267,24 +293,23 @@ impl Config {
         self.depths.iter().enumerate().map(stage).collect()
     }
 
-    /// Pixels of the image that a pixel of each stage's map stands for, along a side: 4, 8, 16, 32 for an
-    /// ImageNet network.
+    /// The stride of each stage's map relative to the image: 4, 8, 16 and 32 for an ImageNet network.
     pub fn strides(&self) -> Vec<usize> {
         let first = if self.stem == Stem::ImageNet { 4 } else { 1 };
         (0..self.depths.len()).map(|s| first << s).collect()
     }
 
-    /// Channels of each stage's map: 256, 512, 1024, 2048 for an ImageNet network.
+    /// The channels of each stage's map: 256, 512, 1024 and 2048 for ResNeXt-50.
     pub fn channels(&self) -> Vec<usize> {
         (0..self.depths.len()).map(|s| self.stage_channels(s)).collect()
     }
 
-    /// Channels of the map of stage `s`, from 0.
+    /// The channels of stage `s`, counted from 0.
     fn stage_channels(&self, s: usize) -> usize {
         (self.planes * self.block.expansion()) << s
     }
 
-    /// Channels the head pools.
+    /// The number of features: the channels of the last stage, which the head averages over all pixels.
     ///
     /// # Panics
     /// If there are no stages, which [`validate`](Self::validate) reports.

@@ -1,4 +1,4 @@
-//! Weights of one form as those of another (figure 3), and back, bit for bit.
+//! Weights of one form as weights of another (figure 3), bit for bit: nothing is computed.
 //!
 //! | layer | form (c) | form (b) | form (a) |
 //! |---|---|---|---|
@@ -7,30 +7,45 @@
 //! | 1×1 | `conv3` | `conv3` | C slices of columns: `paths.i.conv3` |
 //! | batch norm, shortcut | `bn3`, `downsample` | the same | the same |
 //!
-//! Anything that has an entry a weight converts alike: gradients, momentum buffers, averages. Any part of
-//! a block's weights will do, as long as all paths have it.
+//! Everything with one entry per weight converts alike: gradients, momentum buffers, averages. A part of a block's
+//! weights converts too, as long as all paths have it.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use resnext_model::{Config, Form, ResNext, Variables, convert};
+//!
+//! let config = Config::by_name("resnext11_4x4d")?;
+//! let variables = Variables::new(1, DType::F32, &Device::Cpu);
+//! ResNext::new(&config, variables.builder())?;
+//! let grouped = variables.all().into_iter().map(|(name, var)| (name, var.as_detached_tensor())).collect();
+//!
+//! let paths = convert::network(&grouped, &config, Form::A)?;
+//! assert_eq!(grouped["layer1.0.conv2.weight"].dims(), [16, 4, 3, 3]);
+//! assert_eq!(paths["layer1.0.paths.3.conv2.weight"].dims(), [4, 4, 3, 3]);
+//! # Ok::<(), resnext_model::Error>(())
+//! ```
 
 use crate::config::{Config, Form};
 use crate::error::{Error, Result};
+use crate::layer_names;
 use candle_core::Tensor;
 use std::collections::BTreeMap;
 
 /// Tensors by name.
 pub type Tensors = BTreeMap<String, Tensor>;
 
-/// The weights of a whole network of `config`, whose form is theirs, in the form `to`.
+/// Converts the weights of a whole network from the form of `config` to the form `to`.
 ///
 /// # Errors
-/// [`Error::Convert`] if a path's weight is missing, too many or of a shape that can't be joined or split;
-/// [`Error::Config`] if blocks of this kind don't have the form.
+/// [`Error::Convert`] if a weight of a path is missing, unexpected, or of a shape that cannot be joined or split;
+/// [`Error::Config`] if blocks of this kind do not have the form.
 pub fn network(tensors: &Tensors, config: &Config, to: Form) -> Result<Tensors> {
     config.block.check_form(to)?;
     let mut converted = Tensors::new();
     let mut blocks = BTreeMap::<&str, Tensors>::new();
     for (name, tensor) in tensors {
-        match block_prefix(name) {
-            Some(end) => {
-                let (prefix, inner) = name.split_at(end);
+        match layer_names::split_block(name) {
+            Some((prefix, inner)) => {
                 blocks.entry(prefix).or_default().insert(inner.to_string(), tensor.clone());
             }
             None => {
@@ -48,10 +63,11 @@ pub fn network(tensors: &Tensors, config: &Config, to: Form) -> Result<Tensors> 
     Ok(converted)
 }
 
-/// The weights of one block of `cardinality` paths, in the form `to` instead of `from`.
+/// Converts the weights of one block with `cardinality` paths between forms. Names are those within the block, such
+/// as `conv2.weight`.
 ///
 /// # Errors
-/// As [`network`].
+/// [`Error::Convert`], as [`network`].
 pub fn block(tensors: &Tensors, cardinality: usize, from: Form, to: Form) -> Result<Tensors> {
     if from == to {
         return Ok(tensors.clone());
@@ -59,16 +75,7 @@ pub fn block(tensors: &Tensors, cardinality: usize, from: Form, to: Form) -> Res
     split(&join(tensors, cardinality, from)?, cardinality, to)
 }
 
-/// Where `layer1.0.` ends in the name of a block's weight.
-fn block_prefix(name: &str) -> Option<usize> {
-    let mut dots = name.match_indices('.').map(|(at, _)| at);
-    let (first, second) = (dots.next()?, dots.next()?);
-    let stage = name[..first].strip_prefix("layer")?;
-    let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    (number(stage) && number(&name[first + 1..second])).then_some(second + 1)
-}
-
-/// The dimension in which the paths' parts of a layer lie one after another, where `form` has them apart.
+/// The dimension along which a layer of form (c) is the concatenation of its paths' parts, if `form` splits it.
 fn path_dim(name: &str, form: Form) -> Option<usize> {
     match (name.split('.').next()?, form) {
         (_, Form::C) => None,
@@ -78,7 +85,7 @@ fn path_dim(name: &str, form: Form) -> Option<usize> {
     }
 }
 
-/// To form (c).
+/// Joins the paths of form `from` to form (c).
 fn join(tensors: &Tensors, cardinality: usize, from: Form) -> Result<Tensors> {
     let wrong = |name: &str, problem: String| Err(Error::Convert { name: name.to_string(), problem });
     let mut joined = Tensors::new();
@@ -102,7 +109,7 @@ fn join(tensors: &Tensors, cardinality: usize, from: Form) -> Result<Tensors> {
         }
         let parts: Vec<&Tensor> = parts.into_values().collect();
         let dim = path_dim(name, from).unwrap_or(0);
-        // A number, such as PyTorch's count of batches, is the same for all.
+        // A scalar, such as PyTorch's num_batches_tracked, is the same in all paths.
         let tensor = if parts[0].rank() == 0 { Ok(parts[0].clone()) } else { Tensor::cat(&parts, dim) };
         match tensor {
             Ok(tensor) => joined.insert(name.to_string(), tensor),
@@ -115,12 +122,12 @@ fn join(tensors: &Tensors, cardinality: usize, from: Form) -> Result<Tensors> {
     Ok(joined)
 }
 
-/// From form (c).
+/// Splits form (c) into the paths of form `to`.
 fn split(tensors: &Tensors, cardinality: usize, to: Form) -> Result<Tensors> {
-    let mut apart = Tensors::new();
+    let mut parts = Tensors::new();
     for (name, tensor) in tensors {
         let Some(dim) = path_dim(name, to) else {
-            apart.insert(name.clone(), tensor.clone());
+            parts.insert(name.clone(), tensor.clone());
             continue;
         };
         if tensor.rank() > 0 && (tensor.rank() <= dim || tensor.dim(dim)? % cardinality.max(1) != 0) {
@@ -136,8 +143,8 @@ fn split(tensors: &Tensors, cardinality: usize, to: Form) -> Result<Tensors> {
                     tensor.narrow(dim, i * len, len)?.contiguous()?
                 }
             };
-            apart.insert(format!("paths.{i}.{name}"), part);
+            parts.insert(format!("paths.{i}.{name}"), part);
         }
     }
-    Ok(apart)
+    Ok(parts)
 }

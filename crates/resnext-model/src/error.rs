@@ -1,4 +1,4 @@
-//! What can be wrong with a configuration or an input.
+//! The errors of this crate.
 
 use candle_core::Shape;
 
@@ -9,60 +9,60 @@ pub enum Error {
     #[error("unknown model `{name}`{}; known: {}; or any resnext{{11,20,29,50,101,152,200}}_CxDd, such as resnext50_16x8d",
         nearest.map(|n| format!("; did you mean `{n}`?")).unwrap_or_default(), known.join(", "))]
     UnknownModel {
-        /// What was asked for.
+        /// The unknown name.
         name: String,
         /// The preset with the most similar name.
         nearest: Option<&'static str>,
         /// All presets.
         known: &'static [&'static str],
     },
-    /// A configuration no network can have.
+    /// A configuration or setting that no network can have.
     #[error("model configuration: {0}")]
     Config(String),
     /// An image batch of the wrong shape.
     #[error("expected images (N, 3, H, W) with sides of at least one pixel, got shape {0:?}")]
     Input(Shape),
-    /// Ranges of maps that don't do for a network in eight bits.
+    /// Ranges of feature maps from which no int8 network can be built, or a network that cannot be calibrated.
     #[error("calibration: {0}")]
     Calibration(String),
-    /// A text that names none of the forms.
+    /// A text that does not name a form.
     #[error("unknown form `{0}`: expected a, b or c")]
     Form(String),
-    /// Weights that do not fit the form they are said to have.
+    /// Weights that do not have the form they should have, or that another form or type cannot express.
     #[error("{problem}: {name}")]
     Convert {
         /// The weight.
         name: String,
-        /// What was expected and what is there.
+        /// What was expected, and what was found.
         problem: String,
     },
-    /// A file of weights that can't be read.
+    /// A file of weights that cannot be read.
     #[error("{}: {reason}", path.display())]
     File {
         /// The file.
         path: std::path::PathBuf,
-        /// Why not.
+        /// Why it cannot be read.
         reason: String,
     },
-    /// A weight that can't be used.
+    /// A weight that cannot be used.
     #[error("{problem}: {name} in {}", path.display())]
     Weight {
         /// The file.
         path: std::path::PathBuf,
         /// The weight.
         name: String,
-        /// What was expected and what is there.
+        /// What was expected, and what was found.
         problem: String,
     },
-    /// A file whose weights are not those of the network.
+    /// A file whose weights are not exactly those of the network.
     #[error("{} does not fit the network: {problem}", path.display())]
     Mismatch {
         /// The file.
         path: std::path::PathBuf,
-        /// Missing, unexpected or misshapen weights.
+        /// The weights of the wrong shape, the missing and the unexpected.
         problem: String,
     },
-    /// Weights of a network this crate doesn't have.
+    /// Weights of a network that this crate does not have.
     #[error(
         "{}: expected a ResNet or ResNeXt, as torchvision's; file has {what}",
         path.display()
@@ -70,7 +70,7 @@ pub enum Error {
     Unsupported {
         /// The file.
         path: std::path::PathBuf,
-        /// What gave it away.
+        /// The part of the network that is different, and the weight that shows it.
         what: String,
     },
     /// A `config.json` that does not describe the weights.
@@ -78,14 +78,14 @@ pub enum Error {
     ConfigFile {
         /// The file.
         path: std::path::PathBuf,
-        /// What was expected and what is there.
+        /// What was expected, and what was found.
         problem: String,
     },
-    /// The hub has, or gives, no such file.
+    /// A file that cannot be had from the Hugging Face Hub.
     #[cfg(feature = "hub")]
     #[error(transparent)]
     Hub(#[from] crate::hub::error::HubError),
-    /// An operation failed.
+    /// An operation of resnext-ops failed.
     #[error(transparent)]
     Op(#[from] resnext_ops::Error),
     /// candle failed.

@@ -1,68 +1,78 @@
-//! A convolution with the batch norm behind it in its weights, as inference takes it.
+//! Convolutions as inference computes them: with the batch norm behind each folded into its weights.
 
 use crate::calibration::Ranges;
 use crate::error::Result;
 use candle_core::{DType, Tensor};
 use resnext_ops::{Conv2dConfig, FusedConv};
 
-/// What inference keeps maps and weights in.
+/// The type in which inference keeps feature maps and weights.
 #[derive(Clone, Copy)]
-pub(crate) enum Numbers<'a> {
+pub(crate) enum InferenceType<'a> {
     /// f32 or bf16.
     Float(DType),
-    /// Eight bits, for maps of these ranges.
-    Quantized(&'a Ranges),
+    /// int8 weights, and u8 feature maps of these ranges.
+    Int8(&'a Ranges),
 }
 
-/// A convolution with the batch norm behind it in its weights.
-pub(crate) struct Folded {
-    pub(crate) weight: Tensor,
-    pub(crate) bias: Tensor,
-    pub(crate) config: Conv2dConfig,
+/// A convolution with a bias, into which the batch norm behind it has been folded.
+pub(crate) struct FoldedConv {
+    /// (Cout, Cin/groups, k, k).
+    weight: Tensor,
+    /// (Cout).
+    bias: Tensor,
+    config: Conv2dConfig,
 }
 
-impl Folded {
-    /// A convolution with no batch norm behind it.
-    pub(crate) fn plain(weight: &Tensor, config: &Conv2dConfig) -> Result<Folded> {
+impl FoldedConv {
+    /// A convolution of `weight` (Cout, Cin/groups, k, k) and `bias` (Cout).
+    pub(crate) fn new(weight: Tensor, bias: Tensor, config: Conv2dConfig) -> Self {
+        FoldedConv { weight, bias, config }
+    }
+
+    /// A convolution without a bias.
+    pub(crate) fn without_bias(weight: &Tensor, config: &Conv2dConfig) -> Result<Self> {
         let bias = Tensor::zeros(weight.dim(0)?, weight.dtype(), weight.device())?;
-        Ok(Folded { weight: weight.clone(), bias, config: *config })
+        Ok(FoldedConv { weight: weight.clone(), bias, config: *config })
     }
 
-    /// The paths of a block as one convolution, a group each.
-    pub(crate) fn grouped(paths: &[Folded]) -> Result<Folded> {
-        let of = |part: fn(&Folded) -> &Tensor| Tensor::cat(&paths.iter().map(part).collect::<Vec<_>>(), 0);
+    /// The convolutions of all paths as one, which gives their outputs side by side.
+    pub(crate) fn joined(paths: &[FoldedConv]) -> Result<Self> {
+        let joined =
+            |part: fn(&FoldedConv) -> &Tensor| Tensor::cat(&paths.iter().map(part).collect::<Vec<_>>(), 0);
         let config = paths.first().map(|path| path.config).unwrap_or_default();
-        Ok(Folded { weight: of(|path| &path.weight)?, bias: of(|path| &path.bias)?, config })
+        Ok(FoldedConv { weight: joined(|path| &path.weight)?, bias: joined(|path| &path.bias)?, config })
     }
 
-    /// With the input channels split into so many groups.
-    pub(crate) fn in_groups(mut self, groups: usize) -> Folded {
+    /// The same weights with the input channels split into `groups` groups.
+    pub(crate) fn in_groups(mut self, groups: usize) -> Self {
         self.config.groups = groups;
         self
     }
 
-    /// For an input that already has its border of zeros, and how wide that is.
-    pub(crate) fn without_padding(mut self) -> (Folded, usize) {
+    /// The convolution for an input that is padded already, and the width of that padding.
+    pub(crate) fn without_padding(mut self) -> (Self, usize) {
         let padding = std::mem::take(&mut self.config.padding);
         (self, padding)
     }
 
-    /// Of the convolution.
     pub(crate) fn stride(&self) -> usize {
         self.config.stride
     }
 
-    /// Ready for inference in f32 or bf16, from images.
+    /// Packs the convolution to read images, in f32 or bf16.
     pub(crate) fn pack_for_images(&self, dtype: DType) -> Result<FusedConv> {
         Ok(FusedConv::of_images(&self.weight, &self.bias, &self.config, dtype)?)
     }
 
-    /// Ready for inference, from the map that the one layer writes to that of the other.
-    pub(crate) fn pack(&self, numbers: Numbers, from: &str, to: &str) -> Result<FusedConv> {
-        let Folded { weight, bias, config } = self;
-        Ok(match numbers {
-            Numbers::Float(dtype) => FusedConv::new(weight, bias, config, dtype)?,
-            Numbers::Quantized(ranges) => {
+    /// Packs the convolution to read the map that layer `from` writes and to write the map of layer `to`.
+    ///
+    /// # Errors
+    /// If this machine does not compute in `dtype`, or the range of one of the maps is missing.
+    pub(crate) fn pack(&self, dtype: InferenceType, from: &str, to: &str) -> Result<FusedConv> {
+        let FoldedConv { weight, bias, config } = self;
+        Ok(match dtype {
+            InferenceType::Float(dtype) => FusedConv::new(weight, bias, config, dtype)?,
+            InferenceType::Int8(ranges) => {
                 let (input, output) = (ranges.quantization(from)?, ranges.quantization(to)?);
                 FusedConv::quantized(weight, bias, config, input, output)?
             }

@@ -1,8 +1,8 @@
-//! The layers blocks are made of, under torchvision's names.
+//! The layers that networks consist of, under torchvision's names.
 
 use crate::config::{Config, ConvSize};
 use crate::error::Result;
-use crate::folded::Folded;
+use crate::folded::FoldedConv;
 use crate::mode::Mode;
 use candle_core::{DType, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
@@ -19,7 +19,7 @@ pub(crate) struct Conv {
 }
 
 impl Conv {
-    /// He's normal initialisation by fan-out, as in the paper's released code.
+    /// Weights start with He's normal initialisation by fan-out, as in the paper's released code.
     pub(crate) fn new(size: ConvSize, vb: VarBuilder) -> Result<Self> {
         let ConvSize { input, output, kernel, stride, groups, joined_output } = size;
         let stdev = (2.0 / (kernel * kernel * joined_output) as f64).sqrt();
@@ -28,26 +28,25 @@ impl Conv {
         Ok(Conv { weight, config: Conv2dConfig { stride, padding: kernel / 2, dilation: 1, groups } })
     }
 
-    /// One convolution of all paths' last ones, which reads their outputs side by side.
-    pub(crate) fn side_by_side(paths: &[&Conv]) -> Result<Conv> {
+    /// The convolutions of all paths as one, which reads their inputs side by side and sums their outputs.
+    pub(crate) fn summed(paths: &[&Conv]) -> Result<Conv> {
         let config = paths.first().map(|path| path.config).unwrap_or_default();
         let weights: Vec<&Tensor> = paths.iter().map(|path| &path.weight).collect();
         Ok(Conv { weight: Tensor::cat(&weights, 1)?, config })
     }
 
-    /// Takes the batch norm behind this convolution, by its running statistics, into the weights.
-    pub(crate) fn fold(&self, bn: &BatchNorm) -> Result<Folded> {
-        let eps = BatchNormConfig::default().eps;
+    /// Folds the batch norm behind this convolution, with its running statistics, into weights and bias.
+    pub(crate) fn fold(&self, bn: &BatchNorm) -> Result<FoldedConv> {
         let wide = |t: &Tensor| t.detach().to_dtype(DType::F64);
-        let scale = (wide(&bn.weight)? / (wide(&bn.running.var)? + eps)?.sqrt()?)?;
+        let scale = (wide(&bn.weight)? / (wide(&bn.running.var)? + bn.config.eps)?.sqrt()?)?;
         let bias = (wide(&bn.bias)? - (wide(&bn.running.mean)? * &scale)?)?;
         let dtype = self.weight.dtype();
         let scale = scale.to_dtype(dtype)?.reshape(((), 1, 1, 1))?;
         let weight = self.weight.detach().broadcast_mul(&scale)?;
-        Ok(Folded { weight, bias: bias.to_dtype(dtype)?, config: self.config })
+        Ok(FoldedConv::new(weight, bias.to_dtype(dtype)?, self.config))
     }
 
-    /// With the batch norm behind it, as fused training operations take them.
+    /// This convolution and the batch norm behind it, as fused training operations take them.
     pub(crate) fn with_norm(&self, bn: &BatchNorm) -> ConvNorm {
         ConvNorm {
             weight: self.weight.clone(),
@@ -57,21 +56,27 @@ impl Conv {
         }
     }
 
+    /// From (N, Cin, H, W) to (N, Cout, ⌈H/stride⌉, ⌈W/stride⌉).
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(conv2d(x, &self.weight, &self.config)?)
     }
 }
 
-/// Batch normalisation, with ReLU after it where asked and where the mode has one.
+/// Batch normalisation of C channels. In [`Mode::Polynomial`] it does nothing but reduce modulo the prime, and so
+/// does the ReLU behind it.
 #[derive(Debug, Clone)]
 pub(crate) struct BatchNorm {
+    /// The scale (C).
     weight: Tensor,
+    /// The shift (C).
     bias: Tensor,
     running: RunningStats,
+    /// eps and momentum: PyTorch's defaults, which all published networks use.
+    config: BatchNormConfig,
 }
 
 impl BatchNorm {
-    /// Starts at the given scale: 1 everywhere but in the last of a zero-initialised block.
+    /// A batch norm whose scale starts at `scale`: 0 at the end of blocks that start as identities, otherwise 1.
     pub(crate) fn new(channels: usize, scale: f64, vb: VarBuilder) -> Result<Self> {
         let get = |name: &str, value: f64| vb.get_with_hints(channels, name, Init::Const(value));
         Ok(BatchNorm {
@@ -81,24 +86,33 @@ impl BatchNorm {
                 mean: Var::from_tensor(&get("running_mean", 0.0)?)?,
                 var: Var::from_tensor(&get("running_var", 1.0)?)?,
             },
+            config: BatchNormConfig::default(),
         })
     }
 
-    /// The end of a block, whose sum with the shortcut follows.
-    pub(crate) fn forward_joined(&self, x: &Tensor, shortcut: &Tensor, mode: Mode) -> Result<Tensor> {
-        match mode {
-            Mode::Train => {
-                let (weight, bias, running) = (&self.weight, &self.bias, &self.running);
-                let config = BatchNormConfig::default();
-                Ok(batch_norm_train_add_relu(x, weight, bias, running, shortcut, &config)?)
-            }
-            _ => join(&self.forward(x, mode, false)?, shortcut, mode),
-        }
+    /// bn(x).
+    pub(crate) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.normalise(x, mode, false)
     }
 
-    pub(crate) fn forward(&self, x: &Tensor, mode: Mode, relu: bool) -> Result<Tensor> {
-        let config = BatchNormConfig { relu, ..Default::default() };
-        let (weight, bias, running) = (&self.weight, &self.bias, &self.running);
+    /// relu(bn(x)).
+    pub(crate) fn forward_relu(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.normalise(x, mode, true)
+    }
+
+    /// relu(bn(x) + shortcut): the end of a residual block.
+    pub(crate) fn forward_add_relu(&self, x: &Tensor, shortcut: &Tensor, mode: Mode) -> Result<Tensor> {
+        let BatchNorm { weight, bias, running, config } = self;
+        Ok(match mode {
+            Mode::Train => batch_norm_train_add_relu(x, weight, bias, running, shortcut, config)?,
+            Mode::Eval => add_relu(&self.forward(x, mode)?, shortcut)?,
+            Mode::Polynomial { modulus } => residue(&add(&self.forward(x, mode)?, shortcut)?, modulus)?,
+        })
+    }
+
+    fn normalise(&self, x: &Tensor, mode: Mode, relu: bool) -> Result<Tensor> {
+        let BatchNorm { weight, bias, running, .. } = self;
+        let config = BatchNormConfig { relu, ..self.config };
         Ok(match mode {
             Mode::Train => batch_norm_train(x, weight, bias, running, &config)?,
             Mode::Eval => batch_norm_eval(x, weight, bias, &running.mean, &running.var, &config)?,
@@ -107,20 +121,12 @@ impl BatchNorm {
     }
 }
 
-/// The sum of a block's two ways, through what takes ReLU's place in the mode.
-pub(crate) fn join(y: &Tensor, shortcut: &Tensor, mode: Mode) -> Result<Tensor> {
-    Ok(match mode {
-        Mode::Train | Mode::Eval => add_relu(y, shortcut)?,
-        Mode::Polynomial { modulus } => residue(&add(y, shortcut)?, modulus)?,
-    })
-}
-
-/// The first convolution and its batch norm.
+/// The first convolution and the batch norm behind it, `conv1` and `bn1`.
 pub(crate) fn entrance(config: &Config, vb: &VarBuilder) -> Result<(Conv, BatchNorm)> {
     Ok((Conv::new(config.entrance(), vb.pp("conv1"))?, BatchNorm::new(config.planes, 1.0, vb.pp("bn1"))?))
 }
 
-/// Weight and bias of the last layer.
+/// The last layer, `fc`: weight (classes, features) and bias (classes).
 pub(crate) fn head(config: &Config, vb: &VarBuilder) -> Result<(Tensor, Tensor)> {
     let features = config.features();
     let bound = 1.0 / (features as f64).sqrt();

@@ -1,34 +1,46 @@
 #![doc = include_str!("../README.md")]
 
-pub mod block;
+mod block;
 mod calibration;
-pub mod config;
-pub mod convert;
-pub mod equivalence;
+mod config;
 mod error;
-pub mod export;
 mod features;
 mod folded;
-#[cfg(feature = "hub")]
-pub mod hub;
 mod infer;
+mod layer_names;
 mod layers;
 mod mode;
 mod network;
-pub mod presets;
+mod presets;
 mod pretrained;
 mod required_weights;
 mod summary;
 mod variables;
 mod weights;
 
-pub use calibration::{Calibration, Range, Ranges};
-pub use config::{BlockKind, Config, Form, Shortcut, Stem};
-pub use error::{Error, Result};
-pub use infer::Fused;
+// What a network looks like.
+pub use config::{BlockKind, BlockSize, Config, Form, Shortcut, Stem};
+pub use summary::{Layer, Summary};
+
+// Training: the network, its blocks and its variables.
+pub use block::Block;
 pub use mode::Mode;
 pub use network::ResNext;
-pub use pretrained::{Preprocessing, Pretrained};
-pub use summary::{Layer, Summary};
 pub use variables::Variables;
-pub use weights::{Head, Weights};
+
+// Inference on a CPU.
+pub use calibration::{Calibration, Range, Ranges};
+pub use infer::Fused;
+
+// Weights of trained networks.
+pub use pretrained::{Preprocessing, Pretrained};
+pub use weights::{Head, Weights, weights_mismatch};
+
+pub use error::{Error, Result};
+
+// Topics of their own, each behind its module's name.
+pub mod convert;
+pub mod equivalence;
+pub mod export;
+#[cfg(feature = "hub")]
+pub mod hub;

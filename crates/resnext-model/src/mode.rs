@@ -1,14 +1,14 @@
-//! What lies between a network's convolutions.
+//! The modes in which a network computes.
 
 /// What a network computes between its convolutions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Batch norm by this batch's statistics, which it remembers, and ReLU.
+    /// Training: batch norm with the statistics of this batch, which also update the running ones, and ReLU.
     Train,
-    /// Batch norm by the running statistics, and ReLU.
+    /// Evaluation: batch norm with the running statistics, and ReLU.
     Eval,
-    /// Neither: a block is a polynomial of its input and weights, computed modulo an odd prime.
-    /// [`equivalence`](crate::equivalence) proves its theorems with it.
+    /// Neither batch norm nor ReLU, so that a block is a polynomial of its input and weights, computed modulo an odd
+    /// prime. The exact proof in [`equivalence`](crate::equivalence) uses it.
     Polynomial {
         /// The prime.
         modulus: u32,

@@ -1,9 +1,9 @@
-//! Networks by name: those of the paper's tables 2 to 7, of torchvision and timm, and small ones.
+//! Networks by name: those of the paper's tables 2 to 7, those of torchvision and timm, and small ones.
 
 use crate::config::{BlockKind, Config, Form, Shortcut, Stem};
 use crate::error::{Error, Result};
 
-/// The depth in a name, what it stands for, and the planes of the first stage.
+/// The depth in a name, with the blocks per stage, stem and planes that it stands for.
 const FAMILIES: [(&str, &[usize], Stem, usize); 9] = [
     ("18", &[2, 2, 2, 2], Stem::ImageNet, 64),
     ("34", &[3, 4, 6, 3], Stem::ImageNet, 64),
@@ -16,10 +16,10 @@ const FAMILIES: [(&str, &[usize], Stem, usize); 9] = [
     ("11", &[1, 1, 1], Stem::Cifar, 16),
 ];
 
-/// The depths of networks whose blocks are basic ones.
+/// The depths of networks with basic blocks.
 const BASIC: [&str; 2] = ["18", "34"];
 
-/// The names with a table entry somewhere: the paper, torchvision, timm or this project's recipes.
+/// The networks that the paper, torchvision, timm or this project's recipes name.
 const NAMES: [&str; 26] = [
     "resnet18",
     "resnet34",
@@ -49,17 +49,18 @@ const NAMES: [&str; 26] = [
     "resnext11_4x4d",
 ];
 
-/// The names of all presets.
-pub fn names() -> &'static [&'static str] {
-    &NAMES
-}
-
 impl Config {
-    /// The network of this name: a preset, or any `resnext{depth}_{C}x{d}d`. ImageNet networks have 1000
-    /// classes, CIFAR ones 10; set [`Config::classes`] for another number.
+    /// The names of all presets, for example `resnext50_32x4d`.
+    pub fn preset_names() -> &'static [&'static str] {
+        &NAMES
+    }
+
+    /// The network of this name: a preset, or any `resnext{depth}_{C}x{d}d` with a depth of 50, 101, 152 or 200 for
+    /// ImageNet and 11, 20 or 29 for CIFAR. ImageNet networks have 1000 classes, CIFAR networks 10; set
+    /// [`Config::classes`] for another number.
     ///
     /// # Errors
-    /// [`Error::UnknownModel`] with the nearest known name.
+    /// [`Error::UnknownModel`], which suggests the most similar preset.
     pub fn by_name(name: &str) -> Result<Self> {
         let unknown = || {
             let near = |known: &&&str| (strsim::jaro_winkler(name, known) * 1e6) as u32;
@@ -82,7 +83,7 @@ impl Config {
         let &(_, depths, stem, planes) =
             FAMILIES.iter().find(|family| family.0 == depth).ok_or_else(unknown)?;
         let block = if BASIC.contains(&depth) { BlockKind::Basic } else { BlockKind::Bottleneck };
-        // Basic blocks come in one size.
+        // Basic blocks have one path of one width.
         if block == BlockKind::Basic && name.contains('_') {
             return Err(unknown());
         }
@@ -98,7 +99,7 @@ impl Config {
             form: Form::C,
             zero_init_last: false,
         };
-        // `resnet` means one path; any other number is asked for by the family's own name.
+        // `resnet` means cardinality 1: other networks are called `resnext`.
         if name.starts_with("resnet") && config.cardinality != 1 {
             return Err(unknown());
         }

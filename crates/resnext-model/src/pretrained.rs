@@ -1,4 +1,4 @@
-//! A trained network with what it takes to use it: weights, configuration, preprocessing, names of its classes.
+//! A trained network with all that its use requires: weights, configuration, preprocessing and class names.
 
 use crate::config::{BlockKind, Config, Stem};
 use crate::error::{Error, Result};
@@ -7,39 +7,39 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// A trained network, as a file, a folder or a repository of the hub holds it.
+/// A trained network, from a file, a folder or a repository of the Hugging Face Hub.
 #[derive(Debug, Clone)]
 pub struct Pretrained {
-    /// Where it came from, for messages.
+    /// The path or repository it comes from, for messages.
     pub source: String,
-    /// Its weights.
+    /// The weights.
     pub weights: Weights,
-    /// Its network, told by the weights and checked against what is said about them.
+    /// The configuration of the network, inferred from the weights and checked against `config.json`.
     pub config: Config,
-    /// How its images are prepared.
+    /// How images are prepared for it.
     pub preprocessing: Preprocessing,
-    /// Names of the classes by label, where the repository has them.
+    /// The name of each class, if `config.json` has them.
     pub labels: Option<Vec<String>>,
 }
 
-/// How images are prepared for a network, in timm's terms.
+/// How images are prepared for a network, in the terms of timm.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Preprocessing {
-    /// Height and width of the network's input.
+    /// Height and width of the network's input in pixels.
     pub size: (usize, usize),
-    /// The input's side as a share of the shorter side that photos are resized to.
+    /// The side of the central crop as a fraction of the shorter side that photos are resized to.
     pub crop_pct: f64,
     /// `bilinear` or `bicubic`.
     pub interpolation: String,
-    /// Of pixels scaled to 0..=1.
+    /// Subtracted from pixels scaled to 0..=1, per channel.
     pub mean: [f32; 3],
-    /// Of pixels scaled to 0..=1.
+    /// What pixels are then divided by, per channel.
     pub std: [f32; 3],
 }
 
 impl Preprocessing {
-    /// What networks with this stem are usually tested with: torchvision's first preset (resize to 256, cut out
-    /// 224, bilinear, ImageNet's mean and deviation), or CIFAR-10's whole 32×32 images.
+    /// The usual preprocessing of networks with this stem: torchvision's for ImageNet (resize to 256, central crop of
+    /// 224, bilinear, mean and standard deviation of ImageNet), or whole 32×32 images with those of CIFAR-10.
     pub fn usual(stem: Stem) -> Self {
         match stem {
             Stem::ImageNet => Preprocessing {
@@ -59,14 +59,14 @@ impl Preprocessing {
         }
     }
 
-    /// The shorter side that photos are resized to.
+    /// The shorter side, in pixels, that photos are resized to.
     pub fn resize(&self) -> usize {
         (self.size.0.min(self.size.1) as f64 / self.crop_pct).floor() as usize
     }
 }
 
-/// A repository's `config.json`. timm puts what concerns images into `pretrained_cfg`, and did put it beside the
-/// rest once.
+/// A repository's `config.json`. timm has the settings for images in `pretrained_cfg`; older files have them at the top
+/// level.
 #[derive(Debug, Default, Deserialize)]
 struct ConfigFile {
     num_classes: Option<usize>,
@@ -91,21 +91,22 @@ struct ImageSettings {
     label_descriptions: Option<BTreeMap<String, String>>,
 }
 
-/// Files a folder or repository may keep its weights in, the first that is there.
+/// Names of the weights file in a folder or repository. The first one that exists is used.
 pub(crate) const WEIGHT_FILES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 const CONFIG_FILE: &str = "config.json";
 
-/// How the names of timm's networks begin that compute something else with weights of torchvision's names and shapes.
+/// How the names of timm's networks start that have the names and shapes of torchvision's weights, but compute
+/// something else; and what that is.
 const LOOKALIKES: [(&str, &str); 2] =
     [("resnetaa", "average pools where ours has strides"), ("resnetblur", "blurs where ours has strides")];
 
 impl Pretrained {
-    /// Opens a weights file, with the `config.json` beside it if that is one of timm's, or a folder with
-    /// `model.safetensors` or `pytorch_model.bin`.
+    /// Opens a weights file, or a folder with `model.safetensors` or `pytorch_model.bin`. A `config.json` beside it is
+    /// used if it is timm's.
     ///
     /// # Errors
     /// Those of [`Weights::open`], [`Weights::config`] and [`Weights::check`]; [`Error::ConfigFile`] if
-    /// `config.json` is not what its name says or speaks of another network.
+    /// `config.json` cannot be read or describes another network.
     pub fn open(path: &Path) -> Result<Self> {
         let (weights, folder) = if path.is_dir() {
             let found = WEIGHT_FILES.iter().map(|file| path.join(file)).find(|file| file.is_file());
@@ -119,7 +120,7 @@ impl Pretrained {
         Pretrained::from_files(path.display().to_string(), &weights, config.as_deref())
     }
 
-    /// Gets a repository of the hub: `config.json`, and `model.safetensors` or, in older ones,
+    /// Downloads a repository of the hub: `config.json`, and `model.safetensors` or, from older repositories,
     /// `pytorch_model.bin`.
     ///
     /// # Errors
@@ -157,69 +158,91 @@ impl Pretrained {
         Ok(pretrained)
     }
 
-    /// Takes over what `config.json` says, as far as the weights agree.
+    /// Applies what `config.json` says, after checks that it describes these weights.
     fn describe(&mut self, path: &Path) -> Result<()> {
         let failed = |problem: String| Error::ConfigFile { path: path.to_path_buf(), problem };
         let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
         let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| failed(e.to_string()))?;
         let Some(architecture) = value["architecture"].as_str().map(String::from) else {
-            // Some other program's; what it means with the same words is unknown.
+            // Another program's file, in which the same keys may mean something else.
             return Ok(());
         };
-        if let Some((_, what)) = LOOKALIKES.iter().find(|(start, _)| architecture.starts_with(start)) {
-            return Err(failed(format!(
-                "expected a ResNet or ResNeXt, as torchvision's; {architecture} has {what}"
-            )));
-        }
-        let file: ConfigFile = serde_json::from_value(value).map_err(|e| failed(e.to_string()))?;
-        let classes = self.config.classes;
-        if file.num_classes.is_some_and(|expected| expected != classes) {
-            let expected = file.num_classes.unwrap_or_default();
-            let weights = self.weights.path().display();
-            return Err(failed(format!(
-                "expected {expected} classes, file has {classes}: fc.weight in {weights}"
-            )));
-        }
-        if let Ok(expected) = Config::by_name(&architecture) {
-            let Config { cardinality, base_width, depths, block, .. } = &self.config;
-            let found = (*cardinality, *base_width, depths, *block);
-            if (expected.cardinality, expected.base_width, &expected.depths, expected.block) != found {
-                let kind = if *block == BlockKind::Basic { "basic blocks" } else { "blocks" };
-                return Err(failed(format!(
-                    "expected {architecture}, file has {cardinality}×{base_width}d in {kind} {depths:?}: {}",
-                    self.weights.path().display()
-                )));
-            }
-        }
-        let settings = file.pretrained_cfg.unwrap_or(file.flat);
-        if let Some(mode) = settings.crop_mode.filter(|mode| mode != "center") {
-            return Err(failed(format!("expected crop_mode center, got {mode}")));
-        }
-        let usual = self.preprocessing.clone();
-        let size = settings.input_size.map_or(usual.size, |(_, height, width)| (height, width));
-        let preprocessing = Preprocessing {
-            size,
-            crop_pct: settings.crop_pct.unwrap_or(usual.crop_pct),
-            interpolation: settings.interpolation.unwrap_or(usual.interpolation),
-            mean: settings.mean.unwrap_or(usual.mean),
-            std: settings.std.unwrap_or(usual.std),
+        let file: ConfigFile = match check_lookalike(&architecture) {
+            Ok(()) => serde_json::from_value(value).map_err(|e| failed(e.to_string()))?,
+            Err(problem) => return Err(failed(problem)),
         };
-        if !(preprocessing.crop_pct > 0.0 && preprocessing.crop_pct <= 1.0) {
-            return Err(failed(format!(
-                "crop_pct must be above 0 and at most 1, got {}",
-                preprocessing.crop_pct
-            )));
-        }
-        let names = file.label_names.or(settings.label_names).or(file.labels);
-        let descriptions = file.label_descriptions.or(settings.label_descriptions).unwrap_or_default();
-        if let Some(names) = &names
-            && names.len() != classes
-        {
-            return Err(failed(format!("expected {classes} label_names, got {}", names.len())));
-        }
-        let described = |name: String| descriptions.get(&name).cloned().unwrap_or(name);
-        self.labels = names.map(|names| names.into_iter().map(described).collect());
-        self.preprocessing = preprocessing;
+        self.check_network(&architecture, file.num_classes).map_err(failed)?;
+        let settings = file.pretrained_cfg.unwrap_or(file.flat);
+        let names = file.label_names.or(settings.label_names.clone()).or(file.labels);
+        let descriptions = file.label_descriptions.or(settings.label_descriptions.clone());
+        self.preprocessing = settings.over(&self.preprocessing).map_err(failed)?;
+        self.labels = names
+            .map(|names| labels(names, &descriptions.unwrap_or_default(), self.config.classes))
+            .transpose()
+            .map_err(failed)?;
         Ok(())
     }
+
+    /// Checks that `architecture` and its number of classes are those of the weights.
+    fn check_network(
+        &self,
+        architecture: &str,
+        expected_classes: Option<usize>,
+    ) -> std::result::Result<(), String> {
+        let weights = self.weights.path().display();
+        let Config { cardinality, base_width, depths, block, classes, .. } = &self.config;
+        if let Some(expected) = expected_classes.filter(|expected| expected != classes) {
+            return Err(format!("expected {expected} classes, file has {classes}: fc.weight in {weights}"));
+        }
+        let Ok(expected) = Config::by_name(architecture) else { return Ok(()) };
+        let found = (*cardinality, *base_width, depths, *block);
+        if (expected.cardinality, expected.base_width, &expected.depths, expected.block) != found {
+            let kind = if *block == BlockKind::Basic { "basic blocks" } else { "blocks" };
+            return Err(format!(
+                "expected {architecture}, file has {cardinality}×{base_width}d in {kind} {depths:?}: {weights}"
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn check_lookalike(architecture: &str) -> std::result::Result<(), String> {
+    match LOOKALIKES.iter().find(|(start, _)| architecture.starts_with(start)) {
+        Some((_, what)) => {
+            Err(format!("expected a ResNet or ResNeXt, as torchvision's; {architecture} has {what}"))
+        }
+        None => Ok(()),
+    }
+}
+
+impl ImageSettings {
+    /// The preprocessing that these settings give, with that of `usual` where they give none.
+    fn over(self, usual: &Preprocessing) -> std::result::Result<Preprocessing, String> {
+        if let Some(mode) = self.crop_mode.filter(|mode| mode != "center") {
+            return Err(format!("expected crop_mode center, got {mode}"));
+        }
+        let crop_pct = self.crop_pct.unwrap_or(usual.crop_pct);
+        if !(crop_pct > 0.0 && crop_pct <= 1.0) {
+            return Err(format!("crop_pct must be above 0 and at most 1, got {crop_pct}"));
+        }
+        Ok(Preprocessing {
+            size: self.input_size.map_or(usual.size, |(_, height, width)| (height, width)),
+            crop_pct,
+            interpolation: self.interpolation.unwrap_or_else(|| usual.interpolation.clone()),
+            mean: self.mean.unwrap_or(usual.mean),
+            std: self.std.unwrap_or(usual.std),
+        })
+    }
+}
+
+/// The names of the classes, each with its description instead if it has one.
+fn labels(
+    names: Vec<String>,
+    descriptions: &BTreeMap<String, String>,
+    classes: usize,
+) -> std::result::Result<Vec<String>, String> {
+    if names.len() != classes {
+        return Err(format!("expected {classes} label_names, got {}", names.len()));
+    }
+    Ok(names.into_iter().map(|name| descriptions.get(&name).cloned().unwrap_or(name)).collect())
 }

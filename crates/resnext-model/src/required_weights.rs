@@ -1,4 +1,4 @@
-//! What a network asks of its weights, learnt by building it.
+//! The weights that a network requires, found by building it without any.
 
 use crate::error::Result;
 use candle_core::{DType, Device, Shape, Tensor};
@@ -7,7 +7,7 @@ use candle_nn::{Init, VarBuilder};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The names and shapes of the weights that `build` asks for.
+/// The names and shapes of the weights that `build` requests.
 pub(crate) fn required_weights<T>(
     build: impl FnOnce(VarBuilder) -> Result<T>,
 ) -> Result<BTreeMap<String, Shape>> {
@@ -16,7 +16,7 @@ pub(crate) fn required_weights<T>(
     Ok(std::mem::take(&mut *recorder.0.lock().unwrap_or_else(PoisonError::into_inner)))
 }
 
-/// Writes down what is asked for, and gives a single zero in the shape of it.
+/// Records each requested name and shape, and returns a broadcast zero.
 #[derive(Clone, Default)]
 struct Recorder(Arc<Mutex<BTreeMap<String, Shape>>>);
 
@@ -34,7 +34,7 @@ impl SimpleBackend for Recorder {
     }
 
     fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
-        candle_core::bail!("no shape is known: {name}")
+        candle_core::bail!("a weight was requested without its shape: {name}")
     }
 
     fn contains_tensor(&self, _: &str) -> bool {

@@ -1,18 +1,19 @@
-//! Layers, parameters and work of a configuration, without building it.
+//! The layers, parameters and multiply-adds of a configuration, without building the network.
 
-use crate::config::{Config, ConvSize, Shortcut, Stem};
+use crate::config::{Config, ConvSize, Shortcut};
 use crate::error::Result;
+use crate::layer_names;
 
 /// One layer of a network.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Layer {
-    /// The weight's name in form (c), without `.weight`.
+    /// The name of its weight in form (c), without `.weight`.
     pub name: String,
-    /// What it is, such as `3×3/2, 32 groups`.
+    /// Kernel, stride and groups, for example `3×3/2, 32 groups`; or `linear`.
     pub kind: String,
-    /// Its output (C, H, W).
+    /// Its output's shape (C, H, W).
     pub output: (usize, usize, usize),
-    /// Trainable parameters, those of the batch norm behind it included.
+    /// Trainable parameters, including those of the batch norm behind it.
     pub parameters: usize,
     /// Multiply-adds for one image.
     pub multiply_adds: usize,
@@ -21,12 +22,12 @@ pub struct Layer {
 /// The layers of a network and their sums.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
-    /// Every convolution, pooling and the last linear layer.
+    /// Every convolution and the last, linear layer.
     pub layers: Vec<Layer>,
 }
 
 impl Summary {
-    /// The layers of `config` for one image of height `h` and width `w`.
+    /// The layers of `config` for one image of `h`×`w` pixels.
     ///
     /// # Errors
     /// Those of [`Config::validate`].
@@ -49,12 +50,12 @@ impl Summary {
             (h, w)
         };
         let mut size = conv("conv1".into(), config.entrance(), (h, w));
-        if config.stem == Stem::ImageNet {
-            size = (size.0.div_ceil(2), size.1.div_ceil(2));
+        if let Some(pool) = config.stem.pool() {
+            size = (size.0.div_ceil(pool.stride), size.1.div_ceil(pool.stride));
         }
         for (s, blocks) in config.blocks().iter().enumerate() {
             for (i, block) in blocks.iter().enumerate() {
-                let name = |layer: &str| format!("layer{}.{i}.{layer}", s + 1);
+                let name = |layer: &str| format!("{}.{layer}", layer_names::block(s, i));
                 let mut out = size;
                 for (j, part) in block.convs().into_iter().enumerate() {
                     out = conv(name(&format!("conv{}", j + 1)), part, out);
@@ -75,7 +76,7 @@ impl Summary {
         Ok(Summary { layers })
     }
 
-    /// Trainable parameters.
+    /// The network's trainable parameters.
     pub fn parameters(&self) -> usize {
         self.layers.iter().map(|layer| layer.parameters).sum()
     }
@@ -85,7 +86,7 @@ impl Summary {
         self.layers.iter().map(|layer| layer.multiply_adds).sum()
     }
 
-    /// Bytes of all layers' outputs for one image in f32: what training keeps of the convolutions.
+    /// The size in bytes of all layers' outputs for one image in f32, which training keeps for the backward pass.
     pub fn activation_bytes(&self) -> usize {
         self.layers.iter().map(|layer| 4 * layer.output.0 * layer.output.1 * layer.output.2).sum()
     }

@@ -1,4 +1,4 @@
-//! The named tensors of a network being trained.
+//! The named variables of a network that is trained.
 
 use candle_core::{DType, Device, Result, Shape, Tensor, Var};
 use candle_nn::init::NormalOrUniform;
@@ -9,10 +9,10 @@ use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Named variables, created when a network first asks for them.
+/// Named variables, created when a network first requests them.
 ///
-/// A variable's first value depends on the seed and its name alone, so a network is the same
-/// whatever the order it is built in.
+/// The initial value of a variable depends on nothing but the seed and its name, so a network is the same in
+/// whatever order it is built.
 #[derive(Clone, Debug)]
 pub struct Variables {
     seed: u64,
@@ -22,40 +22,40 @@ pub struct Variables {
 }
 
 impl Variables {
-    /// No variables yet; f32 or f64 on `device`.
+    /// An empty set, for variables of `dtype` on `device`. Requesting a variable fails if `dtype` is not a floating type.
     pub fn new(seed: u64, dtype: DType, device: &Device) -> Self {
         Variables { seed, dtype, device: device.clone(), map: Arc::default() }
     }
 
-    /// Where they are.
+    /// The device of the variables.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// A builder that creates variables here.
+    /// A builder for a network: it creates the variables in this set that are not there yet.
     pub fn builder(&self) -> VarBuilder<'static> {
         VarBuilder::from_backend(Box::new(self.clone()), self.dtype, self.device.clone())
     }
 
-    /// All variables, sorted by name: what a checkpoint holds.
+    /// All variables, sorted by name, running statistics included.
     pub fn all(&self) -> Vec<(String, Var)> {
         let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
         map.iter().map(|(name, var)| (name.clone(), var.clone())).collect()
     }
 
-    /// What an optimizer changes: everything but the running statistics.
+    /// The variables that an optimizer changes, sorted by name: all but the running statistics of batch norms.
     pub fn trainable(&self) -> Vec<(String, Var)> {
         let running = |name: &str| name.ends_with("running_mean") || name.ends_with("running_var");
         self.all().into_iter().filter(|(name, _)| !running(name)).collect()
     }
 
-    /// Elements of all trainable variables.
+    /// The number of parameters: the elements of all trainable variables.
     pub fn parameter_count(&self) -> usize {
         self.trainable().iter().map(|(_, var)| var.elem_count()).sum()
     }
 
     fn first_value(&self, shape: &Shape, name: &str, init: Init) -> Result<Tensor> {
-        // FNV-1a, written out because the standard hasher may change between releases.
+        // FNV-1a rather than the standard hasher, which may change between releases of Rust.
         let hash =
             name.bytes().fold(0xcbf29ce484222325u64, |h, b| (h ^ b as u64).wrapping_mul(0x100000001b3));
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
@@ -79,7 +79,7 @@ impl Variables {
             if !normal {
                 return mean + spread * (2.0 * rng.random::<f64>() - 1.0);
             }
-            // Box and Muller's transform.
+            // The Box-Muller transform.
             let (radius, angle) = ((-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt(), rng.random::<f64>());
             mean + spread * radius * (std::f64::consts::TAU * angle).cos()
         };
@@ -97,7 +97,7 @@ impl SimpleBackend for Variables {
             }
             return Ok(var.as_tensor().clone());
         }
-        // Small first values would all be truncated to 0, and the network would train nothing.
+        // Small initial values would all be truncated to 0, and the network would not train.
         if !self.dtype.is_float() {
             candle_core::bail!(
                 "variables must be of a floating type, such as F32, got {:?}: {name}",

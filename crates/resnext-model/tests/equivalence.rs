@@ -3,12 +3,11 @@
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use proptest::prelude::*;
-use resnext_model::block::Block;
 use resnext_model::convert::{self, Tensors};
 use resnext_model::equivalence::{
     Stack, activations, controls, identity, layer_errors, network_errors, output_error,
 };
-use resnext_model::{Config, Error, Form, Mode, ResNext, Shortcut, Variables};
+use resnext_model::{Block, Config, Error, Form, Mode, ResNext, Shortcut, Variables};
 
 const CPU: Device = Device::Cpu;
 

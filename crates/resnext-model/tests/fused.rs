@@ -259,9 +259,9 @@ fn eight_bits_are_the_same_in_any_batch_and_on_any_threads() {
     }
     assert_eq!(quantized.forward(&images(0, 8, 8)).unwrap().dims(), [0, 10]);
     let error = quantized.calibrate(&x, &mut Calibration::new()).unwrap_err().to_string();
-    assert!(error.contains("in eight bits already"), "{error}");
+    assert!(error.contains("in int8 already"), "{error}");
     let error = network.fuse_quantized(&Ranges::default()).unwrap_err().to_string();
-    assert!(error.contains("expected a range of the map conv1"), "{error}");
+    assert!(error.contains("expected the range of the map conv1"), "{error}");
     let mut calibration = Calibration::new();
     network.fuse().unwrap().calibrate(&(x * f64::NAN).unwrap(), &mut calibration).unwrap();
     let error = calibration.ranges().unwrap_err().to_string();

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use resnext_model::{
-    Config, Error, Form, ResNext, Shortcut, Stem, Summary, Variables, convert, equivalence, presets,
+    BlockKind, Config, Error, Form, ResNext, Shortcut, Stem, Summary, Variables, convert, equivalence,
 };
 
 fn millions(name: &str, side: usize) -> (usize, f64) {
@@ -124,11 +124,30 @@ fn first_values_depend_on_seed_and_name_alone() {
     assert!((variance - 0.125).abs() < 0.03, "{variance}");
 }
 
+/// The depth in a name counts the layers with weights, shortcuts aside; behind it follow cardinality and base width.
+#[test]
+fn presets_are_what_their_names_say() {
+    assert!(Config::preset_names().len() > 20);
+    for name in Config::preset_names() {
+        let config = Config::by_name(name).unwrap();
+        let number = name.trim_start_matches(|c: char| !c.is_ascii_digit());
+        let (depth, size) = number.split_once('_').unwrap_or((number, "1x64d"));
+        assert_eq!(size, format!("{}x{}d", config.cardinality, config.base_width), "{name}");
+        let side = if config.stem == Stem::ImageNet { 224 } else { 32 };
+        let summary = Summary::new(&config, side, side).unwrap();
+        let layers = summary.layers.iter().filter(|layer| !layer.name.contains("downsample"));
+        assert_eq!(layers.count(), depth.parse::<usize>().unwrap(), "{name}");
+        assert_eq!(config.block == BlockKind::Basic, matches!(depth, "18" | "34"), "{name}");
+        assert_eq!(config.classes, if config.stem == Stem::ImageNet { 1000 } else { 10 }, "{name}");
+        // The last convolution's map is 7×7 for ImageNet and 8×8 for CIFAR, as in the paper's tables.
+        let side = if config.stem == Stem::ImageNet { 7 } else { 8 };
+        let conv = summary.layers.iter().rfind(|layer| layer.name.contains("conv")).unwrap();
+        assert_eq!(conv.output, (config.features(), side, side), "{name}");
+    }
+}
+
 #[test]
 fn any_size_by_name_and_suggestions_for_wrong_ones() {
-    for name in presets::names() {
-        Config::by_name(name).unwrap();
-    }
     let config = Config::by_name("resnext50_16x8d").unwrap();
     assert_eq!((config.cardinality, config.base_width), (16, 8));
     let message = Config::by_name("resnext50_32x4").unwrap_err().to_string();

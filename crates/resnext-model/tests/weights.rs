@@ -180,8 +180,8 @@ fn values_that_are_no_numbers_are_found() {
         all.insert("bn1.running_mean".into(), Tensor::new(&[1u8, 2, 3, 4], &CPU).unwrap());
     });
     let error = |name: &str| weights.tensor(name, &CPU).unwrap_err().to_string();
-    assert!(error("fc.bias").contains("2 of 3 values are no finite numbers: fc.bias in"));
-    assert!(error("bn1.running_var").contains("1 of 4 values are negative or no finite numbers"));
+    assert!(error("fc.bias").contains("2 of 3 values are not finite: fc.bias in"));
+    assert!(error("bn1.running_var").contains("1 of 4 values are negative or not finite"));
     assert!(error("bn1.running_mean").contains("expected a floating type"));
     let built = ResNext::new(&tiny(), weights.builder(DType::F32, &CPU));
     assert!(built.unwrap_err().to_string().contains("in "));

@@ -1,61 +1,54 @@
-//! Form (c): one grouped 3×3 convolution. The form torchvision has, and the fast one.
+//! Form (c): all paths in one grouped 3×3 convolution. This is torchvision's form, and the fast one.
 
 use super::transform::Transform;
 use crate::config::BlockSize;
 use crate::error::Result;
-use crate::folded::Folded;
+use crate::folded::FoldedConv;
 use crate::layers::{BatchNorm, Conv};
 use crate::mode::Mode;
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use resnext_ops::ConvNorm;
 
-/// Figure 3 (c): convolutions one behind the other, each with batch norm, and with ReLU between them. Three of them
-/// are a bottleneck block, two a basic one.
+/// Figure 3 (c): a chain of convolutions with batch norm and ReLU between them: three in a bottleneck block, two in
+/// a basic one.
 #[derive(Debug)]
 pub(super) struct Grouped {
-    before: Vec<(Conv, BatchNorm)>,
-    last: (Conv, BatchNorm),
+    /// The convolutions before the last, each with the batch norm behind it.
+    layers: Vec<(Conv, BatchNorm)>,
+    last: Conv,
 }
 
 impl Grouped {
-    pub(super) fn new(size: &BlockSize, last_scale: f64, vb: VarBuilder) -> Result<Self> {
+    pub(super) fn new(size: &BlockSize, vb: VarBuilder) -> Result<Self> {
         let sizes = size.convs();
-        let layer = |i: usize| {
-            let scale = if i == sizes.len() { last_scale } else { 1.0 };
-            let conv = Conv::new(sizes[i - 1], vb.pp(format!("conv{i}")))?;
-            Ok((conv, BatchNorm::new(sizes[i - 1].output, scale, vb.pp(format!("bn{i}")))?))
-        };
-        let before = (1..sizes.len()).map(layer).collect::<Result<_>>()?;
-        Ok(Grouped { before, last: layer(sizes.len())? })
+        let conv = |i: usize| Conv::new(sizes[i - 1], vb.pp(format!("conv{i}")));
+        let layer =
+            |i: usize| Ok((conv(i)?, BatchNorm::new(sizes[i - 1].output, 1.0, vb.pp(format!("bn{i}")))?));
+        let layers = (1..sizes.len()).map(layer).collect::<Result<_>>()?;
+        Ok(Grouped { layers, last: conv(sizes.len())? })
     }
 
-    fn layers(&self) -> impl Iterator<Item = &(Conv, BatchNorm)> {
-        self.before.iter().chain([&self.last])
-    }
-
-    /// Up to the last batch norm.
-    fn before_norm(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let next = |x: Tensor, (conv, bn): &(Conv, BatchNorm)| bn.forward(&conv.forward(&x)?, mode, true);
-        let x = self.before.iter().try_fold(x.clone(), next)?;
-        self.last.0.forward(&x)
+    /// Each convolution with the batch norm behind it.
+    fn with_norms<'a>(&'a self, last_norm: &'a BatchNorm) -> impl Iterator<Item = (&'a Conv, &'a BatchNorm)> {
+        self.layers.iter().map(|(conv, bn)| (conv, bn)).chain([(&self.last, last_norm)])
     }
 }
 
 impl Transform for Grouped {
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.last.1.forward(&self.before_norm(x, mode)?, mode, false)
+        let mut y = x.clone();
+        for (conv, bn) in &self.layers {
+            y = bn.forward_relu(&conv.forward(&y)?, mode)?;
+        }
+        self.last.forward(&y)
     }
 
-    fn forward_joined(&self, x: &Tensor, shortcut: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.last.1.forward_joined(&self.before_norm(x, mode)?, shortcut, mode)
+    fn fold(&self, last_norm: &BatchNorm) -> Result<Vec<FoldedConv>> {
+        self.with_norms(last_norm).map(|(conv, bn)| conv.fold(bn)).collect()
     }
 
-    fn fold(&self) -> Result<Vec<Folded>> {
-        self.layers().map(|(conv, bn)| conv.fold(bn)).collect()
-    }
-
-    fn convs(&self) -> Vec<ConvNorm> {
-        self.layers().map(|(conv, bn)| conv.with_norm(bn)).collect()
+    fn chain(&self, last_norm: &BatchNorm) -> Option<Vec<ConvNorm>> {
+        Some(self.with_norms(last_norm).map(|(conv, bn)| conv.with_norm(bn)).collect())
     }
 }

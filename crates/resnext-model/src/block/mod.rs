@@ -1,4 +1,4 @@
-//! The residual block y = relu(x + Σ T_i(x)), in the three forms of figure 3.
+//! The residual block y = relu(x + Σ T_i(x)), equation (3) of the paper, in the three forms of figure 3.
 
 mod concatenated;
 mod grouped;
@@ -6,9 +6,10 @@ mod paths;
 mod shortcut;
 mod transform;
 
-use crate::config::{BlockSize, Config, Form};
+use crate::config::{BlockKind, BlockSize, Config, Form};
 use crate::error::Result;
-use crate::folded::Folded;
+use crate::folded::FoldedConv;
+use crate::layers::BatchNorm;
 use crate::mode::Mode;
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
@@ -19,58 +20,89 @@ use transform::Transform;
 /// A residual block of any form.
 #[derive(Debug)]
 pub struct Block {
+    /// Σ T_i(x).
     transform: Box<dyn Transform>,
+    /// The batch norm behind the sum: `bn3`, or `bn2` of a basic block.
+    last_norm: BatchNorm,
     shortcut: ShortcutPath,
-    /// The whole block as one operation, in training.
+    /// The whole block as one training operation, where there is one for it.
     fused: Option<Bottleneck>,
 }
 
 impl Block {
-    /// Builds a block of `config`'s form from the weights under `vb`.
+    /// y = relu(shortcut(x) + bn(Σ T_i(x))), from (N, input, H, W) to (N, output, ⌈H/stride⌉, ⌈W/stride⌉).
     ///
-    /// # Errors
-    /// If a weight is missing or of the wrong shape, or blocks of this kind don't have the form.
-    pub fn new(size: &BlockSize, config: &Config, vb: VarBuilder) -> Result<Self> {
-        size.kind.check_form(config.form)?;
-        let last_scale = if config.zero_init_last { 0.0 } else { 1.0 };
-        let shortcut = ShortcutPath::new(size, config.shortcut, vb.pp("downsample"))?;
-        let transform: Box<dyn Transform> = match config.form {
-            Form::A => Box::new(paths::Paths::new(size, last_scale, vb)?),
-            Form::B => Box::new(concatenated::Concatenated::new(size, last_scale, vb)?),
-            Form::C => Box::new(grouped::Grouped::new(size, last_scale, vb)?),
-        };
-        let fused = match (transform.convs().try_into(), &shortcut) {
-            (_, ShortcutPath::Padded(..)) | (Err(_), _) => None,
-            (Ok(convs), shortcut) => {
-                Some(Bottleneck { convs, projection: shortcut.projection(), recompute: false })
-            }
-        };
-        Ok(Block { transform, shortcut, fused })
-    }
-
-    /// The convolutions of [`Transform::fold`], and the shortcut's if it has one.
-    pub(crate) fn fold(&self) -> Result<(Vec<Folded>, Option<Folded>)> {
-        Ok((self.transform.fold()?, self.shortcut.fold()?))
-    }
-
-    /// Whether training gives up the convolutions' results after the forward pass and computes them again in the
-    /// backward one: less memory for more time. Only bottleneck blocks of form (c) do.
-    pub(crate) fn set_recompute(&mut self, recompute: bool) {
-        if let Some(fused) = &mut self.fused {
-            fused.recompute = recompute;
-        }
-    }
-
-    /// From (N, input, H, W) to (N, output, H/stride, W/stride).
+    /// For a bottleneck block in form (c) this is torchvision's `Bottleneck.forward`:
+    ///
+    /// ```text
+    /// y = relu(bn1(conv1(x)))        1×1, from `input` channels to C·d
+    /// y = relu(bn2(conv2(y)))        3×3 in C groups, with the block's stride
+    /// y = bn3(conv3(y))              1×1, from C·d channels to `output`
+    /// y = relu(y + shortcut(x))      the shortcut is x, or bn(conv(x)) with a 1×1 where shapes differ
+    /// ```
+    ///
+    /// In forms (a) and (b), `conv1` and `conv2` are split into C paths, which are summed after their own `conv3`
+    /// (a) or concatenated before the common one (b).
     ///
     /// # Errors
     /// If `x` has another number of channels.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        // Training computes the same with fewer passes over memory, where the fused operation supports `x`.
         if let (Mode::Train, Some(fused)) = (mode, &self.fused)
             && fused.takes(x)
         {
             return Ok(fused.forward_train(x)?);
         }
-        self.transform.forward_joined(x, &self.shortcut.forward(x, mode)?, mode)
+        let shortcut = self.shortcut.forward(x, mode)?;
+        let y = self.transform.forward(x, mode)?;
+        self.last_norm.forward_add_relu(&y, &shortcut, mode)
     }
+
+    /// Builds a block of `config`'s form from the weights under `vb`, for example `layer1.0`.
+    ///
+    /// # Errors
+    /// If a weight is missing or of the wrong shape, or blocks of this kind do not have the form.
+    pub fn new(size: &BlockSize, config: &Config, vb: VarBuilder) -> Result<Self> {
+        size.kind.check_form(config.form)?;
+        let transform: Box<dyn Transform> = match config.form {
+            Form::A => Box::new(paths::Paths::new(size, vb.clone())?),
+            Form::B => Box::new(concatenated::Concatenated::new(size, vb.clone())?),
+            Form::C => Box::new(grouped::Grouped::new(size, vb.clone())?),
+        };
+        let last = match size.kind {
+            BlockKind::Bottleneck => "bn3",
+            BlockKind::Basic => "bn2",
+        };
+        let last_scale = if config.zero_init_last { 0.0 } else { 1.0 };
+        let last_norm = BatchNorm::new(size.output, last_scale, vb.pp(last))?;
+        let shortcut = ShortcutPath::new(size, config.shortcut, vb.pp("downsample"))?;
+        let fused = fused(&*transform, &last_norm, &shortcut);
+        Ok(Block { transform, last_norm, shortcut, fused })
+    }
+
+    /// The block's convolutions in form (c), first to last, and the shortcut's if it has one, each with the batch
+    /// norm behind it folded in.
+    pub(crate) fn fold(&self) -> Result<(Vec<FoldedConv>, Option<FoldedConv>)> {
+        Ok((self.transform.fold(&self.last_norm)?, self.shortcut.fold()?))
+    }
+
+    /// Whether training drops the convolutions' outputs after the forward pass and computes them again in the
+    /// backward pass, which takes less memory and more time. Only bottleneck blocks in form (c) do.
+    pub(crate) fn set_recompute(&mut self, recompute: bool) {
+        if let Some(fused) = &mut self.fused {
+            fused.recompute = recompute;
+        }
+    }
+}
+
+/// The block as one training operation: there is one for three convolutions with a shortcut that is the input or a
+/// projection.
+fn fused(transform: &dyn Transform, last_norm: &BatchNorm, shortcut: &ShortcutPath) -> Option<Bottleneck> {
+    let projection = match shortcut {
+        ShortcutPath::Same => None,
+        ShortcutPath::Projection(conv, bn) => Some(conv.with_norm(bn)),
+        ShortcutPath::Padded(..) => return None,
+    };
+    let convs = transform.chain(last_norm)?.try_into().ok()?;
+    Some(Bottleneck { convs, projection, recompute: false })
 }

@@ -1,23 +1,23 @@
-//! The way around a block.
+//! The shortcut of a block.
 
 use crate::config::{BlockSize, Shortcut};
 use crate::error::Result;
-use crate::folded::Folded;
+use crate::folded::FoldedConv;
 use crate::layers::{BatchNorm, Conv};
 use crate::mode::Mode;
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
-use resnext_ops::{Conv2dConfig, ConvNorm, conv2d};
+use resnext_ops::{Conv2dConfig, conv2d};
 
 /// How a block's input reaches its output.
 #[derive(Debug)]
 pub(super) enum ShortcutPath {
     /// The input itself, where shapes are equal.
     Same,
-    /// 1×1 convolution and batch norm (`downsample.0`, `downsample.1`).
+    /// A 1×1 convolution and batch norm, `downsample.0` and `downsample.1`.
     Projection(Conv, BatchNorm),
-    /// Every `stride`th pixel and zeros for new channels: a 1×1 convolution by a fixed matrix of
-    /// ones and zeros, so that it needs no operation, and no gradient, of its own.
+    /// Every `stride`th pixel, padded with zero channels: a 1×1 convolution whose weight is a constant matrix of
+    /// ones and zeros, so that it needs neither an operation nor a gradient of its own.
     Padded(Tensor, Conv2dConfig),
 }
 
@@ -33,37 +33,29 @@ impl ShortcutPath {
                 ShortcutPath::Projection(conv, BatchNorm::new(output, 1.0, vb.pp(1))?)
             }
             Shortcut::Identity => {
-                let copies = |i: usize| if i / input == i % input { 1f64 } else { 0.0 };
-                let matrix: Vec<f64> = (0..output * input).map(copies).collect();
-                let matrix =
-                    Tensor::from_vec(matrix, (output, input, 1, 1), vb.device())?.to_dtype(vb.dtype())?;
-                ShortcutPath::Padded(matrix, Conv2dConfig { stride, ..Default::default() })
+                let shape = (output, input, 1, 1);
+                let weight = Tensor::from_vec(size.identity_weight(), shape, vb.device())?;
+                let config = Conv2dConfig { stride, ..Default::default() };
+                ShortcutPath::Padded(weight.to_dtype(vb.dtype())?, config)
             }
         })
     }
 
-    /// The convolution there is on the way, with its batch norm folded in.
-    pub(super) fn fold(&self) -> Result<Option<Folded>> {
-        Ok(match self {
-            ShortcutPath::Same => None,
-            ShortcutPath::Projection(conv, bn) => Some(conv.fold(bn)?),
-            ShortcutPath::Padded(matrix, config) => Some(Folded::plain(matrix, config)?),
-        })
-    }
-
-    /// The convolution there is on the way, with the batch norm behind it.
-    pub(super) fn projection(&self) -> Option<ConvNorm> {
-        match self {
-            ShortcutPath::Projection(conv, bn) => Some(conv.with_norm(bn)),
-            ShortcutPath::Same | ShortcutPath::Padded(..) => None,
-        }
-    }
-
+    /// From (N, input, H, W) to (N, output, ⌈H/stride⌉, ⌈W/stride⌉).
     pub(super) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         match self {
             ShortcutPath::Same => Ok(x.clone()),
-            ShortcutPath::Projection(conv, bn) => bn.forward(&conv.forward(x)?, mode, false),
-            ShortcutPath::Padded(matrix, config) => Ok(conv2d(x, matrix, config)?),
+            ShortcutPath::Projection(conv, bn) => bn.forward(&conv.forward(x)?, mode),
+            ShortcutPath::Padded(weight, config) => Ok(conv2d(x, weight, config)?),
         }
+    }
+
+    /// The shortcut's convolution, if it has one, with the batch norm behind it folded in.
+    pub(super) fn fold(&self) -> Result<Option<FoldedConv>> {
+        Ok(match self {
+            ShortcutPath::Same => None,
+            ShortcutPath::Projection(conv, bn) => Some(conv.fold(bn)?),
+            ShortcutPath::Padded(weight, config) => Some(FoldedConv::without_bias(weight, config)?),
+        })
     }
 }

@@ -1,34 +1,35 @@
-//! What the forms of a block share.
+//! T(x), what a block adds to its shortcut, and the part of it that forms (a) and (b) share.
 
 use crate::config::{BlockSize, ConvSize};
 use crate::error::Result;
-use crate::folded::Folded;
-use crate::layers::{BatchNorm, Conv, join};
+use crate::folded::FoldedConv;
+use crate::layers::{BatchNorm, Conv};
 use crate::mode::Mode;
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use resnext_ops::ConvNorm;
 
-/// What one of the forms computes: the sum of all paths, normalised, before the shortcut is added.
+/// Σ T_i(x) of equation (3) in one of the three forms, without the batch norm that follows the sum: that one is the
+/// same in every form, and belongs to the block.
+///
+/// To add a form, implement this trait in a file of its own, give [`Form`](crate::config::Form) a variant and
+/// [`Block::new`](super::Block::new) an arm, and teach [`convert`](crate::convert) its weight names.
 pub(super) trait Transform: std::fmt::Debug + Send + Sync {
-    /// From (N, input, H, W) to (N, output, H/stride, W/stride).
+    /// From (N, input, H, W) to (N, output, ⌈H/stride⌉, ⌈W/stride⌉).
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor>;
 
-    /// The block's end as well: the sum with the shortcut, through ReLU.
-    fn forward_joined(&self, x: &Tensor, shortcut: &Tensor, mode: Mode) -> Result<Tensor> {
-        join(&self.forward(x, mode)?, shortcut, mode)
-    }
+    /// The equivalent convolutions in form (c), first to last, each with the batch norm behind it folded in.
+    /// `last_norm` is the one behind the last.
+    fn fold(&self, last_norm: &BatchNorm) -> Result<Vec<FoldedConv>>;
 
-    /// Its convolutions in form (c), with their batch norms folded in.
-    fn fold(&self) -> Result<Vec<Folded>>;
-
-    /// Its convolutions with their batch norms, if these are all it is made of.
-    fn convs(&self) -> Vec<ConvNorm> {
-        Vec::new()
+    /// The convolutions, each with the batch norm behind it, if T is nothing but a chain of them with ReLU between:
+    /// fused training takes those. `last_norm` is the batch norm behind the last.
+    fn chain(&self, _last_norm: &BatchNorm) -> Option<Vec<ConvNorm>> {
+        None
     }
 }
 
-/// The start that forms (a) and (b) share: one path's 1×1 and 3×3, each with batch norm and ReLU.
+/// The first two layers of one path in forms (a) and (b): 1×1 and 3×3, each with batch norm and ReLU.
 #[derive(Debug)]
 pub(super) struct PathStart {
     conv1: Conv,
@@ -51,18 +52,20 @@ impl PathStart {
         })
     }
 
-    /// Both convolutions of all paths, each as one.
-    pub(super) fn fold<'a>(paths: impl Iterator<Item = &'a PathStart>) -> Result<[Folded; 2]> {
-        let paths: Vec<&PathStart> = paths.collect();
-        let fold = |of: fn(&PathStart) -> Result<Folded>| {
-            Folded::grouped(&paths.iter().map(|path| of(path)).collect::<Result<Vec<_>>>()?)
-        };
-        let (first, second) = (fold(|p| p.conv1.fold(&p.bn1))?, fold(|p| p.conv2.fold(&p.bn2))?);
-        Ok([first, second.in_groups(paths.len())])
+    /// From (N, input, H, W) to (N, path, ⌈H/stride⌉, ⌈W/stride⌉).
+    pub(super) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let y = self.bn1.forward_relu(&self.conv1.forward(x)?, mode)?;
+        self.bn2.forward_relu(&self.conv2.forward(&y)?, mode)
     }
 
-    pub(super) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let x = self.bn1.forward(&self.conv1.forward(x)?, mode, true)?;
-        self.bn2.forward(&self.conv2.forward(&x)?, mode, true)
+    /// The two layers of all paths as the dense 1×1 and the grouped 3×3 of form (c).
+    pub(super) fn fold<'a>(paths: impl Iterator<Item = &'a PathStart>) -> Result<[FoldedConv; 2]> {
+        let paths: Vec<&PathStart> = paths.collect();
+        let joined = |layer: fn(&PathStart) -> Result<FoldedConv>| {
+            FoldedConv::joined(&paths.iter().map(|path| layer(path)).collect::<Result<Vec<_>>>()?)
+        };
+        let reduce = joined(|path| path.conv1.fold(&path.bn1))?;
+        let spatial = joined(|path| path.conv2.fold(&path.bn2))?;
+        Ok([reduce, spatial.in_groups(paths.len())])
     }
 }

@@ -11,11 +11,12 @@ use rand::RngExt;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 
-/// Compares the forms of a single block in evaluation mode, ReLU and batch norm included, in f64.
+/// Compares the forms of a single block in evaluation mode, with batch norm and ReLU, in f64, at `trials` random
+/// points.
 ///
-/// Scales are powers of two, means, biases and all else small integers, so that every number on the way
-/// is an integer below 2^53: the forms must agree to the last bit, though no longer as polynomials. Batch
-/// norm's own gradients are compared as well.
+/// Scales are powers of two, and means, biases and everything else are small integers. So every intermediate number is
+/// an integer below 2^53, and the forms must agree to the last bit, although they are no longer polynomials. The
+/// gradients of batch norm's parameters are compared as well.
 ///
 /// # Errors
 /// If an operation fails.
@@ -28,9 +29,10 @@ pub fn activations(stack: &Stack, device: &Device, trials: usize, seed: u64) -> 
     Ok(tally)
 }
 
-/// Variances whose inverse root is 1 and 2, once batch norm has added its 1e-5.
+/// Variances whose inverse square root is 1 and 2 after batch norm has added its eps of 1e-5.
 const VARIANCES: [f64; 2] = [1.0 - 1e-5, 0.25 - 1e-5];
 
+/// One random point.
 pub(super) fn trial(
     stack: &Stack,
     device: &Device,
@@ -42,7 +44,7 @@ pub(super) fn trial(
         let mut one = || match name.rsplit('.').next() {
             Some("weight") if batch_norm => [1.0, 2.0, -1.0, -2.0].choose(rng).copied().unwrap_or(1.0),
             Some("running_var") => VARIANCES.choose(rng).copied().unwrap_or(VARIANCES[0]),
-            // With two in each set of weights the sums of the largest block here stay below 2^50.
+            // With magnitudes of at most 2, the sums in the largest block tested stay below 2^50.
             _ => rng.random_range(-2..=2) as f64,
         };
         (0..count).map(|_| one()).collect()

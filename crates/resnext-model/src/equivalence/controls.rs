@@ -1,4 +1,4 @@
-//! Negative controls: forms broken on purpose, which the proof must catch.
+//! Negative controls: deliberately broken forms, which the proof must detect.
 
 use super::activations::trial as activations_trial;
 use super::distance::values;
@@ -12,24 +12,24 @@ use candle_core::{DType, Device, Tensor};
 use rand::RngExt;
 use serde::Serialize;
 
-/// One way to break a form, and where it showed.
+/// One way to break a form, and whether the proof detected it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Control {
-    /// What was done.
+    /// What was broken.
     pub name: &'static str,
-    /// The type it was computed in.
+    /// The type of the computation.
     pub dtype: String,
-    /// The first number that differed; `None` means that the proof did not see it.
+    /// The first number that differed. `None` means that the proof did not detect it.
     pub caught: Option<Difference>,
 }
 
 type Tamper = fn(&mut Tensors) -> Result<()>;
 
-/// Breaks a block in each of the ways there are, and looks whether the proof sees it.
+/// Breaks a block in seven ways, and checks whether the proof detects each.
 ///
 /// # Errors
-/// If the block has no projection or fewer than two paths of two channels, so that it can't be broken in
-/// all ways, or an operation fails.
+/// [`Error::Config`] if the block has no projection, or fewer than two paths of two channels, so that it cannot be broken
+/// in all ways; or if an operation fails.
 pub fn controls(stack: &Stack, device: &Device, seed: u64) -> Result<Vec<Control>> {
     let size = stack.first()?;
     let projection = size.changes_shape() && stack.config.shortcut == Shortcut::Projection;
@@ -38,7 +38,7 @@ pub fn controls(stack: &Stack, device: &Device, seed: u64) -> Result<Vec<Control
         return Err(Error::Config(message.into()));
     }
     let prefix = &stack.blocks[0].0;
-    // What is done to a form's weights under the block's own names.
+    // Applies `tamper` to the weights of one form, under their names within the block.
     let broken = |form: Form, tamper: Tamper| {
         move |this: Form, weights: &mut Tensors| -> Result<()> {
             if this == form {
@@ -87,7 +87,7 @@ pub fn controls(stack: &Stack, device: &Device, seed: u64) -> Result<Vec<Control
     Ok(found)
 }
 
-/// Converts real weights to form (a) and back, one of them moved to the next larger number in between.
+/// Converts real weights to form (a) and back, and moves one of them to the next larger number in between.
 fn one_ulp(stack: &Stack, device: &Device, seed: u64) -> Result<Tally> {
     let mut rng = generator(seed);
     let reals = |_: &str, n: usize| (0..n).map(|_| rng.random_range(0.5..1.0)).collect();
@@ -120,7 +120,7 @@ fn zero(weights: &mut Tensors, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Changes the last element.
+/// Applies `f` to the last element of a weight.
 fn change(weights: &mut Tensors, name: &str, f: impl Fn(f64) -> f64) -> Result<()> {
     let weight = get(weights, name)?;
     let mut values = values(weight)?;

@@ -1,4 +1,4 @@
-//! Exact equality of the three forms as polynomials (theorem 1 of `docs/equivalence.md`).
+//! Exact equality of the forms as polynomials (theorem 1 of `docs/equivalence.md`).
 
 use super::stack::{Stack, generator, tensor, untampered};
 use super::tally::{Difference, Tally};
@@ -11,36 +11,37 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-/// The verdict on one stack of blocks.
+/// The result of a comparison of the forms as polynomials.
 #[derive(Debug, Clone, Serialize)]
 pub struct Identity {
-    /// Independent random points at which the forms were compared.
+    /// The number of independent random points at which the forms were compared.
     pub trials: usize,
-    /// The largest degree of the polynomials.
+    /// The degree of the polynomials.
     pub degree: usize,
-    /// The smallest set that coordinates of a point were drawn from, and the prime computed by.
+    /// The smallest prime that was used: the size of the set from which the coordinates of a point were drawn.
     pub smallest_set: u32,
-    /// The chance that unequal polynomials agree at all points: the product of degree/set over the trials.
+    /// The upper bound on the probability that different polynomials agree at all points: the product of degree/prime
+    /// over all trials.
     pub bound: f64,
-    /// What was compared: outputs and all gradients, of forms (a) and (b) with (c).
+    /// The comparison of forms (a) and (b) with form (c): outputs and all gradients.
     pub tally: Tally,
 }
 
 impl Identity {
-    /// Where the forms first differ, if they do.
+    /// The first difference between the forms, if there is one.
     pub fn difference(&self) -> Option<&Difference> {
         self.tally.first.as_ref()
     }
 }
 
-/// Compares the forms of `stack` as polynomials of its input, weights and the output's gradient, at
-/// random points, until unequal ones would agree with a chance of at most `bound`.
+/// Compares the forms of `stack` as polynomials of its input, its weights and the gradient of its output, at random
+/// points, until different polynomials would agree with a probability of at most `bound`.
 ///
-/// A trial draws integers modulo a prime of its own, small enough that every sum in the kernels, in any
-/// order, is an integer that `dtype` holds exactly. `dtype` is f64, or f32 for single blocks.
+/// Each trial computes modulo another prime, which is small enough that every sum in the kernels, in any order, is an
+/// integer that `dtype` represents exactly. `dtype` is f64, or f32 for single blocks.
 ///
 /// # Errors
-/// If `dtype` is too narrow for the block's sums, or an operation fails.
+/// [`Error::Config`] if `dtype` is too narrow for the sums of these blocks; or if an operation fails.
 pub fn identity(stack: &Stack, dtype: DType, device: &Device, bound: f64, seed: u64) -> Result<Identity> {
     let degree = degree(stack);
     let mut primes = primes(stack, dtype)?;
@@ -48,7 +49,7 @@ pub fn identity(stack: &Stack, dtype: DType, device: &Device, bound: f64, seed: 
         Identity { trials: 0, degree, smallest_set: u32::MAX, bound: 1.0, tally: Tally::default() };
     let mut rng = generator(seed);
     while verdict.bound > bound {
-        // Of a set no larger than the degree a trial says nothing.
+        // A trial with a prime no larger than the degree would prove nothing.
         let modulus = primes.next().filter(|&p| p as usize > degree).ok_or_else(|| {
             Error::Config(format!("{dtype:?} is too narrow to prove {} exactly", stack.name))
         })?;
@@ -80,27 +81,27 @@ pub(super) fn trial(
     stack.compare(&weights, &x, &g, Mode::Polynomial { modulus }, tamper)
 }
 
-/// Maps a trial runs on.
+/// The batch size of a trial.
 const BATCH: usize = 2;
 
-/// Every block multiplies its input by three weights; a gradient has the output's in place of one factor.
+/// Each block multiplies its input by three weights. A gradient has the output's gradient in place of one factor.
 fn degree(stack: &Stack) -> usize {
     3 * stack.blocks.len() + 1
 }
 
-/// The primes a trial may compute by, the largest first: with K the longest sum of products in any
-/// kernel and residues up to h = (p - 1)/2, K·h² must stay within the integers `dtype` holds.
+/// The primes that trials may use, largest first. With K the number of products in the longest sum of any kernel, and
+/// residues of magnitude up to h = (p - 1)/2, K·h² must be an integer that `dtype` represents exactly.
 pub(super) fn primes(stack: &Stack, dtype: DType) -> Result<impl Iterator<Item = u32> + use<>> {
     let exact = match dtype {
-        // One bit is left for the division by the modulus, which rounds; f32 is divided in f64.
+        // One bit is left for the division by the modulus, which rounds. Values of f32 are divided in f64.
         DType::F64 => 52,
         DType::F32 => 24,
         other => return Err(Error::Config(format!("expected f32 or f64, got {other:?}"))),
     };
     let pixels = BATCH * stack.map.0 * stack.map.1;
     let longest = |(_, size): &(String, BlockSize)| {
-        // Forward: 1×1, 3×3. Backward: the 1×1's input, which the shortcut's gradient is added to; the
-        // weights' gradients, sums over pixels.
+        // In the forward pass, the 1×1 and the 3×3; in the backward pass, the input's gradient of the first 1×1, to
+        // which the shortcut's is added, and the weights' gradients, which are sums over pixels.
         let &BlockSize { input, path, output, .. } = size;
         [input, 9 * path, size.inner() + output, pixels].into_iter().max().unwrap_or(1)
     };

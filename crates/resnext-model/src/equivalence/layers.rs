@@ -1,4 +1,4 @@
-//! What rounding does in a single layer, and the bound it must keep (theorem 3 of `docs/equivalence.md`).
+//! The rounding error of a single layer, and its bound (theorem 3 of `docs/equivalence.md`).
 
 use super::distance::{epsilon, relative_error, values, worse};
 use super::stack::{Stack, generator, tensor};
@@ -12,20 +12,20 @@ use rand_chacha::ChaCha8Rng;
 use resnext_ops::{Conv2dConfig, cat_channels, conv2d, sum};
 use serde::Serialize;
 
-/// How far the forms of one layer are apart, given the same input.
+/// The distance between the forms of one layer with the same input.
 #[derive(Debug, Clone, Serialize)]
 pub struct LayerError {
-    /// Which of a block's convolutions.
+    /// The name of the convolution: `conv1`, `conv2` or `conv3`.
     pub layer: &'static str,
-    /// Roundings on the way to one output.
+    /// The number of roundings in the computation of one output.
     pub length: f64,
-    /// The largest difference, in machine epsilons of the sum of absolute products.
+    /// The largest difference, in machine epsilons of the sum of the absolute products.
     pub error: f64,
-    /// What it can be at most.
+    /// The upper bound on `error`.
     pub bound: f64,
 }
 
-/// Compares the three convolutions of a single block, whole and path by path, on real numbers.
+/// Compares each convolution of a single block with its paths computed separately, on real numbers.
 ///
 /// # Errors
 /// If `dtype` is not floating, or an operation fails.
@@ -44,7 +44,7 @@ pub fn layer_errors(stack: &Stack, dtype: DType, device: &Device, seed: u64) -> 
     let dense = Conv2dConfig::default();
     let spatial = Conv2dConfig { stride: size.stride, padding: 1, ..dense };
     let grouped = Conv2dConfig { groups: paths, ..spatial };
-    // Path by path: `part(i)` is path i's share of the layer.
+    // The layer path by path, where `part(i)` computes path i.
     let parts = |part: &dyn Fn(usize) -> Result<Tensor>| (0..paths).map(part).collect::<Result<Vec<_>>>();
     let slice = |t: &Tensor, dim: usize, i: usize| t.narrow(dim, i * size.path, size.path);
     let split1 = parts(&|i| Ok(conv2d(&x, &slice(&w1, 0, i)?, &dense)?))?;
@@ -63,14 +63,14 @@ pub fn layer_errors(stack: &Stack, dtype: DType, device: &Device, seed: u64) -> 
         let differences = whole.iter().zip(values(&apart)?).zip(sizes);
         let error = differences.map(|((w, a), size)| (w - a).abs() / (unit * size)).fold(0.0, worse);
         let length = roundings(products, summands, dtype);
-        // Each side is within γ = Lu/(1 - Lu) of the truth, where u is half an epsilon (Higham, 3.1).
+        // Each side is within γ = Lu/(1 - Lu) of the exact sum, where u is half an epsilon (Higham, section 3.1).
         errors.push(LayerError { layer, length, error, bound: length / (1.0 - length * unit / 2.0) });
     }
     Ok(errors)
 }
 
-/// Roundings on the way to a sum of so many products, itself one of so many summands. bf16 is accumulated
-/// in f32, whose roundings are 2^-16 of its own, and rounded to itself at the end.
+/// The number of roundings in a sum of `summands` sums, of `products` products in all. bf16 is accumulated in f32, whose
+/// roundings are 2^-16 of its own, and rounded at the end.
 pub(super) fn roundings(products: usize, summands: usize, dtype: DType) -> f64 {
     match dtype {
         DType::BF16 => (1 + summands) as f64 + products as f64 / 65536.0,
@@ -78,8 +78,8 @@ pub(super) fn roundings(products: usize, summands: usize, dtype: DType) -> f64 {
     }
 }
 
-/// The largest difference between a block's forms in f32, batch norm in training and ReLU included, in
-/// units of the last place of the largest output.
+/// The largest difference between the outputs of a block's forms in f32, with ReLU and batch norm in training mode, in
+/// machine epsilons of the largest output.
 ///
 /// # Errors
 /// If an operation fails.
@@ -102,7 +102,7 @@ pub fn output_error(stack: &Stack, device: &Device, seed: u64) -> Result<f64> {
     Ok(worse(relative_error(&expected, &a, unit)?, relative_error(&expected, &b, unit)?))
 }
 
-/// Numbers with the normal distribution's mean and variance, from sums of uniform ones.
+/// Random numbers with the mean and variance of the standard normal distribution: sums of three uniform ones.
 pub(super) fn normals(rng: &mut ChaCha8Rng, count: usize) -> Vec<f64> {
     (0..count).map(|_| (0..3).map(|_| rng.random_range(-1.0..1.0)).sum()).collect()
 }

@@ -1,4 +1,4 @@
-//! What rounding does through a network's depth, and to its training.
+//! The rounding error of a whole network, through its depth and in training.
 
 use super::distance::{distance, epsilon, largest, relative_error, worse};
 use super::layers::{normals, roundings};
@@ -7,6 +7,7 @@ use crate::block::Block;
 use crate::config::{BlockSize, Config, Form, Stem};
 use crate::convert::{self, Tensors};
 use crate::error::{Error, Result};
+use crate::layer_names;
 use crate::mode::Mode;
 use crate::network::ResNext;
 use crate::variables::Variables;
@@ -16,47 +17,47 @@ use resnext_ops::{cross_entropy, value_and_gradients};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// How far the forms of a network are apart on real numbers. Errors are in machine epsilons of the
-/// largest number of each tensor, and bounds sums of the layers' (section 4 of `docs/equivalence.md`).
+/// The distance between the forms of a network on real numbers. Errors are in machine epsilons of the largest number in
+/// each tensor, and bounds are the sums of those of the layers (section 4 of `docs/equivalence.md`).
 #[derive(Debug, Clone, Serialize)]
 pub struct NetworkErrors {
-    /// The network.
+    /// The name of the network.
     pub network: String,
-    /// The type computed in.
+    /// The type of the computation.
     pub dtype: String,
-    /// Block by block, in training mode.
+    /// The output of each block, in training mode.
     pub depth: Vec<Depth>,
-    /// Of the training loss.
+    /// The error of the training loss.
     pub loss: f64,
-    /// Of the gradient of any weight, in epsilons of the largest number in all gradients.
+    /// The largest error of any gradient, in machine epsilons of the largest number in all gradients.
     pub gradient: f64,
-    /// What loss and gradients may have.
+    /// The upper bound on `loss` and `gradient`.
     pub gradient_bound: f64,
-    /// Steps of SGD with momentum taken from the converted weights.
+    /// The number of steps of SGD with momentum, from the converted weights.
     pub steps: usize,
-    /// Of any weight after those steps.
+    /// The largest error of any weight after those steps.
     pub stepped: f64,
-    /// What they may have.
+    /// The upper bound on `stepped`.
     pub stepped_bound: f64,
 }
 
-/// The output of one block.
+/// The errors of one block's output.
 #[derive(Debug, Clone, Serialize)]
 pub struct Depth {
-    /// Its name.
+    /// The name of the block.
     pub block: String,
-    /// Form (a) against form (c).
+    /// The distance of form (a) from form (c).
     pub a: f64,
-    /// Form (b) against form (c).
+    /// The distance of form (b) from form (c).
     pub b: f64,
-    /// Form (c) against itself in f64.
+    /// The distance of form (c) from form (c) in f64.
     pub precision: f64,
-    /// What forms may differ by.
+    /// The upper bound on `a` and `b`.
     pub bound: f64,
 }
 
 impl NetworkErrors {
-    /// Whether every error keeps its bound.
+    /// Whether no error exceeds its bound.
     pub fn within_bounds(&self) -> bool {
         self.depth.iter().all(|at| at.a <= at.bound && at.b <= at.bound)
             && worse(self.loss, self.gradient) <= self.gradient_bound
@@ -64,7 +65,7 @@ impl NetworkErrors {
     }
 }
 
-/// Compares the forms of a whole network in `dtype`: block by block, loss, all gradients, and the weights
+/// Compares the forms of a whole network in `dtype`: the output of each block, the loss, all gradients, and the weights
 /// after `steps` steps of SGD from converted weights.
 ///
 /// # Errors
@@ -95,7 +96,7 @@ pub fn network_errors(
     for form in [Form::A, Form::B] {
         let got = train(form)?;
         loss = worse(loss, relative_error(&expected.loss, &got.loss, unit)?);
-        // Where batch norm follows, a gradient can be nothing but rounding: the largest of all is the unit.
+        // Before a batch norm, a gradient may consist of nothing but rounding: the unit is the largest of them all.
         let largest =
             expected.gradients.values().map(largest).try_fold(0f64, |most, v| v.map(|v| most.max(v)))?;
         for (name, of_c) in &expected.gradients {
@@ -120,10 +121,10 @@ pub fn network_errors(
     })
 }
 
-/// Images the training runs on.
+/// The batch size of training.
 const BATCH: usize = 4;
 
-/// Their height and width: small, but no stage's map so small that batch norm divides by next to nothing.
+/// The height and width of the images: small, but large enough that no batch norm divides by almost nothing.
 fn side(config: &Config) -> usize {
     match config.stem {
         Stem::ImageNet => 64,
@@ -131,19 +132,19 @@ fn side(config: &Config) -> usize {
     }
 }
 
-/// Weights with every batch norm's bias at 6 standard deviations. ReLU's gradient jumps at 0, so of the
-/// millions of activations in a network the few within a rounding error of 0 would decide how far gradients
-/// are apart. Here none is; that forms agree at kinks as well is what `activations` shows.
+/// The weights with the bias of every batch norm at 6 standard deviations. The gradient of ReLU jumps at 0, so the few of
+/// millions of activations that are within a rounding error of 0 would dominate the distance of the gradients. With this
+/// bias there are none. That forms agree at the kinks too is shown by [`activations`](fn@super::activations).
 fn far_from_kinks(weights: Tensors) -> Result<Tensors> {
     let raised = |(name, t): (String, Tensor)| {
-        let bias = name.ends_with(".bias") && !name.starts_with("fc.");
+        let bias = name.ends_with(".bias") && !layer_names::is_head(&name);
         let raised = if bias { (t.ones_like()? * 6.0)? } else { t };
         Ok((name, raised))
     };
     weights.into_iter().map(raised).collect()
 }
 
-/// The sum of all layers' roundings, forward and backward.
+/// The number of roundings in all layers, forward and backward.
 fn forward_and_backward(stack: &Stack, dtype: DType) -> f64 {
     let pixels = BATCH * side(&stack.config).pow(2);
     let block = |(_, size): &(String, BlockSize)| {
@@ -154,13 +155,14 @@ fn forward_and_backward(stack: &Stack, dtype: DType) -> f64 {
     stack.blocks.iter().map(block).sum()
 }
 
-/// The roundings of a block's three convolutions, one after the other.
+/// The number of roundings in the three convolutions of a block, forward.
 fn forward(size: &BlockSize, dtype: DType) -> f64 {
     roundings(size.input, 1, dtype)
         + roundings(9 * size.path, 1, dtype)
         + roundings(size.inner(), size.cardinality, dtype)
 }
 
+/// The output of each block in all forms, from the same input.
 fn depth(stack: &Stack, weights: &Tensors, dtype: DType, device: &Device, seed: u64) -> Result<Vec<Depth>> {
     let shape = stack.input(BATCH)?;
     let x = tensor(normals(&mut generator(seed), shape.elem_count()), shape, dtype, device)?;
@@ -177,7 +179,7 @@ fn depth(stack: &Stack, weights: &Tensors, dtype: DType, device: &Device, seed: 
         blocks.iter().map(step).collect()
     };
     let (a, b, c) = (maps(Form::A, dtype)?, maps(Form::B, dtype)?, maps(Form::C, dtype)?);
-    // Metal has no f64; the distance to the truth is then left out.
+    // Metal has no f64: there, the distance from it is left at 0.
     let truth = if device.is_metal() { c.clone() } else { maps(Form::C, DType::F64)? };
     let (unit, mut bound) = (epsilon(dtype)?, 0.0);
     let at = |(i, (name, size)): (usize, &(String, BlockSize))| {
@@ -193,7 +195,7 @@ fn depth(stack: &Stack, weights: &Tensors, dtype: DType, device: &Device, seed: 
     stack.blocks.iter().enumerate().map(at).collect()
 }
 
-/// What training in one form gave, under form (c)'s names.
+/// The results of training in one form, converted to form (c).
 struct Trained {
     loss: Tensor,
     gradients: Tensors,
@@ -241,7 +243,7 @@ fn train(
             first = Some((loss, joined(&gradients)?));
         }
     }
-    // Those that steps move: what has a velocity.
+    // The variables that the optimizer changes are those with a velocity.
     let stepped = vars.iter().filter(|(name, _)| velocity.contains_key(*name));
     let stepped = stepped.map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
     let (loss, gradients) = first.ok_or_else(|| Error::Config("expected at least one step".into()))?;

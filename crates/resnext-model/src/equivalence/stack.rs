@@ -1,10 +1,11 @@
-//! What is compared: blocks in a row, in any of the forms, with given weights.
+//! The subject of a comparison: a chain of blocks, in each of the forms, with given weights.
 
 use super::tally::Tally;
 use crate::block::Block;
 use crate::config::{BlockSize, Config, Form};
 use crate::convert::{self, Tensors};
 use crate::error::{Error, Result};
+use crate::layer_names;
 use crate::mode::Mode;
 use crate::required_weights::required_weights;
 use candle_core::{DType, Device, Shape, Tensor, Var};
@@ -13,30 +14,30 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, HashSet};
 
-/// Blocks in a row: a single one, or all between a network's stem and head.
+/// A chain of blocks: a single one, or all blocks of a network.
 #[derive(Debug, Clone)]
 pub struct Stack {
-    /// What they are called.
+    /// The name of the network, or the sizes of the block.
     pub name: String,
     pub(super) config: Config,
-    /// Each with the prefix of its weights' names.
+    /// The name of each block, for example `layer1.0`, and its sizes.
     pub(super) blocks: Vec<(String, BlockSize)>,
-    /// Height and width of the maps it is tried on: odd and even, halved with a rest, and small, because
-    /// what is to be shown does not depend on them.
+    /// Height and width of the input. One is odd and one even, so that a stride of 2 has both cases; they are small,
+    /// because the proof does not depend on them.
     pub(super) map: (usize, usize),
 }
 
 impl Stack {
-    /// All blocks of a network. The stem before and the head after them are the same in every form.
+    /// All blocks of a network. Its stem and its head are the same in every form.
     pub fn network(name: &str, config: &Config) -> Self {
         let stages = config.blocks().into_iter().enumerate();
         let blocks = stages.flat_map(|(s, sizes)| {
-            sizes.into_iter().enumerate().map(move |(i, size)| (format!("layer{}.{i}", s + 1), size))
+            sizes.into_iter().enumerate().map(move |(i, size)| (layer_names::block(s, i), size))
         });
         Stack { name: name.into(), config: config.clone(), blocks: blocks.collect(), map: (9, 10) }
     }
 
-    /// Each block of a network once, however often it is repeated.
+    /// The blocks of a network as one stack each, without repetitions of the same sizes.
     pub fn distinct_blocks(config: &Config) -> Vec<Self> {
         let mut seen = HashSet::new();
         let blocks = Stack::network("", config).blocks.into_iter().filter(|(_, size)| seen.insert(*size));
@@ -49,18 +50,18 @@ impl Stack {
         blocks.map(one).collect()
     }
 
-    /// The same blocks, tried on maps of another height and width.
+    /// The same blocks, with an input of another height and width.
     pub fn on_map(self, map: (usize, usize)) -> Self {
         Stack { map, ..self }
     }
 
-    /// The first block's size.
+    /// The sizes of the first block.
     pub(super) fn first(&self) -> Result<&BlockSize> {
         let none = || Error::Config("expected at least one block".into());
         self.blocks.first().map(|(_, size)| size).ok_or_else(none)
     }
 
-    /// The shape of an input of `batch` maps.
+    /// The shape of an input of batch size `batch`.
     pub(super) fn input(&self, batch: usize) -> Result<Shape> {
         Ok((batch, self.first()?.input, self.map.0, self.map.1).into())
     }
@@ -74,7 +75,7 @@ impl Stack {
         self.blocks.iter().map(|(prefix, size)| Block::new(size, &config, vb.pp(prefix))).collect()
     }
 
-    /// Weights in form (c), each drawn from its name and shape.
+    /// Weights in form (c): `draw` is called with the name and the number of elements of each.
     pub(super) fn draw(
         &self,
         dtype: DType,
@@ -89,15 +90,15 @@ impl Stack {
         shapes.into_iter().map(tensor).collect()
     }
 
-    /// Runs the blocks in one form with the given weights of that form.
-    pub(super) fn run(
+    /// Output and gradients of the blocks in one form, with weights of that form, input `x` and the output's gradient `g`.
+    pub(super) fn evaluate(
         &self,
         form: Form,
         weights: &Tensors,
         x: &Tensor,
         g: &Tensor,
         mode: Mode,
-    ) -> Result<Run> {
+    ) -> Result<Evaluation> {
         let vars: BTreeMap<String, Var> = weights
             .iter()
             .map(|(name, t)| Ok((name.clone(), Var::from_tensor(t)?)))
@@ -113,10 +114,10 @@ impl Stack {
         if let Some(gradient) = gradients.get(&x) {
             all.insert("the input".into(), gradient.clone());
         }
-        Ok(Run { output, gradients: all })
+        Ok(Evaluation { output, gradients: all })
     }
 
-    /// The shape of what the blocks put out for `x`.
+    /// The shape of the output for an input of shape `x`.
     pub(super) fn output(&self, x: &Shape) -> Result<Shape> {
         let (n, mut c, mut h, mut w) = x.dims4()?;
         for (_, size) in &self.blocks {
@@ -125,8 +126,8 @@ impl Stack {
         Ok((n, c, h, w).into())
     }
 
-    /// Holds forms (a) and (b) to form (c), bit by bit: the output and every gradient. `tamper` may change
-    /// the weights of a form first.
+    /// Compares forms (a) and (b) with form (c), bit by bit: the output and every gradient. `tamper` may change the
+    /// weights of a form first.
     pub(super) fn compare(
         &self,
         weights: &Tensors,
@@ -135,15 +136,15 @@ impl Stack {
         mode: Mode,
         tamper: &dyn Fn(Form, &mut Tensors) -> Result<()>,
     ) -> Result<Tally> {
-        let run = |form: Form| -> Result<Run> {
+        let evaluate = |form: Form| -> Result<Evaluation> {
             let mut weights = convert::network(weights, &self.config(Form::C), form)?;
             tamper(form, &mut weights)?;
-            self.run(form, &weights, x, g, mode)
+            self.evaluate(form, &weights, x, g, mode)
         };
-        let expected = run(Form::C)?;
+        let expected = evaluate(Form::C)?;
         let mut tally = Tally::default();
         for form in [Form::A, Form::B] {
-            let got = run(form)?;
+            let got = evaluate(form)?;
             tally.compare(|| format!("output of form ({form})"), &expected.output, &got.output)?;
             for (name, gradient) in &expected.gradients {
                 let Some(other) = got.gradients.get(name) else {
@@ -157,13 +158,13 @@ impl Stack {
     }
 }
 
-/// What a form computed, under form (c)'s names.
-pub(super) struct Run {
+/// Output and gradients of one form, converted to form (c).
+pub(super) struct Evaluation {
     pub(super) output: Tensor,
     pub(super) gradients: Tensors,
 }
 
-/// Leaves weights as they are.
+/// A `tamper` that changes nothing.
 pub(super) fn untampered(_: Form, _: &mut Tensors) -> Result<()> {
     Ok(())
 }

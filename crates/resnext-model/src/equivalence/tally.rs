@@ -1,31 +1,31 @@
-//! Comparison to the last bit.
+//! Comparisons to the last bit.
 
 use super::distance::values;
 use crate::error::{Error, Result};
 use candle_core::{DType, Tensor};
 use serde::Serialize;
 
-/// What a comparison found.
+/// The result of a comparison.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Tally {
-    /// Numbers compared.
+    /// The number of values compared.
     pub numbers: u64,
-    /// Bits that differ.
+    /// The number of bits that differ.
     pub bits: u64,
-    /// The first number that differs.
+    /// The first value that differs.
     pub first: Option<Difference>,
 }
 
-/// A number that is not what it should be.
+/// A value that differs from form (c)'s.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Difference {
-    /// The tensor.
+    /// The name of the tensor.
     pub tensor: String,
-    /// Where in it.
+    /// The index in the tensor.
     pub index: Vec<usize>,
-    /// The number there in form (c).
+    /// The value in form (c).
     pub expected: f64,
-    /// The number that is there.
+    /// The value in the other form.
     pub got: f64,
 }
 
@@ -36,7 +36,7 @@ impl std::fmt::Display for Difference {
 }
 
 impl Tally {
-    /// Compares two tensors of one shape; `name` says which they are.
+    /// Compares two tensors of the same shape; `name` describes them.
     pub(super) fn compare(
         &mut self,
         name: impl Fn() -> String,
@@ -47,10 +47,10 @@ impl Tally {
             let problem = format!("expected shape {:?}, got {:?}", expected.dims(), got.dims());
             return Err(Error::Convert { name: name(), problem });
         }
-        // Widening keeps what is equal equal and what differs different, but the bits are the type's own.
+        // Conversion to f64 is exact, but bits are counted in the tensors' own type.
         let (e, g) = (values(expected)?, values(got)?);
         let differing = |e: f64, g: f64| match expected.dtype() {
-            // What is no number equals nothing, not even itself.
+            // NaN and infinity are wrong even where both sides have them.
             dtype if !g.is_finite() => 8 * dtype.size_in_bytes() as u32,
             DType::F32 => ((e as f32).to_bits() ^ (g as f32).to_bits()).count_ones(),
             _ => (e.to_bits() ^ g.to_bits()).count_ones(),
@@ -72,7 +72,7 @@ impl Tally {
         Ok(())
     }
 
-    /// Takes another comparison's findings in, after this one's.
+    /// Adds the result of a later comparison.
     pub fn merge(&mut self, other: Tally) {
         self.numbers += other.numbers;
         self.bits += other.bits;

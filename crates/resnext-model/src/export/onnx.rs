@@ -1,68 +1,52 @@
-//! The network as an ONNX graph.
+//! A network as an ONNX graph.
 
 use super::protobuf::Message;
 use super::tensors::{Export, narrowed};
-use crate::config::{ConvSize, Shortcut, Stem};
+use crate::config::{BlockSize, ConvSize, Shortcut};
 use crate::error::{Error, Result};
+use crate::layer_names;
 use candle_core::{DType, Device, Tensor};
-use resnext_ops::BatchNormConfig;
+use resnext_ops::{BatchNormConfig, Pool2dConfig};
 
-/// The version of ONNX's operators the graph is written in.
+/// The version of the ONNX operator set that exported graphs use.
 pub const OPSET: i64 = 17;
-/// Of the file format, which that opset came with.
+/// The version of the file format, which came with that operator set.
 const IR_VERSION: i64 = 8;
-/// What Protocol Buffers can hold in one message.
+/// The most bytes in one message of Protocol Buffers.
 const SIZE_LIMIT: usize = (1 << 31) - 1;
 
-/// Numbers of ONNX's element types.
+// ONNX's element types, `TensorProto.DataType`.
 const FLOAT: i64 = 1;
 const FLOAT16: i64 = 10;
 const BFLOAT16: i64 = 16;
 
 impl Export {
-    /// An ONNX file of the network: `images` (batch, 3, height, width), f32, any of the three, to `logits`
-    /// (batch, classes), f32. Convolutions and the last layer keep their weights in `dtype` (F32, F16 or BF16) and
-    /// compute in f32, since few runtimes have kernels of another type on a CPU; batch norm stays apart and in f32, so
-    /// that the file can be trained on.
+    /// The bytes of an ONNX file of the network: from `images` (batch, 3, height, width), f32, of any batch size, height
+    /// and width, to `logits` (batch, classes), f32. `name` is the graph's.
+    ///
+    /// The weights of convolutions and of the last layer are stored as `dtype`, F32, F16 or BF16, and converted to f32
+    /// to compute, because few runtimes have CPU kernels for other types. Batch norms are not folded and stay f32, so
+    /// that the graph can be trained further.
     ///
     /// # Errors
-    /// If a weight is beyond the range of `dtype`, or the file would be above the format's 2 GiB.
+    /// If a weight is beyond the range of `dtype`, or the file would exceed the format's 2 GiB.
     pub fn onnx(&self, name: &str, dtype: DType) -> Result<Vec<u8>> {
         let mut graph = Graph { export: self, dtype, message: Message::default() };
         let config = self.config();
         let mut x = graph.conv_norm("images", "conv1", "bn1", config.entrance())?;
         x = graph.relu(&x);
-        if config.stem == Stem::ImageNet {
-            let attributes = [ints("kernel_shape", &[3, 3]), ints("strides", &[2, 2]), ints("pads", &[1; 4])];
+        if let Some(Pool2dConfig { kernel, stride, padding }) = config.stem.pool() {
+            let [kernel, stride, padding] = [kernel, stride, padding].map(|n| n as i64);
+            let attributes = [
+                ints("kernel_shape", &[kernel; 2]),
+                ints("strides", &[stride; 2]),
+                ints("pads", &[padding; 4]),
+            ];
             x = graph.node("MaxPool", &[&x], "maxpool", &attributes);
         }
         for (s, stage) in config.blocks().iter().enumerate() {
             for (i, size) in stage.iter().enumerate() {
-                let of = |part: &str| format!("layer{}.{i}.{part}", s + 1);
-                let input = x.clone();
-                for (j, conv) in size.convs().into_iter().enumerate() {
-                    if j > 0 {
-                        x = graph.relu(&x);
-                    }
-                    let (name, norm) = (of(&format!("conv{}", j + 1)), of(&format!("bn{}", j + 1)));
-                    x = graph.conv_norm(&x, &name, &norm, conv)?;
-                }
-                let shortcut = match (size.changes_shape(), config.shortcut) {
-                    (false, _) => input,
-                    (true, Shortcut::Projection) => {
-                        let (conv, norm) = (of("downsample.0"), of("downsample.1"));
-                        graph.conv_norm(&input, &conv, &norm, size.projection())?
-                    }
-                    (true, Shortcut::Identity) => {
-                        let copies = |i: usize| if i / size.input == i % size.input { 1f32 } else { 0.0 };
-                        let matrix: Vec<f32> = (0..size.output * size.input).map(copies).collect();
-                        let matrix = Tensor::from_vec(matrix, (size.output, size.input, 1, 1), &Device::Cpu)?;
-                        let weight = graph.initializer(&of("shortcut"), &matrix, DType::F32)?;
-                        graph.conv(&input, &weight, &of("downsample"), size.projection())
-                    }
-                };
-                x = graph.node("Add", &[&x, &shortcut], &of("add"), &[]);
-                x = graph.relu(&x);
+                x = graph.block(&x, &layer_names::block(s, i), size, config.shortcut)?;
             }
         }
         x = graph.node("GlobalAveragePool", &[&x], "avgpool", &[]);
@@ -73,7 +57,7 @@ impl Export {
     }
 }
 
-/// A graph being written: `GraphProto`.
+/// A graph that is being written, ONNX's `GraphProto`.
 struct Graph<'a> {
     export: &'a Export,
     dtype: DType,
@@ -92,7 +76,7 @@ fn ints(name: &str, values: &[i64]) -> Message {
     values.iter().fold(attribute(name, 7), |message, &value| message.integer(8, value))
 }
 
-/// A tensor's name, type and shape: `ValueInfoProto`.
+/// Name, type and shape of an input or output, ONNX's `ValueInfoProto`.
 fn value_info(name: &str, dims: &[Message]) -> Message {
     let shape = dims.iter().fold(Message::default(), |shape, dim| shape.message(1, dim));
     let tensor = Message::default().integer(1, FLOAT).message(2, &shape);
@@ -100,7 +84,34 @@ fn value_info(name: &str, dims: &[Message]) -> Message {
 }
 
 impl Graph<'_> {
-    /// Adds an operation, whose one output is named like itself.
+    /// Adds the residual block `name` with input `x`, and returns the name of its output.
+    fn block(&mut self, x: &str, name: &str, size: &BlockSize, shortcut: Shortcut) -> Result<String> {
+        let of = |part: &str| format!("{name}.{part}");
+        let mut y = x.to_string();
+        for (j, conv) in size.convs().into_iter().enumerate() {
+            if j > 0 {
+                y = self.relu(&y);
+            }
+            let (name, norm) = (of(&format!("conv{}", j + 1)), of(&format!("bn{}", j + 1)));
+            y = self.conv_norm(&y, &name, &norm, conv)?;
+        }
+        let shortcut = match (size.changes_shape(), shortcut) {
+            (false, _) => x.to_string(),
+            (true, Shortcut::Projection) => {
+                self.conv_norm(x, &of("downsample.0"), &of("downsample.1"), size.projection())?
+            }
+            (true, Shortcut::Identity) => {
+                let shape = (size.output, size.input, 1, 1);
+                let weight = Tensor::from_vec(size.identity_weight(), shape, &Device::Cpu)?;
+                let weight = self.initializer(&of("shortcut"), &weight, DType::F32)?;
+                self.conv(x, &weight, &of("downsample"), size.projection())
+            }
+        };
+        y = self.node("Add", &[&y, &shortcut], &of("add"), &[]);
+        Ok(self.relu(&y))
+    }
+
+    /// Adds an operation with one output, to which it gives its own name.
     fn node(&mut self, op: &str, inputs: &[&str], name: &str, attributes: &[Message]) -> String {
         let node = inputs.iter().fold(Message::default(), |node, input| node.text(1, input));
         let node = node.text(2, name).text(3, name).text(4, op);
@@ -109,6 +120,7 @@ impl Graph<'_> {
         name.to_string()
     }
 
+    /// Adds a tensor, stored as `dtype`.
     fn initializer(&mut self, name: &str, tensor: &Tensor, dtype: DType) -> Result<String> {
         let (kind, bytes) = match dtype {
             DType::F16 => (FLOAT16, bytes_of::<half::f16, 2>(name, tensor, dtype, half::f16::to_le_bytes)?),
@@ -118,7 +130,7 @@ impl Graph<'_> {
             _ => (FLOAT, bytes_of::<f32, 4>(name, tensor, dtype, f32::to_le_bytes)?),
         };
         if self.message.0.len() + bytes.len() > SIZE_LIMIT - (1 << 20) {
-            return Err(Error::Config("the network is above the 2 GiB an ONNX file can have".into()));
+            return Err(Error::Config("the network exceeds the 2 GiB of an ONNX file".into()));
         }
         let dims = tensor.dims().iter().fold(Message::default(), |m, &dim| m.integer(1, dim as i64));
         let message = dims.integer(2, kind).text(8, name).bytes(9, &bytes);
@@ -126,7 +138,7 @@ impl Graph<'_> {
         Ok(name.to_string())
     }
 
-    /// A weight in the file's type, as f32.
+    /// Adds a weight, stored as the file's type and converted to f32.
     fn weight(&mut self, name: &str) -> Result<String> {
         let stored = self.initializer(name, self.export.tensor(name)?, self.dtype)?;
         Ok(match self.dtype {
@@ -135,7 +147,7 @@ impl Graph<'_> {
         })
     }
 
-    /// A parameter that stays in f32.
+    /// Adds a parameter that is stored as f32.
     fn parameter(&mut self, name: &str) -> Result<String> {
         self.initializer(name, self.export.tensor(name)?, DType::F32)
     }
@@ -151,6 +163,7 @@ impl Graph<'_> {
         self.node("Conv", &[x, weight], name, &attributes)
     }
 
+    /// Adds a convolution and the batch norm behind it.
     fn conv_norm(&mut self, x: &str, conv: &str, norm: &str, size: ConvSize) -> Result<String> {
         let weight = self.weight(&format!("{conv}.weight"))?;
         let x = self.conv(x, &weight, conv, size);
@@ -167,6 +180,7 @@ impl Graph<'_> {
         self.node("Relu", &[x], &format!("{x}.relu"), &[])
     }
 
+    /// The bytes of the whole file, ONNX's `ModelProto`.
     fn finish(self, name: &str, classes: usize) -> Result<Vec<u8>> {
         let any = |name: &str| Message::default().text(2, name);
         let fixed = |value: usize| Message::default().integer(1, value as i64);
@@ -184,6 +198,7 @@ impl Graph<'_> {
     }
 }
 
+/// The elements of a tensor as little-endian bytes of type `T`, which is `dtype`.
 fn bytes_of<T: candle_core::WithDType, const N: usize>(
     name: &str,
     tensor: &Tensor,

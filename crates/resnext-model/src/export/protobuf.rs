@@ -1,6 +1,6 @@
-//! As much of Protocol Buffers as it takes to write an ONNX file: numbers, texts, messages.
+//! The part of Protocol Buffers that an ONNX file needs: integers, floats, texts and messages.
 
-/// A message being written.
+/// A message that is being written.
 #[derive(Debug, Default)]
 pub(super) struct Message(pub(super) Vec<u8>);
 
@@ -13,7 +13,7 @@ impl Message {
         self.0.push(value as u8);
     }
 
-    /// An integer, in the field of this number.
+    /// Adds an integer as field number `field`. The other methods do so for other types.
     pub(super) fn integer(mut self, field: u32, value: i64) -> Self {
         self.varint((field << 3) as u64);
         self.varint(value as u64);
@@ -48,7 +48,8 @@ mod tests {
 
     #[test]
     fn bytes_are_those_of_the_encodings_own_examples() {
-        // From protobuf.dev/programming-guides/encoding: 150 in field 1; "testing" in field 2; that in field 3.
+        // Examples of protobuf.dev/programming-guides/encoding: field 1 is 150; field 2 is "testing"; field 3 is the
+        // message with field 1.
         let number = Message::default().integer(1, 150);
         assert_eq!(number.0, [0x08, 0x96, 0x01]);
         assert_eq!(Message::default().text(2, "testing").0, *b"\x12\x07testing");

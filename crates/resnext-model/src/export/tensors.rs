@@ -1,4 +1,4 @@
-//! A network's tensors for other programs, and their safetensors file.
+//! A network's weights in form (c), and their safetensors file.
 
 use crate::config::{Config, Form};
 use crate::convert::Tensors;
@@ -7,7 +7,7 @@ use crate::weights::Weights;
 use candle_core::{DType, Device, Tensor};
 use std::collections::{BTreeMap, HashMap};
 
-/// A network's weights in form (c), under torchvision's names.
+/// A network's weights in form (c), under torchvision's names, to be written for other programs.
 #[derive(Debug, Clone)]
 pub struct Export {
     config: Config,
@@ -15,7 +15,7 @@ pub struct Export {
 }
 
 impl Export {
-    /// Reads all of a file's weights; those of forms (a) and (b) are rearranged.
+    /// Reads all weights of a file. Those of forms (a) and (b) are converted to form (c).
     ///
     /// # Errors
     /// Those of [`Weights::config`] and [`Weights::in_form`].
@@ -25,7 +25,7 @@ impl Export {
         Ok(Export { config: Config { form: Form::C, ..config }, tensors })
     }
 
-    /// The network, in form (c).
+    /// The configuration of the network, in form (c).
     pub fn config(&self) -> &Config {
         &self.config
     }
@@ -35,11 +35,11 @@ impl Export {
         self.tensors.get(name).ok_or_else(|| Error::Convert { name: name.into(), problem: problem() })
     }
 
-    /// A safetensors file that `load_state_dict(…, strict=True)` of torchvision and timm takes, in `dtype`: F32,
-    /// F16 or BF16. It has torchvision's counters of batches too, all 0.
+    /// The bytes of a safetensors file in `dtype`, F32, F16 or BF16, which `load_state_dict(…, strict=True)` of
+    /// torchvision and timm takes. For that it has a `num_batches_tracked` of 0 for each batch norm.
     ///
     /// # Errors
-    /// If `dtype` is another, or a weight is beyond its range.
+    /// If `dtype` is another type, or a weight is beyond its range.
     pub fn safetensors(&self, dtype: DType) -> Result<Vec<u8>> {
         let mut tensors = BTreeMap::new();
         for (name, tensor) in &self.tensors {
@@ -48,13 +48,16 @@ impl Export {
                 tensors.insert(format!("{norm}num_batches_tracked"), Tensor::new(0i64, &Device::Cpu)?);
             }
         }
-        // What PyTorch's own programs look for before they read on.
+        // Programs around PyTorch require this entry.
         let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
         safetensors::serialize(tensors, Some(metadata)).map_err(|e| Error::Config(e.to_string()))
     }
 }
 
-/// `tensor` as `dtype`.
+/// Converts the weight `name` from f32 to `dtype`.
+///
+/// # Errors
+/// If `dtype` is not F32, F16 or BF16, or cannot hold a value of the weight.
 pub(super) fn narrowed(name: &str, tensor: &Tensor, dtype: DType) -> Result<Tensor> {
     if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
         return Err(Error::Config(format!("weights are written as F32, F16 or BF16, not {dtype:?}")));

@@ -1,19 +1,19 @@
-//! What can keep a file from coming.
+//! Why a file cannot be had from the hub.
 
 use std::path::PathBuf;
 
 /// An error of the hub.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
-    /// A text that is no repository's name.
+    /// A text that does not name a repository.
     #[error(
         "`{0}` names no file here and no repository: expected a path, or owner/name as in timm/resnext50_32x4d.a1_in1k"
     )]
     Id(String),
-    /// A file name no repository has.
-    #[error("`{0}` is no name of a file in a repository")]
+    /// A text that does not name a file in a repository.
+    #[error("`{0}` cannot be the name of a file in a repository")]
     FileName(String),
-    /// There is no folder for the cache.
+    /// No variable and no home folder says where the cache is.
     #[error("no home folder for the hub's cache: set HF_HOME")]
     NoCache,
     /// The repository has no such file.
@@ -24,7 +24,7 @@ pub enum HubError {
         /// The file.
         file: String,
     },
-    /// The file could not be had.
+    /// The file could not be downloaded.
     #[error("cannot get {file} of {repo}: {cause}")]
     Failed {
         /// The repository.
@@ -37,6 +37,7 @@ pub enum HubError {
 }
 
 impl HubError {
+    /// The error for a `file` of `repo` that could not be had because of `cause`.
     pub(super) fn of(repo: String, file: String, cause: Cause) -> HubError {
         match cause {
             Cause::NoFile => HubError::NoFile { repo, file },
@@ -45,7 +46,7 @@ impl HubError {
     }
 }
 
-/// Why a file could not be had.
+/// Why a file could not be downloaded.
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
     /// The repository exists, the file does not.
@@ -54,7 +55,7 @@ pub enum Cause {
     /// No such repository or revision.
     #[error("no such repository or revision (404): check the name")]
     NoRepository,
-    /// It takes a login.
+    /// The repository requires a login.
     #[error(
         "access refused ({status}): the repository is private, gated or does not exist; set HF_TOKEN to a token that may read it"
     )]
@@ -68,48 +69,51 @@ pub enum Cause {
         /// Seconds the hub asks to wait.
         wait: Option<u64>,
     },
-    /// Another answer than the file.
+    /// An answer that is not the file.
     #[error("the hub answered {0}, expected the file")]
     Status(u16),
-    /// An answer without what the hub's protocol says it has.
+    /// An answer without a header that the hub's protocol requires.
     #[error("the answer has no usable {0}: is HF_ENDPOINT a hub?")]
     Malformed(&'static str),
     /// The network failed.
     #[error("no connection: {0}")]
     Connection(String),
-    /// The connection ended too early, again and again.
-    #[error("the connection was cut at {have} of {size} bytes; they are kept, try again to go on from there")]
+    /// The connection ended too early in every attempt.
+    #[error(
+        "the connection was cut at {have} of {size} bytes; they are kept: try again to resume from there"
+    )]
     Cut {
-        /// Bytes there are.
+        /// Bytes received.
         have: u64,
-        /// Bytes there should be.
+        /// Bytes expected.
         size: u64,
     },
-    /// The length is not what the hub said.
+    /// The length is not the one that the hub gave.
     #[error("wrong length: expected {expected} bytes, the server sends {got}")]
     Length {
-        /// By the hub's description of the file.
+        /// The length in the hub's description of the file.
         expected: u64,
-        /// By the transfer.
+        /// The length of the transfer.
         got: u64,
     },
-    /// The content is not what the hub said.
-    #[error("damaged on the way: expected SHA-256 {expected}, got {got}; nothing was kept")]
+    /// The content does not have the SHA-256 that the hub gave.
+    #[error("the download is damaged: expected SHA-256 {expected}, got {got}; nothing was kept")]
     Damaged {
-        /// By the hub's description of the file.
+        /// The SHA-256 in the hub's description of the file.
         expected: String,
-        /// Of what came.
+        /// The SHA-256 of what was received.
         got: String,
     },
-    /// `HF_HUB_OFFLINE` is set.
+    /// The file is not in the cache, and the client is offline.
     #[error("not in the cache {}, and HF_HUB_OFFLINE is set", .0.display())]
     Offline(PathBuf),
-    /// The cache can't be read or written.
+    /// The cache cannot be read or written.
     #[error("the cache: {0}")]
     Cache(#[from] std::io::Error),
 }
 
 impl Cause {
+    /// Whether the hub may be unreachable for the moment, so that the cache has to do.
     pub(super) fn is_no_connection(&self) -> bool {
         matches!(self, Cause::Connection(_) | Cause::Busy { .. } | Cause::Status(500..))
     }

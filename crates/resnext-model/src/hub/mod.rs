@@ -1,14 +1,25 @@
-//! Files from the Hugging Face Hub, in the hub's own cache, which every other program shares.
+//! Files from the Hugging Face Hub, in the cache that all programs share.
 //!
-//! hf-hub gives the cache's layout. Its own download neither checks what it got nor goes on where it stopped
-//! nor works offline, so the transfer is here.
+//! ```no_run
+//! use resnext_model::Pretrained;
+//! use resnext_model::hub::{Hub, RepoId};
+//!
+//! let repo: RepoId = "timm/resnext50_32x4d.a1_in1k".parse()?;
+//! let pretrained = Pretrained::from_hub(&Hub::from_env()?, &repo)?;
+//! println!("{} classes", pretrained.config.classes);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The crate hf-hub defines the layout of the cache. Transfers are implemented here, because those of hf-hub neither
+//! verify what they received, nor resume where they stopped, nor work offline.
 
 pub(crate) mod error;
 pub(crate) mod repo;
 mod transfer;
 
 pub use error::{Cause, HubError};
-pub use repo::{Progress, RepoId};
+pub use repo::RepoId;
+pub use transfer::Progress;
 
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use repo::is_file_name;
@@ -17,7 +28,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use transfer::{Remote, Transfer};
 
-/// Whether the hub answered that there is no such file. Not every server tells a file from its repository.
+/// Whether the hub has no such file, as far as one can tell: some servers report a missing file as a missing
+/// repository, and offline the cache is all there is.
 pub(crate) fn is_absent(error: &HubError) -> bool {
     match error {
         HubError::NoFile { .. } => true,
@@ -28,7 +40,7 @@ pub(crate) fn is_absent(error: &HubError) -> bool {
     }
 }
 
-/// Access to the hub and its cache.
+/// A client of the hub and its cache.
 pub struct Hub {
     endpoint: String,
     cache: Cache,
@@ -47,11 +59,11 @@ impl std::fmt::Debug for Hub {
 }
 
 impl Hub {
-    /// As the hub's own programs are set up: `HF_ENDPOINT`, `HF_HOME` or `HF_HUB_CACHE`, `HF_TOKEN` or the token
-    /// that `hf auth login` leaves, `HF_HUB_OFFLINE`.
+    /// A client with the settings of the hub's own programs: the variables `HF_ENDPOINT`, `HF_HOME` or `HF_HUB_CACHE`,
+    /// `HF_HUB_OFFLINE`, and `HF_TOKEN` or the token that `hf auth login` stores.
     ///
     /// # Errors
-    /// [`HubError::NoCache`] if there is neither a variable nor a home folder to say where the cache is.
+    /// [`HubError::NoCache`] if neither a variable nor a home folder says where the cache is.
     pub fn from_env() -> Result<Self, HubError> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
         let cache = match (variable("HF_HUB_CACHE"), variable("HF_HOME"), std::env::home_dir()) {
@@ -70,7 +82,7 @@ impl Hub {
         Ok(hub)
     }
 
-    /// A hub at `endpoint` with its cache in the folder `cache`; no token, online.
+    /// A client of the hub at `endpoint`, with its cache in the folder `cache`; online and without a token.
     pub fn new(endpoint: &str, cache: &Path) -> Self {
         Hub {
             endpoint: endpoint.trim_end_matches('/').to_string(),
@@ -82,37 +94,37 @@ impl Hub {
         }
     }
 
-    /// With a token for private and gated repositories; it is sent to the endpoint's host alone.
+    /// Sets the token for private and gated repositories. It is sent to no host but the endpoint's.
     pub fn with_token(mut self, token: Option<String>) -> Self {
         self.token = token;
         self
     }
 
-    /// With the cache alone.
+    /// Sets whether only the cache is used.
     pub fn with_offline(mut self, offline: bool) -> Self {
         self.offline = offline;
         self
     }
 
-    /// With another pause before the second attempt; each later one is twice as long.
+    /// Sets the pause before the second attempt, half a second by default; each later pause is twice as long.
     pub fn with_backoff(mut self, backoff: Duration) -> Self {
         self.backoff = backoff;
         self
     }
 
-    /// With something that is told how downloads go.
+    /// Sets a callback that is told the progress of downloads.
     pub fn with_progress(mut self, progress: Progress) -> Self {
         self.progress = progress;
         self
     }
 
-    /// The path in the cache of one of a repository's files, which is downloaded if it, or its newest version,
-    /// isn't there. A download that stops goes on from where it was, now or in a later call; a file is in the
-    /// cache when it has its length, and, where the hub gives one, its SHA-256. Without a connection the version
-    /// in the cache is given.
+    /// The path of a repository's file in the cache. The file is downloaded first if its newest version is not there.
+    ///
+    /// A download that stops is resumed, in this call or in a later one. A file enters the cache only if its length,
+    /// and its SHA-256 if the hub gives one, are right. Without a connection, the version in the cache is used.
     ///
     /// # Errors
-    /// [`HubError`], which says which file of which repository, and what may help.
+    /// [`HubError`], which names the file and the repository, and says what may help.
     pub fn get(&self, repo: &RepoId, file: &str) -> Result<PathBuf, HubError> {
         if file.is_empty() || !file.split('/').all(is_file_name) {
             return Err(HubError::FileName(file.to_string()));
@@ -121,7 +133,7 @@ impl Hub {
         let folder = hub_repo.folder_name();
         let url = format!("{}/{}/resolve/{}/{file}", self.endpoint, repo.id, hub_repo.url_revision());
         let cached = self.cache.repo(hub_repo);
-        let is_commit = repo.revision.len() == 40 && repo.revision.bytes().all(|b| b.is_ascii_hexdigit());
+        let is_commit = repo.is_commit();
         let at_hand = match is_commit {
             true => Some(cached.pointer_path(&repo.revision).join(file)).filter(|path| path.is_file()),
             false => cached.get(file),
@@ -146,7 +158,7 @@ impl Hub {
         Ok(cached.pointer_path(&remote.commit).join(file))
     }
 
-    /// Sees to it that the file's content and the name that points to it are in the cache.
+    /// Brings the content of a file, and the name in a snapshot that points to it, into the cache.
     fn fetch(
         &self,
         transfer: &Transfer,
@@ -161,7 +173,7 @@ impl Hub {
         for parent in [blob.parent(), Some(locks.as_path()), pointer.parent()].into_iter().flatten() {
             std::fs::create_dir_all(parent)?;
         }
-        // Two programs that want one file: the second finds it done. Closing the file gives the lock back.
+        // If two programs want the same file, the second waits and finds it done. Closing the lock's file unlocks it.
         let lock = File::create(locks.join(format!("{}.lock", remote.etag)))?;
         lock.lock()?;
         let whole =
@@ -176,14 +188,14 @@ impl Hub {
     }
 }
 
-/// Makes `pointer`, a file's name in a snapshot, stand for `blob`. Another program may be reading it: it is never
-/// gone, not for a moment.
+/// Makes `pointer`, a file's name in a snapshot, point to `blob`. Another program may be reading it, so it is replaced
+/// and never absent.
 fn point(pointer: &Path, blob: &Path, file: &str) -> std::io::Result<()> {
     if matches!((pointer.canonicalize(), blob.canonicalize()), (Ok(now), Ok(wanted)) if now == wanted) {
         return Ok(());
     }
     let beside = pointer.with_extension("new");
-    // Of a program that was stopped here.
+    // A program that was stopped here may have left one.
     if beside.symlink_metadata().is_ok() {
         std::fs::remove_file(&beside)?;
     }

@@ -3,7 +3,7 @@
 use super::error::HubError;
 use std::str::FromStr;
 
-/// A model repository at one of its revisions, as in `timm/resnext50_32x4d.a1_in1k` or `me/model@v2`.
+/// A model repository at one of its revisions, for example `timm/resnext50_32x4d.a1_in1k` or `me/model@v2`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RepoId {
     pub(super) id: String,
@@ -13,7 +13,8 @@ pub struct RepoId {
 impl FromStr for RepoId {
     type Err = HubError;
 
-    /// `owner/name`, or `name` alone for timm's; `@revision` may follow, `hf-hub:` may come first.
+    /// Parses `owner/name`, or `name` for a repository of timm, with `hf-hub:` before and `@revision` behind it if
+    /// wanted.
     fn from_str(text: &str) -> Result<Self, HubError> {
         let invalid = || HubError::Id(text.to_string());
         let bare = ["hf-hub:", "hf_hub:"].iter().find_map(|start| text.strip_prefix(start)).unwrap_or(text);
@@ -35,7 +36,14 @@ impl std::fmt::Display for RepoId {
     }
 }
 
-/// Whether a text from outside may name a file in the cache.
+impl RepoId {
+    /// Whether the revision is a commit, whose files never change.
+    pub(super) fn is_commit(&self) -> bool {
+        self.revision.len() == 40 && self.revision.bytes().all(|b| b.is_ascii_hexdigit())
+    }
+}
+
+/// Whether a text that comes from outside may be the name of a file in the cache.
 pub(super) fn is_file_name(text: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
     (1..=200).contains(&text.len())
@@ -43,6 +51,3 @@ pub(super) fn is_file_name(text: &str) -> bool {
         && !text.starts_with('.')
         && !text.contains("..")
 }
-
-/// Told how a download goes: the file, bytes there are, bytes there will be.
-pub type Progress = Box<dyn Fn(&str, u64, u64) + Send + Sync>;

@@ -1,7 +1,7 @@
-//! The hub's HTTP: what a file is, and its bytes.
+//! The hub's HTTP protocol: the description of a file, and its content.
 
 use super::error::Cause;
-use super::repo::{Progress, is_file_name};
+use super::repo::is_file_name;
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -10,7 +10,10 @@ use std::time::Duration;
 use ureq::http::{HeaderMap, Response, Uri};
 use ureq::{Agent, Body};
 
-/// One file's transfers.
+/// Receives the progress of a download: the file's name, the bytes received, and the bytes expected.
+pub type Progress = Box<dyn Fn(&str, u64, u64) + Send + Sync>;
+
+/// The settings of transfers.
 pub(super) struct Transfer<'a> {
     pub(super) token: Option<&'a str>,
     pub(super) backoff: Duration,
@@ -19,26 +22,27 @@ pub(super) struct Transfer<'a> {
 
 /// A file as the hub describes it.
 pub(super) struct Remote {
-    /// Where it is, at the hub.
+    /// Its address at the hub.
     url: String,
     pub(super) commit: String,
     pub(super) etag: String,
     pub(super) size: Option<u64>,
 }
 
-/// Attempts that bring nothing, one after the other, before a transfer is given up.
+/// The number of attempts without progress, one after the other, before a transfer fails.
 const ATTEMPTS: u32 = 5;
-/// The longest pause a server may ask for.
+/// The longest pause, in seconds, that a server may request.
 const LONGEST_WAIT: u64 = 60;
-/// Redirects within the hub, as after a repository was renamed.
+/// The most redirects within the hub, which happen after a repository is renamed.
 const REDIRECTS: usize = 5;
+/// The longest wait for a connection, an answer or more bytes.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// How one attempt ended that did not succeed.
+/// How an attempt failed.
 enum Failure {
-    /// The same again would end the same.
+    /// Another attempt would fail the same way.
     Final(Cause),
-    /// Another attempt may do better, after a pause if the server asks for one.
+    /// Another attempt may succeed, after the pause that the server requests, if it does.
     Passing(Cause, Option<Duration>),
 }
 
@@ -60,8 +64,8 @@ impl Transfer<'_> {
         self.token.map(|token| format!("Bearer {token}"))
     }
 
-    /// Asks what the file is. Redirects within the hub are followed until an answer describes the file; one to
-    /// where the bytes are is not, since that place doesn't know it as the hub does.
+    /// Requests the description of a file. Redirects within the hub are followed until an answer describes the file.
+    /// A redirect to the storage of its content is not followed, because that server does not describe it.
     pub(super) fn look_up(&self, url: &str) -> Result<Remote, Cause> {
         self.repeated(|| {
             let agent = self.agent(0);
@@ -85,7 +89,7 @@ impl Transfer<'_> {
         })
     }
 
-    /// Brings the file's bytes to `path`, where some may be already.
+    /// Downloads the file to `path`, where its first bytes may be already, and verifies it.
     pub(super) fn download(&self, remote: &Remote, name: &str, path: &Path) -> Result<(), Cause> {
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let mut size = remote.size;
@@ -111,14 +115,14 @@ impl Transfer<'_> {
             }
         }
         verify(&mut file, &remote.etag).inspect_err(|_| {
-            // What is wrong must not be gone on from; if it can't be removed, the next attempt finds it wrong too.
+            // A damaged file must not be resumed. If it cannot be removed, the next attempt finds it damaged again.
             let _ = std::fs::remove_file(path);
         })?;
         file.sync_all()?;
         Ok(())
     }
 
-    /// One request for the bytes that are missing; learns the file's size where that was unknown.
+    /// Requests the missing bytes once and appends them to `file`. Sets `size` if it was unknown.
     fn append(
         &self,
         remote: &Remote,
@@ -127,32 +131,16 @@ impl Transfer<'_> {
         size: &mut Option<u64>,
     ) -> Result<(), Failure> {
         let have = file.seek(SeekFrom::End(0)).map_err(cache)?;
-        let mut request = self.agent(10).get(&remote.url).header("Accept-Encoding", "identity");
-        if let Some(value) = self.authorization() {
-            request = request.header("Authorization", value);
-        }
-        if have > 0 {
-            request = request.header("Range", format!("bytes={have}-"));
-        }
-        let mut response = request.call().map_err(no_connection)?;
+        let mut response = self.request(remote, have)?;
         if response.status() == 416 {
-            // What there is does not fit the file that is there.
+            // The bytes in `file` do not fit the hub's file.
             file.set_len(0).map_err(cache)?;
             return Err(Failure::Passing(Cause::Status(416), None));
         }
         response = checked(response)?;
-        let headers = response.headers();
-        let length = text(headers, "content-length").and_then(|length| length.parse::<u64>().ok());
-        let (start, total) = match response.status().as_u16() {
-            206 => {
-                let range = text(headers, "content-range").and_then(content_range);
-                range.ok_or(Failure::Final(Cause::Malformed("Content-Range")))?
-            }
-            200 => (0, length),
-            status => return Err(Failure::Final(Cause::Status(status))),
-        };
+        let (start, total) = body_range(&response)?;
         if start != have {
-            // A server that doesn't know ranges starts again; one that sends another part is of no use.
+            // A server without support for ranges starts from 0. One that sends another range is of no use.
             if start != 0 {
                 return Err(Failure::Final(Cause::Malformed("Content-Range")));
             }
@@ -165,28 +153,47 @@ impl Transfer<'_> {
             (expected, got) => expected.or(got).ok_or(Failure::Final(Cause::Malformed("length")))?,
         };
         *size = Some(expected);
-        let mut have = start;
-        let mut body = response.body_mut().as_reader();
+        self.copy(&mut response.body_mut().as_reader(), file, name, start, expected)
+    }
+
+    /// Requests the file from byte `have` on.
+    fn request(&self, remote: &Remote, have: u64) -> Result<Response<Body>, Failure> {
+        let mut request = self.agent(10).get(&remote.url).header("Accept-Encoding", "identity");
+        if let Some(value) = self.authorization() {
+            request = request.header("Authorization", value);
+        }
+        if have > 0 {
+            request = request.header("Range", format!("bytes={have}-"));
+        }
+        request.call().map_err(no_connection)
+    }
+
+    /// Appends the rest of a file of `size` bytes, of which there are `have`, and reports progress.
+    fn copy(
+        &self,
+        body: &mut impl Read,
+        file: &mut File,
+        name: &str,
+        mut have: u64,
+        size: u64,
+    ) -> Result<(), Failure> {
         let mut buffer = vec![0; 1 << 16];
         loop {
-            (self.progress)(name, have, expected);
+            (self.progress)(name, have, size);
             let read = match body.read(&mut buffer) {
-                Ok(0) if have < expected => {
-                    return Err(Failure::Passing(Cause::Cut { have, size: expected }, None));
-                }
-                Ok(0) => return Ok(()),
+                Ok(0) if have == size => return Ok(()),
+                Ok(0) | Err(_) => return Err(Failure::Passing(Cause::Cut { have, size }, None)),
                 Ok(read) => read,
-                Err(_) => return Err(Failure::Passing(Cause::Cut { have, size: expected }, None)),
             };
             have += read as u64;
-            if have > expected {
-                return Err(Failure::Final(Cause::Length { expected, got: have }));
+            if have > size {
+                return Err(Failure::Final(Cause::Length { expected: size, got: have }));
             }
             file.write_all(&buffer[..read]).map_err(cache)?;
         }
     }
 
-    /// Does `attempt` until it succeeds, fails for good, or has failed often enough.
+    /// Repeats `attempt` until it succeeds, fails for good, or has failed [`ATTEMPTS`] times.
     fn repeated<T>(&self, attempt: impl Fn() -> Result<T, Failure>) -> Result<T, Cause> {
         for failed in 1.. {
             match attempt() {
@@ -216,7 +223,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// Turns answers that are no file into what they mean.
+/// Turns answers that do not describe or hold a file into failures.
 fn checked(response: Response<Body>) -> Result<Response<Body>, Failure> {
     let headers = response.headers();
     let status = response.status().as_u16();
@@ -226,7 +233,7 @@ fn checked(response: Response<Body>) -> Result<Response<Body>, Failure> {
         404 => Failure::Final(match text(headers, "x-error-code") {
             Some("RepoNotFound" | "RevisionNotFound") => Cause::NoRepository,
             Some("EntryNotFound") => Cause::NoFile,
-            // A commit is only named by a repository that is there.
+            // Only a repository that exists names a commit.
             _ if headers.contains_key("x-repo-commit") => Cause::NoFile,
             _ => Cause::NoRepository,
         }),
@@ -243,7 +250,7 @@ fn checked(response: Response<Body>) -> Result<Response<Body>, Failure> {
     })
 }
 
-/// The address of a redirect that stays at `url`'s host.
+/// The address of a redirect, if it stays at the host of `url`.
 fn within(url: &str, location: &str) -> Option<String> {
     let base: Uri = url.parse().ok()?;
     let origin = format!("{}://{}", base.scheme_str()?, base.authority()?);
@@ -253,6 +260,20 @@ fn within(url: &str, location: &str) -> Option<String> {
     }
 }
 
+/// The first byte of a body, and the length of the whole file if the answer gives it.
+fn body_range(response: &Response<Body>) -> Result<(u64, Option<u64>), Failure> {
+    let headers = response.headers();
+    match response.status().as_u16() {
+        206 => {
+            let range = text(headers, "content-range").and_then(content_range);
+            range.ok_or(Failure::Final(Cause::Malformed("Content-Range")))
+        }
+        200 => Ok((0, text(headers, "content-length").and_then(|length| length.parse::<u64>().ok()))),
+        status => Err(Failure::Final(Cause::Status(status))),
+    }
+}
+
+/// The description of a file in the answer to a HEAD request.
 fn described(url: String, response: &Response<Body>) -> Result<Remote, Cause> {
     let headers = response.headers();
     let etag = text(headers, "x-linked-etag").or_else(|| text(headers, "etag"));
@@ -260,19 +281,19 @@ fn described(url: String, response: &Response<Body>) -> Result<Remote, Cause> {
     let etag = etag.filter(|etag| is_file_name(etag)).ok_or(Cause::Malformed("ETag"))?;
     let commit = text(headers, "x-repo-commit").filter(|commit| is_file_name(commit));
     let commit = commit.ok_or(Cause::Malformed("X-Repo-Commit"))?.to_string();
-    // The length of a redirect is that of its own text.
+    // The length of a redirect is that of its own body.
     let own = text(headers, "content-length").filter(|_| response.status().is_success());
     let size = text(headers, "x-linked-size").or(own).and_then(|size| size.parse().ok());
     Ok(Remote { url, commit, etag, size })
 }
 
-/// First byte and whole length, from `bytes 5-9/10`.
+/// The first byte and the length of the whole file, from a header such as `bytes 5-9/10`.
 fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
     Some((range.split_once('-')?.0.trim().parse().ok()?, total.trim().parse().ok()))
 }
 
-/// Compares the file with its ETag, where that is a SHA-256, as for every file that Git LFS or Xet keeps.
+/// Compares the file with its ETag, if that is a SHA-256, as it is for every file in Git LFS or Xet.
 fn verify(file: &mut File, etag: &str) -> Result<(), Cause> {
     if etag.len() != 64 || !etag.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Ok(());

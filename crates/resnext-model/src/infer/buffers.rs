@@ -1,52 +1,69 @@
-//! What a forward pass writes to, kept from one pass to the next.
+//! The feature maps that a forward pass writes, reused by later passes.
 
 use resnext_ops::{Activations, Images};
 
-/// What a forward pass writes to.
+/// All buffers of one forward pass.
 ///
-/// A thread has the same part of all maps of one size, and then writes where it wrote in the pass before, too: what lies in
-/// the caches of another thread's core is slow to get, most of all if they do not share the last one.
+/// Images of one size are computed in the same buffers by the same threads in every pass, so that what a thread
+/// writes is in the caches of its own core: fetching it from another core is slow, most of all if the two do not
+/// share the last-level cache.
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
-    /// Of the images that are computed at the same time, one each.
+    /// One set for each image that is computed at the same time.
     pub(super) per_image: Vec<ImageBuffers>,
-    /// What the last stage reads, of several images, and its maps.
-    pub(super) together: Activations,
-    pub(super) last: Maps,
+    pub(super) last_stage: LastStageBuffers,
+    /// The last layer's input, (N, 1, 1, features).
     pub(super) features: Activations,
     pub(super) logits: Activations,
 }
 
-/// What is written for an image by itself.
+/// The buffers of one image, from the stem to the last stage but one.
 #[derive(Debug, Default)]
 pub(super) struct ImageBuffers {
-    pub(super) images: Images,
-    /// From the first convolution to what the first block reads, which is number `Fused::stem_output`.
-    pub(super) stem: [Activations; 3],
-    /// Of all stages but the last.
-    pub(super) stages: Vec<Maps>,
+    pub(super) image: Images,
+    pub(super) stem: StemMaps,
+    /// All stages but the last.
+    pub(super) stages: Vec<StageMaps>,
 }
 
-/// Maps of one stage.
+/// The maps of the stem, each written if the network has that step.
 #[derive(Debug, Default)]
-pub(super) struct Maps {
-    /// The last block's output; within the first block, what its projection makes.
-    pub(super) x: Activations,
-    /// The output of the block that is computed.
-    pub(super) y: Activations,
-    /// What a block's first convolution makes, and what the one between it and the last does.
-    pub(super) opened: Activations,
-    pub(super) inner: Activations,
+pub(super) struct StemMaps {
+    pub(super) conv: Activations,
+    pub(super) pooled: Activations,
+    pub(super) quantized: Activations,
 }
 
-/// What a stage reads, of those before it or of the stem; and a map of the same size that it may write to, which the stage
-/// before it has no more use for.
-pub(super) fn source_of<'a>(
+/// The maps of the last stage, which may compute several images at once.
+#[derive(Debug, Default)]
+pub(super) struct LastStageBuffers {
+    /// The maps of several images, gathered to be the stage's input.
+    pub(super) input: Activations,
+    pub(super) maps: StageMaps,
+}
+
+/// The maps of one stage.
+#[derive(Debug, Default)]
+pub(super) struct StageMaps {
+    /// The output of the block before and so, in the end, of the stage; within the first block, the output of its
+    /// projection.
+    pub(super) x: Activations,
+    /// The output of the current block.
+    pub(super) y: Activations,
+    /// The output of the current block's first convolution.
+    pub(super) after_first: Activations,
+    /// The output of the current block's middle convolution.
+    pub(super) after_middle: Activations,
+}
+
+/// The input of a stage, of which `before` are the stages before it and `stem` is the stem's output; and a map of the
+/// same size that may be overwritten, if there is a stage before.
+pub(super) fn input_and_spare<'a>(
     stem: &'a Activations,
-    before: &'a mut [Maps],
+    before: &'a mut [StageMaps],
 ) -> (&'a Activations, Option<&'a mut Activations>) {
     match before.last_mut() {
-        Some(Maps { x, y, .. }) => (x, Some(y)),
+        Some(StageMaps { x, y, .. }) => (x, Some(y)),
         None => (stem, None),
     }
 }

@@ -1,11 +1,13 @@
-//! How the inference form comes about: from a trained network, or from weights block by block.
+//! How the inference form is built: from a trained network, or from weights, block by block.
 
-use super::network::{Fused, FusedBlock, FusedStage};
+use super::network::Fused;
+use super::stage::{FusedBlock, FusedStage};
 use crate::block::Block;
 use crate::calibration::Ranges;
 use crate::config::{Config, Stem};
 use crate::error::{Error, Result};
-use crate::folded::{Folded, Numbers};
+use crate::folded::{FoldedConv, InferenceType};
+use crate::layer_names;
 use crate::layers::{entrance, head};
 use crate::network::ResNext;
 use candle_core::{DType, Tensor};
@@ -14,33 +16,33 @@ use resnext_ops::{Conv2dConfig, FusedConv, Quantization, fused_dtype_is_supporte
 use std::sync::Mutex;
 
 impl Fused {
-    /// Builds the network of `config` from the weights under `vb`, f32, and fuses it block by block, to
-    /// compute in `dtype`: a block's unpacked weights are gone when the next one's are read.
+    /// Builds the network of `config` from the weights under `vb`, f32, to compute in `dtype`, F32 or BF16. It does so
+    /// block by block, and drops the unpacked weights of a block before it reads those of the next.
     ///
     /// # Errors
-    /// If the configuration is invalid, a weight is missing, of the wrong shape or not f32, or this machine
-    /// can't compute in `dtype`.
+    /// If the configuration is invalid, a weight is missing, of the wrong shape or not f32, or this machine cannot
+    /// compute in `dtype`.
     pub fn new(config: &Config, vb: VarBuilder, dtype: DType) -> Result<Self> {
-        Self::of(config, vb, Numbers::Float(dtype))
+        Self::build(config, vb, InferenceType::Float(dtype))
     }
 
-    /// As [`new`](Self::new), but to compute in eight bits, with maps of `ranges`, which a network of the same weights has
-    /// learnt ([`calibrate`](Self::calibrate)).
+    /// As [`new`](Self::new), but to compute in int8, with feature maps in `ranges`: those that a network of the same
+    /// weights in f32 or bf16 has found by [`calibrate`](Self::calibrate).
     ///
     /// # Errors
-    /// As `new`; also if the range of a map is missing, or signed where there are no negative numbers, or if a weight is not
-    /// finite, or too large for the ranges.
+    /// As [`new`](Self::new); also if the range of a map is missing, or signed where the map has no negative numbers, or
+    /// if a weight is not finite, or too large for the ranges.
     pub fn quantized(config: &Config, vb: VarBuilder, ranges: &Ranges) -> Result<Self> {
-        Self::of(config, vb, Numbers::Quantized(ranges))
+        Self::build(config, vb, InferenceType::Int8(ranges))
     }
 
-    fn of(config: &Config, vb: VarBuilder, numbers: Numbers) -> Result<Self> {
+    fn build(config: &Config, vb: VarBuilder, dtype: InferenceType) -> Result<Self> {
         config.validate()?;
         let (conv1, bn1) = entrance(config, &vb)?;
-        let mut builder = FusedBuilder::new(conv1.fold(&bn1)?, config.stem, numbers)?;
+        let mut builder = FusedBuilder::new(conv1.fold(&bn1)?, config.stem, dtype)?;
         for (s, sizes) in config.blocks().iter().enumerate() {
             for (i, size) in sizes.iter().enumerate() {
-                builder.add(s, i, &Block::new(size, config, vb.pp(format!("layer{}", s + 1)).pp(i))?)?;
+                builder.add(s, i, &Block::new(size, config, vb.pp(layer_names::block(s, i)))?)?;
             }
         }
         builder.finish(&head(config, &vb)?)
@@ -48,7 +50,7 @@ impl Fused {
 }
 
 impl ResNext {
-    /// The inference form, f32: several times faster on a CPU, with the weights as they are now.
+    /// The inference form in f32, with the weights as they are now: several times faster on a CPU.
     ///
     /// # Errors
     /// If the network is not f32.
@@ -56,24 +58,24 @@ impl ResNext {
         self.fuse_to(DType::F32)
     }
 
-    /// The inference form that computes in `dtype`, f32 or bf16.
+    /// The inference form that computes in `dtype`, F32 or BF16.
     ///
     /// # Errors
-    /// If the network is not f32, or this machine can't compute in `dtype`.
+    /// If the network is not f32, or this machine cannot compute in `dtype`.
     pub fn fuse_to(&self, dtype: DType) -> Result<Fused> {
-        self.fuse_numbers(Numbers::Float(dtype))
+        self.fuse_as(InferenceType::Float(dtype))
     }
 
-    /// The inference form that computes in eight bits: [`Fused::quantized`].
+    /// The inference form that computes in int8, as [`Fused::quantized`].
     ///
     /// # Errors
-    /// As that.
+    /// Those of [`Fused::quantized`].
     pub fn fuse_quantized(&self, ranges: &Ranges) -> Result<Fused> {
-        self.fuse_numbers(Numbers::Quantized(ranges))
+        self.fuse_as(InferenceType::Int8(ranges))
     }
 
-    fn fuse_numbers(&self, numbers: Numbers) -> Result<Fused> {
-        let mut builder = FusedBuilder::new(self.conv1.fold(&self.bn1)?, self.stem, numbers)?;
+    fn fuse_as(&self, dtype: InferenceType) -> Result<Fused> {
+        let mut builder = FusedBuilder::new(self.conv1.fold(&self.bn1)?, self.stem, dtype)?;
         for (s, stage) in self.stages().iter().enumerate() {
             for (i, block) in stage.iter().enumerate() {
                 builder.add(s, i, block)?;
@@ -83,36 +85,37 @@ impl ResNext {
     }
 }
 
-/// A network in the making, block by block.
+/// Builds a [`Fused`] network block by block.
 struct FusedBuilder<'a> {
-    numbers: Numbers<'a>,
-    dtype: DType,
+    dtype: InferenceType<'a>,
+    /// The type of the first convolution and the last layer.
+    ends_dtype: DType,
     quantization: Option<Quantization>,
     entrance: FusedConv,
     border: usize,
     stem: Stem,
     stages: Vec<FusedStage>,
-    /// The layer that writes what the next block reads.
+    /// The layer whose output the next block reads.
     source: String,
 }
 
 impl<'a> FusedBuilder<'a> {
-    fn new(entrance: Folded, stem: Stem, numbers: Numbers<'a>) -> Result<Self> {
+    fn new(entrance: FoldedConv, stem: Stem, dtype: InferenceType<'a>) -> Result<Self> {
         let (entrance, border) = entrance.without_padding();
-        let source = if stem == Stem::ImageNet { "maxpool" } else { "conv1" };
-        let (dtype, quantization) = match numbers {
-            Numbers::Float(dtype) => (dtype, None),
-            Numbers::Quantized(ranges) => {
-                // Images have signs, which maps that a convolution reads in eight bits have not.
+        let source = if stem.pool().is_some() { "maxpool" } else { "conv1" };
+        let (ends_dtype, quantization) = match dtype {
+            InferenceType::Float(dtype) => (dtype, None),
+            InferenceType::Int8(ranges) => {
+                // Images are signed, and int8 convolutions read unsigned maps.
                 let half = fused_dtype_is_supported(DType::BF16);
                 (if half { DType::BF16 } else { DType::F32 }, Some(ranges.quantization(source)?))
             }
         };
         Ok(FusedBuilder {
-            numbers,
             dtype,
+            ends_dtype,
             quantization,
-            entrance: entrance.pack_for_images(dtype)?,
+            entrance: entrance.pack_for_images(ends_dtype)?,
             border,
             stem,
             stages: Vec::new(),
@@ -120,17 +123,18 @@ impl<'a> FusedBuilder<'a> {
         })
     }
 
-    /// Adds block `i` of stage `s`, both from 0, after those before it.
+    /// Adds block `i` of stage `s`, both counted from 0, behind those added before.
     fn add(&mut self, s: usize, i: usize, block: &Block) -> Result<()> {
-        let name = format!("layer{}.{i}", s + 1);
+        let name = layer_names::block(s, i);
         let (folded, projection) = block.fold()?;
-        let pack = |folded: Folded| folded.pack(self.numbers, &self.source, &format!("{name}.downsample.0"));
+        let pack =
+            |folded: FoldedConv| folded.pack(self.dtype, &self.source, &format!("{name}.downsample.0"));
         let projection = projection.map(pack).transpose()?;
-        let smaller_later = folded[0].stride() == 1 && folded.iter().any(|conv| conv.stride() > 1);
+        let stride_in_middle = folded[0].stride() == 1 && folded.iter().any(|conv| conv.stride() > 1);
         let mut convs = Vec::new();
         for (j, folded) in folded.iter().enumerate() {
             let to = format!("{name}.conv{}", j + 1);
-            convs.push(folded.pack(self.numbers, &self.source, &to)?);
+            convs.push(folded.pack(self.dtype, &self.source, &to)?);
             self.source = to;
         }
         let mut convs = convs.into_iter();
@@ -142,7 +146,7 @@ impl<'a> FusedBuilder<'a> {
             None => (None, second),
         };
         if i == 0 {
-            self.stages.push(FusedStage { projection, smaller_later, blocks: Vec::new() });
+            self.stages.push(FusedStage { projection, stride_in_middle, blocks: Vec::new() });
         }
         if let Some(stage) = self.stages.last_mut() {
             stage.blocks.push(FusedBlock { name, first, middle, last });
@@ -150,9 +154,9 @@ impl<'a> FusedBuilder<'a> {
         Ok(())
     }
 
-    /// Adds the last layer.
+    /// Adds the last layer: weight (classes, features) and bias (classes).
     fn finish(self, (weight, bias): &(Tensor, Tensor)) -> Result<Fused> {
-        let FusedBuilder { dtype, quantization, entrance, border, stem, stages, .. } = self;
+        let FusedBuilder { ends_dtype, quantization, entrance, border, stem, stages, .. } = self;
         let (classes, features) = weight.dims2()?;
         let weight = weight.detach().reshape((classes, features, 1, 1))?;
         Ok(Fused {
@@ -160,9 +164,9 @@ impl<'a> FusedBuilder<'a> {
             border,
             stem,
             stages,
-            fc: FusedConv::writing_f32(&weight, &bias.detach(), &Conv2dConfig::default(), dtype)?,
+            fc: FusedConv::writing_f32(&weight, &bias.detach(), &Conv2dConfig::default(), ends_dtype)?,
             classes,
-            dtype,
+            dtype: ends_dtype,
             quantization,
             buffers: Mutex::default(),
         })

@@ -1,67 +1,62 @@
-//! Whether weights are those of a network, before any is read.
+//! Checks that weights are those of a network before any is read, and loads them into variables.
 
+use super::mismatch::weights_mismatch;
 use super::{Head, Weights};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::layer_names;
 use crate::network::ResNext;
 use crate::required_weights::required_weights;
 use crate::summary::Summary;
 use crate::variables::Variables;
 use std::sync::PoisonError;
 
-/// Names listed of each kind of problem.
-const LISTED: usize = 10;
+impl Head {
+    /// Whether the weight `name` is taken from the file.
+    fn loads(self, name: &str) -> bool {
+        self == Head::Loaded || !layer_names::is_head(name)
+    }
+}
 
 impl Weights {
-    /// Checks that the file holds the weights of `config`, no more and no less.
+    /// Checks that the file holds exactly the weights of `config`; with [`Head::Fresh`], the last layer aside.
     ///
     /// # Errors
-    /// [`Error::Mismatch`] that counts the weights of the wrong shape, missing and unexpected, and lists at most
-    /// ten of each.
+    /// [`Error::Mismatch`], which counts the weights of the wrong shape, the missing and the unexpected, and lists
+    /// the first ten of each.
     pub fn check(&self, config: &Config, head: Head) -> Result<()> {
-        // A few names and shapes can describe a network of any size: what this file cannot hold is not built.
-        let parameters = Summary::new(config, 1, 1)?.parameters();
-        let len = self.file.lock().unwrap_or_else(PoisonError::into_inner).len;
-        if parameters as u64 > len.saturating_mul(4).saturating_add(1 << 24) {
-            let problem =
-                format!("its shapes are of a network of {parameters} weights, the file has {len} bytes");
-            return Err(Error::Mismatch { path: self.path.clone(), problem });
-        }
-        let expected = required_weights(|builder| ResNext::new(config, builder))?;
-        let of_head = |name: &str| head == Head::Fresh && name.starts_with("fc.");
-        let wrong = expected.iter().filter_map(|(name, shape)| {
-            let found = &self.entries.get(name)?.shape;
-            let differs = found != shape.dims() && !of_head(name);
-            // The usual case deserves words of its own.
-            differs.then(|| match (name.as_str(), found.first()) {
-                ("fc.weight", Some(classes)) if found.get(1..) == shape.dims().get(1..) => {
-                    format!("expected {} classes, file has {classes}: {name}", config.classes)
-                }
-                _ => format!("expected shape {shape:?}, file has {found:?}: {name}"),
-            })
-        });
-        let missing = expected.keys().filter(|name| !self.entries.contains_key(*name) && !of_head(name));
-        let unexpected = self.entries.keys().filter(|name| !expected.contains_key(*name) && !of_head(name));
-        let mut problems = Vec::new();
-        list(&mut problems, "of the wrong shape", wrong);
-        list(&mut problems, "missing", missing.cloned());
-        list(&mut problems, "unexpected", unexpected.cloned());
-        match problems.is_empty() {
-            true => Ok(()),
-            false => Err(Error::Mismatch { path: self.path.clone(), problem: problems.join("; ") }),
-        }
+        let fits = |problem: Option<String>| match problem {
+            None => Ok(()),
+            Some(problem) => Err(Error::Mismatch { path: self.path.clone(), problem }),
+        };
+        fits(self.too_small_for(config)?)?;
+        let required = required_weights(|builder| ResNext::new(config, builder))?;
+        let required = required.iter().map(|(name, shape)| (name.as_str(), shape.dims()));
+        let required = required.filter(|(name, _)| head.loads(name)).collect();
+        let found = self.shapes().filter(|(name, _)| head.loads(name)).collect();
+        fits(weights_mismatch(&required, &found))
     }
 
-    /// Copies the weights into the variables of a network of `config`, with a fresh last layer if asked: the
-    /// start of training for another task. Everything is checked before anything is changed.
+    /// A few names and shapes can describe a network of any size. One that this file cannot hold, in whatever type,
+    /// must not be built to compare it.
+    fn too_small_for(&self, config: &Config) -> Result<Option<String>> {
+        let parameters = Summary::new(config, 1, 1)?.parameters();
+        let len = self.file.lock().unwrap_or_else(PoisonError::into_inner).len;
+        let too_small = parameters as u64 > len.saturating_mul(4).saturating_add(1 << 24);
+        Ok(too_small.then(|| {
+            format!("its shapes are of a network of {parameters} weights, the file has {len} bytes")
+        }))
+    }
+
+    /// Copies the weights into the variables of a network of `config`. With [`Head::Fresh`] the last layer keeps its
+    /// values, to start training for another task. Everything is checked and read before any variable changes.
     ///
     /// # Errors
     /// Those of [`check`](Self::check) and [`tensor`](Self::tensor).
     pub fn assign(&self, variables: &Variables, config: &Config, head: Head) -> Result<()> {
         self.check(config, head)?;
-        let wanted = |name: &str| !(head == Head::Fresh && name.starts_with("fc."));
         let all = variables.all();
-        let read = all.iter().filter(|(name, _)| wanted(name)).map(|(name, var)| {
+        let read = all.iter().filter(|(name, _)| head.loads(name)).map(|(name, var)| {
             let tensor = self.tensor(name, var.device())?.to_dtype(var.dtype())?;
             Ok((var, tensor))
         });
@@ -69,15 +64,5 @@ impl Weights {
             var.set(&tensor)?;
         }
         Ok(())
-    }
-}
-
-fn list(problems: &mut Vec<String>, what: &str, names: impl Iterator<Item = String>) {
-    let names: Vec<String> = names.collect();
-    if !names.is_empty() {
-        let more = if names.len() > LISTED { ", …" } else { "" };
-        let shown: Vec<String> =
-            names.iter().take(LISTED).map(|name| name.escape_debug().to_string()).collect();
-        problems.push(format!("{} {what}: {}{more}", names.len(), shown.join(", ")));
     }
 }

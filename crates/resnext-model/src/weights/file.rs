@@ -1,4 +1,4 @@
-//! A file of weights and the places of its tensors.
+//! A file of weights, and where its tensors lie in it.
 
 use candle_core::DType;
 use std::collections::BTreeMap;
@@ -8,15 +8,42 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 /// Where a tensor lies in the file.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
-    /// None for types that weights can't have.
+    /// `None` for types that weights cannot have, such as integers.
     pub(super) dtype: Option<DType>,
     pub(super) shape: Vec<usize>,
-    /// In elements; none if the tensor is contiguous.
+    /// In elements. `None` if the tensor is contiguous.
     pub(super) strides: Option<Vec<usize>>,
-    /// Its first byte in the file.
+    /// The offset of its first byte in the file.
     pub(super) start: u64,
-    /// Of an element.
+    /// Bytes per element.
     pub(super) bytes: usize,
+}
+
+/// The tensors of a file by name, and the metadata of its header.
+pub(super) type Tables = (BTreeMap<String, Entry>, BTreeMap<String, String>);
+
+impl Entry {
+    /// The number of elements.
+    pub(super) fn count(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The elements as bytes, in row-major order. The strides are known to stay within `usize`.
+    ///
+    /// # Errors
+    /// A text, if they do not lie within the file or it cannot be read.
+    pub(super) fn read(&self, file: &mut FileBytes) -> Result<Vec<u8>, String> {
+        let contiguous = contiguous_strides(&self.shape);
+        let strides = self.strides.as_ref().unwrap_or(&contiguous);
+        let last: usize =
+            self.shape.iter().zip(strides).map(|(&dim, &stride)| dim.saturating_sub(1) * stride).sum();
+        let span = if self.count() == 0 { 0 } else { (last + 1) * self.bytes };
+        let bytes = file.read(self.start, span)?;
+        Ok(match strides == &contiguous || self.count() == 0 {
+            true => bytes,
+            false => gather(&bytes, &self.shape, strides, self.bytes),
+        })
+    }
 }
 
 /// A file and its length.
@@ -27,8 +54,8 @@ pub(super) struct FileBytes {
 }
 
 impl FileBytes {
-    /// `len` bytes, which must lie within the file.
-    pub(super) fn read(&mut self, start: u64, len: usize) -> std::result::Result<Vec<u8>, String> {
+    /// Reads `len` bytes from offset `start`, after a check that they lie within the file.
+    pub(super) fn read(&mut self, start: u64, len: usize) -> Result<Vec<u8>, String> {
         if start.checked_add(len as u64).is_none_or(|end| end > self.len) {
             return Err(format!("it is cut short: {len} bytes wanted at {start}, the file has {}", self.len));
         }
@@ -41,16 +68,14 @@ impl FileBytes {
         Ok(bytes)
     }
 
-    pub(super) fn read_from(&mut self, start: u64) -> std::result::Result<&mut BufReader<File>, String> {
+    /// The file, to be read from offset `start`.
+    pub(super) fn read_from(&mut self, start: u64) -> Result<&mut BufReader<File>, String> {
         self.file.seek(SeekFrom::Start(start)).map_err(|e| e.to_string())?;
         Ok(&mut self.file)
     }
 }
 
-pub(super) type Tables = (BTreeMap<String, Entry>, BTreeMap<String, String>);
-
-/// The strides of a contiguous tensor.
-pub(super) fn strides_of(shape: &[usize]) -> Vec<usize> {
+fn contiguous_strides(shape: &[usize]) -> Vec<usize> {
     let mut strides = vec![1usize; shape.len()];
     for i in (1..shape.len()).rev() {
         strides[i - 1] = strides[i].saturating_mul(shape[i]);
@@ -58,8 +83,8 @@ pub(super) fn strides_of(shape: &[usize]) -> Vec<usize> {
     strides
 }
 
-/// The elements of a strided tensor in order.
-pub(super) fn gather(bytes: &[u8], shape: &[usize], strides: &[usize], size: usize) -> Vec<u8> {
+/// The elements, of `size` bytes each, of a strided tensor in row-major order.
+fn gather(bytes: &[u8], shape: &[usize], strides: &[usize], size: usize) -> Vec<u8> {
     let count: usize = shape.iter().product();
     let mut out = Vec::with_capacity(count * size);
     let mut index = vec![0; shape.len()];
@@ -77,27 +102,4 @@ pub(super) fn gather(bytes: &[u8], shape: &[usize], strides: &[usize], size: usi
         }
     }
     out
-}
-
-/// How many values are not finite, or negative where that is not allowed.
-pub(super) fn faults(bytes: &[u8], dtype: DType, non_negative: bool) -> usize {
-    // A value's exponent is all ones where it is no finite number; its first bit is its sign.
-    macro_rules! count {
-        ($bits:ty, $exponent:expr) => {{
-            let sign: $bits = 1 << (<$bits>::BITS - 1);
-            let wrong = |value: &[u8; size_of::<$bits>()]| {
-                let bits = <$bits>::from_le_bytes(*value);
-                let negative = non_negative & (bits > sign);
-                usize::from((bits & $exponent == $exponent) | negative)
-            };
-            // A sum, of which compilers make vectors: this looks at each byte of a file.
-            bytes.as_chunks().0.iter().map(wrong).sum()
-        }};
-    }
-    match dtype {
-        DType::F16 => count!(u16, 0x7c00),
-        DType::BF16 => count!(u16, 0x7f80),
-        DType::F64 => count!(u64, 0x7ff0 << 48),
-        _ => count!(u32, 0x7f80 << 16),
-    }
 }

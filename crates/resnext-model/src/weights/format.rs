@@ -1,4 +1,4 @@
-//! Which of the known formats a file has.
+//! Finds out which of the known formats a file has.
 
 use super::file::{FileBytes, Tables};
 use super::pickle::Pickle;
@@ -7,6 +7,10 @@ use super::safetensors;
 use std::collections::BTreeMap;
 use std::io::Read;
 
+/// The tensors of a file of any known format, and the metadata of its header.
+///
+/// # Errors
+/// A text that says what the file is instead, or what is wrong with it.
 pub(super) fn tables(file: &mut FileBytes) -> std::result::Result<Tables, String> {
     let mut start = Vec::new();
     file.read_from(0)?.take(512).read_to_end(&mut start).map_err(|e| e.to_string())?;
@@ -19,7 +23,7 @@ pub(super) fn tables(file: &mut FileBytes) -> std::result::Result<Tables, String
     } else if start.starts_with(&LEGACY) {
         Ok((pytorch::from_legacy(file)?, BTreeMap::new()))
     } else if start.starts_with(&[0x80]) && matches!(start.get(1), Some(2..=5)) {
-        // Whatever it is for, what it asks for comes first.
+        // What the pickle names matters more than what it is for, so that is reported first.
         let mut bytes = Vec::new();
         file.read_from(0)?.take(1 << 20).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
         Pickle::read(&bytes)?;

@@ -1,35 +1,41 @@
-//! Weights in a file: safetensors or PyTorch's own, under the names of torchvision or timm.
+//! Weights in a file: safetensors or PyTorch's own format, under the names of torchvision or timm.
 
 mod check;
 mod file;
+mod finite;
 mod format;
 mod infer;
+mod mismatch;
 mod names;
 mod pickle;
 mod pytorch;
 mod safetensors;
 
+pub use mismatch::weights_mismatch;
+
 use crate::config::{Config, Form};
-use crate::convert;
+use crate::convert::{self, Tensors};
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
-use file::{Entry, FileBytes, faults, gather, strides_of};
+use file::{Entry, FileBytes};
+use finite::count_invalid;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The tensors of a weights file, each read when it is asked for, so that no more of the file than a tensor is
-/// in memory.
+/// The tensors of a weights file. Each is read when it is requested, so that no more than one of them is in memory.
 ///
-/// The format is told by the file's first bytes: safetensors; zip archives of `torch.save`; and the format
-/// that torch.save had before PyTorch 1.6. Pickles are read as data: one that asks for any function but those
-/// that tensors are made with is refused. Prefixes that wrappers leave in every name (`module.`), and the names
-/// of other programs' last layer, are taken away. Of this project's checkpoints it is the averages, where they were
-/// kept, and no other state of the optimizer.
+/// The first bytes of the file tell its format: safetensors, zip archives of `torch.save`, or the format that
+/// `torch.save` had before PyTorch 1.6. Pickles are read as data: one that names any function beside those that
+/// tensors are made with is refused.
+///
+/// Names are torchvision's: prefixes that wrappers leave in every name, such as `module.`, are removed, and so are
+/// other programs' names of the last layer. A checkpoint of this project has the weights its run is judged by: their
+/// averages, if it keeps some.
 #[derive(Debug, Clone)]
 pub struct Weights {
     path: PathBuf,
@@ -38,21 +44,28 @@ pub struct Weights {
     metadata: Arc<BTreeMap<String, String>>,
 }
 
-/// Where the last layer comes from.
+/// Where the weights of the last layer come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Head {
-    /// The file, like all else.
+    /// From the file, like all others.
     Loaded,
-    /// New values: the classes are others than those of the file, which need not have a last layer.
+    /// They keep their initial values, because the network is for other classes than the file's. The file need not
+    /// have a last layer.
     Fresh,
 }
 
 impl Weights {
-    /// Reads what the file at `path` says it holds.
+    /// How the names of an optimizer's tensors start in a checkpoint. They are no weights, and left out.
+    pub const OPTIMIZER_PREFIX: &str = names::OPTIMIZER_PREFIX;
+
+    /// How the names of averaged weights start in a checkpoint. They take the place of the weights themselves.
+    pub const AVERAGE_PREFIX: &str = names::AVERAGE_PREFIX;
+
+    /// Opens the file at `path`, and reads the names and shapes of its tensors.
     ///
     /// # Errors
-    /// [`Error::File`] if the file can't be read, is cut short, lies about its lengths, is of another format, or
-    /// is a pickle that asks for code.
+    /// [`Error::File`] if the file cannot be read, is cut short, gives wrong lengths, has another format, or is a
+    /// pickle that would run code.
     pub fn open(path: &Path) -> Result<Self> {
         let failed = |reason: String| Error::File { path: path.to_path_buf(), reason };
         let file = File::open(path).map_err(|e| failed(e.to_string()))?;
@@ -65,62 +78,54 @@ impl Weights {
         Ok(Weights {
             path: path.to_path_buf(),
             file: Arc::new(Mutex::new(file)),
-            entries: Arc::new(names::ours(entries)),
+            entries: Arc::new(names::torchvision_names(entries)),
             metadata: Arc::new(metadata),
         })
     }
 
-    /// The file.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What a safetensors header says beside its tensors: this project's checkpoints describe their run there.
+    /// The metadata of a safetensors header. Checkpoints of this project describe their run there.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
 
-    /// Names, as this project has them, and shapes.
+    /// The names, which are torchvision's, and shapes of all weights.
     pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
         self.entries.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice()))
     }
 
-    /// One tensor in the type it has in the file.
+    /// Reads one tensor, in the type that it has in the file.
     ///
     /// # Errors
-    /// If there is none of this name, it is not of a floating type, or it holds NaN or infinity; as a variance,
-    /// a negative number.
+    /// [`Error::Weight`] if there is no tensor of this name, it is not of a floating type, it holds NaN or infinity,
+    /// or it is a variance and holds a negative number.
     pub fn tensor(&self, name: &str, device: &Device) -> Result<Tensor> {
         let failed = |problem: String| Error::Weight { path: self.path.clone(), name: name.into(), problem };
         let entry = self.entries.get(name).ok_or_else(|| failed("no such weight".into()))?;
         let dtype =
             entry.dtype.ok_or_else(|| failed("expected a floating type, file has integers".into()))?;
-        let contiguous = strides_of(&entry.shape);
-        let strides = entry.strides.as_ref().unwrap_or(&contiguous);
-        let count: usize = entry.shape.iter().product();
-        let last: usize =
-            entry.shape.iter().zip(strides).map(|(&dim, &stride)| dim.saturating_sub(1) * stride).sum();
-        let span = if count == 0 { 0 } else { (last + 1) * entry.bytes };
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut bytes = file.read(entry.start, span).map_err(failed)?;
-        drop(file);
-        if strides != &contiguous && count > 0 {
-            bytes = gather(&bytes, &entry.shape, strides, entry.bytes);
+        let bytes = {
+            let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+            entry.read(&mut file).map_err(failed)?
+        };
+        let variance = name.ends_with("running_var");
+        let invalid = count_invalid(&bytes, dtype, variance);
+        if invalid > 0 {
+            let what = if variance { "negative or not finite" } else { "not finite" };
+            return Err(failed(format!("{invalid} of {} values are {what}", entry.count())));
         }
-        let tensor = Tensor::from_raw_buffer(&bytes, dtype, &entry.shape, device)?;
-        let faults = faults(&bytes, dtype, name.ends_with("running_var"));
-        if faults > 0 {
-            let what = if name.ends_with("running_var") { "negative or no" } else { "no" };
-            return Err(failed(format!("{faults} of {count} values are {what} finite numbers")));
-        }
-        Ok(tensor)
+        Ok(Tensor::from_raw_buffer(&bytes, dtype, &entry.shape, device)?)
     }
 
-    /// All weights as f32 in the form `to`, once they are known to be those of a network of `config`.
+    /// All weights as f32 in the form `to`, after a check that they are those of a network of `config`.
     ///
     /// # Errors
-    /// Those of [`check`](Self::check) and [`tensor`](Self::tensor), and if the network doesn't have the form.
-    pub fn in_form(&self, config: &Config, to: Form, device: &Device) -> Result<convert::Tensors> {
+    /// Those of [`check`](Self::check) and [`tensor`](Self::tensor), and if the network does not have the form.
+    pub fn in_form(&self, config: &Config, to: Form, device: &Device) -> Result<Tensors> {
         self.check(config, Head::Loaded)?;
         let read = |name: &String| {
             let tensor = self.tensor(name, device)?.to_dtype(DType::F32)?;
@@ -129,7 +134,7 @@ impl Weights {
         convert::network(&self.entries.keys().map(read).collect::<Result<_>>()?, config, to)
     }
 
-    /// A builder that reads each weight when a network asks for it, in `dtype` on `device`.
+    /// A builder for a network, which reads each weight when the network requests it, as `dtype` on `device`.
     pub fn builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
         VarBuilder::from_backend(Box::new(self.clone()), dtype, device.clone())
     }
@@ -162,7 +167,7 @@ impl SimpleBackend for Weights {
     }
 }
 
-/// candle's own error type is all that a builder can give.
+/// A builder can only return candle's own error type.
 fn as_candle(error: Error) -> candle_core::Error {
     candle_core::Error::Msg(error.to_string())
 }

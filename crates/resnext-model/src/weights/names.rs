@@ -5,18 +5,18 @@ use std::collections::BTreeMap;
 /// What wrappers put before every name: `DataParallel`, `torch.compile`, a program's own attribute.
 const PREFIXES: [&str; 5] = ["module.", "_orig_mod.", "model.", "backbone.", "net."];
 
-/// Where this project's checkpoints keep averages, which are the weights that a run was judged by.
-const AVERAGE: &str = "optimizer.average.";
+/// How the names of an optimizer's tensors start in this project's checkpoints.
+pub(super) const OPTIMIZER_PREFIX: &str = "optimizer.";
+
+/// How the names of averaged weights start in this project's checkpoints: a run is judged by those.
+pub(super) const AVERAGE_PREFIX: &str = "optimizer.average.";
 
 /// Names of the last layer elsewhere.
 const HEADS: [&str; 3] = ["last_linear.", "head.fc.", "classifier."];
 
-/// The entries under torchvision's names, without what is no weight of a network.
-pub(super) fn ours<T>(entries: BTreeMap<String, T>) -> BTreeMap<String, T> {
-    let (state, mut entries): (BTreeMap<_, _>, BTreeMap<_, _>) =
-        entries.into_iter().partition(|(name, _)| name.starts_with("optimizer."));
-    let average = |(name, entry): (String, T)| Some((name.strip_prefix(AVERAGE)?.to_string(), entry));
-    entries.extend(state.into_iter().filter_map(average));
+/// The entries under torchvision's names, without those that are no weights of a network.
+pub(super) fn torchvision_names<T>(entries: BTreeMap<String, T>) -> BTreeMap<String, T> {
+    let mut entries = without_optimizer(entries);
     while let Some(prefix) = PREFIXES
         .iter()
         .find(|prefix| !entries.is_empty() && entries.keys().all(|name| name.starts_with(**prefix)))
@@ -35,4 +35,13 @@ pub(super) fn ours<T>(entries: BTreeMap<String, T>) -> BTreeMap<String, T> {
         .filter(|(name, _)| !counter(name))
         .map(|(name, entry)| (renamed(name), entry))
         .collect()
+}
+
+/// Replaces the weights of a checkpoint by their averages, where it has some, and drops the optimizer's state.
+fn without_optimizer<T>(entries: BTreeMap<String, T>) -> BTreeMap<String, T> {
+    let (state, mut weights): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        entries.into_iter().partition(|(name, _)| name.starts_with(OPTIMIZER_PREFIX));
+    let average = |(name, entry): (String, T)| Some((name.strip_prefix(AVERAGE_PREFIX)?.to_string(), entry));
+    weights.extend(state.into_iter().filter_map(average));
+    weights
 }

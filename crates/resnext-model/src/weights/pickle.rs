@@ -1,12 +1,13 @@
-//! A machine for the pickles that hold weights. It builds data and calls nothing: a class or function that
-//! weights don't need is refused by name.
+//! An interpreter for the pickles that hold weights. It builds data and calls nothing: a class or function that
+//! weights do not need is refused by name.
 
 use std::collections::HashMap;
 
-/// A value by its place in [`Pickle::values`]: what a pickle shares, or ties in a knot, is here shared too.
+/// A value by its index in [`Pickle::values`], so that values which a pickle shares, or which contain themselves, are
+/// shared here too.
 pub(super) type Id = usize;
 
-/// What a pickle can hold.
+/// A value in a pickle.
 #[derive(Debug, Clone)]
 pub(super) enum Value {
     Int(i64),
@@ -14,15 +15,15 @@ pub(super) enum Value {
     Tuple(Vec<Id>),
     Dict(Vec<(Id, Id)>),
     Global(Global),
-    /// A known function with its arguments, not called.
+    /// A known function with its arguments. It is not called.
     Call(Global, Id),
-    /// A storage outside the pickle.
+    /// A storage outside of the pickle.
     Persistent(Id),
-    /// Whatever weights need not know: numbers, None, lists, bytes.
+    /// A value that weights do not need: a float, None, a list, bytes.
     Other,
 }
 
-/// The names a pickle of weights may speak of.
+/// The classes and functions that a pickle of weights may name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Global {
     /// `OrderedDict`, `defaultdict`, `dict`.
@@ -32,9 +33,9 @@ pub(super) enum Global {
     RebuildTensor,
     RebuildParameter,
     RebuildFromType,
-    /// A storage, by the type of its elements.
+    /// The class of a storage, by the type of its elements.
     Storage(Element),
-    /// Harmless, and of no use here: settings beside the weights, numbers of numpy.
+    /// Harmless and of no use here: settings beside the weights, scalars of numpy.
     Unused,
 }
 
@@ -45,7 +46,7 @@ pub(super) enum Element {
     Bf16,
     F32,
     F64,
-    /// Not a type weights can have; its size in bytes.
+    /// A type that weights cannot have, by its size in bytes.
     Integer(usize),
 }
 
@@ -99,20 +100,20 @@ impl Global {
     }
 }
 
-/// A pickle that has run to its end.
+/// The result of interpreting a pickle.
 #[derive(Debug)]
 pub(super) struct Pickle {
     pub(super) values: Vec<Value>,
     pub(super) root: Id,
-    /// Bytes the pickle took of those given.
+    /// The length of the pickle in bytes.
     pub(super) len: usize,
 }
 
 impl Pickle {
-    /// Runs the pickle at the beginning of `bytes`.
+    /// Interprets the pickle at the start of `bytes`.
     ///
     /// # Errors
-    /// A text that says what is refused or wrong.
+    /// A text that says what is refused or what is wrong.
     pub(super) fn read(bytes: &[u8]) -> Result<Pickle, String> {
         let mut machine = Machine { bytes, at: 0, values: Vec::new(), stack: Vec::new(), marks: Vec::new() };
         let mut memo = HashMap::new();
@@ -143,7 +144,7 @@ impl Pickle {
         if let Value::Tuple(items) = self.get(id) { Some(items) } else { None }
     }
 
-    /// Numbers that are not negative.
+    /// A tuple of non-negative integers.
     pub(super) fn sizes(&self, id: Id) -> Option<Vec<usize>> {
         self.tuple(id)?.iter().map(|&item| usize::try_from(self.integer(item)?).ok()).collect()
     }
@@ -154,7 +155,7 @@ struct Machine<'a> {
     at: usize,
     values: Vec<Value>,
     stack: Vec<Id>,
-    /// Heights of the stack.
+    /// Heights of the stack at its marks.
     marks: Vec<usize>,
 }
 
@@ -167,7 +168,7 @@ impl<'a> Machine<'a> {
         Ok(taken)
     }
 
-    /// An unsigned number of up to eight bytes, the lowest first.
+    /// An unsigned little-endian integer of up to eight bytes.
     fn number(&mut self, len: usize) -> Result<usize, String> {
         let bytes = self.take(len)?;
         let value = bytes.iter().rev().fold(0u64, |value, &byte| value << 8 | byte as u64);
@@ -220,7 +221,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Puts pairs into the dictionary on the stack; what else takes items is of no use here.
+    /// Adds pairs to the dictionary on top of the stack. Other objects that take items are of no use here.
     fn set_items(&mut self, items: &[Id]) -> Result<(), String> {
         if !items.len().is_multiple_of(2) {
             return Err("the pickle has a key without a value".into());
@@ -232,11 +233,11 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// What calling the second on the stack with the first would give.
+    /// Replaces a function and its arguments, on top of the stack, by what a call would return.
     fn call(&mut self) -> Result<(), String> {
         let (args, function) = (self.pop()?, self.pop()?);
         let Value::Global(function) = self.values[function] else {
-            return Err("the pickle calls what is no function".into());
+            return Err("the pickle calls something that is not a function".into());
         };
         let value = match function {
             Global::Dict => Value::Dict(Vec::new()),
@@ -256,7 +257,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Does one instruction; gives the result at the last.
+    /// Interprets one instruction. Returns the pickle's value at the last one.
     fn step(&mut self, memo: &mut HashMap<usize, Id>) -> Result<Option<Id>, String> {
         let code = self.take(1)?[0];
         match code {
@@ -286,7 +287,7 @@ impl<'a> Machine<'a> {
             0x8a => {
                 let len = self.number(1)?;
                 let bytes = self.take(len)?;
-                // Longer ones are no sizes; the magic number of old files is one.
+                // Longer integers are no sizes; the magic number of old files is such a one.
                 let sign = if bytes.last().is_some_and(|byte| byte & 0x80 != 0) { -1 } else { 0 };
                 let value = bytes.iter().rev().fold(sign, |value: i64, &byte| value << 8 | byte as i64);
                 self.push(if len <= 8 { Value::Int(value) } else { Value::Other });
@@ -342,12 +343,12 @@ impl<'a> Machine<'a> {
                 let (name, module) = (self.pop()?, self.pop()?);
                 let global = match (&self.values[module], &self.values[name]) {
                     (Value::Text(module), Value::Text(name)) => Global::named(module, name)?,
-                    _ => return Err("the pickle has a name that is no text".into()),
+                    _ => return Err("the pickle has a name that is not a text".into()),
                 };
                 self.push(Value::Global(global));
             }
             b'R' | 0x81 => self.call()?,
-            // The state of an object: for a dictionary of weights, versions of its modules.
+            // An object's state: for a dictionary of weights, the versions of its modules.
             b'b' => drop(self.pop()?),
             b'Q' => {
                 let id = self.pop()?;
@@ -360,11 +361,11 @@ impl<'a> Machine<'a> {
             0x94 => drop(memo.insert(memo.len(), self.top()?)),
             b'h' | b'j' => {
                 let key = self.number(if code == b'h' { 1 } else { 4 })?;
-                self.stack.push(*memo.get(&key).ok_or("the pickle recalls what it never stored")?);
+                self.stack.push(*memo.get(&key).ok_or("the pickle refers to a memo that it never stored")?);
             }
             other => {
                 return Err(format!(
-                    "refused: the pickle has the instruction {other:#04x}, which weights don't need"
+                    "refused: the pickle has the instruction {other:#04x}, which weights do not need"
                 ));
             }
         }
@@ -372,7 +373,7 @@ impl<'a> Machine<'a> {
     }
 }
 
-/// A name fit for one line of an error.
+/// A name, shortened to fit into one line of an error.
 fn shortened(name: &str) -> String {
     let plain = name.chars().filter(|c| !c.is_control());
     plain.take(60).collect()

@@ -1,4 +1,4 @@
-//! Files of `torch.save`: zip archives, and the older format of pickles with storages behind them.
+//! Files of `torch.save`: zip archives, and the older format, in which storages follow pickles.
 
 use super::file::{Entry, FileBytes};
 use super::pickle::{Element, Global, Id, Pickle, Value};
@@ -6,24 +6,24 @@ use candle_core::DType;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 
-/// What old files begin with: a pickle of the number 0x1950a86a20f9469cfc6c.
+/// The first bytes of old files: a pickle of the integer 0x1950a86a20f9469cfc6c.
 pub(super) const LEGACY: [u8; 14] =
     [0x80, 2, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
-/// What every zip archive begins with.
+/// The first bytes of every zip archive.
 pub(super) const ZIP: [u8; 4] = *b"PK\x03\x04";
 
-/// The most a pickle may have: those of the largest networks have a few hundred kilobytes.
+/// The most bytes a pickle may have; those of the largest networks have a few hundred thousand.
 const PICKLE_LIMIT: u64 = 64 << 20;
 
-/// Keys under which training programs put the weights, the averaged ones first, as timm chooses.
+/// Keys under which training programs keep the weights. Averaged ones come first, as in timm.
 const WRAPPERS: [&str; 8] =
     ["state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "module", "net", "network"];
 
-/// Where storages lie in the file: first byte and number of bytes, by key.
+/// Where storages lie in the file: offset and length in bytes, by key.
 type Storages = HashMap<String, (u64, u64)>;
 
-/// The tensors of a zip archive.
+/// The tensors of a zip archive, by name.
 pub(super) fn from_zip(file: &mut FileBytes) -> Result<BTreeMap<String, Entry>, String> {
     let mut archive =
         zip::ZipArchive::new(&mut file.file).map_err(|e| format!("not a whole zip archive: {e}"))?;
@@ -61,7 +61,7 @@ pub(super) fn from_zip(file: &mut FileBytes) -> Result<BTreeMap<String, Entry>, 
     entries(&pickle, &storages)
 }
 
-/// The tensors of the format that torch.save had before version 1.6.
+/// The tensors of the format that `torch.save` had before PyTorch 1.6, by name.
 pub(super) fn from_legacy(file: &mut FileBytes) -> Result<BTreeMap<String, Entry>, String> {
     let mut start = Vec::new();
     let whole = file.read_from(0)?;
@@ -79,7 +79,7 @@ pub(super) fn from_legacy(file: &mut FileBytes) -> Result<BTreeMap<String, Entry
     next()?;
     let (pickle, keys) = (next()?, next()?);
     let sizes = storage_sizes(&pickle)?;
-    // The list of keys is the only list there is, so the machine doesn't keep it; its texts are in order.
+    // The machine does not keep lists; but this pickle is one list of keys, so its texts are the keys in order.
     let keys =
         keys.values.into_iter().filter_map(|v| if let Value::Text(key) = v { Some(key) } else { None });
     let mut storages = Storages::new();
@@ -96,7 +96,7 @@ pub(super) fn from_legacy(file: &mut FileBytes) -> Result<BTreeMap<String, Entry
     entries(&pickle, &storages)
 }
 
-/// A storage as a persistent id says: type, key.
+/// The element type and key of a storage, from its persistent id.
 fn storage(pickle: &Pickle, id: Id) -> Option<(Element, &str)> {
     let Value::Persistent(id) = pickle.get(id) else { return None };
     let &[kind, element, key, ..] = pickle.tuple(*id)? else { return None };
@@ -127,7 +127,7 @@ impl Element {
     }
 }
 
-/// Bytes an element of each storage.
+/// The number of bytes per element of each storage, by key.
 fn storage_sizes(pickle: &Pickle) -> Result<HashMap<String, u64>, String> {
     let mut sizes = HashMap::new();
     for id in 0..pickle.values.len() {
@@ -141,10 +141,10 @@ fn storage_sizes(pickle: &Pickle) -> Result<HashMap<String, u64>, String> {
     Ok(sizes)
 }
 
-/// The tensors of the dictionary of weights, wherever in the pickle it is.
+/// The tensors of the dictionary of weights, which may be inside of other dictionaries.
 fn entries(pickle: &Pickle, storages: &Storages) -> Result<BTreeMap<String, Entry>, String> {
     let mut dict = pickle.root;
-    // A wrapper in a wrapper is as deep as programs go.
+    // Programs nest wrappers no deeper than one in another.
     for _ in 0..3 {
         let Value::Dict(pairs) = pickle.get(dict) else { break };
         let tensors = pairs.iter().any(|&(_, value)| tensor(pickle, value).is_some());
@@ -172,7 +172,7 @@ fn entries(pickle: &Pickle, storages: &Storages) -> Result<BTreeMap<String, Entr
     Ok(entries)
 }
 
-/// The arguments of `_rebuild_tensor`, whatever stands around it.
+/// The arguments of `_rebuild_tensor`, without the calls that may wrap it.
 fn tensor(pickle: &Pickle, mut id: Id) -> Option<&[Id]> {
     for _ in 0..3 {
         let &Value::Call(function, args) = pickle.get(id) else { return None };
@@ -180,7 +180,7 @@ fn tensor(pickle: &Pickle, mut id: Id) -> Option<&[Id]> {
         match function {
             Global::RebuildTensor => return Some(args),
             Global::RebuildParameter => id = *args.first()?,
-            // (function, type, its arguments, state)
+            // (function, type, arguments of the function, state)
             Global::RebuildFromType => return pickle.tuple(*args.get(2)?),
             _ => return None,
         }
@@ -188,7 +188,7 @@ fn tensor(pickle: &Pickle, mut id: Id) -> Option<&[Id]> {
     None
 }
 
-/// Where a tensor lies: (storage, offset, size, stride, …).
+/// Where a tensor lies, from the arguments of `_rebuild_tensor`: (storage, offset, size, stride, …).
 fn entry(pickle: &Pickle, args: &[Id], storages: &Storages) -> Result<Entry, String> {
     let parts = || {
         let &[storage_id, offset, size, stride, ..] = args else { return None };
@@ -212,7 +212,7 @@ fn entry(pickle: &Pickle, args: &[Id], storages: &Storages) -> Result<Entry, Str
         .try_fold(offset, |at, (&dim, &stride)| at.checked_add(dim.saturating_sub(1).checked_mul(stride)?));
     let last = if count == 0 { Some(offset) } else { last.and_then(|last| last.checked_add(1)) };
     let available = len as usize / bytes;
-    // A count above the storage's is an expanded tensor, which could ask for any amount of memory.
+    // An expanded tensor has more elements than its storage, and could take any amount of memory.
     if last.is_none_or(|last| last > available) || count > available {
         return Err(outside());
     }

@@ -1,20 +1,20 @@
-//! The header of a safetensors file, believed in nothing it says.
+//! The header of a safetensors file. Everything it says is checked.
 
 use super::file::{Entry, FileBytes, Tables};
 use candle_core::DType;
 use safetensors::tensor::Metadata;
 use std::collections::BTreeMap;
 
-/// The most the format allows a header to have.
+/// The most bytes that the format allows a header to have.
 const HEADER_LIMIT: u64 = 100_000_000;
 
-/// The length of the header of a file with these first bytes, if it can be a safetensors file.
+/// The length of the header in bytes, if a file of `len` bytes with these first bytes can be a safetensors file.
 pub(super) fn header_len(start: &[u8], len: u64) -> Option<u64> {
     let header = u64::from_le_bytes(start.get(..8)?.try_into().ok()?);
     (header <= HEADER_LIMIT && header <= len.checked_sub(8)? && start.get(8) == Some(&b'{')).then_some(header)
 }
 
-/// The tensors of the file; and the metadata of its header, where programs describe themselves.
+/// The tensors of the file, and the metadata of its header, where programs describe themselves.
 pub(super) fn entries(file: &mut FileBytes) -> Result<Tables, String> {
     if file.len < 8 {
         return Err(format!("expected a header's length in 8 bytes, the file has {}", file.len));

@@ -1,0 +1,88 @@
+//! One stage of packed blocks in form (c).
+
+use super::buffers::StageMaps;
+use crate::error::Result;
+use resnext_ops::{Activations, Crew, FusedConv, Fusion};
+
+/// Called after each layer with its name and output; for `input`, with the first map that will be written.
+pub(super) type Observer<'a> = dyn FnMut(&str, &Activations) + 'a;
+
+/// A stage of blocks.
+#[derive(Debug)]
+pub(super) struct FusedStage {
+    /// The shortcut's convolution in the first block, the only one that may change shapes.
+    pub(super) projection: Option<FusedConv>,
+    /// Whether the first block's first convolution keeps the size of the map, and a later one has the stride.
+    pub(super) stride_in_middle: bool,
+    pub(super) blocks: Vec<FusedBlock>,
+}
+
+/// The convolutions of one block.
+#[derive(Debug)]
+pub(super) struct FusedBlock {
+    /// For example `layer1.0`.
+    pub(super) name: String,
+    pub(super) first: FusedConv,
+    /// `None` in basic blocks.
+    pub(super) middle: Option<FusedConv>,
+    pub(super) last: FusedConv,
+}
+
+impl FusedStage {
+    /// Runs all blocks on `input`, and leaves the result in `maps.x`. `spare`, if given, is a map of the input's size
+    /// that may be overwritten; `next` is the convolution behind the stage, whose weights are prefetched.
+    pub(super) fn forward(
+        &self,
+        crew: &Crew,
+        input: &Activations,
+        mut spare: Option<&mut Activations>,
+        StageMaps { x, y, after_first, after_middle }: &mut StageMaps,
+        next: &FusedConv,
+        observe: &mut Observer,
+    ) -> Result<()> {
+        let relu = Fusion { relu: true, ..Default::default() };
+        for (i, FusedBlock { name, first, middle, last }) in self.blocks.iter().enumerate() {
+            let projection = self.projection.as_ref().filter(|_| i == 0);
+            let source = if i == 0 { input } else { &*x };
+            // Before the stride, the first block's maps are of the input's size: they go where the last stage wrote,
+            // which is still in the cache.
+            let after_first = spare.take().filter(|_| self.stride_in_middle).unwrap_or(&mut *after_first);
+            // Weights to prefetch, in the order of their use. A grouped convolution in the middle is too short to
+            // prefetch much, so its neighbours do.
+            let ahead: Vec<_> = middle.iter().chain(projection).chain([last]).collect();
+            first.forward(crew, source, Fusion { ahead: &ahead, ..relu }, after_first)?;
+            observe(&format!("{name}.conv1"), after_first);
+            let inner = match middle {
+                Some(middle) => {
+                    middle.forward(crew, after_first, relu, after_middle)?;
+                    observe(&format!("{name}.conv2"), after_middle);
+                    &*after_middle
+                }
+                None => &*after_first,
+            };
+            let shortcut = match projection {
+                Some(projection) => {
+                    projection.forward(crew, input, Fusion::default(), x)?;
+                    observe(&format!("{name}.downsample.0"), x);
+                    &*x
+                }
+                None => source,
+            };
+            let ahead = [self.blocks.get(i + 1).map_or(next, |next| &next.first)];
+            last.forward(crew, inner, Fusion { residual: Some(shortcut), ahead: &ahead, ..relu }, y)?;
+            observe(&format!("{name}.conv{}", if middle.is_some() { 3 } else { 2 }), y);
+            std::mem::swap(x, y);
+        }
+        Ok(())
+    }
+
+    /// The size of the packed weights in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let block = |block: &FusedBlock| {
+            let middle = block.middle.as_ref().map_or(0, FusedConv::bytes);
+            block.first.bytes() + middle + block.last.bytes()
+        };
+        let projection = self.projection.as_ref().map_or(0, FusedConv::bytes);
+        projection + self.blocks.iter().map(block).sum::<usize>()
+    }
+}
