@@ -1,12 +1,13 @@
 //! `cargo xtask calibrate`: measures the ranges of a network's feature maps, for inference in int8.
 
 use crate::checkpoint;
+use crate::classifier::Classifier;
 use crate::dataset_arg::DatasetName;
 use crate::loaders::Loaders;
 use crate::photo_paths::photos;
 use crate::plural::counted;
 use crate::recipe::{Overrides, Recipe};
-use crate::weights_source::{self, Source};
+use crate::weights_source::pretrained;
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use indicatif::ProgressBar;
@@ -57,15 +58,15 @@ pub fn run(args: Args) -> Result<()> {
 
 /// Runs the network on photos, and returns their number.
 fn observe_photos(args: &Args, calibration: &mut Calibration) -> Result<usize> {
-    let source = Source::open(&args.weights)?;
-    let network = network(&source.pretrained)?;
+    let classifier = Classifier::open(&args.weights)?;
+    let network = network(&classifier.pretrained)?;
     let all = photos(&args.photos)?;
     let wanted = all.len().min(args.images);
     let paths: Vec<PathBuf> = (0..wanted).map(|i| all[i * all.len() / wanted].clone()).collect();
     let (bar, mut done) = (ProgressBar::new(wanted as u64), 0);
-    let (height, width) = source.transform.crop;
+    let (height, width) = classifier.transform.crop;
     let decode = |_: &Path, sample: resnext_data::Result<Sample>| sample.map(|sample| sample.input);
-    for input in PhotoLoader::new(paths, source.transform, vec![decode; 2]) {
+    for input in PhotoLoader::new(paths, classifier.transform, vec![decode; 2]) {
         let x = Tensor::from_vec(input?, (1, height, width, 3), &Device::Cpu)?.permute((0, 3, 1, 2))?;
         network.calibrate(&x, calibration)?;
         done += 1;
@@ -78,7 +79,7 @@ fn observe_photos(args: &Args, calibration: &mut Calibration) -> Result<usize> {
 
 /// Runs the network on training images of a data set, and returns their number.
 fn observe_dataset(args: &Args, calibration: &mut Calibration) -> Result<usize> {
-    let pretrained = weights_source::pretrained(&args.weights)?;
+    let pretrained = pretrained(&args.weights)?;
     let mut recipe = match checkpoint::recipe(&pretrained.weights)? {
         Some(recipe) => recipe,
         None => Recipe::of(

@@ -1,6 +1,6 @@
 //! `cargo xtask export`: writes weights for other programs.
 
-use crate::weights_source::Source;
+use crate::classifier::Classifier;
 use anyhow::{Context, Result, bail};
 use candle_core::DType;
 use clap::ValueEnum;
@@ -40,8 +40,8 @@ pub fn run(args: Args) -> Result<()> {
         Some("onnx") => true,
         _ => bail!("{}: expected a name that ends in .safetensors or .onnx", args.out.display()),
     };
-    let source = Source::open(&args.weights)?.pretrained;
-    let export = Export::new(&source.weights)?;
+    let pretrained = Classifier::open(&args.weights)?.pretrained;
+    let export = Export::new(&pretrained.weights)?;
     let name = args.out.file_stem().context("no file name")?.to_string_lossy();
     let bytes = if as_onnx { export.onnx(&name, dtype)? } else { export.safetensors(dtype)? };
     replace_file(&args.out, &bytes)?;

@@ -14,6 +14,7 @@ mod train;
 
 // What several commands share: options, and what they name.
 mod checkpoint;
+mod classifier;
 mod dataset_arg;
 mod device_arg;
 mod dtype_arg;

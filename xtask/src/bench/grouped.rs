@@ -1,4 +1,4 @@
-//! Grouped 3×3 convolutions measured alone, ours beside PyTorch's.
+//! GroupedTimes 3×3 convolutions measured alone, ours beside PyTorch's.
 
 use super::engine::{Engine, PAUSE};
 use super::protocol::Request;
@@ -40,16 +40,16 @@ impl Pass {
 
 /// One engine's times.
 #[derive(Serialize)]
-pub struct Grouped {
+pub struct GroupedTimes {
     pub engine: String,
     /// The median for each of [`SHAPES`], in milliseconds.
     pub ms: Vec<f64>,
 }
 
 /// Measures all `engines`, which must be ours and PyTorch's, in turns.
-pub fn measure(engines: &mut [&mut Engine], pass: Pass) -> Result<Vec<Grouped>> {
+pub fn measure(engines: &mut [&mut Engine], pass: Pass) -> Result<Vec<GroupedTimes>> {
     let mut all: Vec<_> =
-        engines.iter().map(|e| Grouped { engine: e.name.clone(), ms: Vec::new() }).collect();
+        engines.iter().map(|e| GroupedTimes { engine: e.name.clone(), ms: Vec::new() }).collect();
     for (channels, side) in SHAPES {
         let request = json!({"do": pass.request(), "channels": channels, "size": side, "groups": GROUPS,
             "batch": BATCH, "runs": RUNS});
@@ -89,7 +89,7 @@ pub fn answer(request: &Request, pass: Pass) -> Result<Value> {
 }
 
 /// A table of the measurements; the first engine is ours.
-pub fn table(all: &[Grouped], pass: Pass) -> String {
+pub fn table(all: &[GroupedTimes], pass: Pass) -> String {
     let ms = match pass {
         Pass::Forward => "forward ms",
         Pass::ForwardBackward => "forward + backward ms",

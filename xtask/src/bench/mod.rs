@@ -30,9 +30,9 @@ pub fn run(args: Args) -> Result<()> {
         None => random_weights(&target.config, folder.path())?,
     };
     match (args.train, args.serve) {
-        (false, false) => inference::run(&args, &target, &weights, folder.path()),
+        (false, false) => inference::benchmark(&args, &target, &weights, folder.path()),
         (false, true) => inference::serve(&target, &weights, args.ranges.as_deref()),
-        (true, false) => training::run(&args, &target, &weights),
+        (true, false) => training::benchmark(&args, &target, &weights),
         (true, true) => training::serve(&target, &weights, args.grad_checkpoint),
     }
 }

@@ -16,7 +16,7 @@ const CONFIG: Conv2dConfig = Conv2dConfig { stride: 1, padding: 1, dilation: 1, 
 
 /// One convolution, computed by one engine.
 #[derive(Serialize)]
-pub struct Grouped {
+pub struct GroupedSpeed {
     pub channels: usize,
     pub side: usize,
     pub batch: usize,
@@ -53,7 +53,7 @@ pub fn measure(
     bandwidth: f64,
     device: &Device,
     mut peer: Option<&mut Engine>,
-) -> Result<(Vec<Grouped>, Vec<String>)> {
+) -> Result<(Vec<GroupedSpeed>, Vec<String>)> {
     let (mut all, mut missing) = (Vec::new(), Vec::new());
     for &(channels, side) in sizes.grouped {
         for dtype in [DType::BF16, DType::F32] {
@@ -115,14 +115,14 @@ impl Case<'_> {
         Ok(Times { forward: ms("forward_ms"), gradients: ms("gradients_ms") })
     }
 
-    fn result(&self, engine: &str, times: Times) -> Grouped {
+    fn result(&self, engine: &str, times: Times) -> GroupedSpeed {
         let batch = self.sizes.grouped_batch;
         let bytes = self.dtype.size_in_bytes();
         let map_bytes = batch * self.channels * self.side * self.side * bytes;
         let weight_bytes = self.channels * self.channels / GROUPS * 9 * bytes;
         let share =
             |maps: usize, ms: f64| (maps * map_bytes + weight_bytes) as f64 / (ms / 1e3) / self.bandwidth;
-        Grouped {
+        GroupedSpeed {
             channels: self.channels,
             side: self.side,
             batch,

@@ -16,7 +16,7 @@ mod training_steps;
 use crate::device_arg::DeviceName;
 use anyhow::{Context, Result, bail, ensure};
 pub use args::Args;
-use report::Report;
+use report::GpuReport;
 use sizes::{FULL, SMALL};
 use std::process::ExitCode;
 
@@ -35,7 +35,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let json = args.report.with_extension("json");
     ensure!(json != args.report, "--report is the Markdown file; the .json is written beside it");
     let sizes = if args.quick || device.is_cpu() { &SMALL } else { &FULL };
-    let mut report = Report::new(&device, args.device)?;
+    let mut report = GpuReport::new(&device, args.device)?;
     let say = |what: &str| eprintln!("{what} …");
 
     say("comparing operations with the CPU in f64");

@@ -2,9 +2,9 @@
 
 use super::check::Check;
 use super::gpu::{self, Launches};
-use super::grouped::Grouped;
+use super::grouped::GroupedSpeed;
 use super::training_run::Losses;
-use super::training_steps::Steps;
+use super::training_steps::StepSpeed;
 use crate::device_arg::DeviceName;
 use crate::plural::counted;
 use crate::text_table::Table;
@@ -26,7 +26,7 @@ pub struct Goal {
 }
 
 #[derive(Serialize)]
-pub struct Report {
+pub struct GpuReport {
     /// Whether every check passed. Speeds are not checks.
     pub green: bool,
     pub device: String,
@@ -37,17 +37,17 @@ pub struct Report {
     pub losses: Losses,
     /// The memory's, in bytes per second.
     pub bandwidth: Option<f64>,
-    pub grouped: Vec<Grouped>,
+    pub grouped: Vec<GroupedSpeed>,
     /// The grouped convolutions that could not be measured, with the reason.
     pub missing: Vec<String>,
-    pub steps: Vec<Steps>,
+    pub steps: Vec<StepSpeed>,
     /// Of one training step with bf16.
     pub launches: Option<Vec<Launches>>,
     #[serde(rename = "bars")]
     pub goals: Vec<Goal>,
 }
 
-impl Report {
+impl GpuReport {
     pub fn new(device: &Device, name: DeviceName) -> Result<Self> {
         let kind = match device {
             Device::Cpu => "cpu",
@@ -55,7 +55,7 @@ impl Report {
             Device::Metal(_) => "metal",
         };
         let device_name = if name == DeviceName::Auto { kind.to_string() } else { name.to_string() };
-        Ok(Report {
+        Ok(GpuReport {
             green: false,
             device: device_name,
             name: gpu::name(device)?,
@@ -76,7 +76,7 @@ impl Report {
     pub fn settle(&mut self) {
         self.green = !self.checks.is_empty() && self.checks.iter().all(|check| check.passed);
         let (candle, pytorch) = ("candle", "PyTorch channels-last");
-        let both = |g: &Grouped| g.forward_ms + g.gradients_ms;
+        let both = |g: &GroupedSpeed| g.forward_ms + g.gradients_ms;
         let goal = |what: &str, wanted: f64, measured| Goal { what: what.into(), wanted, measured };
         self.goals = vec![
             goal("grouped 3×3 beside candle, forward", 10.0, self.least(candle, |g| g.forward_ms, |_| true)),
@@ -103,12 +103,13 @@ impl Report {
     fn least(
         &self,
         other: &str,
-        ms: impl Fn(&Grouped) -> f64,
-        counts: impl Fn(&Grouped) -> bool,
+        ms: impl Fn(&GroupedSpeed) -> f64,
+        counts: impl Fn(&GroupedSpeed) -> bool,
     ) -> Option<f64> {
-        let same =
-            |a: &Grouped, b: &Grouped| (a.channels, a.side, &a.dtype) == (b.channels, b.side, &b.dtype);
-        let ratio = |theirs: &Grouped| {
+        let same = |a: &GroupedSpeed, b: &GroupedSpeed| {
+            (a.channels, a.side, &a.dtype) == (b.channels, b.side, &b.dtype)
+        };
+        let ratio = |theirs: &GroupedSpeed| {
             let ours = self
                 .grouped
                 .iter()
@@ -121,7 +122,7 @@ impl Report {
     /// The ratio of our training images per second to another engine's.
     fn training(&self, peer: &str) -> Option<f64> {
         let of = |engine: &str| {
-            let own = |steps: &&Steps| steps.engine == engine && steps.precision == "bf16 AMP";
+            let own = |steps: &&StepSpeed| steps.engine == engine && steps.precision == "bf16 AMP";
             self.steps.iter().find(own).map(|steps| steps.images_per_s)
         };
         Some(of("ours")? / of(peer)?)
@@ -270,8 +271,8 @@ mod tests {
     use super::*;
     use candle_core::DType;
 
-    fn grouped(engine: &str, forward_ms: f64, gradients_ms: f64) -> Grouped {
-        Grouped {
+    fn grouped(engine: &str, forward_ms: f64, gradients_ms: f64) -> GroupedSpeed {
+        GroupedSpeed {
             channels: 256,
             side: 28,
             batch: 64,
@@ -284,8 +285,8 @@ mod tests {
         }
     }
 
-    fn steps(engine: &str, images_per_s: f64) -> Steps {
-        Steps {
+    fn steps(engine: &str, images_per_s: f64) -> StepSpeed {
+        StepSpeed {
             network: "resnext50_32x4d".into(),
             batch: 64,
             side: 224,
@@ -296,8 +297,8 @@ mod tests {
         }
     }
 
-    fn report() -> Report {
-        let mut report = Report::new(&Device::Cpu, DeviceName::Cpu).unwrap();
+    fn report() -> GpuReport {
+        let mut report = GpuReport::new(&Device::Cpu, DeviceName::Cpu).unwrap();
         report.checks = vec![Check::at_most("conv2d", "3×3, 32 groups", DType::F32, 1e-6, 2e-5)];
         report.losses = Losses { cpu: vec![2.3], device: vec![2.30001], device_bf16: vec![2.31] };
         report.bandwidth = Some(2e12);

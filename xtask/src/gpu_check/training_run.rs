@@ -45,9 +45,9 @@ impl Observer for Recorder {
 
 pub fn checks(sizes: &Sizes, device: &Device) -> Result<(Vec<Check>, Losses)> {
     let losses = Losses {
-        cpu: run(sizes, Amp::Off, &Device::Cpu)?,
-        device: run(sizes, Amp::Off, device)?,
-        device_bf16: run(sizes, Amp::Bf16, device)?,
+        cpu: train(sizes, Amp::Off, &Device::Cpu)?,
+        device: train(sizes, Amp::Off, device)?,
+        device_bf16: train(sizes, Amp::Bf16, device)?,
     };
     let difference =
         |own: &[f64]| own.iter().zip(&losses.cpu).map(|(a, b)| (a / b - 1.0).abs()).fold(0.0, f64::max);
@@ -61,7 +61,7 @@ pub fn checks(sizes: &Sizes, device: &Device) -> Result<(Vec<Check>, Losses)> {
 }
 
 /// Trains, and returns the loss of each step.
-fn run(sizes: &Sizes, amp: Amp, device: &Device) -> Result<Vec<f64>> {
+fn train(sizes: &Sizes, amp: Amp, device: &Device) -> Result<Vec<f64>> {
     let (batch, batches) = sizes.trained;
     let config = TrainConfig {
         epochs: 1,

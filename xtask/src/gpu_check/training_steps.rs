@@ -15,7 +15,7 @@ use serde_json::json;
 
 /// The training steps of one engine.
 #[derive(Serialize)]
-pub struct Steps {
+pub struct StepSpeed {
     pub network: String,
     pub batch: usize,
     pub side: usize,
@@ -27,14 +27,14 @@ pub struct Steps {
 }
 
 /// A network in training, on the same batch in each step.
-struct Run {
+struct Training {
     network: ResNext,
     optimizer: Sgd,
     images: Tensor,
     labels: Tensor,
 }
 
-impl Run {
+impl Training {
     /// `half`: the 16-bit type of mixed precision; f32 without it.
     fn new(sizes: &Sizes, half: Option<DType>, device: &Device) -> Result<Self> {
         let config = Config::by_name(sizes.network)?;
@@ -45,7 +45,7 @@ impl Run {
         let (batch, side) = sizes.images;
         let images = to_channels_last(&noise(&[batch, 3, side, side])?.to_device(device)?)?;
         let labels: Vec<u32> = (0..batch).map(|i| (i % config.classes) as u32).collect();
-        Ok(Run { network, optimizer, images, labels: Tensor::from_vec(labels, batch, device)? })
+        Ok(Training { network, optimizer, images, labels: Tensor::from_vec(labels, batch, device)? })
     }
 
     /// Trains one step and returns its loss, which the device may still be computing.
@@ -57,11 +57,11 @@ impl Run {
 }
 
 /// Measures steps in bf16 mixed precision and in f32.
-pub fn measure(sizes: &Sizes, device: &Device, mut peer: Option<&mut Engine>) -> Result<Vec<Steps>> {
+pub fn measure(sizes: &Sizes, device: &Device, mut peer: Option<&mut Engine>) -> Result<Vec<StepSpeed>> {
     let (batch, side) = sizes.images;
     let mut all = Vec::new();
     for (precision, half) in [("bf16 AMP", Some(DType::BF16)), ("f32", None)] {
-        let result = |engine: &str, step_ms: f64| Steps {
+        let result = |engine: &str, step_ms: f64| StepSpeed {
             network: sizes.network.into(),
             batch,
             side,
@@ -70,17 +70,17 @@ pub fn measure(sizes: &Sizes, device: &Device, mut peer: Option<&mut Engine>) ->
             step_ms,
             images_per_s: batch as f64 / step_ms * 1e3,
         };
-        let mut run = Run::new(sizes, half, device)?;
+        let mut training = Training::new(sizes, half, device)?;
         let mut last = None;
         let step_ms = median_ms(device, (sizes.steps, 3), || {
-            last = Some(run.step()?);
+            last = Some(training.step()?);
             Ok(())
         })?;
         let loss = last.map(|loss| loss.to_scalar::<f32>()).transpose()?.unwrap_or(f32::NAN);
         ensure!(loss.is_finite(), "{} in {precision}: the loss is {loss} after some steps", sizes.network);
         all.push(result("ours", step_ms));
         // Frees the device's memory for the peer.
-        drop(run);
+        drop(training);
         if let Some(peer) = peer.as_deref_mut() {
             let config = Config::by_name(sizes.network)?;
             let answer =
@@ -95,9 +95,9 @@ pub fn measure(sizes: &Sizes, device: &Device, mut peer: Option<&mut Engine>) ->
 
 /// Counts what one step launches in bf16 mixed precision; `None` where the device cannot be observed.
 pub fn launches(sizes: &Sizes, device: &Device) -> Result<Option<Vec<Launches>>> {
-    let mut run = Run::new(sizes, Some(DType::BF16), device)?;
-    run.step()?;
-    let (done, list) = gpu::launches(device, || run.step());
+    let mut training = Training::new(sizes, Some(DType::BF16), device)?;
+    training.step()?;
+    let (done, list) = gpu::launches(device, || training.step());
     done?;
     Ok(list)
 }

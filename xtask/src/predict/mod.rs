@@ -3,9 +3,9 @@
 mod args;
 mod network;
 
+use crate::classifier::Classifier;
 use crate::photo_paths::photos;
 use crate::plural::counted;
-use crate::weights_source::Source;
 use anyhow::{Context, Result, bail, ensure};
 pub use args::Args;
 use candle_core::{Device, Tensor};
@@ -31,22 +31,22 @@ pub fn run(args: Args) -> Result<()> {
     ensure!(args.threads != Some(0), "--threads must be at least 1");
     let device = args.device.open()?;
     let paths = photos(&args.images)?;
-    let source = Source::open(&args.weights)?;
+    let classifier = Classifier::open(&args.weights)?;
     if let Some(folder) = &args.heatmap {
         let failed = || format!("cannot make the folder {}", folder.display());
         std::fs::create_dir_all(folder).with_context(failed)?;
     }
     let count = paths.len();
-    let workers = workers(&source, &args, &device, count)?;
+    let workers = workers(&classifier, &args, &device, count)?;
     let start = Instant::now();
     let mut failed = 0;
     let mut out = std::io::stdout().lock();
-    for outcome in PhotoLoader::new(paths, source.transform, workers) {
+    for outcome in PhotoLoader::new(paths, classifier.transform, workers) {
         match outcome? {
             Ok(Classified { path, logits, drawing }) => {
-                show(&mut out, &path, &most_likely(&logits, args.topk), &source, args.json)?;
+                show(&mut out, &path, &most_likely(&logits, args.topk), &classifier, args.json)?;
                 if let (Some(folder), Some((photo, map))) = (&args.heatmap, drawing) {
-                    draw(folder, &path, &photo, &source, map)?;
+                    draw(folder, &path, &photo, &classifier, map)?;
                 }
             }
             Err(error) if count == 1 => return Err(error.into()),
@@ -76,15 +76,15 @@ type Outcome = Result<std::result::Result<Classified, resnext_data::Error>>;
 /// Each worker takes a photo from its file to its logits. If instead all threads shared each network, all of
 /// them would wait whenever one decodes.
 fn workers(
-    source: &Source,
+    classifier: &Classifier,
     args: &Args,
     device: &Device,
     photos: usize,
 ) -> Result<Vec<impl FnMut(&Path, resnext_data::Result<Sample>) -> Outcome + use<>>> {
     let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let count = threads.min(photos).max(1);
-    let network = Arc::new(Network::new(source, args, device)?);
-    let (height, width) = source.transform.crop;
+    let network = Arc::new(Network::new(classifier, args, device)?);
+    let (height, width) = classifier.transform.crop;
     let heatmap = args.heatmap.is_some();
     let worker = |i: usize| {
         let own_threads = threads / count + usize::from(i < threads % count);
@@ -118,27 +118,27 @@ fn show(
     out: &mut impl Write,
     path: &Path,
     classes: &[(usize, f32)],
-    source: &Source,
+    classifier: &Classifier,
     as_json: bool,
 ) -> std::io::Result<()> {
     if as_json {
         let classes: Vec<_> = classes
             .iter()
-            .map(|&(class, p)| json!({"class": class, "label": source.label(class), "probability": p}))
+            .map(|&(class, p)| json!({"class": class, "label": classifier.label(class), "probability": p}))
             .collect();
         return writeln!(out, "{}", json!({"image": path.display().to_string(), "top": classes}));
     }
     writeln!(out, "{}", path.display())?;
     for &(class, p) in classes {
-        writeln!(out, "  {:6.2} %  {} ({class})", 100.0 * p, source.label(class))?;
+        writeln!(out, "  {:6.2} %  {} ({class})", 100.0 * p, classifier.label(class))?;
     }
     Ok(())
 }
 
 /// Writes the photo with its heat map into the folder, under its own name.
-fn draw(folder: &Path, path: &Path, photo: &Photo, source: &Source, map: Map) -> Result<()> {
+fn draw(folder: &Path, path: &Path, photo: &Photo, classifier: &Classifier, map: Map) -> Result<()> {
     let size = (map.len(), map.first().map_or(0, Vec::len));
-    let drawn = overlay(photo, &source.transform.window(photo), &map.concat(), size);
+    let drawn = overlay(photo, &classifier.transform.window(photo), &map.concat(), size);
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     // Photos from different folders may have the same name.
     let free = |i: usize| folder.join(if i == 1 { format!("{stem}.png") } else { format!("{stem}-{i}.png") });

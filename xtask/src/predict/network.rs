@@ -1,8 +1,8 @@
 //! The network that classifies photos, in one of two forms.
 
 use super::args::Args;
+use crate::classifier::Classifier;
 use crate::dtype_arg::Dtype;
-use crate::weights_source::Source;
 use anyhow::{Result, bail};
 use candle_core::{DType, Device, Tensor};
 use resnext_model::{Fused, ResNext};
@@ -18,9 +18,9 @@ pub enum Network {
 }
 
 impl Network {
-    pub fn new(source: &Source, args: &Args, device: &Device) -> Result<Self> {
-        let builder = source.pretrained.weights.builder(DType::F32, device);
-        let config = &source.pretrained.config;
+    pub fn new(classifier: &Classifier, args: &Args, device: &Device) -> Result<Self> {
+        let builder = classifier.pretrained.weights.builder(DType::F32, device);
+        let config = &classifier.pretrained.config;
         let ranges = args.dtype.ranges(args.ranges.as_deref())?;
         Ok(match args.heatmap {
             None if device.is_cpu() => {

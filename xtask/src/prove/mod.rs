@@ -10,7 +10,7 @@ pub use args::Args;
 use args::BOUND;
 use candle_core::{DType, Device};
 use indicatif::{ProgressBar, ProgressStyle};
-use report::{Block, Network, Report};
+use report::{ProofReport, ProvedBlock, ProvedNetwork};
 use resnext_model::Config;
 use resnext_model::equivalence::{
     Stack, activations, controls, identity, layer_errors, network_errors, output_error,
@@ -36,7 +36,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let bar = progress_bar(blocks.len() + 2 * networks.len() + 1);
     let start = Instant::now();
 
-    let mut report = Report::new(&args);
+    let mut report = ProofReport::new(&args);
     for (network, stack) in &blocks {
         bar.set_message(format!("{network}: {}", stack.name));
         report.blocks.push(prove_block(network, stack, &device, args.seed)?);
@@ -47,7 +47,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         let stack = Stack::network(name, config);
         if exact_types(&device).contains(&DType::F64) {
             let identity = identity(&stack, DType::F64, &device, BOUND, args.seed)?;
-            report.networks.push(Network { name: name.to_string(), identity });
+            report.networks.push(ProvedNetwork { name: name.to_string(), identity });
         }
         bar.inc(1);
         bar.set_message(format!("{name}: rounding and {SGD_STEPS} steps of SGD"));
@@ -99,7 +99,7 @@ fn exact_types(device: &Device) -> &'static [DType] {
     if device.is_metal() { &[DType::F32] } else { &[DType::F64, DType::F32] }
 }
 
-fn prove_block(network: &str, stack: &Stack, device: &Device, seed: u64) -> Result<Block> {
+fn prove_block(network: &str, stack: &Stack, device: &Device, seed: u64) -> Result<ProvedBlock> {
     let identities = exact_types(device)
         .iter()
         .map(|&dtype| Ok(identity(stack, dtype, device, BOUND, seed)?))
@@ -114,5 +114,12 @@ fn prove_block(network: &str, stack: &Stack, device: &Device, seed: u64) -> Resu
         .map(|&dtype| Ok((dtype.as_str().to_string(), layer_errors(stack, dtype, device, seed)?)))
         .collect::<Result<_>>()?;
     let ulps = output_error(stack, device, seed)?;
-    Ok(Block { network: network.into(), block: stack.name.clone(), identities, activations, layers, ulps })
+    Ok(ProvedBlock {
+        network: network.into(),
+        block: stack.name.clone(),
+        identities,
+        activations,
+        layers,
+        ulps,
+    })
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 /// Everything that was found.
 #[derive(Serialize)]
-pub struct Report {
+pub struct ProofReport {
     /// Whether nothing failed.
     pub proved: bool,
     pub failures: Vec<String>,
@@ -21,15 +21,15 @@ pub struct Report {
     pub device: String,
     pub seed: u64,
     pub seconds: f64,
-    pub blocks: Vec<Block>,
-    pub networks: Vec<Network>,
+    pub blocks: Vec<ProvedBlock>,
+    pub networks: Vec<ProvedNetwork>,
     pub errors: Vec<NetworkErrors>,
     pub controls: Vec<Control>,
 }
 
 /// A block, proved and measured.
 #[derive(Serialize)]
-pub struct Block {
+pub struct ProvedBlock {
     pub network: String,
     pub block: String,
     /// The proof of each type's arithmetic.
@@ -44,7 +44,7 @@ pub struct Block {
 
 /// All blocks of a network in sequence, proved as one function.
 #[derive(Serialize)]
-pub struct Network {
+pub struct ProvedNetwork {
     pub name: String,
     pub identity: Identity,
 }
@@ -76,7 +76,7 @@ impl Files {
         Ok(Files { markdown, json, picture })
     }
 
-    pub fn write(&self, report: &Report) -> Result<()> {
+    pub fn write(&self, report: &ProofReport) -> Result<()> {
         let picture = self.picture.file_name().unwrap_or_default().to_string_lossy();
         replace_file(&self.markdown, report.to_markdown(&picture).as_bytes())?;
         replace_file(&self.json, serde_json::to_string_pretty(report)?.as_bytes())?;
@@ -85,9 +85,9 @@ impl Files {
     }
 }
 
-impl Report {
+impl ProofReport {
     pub fn new(args: &Args) -> Self {
-        Report {
+        ProofReport {
             proved: false,
             failures: Vec::new(),
             quick: args.quick,
@@ -213,7 +213,7 @@ impl Report {
             "bits that differ",
             "bound on a wrong verdict",
         ]);
-        for Network { name, identity } in &self.networks {
+        for ProvedNetwork { name, identity } in &self.networks {
             table.row(vec![
                 name.clone(),
                 identity.degree.to_string(),
@@ -283,7 +283,7 @@ impl Report {
     }
 }
 
-impl Display for Report {
+impl Display for ProofReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str(&self.sections(false))
     }

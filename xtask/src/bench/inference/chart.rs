@@ -1,6 +1,6 @@
 //! Engines side by side, as bars.
 
-use super::report::Report;
+use super::report::InferenceReport;
 use crate::line_chart::{BLUE, RED};
 use crate::plural::counted;
 use anyhow::{Result, anyhow};
@@ -21,7 +21,7 @@ enum Row {
 }
 
 /// Draws an SVG of milliseconds per image: for each batch size, one bar per engine.
-pub fn draw(report: &Report) -> Result<String> {
+pub fn draw(report: &InferenceReport) -> Result<String> {
     let rows = rows(report);
     let ms = rows.iter().map(|row| if let Row::Bar { ms, .. } = row { *ms } else { 0.0 });
     let longest = ms.fold(0.0, f64::max).max(1e-9);
@@ -32,7 +32,7 @@ pub fn draw(report: &Report) -> Result<String> {
         let failed = |error: DrawingAreaErrorKind<_>| anyhow!("cannot draw the chart: {error}");
         let text = |text: &str, at: (i32, i32)| Text::new(text.to_string(), at, ("sans-serif", 15));
         root.fill(&WHITE).map_err(failed)?;
-        let Report { model, size, threads, .. } = report;
+        let InferenceReport { model, size, threads, .. } = report;
         let threads = counted(*threads, "thread");
         let title = format!("{model}, {size}×{size}, {threads}: milliseconds per image");
         root.draw(&Text::new(title, (LABEL, 16), ("sans-serif", 17))).map_err(failed)?;
@@ -56,7 +56,7 @@ pub fn draw(report: &Report) -> Result<String> {
 }
 
 /// A heading per batch size, and below it a bar per engine.
-fn rows(report: &Report) -> Vec<Row> {
+fn rows(report: &InferenceReport) -> Vec<Row> {
     let timings = || report.contestants.iter().flat_map(|c| c.timings.iter().map(move |timing| (c, timing)));
     let batches: BTreeSet<usize> = timings().map(|(_, timing)| timing.batch).collect();
     let mut rows = Vec::new();

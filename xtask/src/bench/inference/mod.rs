@@ -6,7 +6,7 @@ mod worker;
 
 use super::args::Args;
 use super::engine::{Engine, PAUSE};
-use super::grouped::{self, Grouped, Pass};
+use super::grouped::{self, GroupedTimes, Pass};
 use super::peers::{Peers, ours};
 use super::stats::largest_difference;
 use super::target::Target;
@@ -15,7 +15,7 @@ use crate::inputs::images;
 use anyhow::{Result, ensure};
 use candle_core::{DType, Device};
 use indicatif::ProgressBar;
-use report::{Contestant, Layer, Report, Roofline, Timing};
+use report::{Contestant, InferenceReport, Layer, Roofline, Timing};
 use resnext_model::{Calibration, Fused, Summary, Weights};
 use resnext_train::checkpoint::replace_file;
 use serde_json::json;
@@ -29,7 +29,7 @@ const BATCHES: [usize; 3] = [1, 8, 32];
 const RUNS: usize = 3;
 
 /// Measures, prints the report and draws the chart. `folder` is for files that the engines need only now.
-pub fn run(args: &Args, target: &Target, weights: &Path, folder: &Path) -> Result<()> {
+pub fn benchmark(args: &Args, target: &Target, weights: &Path, folder: &Path) -> Result<()> {
     let batches = if args.batch.is_empty() { &BATCHES[..] } else { &args.batch };
     let report = measure(args, target, batches, start_engines(args, target, weights, folder)?)?;
     match args.json {
@@ -85,7 +85,12 @@ fn calibrate_on_input(target: &Target, weights: &Path, folder: &Path) -> Result<
     Ok(path)
 }
 
-fn measure(args: &Args, target: &Target, batches: &[usize], mut engines: Vec<Engine>) -> Result<Report> {
+fn measure(
+    args: &Args,
+    target: &Target,
+    batches: &[usize],
+    mut engines: Vec<Engine>,
+) -> Result<InferenceReport> {
     let summary = Summary::new(&target.config, target.size, target.size)?;
     let roofline = Roofline::measure();
     let times = time_in_turns(args, target, batches, &mut engines)?;
@@ -106,7 +111,7 @@ fn measure(args: &Args, target: &Target, batches: &[usize], mut engines: Vec<Eng
         first_logits_s: engine.first_logits_s,
         logits_error: largest_difference(&engine.logits, our_logits),
     };
-    Ok(Report {
+    Ok(InferenceReport {
         model: target.name.clone(),
         size: target.size,
         threads: target.threads,
@@ -164,7 +169,7 @@ fn time_layers(
 }
 
 /// Times grouped convolutions in f32, if our first engine computes in it, ours and PyTorch's.
-fn time_grouped(engines: &mut [Engine]) -> Result<Vec<Grouped>> {
+fn time_grouped(engines: &mut [Engine]) -> Result<Vec<GroupedTimes>> {
     match engines.split_first_mut() {
         Some((ours, peers)) if ours.precision == Dtype::F32.name() => {
             let mut compared = vec![ours];

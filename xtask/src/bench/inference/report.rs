@@ -1,6 +1,6 @@
 //! What a benchmark of inference measured, as tables.
 
-use crate::bench::grouped::{self, Grouped, Pass};
+use crate::bench::grouped::{self, GroupedTimes, Pass};
 use crate::bench::stats::{our_speed, quantile};
 use crate::dtype_arg::Dtype;
 use crate::plural::counted;
@@ -10,7 +10,7 @@ use serde::Serialize;
 use std::fmt::{self, Display, Formatter};
 
 #[derive(Serialize)]
-pub struct Report {
+pub struct InferenceReport {
     pub model: String,
     pub size: usize,
     pub threads: usize,
@@ -23,8 +23,8 @@ pub struct Report {
     /// The engines; ours comes first.
     pub contestants: Vec<Contestant>,
     pub layers: Vec<Layer>,
-    /// Grouped 3×3 convolutions alone, beside PyTorch's.
-    pub grouped: Vec<Grouped>,
+    /// GroupedTimes 3×3 convolutions alone, beside PyTorch's.
+    pub grouped: Vec<GroupedTimes>,
 }
 
 #[derive(Serialize)]
@@ -116,7 +116,7 @@ impl Layer {
     }
 }
 
-impl Report {
+impl InferenceReport {
     fn engine_table(&self) -> Table {
         let mut table = Table::new(&[
             "engine",
@@ -187,9 +187,10 @@ fn difference(value: f64) -> String {
     if value == 0.0 { "0".into() } else { format!("{value:.0e}") }
 }
 
-impl Display for Report {
+impl Display for InferenceReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Report { model, size, threads, rounds, instructions, peak_gflops, bandwidth_gb, .. } = self;
+        let InferenceReport { model, size, threads, rounds, instructions, peak_gflops, bandwidth_gb, .. } =
+            self;
         writeln!(
             f,
             "{model}, {size}×{size}, {}, {instructions}, {}",

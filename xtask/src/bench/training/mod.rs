@@ -6,20 +6,21 @@ mod worker;
 
 use super::args::Args;
 use super::engine::{Engine, PAUSE};
-use super::grouped::{self, Grouped, Pass};
+use super::grouped::{self, GroupedTimes, Pass};
 use super::peers::{Peers, ours};
 use super::target::Target;
 use crate::dtype_arg::Dtype;
 use anyhow::{Result, bail, ensure};
 use candle_core::DType;
-use report::{Measured, Report};
+use report::{Measured, TrainingReport};
 use resnext_model::Summary;
 use serde_json::{Value, json};
 use std::path::Path;
 use step::{COMPARED, MOMENTUM, PARTS, RATE};
 pub use worker::serve;
 
-pub fn run(args: &Args, target: &Target, weights: &Path) -> Result<()> {
+/// Measures, and prints the report.
+pub fn benchmark(args: &Args, target: &Target, weights: &Path) -> Result<()> {
     ensure!(!target.dtypes.contains(&Dtype::Int8), "--train is in f32 or bf16");
     let batch = match args.batch[..] {
         [] if target.is_cifar() => 128,
@@ -59,7 +60,7 @@ fn start_engines(args: &Args, target: &Target, weights: &Path) -> Result<Vec<Eng
     Ok(engines)
 }
 
-fn measure(args: &Args, target: &Target, batch: usize, mut engines: Vec<Engine>) -> Result<Report> {
+fn measure(args: &Args, target: &Target, batch: usize, mut engines: Vec<Engine>) -> Result<TrainingReport> {
     let peak = resnext_ops::fma_peak(DType::F32).unwrap_or(f64::NAN);
     let size = target.size;
     let request = |steps: usize| {
@@ -87,7 +88,7 @@ fn measure(args: &Args, target: &Target, batch: usize, mut engines: Vec<Engine>)
             Measured::new(engine, times, own_losses, &losses[0], batch, flops, peak_mb)
         },
     );
-    Ok(Report {
+    Ok(TrainingReport {
         model: target.name.clone(),
         size,
         batch,
@@ -119,7 +120,7 @@ fn time_in_turns(rounds: usize, request: Value, engines: &mut [Engine]) -> Resul
 }
 
 /// Times grouped convolutions in f32, where the network has such.
-fn time_grouped(target: &Target, engines: &mut [Engine]) -> Result<Vec<Grouped>> {
+fn time_grouped(target: &Target, engines: &mut [Engine]) -> Result<Vec<GroupedTimes>> {
     if target.is_cifar() || target.dtypes[0] != Dtype::F32 {
         return Ok(Vec::new());
     }

@@ -2,7 +2,7 @@
 
 use super::step::{COMPARED, PARTS};
 use crate::bench::engine::Engine;
-use crate::bench::grouped::{self, Grouped, Pass};
+use crate::bench::grouped::{self, GroupedTimes, Pass};
 use crate::bench::stats::{our_speed, quantile};
 use crate::plural::counted;
 use crate::text_table::Table;
@@ -13,7 +13,7 @@ use std::fmt::{self, Display, Formatter};
 const SAME: f64 = 1e-4;
 
 #[derive(Serialize)]
-pub struct Report {
+pub struct TrainingReport {
     pub model: String,
     pub size: usize,
     pub batch: usize,
@@ -26,8 +26,8 @@ pub struct Report {
     pub engines: Vec<Measured>,
     /// The median time, in milliseconds, of each part of a step that a fused operation did.
     pub layers: Vec<(String, f64)>,
-    /// Grouped 3×3 convolutions alone, where the network has such.
-    pub grouped: Vec<Grouped>,
+    /// GroupedTimes 3×3 convolutions alone, where the network has such.
+    pub grouped: Vec<GroupedTimes>,
 }
 
 /// One engine's steps. Times are medians in milliseconds.
@@ -89,7 +89,7 @@ impl Measured {
     }
 }
 
-impl Report {
+impl TrainingReport {
     fn engine_table(&self) -> Table {
         let mut table = Table::new(&[
             "engine",
@@ -159,9 +159,9 @@ impl Report {
     }
 }
 
-impl Display for Report {
+impl Display for TrainingReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Report { model, size, batch, threads, rounds, instructions, peak_gflops, .. } = self;
+        let TrainingReport { model, size, batch, threads, rounds, instructions, peak_gflops, .. } = self;
         writeln!(
             f,
             "training {model}, {size}×{size}, batch {batch}, {}, {instructions}, {}",
