@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use candle_core::{Device, Tensor, Var};
-use resnext_model::{Form, Weights, convert};
+use resnext_model::{Form, Weights, convert, weights_mismatch};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -56,8 +56,8 @@ struct Header {
 const VERSION: u32 = 1;
 /// The key of [`Header`] in the file's metadata.
 const HEADER: &str = "resnext-checkpoint";
+/// It starts with [`Weights::OPTIMIZER_PREFIX`], so that readers of weights leave momentum buffers out.
 const MOMENTUM: &str = "optimizer.momentum.";
-const AVERAGE: &str = "optimizer.average.";
 
 impl Checkpoint {
     /// Replaces the file at `path` as [`replace_file`] does, so that a run killed at any moment leaves its
@@ -76,7 +76,8 @@ impl Checkpoint {
         let named = |prefix: &'static str, tensors: &'_ BTreeMap<String, Tensor>| -> Vec<(String, Tensor)> {
             tensors.iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor.clone())).collect()
         };
-        let groups = [("", &self.tensors), (MOMENTUM, &self.momentum), (AVERAGE, &self.average)];
+        let groups =
+            [("", &self.tensors), (MOMENTUM, &self.momentum), (Weights::AVERAGE_PREFIX, &self.average)];
         let tensors = groups.into_iter().flat_map(|(prefix, tensors)| named(prefix, tensors));
         let metadata = HashMap::from([(HEADER.to_string(), header)]);
         let bytes =
@@ -130,7 +131,7 @@ impl Checkpoint {
             return Err(not(format!("expected format version {VERSION}, got {}", header.version)));
         }
         let mut tensors = parse(path, &bytes, device)?;
-        let (momentum, average) = (take(&mut tensors, MOMENTUM), take(&mut tensors, AVERAGE));
+        let (momentum, average) = (take(&mut tensors, MOMENTUM), take(&mut tensors, Weights::AVERAGE_PREFIX));
         Ok(Checkpoint {
             tensors,
             momentum,
@@ -162,30 +163,11 @@ fn take(tensors: &mut BTreeMap<String, Tensor>, prefix: &str) -> BTreeMap<String
 /// # Errors
 /// [`Error::Mismatch`], which lists missing and unexpected tensors and those of another shape.
 pub fn assign(variables: &[(String, Var)], tensors: &BTreeMap<String, Tensor>, source: &Path) -> Result<()> {
-    let mut problems = Vec::new();
-    let mut list = |what: &str, names: Vec<String>| {
-        if !names.is_empty() {
-            let more = if names.len() > 10 { ", …" } else { "" };
-            problems.push(format!(
-                "{} {what}: {}{more}",
-                names.len(),
-                names[..names.len().min(10)].join(", ")
-            ));
-        }
-    };
-    let shapes = variables.iter().filter_map(|(name, var)| {
-        let tensor = tensors.get(name)?;
-        (tensor.dims() != var.dims())
-            .then(|| format!("expected shape {:?}, file has {:?}: {name}", var.dims(), tensor.dims()))
-    });
-    list("of the wrong shape", shapes.collect());
-    let missing = variables.iter().filter(|(name, _)| !tensors.contains_key(name));
-    list("missing", missing.map(|(name, _)| name.clone()).collect());
-    let known =
-        |name: &str| name.ends_with("num_batches_tracked") || variables.iter().any(|(n, _)| n == name);
-    list("unexpected", tensors.keys().filter(|name| !known(name)).cloned().collect());
-    if !problems.is_empty() {
-        return Err(Error::Mismatch { path: source.to_path_buf(), problem: problems.join("; ") });
+    let required = variables.iter().map(|(name, var)| (name.as_str(), var.dims())).collect();
+    let found = tensors.iter().filter(|(name, _)| !name.ends_with("num_batches_tracked"));
+    let found = found.map(|(name, tensor)| (name.as_str(), tensor.dims())).collect();
+    if let Some(problem) = weights_mismatch(&required, &found) {
+        return Err(Error::Mismatch { path: source.to_path_buf(), problem });
     }
     for (name, var) in variables {
         var.set(&tensors[name].to_dtype(var.dtype())?)?;
