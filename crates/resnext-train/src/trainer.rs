@@ -1,109 +1,18 @@
-//! The training loop, to be read from top to bottom: settings, the caller's side, [`Trainer`], [`evaluate`].
+//! The training loop, to be read from top to bottom.
 
-use crate::amp::Amp;
 use crate::checkpoint::{Checkpoint, Progress, assign};
+use crate::config::TrainConfig;
+use crate::data::Data;
 use crate::error::{Error, Result};
-use crate::metrics::Metrics;
-use crate::schedule::Schedule;
-use crate::sgd::{Sgd, SgdConfig};
+use crate::evaluate::evaluate;
+use crate::observer::{BatchReport, EpochReport, Observer};
+use crate::sgd::Sgd;
 use crate::step::{ForwardBackward, forward_backward};
 use candle_core::{DType, Device, Tensor};
 use resnext_model::{Config, ResNext, Variables};
-use resnext_ops::{cross_entropy, loss_value};
+use resnext_ops::loss_value;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-
-/// The settings of a training run.
-#[derive(Debug, Clone)]
-pub struct TrainConfig {
-    /// Passes over the training set.
-    pub epochs: usize,
-    /// Peak learning rate, above 0.
-    pub lr: f64,
-    /// How the learning rate changes over the run.
-    pub schedule: Schedule,
-    /// The optimizer's settings.
-    pub sgd: SgdConfig,
-    /// Label smoothing of the cross-entropy loss, from 0 to 1.
-    pub label_smoothing: f64,
-    /// Batches per optimizer step, at least 1; their gradients are averaged.
-    pub accumulate: usize,
-    /// Seeds the initial weights.
-    pub seed: u64,
-    /// Decay of the exponential moving average of the weights that is evaluated, from 0 to below 1; 0
-    /// evaluates the weights themselves.
-    pub ema: f64,
-    /// Gradient checkpointing: the backward pass recomputes convolution results instead of keeping them in
-    /// memory. CPU only.
-    pub grad_checkpoint: bool,
-    /// Precision of feature maps and convolutions during training.
-    pub amp: Amp,
-}
-
-/// Images (N, 3, H, W), of type f32, and labels (N), of type u32.
-pub type Batch = (Tensor, Tensor);
-
-/// An iterator over batches.
-pub type Batches<'a> = Box<dyn Iterator<Item = Result<Batch>> + 'a>;
-
-/// The source of batches, implemented by the caller.
-pub trait Data {
-    /// Training batches per epoch.
-    fn batches_per_epoch(&self) -> usize;
-    /// The training batches of `epoch`, starting with number `first`, from 0. Every call must give the same
-    /// batches, or a resumed run differs.
-    fn train(&self, epoch: usize, first: usize) -> Batches<'_>;
-    /// The batches of the test set.
-    fn test(&self) -> Batches<'_>;
-}
-
-/// Receives a run's progress and decides whether it continues; implemented by the caller.
-pub trait Observer {
-    /// Called after each training batch.
-    fn on_batch(&mut self, report: &BatchReport);
-    /// Called after each evaluation batch with the number of examples seen so far.
-    fn on_test_batch(&mut self, _examples: usize) {}
-    /// Called after each epoch and its evaluation, before its checkpoint is saved.
-    ///
-    /// # Errors
-    /// An error ends the run and is returned by [`Trainer::run`].
-    fn on_epoch(&mut self, report: &EpochReport) -> Result<()>;
-    /// Saves a checkpoint; `best` is true if this epoch has the best test top-1 accuracy so far.
-    ///
-    /// # Errors
-    /// An error ends the run and is returned by [`Trainer::run`].
-    fn save(&mut self, checkpoint: &Checkpoint, best: bool) -> Result<()>;
-    /// Whether the run should save a checkpoint and stop; called after each optimizer step.
-    fn should_stop(&self) -> bool;
-}
-
-/// Progress after one training batch.
-#[derive(Debug, Clone)]
-pub struct BatchReport {
-    /// The current epoch, from 0.
-    pub epoch: usize,
-    /// Completed batches of this epoch.
-    pub batch: usize,
-    /// Images in the batch.
-    pub examples: usize,
-    /// Mean loss of the batch.
-    pub loss: f64,
-    /// Learning rate of the batch's optimizer step.
-    pub lr: f64,
-}
-
-/// Results of one epoch.
-#[derive(Debug, Clone)]
-pub struct EpochReport {
-    /// The epoch, from 0.
-    pub epoch: usize,
-    /// Metrics over the training batches, each computed before its optimizer step.
-    pub train: Metrics,
-    /// Metrics over the test set after the epoch.
-    pub test: Metrics,
-    /// Learning rate of the epoch's last step.
-    pub lr: f64,
-}
 
 /// How [`Trainer::run`] ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,27 +47,7 @@ impl Trainer {
         recipe: serde_json::Value,
         device: &Device,
     ) -> Result<Self> {
-        let positive = |name: &str, ok: bool| match ok {
-            true => Ok(()),
-            false => Err(Error::Config(format!("{name} must be at least 1, got 0"))),
-        };
-        positive("epochs", config.epochs > 0)?;
-        positive("accumulate", config.accumulate > 0)?;
-        if !(config.lr > 0.0 && config.lr.is_finite()) {
-            return Err(Error::Config(format!("the learning rate must be above 0, got {}", config.lr)));
-        }
-        if !(0.0..=1.0).contains(&config.label_smoothing) {
-            return Err(Error::Config(format!(
-                "label smoothing must be from 0 to 1, got {}",
-                config.label_smoothing
-            )));
-        }
-        config.schedule.validate()?;
-        if config.grad_checkpoint && !device.is_cpu() {
-            let message = "gradient checkpointing is supported on the CPU only; turn it off on other devices";
-            return Err(Error::Config(message.into()));
-        }
-        config.amp.check(device)?;
+        config.validate(device)?;
         let variables = Variables::new(config.seed, DType::F32, device);
         let mut network = ResNext::new(model, variables.builder())?;
         network.set_recompute(config.grad_checkpoint);
@@ -317,26 +206,4 @@ impl Trainer {
 /// The variables' values, outside of any gradient computation.
 fn detached(variables: Vec<(String, candle_core::Var)>) -> BTreeMap<String, Tensor> {
     variables.into_iter().map(|(name, var)| (name, var.as_detached_tensor())).collect()
-}
-
-/// Evaluates `network`, a function from images (N, 3, H, W) to logits (N, classes), over `batches`. After
-/// each batch, `observe` is called with the number of examples so far, the batch's logits (N, classes) and
-/// its labels (N).
-///
-/// # Errors
-/// Any error of the data, the network or `observe`.
-pub fn evaluate(
-    network: impl Fn(&Tensor) -> resnext_model::Result<Tensor>,
-    batches: Batches,
-    mut observe: impl FnMut(usize, &Tensor, &Tensor) -> Result<()>,
-) -> Result<Metrics> {
-    let mut metrics = Metrics::default();
-    for batch in batches {
-        let (images, labels) = batch?;
-        let logits = network(&images)?.detach();
-        let loss = loss_value(&cross_entropy(&logits, &labels, 0.0)?, &labels, logits.dim(1)?)?;
-        metrics.add(&logits, &labels, loss)?;
-        observe(metrics.count, &logits, &labels)?;
-    }
-    Ok(metrics)
 }

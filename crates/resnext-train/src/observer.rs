@@ -1,0 +1,53 @@
+//! Reports of a run's progress, and the trait that receives them, which the caller implements.
+
+use crate::checkpoint::Checkpoint;
+use crate::error::Result;
+use crate::metrics::Metrics;
+
+/// Receives a run's progress, saves its checkpoints and decides whether it continues.
+pub trait Observer {
+    /// Called after each training batch.
+    fn on_batch(&mut self, report: &BatchReport);
+    /// Called after each evaluation batch with the number of examples seen so far.
+    fn on_test_batch(&mut self, _examples: usize) {}
+    /// Called after each epoch and its evaluation, before its checkpoint is saved.
+    ///
+    /// # Errors
+    /// An error ends the run and is returned by [`Trainer::run`].
+    fn on_epoch(&mut self, report: &EpochReport) -> Result<()>;
+    /// Saves a checkpoint; `best` is true if this epoch has the best test top-1 accuracy so far.
+    ///
+    /// # Errors
+    /// An error ends the run and is returned by [`Trainer::run`].
+    fn save(&mut self, checkpoint: &Checkpoint, best: bool) -> Result<()>;
+    /// Whether the run should save a checkpoint and stop; called after each optimizer step.
+    fn should_stop(&self) -> bool;
+}
+
+/// Progress after one training batch.
+#[derive(Debug, Clone)]
+pub struct BatchReport {
+    /// The current epoch, from 0.
+    pub epoch: usize,
+    /// Completed batches of this epoch.
+    pub batch: usize,
+    /// Images in the batch.
+    pub examples: usize,
+    /// Mean loss of the batch.
+    pub loss: f64,
+    /// Learning rate of the batch's optimizer step.
+    pub lr: f64,
+}
+
+/// Results of one epoch.
+#[derive(Debug, Clone)]
+pub struct EpochReport {
+    /// The epoch, from 0.
+    pub epoch: usize,
+    /// Metrics over the training batches, each computed before its optimizer step.
+    pub train: Metrics,
+    /// Metrics over the test set after the epoch.
+    pub test: Metrics,
+    /// Learning rate of the epoch's last step.
+    pub lr: f64,
+}
