@@ -2,7 +2,7 @@
 
 use crate::text_table::Table;
 use anyhow::{Result, ensure};
-use resnext_model::{Config, Stem, Summary};
+use resnext_model::{Config, StemKind, Summary};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -19,7 +19,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let mut config = Config::by_name(&args.name)?;
     config.classes = args.classes.unwrap_or(config.classes);
-    let size = args.size.unwrap_or(if config.stem == Stem::ImageNet { 224 } else { 32 });
+    let size = args.size.unwrap_or(if config.stem == StemKind::ImageNet { 224 } else { 32 });
     ensure!((1..=1 << 14).contains(&size), "--size must be from 1 to 16384, got {size}");
     let summary = Summary::new(&config, size, size)?;
     print!("{}", layer_table(&summary).to_text());

@@ -28,7 +28,7 @@ pub struct Config {
     #[serde(default)]
     pub block: BlockKind,
     /// The layers before the first stage.
-    pub stem: Stem,
+    pub stem: StemKind,
     /// How a block's input reaches its output where their shapes differ.
     #[serde(default)]
     pub shortcut: Shortcut,
@@ -84,19 +84,19 @@ impl BlockKind {
 /// The layers before the first stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Stem {
+pub enum StemKind {
     /// A 7×7 convolution with stride 2, then a 3×3 max-pool with stride 2 (table 1).
     ImageNet,
     /// A 3×3 convolution (section 5.3).
     Cifar,
 }
 
-impl Stem {
+impl StemKind {
     /// The max-pool behind the first convolution, if there is one.
     pub(crate) fn pool(self) -> Option<Pool2dConfig> {
         match self {
-            Stem::ImageNet => Some(Pool2dConfig { kernel: 3, stride: 2, padding: 1 }),
-            Stem::Cifar => None,
+            StemKind::ImageNet => Some(Pool2dConfig { kernel: 3, stride: 2, padding: 1 }),
+            StemKind::Cifar => None,
         }
     }
 }
@@ -265,8 +265,8 @@ impl Config {
     /// The first convolution.
     pub(crate) fn entrance(&self) -> ConvSize {
         match self.stem {
-            Stem::ImageNet => ConvSize { stride: 2, ..ConvSize::dense(3, self.planes, 7) },
-            Stem::Cifar => ConvSize::dense(3, self.planes, 3),
+            StemKind::ImageNet => ConvSize { stride: 2, ..ConvSize::dense(3, self.planes, 7) },
+            StemKind::Cifar => ConvSize::dense(3, self.planes, 3),
         }
     }
 
@@ -295,7 +295,7 @@ impl Config {
 
     /// The stride of each stage's map relative to the image: 4, 8, 16 and 32 for an ImageNet network.
     pub fn strides(&self) -> Vec<usize> {
-        let first = if self.stem == Stem::ImageNet { 4 } else { 1 };
+        let first = if self.stem == StemKind::ImageNet { 4 } else { 1 };
         (0..self.depths.len()).map(|s| first << s).collect()
     }
 

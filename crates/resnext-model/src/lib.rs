@@ -19,7 +19,7 @@ mod variables;
 mod weights;
 
 // What a network looks like.
-pub use config::{BlockKind, BlockSize, Config, Form, Shortcut, Stem};
+pub use config::{BlockKind, BlockSize, Config, Form, Shortcut, StemKind};
 pub use summary::{Layer, Summary};
 
 // Training: the network, its blocks and its variables.

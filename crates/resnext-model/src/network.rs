@@ -1,14 +1,14 @@
 //! The whole network: stem, stages of blocks, head.
 
 use crate::block::Block;
-use crate::config::{Config, Stem};
+use crate::config::{Config, StemKind};
 use crate::error::{Error, Result};
 use crate::layer_names;
 use crate::layers::{BatchNorm, Conv, entrance, head};
 use crate::mode::Mode;
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
-use resnext_ops::{cast, global_avg_pool, linear, max_pool2d, scope, to_channels_last, untaped};
+use resnext_ops::{Stem, cast, global_avg_pool, linear, max_pool2d, scope, to_channels_last, untaped};
 
 /// A ResNeXt or ResNet, from images (N, 3, H, W) to logits (N, classes).
 ///
@@ -21,7 +21,7 @@ use resnext_ops::{cast, global_avg_pool, linear, max_pool2d, scope, to_channels_
 pub struct ResNext {
     pub(crate) conv1: Conv,
     pub(crate) bn1: BatchNorm,
-    pub(crate) stem: Stem,
+    pub(crate) stem: StemKind,
     stages: Vec<Vec<Block>>,
     /// Weight (classes, features) and bias (classes).
     pub(crate) fc: (Tensor, Tensor),
@@ -106,7 +106,7 @@ impl ResNext {
     /// relu(bn1(conv1(x))), and the max-pool of ImageNet's stem, of channels-last images.
     fn forward_stem(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let pool = self.stem.pool();
-        let fused = resnext_ops::Stem { conv: self.conv1.with_norm(&self.bn1), pool };
+        let fused = Stem { conv: self.conv1.with_norm(&self.bn1), pool };
         if mode == Mode::Train && fused.takes(x) {
             return Ok(fused.forward_train(x)?);
         }

@@ -1,19 +1,19 @@
 //! Networks by name: those of the paper's tables 2 to 7, those of torchvision and timm, and small ones.
 
-use crate::config::{BlockKind, Config, Form, Shortcut, Stem};
+use crate::config::{BlockKind, Config, Form, Shortcut, StemKind};
 use crate::error::{Error, Result};
 
 /// The depth in a name, with the blocks per stage, stem and planes that it stands for.
-const FAMILIES: [(&str, &[usize], Stem, usize); 9] = [
-    ("18", &[2, 2, 2, 2], Stem::ImageNet, 64),
-    ("34", &[3, 4, 6, 3], Stem::ImageNet, 64),
-    ("50", &[3, 4, 6, 3], Stem::ImageNet, 64),
-    ("101", &[3, 4, 23, 3], Stem::ImageNet, 64),
-    ("152", &[3, 8, 36, 3], Stem::ImageNet, 64),
-    ("200", &[3, 24, 36, 3], Stem::ImageNet, 64),
-    ("29", &[3, 3, 3], Stem::Cifar, 64),
-    ("20", &[2, 2, 2], Stem::Cifar, 16),
-    ("11", &[1, 1, 1], Stem::Cifar, 16),
+const FAMILIES: [(&str, &[usize], StemKind, usize); 9] = [
+    ("18", &[2, 2, 2, 2], StemKind::ImageNet, 64),
+    ("34", &[3, 4, 6, 3], StemKind::ImageNet, 64),
+    ("50", &[3, 4, 6, 3], StemKind::ImageNet, 64),
+    ("101", &[3, 4, 23, 3], StemKind::ImageNet, 64),
+    ("152", &[3, 8, 36, 3], StemKind::ImageNet, 64),
+    ("200", &[3, 24, 36, 3], StemKind::ImageNet, 64),
+    ("29", &[3, 3, 3], StemKind::Cifar, 64),
+    ("20", &[2, 2, 2], StemKind::Cifar, 16),
+    ("11", &[1, 1, 1], StemKind::Cifar, 16),
 ];
 
 /// The depths of networks with basic blocks.
@@ -95,7 +95,7 @@ impl Config {
             block,
             stem,
             shortcut: Shortcut::Projection,
-            classes: if stem == Stem::ImageNet { 1000 } else { 10 },
+            classes: if stem == StemKind::ImageNet { 1000 } else { 10 },
             form: Form::C,
             zero_init_last: false,
         };

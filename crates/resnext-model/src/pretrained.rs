@@ -1,6 +1,6 @@
 //! A trained network with all that its use requires: weights, configuration, preprocessing and class names.
 
-use crate::config::{BlockKind, Config, Stem};
+use crate::config::{BlockKind, Config, StemKind};
 use crate::error::{Error, Result};
 use crate::weights::{Head, Weights};
 use serde::Deserialize;
@@ -40,16 +40,16 @@ pub struct Preprocessing {
 impl Preprocessing {
     /// The usual preprocessing of networks with this stem: torchvision's for ImageNet (resize to 256, central crop of
     /// 224, bilinear, mean and standard deviation of ImageNet), or whole 32×32 images with those of CIFAR-10.
-    pub fn usual(stem: Stem) -> Self {
+    pub fn usual(stem: StemKind) -> Self {
         match stem {
-            Stem::ImageNet => Preprocessing {
+            StemKind::ImageNet => Preprocessing {
                 size: (224, 224),
                 crop_pct: 0.875,
                 interpolation: "bilinear".into(),
                 mean: [0.485, 0.456, 0.406],
                 std: [0.229, 0.224, 0.225],
             },
-            Stem::Cifar => Preprocessing {
+            StemKind::Cifar => Preprocessing {
                 size: (32, 32),
                 crop_pct: 1.0,
                 interpolation: "bilinear".into(),

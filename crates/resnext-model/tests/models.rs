@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use resnext_model::{
-    BlockKind, Config, Error, Form, ResNext, Shortcut, Stem, Summary, Variables, convert, equivalence,
+    BlockKind, Config, Error, Form, ResNext, Shortcut, StemKind, Summary, Variables, convert, equivalence,
 };
 
 fn millions(name: &str, side: usize) -> (usize, f64) {
@@ -62,7 +62,7 @@ fn basic_blocks_have_one_path_and_one_form() {
         depths: vec![3, 3, 3],
         planes: 16,
         base_width: 16,
-        stem: Stem::Cifar,
+        stem: StemKind::Cifar,
         shortcut: Shortcut::Identity,
         classes: 10,
         ..resnet18.clone()
@@ -133,14 +133,14 @@ fn presets_are_what_their_names_say() {
         let number = name.trim_start_matches(|c: char| !c.is_ascii_digit());
         let (depth, size) = number.split_once('_').unwrap_or((number, "1x64d"));
         assert_eq!(size, format!("{}x{}d", config.cardinality, config.base_width), "{name}");
-        let side = if config.stem == Stem::ImageNet { 224 } else { 32 };
+        let side = if config.stem == StemKind::ImageNet { 224 } else { 32 };
         let summary = Summary::new(&config, side, side).unwrap();
         let layers = summary.layers.iter().filter(|layer| !layer.name.contains("downsample"));
         assert_eq!(layers.count(), depth.parse::<usize>().unwrap(), "{name}");
         assert_eq!(config.block == BlockKind::Basic, matches!(depth, "18" | "34"), "{name}");
-        assert_eq!(config.classes, if config.stem == Stem::ImageNet { 1000 } else { 10 }, "{name}");
+        assert_eq!(config.classes, if config.stem == StemKind::ImageNet { 1000 } else { 10 }, "{name}");
         // The last convolution's map is 7×7 for ImageNet and 8×8 for CIFAR, as in the paper's tables.
-        let side = if config.stem == Stem::ImageNet { 7 } else { 8 };
+        let side = if config.stem == StemKind::ImageNet { 7 } else { 8 };
         let conv = summary.layers.iter().rfind(|layer| layer.name.contains("conv")).unwrap();
         assert_eq!(conv.output, (config.features(), side, side), "{name}");
     }

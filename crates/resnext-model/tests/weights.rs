@@ -5,7 +5,7 @@ mod common;
 use candle_core::{DType, Tensor};
 use common::{CPU, difference, images, save, tensors, values, weight};
 use resnext_model::{
-    Config, Error, Form, Fused, Head, Pretrained, ResNext, Stem, Variables, Weights, convert,
+    Config, Error, Form, Fused, Head, Pretrained, ResNext, StemKind, Variables, Weights, convert,
 };
 use std::path::{Path, PathBuf};
 
@@ -285,7 +285,7 @@ fn a_folder_has_its_configuration_and_it_is_checked() {
     assert!(fails(&timm(3, "").replace("center", "border")).contains("expected crop_mode center"));
     // A file of some other program does not matter, nor does none.
     for other in [r#"{"mean": [1, 1, 1]}"#, "{}"] {
-        let usual = resnext_model::Preprocessing::usual(Stem::Cifar);
+        let usual = resnext_model::Preprocessing::usual(StemKind::Cifar);
         assert_eq!(open(other).unwrap().preprocessing, usual);
     }
     std::fs::remove_file(folder.path().join("config.json")).unwrap();

@@ -3,7 +3,7 @@
 #![cfg(feature = "cuda")]
 
 use candle_core::{DType, Device, Tensor};
-use resnext_model::{Config, ResNext, Stem, Variables};
+use resnext_model::{Config, ResNext, StemKind, Variables};
 use resnext_ops::{cross_entropy, cuda, value_and_gradients};
 use resnext_train::{
     Amp, BatchReport, Batches, Checkpoint, Data, EpochReport, Error, Observer, Result, Schedule, Sgd,
@@ -93,7 +93,7 @@ fn train(
 fn training_steps_are_the_cpus() {
     let Some((device, _one)) = device("training_steps_are_the_cpus") else { return };
     let cifar = Config::by_name("resnext11_8x4d").unwrap();
-    let imagenet = Config { stem: Stem::ImageNet, ..cifar.clone() };
+    let imagenet = Config { stem: StemKind::ImageNet, ..cifar.clone() };
     for (config, half, tolerance) in
         [(&cifar, None, 1e-3), (&imagenet, None, 1e-3), (&imagenet, Some(DType::BF16), 5e-2)]
     {

@@ -3,7 +3,7 @@
 use super::args::Args;
 use crate::dtype_arg::Dtype;
 use anyhow::{Result, ensure};
-use resnext_model::{Config, Form, Stem};
+use resnext_model::{Config, Form, StemKind};
 
 pub struct Target {
     pub name: String,
@@ -22,7 +22,7 @@ impl Target {
     /// If a number is out of range, or this machine cannot compute in one of the types.
     pub fn new(args: &Args) -> Result<Self> {
         let config = Config { form: Form::C, ..Config::by_name(&args.model)? };
-        let size = args.size.unwrap_or(if config.stem == Stem::ImageNet { 224 } else { 32 });
+        let size = args.size.unwrap_or(if config.stem == StemKind::ImageNet { 224 } else { 32 });
         let threads =
             args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         ensure!((1..=1 << 14).contains(&size), "--size must be from 1 to 16384, got {size}");
@@ -53,6 +53,6 @@ impl Target {
 
     /// Whether the network has the small stem of CIFAR networks.
     pub fn is_cifar(&self) -> bool {
-        self.config.stem == Stem::Cifar
+        self.config.stem == StemKind::Cifar
     }
 }

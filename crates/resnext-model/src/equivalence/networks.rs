@@ -4,7 +4,7 @@ use super::distance::{distance, epsilon, largest, relative_error, worse};
 use super::layers::{normals, roundings};
 use super::stack::{Stack, generator, tensor};
 use crate::block::Block;
-use crate::config::{BlockSize, Config, Form, Stem};
+use crate::config::{BlockSize, Config, Form, StemKind};
 use crate::convert::{self, Tensors};
 use crate::error::{Error, Result};
 use crate::layer_names;
@@ -127,8 +127,8 @@ const BATCH: usize = 4;
 /// The height and width of the images: small, but large enough that no batch norm divides by almost nothing.
 fn side(config: &Config) -> usize {
     match config.stem {
-        Stem::ImageNet => 64,
-        Stem::Cifar => 16,
+        StemKind::ImageNet => 64,
+        StemKind::Cifar => 16,
     }
 }
 

@@ -4,7 +4,7 @@ use super::network::Fused;
 use super::stage::{FusedBlock, FusedStage};
 use crate::block::Block;
 use crate::calibration::Ranges;
-use crate::config::{Config, Stem};
+use crate::config::{Config, StemKind};
 use crate::error::{Error, Result};
 use crate::folded::{FoldedConv, InferenceType};
 use crate::layer_names;
@@ -93,14 +93,14 @@ struct FusedBuilder<'a> {
     quantization: Option<Quantization>,
     entrance: FusedConv,
     border: usize,
-    stem: Stem,
+    stem: StemKind,
     stages: Vec<FusedStage>,
     /// The layer whose output the next block reads.
     source: String,
 }
 
 impl<'a> FusedBuilder<'a> {
-    fn new(entrance: FoldedConv, stem: Stem, dtype: InferenceType<'a>) -> Result<Self> {
+    fn new(entrance: FoldedConv, stem: StemKind, dtype: InferenceType<'a>) -> Result<Self> {
         let (entrance, border) = entrance.without_padding();
         let source = if stem.pool().is_some() { "maxpool" } else { "conv1" };
         let (ends_dtype, quantization) = match dtype {

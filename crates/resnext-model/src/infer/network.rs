@@ -3,7 +3,7 @@
 use super::buffers::{Buffers, ImageBuffers, LastStageBuffers, StageMaps, StemMaps, input_and_spare};
 use super::stage::{FusedStage, Observer};
 use crate::calibration::Calibration;
-use crate::config::Stem;
+use crate::config::StemKind;
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use resnext_ops::{Activations, Crew, FusedConv, Fusion, Quantization};
@@ -33,7 +33,7 @@ pub struct Fused {
     pub(super) entrance: FusedConv,
     /// The padding with which images are loaded, so that the first convolution needs none.
     pub(super) border: usize,
-    pub(super) stem: Stem,
+    pub(super) stem: StemKind,
     pub(super) stages: Vec<FusedStage>,
     pub(super) fc: FusedConv,
     pub(super) classes: usize,

@@ -1,7 +1,7 @@
 //! The configuration of a network, inferred from the names and shapes of its weights.
 
 use super::Weights;
-use crate::config::{BlockKind, Config, Form, Shortcut, Stem};
+use crate::config::{BlockKind, Config, Form, Shortcut, StemKind};
 use crate::error::{Error, Result};
 use crate::layer_names;
 
@@ -65,10 +65,10 @@ impl Weights {
     }
 
     /// The stem and its output channels.
-    fn stem(&self) -> Result<(Stem, usize)> {
+    fn stem(&self) -> Result<(StemKind, usize)> {
         match self.square("conv1.weight")? {
-            (planes, 3, 7) => Ok((Stem::ImageNet, planes)),
-            (planes, 3, 3) => Ok((Stem::Cifar, planes)),
+            (planes, 3, 7) => Ok((StemKind::ImageNet, planes)),
+            (planes, 3, 3) => Ok((StemKind::Cifar, planes)),
             (_, channels, kernel) => {
                 let what = format!("a first convolution of {channels} channels, {kernel}×{kernel}");
                 Err(self.unsupported(what))
