@@ -39,8 +39,8 @@ impl Calibration {
         map.values().for_each(|value| histogram.add(value));
     }
 
-    /// The range of each map that minimises its squared quantisation error. Where a few values are far beyond all
-    /// others, clipping them loses less than the larger steps would cost the others.
+    /// The range of each map that minimises its squared quantisation error. Where a few values are far beyond
+    /// all others, clipping them loses less than the larger steps would cost the others.
     ///
     /// # Errors
     /// [`Error::Calibration`] if a map had values that are not finite.
@@ -110,8 +110,8 @@ impl Histogram {
         f64::from(f32::from_bits((bin as u32) << 16))
     }
 
-    /// The range of the least squared error: step²/12 for each value inside, and (value - largest)² for each value
-    /// beyond.
+    /// The range of the least squared error: step²/12 for each value inside, and (value - largest)² for each
+    /// value beyond.
     fn range(&self) -> Range {
         let steps = if self.signed { 127.0 } else { 255.0 };
         // Bin 0 is left out: zeros have no error.
@@ -153,7 +153,8 @@ mod tests {
         assert!(!even.signed && (1.9..2.05).contains(&even.largest), "{even:?}");
         let signed = range((-1000..=1000).map(|i| i as f32 / 500.0), true);
         assert!(signed.signed && (1.9..2.05).contains(&signed.largest), "{signed:?}");
-        // One number in a million is ten times the others: to hold it, all of them would lose more than it does.
+        // One number in a million is ten times the others: to hold it, all of them would lose more than it
+        // does.
         let rare = range((0..1_000_000).map(|i| i as f32 / 1e6).chain([10.0]), false);
         assert!((1.0..9.0).contains(&rare.largest), "{rare:?}");
         assert_eq!(range([0.0, 0.0], false), Range { largest: 0.0, signed: false });

@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 /// A ResNeXt (section 3.1 and table 1 of the paper), or one of the ResNets it generalises.
 ///
-/// Two rules give every width: blocks of one stage share their sizes, and each later stage halves the feature map
-/// and doubles the width. A ResNet is a ResNeXt of cardinality 1 and base width 64.
+/// Two rules give every width: blocks of one stage share their sizes, and each later stage halves the feature
+/// map and doubles the width. A ResNet is a ResNeXt of cardinality 1 and base width 64.
 ///
-/// [`Config::by_name`] gives the published networks. Serialised, a configuration is a table of these fields; those
-/// with a default may be left out.
+/// [`Config::by_name`] gives the published networks. Serialised, a configuration is a table of these fields;
+/// those with a default may be left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -46,15 +46,16 @@ fn default_planes() -> usize {
     64
 }
 
-/// Which convolutions a residual block consists of (He et al., "Deep Residual Learning", arXiv 1512.03385, figure 5).
+/// Which convolutions a residual block consists of (He et al., "Deep Residual Learning", arXiv 1512.03385,
+/// figure 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BlockKind {
     /// 1×1, 3×3 and 1×1 convolutions: every ResNeXt, and ResNets of 50 and more layers.
     #[default]
     Bottleneck,
-    /// Two 3×3 convolutions: ResNet-18 and 34. Paths of two layers add up to one wider dense block (section 3.3 and
-    /// figure 4 of the ResNeXt paper), so basic blocks have cardinality 1 and form (c) only.
+    /// Two 3×3 convolutions: ResNet-18 and 34. Paths of two layers add up to one wider dense block (section
+    /// 3.3 and figure 4 of the ResNeXt paper), so basic blocks have cardinality 1 and form (c) only.
     Basic,
 }
 
@@ -101,8 +102,8 @@ impl StemKind {
     }
 }
 
-/// The shortcut of a block whose output has another shape than its input (He et al., "Deep Residual Learning",
-/// section 3.3).
+/// The shortcut of a block whose output has another shape than its input (He et al., "Deep Residual
+/// Learning", section 3.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Shortcut {
@@ -229,8 +230,8 @@ pub(crate) struct ConvSize {
     pub(crate) kernel: usize,
     pub(crate) stride: usize,
     pub(crate) groups: usize,
-    /// Output channels of the convolution in form (c) that this one is a part of. Initialisation uses it, so that
-    /// paths start with the same distribution as the grouped convolution they add up to.
+    /// Output channels of the convolution in form (c) that this one is a part of. Initialisation uses it, so
+    /// that paths start with the same distribution as the grouped convolution they add up to.
     pub(crate) joined_output: usize,
 }
 

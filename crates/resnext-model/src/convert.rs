@@ -7,8 +7,8 @@
 //! | 1×1 | `conv3` | `conv3` | C slices of columns: `paths.i.conv3` |
 //! | batch norm, shortcut | `bn3`, `downsample` | the same | the same |
 //!
-//! Everything with one entry per weight converts alike: gradients, momentum buffers, averages. A part of a block's
-//! weights converts too, as long as all paths have it.
+//! Everything with one entry per weight converts alike: gradients, momentum buffers, averages. A part of a
+//! block's weights converts too, as long as all paths have it.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
@@ -37,8 +37,8 @@ pub type Tensors = BTreeMap<String, Tensor>;
 /// Converts the weights of a whole network from the form of `config` to the form `to`.
 ///
 /// # Errors
-/// [`Error::Convert`] if a weight of a path is missing, unexpected, or of a shape that cannot be joined or split;
-/// [`Error::Config`] if blocks of this kind do not have the form.
+/// [`Error::Convert`] if a weight of a path is missing, unexpected, or of a shape that cannot be joined or
+/// split; [`Error::Config`] if blocks of this kind do not have the form.
 pub fn network(tensors: &Tensors, config: &Config, to: Form) -> Result<Tensors> {
     config.block.check_form(to)?;
     let mut converted = Tensors::new();
@@ -63,8 +63,8 @@ pub fn network(tensors: &Tensors, config: &Config, to: Form) -> Result<Tensors> 
     Ok(converted)
 }
 
-/// Converts the weights of one block with `cardinality` paths between forms. Names are those within the block, such
-/// as `conv2.weight`.
+/// Converts the weights of one block with `cardinality` paths between forms. Names are those within the
+/// block, such as `conv2.weight`.
 ///
 /// # Errors
 /// [`Error::Convert`], as [`network`].
@@ -75,7 +75,8 @@ pub fn block(tensors: &Tensors, cardinality: usize, from: Form, to: Form) -> Res
     split(&join(tensors, cardinality, from)?, cardinality, to)
 }
 
-/// The dimension along which a layer of form (c) is the concatenation of its paths' parts, if `form` splits it.
+/// The dimension along which a layer of form (c) is the concatenation of its paths' parts, if `form` splits
+/// it.
 fn path_dim(name: &str, form: Form) -> Option<usize> {
     match (name.split('.').next()?, form) {
         (_, Form::C) => None,

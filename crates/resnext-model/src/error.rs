@@ -6,7 +6,8 @@ use candle_core::Shape;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No model has this name.
-    #[error("unknown model `{name}`{}; known: {}; or any resnext{{11,20,29,50,101,152,200}}_CxDd, such as resnext50_16x8d",
+    #[error("unknown model `{name}`{}; known: {}; or any resnext{{11,20,29,50,101,152,200}}_CxDd, \
+        such as resnext50_16x8d",
         nearest.map(|n| format!("; did you mean `{n}`?")).unwrap_or_default(), known.join(", "))]
     UnknownModel {
         /// The unknown name.
@@ -22,7 +23,8 @@ pub enum Error {
     /// An image batch of the wrong shape.
     #[error("expected images (N, 3, H, W) with sides of at least one pixel, got shape {0:?}")]
     Input(Shape),
-    /// Ranges of feature maps from which no int8 network can be built, or a network that cannot be calibrated.
+    /// Ranges of feature maps from which no int8 network can be built, or a network that cannot be
+    /// calibrated.
     #[error("calibration: {0}")]
     Calibration(String),
     /// A text that does not name a form.
@@ -81,7 +83,7 @@ pub enum Error {
         /// What was expected, and what was found.
         problem: String,
     },
-    /// A file that cannot be had from the Hugging Face Hub.
+    /// A file that cannot be downloaded from the Hugging Face Hub.
     #[cfg(feature = "hub")]
     #[error(transparent)]
     Hub(#[from] crate::hub::error::HubError),

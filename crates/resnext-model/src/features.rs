@@ -8,12 +8,13 @@ use resnext_ops::{global_avg_pool, linear};
 
 impl ResNext {
     /// Logits (N, classes) of images `x` (N, 3, H, W), and where in each image the evidence for `class` lies:
-    /// Grad-CAM (Selvaraju et al., arXiv 1610.02391) of the last stage, (N, H/stride, W/stride), scaled so that each
-    /// image's largest value is 1. An image without evidence for the class is 0 everywhere. `None` stands for each
-    /// image's most likely class.
+    /// Grad-CAM (Selvaraju et al., arXiv 1610.02391) of the last stage, (N, H/stride, W/stride), scaled so
+    /// that each image's largest value is 1. An image without evidence for the class is 0 everywhere. `None`
+    /// stands for each image's most likely class.
     ///
-    /// Only an average and a linear layer follow the last stage, so the gradient of a logit with respect to the map
-    /// is the layer's weight divided by the number of pixels, and takes no backward pass (section 3.1 there).
+    /// Only an average and a linear layer follow the last stage, so the gradient of a logit with respect to
+    /// the map is the layer's weight divided by the number of pixels, and takes no backward pass (section 3.1
+    /// there).
     ///
     /// # Errors
     /// Those of [`forward`](Self::forward), and if there is no such class.
@@ -39,8 +40,9 @@ impl ResNext {
         Ok((logits, evidence.broadcast_div(&largest)?.reshape((n, h, w))?))
     }
 
-    /// Freezes the stem and the first `stages` stages: training then uses the running statistics of their batch
-    /// norms, computes no gradients for them and keeps nothing for a backward pass. `None` unfreezes everything.
+    /// Freezes the stem and the first `stages` stages: training then uses the running statistics of their
+    /// batch norms, computes no gradients for them and keeps nothing for a backward pass. `None` unfreezes
+    /// everything.
     pub fn freeze(&mut self, stages: Option<usize>) {
         self.frozen = stages;
     }

@@ -10,8 +10,8 @@ pub(crate) fn block(s: usize, i: usize) -> String {
     format!("layer{}.{i}", s + 1)
 }
 
-/// Splits `layer1.0.conv2.weight` into its block, `layer1.0.`, and its name there, `conv2.weight`. `None` if the
-/// weight lies outside of the blocks.
+/// Splits `layer1.0.conv2.weight` into its block, `layer1.0.`, and its name there, `conv2.weight`. `None` if
+/// the weight lies outside of the blocks.
 pub(crate) fn split_block(name: &str) -> Option<(&str, &str)> {
     let mut dots = name.match_indices('.').map(|(at, _)| at);
     let (first, second) = (dots.next()?, dots.next()?);

@@ -62,8 +62,8 @@ impl Conv {
     }
 }
 
-/// Batch normalisation of C channels. In [`Mode::Polynomial`] it does nothing but reduce modulo the prime, and so
-/// does the ReLU behind it.
+/// Batch normalisation of C channels. In [`Mode::Polynomial`] it does nothing but reduce modulo the prime,
+/// and so does the ReLU behind it.
 #[derive(Debug, Clone)]
 pub(crate) struct BatchNorm {
     /// The scale (C).
@@ -76,7 +76,8 @@ pub(crate) struct BatchNorm {
 }
 
 impl BatchNorm {
-    /// A batch norm whose scale starts at `scale`: 0 at the end of blocks that start as identities, otherwise 1.
+    /// A batch norm whose scale starts at `scale`: 0 at the end of blocks that start as identities, otherwise
+    /// 1.
     pub(crate) fn new(channels: usize, scale: f64, vb: VarBuilder) -> Result<Self> {
         let get = |name: &str, value: f64| vb.get_with_hints(channels, name, Init::Const(value));
         Ok(BatchNorm {

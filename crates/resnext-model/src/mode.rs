@@ -7,8 +7,8 @@ pub enum Mode {
     Train,
     /// Evaluation: batch norm with the running statistics, and ReLU.
     Eval,
-    /// Neither batch norm nor ReLU, so that a block is a polynomial of its input and weights, computed modulo an odd
-    /// prime. The exact proof in [`equivalence`](crate::equivalence) uses it.
+    /// Neither batch norm nor ReLU, so that a block is a polynomial of its input and weights, computed modulo
+    /// an odd prime. The exact proof in [`equivalence`](crate::equivalence) uses it.
     Polynomial {
         /// The prime.
         modulus: u32,

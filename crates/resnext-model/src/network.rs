@@ -51,8 +51,8 @@ impl ResNext {
         Ok(ResNext { conv1, bn1, stem: config.stem, stages, fc, frozen: None, half: None })
     }
 
-    /// Logits (N, classes) of images `x` (N, 3, H, W). With `train`, batch norm uses the statistics of this batch
-    /// and updates its running ones; without, it uses the running ones.
+    /// Logits (N, classes) of images `x` (N, 3, H, W). With `train`, batch norm uses the statistics of this
+    /// batch and updates its running ones; without, it uses the running ones.
     ///
     /// # Errors
     /// If `x` is not (N, 3, H, W), or not of the weights' type.
@@ -61,8 +61,8 @@ impl ResNext {
         Ok(linear(&self.embedding(x, train)?, weight, Some(bias))?)
     }
 
-    /// The input of the last layer, (N, features): the last stage's map, averaged over its pixels. `train` is as
-    /// in [`forward`](Self::forward).
+    /// The input of the last layer, (N, features): the last stage's map, averaged over its pixels. `train` is
+    /// as in [`forward`](Self::forward).
     ///
     /// # Errors
     /// Those of [`forward`](Self::forward).
@@ -72,9 +72,9 @@ impl ResNext {
         Ok(cast(&global_avg_pool(last)?, self.fc.0.dtype())?)
     }
 
-    /// The output of each stage, (N, C, H/stride, W/stride), with [`Config::channels`] and [`Config::strides`];
-    /// sides that do not divide are rounded up. Detection and segmentation use these maps, as C2 to C5 of an
-    /// ImageNet network. `train` is as in [`forward`](Self::forward).
+    /// The output of each stage, (N, C, H/stride, W/stride), with [`Config::channels`] and
+    /// [`Config::strides`]; sides that do not divide are rounded up. Detection and segmentation use these
+    /// maps, as C2 to C5 of an ImageNet network. `train` is as in [`forward`](Self::forward).
     ///
     /// # Errors
     /// Those of [`forward`](Self::forward).
@@ -122,16 +122,16 @@ impl ResNext {
         &self.stages
     }
 
-    /// Gradient checkpointing: whether training keeps only the output of each bottleneck block in form (c) and
-    /// computes the rest again in the backward pass. It takes less memory and more time, and gives the same results
-    /// bit for bit.
+    /// Gradient checkpointing: whether training keeps only the output of each bottleneck block in form (c)
+    /// and computes the rest again in the backward pass. It takes less memory and more time, and gives the
+    /// same results bit for bit.
     pub fn set_recompute(&mut self, recompute: bool) {
         self.stages.iter_mut().flatten().for_each(|block| block.set_recompute(recompute));
     }
 
-    /// Mixed precision: in training, feature maps and their gradients are of type `dtype`, BF16 or F16, from the
-    /// first convolution to the last stage. Weights and their gradients, the statistics of batch norm and the last
-    /// layer stay f32, and so does evaluation. `None` switches it off.
+    /// Mixed precision: in training, feature maps and their gradients are of type `dtype`, BF16 or F16, from
+    /// the first convolution to the last stage. Weights and their gradients, the statistics of batch norm and
+    /// the last layer stay f32, and so does evaluation. `None` switches it off.
     ///
     /// # Errors
     /// If the weights are not f32, or `dtype` is neither BF16 nor F16.
@@ -150,7 +150,8 @@ impl ResNext {
     }
 }
 
-/// Runs `forward` in `mode`; or, if this part of the network is frozen, in evaluation mode and without a gradient.
+/// Runs `forward` in `mode`; or, if this part of the network is frozen, in evaluation mode and without a
+/// gradient.
 fn unless_frozen(frozen: bool, mode: Mode, forward: impl Fn(Mode) -> Result<Tensor>) -> Result<Tensor> {
     match frozen {
         true => Ok(untaped(|| forward(Mode::Eval))?.detach()),

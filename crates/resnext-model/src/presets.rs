@@ -55,9 +55,9 @@ impl Config {
         &NAMES
     }
 
-    /// The network of this name: a preset, or any `resnext{depth}_{C}x{d}d` with a depth of 50, 101, 152 or 200 for
-    /// ImageNet and 11, 20 or 29 for CIFAR. ImageNet networks have 1000 classes, CIFAR networks 10; set
-    /// [`Config::classes`] for another number.
+    /// The network of this name: a preset, or any `resnext{depth}_{C}x{d}d` with a depth of 50, 101, 152 or
+    /// 200 for ImageNet and 11, 20 or 29 for CIFAR. ImageNet networks have 1000 classes, CIFAR networks 10;
+    /// set [`Config::classes`] for another number.
     ///
     /// # Errors
     /// [`Error::UnknownModel`], which suggests the most similar preset.

@@ -38,8 +38,9 @@ pub struct Preprocessing {
 }
 
 impl Preprocessing {
-    /// The usual preprocessing of networks with this stem: torchvision's for ImageNet (resize to 256, central crop of
-    /// 224, bilinear, mean and standard deviation of ImageNet), or whole 32×32 images with those of CIFAR-10.
+    /// The usual preprocessing of networks with this stem: torchvision's for ImageNet (resize to 256, central
+    /// crop of 224, bilinear, mean and standard deviation of ImageNet), or whole 32×32 images with those of
+    /// CIFAR-10.
     pub fn usual(stem: StemKind) -> Self {
         match stem {
             StemKind::ImageNet => Preprocessing {
@@ -65,8 +66,8 @@ impl Preprocessing {
     }
 }
 
-/// A repository's `config.json`. timm has the settings for images in `pretrained_cfg`; older files have them at the top
-/// level.
+/// A repository's `config.json`. timm has the settings for images in `pretrained_cfg`; older files have them
+/// at the top level.
 #[derive(Debug, Default, Deserialize)]
 struct ConfigFile {
     num_classes: Option<usize>,
@@ -95,14 +96,14 @@ struct ImageSettings {
 pub(crate) const WEIGHT_FILES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 const CONFIG_FILE: &str = "config.json";
 
-/// How the names of timm's networks start that have the names and shapes of torchvision's weights, but compute
-/// something else; and what that is.
+/// How the names of timm's networks start that have the names and shapes of torchvision's weights, but
+/// compute something else; and what that is.
 const LOOKALIKES: [(&str, &str); 2] =
     [("resnetaa", "average pools where ours has strides"), ("resnetblur", "blurs where ours has strides")];
 
 impl Pretrained {
-    /// Opens a weights file, or a folder with `model.safetensors` or `pytorch_model.bin`. A `config.json` beside it is
-    /// used if it is timm's.
+    /// Opens a weights file, or a folder with `model.safetensors` or `pytorch_model.bin`. A `config.json`
+    /// beside it is used if it is timm's.
     ///
     /// # Errors
     /// Those of [`Weights::open`], [`Weights::config`] and [`Weights::check`]; [`Error::ConfigFile`] if

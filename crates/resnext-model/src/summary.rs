@@ -86,7 +86,8 @@ impl Summary {
         self.layers.iter().map(|layer| layer.multiply_adds).sum()
     }
 
-    /// The size in bytes of all layers' outputs for one image in f32, which training keeps for the backward pass.
+    /// The size in bytes of all layers' outputs for one image in f32, which training keeps for the backward
+    /// pass.
     pub fn activation_bytes(&self) -> usize {
         self.layers.iter().map(|layer| 4 * layer.output.0 * layer.output.1 * layer.output.2).sum()
     }

@@ -22,7 +22,8 @@ pub struct Variables {
 }
 
 impl Variables {
-    /// An empty set, for variables of `dtype` on `device`. Requesting a variable fails if `dtype` is not a floating type.
+    /// An empty set, for variables of `dtype` on `device`. Requesting a variable fails if `dtype` is not a
+    /// floating type.
     pub fn new(seed: u64, dtype: DType, device: &Device) -> Self {
         Variables { seed, dtype, device: device.clone(), map: Arc::default() }
     }
@@ -43,7 +44,8 @@ impl Variables {
         map.iter().map(|(name, var)| (name.clone(), var.clone())).collect()
     }
 
-    /// The variables that an optimizer changes, sorted by name: all but the running statistics of batch norms.
+    /// The variables that an optimizer changes, sorted by name: all but the running statistics of batch
+    /// norms.
     pub fn trainable(&self) -> Vec<(String, Var)> {
         let running = |name: &str| name.ends_with("running_mean") || name.ends_with("running_var");
         self.all().into_iter().filter(|(name, _)| !running(name)).collect()

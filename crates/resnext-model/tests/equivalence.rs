@@ -11,7 +11,8 @@ use resnext_model::{Block, Config, Error, Form, Mode, ResNext, Shortcut, Variabl
 
 const CPU: Device = Device::Cpu;
 
-/// A network of one stage a stride: its first block projects or pads, its second keeps the shape.
+/// A network with a stage per stride. The first block of each has a projection or a padded shortcut, and the
+/// second block of the first keeps its shape.
 fn config(cardinality: usize, base_width: usize, planes: usize, shortcut: Shortcut) -> Config {
     Config {
         cardinality,
@@ -48,7 +49,7 @@ fn conversion_there_and_back_gives_the_same_bits_in_all_six_directions() {
     let of = |form: Form| convert::network(&of_c, &config, form).unwrap();
     for from in [Form::A, Form::B, Form::C] {
         let there = of(from);
-        // The names are those the network of that form asks for.
+        // The names are those that a network of that form requires.
         let variables = Variables::new(0, DType::F32, &CPU);
         ResNext::new(&Config { form: from, ..config.clone() }, variables.builder()).unwrap();
         let names: Vec<_> = variables.all().into_iter().map(|(name, v)| (name, v.dims().to_vec())).collect();
@@ -100,7 +101,7 @@ fn every_block_and_the_network_are_proved_exactly() {
     }
     let network = identity(&Stack::network("all", &config), DType::F64, &CPU, 1e-15, 1).unwrap();
     assert!(network.difference().is_none() && network.bound <= 1e-15 && network.degree == 10);
-    // No prime that f32's integers have room for is above the degree of 500 blocks.
+    // No prime small enough for f32 is above the degree of 500 blocks.
     let deep = Config { depths: vec![500], ..config };
     let error = identity(&Stack::network("deep", &deep), DType::F32, &CPU, 1e-15, 1).unwrap_err();
     assert!(error.to_string().contains("F32 is too narrow"), "{error}");
@@ -132,7 +133,8 @@ fn rounding_keeps_its_bounds() {
     for dtype in [DType::F64, DType::F32] {
         let errors = network_errors("small", &config, dtype, &CPU, 10, 1).unwrap();
         assert!(errors.within_bounds(), "{errors:?}");
-        // Different orders of summation do differ: a comparison of equal things would prove nothing.
+        // Different orders of summation do give different bits, so the comparison is not of a thing with
+        // itself.
         assert!(errors.depth[2].a > 0.0 && errors.gradient > 0.0 && errors.stepped > 0.0);
     }
 }
@@ -179,7 +181,7 @@ fn bottleneck(w: &Tensors, x: &Tensor, groups: usize) -> Tensor {
     (y + bn(&conv(x, "downsample.0", 0, 1), "downsample.1")).unwrap().relu().unwrap()
 }
 
-/// C = 1 is ResNet's bottleneck, and C = width (one channel a path) a depthwise block.
+/// C = 1 is ResNet's bottleneck, and C = width, with one channel per path, is a depthwise block.
 #[test]
 fn the_extremes_are_the_plain_bottleneck_and_the_depthwise_block() {
     for (cardinality, base_width, groups) in [(1, 24, 1), (24, 1, 24)] {

@@ -1,5 +1,5 @@
-//! Weights out and in again; the ONNX file's structure. That torchvision and onnxruntime take them is shown by
-//! scripts/golden/exports.py, which needs both.
+//! Exported weights read back, and the structure of ONNX files. scripts/golden/exports.py loads both kinds in
+//! torchvision and onnxruntime.
 
 mod common;
 
@@ -38,7 +38,7 @@ fn safetensors_come_back_in_every_type_and_from_every_form() {
             let again = Weights::open(&out).unwrap();
             assert_eq!(again.config().unwrap(), Config { form: Form::C, ..config.clone() });
             assert!(difference(&logits(&again), &expected) < tolerance, "{form:?} {dtype:?}");
-            // torchvision's names, all of them: five a batch norm.
+            // The file has all of torchvision's names, which are five per batch norm.
             let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
             let norms = file.names().iter().filter(|name| name.ends_with("num_batches_tracked")).count();
             assert_eq!(file.names().len(), again.shapes().count() + norms);
@@ -87,7 +87,7 @@ fn onnx_files_shrink_with_their_type() {
     assert_eq!(len(DType::F16), len(DType::BF16));
     assert!(len(DType::F16) < len(DType::F32) * 6 / 10);
     let bytes = export.onnx("network", DType::F32).unwrap();
-    // IR version 8; and the tensor that asks for any batch.
+    // The file starts with IR version 8.
     assert_eq!(bytes[..2], [8, 8]);
     for text in ["images", "batch", "logits", "layer3.1.conv2.weight", "BatchNormalization"] {
         assert!(bytes.windows(text.len()).any(|window| window == text.as_bytes()), "{text}");

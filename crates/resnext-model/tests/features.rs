@@ -1,4 +1,4 @@
-//! What other tasks take from a network.
+//! Embeddings, stage maps, class activation maps and frozen stages.
 
 mod common;
 
@@ -38,8 +38,8 @@ fn the_embedding_is_what_the_last_layer_sees() {
     assert_eq!((imagenet.strides(), imagenet.channels()), (vec![4, 8, 16, 32], vec![256, 512, 1024, 2048]));
 }
 
-/// By its definition: the map's channels weighted by the mean gradient of the class's logit, what is positive of
-/// their sum.
+/// By the definition of Grad-CAM: the positive part of the sum of the map's channels, weighted by the mean
+/// gradient of the class's logit.
 #[test]
 fn grad_cam_is_that_of_the_gradient() {
     let (_, variables, network) = network();

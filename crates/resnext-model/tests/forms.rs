@@ -1,4 +1,4 @@
-//! The three forms of figure 3 compute the same function and train the same variables.
+//! The three forms of figure 3 compute the same function, and their gradients reach all variables.
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -31,7 +31,7 @@ fn uneven_variables() -> Variables {
 #[test]
 fn the_forms_are_equivalent() {
     for train in [false, true] {
-        // Copies, because training moves the running statistics.
+        // Copies, because training updates the running statistics.
         let grouped: Tensors = uneven_variables()
             .all()
             .into_iter()
@@ -74,7 +74,7 @@ fn gradients_reach_every_trainable_variable() {
     }
 }
 
-/// A type without kernels of ours takes candle's operations and candle's gradients, and reaches as far.
+/// f16 has no kernels in this project: candle's operations and gradients reach all variables too.
 #[test]
 fn f16_has_gradients_too() {
     let variables = Variables::new(5, DType::F16, &Device::Cpu);

@@ -1,4 +1,4 @@
-//! The inference form gives the network's logits.
+//! The inference network gives the logits of the network it was built from.
 
 use candle_core::{DType, Device, Tensor};
 use resnext_model::{Calibration, Config, Form, Fused, Ranges, ResNext, Shortcut, Variables};
@@ -33,7 +33,7 @@ fn agree(config: &Config, x: &Tensor) {
     let (expected, fused) = (values(&network.forward(x, false).unwrap()), network.fuse().unwrap());
     let largest = expected.iter().fold(0f32, |most, v| most.max(v.abs()));
     assert!(largest > 0.1);
-    // Twice, because the second pass finds used buffers.
+    // Twice, because the second pass reuses buffers.
     for _ in 0..2 {
         let got = fused.forward(x).unwrap();
         assert_eq!(got.dims(), [x.dims()[0], config.classes]);
@@ -100,7 +100,7 @@ fn unusual_images(fused: &Fused) {
     assert!(error.to_string().contains("F32"), "{error}");
 }
 
-/// In bf16 logits are near those of f32, and not rounded to bf16 themselves.
+/// Logits in bf16 are near those in f32, and are not themselves rounded to bf16.
 #[test]
 fn logits_of_bf16_are_f32() {
     if !fused_dtype_is_supported(DType::BF16) {
@@ -123,7 +123,7 @@ fn an_image_has_the_same_bits_in_any_batch() {
     let x = images(9, 32, 32);
     let alone: Vec<f32> =
         (0..9).flat_map(|i| values(&fused.forward(&x.narrow(0, i, 1).unwrap()).unwrap())).collect();
-    // The last stage takes three such images at once, and what is left.
+    // The last stage computes three images of this size at once, and those that are left over.
     for n in [9, 8, 7, 2] {
         let together = values(&fused.forward(&x.narrow(0, 0, n).unwrap()).unwrap());
         assert!(together == alone[..together.len()], "of {n}");
@@ -161,7 +161,7 @@ fn calls_at_the_same_time_do_not_mix() {
 fn logits_are_the_same_bits_for_any_number_of_threads() {
     let config = Config { depths: vec![1, 1], ..Config::by_name("resnext50_32x4d").unwrap() };
     let fused = network(&config).fuse().unwrap();
-    // Threads share one image, take one each, and share what is left over.
+    // Threads share one image; compute one image each; and share those that are left over.
     for n in [1, 5] {
         let x = images(n, 50, 40);
         let bits = |threads: usize| {
@@ -177,26 +177,26 @@ fn logits_are_the_same_bits_for_any_number_of_threads() {
 }
 
 #[test]
-fn a_pass_that_is_observed_gives_the_same_and_tells_every_layer() {
+fn an_observed_pass_gives_the_same_logits_and_reports_every_layer() {
     let config = Config::by_name("resnext11_8x4d").unwrap();
     let (fused, x) = (network(&config).fuse().unwrap(), images(3, 32, 32));
     let mut told = Vec::new();
     let observed = fused.forward_observed(&x, &mut |name, _| told.push(name.to_string())).unwrap();
     assert_eq!(values(&observed), values(&fused.forward(&x).unwrap()));
     let times = |name: &str| told.iter().filter(|told| *told == name).count();
-    // The last stage is done of all three at once.
+    // The last stage computes all three images at once.
     assert_eq!(["input", "conv1", "layer2.0.conv2", "layer3.0.conv2", "fc"].map(times), [3, 3, 3, 1, 1]);
 }
 
-/// What the maps of some batches are learnt to range in.
+/// The ranges of the network's maps on some batches.
 fn ranges(network: &ResNext, batches: &[&Tensor]) -> Ranges {
     let (fused, mut calibration) = (network.fuse().unwrap(), Calibration::new());
     batches.iter().for_each(|x| fused.calibrate(x, &mut calibration).unwrap());
     calibration.ranges().unwrap()
 }
 
-/// Whether this machine computes in eight bits; where not, that is said.
-fn eight_bits() -> bool {
+/// Whether this machine computes in int8. If not, the error says what is missing.
+fn has_int8() -> bool {
     let supported = fused_dtype_is_supported(DType::U8);
     if !supported {
         let network = network(&Config::by_name("resnext11_8x4d").unwrap());
@@ -207,8 +207,8 @@ fn eight_bits() -> bool {
 }
 
 #[test]
-fn eight_bits_tell_much_the_same() {
-    if !eight_bits() {
+fn logits_of_int8_are_near_those_of_f32() {
+    if !has_int8() {
         return;
     }
     let named = |name: &str| Config::by_name(name).unwrap();
@@ -234,8 +234,8 @@ fn eight_bits_tell_much_the_same() {
 }
 
 #[test]
-fn eight_bits_are_the_same_in_any_batch_and_on_any_threads() {
-    if !eight_bits() {
+fn int8_gives_the_same_bits_in_any_batch_and_on_any_threads() {
+    if !has_int8() {
         return;
     }
     let network = network(&Config::by_name("resnext11_8x4d").unwrap());
@@ -249,7 +249,7 @@ fn eight_bits_are_the_same_in_any_batch_and_on_any_threads() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         assert_eq!(pool.install(|| values(&quantized.forward(&x).unwrap())), together);
     }
-    // What eight bits can't say makes an image's logits NaN, and no other's.
+    // Values that int8 cannot express make the logits of their image NaN, and of no other.
     for spoilt in [f64::NAN, f64::INFINITY] {
         let spoilt = (x.narrow(0, 1, 1).unwrap().abs().unwrap() * spoilt).unwrap();
         let x = Tensor::cat(&[x.narrow(0, 0, 1).unwrap(), spoilt, x.narrow(0, 2, 3).unwrap()], 0).unwrap();
@@ -268,7 +268,7 @@ fn eight_bits_are_the_same_in_any_batch_and_on_any_threads() {
     assert!(error.contains("expected finite numbers"), "{error}");
 }
 
-/// In the last stage, whose images are taken together, maps of odd widths don't fill their last words.
+/// The last stage gathers several images. Maps of odd widths do not fill their last vector of narrow values.
 #[test]
 fn narrow_types_keep_images_of_odd_widths() {
     let config =

@@ -1,4 +1,4 @@
-//! Training with blocks as one operation each against the operations one by one, in candle's graph.
+//! Training with fused blocks, compared with the same operations one by one in candle's graph.
 
 use candle_core::{DType, Device, Tensor};
 use resnext_model::{Config, ResNext, Variables};
@@ -27,7 +27,7 @@ fn step(
     step_beside(config, (batch, side), (dtype, None), fused, recompute)
 }
 
-/// As [`step`], with maps of another type beside that of the parameters.
+/// As [`step`], with feature maps of type `half` beside parameters of type `dtype`.
 fn step_beside(
     config: &Config,
     (batch, side): (usize, usize),
@@ -128,8 +128,8 @@ fn maps_in_bf16_give_gradients_near_those_of_f32() {
             errors.push((norm(&difference) / norm(want), name));
         }
         errors.sort_by(|a, b| a.0.total_cmp(&b.0));
-        // Through a few layers of batch norm over a handful of small images every rounding is amplified: those nearest
-        // to the entrance are worst off. Kernels by themselves are compared bit for bit.
+        // Through a few layers of batch norm over a handful of small images every rounding is amplified:
+        // those nearest to the entrance are worst off. Kernels by themselves are compared bit for bit.
         let (middle, worst) = (&errors[errors.len() / 2], &errors[errors.len() - 1]);
         assert!(middle.0 < 0.2 && worst.0 < 0.6, "half are within {middle:?}, all within {worst:?}");
     }

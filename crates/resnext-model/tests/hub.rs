@@ -1,5 +1,5 @@
-//! The hub's protocol against a server on 127.0.0.1: right files in the cache, clear errors, no partial file
-//! taken for whole.
+//! Downloads from a server on 127.0.0.1 that speaks the hub's protocol: the cache has the right files and
+//! never a partial one, and errors are clear.
 
 #[path = "common/server.rs"]
 mod server;
@@ -29,20 +29,20 @@ fn folder(cache: &Path) -> PathBuf {
     cache.join("models--me--model")
 }
 
-/// Whole files in the cache.
+/// The names of complete files in the cache.
 fn blobs(cache: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(folder(cache).join("blobs")) else { return Vec::new() };
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| !name.ends_with(".incomplete")).collect()
 }
 
-/// A hub whose answers are changed on the way.
+/// A hub with modified answers.
 fn changed(change: impl Fn(&server::Request, usize, Reply) -> Reply + Send + Sync + 'static) -> Server {
     let files = [(FILE, bytes())];
     Server::start(move |request, before| change(request, before, hub(REPO, &files, request)))
 }
 
-/// The error, in one line that names the repository and holds `expected`.
+/// Checks that the error is one line that names the repository and contains `expected`.
 fn fails(server: &Server, cache: &Path, expected: &str) {
     let error = get(&client(server, cache), FILE).unwrap_err().to_string();
     assert!(error.contains(expected) && error.contains(REPO), "expected `{expected}`: {error}");
@@ -62,19 +62,19 @@ fn a_file_lands_where_every_program_looks_for_it() {
     assert_eq!(blobs(cache.path()), [sha256(&bytes())]);
     #[cfg(unix)]
     assert_eq!(std::fs::read_link(&path).unwrap(), Path::new("../../blobs").join(sha256(&bytes())));
-    // Again: a question, no transfer.
+    // The second call asks the hub for the version, and downloads nothing.
     let transfers = server.requests("GET").len();
     assert_eq!(get(&hub, FILE).unwrap(), path);
     assert_eq!(server.requests("GET").len(), transfers);
     assert_eq!(server.requests("HEAD")[0].headers["authorization"], "Bearer secret");
-    // By its commit: no question either.
+    // A commit cannot change: the third call asks nothing.
     let asked = server.log.lock().unwrap().len();
     let repo: RepoId = format!("{REPO}@{COMMIT}").parse().unwrap();
     assert_eq!(hub.get(&repo, FILE).unwrap(), path);
     assert_eq!(server.log.lock().unwrap().len(), asked);
 }
 
-/// Every byte that came is told once, and none that did not.
+/// Progress counts each received byte once.
 #[test]
 fn progress_goes_from_nothing_to_the_whole_file() {
     let cache = tempfile::tempdir().unwrap();
@@ -94,7 +94,7 @@ fn progress_goes_from_nothing_to_the_whole_file() {
     assert_eq!((done.first(), done.last()), (Some(&0), Some(&200_000)));
 }
 
-/// Both find the whole file, and it is transferred once.
+/// Both find the complete file, which is downloaded once.
 #[test]
 fn two_programs_that_want_one_file_share_it() {
     let cache = tempfile::tempdir().unwrap();
@@ -165,7 +165,7 @@ fn wrong_lengths_and_contents_are_never_kept() {
     fails(&longer, cache.path(), "expected 200000 bytes, the server sends 400000");
     let other = on_the_way(|reply| reply.body(&vec![7; 200_000]));
     fails(&other, cache.path(), "expected SHA-256");
-    // Nothing of it is in the way of the next attempt.
+    // No remains of it hinder the next attempt.
     let server = Server::hub(REPO, vec![(FILE, bytes())]);
     assert_eq!(std::fs::read(get(&client(&server, cache.path()), FILE).unwrap()).unwrap(), bytes());
 }
@@ -236,7 +236,7 @@ fn without_a_connection_the_cache_serves() {
     let asked = server.log.lock().unwrap().len();
     assert_eq!(get(&offline(), FILE).unwrap(), path);
     assert_eq!(server.log.lock().unwrap().len(), asked);
-    // Nobody listens there any more.
+    // No server listens on this port any more.
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let cut_off = |cache: &Path| {
         Hub::new(&format!("http://127.0.0.1:{nobody}"), cache).with_backoff(Duration::from_millis(1))

@@ -1,4 +1,4 @@
-//! Sizes against the published figures, the three forms, names.
+//! Sizes compared with published figures, names of networks and weights, initial values.
 
 use candle_core::{DType, Device, Tensor};
 use resnext_model::{
@@ -53,7 +53,8 @@ fn every_form_has_the_summarys_parameters_and_the_same_output_shape() {
     }
 }
 
-/// He et al., arXiv 1512.03385, section 4.2: in CIFAR's ResNet-20 too, where the shortcuts have no parameters.
+/// He et al., arXiv 1512.03385, section 4.2: in CIFAR's ResNet-20 too, where the shortcuts have no
+/// parameters.
 #[test]
 fn basic_blocks_have_one_path_and_one_form() {
     let resnet18 = Config::by_name("resnet18").unwrap();
@@ -124,7 +125,8 @@ fn first_values_depend_on_seed_and_name_alone() {
     assert!((variance - 0.125).abs() < 0.03, "{variance}");
 }
 
-/// The depth in a name counts the layers with weights, shortcuts aside; behind it follow cardinality and base width.
+/// The depth in a name counts the layers with weights, shortcuts aside; behind it follow cardinality and base
+/// width.
 #[test]
 fn presets_are_what_their_names_say() {
     assert!(Config::preset_names().len() > 20);

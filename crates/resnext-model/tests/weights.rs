@@ -1,4 +1,4 @@
-//! Weights as other programs save them, and what is none.
+//! Weights as other programs save them, and files that are not weights.
 
 mod common;
 
@@ -44,7 +44,7 @@ fn a_pickle_that_wants_to_run_code_is_refused() {
     };
     assert!(refused("evil.pth").contains("posix.system"));
     assert!(refused("evil.pkl").contains("posix.system"));
-    // A whole module is built by calling its class.
+    // A pickled module would be built by calling its class.
     assert!(refused("module.pth").contains("torchvision.models.resnet.ResNet"));
 }
 
@@ -119,7 +119,7 @@ fn of_a_checkpoint_it_is_the_averages_that_count() {
     assert_eq!(values(&weights.tensor("fc.bias", &CPU).unwrap()), [7.0, 8.0, 9.0]);
 }
 
-/// A few hundred names that make a network of 10¹⁵ weights of a file of a megabyte.
+/// A file of one megabyte, in which a few thousand names describe a network of 10¹⁵ weights.
 #[test]
 fn a_network_that_the_file_cannot_hold_is_not_built() {
     let folder = tempfile::tempdir().unwrap();
@@ -139,7 +139,7 @@ fn a_network_that_the_file_cannot_hold_is_not_built() {
     assert!(error.contains("its shapes are of a network of"), "{error}");
 }
 
-/// A file of the tiny network with some weights changed.
+/// A file of the tiny network with modified weights.
 fn changed(folder: &Path, change: impl FnOnce(&mut std::collections::BTreeMap<String, Tensor>)) -> Weights {
     let mut all = tensors(&tiny());
     change(&mut all);
@@ -283,7 +283,7 @@ fn a_folder_has_its_configuration_and_it_is_checked() {
     assert!(fails("<html>").contains("config.json"));
     assert!(fails(&timm(3, "").replace("0.95", "0")).contains("crop_pct must be above 0"));
     assert!(fails(&timm(3, "").replace("center", "border")).contains("expected crop_mode center"));
-    // A file of some other program does not matter, nor does none.
+    // The config.json of another program is ignored, and a missing one does not matter.
     for other in [r#"{"mean": [1, 1, 1]}"#, "{}"] {
         let usual = resnext_model::Preprocessing::usual(StemKind::Cifar);
         assert_eq!(open(other).unwrap().preprocessing, usual);

@@ -10,8 +10,8 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use resnext_ops::ConvNorm;
 
-/// Figure 3 (c): a chain of convolutions with batch norm and ReLU between them: three in a bottleneck block, two in
-/// a basic one.
+/// Figure 3 (c): a chain of convolutions with batch norm and ReLU between them: three in a bottleneck block,
+/// two in a basic one.
 #[derive(Debug)]
 pub(super) struct Grouped {
     /// The convolutions before the last, each with the batch norm behind it.

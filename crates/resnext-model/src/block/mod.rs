@@ -41,8 +41,8 @@ impl Block {
     /// y = relu(y + shortcut(x))      the shortcut is x, or bn(conv(x)) with a 1×1 where shapes differ
     /// ```
     ///
-    /// In forms (a) and (b), `conv1` and `conv2` are split into C paths, which are summed after their own `conv3`
-    /// (a) or concatenated before the common one (b).
+    /// In forms (a) and (b), `conv1` and `conv2` are split into C paths, which are summed after their own
+    /// `conv3` (a) or concatenated before the common one (b).
     ///
     /// # Errors
     /// If `x` has another number of channels.
@@ -80,8 +80,8 @@ impl Block {
         Ok(Block { transform, last_norm, shortcut, fused })
     }
 
-    /// The block's convolutions in form (c), first to last, and the shortcut's if it has one, each with the batch
-    /// norm behind it folded in.
+    /// The block's convolutions in form (c), first to last, and the shortcut's if it has one, each with the
+    /// batch norm behind it folded in.
     pub(crate) fn fold(&self) -> Result<(Vec<FoldedConv>, Option<FoldedConv>)> {
         Ok((self.transform.fold(&self.last_norm)?, self.shortcut.fold()?))
     }
@@ -95,8 +95,8 @@ impl Block {
     }
 }
 
-/// The block as one training operation: there is one for three convolutions with a shortcut that is the input or a
-/// projection.
+/// The block as one training operation: there is one for three convolutions with a shortcut that is the input
+/// or a projection.
 fn fused(transform: &dyn Transform, last_norm: &BatchNorm, shortcut: &ShortcutPath) -> Option<Bottleneck> {
     let projection = match shortcut {
         ShortcutPath::Same => None,

@@ -16,8 +16,8 @@ pub(super) enum ShortcutPath {
     Same,
     /// A 1×1 convolution and batch norm, `downsample.0` and `downsample.1`.
     Projection(Conv, BatchNorm),
-    /// Every `stride`th pixel, padded with zero channels: a 1×1 convolution whose weight is a constant matrix of
-    /// ones and zeros, so that it needs neither an operation nor a gradient of its own.
+    /// Every `stride`th pixel, padded with zero channels: a 1×1 convolution whose weight is a constant matrix
+    /// of ones and zeros, so that it needs neither an operation nor a gradient of its own.
     Padded(Tensor, Conv2dConfig),
 }
 

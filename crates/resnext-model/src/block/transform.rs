@@ -9,8 +9,8 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use resnext_ops::ConvNorm;
 
-/// Σ T_i(x) of equation (3) in one of the three forms, without the batch norm that follows the sum: that one is the
-/// same in every form, and belongs to the block.
+/// Σ T_i(x) of equation (3) in one of the three forms, without the batch norm that follows the sum: that one
+/// is the same in every form, and belongs to the block.
 ///
 /// To add a form, implement this trait in a file of its own, give [`Form`](crate::config::Form) a variant and
 /// [`Block::new`](super::Block::new) an arm, and teach [`convert`](crate::convert) its weight names.
@@ -22,8 +22,8 @@ pub(super) trait Transform: std::fmt::Debug + Send + Sync {
     /// `last_norm` is the one behind the last.
     fn fold(&self, last_norm: &BatchNorm) -> Result<Vec<FoldedConv>>;
 
-    /// The convolutions, each with the batch norm behind it, if T is nothing but a chain of them with ReLU between:
-    /// fused training takes those. `last_norm` is the batch norm behind the last.
+    /// The convolutions, each with the batch norm behind it, if T is nothing but a chain of them with ReLU
+    /// between: fused training takes those. `last_norm` is the batch norm behind the last.
     fn chain(&self, _last_norm: &BatchNorm) -> Option<Vec<ConvNorm>> {
         None
     }

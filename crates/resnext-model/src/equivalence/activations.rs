@@ -11,12 +11,12 @@ use rand::RngExt;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 
-/// Compares the forms of a single block in evaluation mode, with batch norm and ReLU, in f64, at `trials` random
-/// points.
+/// Compares the forms of a single block in evaluation mode, with batch norm and ReLU, in f64, at `trials`
+/// random points.
 ///
-/// Scales are powers of two, and means, biases and everything else are small integers. So every intermediate number is
-/// an integer below 2^53, and the forms must agree to the last bit, although they are no longer polynomials. The
-/// gradients of batch norm's parameters are compared as well.
+/// Scales are powers of two, and means, biases and everything else are small integers. So every intermediate
+/// number is an integer below 2^53, and the forms must agree to the last bit, although they are no longer
+/// polynomials. The gradients of batch norm's parameters are compared as well.
 ///
 /// # Errors
 /// If an operation fails.

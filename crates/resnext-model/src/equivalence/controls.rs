@@ -28,8 +28,8 @@ type Tamper = fn(&mut Tensors) -> Result<()>;
 /// Breaks a block in seven ways, and checks whether the proof detects each.
 ///
 /// # Errors
-/// [`Error::Config`] if the block has no projection, or fewer than two paths of two channels, so that it cannot be broken
-/// in all ways; or if an operation fails.
+/// [`Error::Config`] if the block has no projection, or fewer than two paths of two channels, so that it
+/// cannot be broken in all ways; or if an operation fails.
 pub fn controls(stack: &Stack, device: &Device, seed: u64) -> Result<Vec<Control>> {
     let size = stack.first()?;
     let projection = size.changes_shape() && stack.config.shortcut == Shortcut::Projection;

@@ -18,10 +18,11 @@ pub struct Identity {
     pub trials: usize,
     /// The degree of the polynomials.
     pub degree: usize,
-    /// The smallest prime that was used: the size of the set from which the coordinates of a point were drawn.
+    /// The smallest prime that was used: the size of the set from which the coordinates of a point were
+    /// drawn.
     pub smallest_set: u32,
-    /// The upper bound on the probability that different polynomials agree at all points: the product of degree/prime
-    /// over all trials.
+    /// The upper bound on the probability that different polynomials agree at all points: the product of
+    /// degree/prime over all trials.
     pub bound: f64,
     /// The comparison of forms (a) and (b) with form (c): outputs and all gradients.
     pub tally: Tally,
@@ -34,11 +35,11 @@ impl Identity {
     }
 }
 
-/// Compares the forms of `stack` as polynomials of its input, its weights and the gradient of its output, at random
-/// points, until different polynomials would agree with a probability of at most `bound`.
+/// Compares the forms of `stack` as polynomials of its input, its weights and the gradient of its output, at
+/// random points, until different polynomials would agree with a probability of at most `bound`.
 ///
-/// Each trial computes modulo another prime, which is small enough that every sum in the kernels, in any order, is an
-/// integer that `dtype` represents exactly. `dtype` is f64, or f32 for single blocks.
+/// Each trial computes modulo another prime, which is small enough that every sum in the kernels, in any
+/// order, is an integer that `dtype` represents exactly. `dtype` is f64, or f32 for single blocks.
 ///
 /// # Errors
 /// [`Error::Config`] if `dtype` is too narrow for the sums of these blocks; or if an operation fails.
@@ -84,13 +85,15 @@ pub(super) fn trial(
 /// The batch size of a trial.
 const BATCH: usize = 2;
 
-/// Each block multiplies its input by three weights. A gradient has the output's gradient in place of one factor.
+/// Each block multiplies its input by three weights. A gradient has the output's gradient in place of one
+/// factor.
 fn degree(stack: &Stack) -> usize {
     3 * stack.blocks.len() + 1
 }
 
-/// The primes that trials may use, largest first. With K the number of products in the longest sum of any kernel, and
-/// residues of magnitude up to h = (p - 1)/2, K·h² must be an integer that `dtype` represents exactly.
+/// The primes that trials may use, largest first. With K the number of products in the longest sum of any
+/// kernel, and residues of magnitude up to h = (p - 1)/2, K·h² must be an integer that `dtype` represents
+/// exactly.
 pub(super) fn primes(stack: &Stack, dtype: DType) -> Result<impl Iterator<Item = u32> + use<>> {
     let exact = match dtype {
         // One bit is left for the division by the modulus, which rounds. Values of f32 are divided in f64.
@@ -100,8 +103,8 @@ pub(super) fn primes(stack: &Stack, dtype: DType) -> Result<impl Iterator<Item =
     };
     let pixels = BATCH * stack.map.0 * stack.map.1;
     let longest = |(_, size): &(String, BlockSize)| {
-        // In the forward pass, the 1×1 and the 3×3; in the backward pass, the input's gradient of the first 1×1, to
-        // which the shortcut's is added, and the weights' gradients, which are sums over pixels.
+        // In the forward pass, the 1×1 and the 3×3; in the backward pass, the input's gradient of the first
+        // 1×1, to which the shortcut's is added, and the weights' gradients, which are sums over pixels.
         let &BlockSize { input, path, output, .. } = size;
         [input, 9 * path, size.inner() + output, pixels].into_iter().max().unwrap_or(1)
     };

@@ -63,14 +63,15 @@ pub fn layer_errors(stack: &Stack, dtype: DType, device: &Device, seed: u64) -> 
         let differences = whole.iter().zip(values(&apart)?).zip(sizes);
         let error = differences.map(|((w, a), size)| (w - a).abs() / (unit * size)).fold(0.0, worse);
         let length = roundings(products, summands, dtype);
-        // Each side is within γ = Lu/(1 - Lu) of the exact sum, where u is half an epsilon (Higham, section 3.1).
+        // Each side is within γ = Lu/(1 - Lu) of the exact sum, where u is half an epsilon (Higham, section
+        // 3.1).
         errors.push(LayerError { layer, length, error, bound: length / (1.0 - length * unit / 2.0) });
     }
     Ok(errors)
 }
 
-/// The number of roundings in a sum of `summands` sums, of `products` products in all. bf16 is accumulated in f32, whose
-/// roundings are 2^-16 of its own, and rounded at the end.
+/// The number of roundings in a sum of `summands` sums, of `products` products in all. bf16 is accumulated in
+/// f32, whose roundings are 2^-16 of its own, and rounded at the end.
 pub(super) fn roundings(products: usize, summands: usize, dtype: DType) -> f64 {
     match dtype {
         DType::BF16 => (1 + summands) as f64 + products as f64 / 65536.0,
@@ -78,8 +79,8 @@ pub(super) fn roundings(products: usize, summands: usize, dtype: DType) -> f64 {
     }
 }
 
-/// The largest difference between the outputs of a block's forms in f32, with ReLU and batch norm in training mode, in
-/// machine epsilons of the largest output.
+/// The largest difference between the outputs of a block's forms in f32, with ReLU and batch norm in training
+/// mode, in machine epsilons of the largest output.
 ///
 /// # Errors
 /// If an operation fails.

@@ -1,10 +1,11 @@
 //! A proof, by computation, that forms (a), (b) and (c) of figure 3 are one function.
 //!
-//! - [`identity`](fn@identity) is exact: the forms are evaluated on integers, with the kernels of this project, and must
-//!   be equal to the last bit. It comes with a bound on the probability that different functions pass.
+//! - [`identity`](fn@identity) is exact: the forms are evaluated on integers, with the kernels of this
+//!   project, and must be equal to the last bit. It comes with a bound on the probability that different
+//!   functions pass.
 //! - [`activations`](fn@activations) does the same with batch norm and ReLU in place.
-//! - [`layer_errors`], [`output_error`] and [`network_errors`] measure by how much rounding separates the forms on real
-//!   numbers, and compare that with a bound.
+//! - [`layer_errors`], [`output_error`] and [`network_errors`] measure by how much rounding separates the
+//!   forms on real numbers, and compare that with a bound.
 //! - [`controls`](fn@controls) breaks the forms in several ways, to show that the proof detects each.
 //!
 //! `docs/equivalence.md` has the theorems, and says what is not proved.

@@ -17,8 +17,9 @@ use resnext_ops::{cross_entropy, value_and_gradients};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// The distance between the forms of a network on real numbers. Errors are in machine epsilons of the largest number in
-/// each tensor, and bounds are the sums of those of the layers (section 4 of `docs/equivalence.md`).
+/// The distance between the forms of a network on real numbers. Errors are in machine epsilons of the largest
+/// number in each tensor, and bounds are the sums of those of the layers (section 4 of
+/// `docs/equivalence.md`).
 #[derive(Debug, Clone, Serialize)]
 pub struct NetworkErrors {
     /// The name of the network.
@@ -65,8 +66,8 @@ impl NetworkErrors {
     }
 }
 
-/// Compares the forms of a whole network in `dtype`: the output of each block, the loss, all gradients, and the weights
-/// after `steps` steps of SGD from converted weights.
+/// Compares the forms of a whole network in `dtype`: the output of each block, the loss, all gradients, and
+/// the weights after `steps` steps of SGD from converted weights.
 ///
 /// # Errors
 /// If the configuration is invalid or an operation fails.
@@ -96,7 +97,8 @@ pub fn network_errors(
     for form in [Form::A, Form::B] {
         let got = train(form)?;
         loss = worse(loss, relative_error(&expected.loss, &got.loss, unit)?);
-        // Before a batch norm, a gradient may consist of nothing but rounding: the unit is the largest of them all.
+        // Before a batch norm, a gradient may consist of nothing but rounding: the unit is the largest of
+        // them all.
         let largest =
             expected.gradients.values().map(largest).try_fold(0f64, |most, v| v.map(|v| most.max(v)))?;
         for (name, of_c) in &expected.gradients {
@@ -132,9 +134,10 @@ fn side(config: &Config) -> usize {
     }
 }
 
-/// The weights with the bias of every batch norm at 6 standard deviations. The gradient of ReLU jumps at 0, so the few of
-/// millions of activations that are within a rounding error of 0 would dominate the distance of the gradients. With this
-/// bias there are none. That forms agree at the kinks too is shown by [`activations`](fn@super::activations).
+/// The weights with the bias of every batch norm at 6 standard deviations. The gradient of ReLU jumps at 0,
+/// so the few of millions of activations that are within a rounding error of 0 would dominate the distance of
+/// the gradients. With this bias there are none. That forms agree at the kinks too is shown by
+/// [`activations`](fn@super::activations).
 fn far_from_kinks(weights: Tensors) -> Result<Tensors> {
     let raised = |(name, t): (String, Tensor)| {
         let bias = name.ends_with(".bias") && !layer_names::is_head(&name);

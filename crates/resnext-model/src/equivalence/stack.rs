@@ -22,8 +22,8 @@ pub struct Stack {
     pub(super) config: Config,
     /// The name of each block, for example `layer1.0`, and its sizes.
     pub(super) blocks: Vec<(String, BlockSize)>,
-    /// Height and width of the input. One is odd and one even, so that a stride of 2 has both cases; they are small,
-    /// because the proof does not depend on them.
+    /// Height and width of the input. One is odd and one even, so that a stride of 2 has both cases; they are
+    /// small, because the proof does not depend on them.
     pub(super) map: (usize, usize),
 }
 
@@ -90,7 +90,8 @@ impl Stack {
         shapes.into_iter().map(tensor).collect()
     }
 
-    /// Output and gradients of the blocks in one form, with weights of that form, input `x` and the output's gradient `g`.
+    /// Output and gradients of the blocks in one form, with weights of that form, input `x` and the output's
+    /// gradient `g`.
     pub(super) fn evaluate(
         &self,
         form: Form,
@@ -126,8 +127,8 @@ impl Stack {
         Ok((n, c, h, w).into())
     }
 
-    /// Compares forms (a) and (b) with form (c), bit by bit: the output and every gradient. `tamper` may change the
-    /// weights of a form first.
+    /// Compares forms (a) and (b) with form (c), bit by bit: the output and every gradient. `tamper` may
+    /// change the weights of a form first.
     pub(super) fn compare(
         &self,
         weights: &Tensors,

@@ -21,12 +21,12 @@ const FLOAT16: i64 = 10;
 const BFLOAT16: i64 = 16;
 
 impl Export {
-    /// The bytes of an ONNX file of the network: from `images` (batch, 3, height, width), f32, of any batch size, height
-    /// and width, to `logits` (batch, classes), f32. `name` is the graph's.
+    /// The bytes of an ONNX file of the network: from `images` (batch, 3, height, width), f32, of any batch
+    /// size, height and width, to `logits` (batch, classes), f32. `name` is the graph's.
     ///
-    /// The weights of convolutions and of the last layer are stored as `dtype`, F32, F16 or BF16, and converted to f32
-    /// to compute, because few runtimes have CPU kernels for other types. Batch norms are not folded and stay f32, so
-    /// that the graph can be trained further.
+    /// The weights of convolutions and of the last layer are stored as `dtype`, F32, F16 or BF16, and
+    /// converted to f32 to compute, because few runtimes have CPU kernels for other types. Batch norms are
+    /// not folded and stay f32, so that the graph can be trained further.
     ///
     /// # Errors
     /// If a weight is beyond the range of `dtype`, or the file would exceed the format's 2 GiB.

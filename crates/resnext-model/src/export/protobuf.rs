@@ -48,8 +48,8 @@ mod tests {
 
     #[test]
     fn bytes_are_those_of_the_encodings_own_examples() {
-        // Examples of protobuf.dev/programming-guides/encoding: field 1 is 150; field 2 is "testing"; field 3 is the
-        // message with field 1.
+        // Examples of protobuf.dev/programming-guides/encoding: field 1 is 150; field 2 is "testing"; field 3
+        // is the message with field 1.
         let number = Message::default().integer(1, 150);
         assert_eq!(number.0, [0x08, 0x96, 0x01]);
         assert_eq!(Message::default().text(2, "testing").0, *b"\x12\x07testing");

@@ -35,8 +35,8 @@ impl Export {
         self.tensors.get(name).ok_or_else(|| Error::Convert { name: name.into(), problem: problem() })
     }
 
-    /// The bytes of a safetensors file in `dtype`, F32, F16 or BF16, which `load_state_dict(…, strict=True)` of
-    /// torchvision and timm takes. For that it has a `num_batches_tracked` of 0 for each batch norm.
+    /// The bytes of a safetensors file in `dtype`, F32, F16 or BF16, which `load_state_dict(…, strict=True)`
+    /// of torchvision and timm takes. For that it has a `num_batches_tracked` of 0 for each batch norm.
     ///
     /// # Errors
     /// If `dtype` is another type, or a weight is beyond its range.

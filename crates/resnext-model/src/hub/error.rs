@@ -1,4 +1,4 @@
-//! Why a file cannot be had from the hub.
+//! The errors of the hub.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,8 @@ use std::path::PathBuf;
 pub enum HubError {
     /// A text that does not name a repository.
     #[error(
-        "`{0}` names no file here and no repository: expected a path, or owner/name as in timm/resnext50_32x4d.a1_in1k"
+        "`{0}` names no file here and no repository: expected a path, or owner/name as in \
+         timm/resnext50_32x4d.a1_in1k"
     )]
     Id(String),
     /// A text that does not name a file in a repository.
@@ -31,13 +32,13 @@ pub enum HubError {
         repo: String,
         /// The file.
         file: String,
-        /// Why.
+        /// The reason.
         cause: Cause,
     },
 }
 
 impl HubError {
-    /// The error for a `file` of `repo` that could not be had because of `cause`.
+    /// The error for `file` of `repo`, which could not be downloaded because of `cause`.
     pub(super) fn of(repo: String, file: String, cause: Cause) -> HubError {
         match cause {
             Cause::NoFile => HubError::NoFile { repo, file },
@@ -57,14 +58,16 @@ pub enum Cause {
     NoRepository,
     /// The repository requires a login.
     #[error(
-        "access refused ({status}): the repository is private, gated or does not exist; set HF_TOKEN to a token that may read it"
+        "access refused ({status}): the repository is private, gated or does not exist; set HF_TOKEN to a token \
+         that may read it"
     )]
     Refused {
         /// 401 or 403.
         status: u16,
     },
     /// Too many requests.
-    #[error("too many requests (429){}: try again later, or set HF_TOKEN", wait.map(|s| format!(", the hub asks to wait {s} s")).unwrap_or_default())]
+    #[error("too many requests (429){}: try again later, or set HF_TOKEN",
+        wait.map(|s| format!(", the hub asks to wait {s} s")).unwrap_or_default())]
     Busy {
         /// Seconds the hub asks to wait.
         wait: Option<u64>,

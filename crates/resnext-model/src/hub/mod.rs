@@ -10,8 +10,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The crate hf-hub defines the layout of the cache. Transfers are implemented here, because those of hf-hub neither
-//! verify what they received, nor resume where they stopped, nor work offline.
+//! The crate hf-hub defines the layout of the cache. Transfers are implemented here, because those of hf-hub
+//! neither verify what they received, nor resume where they stopped, nor work offline.
 
 pub(crate) mod error;
 pub(crate) mod repo;
@@ -59,8 +59,8 @@ impl std::fmt::Debug for Hub {
 }
 
 impl Hub {
-    /// A client with the settings of the hub's own programs: the variables `HF_ENDPOINT`, `HF_HOME` or `HF_HUB_CACHE`,
-    /// `HF_HUB_OFFLINE`, and `HF_TOKEN` or the token that `hf auth login` stores.
+    /// A client with the settings of the hub's own programs: the variables `HF_ENDPOINT`, `HF_HOME` or
+    /// `HF_HUB_CACHE`, `HF_HUB_OFFLINE`, and `HF_TOKEN` or the token that `hf auth login` stores.
     ///
     /// # Errors
     /// [`HubError::NoCache`] if neither a variable nor a home folder says where the cache is.
@@ -112,16 +112,18 @@ impl Hub {
         self
     }
 
-    /// Sets a callback that is told the progress of downloads.
+    /// Sets a callback for the progress of downloads.
     pub fn with_progress(mut self, progress: Progress) -> Self {
         self.progress = progress;
         self
     }
 
-    /// The path of a repository's file in the cache. The file is downloaded first if its newest version is not there.
+    /// The path of a repository's file in the cache. The file is downloaded first if its newest version is
+    /// not there.
     ///
-    /// A download that stops is resumed, in this call or in a later one. A file enters the cache only if its length,
-    /// and its SHA-256 if the hub gives one, are right. Without a connection, the version in the cache is used.
+    /// A download that stops is resumed, in this call or in a later one. A file enters the cache only if its
+    /// length, and its SHA-256 if the hub gives one, are right. Without a connection, the version in the
+    /// cache is used.
     ///
     /// # Errors
     /// [`HubError`], which names the file and the repository, and says what may help.
@@ -173,7 +175,8 @@ impl Hub {
         for parent in [blob.parent(), Some(locks.as_path()), pointer.parent()].into_iter().flatten() {
             std::fs::create_dir_all(parent)?;
         }
-        // If two programs want the same file, the second waits and finds it done. Closing the lock's file unlocks it.
+        // If two programs want the same file, the second waits and finds it done. Closing the lock's file
+        // unlocks it.
         let lock = File::create(locks.join(format!("{}.lock", remote.etag)))?;
         lock.lock()?;
         let whole =
@@ -188,8 +191,8 @@ impl Hub {
     }
 }
 
-/// Makes `pointer`, a file's name in a snapshot, point to `blob`. Another program may be reading it, so it is replaced
-/// and never absent.
+/// Makes `pointer`, a file's name in a snapshot, point to `blob`. Another program may be reading it, so it is
+/// replaced and never absent.
 fn point(pointer: &Path, blob: &Path, file: &str) -> std::io::Result<()> {
     if matches!((pointer.canonicalize(), blob.canonicalize()), (Ok(now), Ok(wanted)) if now == wanted) {
         return Ok(());

@@ -64,8 +64,9 @@ impl Transfer<'_> {
         self.token.map(|token| format!("Bearer {token}"))
     }
 
-    /// Requests the description of a file. Redirects within the hub are followed until an answer describes the file.
-    /// A redirect to the storage of its content is not followed, because that server does not describe it.
+    /// Requests the description of a file. Redirects within the hub are followed until an answer describes
+    /// the file. A redirect to the storage of its content is not followed, because that server does not
+    /// describe it.
     pub(super) fn look_up(&self, url: &str) -> Result<Remote, Cause> {
         self.repeated(|| {
             let agent = self.agent(0);
@@ -115,7 +116,8 @@ impl Transfer<'_> {
             }
         }
         verify(&mut file, &remote.etag).inspect_err(|_| {
-            // A damaged file must not be resumed. If it cannot be removed, the next attempt finds it damaged again.
+            // A damaged file must not be resumed. If it cannot be removed, the next attempt finds it damaged
+            // again.
             let _ = std::fs::remove_file(path);
         })?;
         file.sync_all()?;

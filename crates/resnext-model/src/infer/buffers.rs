@@ -4,9 +4,9 @@ use resnext_ops::{Activations, Images};
 
 /// All buffers of one forward pass.
 ///
-/// Images of one size are computed in the same buffers by the same threads in every pass, so that what a thread
-/// writes is in the caches of its own core: fetching it from another core is slow, most of all if the two do not
-/// share the last-level cache.
+/// Images of one size are computed in the same buffers by the same threads in every pass, so that what a
+/// thread writes is in the caches of its own core: fetching it from another core is slow, most of all if the
+/// two do not share the last-level cache.
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
     /// One set for each image that is computed at the same time.
@@ -45,8 +45,8 @@ pub(super) struct LastStageBuffers {
 /// The maps of one stage.
 #[derive(Debug, Default)]
 pub(super) struct StageMaps {
-    /// The output of the block before and so, in the end, of the stage; within the first block, the output of its
-    /// projection.
+    /// The output of the block before and so, in the end, of the stage; within the first block, the output of
+    /// its projection.
     pub(super) x: Activations,
     /// The output of the current block.
     pub(super) y: Activations,
@@ -56,8 +56,8 @@ pub(super) struct StageMaps {
     pub(super) after_middle: Activations,
 }
 
-/// The input of a stage, of which `before` are the stages before it and `stem` is the stem's output; and a map of the
-/// same size that may be overwritten, if there is a stage before.
+/// The input of a stage, of which `before` are the stages before it and `stem` is the stem's output; and a
+/// map of the same size that may be overwritten, if there is a stage before.
 pub(super) fn input_and_spare<'a>(
     stem: &'a Activations,
     before: &'a mut [StageMaps],

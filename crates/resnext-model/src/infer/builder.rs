@@ -16,22 +16,23 @@ use resnext_ops::{Conv2dConfig, FusedConv, Quantization, fused_dtype_is_supporte
 use std::sync::Mutex;
 
 impl Fused {
-    /// Builds the network of `config` from the weights under `vb`, f32, to compute in `dtype`, F32 or BF16. It does so
-    /// block by block, and drops the unpacked weights of a block before it reads those of the next.
+    /// Builds the network of `config` from the weights under `vb`, f32, to compute in `dtype`, F32 or BF16.
+    /// It does so block by block, and drops the unpacked weights of a block before it reads those of the
+    /// next.
     ///
     /// # Errors
-    /// If the configuration is invalid, a weight is missing, of the wrong shape or not f32, or this machine cannot
-    /// compute in `dtype`.
+    /// If the configuration is invalid, a weight is missing, of the wrong shape or not f32, or this machine
+    /// cannot compute in `dtype`.
     pub fn new(config: &Config, vb: VarBuilder, dtype: DType) -> Result<Self> {
         Self::build(config, vb, InferenceType::Float(dtype))
     }
 
-    /// As [`new`](Self::new), but to compute in int8, with feature maps in `ranges`: those that a network of the same
-    /// weights in f32 or bf16 has found by [`calibrate`](Self::calibrate).
+    /// As [`new`](Self::new), but to compute in int8, with feature maps in `ranges`: those that a network of
+    /// the same weights in f32 or bf16 has found by [`calibrate`](Self::calibrate).
     ///
     /// # Errors
-    /// As [`new`](Self::new); also if the range of a map is missing, or signed where the map has no negative numbers, or
-    /// if a weight is not finite, or too large for the ranges.
+    /// As [`new`](Self::new); also if the range of a map is missing, or signed where the map has no negative
+    /// numbers, or if a weight is not finite, or too large for the ranges.
     pub fn quantized(config: &Config, vb: VarBuilder, ranges: &Ranges) -> Result<Self> {
         Self::build(config, vb, InferenceType::Int8(ranges))
     }

@@ -10,8 +10,8 @@ use resnext_ops::{Activations, Crew, FusedConv, Fusion, Quantization};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A network for inference on a CPU: batch norm is folded into packed convolutions, which also add bias and shortcut
-/// and apply ReLU, and buffers are reused. Networks of every form run in form (c).
+/// A network for inference on a CPU: batch norm is folded into packed convolutions, which also add bias and
+/// shortcut and apply ReLU, and buffers are reused. Networks of every form run in form (c).
 ///
 /// It computes in one of three types; [`resnext_ops::fused_dtype_is_supported`] says which this machine has:
 ///
@@ -19,15 +19,16 @@ use std::time::{Duration, Instant};
 /// |---|---|---|---|
 /// | f32 | f32 | f32 | f32 |
 /// | bf16 | bf16 | f32 | bf16 |
-/// | u8 | u8 maps with one scale each, int8 weights with one scale per output channel | i32 | bf16, or f32 without bf16 instructions |
+/// | u8 | u8 maps, int8 weights | i32 | bf16, or f32 if bf16 is missing |
 ///
-/// Means and logits are f32 in each of them.
+/// Means and logits are f32 in each of them. In u8, each map has one scale, and weights have one per output
+/// channel.
 ///
-/// In f32, 1×1 convolutions take two thirds of the multiplications where additions run on execution ports of their
-/// own (Winograd's inner products, on AMD CPUs with AVX-512). 3×3 convolutions with stride 1 take 4/9 of the
-/// multiplications and 16/9 of the memory for weights (Winograd's F(2×2, 3×3)), if groups fill whole vectors and have
-/// at most 128 channels, or with AVX-512 have 8. Logits stay within 1e-4 of the unfused network's, relative to the
-/// largest.
+/// In f32, 1×1 convolutions take two thirds of the multiplications where additions run on execution ports of
+/// their own (Winograd's inner products, on AMD CPUs with AVX-512). 3×3 convolutions with stride 1 take 4/9
+/// of the multiplications and 16/9 of the memory for weights (Winograd's F(2×2, 3×3)), if groups fill whole
+/// vectors and have at most 128 channels, or with AVX-512 have 8. Logits stay within 1e-4 of the unfused
+/// network's, relative to the largest.
 #[derive(Debug)]
 pub struct Fused {
     pub(super) entrance: FusedConv,
@@ -45,16 +46,16 @@ pub struct Fused {
     pub(super) buffers: Mutex<Vec<Buffers>>,
 }
 
-/// The largest image, in pixels, of which each thread computes one of its own, if there are enough images: then no
-/// layer waits for another thread, or reads what another thread wrote. For larger images, those costs are small
-/// beside the memory that one set of maps per thread takes.
+/// The largest image, in pixels, of which each thread computes one of its own, if there are enough images:
+/// then no layer waits for another thread, or reads what another thread wrote. For larger images, those costs
+/// are small beside the memory that one set of maps per thread takes.
 const PIXELS_PER_THREAD: usize = 512 * 512;
 
 /// The most pixels of images that are computed at the same time, on all threads together.
 const PIXELS_AT_ONCE: usize = 16 * PIXELS_PER_THREAD;
 
-/// The most pixels of maps that the last stage reads at once. Its maps are small and its weights many, so it takes as
-/// many images as fit, and reads the weights once for all of them.
+/// The most pixels of maps that the last stage reads at once. Its maps are small and its weights many, so it
+/// takes as many images as fit, and reads the weights once for all of them.
 const LAST_STAGE_PIXELS: usize = 4 * 14 * 14;
 
 impl Fused {
@@ -67,10 +68,11 @@ impl Fused {
     ///
     /// NaN in an image makes the logits of that image NaN; in int8, infinity does so too.
     ///
-    /// As many images are computed at the same time as the rayon pool has threads, one per thread. All threads share
-    /// the images that are left over, and images of more than 512×512 pixels, and all images if 16 images of that
-    /// size have fewer pixels than one per thread. The logits are the same bits in each case. The buffers are reused
-    /// by later calls; for ResNeXt-50 in f32 they take some 450 bytes per pixel of each image computed at the same time.
+    /// As many images are computed at the same time as the rayon pool has threads, one per thread. All
+    /// threads share the images that are left over, and images of more than 512×512 pixels, and all images if
+    /// 16 images of that size have fewer pixels than one per thread. The logits are the same bits in each
+    /// case. The buffers are reused by later calls; for ResNeXt-50 in f32 they take some 450 bytes per pixel
+    /// of each image computed at the same time.
     ///
     /// # Errors
     /// If `x` is not (N, 3, H, W) of f32.
@@ -100,8 +102,9 @@ impl Fused {
         Ok(())
     }
 
-    /// [`forward`](Self::forward), with a call of `observe` after each layer, which is given the layer's name as in
-    /// [`Summary`](crate::summary::Summary) and the time it took. All threads compute one image after the other.
+    /// [`forward`](Self::forward), with a call of `observe` after each layer, which is given the layer's name
+    /// as in [`Summary`](crate::summary::Summary) and the time it took. All threads compute one image after
+    /// the other.
     ///
     /// `observe` runs while rayon's threads are held: it must not wait for work on rayon's pool.
     ///
@@ -142,8 +145,8 @@ impl Fused {
         logits
     }
 
-    /// The features of all images, one row of `self.fc.channels()` after the other. The rows of images whose int8
-    /// maps cannot express what the image holds are NaN.
+    /// The features of all images, one row of `self.fc.channels()` after the other. The rows of images whose
+    /// int8 maps cannot express what the image holds are NaN.
     fn features(
         &self,
         crew: &Crew,
@@ -179,8 +182,8 @@ impl Fused {
         Ok(features)
     }
 
-    /// Stem and all stages but the last of one image (1, 3, H, W). Returns what [`forward_stem`](Self::forward_stem)
-    /// does.
+    /// Stem and all stages but the last of one image (1, 3, H, W). Returns what
+    /// [`forward_stem`](Self::forward_stem) does.
     fn forward_early(
         &self,
         crew: &Crew,
@@ -234,8 +237,9 @@ impl Fused {
         }
     }
 
-    /// The last stage and the average behind it, of image `i` of `n`, or of several images at once: then an image is
-    /// kept in `last_stage.input` until they are complete. Returns the features of the images that were computed.
+    /// The last stage and the average behind it, of image `i` of `n`, or of several images at once: then an
+    /// image is kept in `last_stage.input` until they are complete. Returns the features of the images that
+    /// were computed.
     fn forward_last(
         &self,
         crew: &Crew,
@@ -275,7 +279,8 @@ impl Fused {
         self.stages[s].forward(crew, input, spare, maps, next, observe)
     }
 
-    /// The last layer, for all images at once, because it has more weights than inputs. Logits (N, classes), f32.
+    /// The last layer, for all images at once, because it has more weights than inputs. Logits (N, classes),
+    /// f32.
     fn classify(
         &self,
         crew: &Crew,

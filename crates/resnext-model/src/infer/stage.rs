@@ -29,8 +29,9 @@ pub(super) struct FusedBlock {
 }
 
 impl FusedStage {
-    /// Runs all blocks on `input`, and leaves the result in `maps.x`. `spare`, if given, is a map of the input's size
-    /// that may be overwritten; `next` is the convolution behind the stage, whose weights are prefetched.
+    /// Runs all blocks on `input`, and leaves the result in `maps.x`. `spare`, if given, is a map of the
+    /// input's size that may be overwritten; `next` is the convolution behind the stage, whose weights are
+    /// prefetched.
     pub(super) fn forward(
         &self,
         crew: &Crew,
@@ -44,11 +45,11 @@ impl FusedStage {
         for (i, FusedBlock { name, first, middle, last }) in self.blocks.iter().enumerate() {
             let projection = self.projection.as_ref().filter(|_| i == 0);
             let source = if i == 0 { input } else { &*x };
-            // Before the stride, the first block's maps are of the input's size: they go where the last stage wrote,
-            // which is still in the cache.
+            // Before the stride, the first block's maps are of the input's size: they go where the last stage
+            // wrote, which is still in the cache.
             let after_first = spare.take().filter(|_| self.stride_in_middle).unwrap_or(&mut *after_first);
-            // Weights to prefetch, in the order of their use. A grouped convolution in the middle is too short to
-            // prefetch much, so its neighbours do.
+            // Weights to prefetch, in the order of their use. A grouped convolution in the middle is too
+            // short to prefetch much, so its neighbours do.
             let ahead: Vec<_> = middle.iter().chain(projection).chain([last]).collect();
             first.forward(crew, source, Fusion { ahead: &ahead, ..relu }, after_first)?;
             observe(&format!("{name}.conv1"), after_first);

@@ -19,11 +19,12 @@ impl Head {
 }
 
 impl Weights {
-    /// Checks that the file holds exactly the weights of `config`; with [`Head::Fresh`], the last layer aside.
+    /// Checks that the file holds exactly the weights of `config`; with [`Head::Fresh`], the last layer
+    /// aside.
     ///
     /// # Errors
-    /// [`Error::Mismatch`], which counts the weights of the wrong shape, the missing and the unexpected, and lists
-    /// the first ten of each.
+    /// [`Error::Mismatch`], which counts the weights of the wrong shape, the missing and the unexpected, and
+    /// lists the first ten of each.
     pub fn check(&self, config: &Config, head: Head) -> Result<()> {
         let fits = |problem: Option<String>| match problem {
             None => Ok(()),
@@ -37,8 +38,8 @@ impl Weights {
         fits(weights_mismatch(&required, &found))
     }
 
-    /// A few names and shapes can describe a network of any size. One that this file cannot hold, in whatever type,
-    /// must not be built to compare it.
+    /// A few names and shapes can describe a network of any size. One that this file cannot hold, in whatever
+    /// type, must not be built to compare it.
     fn too_small_for(&self, config: &Config) -> Result<Option<String>> {
         let parameters = Summary::new(config, 1, 1)?.parameters();
         let len = self.file.lock().unwrap_or_else(PoisonError::into_inner).len;
@@ -48,8 +49,9 @@ impl Weights {
         }))
     }
 
-    /// Copies the weights into the variables of a network of `config`. With [`Head::Fresh`] the last layer keeps its
-    /// values, to start training for another task. Everything is checked and read before any variable changes.
+    /// Copies the weights into the variables of a network of `config`. With [`Head::Fresh`] the last layer
+    /// keeps its values, to start training for another task. Everything is checked and read before any
+    /// variable changes.
     ///
     /// # Errors
     /// Those of [`check`](Self::check) and [`tensor`](Self::tensor).

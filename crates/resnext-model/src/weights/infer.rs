@@ -18,7 +18,8 @@ impl Weights {
     /// The configuration of the network that these weights are of, inferred from their names and shapes.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if they are of a network this crate does not have; it names the weight that shows it.
+    /// [`Error::Unsupported`] if they are of a network this crate does not have; it names the weight that
+    /// shows it.
     pub fn config(&self) -> Result<Config> {
         for (name, what) in OTHER_NETWORKS {
             if self.dims(name).is_some() {

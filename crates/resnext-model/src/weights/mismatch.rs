@@ -9,9 +9,9 @@ type Shapes<'a> = BTreeMap<&'a str, &'a [usize]>;
 /// The most names listed of each kind of problem.
 const LISTED: usize = 10;
 
-/// Compares the weights that a file has, `found`, with those that a network requires, by name and shape. `None` if
-/// they are the same; otherwise one line that counts the weights of the wrong shape, the missing and the unexpected,
-/// and lists the first ten of each.
+/// Compares the weights that a file has, `found`, with those that a network requires, by name and shape.
+/// `None` if they are the same; otherwise one line that counts the weights of the wrong shape, the missing
+/// and the unexpected, and lists the first ten of each.
 pub fn weights_mismatch(required: &Shapes, found: &Shapes) -> Option<String> {
     let misshapen = required.iter().filter_map(|(&name, &shape)| {
         let &got = found.get(name)?;

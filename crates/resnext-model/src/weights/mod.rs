@@ -27,15 +27,16 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The tensors of a weights file. Each is read when it is requested, so that no more than one of them is in memory.
+/// The tensors of a weights file. Each is read when it is requested, so that no more than one of them is in
+/// memory.
 ///
 /// The first bytes of the file tell its format: safetensors, zip archives of `torch.save`, or the format that
-/// `torch.save` had before PyTorch 1.6. Pickles are read as data: one that names any function beside those that
-/// tensors are made with is refused.
+/// `torch.save` had before PyTorch 1.6. Pickles are read as data: one that names any function beside those
+/// that tensors are made with is refused.
 ///
-/// Names are torchvision's: prefixes that wrappers leave in every name, such as `module.`, are removed, and so are
-/// other programs' names of the last layer. A checkpoint of this project has the weights its run is judged by: their
-/// averages, if it keeps some.
+/// Names are torchvision's: prefixes that wrappers leave in every name, such as `module.`, are removed, and
+/// so are other programs' names of the last layer. A checkpoint of this project has the weights its run is
+/// judged by: their averages, if it keeps some.
 #[derive(Debug, Clone)]
 pub struct Weights {
     path: PathBuf,
@@ -49,8 +50,8 @@ pub struct Weights {
 pub enum Head {
     /// From the file, like all others.
     Loaded,
-    /// They keep their initial values, because the network is for other classes than the file's. The file need not
-    /// have a last layer.
+    /// They keep their initial values, because the network is for other classes than the file's. The file
+    /// need not have a last layer.
     Fresh,
 }
 
@@ -58,14 +59,15 @@ impl Weights {
     /// How the names of an optimizer's tensors start in a checkpoint. They are no weights, and left out.
     pub const OPTIMIZER_PREFIX: &str = names::OPTIMIZER_PREFIX;
 
-    /// How the names of averaged weights start in a checkpoint. They take the place of the weights themselves.
+    /// How the names of averaged weights start in a checkpoint. They take the place of the weights
+    /// themselves.
     pub const AVERAGE_PREFIX: &str = names::AVERAGE_PREFIX;
 
     /// Opens the file at `path`, and reads the names and shapes of its tensors.
     ///
     /// # Errors
-    /// [`Error::File`] if the file cannot be read, is cut short, gives wrong lengths, has another format, or is a
-    /// pickle that would run code.
+    /// [`Error::File`] if the file cannot be read, is cut short, gives wrong lengths, has another format, or
+    /// is a pickle that would run code.
     pub fn open(path: &Path) -> Result<Self> {
         let failed = |reason: String| Error::File { path: path.to_path_buf(), reason };
         let file = File::open(path).map_err(|e| failed(e.to_string()))?;
@@ -101,8 +103,8 @@ impl Weights {
     /// Reads one tensor, in the type that it has in the file.
     ///
     /// # Errors
-    /// [`Error::Weight`] if there is no tensor of this name, it is not of a floating type, it holds NaN or infinity,
-    /// or it is a variance and holds a negative number.
+    /// [`Error::Weight`] if there is no tensor of this name, it is not of a floating type, it holds NaN or
+    /// infinity, or it is a variance and holds a negative number.
     pub fn tensor(&self, name: &str, device: &Device) -> Result<Tensor> {
         let failed = |problem: String| Error::Weight { path: self.path.clone(), name: name.into(), problem };
         let entry = self.entries.get(name).ok_or_else(|| failed("no such weight".into()))?;
@@ -124,7 +126,8 @@ impl Weights {
     /// All weights as f32 in the form `to`, after a check that they are those of a network of `config`.
     ///
     /// # Errors
-    /// Those of [`check`](Self::check) and [`tensor`](Self::tensor), and if the network does not have the form.
+    /// Those of [`check`](Self::check) and [`tensor`](Self::tensor), and if the network does not have the
+    /// form.
     pub fn in_form(&self, config: &Config, to: Form, device: &Device) -> Result<Tensors> {
         self.check(config, Head::Loaded)?;
         let read = |name: &String| {

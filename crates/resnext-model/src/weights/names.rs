@@ -37,7 +37,8 @@ pub(super) fn torchvision_names<T>(entries: BTreeMap<String, T>) -> BTreeMap<Str
         .collect()
 }
 
-/// Replaces the weights of a checkpoint by their averages, where it has some, and drops the optimizer's state.
+/// Replaces the weights of a checkpoint by their averages, where it has some, and drops the optimizer's
+/// state.
 fn without_optimizer<T>(entries: BTreeMap<String, T>) -> BTreeMap<String, T> {
     let (state, mut weights): (BTreeMap<_, _>, BTreeMap<_, _>) =
         entries.into_iter().partition(|(name, _)| name.starts_with(OPTIMIZER_PREFIX));

@@ -1,10 +1,10 @@
-//! An interpreter for the pickles that hold weights. It builds data and calls nothing: a class or function that
-//! weights do not need is refused by name.
+//! An interpreter for the pickles that hold weights. It builds data and calls nothing: a class or function
+//! that weights do not need is refused by name.
 
 use std::collections::HashMap;
 
-/// A value by its index in [`Pickle::values`], so that values which a pickle shares, or which contain themselves, are
-/// shared here too.
+/// A value by its index in [`Pickle::values`], so that values which a pickle shares, or which contain
+/// themselves, are shared here too.
 pub(super) type Id = usize;
 
 /// A value in a pickle.

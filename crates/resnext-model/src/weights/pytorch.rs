@@ -79,7 +79,8 @@ pub(super) fn from_legacy(file: &mut FileBytes) -> Result<BTreeMap<String, Entry
     next()?;
     let (pickle, keys) = (next()?, next()?);
     let sizes = storage_sizes(&pickle)?;
-    // The machine does not keep lists; but this pickle is one list of keys, so its texts are the keys in order.
+    // The machine does not keep lists; but this pickle is one list of keys, so its texts are the keys in
+    // order.
     let keys =
         keys.values.into_iter().filter_map(|v| if let Value::Text(key) = v { Some(key) } else { None });
     let mut storages = Storages::new();

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 /// The most bytes that the format allows a header to have.
 const HEADER_LIMIT: u64 = 100_000_000;
 
-/// The length of the header in bytes, if a file of `len` bytes with these first bytes can be a safetensors file.
+/// The length of the header in bytes, if a file of `len` bytes with these first bytes can be a safetensors
+/// file.
 pub(super) fn header_len(start: &[u8], len: u64) -> Option<u64> {
     let header = u64::from_le_bytes(start.get(..8)?.try_into().ok()?);
     (header <= HEADER_LIMIT && header <= len.checked_sub(8)? && start.get(8) == Some(&b'{')).then_some(header)

@@ -1,6 +1,7 @@
-//! Numbers that both sides can compute: scripts/golden/formula.py in Rust.
+//! The pseudo-random weights and images of scripts/golden/formula.py, so that both sides compute the same
+//! numbers.
 
-#![allow(dead_code)] // no test uses all of it
+#![allow(dead_code)] // each test uses a part
 
 use candle_core::{DType, Device, Tensor};
 use resnext_model::{Config, ResNext, Variables};
@@ -13,7 +14,7 @@ fn salt(name: &str) -> u32 {
     name.bytes().fold(0xcbf29ce484222325u64, |h, b| (h ^ b as u64).wrapping_mul(0x100000001b3)) as u32
 }
 
-/// `count` numbers in [-1, 1).
+/// `count` pseudo-random numbers in [-1, 1), from the hash of a name.
 fn noise(count: usize, name: &str) -> impl Iterator<Item = f64> {
     let salt = salt(name);
     (0..count).map(move |i| {
@@ -24,7 +25,7 @@ fn noise(count: usize, name: &str) -> impl Iterator<Item = f64> {
     })
 }
 
-/// A weight's value.
+/// The weight of this name and shape.
 pub fn weight(name: &str, dims: &[usize]) -> Tensor {
     let inputs: usize = dims.iter().skip(1).product();
     let value = |u: f64| match dims.len() {
@@ -44,7 +45,7 @@ pub fn images(dims: (usize, usize, usize, usize)) -> Tensor {
     Tensor::from_vec(noise(count, "images").map(|u| (2.0 * u) as f32).collect(), dims, &CPU).unwrap()
 }
 
-/// The formula's weights of a network, by name.
+/// All weights of a network, by name.
 pub fn tensors(config: &Config) -> BTreeMap<String, Tensor> {
     let variables = Variables::new(0, DType::F32, &CPU);
     ResNext::new(config, variables.builder()).unwrap();
@@ -59,7 +60,7 @@ pub fn values(t: &Tensor) -> Vec<f32> {
     t.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// The largest difference, as a share of the largest value.
+/// The largest difference, relative to the largest expected magnitude.
 pub fn difference(got: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(got.len(), expected.len());
     let largest = expected.iter().fold(0f32, |most, v| most.max(v.abs()));

@@ -1,6 +1,6 @@
-//! A hub on 127.0.0.1: as much of its HTTP as a client sees, and what can go wrong with it.
+//! A server on 127.0.0.1 that speaks the hub's protocol, and can be made to fail in several ways.
 
-#![allow(dead_code)] // no test uses all of it
+#![allow(dead_code)] // each test uses a part
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// What a client asked.
+/// A client's request.
 #[derive(Debug, Clone)]
 pub struct Request {
     pub method: String,
@@ -18,13 +18,13 @@ pub struct Request {
     pub headers: BTreeMap<String, String>,
 }
 
-/// What it is answered.
+/// The server's answer.
 #[derive(Debug, Clone)]
 pub struct Reply {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    /// Bytes of the body after which the connection is cut.
+    /// The number of bytes of the body after which the connection is cut.
     pub cut: Option<usize>,
 }
 
@@ -50,7 +50,7 @@ impl Reply {
     }
 }
 
-/// A server, and what it was asked so far.
+/// A server, with a log of its requests.
 pub struct Server {
     pub port: u16,
     pub log: Arc<Mutex<Vec<Request>>>,
@@ -59,13 +59,14 @@ pub struct Server {
 type Handler = dyn Fn(&Request, usize) -> Reply + Send + Sync;
 
 impl Server {
-    /// Answers by `handler`, which is told how many requests like it, by method and path, came before.
+    /// Starts a server. `handler` receives a request, and the number of earlier ones with the same method and
+    /// path.
     pub fn start(handler: impl Fn(&Request, usize) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let log: Arc<Mutex<Vec<Request>>> = Arc::default();
         let (shared, handler): (_, Arc<Handler>) = (log.clone(), Arc::new(handler));
-        // It ends with the test's process.
+        // The thread ends with the test's process.
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let (shared, handler) = (shared.clone(), handler.clone());
@@ -75,7 +76,7 @@ impl Server {
         Server { port, log }
     }
 
-    /// A hub with the files of one repository, whose bytes are elsewhere, as those of large files are.
+    /// A hub with the files of one repository. As for large files, their content is behind a redirect.
     pub fn hub(repo: &'static str, files: Vec<(&'static str, Vec<u8>)>) -> Self {
         Server::start(move |request, _| hub(repo, &files, request))
     }
@@ -89,7 +90,7 @@ impl Server {
     }
 }
 
-/// The hub's own answers.
+/// The answers of an undisturbed hub.
 pub fn hub(repo: &str, files: &[(&str, Vec<u8>)], request: &Request) -> Reply {
     let find = |name: &str| files.iter().find(|(file, _)| *file == name);
     if let Some((_, bytes)) = request.path.strip_prefix("/cdn/").and_then(find) {
@@ -111,7 +112,7 @@ pub fn hub(repo: &str, files: &[(&str, Vec<u8>)], request: &Request) -> Reply {
         .body(b"Found. Redirecting")
 }
 
-/// Bytes, from where the client asks.
+/// The bytes from where the client's range starts.
 pub fn ranged(bytes: &[u8], request: &Request) -> Reply {
     let range =
         request.headers.get("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-'));
@@ -154,7 +155,7 @@ fn answer(stream: TcpStream, log: &Mutex<Vec<Request>>, handler: &Handler) {
     }
     let body = if request.method == "HEAD" { &[][..] } else { &reply.body[..] };
     let body = &body[..reply.cut.unwrap_or(body.len()).min(body.len())];
-    // A client that is gone is no error here.
+    // A client that has disconnected is not an error.
     let _ = (&stream).write_all(head.as_bytes()).and_then(|()| (&stream).write_all(b"\r\n"));
     let _ = (&stream).write_all(body).and_then(|()| (&stream).flush());
 }
