@@ -25,12 +25,10 @@ pub use simd::dispatch::{Isa, lanes};
 pub use simd::traits::{Element, MAX_LANES, Stored};
 pub use threads::shared_slice::SharedMut;
 pub use threads::team::Crew;
-pub use train::batch_norm::{GradientSums, Moments, channel_sums, mean_and_variance};
-pub use train::conv::{
-    conv_forward, conv_gradients, conv_input_gradient, conv_pixel_gradients, conv_weight_gradient,
-};
-pub use train::max_pool::{LARGEST_WINDOW, Window, pool, pool_gradient};
-pub use train::operand::{Line, Operand};
-pub use train::per_channel::per_channel;
-pub use train::residual::{Around, join, join_gradient};
+pub use train::block_sink::{BlockSink, BlockTotals};
+pub use train::entry::{BatchNormKernels, TrainKernels};
+pub use train::max_pool::{LARGEST_WINDOW, Window};
+pub use train::operand::{Gate, Line, Operand};
+pub use train::residual::{Around, Totals};
+pub use train::strided_gradient::StridedGradient;
 pub use winograd::Tiling;

@@ -22,7 +22,7 @@ pub const LARGEST: usize = 8;
 const MOST_INPUTS: usize = 128;
 
 /// Whether groups of so many channels, in and out, are worth it: of whole vectors, or two a vector.
-pub fn takes(lanes: usize, group: usize) -> bool {
+pub const fn takes(lanes: usize, group: usize) -> bool {
     group >= 8 && lanes == 2 * group || group.is_multiple_of(lanes) && group <= MOST_INPUTS
 }
 
@@ -84,6 +84,9 @@ impl Tiling {
 
 /// What becomes of the sums, an output pixel's vector at a time.
 pub trait Sink<T: Element> {
+    /// Whether there may be two groups in a vector.
+    const NARROW_GROUPS: bool;
+
     /// What to do 16 times while a strip is multiplied with a vector's weights: fetch, a few at a time, what is needed
     /// later.
     fn meanwhile(&self) -> impl FnMut();
@@ -153,6 +156,9 @@ impl<T: Element, K: Sink<T>, const M: usize, const GROUPS: usize> Kernel<T>
 {
     #[inline(always)]
     unsafe fn run<S: Simd<T = T>>(self) {
+        if const { GROUPS > 1 && !(K::NARROW_GROUPS && takes(S::LANES, S::LANES / GROUPS)) } {
+            unreachable!("`takes` refuses such groups, or this sink's kernel does");
+        }
         let Tiles { tiling, tiles, maps, pitch, group, units, weights, sink } = self.0;
         let (vectors, size) = (vectors_per_group(S::LANES, *group), POSITIONS * group * S::LANES);
         assert!(takes(S::LANES, *group) && GROUPS == (S::LANES / group).max(1));

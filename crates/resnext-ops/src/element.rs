@@ -1,17 +1,17 @@
 //! candle's element types, as kernels take them.
 
 use candle_core::{DType, WithDType};
-use resnext_kernels::{Isa, WordType, Words};
+use resnext_kernels::{BatchNormKernels, Isa, TrainKernels, WordType, Words};
 
 /// Elements that maps are stored as, here and in candle's storages.
-pub(crate) trait Stored: resnext_kernels::Stored<Wide: Element> + WithDType {}
+pub(crate) trait Stored: TrainKernels<Wide: Element> + WithDType {}
 
-impl<T: resnext_kernels::Stored<Wide: Element> + WithDType> Stored for T {}
+impl<T: TrainKernels<Wide: Element> + WithDType> Stored for T {}
 
 /// Elements that kernels compute in, here and in candle's storages.
-pub(crate) trait Element: resnext_kernels::Element + WithDType {}
+pub(crate) trait Element: BatchNormKernels + TrainKernels + WithDType {}
 
-impl<T: resnext_kernels::Element + WithDType> Element for T {}
+impl<T: BatchNormKernels + TrainKernels + WithDType> Element for T {}
 
 /// How maps of `dtype` are read and written on `isa`; `None` if this machine has no instructions for it.
 pub(crate) fn words_of(dtype: DType, isa: Isa) -> Option<Words> {

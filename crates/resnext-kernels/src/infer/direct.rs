@@ -4,7 +4,7 @@ use super::job::Row;
 use super::packed::{Filter, Panel};
 use super::precision::{Words, pair, quad};
 use super::split::{TILE, strips};
-use super::tiles::{Strip, Task};
+use super::tiles::{Strip, Task, row_tile};
 use crate::group_lanes::spans_groups;
 use crate::simd::traits::MAX_LANES;
 
@@ -109,11 +109,7 @@ impl Task<'_> {
     /// the one before on the same sum, so that fewer than eight sums take as long as eight. Two short rows go together.
     fn rows(&self, panel: &Panel, row: Row) {
         let words = self.packed.words;
-        let most = match words.tile() {
-            (_, tile @ ..6) => tile,
-            (_, 6..14) => 8,
-            _ => 16,
-        };
+        let most = row_tile(words.tile().1);
         let sizes = [16, 14, 8, 7, 4, 2].into_iter().filter(|&m| m <= row.width.min(most));
         let steps = |m: &usize| row.width.div_ceil(*m) * (*m).max(8);
         let strip = Strip { task: self, panel, pixels: self.pixels.clone() };

@@ -58,6 +58,11 @@ pub fn suits(words: Words, filter: &Filter) -> bool {
         && group_out.is_multiple_of(2 * MAX_LANES)
 }
 
+/// Whether kernels are compiled for it, as [`suits`] takes nothing else: only AVX-512 has adders of its own.
+const fn is_f32_of_avx512<W: Word>() -> bool {
+    W::CHANNELS == 1 && W::S::LANES == 16
+}
+
 /// Panels of two vectors. Weights lie as `[group][channel of a group][2 · LANES]`, and with the biases the powers of two
 /// that the channels' weights were divided by, and what is taken off their sums.
 pub fn panels(words: Words, filter: &Filter) -> Vec<Panel> {
@@ -226,6 +231,9 @@ struct Copy<'a, 'b>(&'a mut Task<'b>);
 impl WordKernel for Copy<'_, '_> {
     #[inline(always)]
     unsafe fn run<W: Word>(self) {
+        if const { !is_f32_of_avx512::<W>() } {
+            unreachable!("`suits` takes f32 by AVX-512 alone");
+        }
         let Copy(task) = self;
         let (count, depth, lanes) = (task.pixels.len(), task.packed.panels[0].depth, W::S::LANES);
         // Every vector of a block begins at one of these.
@@ -303,6 +311,9 @@ struct Tiles<'a, const M: usize>(Strip<'a>);
 impl<const M: usize> WordKernel for Tiles<'_, M> {
     #[inline(always)]
     unsafe fn run<W: Word>(self) {
+        if const { !is_f32_of_avx512::<W>() } {
+            unreachable!("`suits` takes f32 by AVX-512 alone");
+        }
         let Strip { task, panel, pixels } = &self.0;
         let (lanes, groups) = (W::S::LANES, groups(task.packed));
         let weights = &task.packed.weights[panel.weights.clone()][..groups * GROUP * 2 * lanes];

@@ -211,6 +211,9 @@ struct Dense<'a, const M: usize, const N: usize>(&'a Strip<'a>);
 impl<const M: usize, const N: usize> WordKernel for Dense<'_, M, N> {
     #[inline(always)]
     unsafe fn run<W: Word>(self) {
+        if const { M > W::S::TILE } {
+            unreachable!("`strips` chooses no tile that registers have no room for");
+        }
         let strip = self.0;
         let Strip { task, panel, pixels } = strip;
         let Task { src, packed, .. } = task;
@@ -290,6 +293,9 @@ struct Spanning<'a, const M: usize>(&'a Strip<'a>);
 impl<const M: usize> WordKernel for Spanning<'_, M> {
     #[inline(always)]
     unsafe fn run<W: Word>(self) {
+        if const { M > W::S::TILE } {
+            unreachable!("`strips` chooses no tile that registers have no room for");
+        }
         let strip = self.0;
         let Strip { task, panel, pixels } = strip;
         for first in pixels.clone().step_by(M) {
@@ -316,6 +322,15 @@ impl<const M: usize> WordKernel for Spanning<'_, M> {
     }
 }
 
+/// The most neighbours in a row that a tile of [`Neighbours`] has, where a tile of two vectors has `tile` pixels.
+pub const fn row_tile(tile: usize) -> usize {
+    match tile {
+        ..6 => tile,
+        6..14 => 8,
+        _ => 16,
+    }
+}
+
 /// Tiles of `M` neighbours in each of `ROWS` rows, `STRIDE` source pixels apart, times one vector, for kernels of three
 /// columns: what is brought to a register of a source pixel serves all the output pixels of a row that it reaches.
 /// `DEPTH` is the panel's where the vector spans groups, 0 where it does not.
@@ -330,11 +345,14 @@ impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
 {
     #[inline(always)]
     unsafe fn run<W: Word>(self) {
-        // To compilers, this says that there is nothing to be compiled for such words.
-        if DEPTH > 0 && DEPTH * W::CHANNELS != 4 && DEPTH * W::CHANNELS != 8 {
+        // What is never chosen is not compiled either: constants end these, before anything is made of the rest.
+        if const { DEPTH > 0 && DEPTH * W::CHANNELS != 4 && DEPTH * W::CHANNELS != 8 } {
             unreachable!("vectors span groups of 4 or 8 channels");
         }
-        if W::BYTES * W::CHANNELS != 4 {
+        if const { M > row_tile(W::S::TILE) || ROWS > 1 && row_tile(W::S::TILE) < 16 } {
+            unreachable!("no tile that registers have no room for");
+        }
+        if const { W::BYTES * W::CHANNELS != 4 } {
             unreachable!(
                 "not chosen where what is written is not as what is read, which a last layer alone has"
             );

@@ -82,6 +82,8 @@ struct Finish<'a> {
 }
 
 impl Sink<f32> for Finish<'_> {
+    const NARROW_GROUPS: bool = true;
+
     #[inline(always)]
     fn meanwhile(&self) -> impl FnMut() {
         let mut fetch = self.fetches.take(POSITIONS);

@@ -4,6 +4,7 @@
 //! Plain loops, compiled for the instruction set in use. Sums run over fixed blocks of pixels and are
 //! merged in order, in f64: the same bits for any number of threads.
 
+use super::operand::Gate;
 use super::per_channel::block_len;
 use crate::simd::dispatch::{Isa, run};
 use crate::simd::traits::{Element, Kernel, Simd, Stored};
@@ -25,6 +26,12 @@ pub struct Moments<T> {
 }
 
 impl<T: Element> Moments<T> {
+    /// Pixels of the block.
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.count as usize
+    }
+
     /// Of a block that is small enough to stay in the cache for a second pass.
     pub fn of<D: Stored<Wide = T>>(isa: Isa, x: &[D], channels: usize) -> Self {
         struct Passes<'a, D: Stored> {
@@ -189,15 +196,10 @@ const ROWS: usize = 16;
 pub struct GradientSums<T>(pub [Vec<T>; 2]);
 
 impl<T: Element> GradientSums<T> {
-    /// Sets `g`, the gradient of a block of `max(x·scale + shift, 0)`, to that of the sum inside it, and sums that.
-    pub fn gate<D: Stored<Wide = T>>(
-        isa: Isa,
-        g: &mut [D],
-        x: &[D],
-        [scale, shift]: [&[T]; 2],
-        mean: &[f64],
-    ) -> Self {
-        struct Gate<'a, D: Stored> {
+    /// Sets `g`, the gradient of the block of `max(x·scale + shift, 0)` from pixel `first` on, to that of the sum inside
+    /// the maximum, and sums that.
+    pub fn gate<D: Stored<Wide = T>>(isa: Isa, gate: &Gate<D>, first: usize, g: &mut [D]) -> Self {
+        struct Pass<'a, D: Stored> {
             g: &'a mut [D],
             x: &'a [D],
             coefficients: [&'a [D::Wide]; 3],
@@ -222,10 +224,10 @@ impl<T: Element> GradientSums<T> {
                 }
             }
         }
-        impl<D: Stored> Kernel<D::Wide> for Gate<'_, D> {
+        impl<D: Stored> Kernel<D::Wide> for Pass<'_, D> {
             #[inline(always)]
             unsafe fn run<S: Simd<T = D::Wide>>(self) {
-                let Gate { g, x, coefficients, sums } = self;
+                let Pass { g, x, coefficients, sums } = self;
                 let channels = coefficients[2].len();
                 assert!(
                     channels.is_multiple_of(S::LANES) && coefficients.iter().all(|c| c.len() == channels)
@@ -238,10 +240,12 @@ impl<T: Element> GradientSums<T> {
                 unsafe { column_sums::<S, 2>(rows, channels, sums, &gated) };
             }
         }
+        let Gate { x, scale, shift, mean } = *gate;
+        let x = &x[first * mean.len()..][..g.len()];
         let minus: Vec<T> = mean.iter().map(|&m| T::of_f64(-m)).collect();
         let mut sums = [0, 1].map(|_| vec![T::ZERO; minus.len()]);
         let [a, b] = &mut sums;
-        run(isa, Gate { g, x, coefficients: [scale, shift, &minus], sums: [a, b] });
+        run(isa, Pass { g, x, coefficients: [scale, shift, &minus], sums: [a, b] });
         GradientSums(sums)
     }
 
@@ -258,21 +262,21 @@ impl<T: Element> GradientSums<T> {
     }
 }
 
-/// `Σ g` and `Σ g·(x - mean)` a channel, where `g = masked(grad, gate)`; `inputs` are grad, gate and x.
+/// `Σ g` and `Σ g·(x - mean)` per channel; with `y`, an output behind ReLU, of `g` where that is above zero.
 pub fn channel_sums<T: Element>(
     isa: Isa,
-    channels: usize,
-    inputs: [&[T]; 3],
+    g: &[T],
+    y: Option<&[T]>,
+    x: &[T],
     mean: &[T],
-    masked: impl Fn(T, T) -> T + Copy + Sync,
 ) -> (Vec<f64>, Vec<f64>) {
-    struct Sums<'a, T, F> {
+    struct Sums<'a, T> {
         inputs: [&'a [T]; 3],
         mean: &'a [T],
         sums: [&'a mut [T]; 2],
-        masked: F,
+        relu: bool,
     }
-    impl<T: Element, F: Fn(T, T) -> T> Kernel<T> for Sums<'_, T, F> {
+    impl<T: Element> Kernel<T> for Sums<'_, T> {
         #[inline(always)]
         unsafe fn run<S: Simd<T = T>>(self) {
             let channels = self.mean.len();
@@ -280,20 +284,22 @@ pub fn channel_sums<T: Element>(
             let [sum_g, sum_gx] = self.sums;
             for ((grad, gate), x) in grad.zip(gate).zip(x) {
                 for k in 0..channels {
-                    let g = (self.masked)(grad[k], gate[k]);
+                    let g = if !self.relu || gate[k] > T::ZERO { grad[k] } else { T::ZERO };
                     sum_g[k] += g;
                     sum_gx[k] += g * (x[k] - self.mean[k]);
                 }
             }
         }
     }
+    let (channels, relu) = (mean.len(), y.is_some());
+    let inputs = [g, y.unwrap_or(g), x];
     let len = block_len(channels);
     let blocks: Vec<[Vec<T>; 2]> = (0..inputs[0].len().div_ceil(len))
         .into_par_iter()
         .map(|i| {
             let inputs = inputs.map(|v| &v[i * len..v.len().min((i + 1) * len)]);
             let mut sums = [vec![T::ZERO; channels], vec![T::ZERO; channels]];
-            run(isa, Sums { inputs, mean, sums: sums.each_mut().map(Vec::as_mut_slice), masked });
+            run(isa, Sums { inputs, mean, sums: sums.each_mut().map(Vec::as_mut_slice), relu });
             sums
         })
         .collect();

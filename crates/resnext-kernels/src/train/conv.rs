@@ -3,7 +3,8 @@
 //! 1×1 convolutions are products, a network's first convolution is one of patches, grouped 3×3 ones have kernels
 //! of their own, and whatever is left gathers.
 
-use super::blocks::{add, finished};
+use super::block_sink::{BlockSink, BlockSums};
+use super::blocks::finished;
 use super::direct;
 use super::direct_wgrad;
 use super::gemm::{Matrix, Rows, product};
@@ -11,6 +12,7 @@ use super::gemm_wgrad::{READ, Read, outer};
 use super::grouped3x3;
 use super::operand::Operand;
 use super::pointwise_backward;
+use super::strided_gradient::StridedGradient;
 use crate::shape::ConvShape;
 use crate::simd::dispatch::{Isa, lanes};
 use crate::simd::traits::{Element, Stored};
@@ -42,99 +44,99 @@ fn kind<T: Element>(isa: Isa, shape: &ConvShape) -> Kind {
     }
 }
 
-/// The convolution of `x` with `weight` (Cout, Cin/groups, kh, kw), channels-last, and what `finish` made of each
-/// block of pixels, in order: it is given the number of the block's first pixel and the block, still in the cache.
-pub fn conv_forward<D: Stored, R: Send>(
+/// The convolution of `x` with `weight` (Cout, Cin/groups, kh, kw), channels-last, and what `sink` has taken from
+/// each block of pixels, in order.
+pub fn conv_forward<D: Stored>(
     isa: Isa,
     shape: &ConvShape,
     x: Operand<D>,
     weight: &[D::Wide],
-    finish: impl Fn(usize, &mut [D]) -> R + Sync,
-) -> (Vec<D>, Vec<R>) {
+    sink: BlockSink<D>,
+) -> (Vec<D>, Vec<BlockSums<D::Wide>>) {
     assert!(x.len() == shape.input_len() && weight.len() == shape.weight_len());
     let pixels = shape.batch * shape.out_h * shape.out_w;
     let (inputs, size, stride) = (shape.in_channels, (shape.in_h, shape.in_w), shape.config.stride);
     match (kind::<D::Wide>(isa, shape), x) {
         (Kind::Pointwise, operand) => {
             let matrix = Matrix::pack(isa, shape.out_channels, inputs, |k, c| weight[k * inputs + c]);
-            product(isa, Rows::Pixels { operand, size, stride }, pixels, &matrix, finish)
+            product(isa, Rows::Pixels { operand, size, stride }, pixels, &matrix, sink)
         }
         (Kind::Patches, Operand::Plain(x)) => {
             let taps = shape.taps();
             let at = |k: usize, i: usize| weight[(k * inputs + i % inputs) * taps + i / inputs];
             let matrix = Matrix::pack(isa, shape.out_channels, taps * inputs, at);
-            product(isa, Rows::Patches { x, shape }, pixels, &matrix, finish)
+            product(isa, Rows::Patches { x, shape }, pixels, &matrix, sink)
         }
         (Kind::Grouped, operand) => grouped3x3::forward::forward(
             isa,
             shape,
             operand,
             &grouped3x3::forward::Packed::forward(isa, shape, weight),
-            finish,
+            sink,
         ),
         (_, operand) => {
-            let x = operand.values(isa, inputs);
+            let x = operand.values(isa);
             let out = direct::forward(isa, shape, &x, weight, None);
-            finished(D::all_rounded(out), shape.out_channels, finish)
+            finished(isa, D::all_rounded(out), shape.out_channels, sink)
         }
     }
 }
 
 /// The gradient of the convolution's input from that of its result; otherwise as [`conv_forward`].
-pub fn conv_input_gradient<D: Stored, R: Send>(
+pub fn conv_input_gradient<D: Stored>(
     isa: Isa,
     shape: &ConvShape,
     gradient: Operand<D>,
     weight: &[D::Wide],
-    finish: impl Fn(usize, &mut [D]) -> R + Sync,
-) -> (Vec<D>, Vec<R>) {
+    sink: BlockSink<D>,
+) -> (Vec<D>, Vec<BlockSums<D::Wide>>) {
     assert!(gradient.len() == shape.output_len() && weight.len() == shape.weight_len());
     match kind::<D::Wide>(isa, shape) {
-        Kind::Pointwise if shape.config.stride == 1 => pointwise(isa, shape, gradient, weight, finish),
+        Kind::Pointwise if shape.config.stride == 1 => pointwise(isa, shape, gradient, weight, sink),
         Kind::Pointwise => {
-            let (few, _) = pointwise(isa, shape, gradient, weight, |_, _| ());
+            let (few, _) = pointwise(isa, shape, gradient, weight, BlockSink::Output);
             let mut out = vec![D::default(); shape.input_len()];
             let image = shape.in_h * shape.in_w;
             out.par_chunks_mut((image * shape.in_channels).max(1)).enumerate().for_each(|(n, out)| {
-                shape.add_strided(isa, &few, n * image, out);
+                StridedGradient { values: &few, shape }.add(isa, n * image, out);
             });
-            finished(out, shape.in_channels, finish)
+            finished(isa, out, shape.in_channels, sink)
         }
         Kind::Grouped => grouped3x3::forward::input_gradient(
             isa,
             shape,
             gradient,
             &grouped3x3::forward::Packed::backward(isa, shape, weight),
-            finish,
+            sink,
         ),
         _ => {
-            let gradient = gradient.values(isa, shape.out_channels);
+            let gradient = gradient.values(isa);
             let out = direct::input_gradient(isa, shape, &gradient, weight);
-            finished(D::all_rounded(out), shape.in_channels, finish)
+            finished(isa, D::all_rounded(out), shape.in_channels, sink)
         }
     }
 }
 
-/// Both gradients of a convolution: the input's with what `finish` made of its blocks, as [`conv_input_gradient`]
+/// Both gradients of a convolution: the input's with what `sink` has taken from its blocks, as [`conv_input_gradient`]
 /// gives them, and the weight's, as [`conv_weight_gradient`] does.
-pub fn conv_gradients<D: Stored, R: Send>(
+pub fn conv_gradients<D: Stored>(
     isa: Isa,
     shape: &ConvShape,
     x: Operand<D>,
     gradient: Operand<D>,
     weight: &[D::Wide],
-    finish: impl Fn(usize, &mut [D]) -> R + Sync,
-) -> (Vec<D>, Vec<R>, Vec<D::Wide>) {
+    sink: BlockSink<D>,
+) -> (Vec<D>, Vec<BlockSums<D::Wide>>, Vec<D::Wide>) {
     if matches!(kind::<D::Wide>(isa, shape), Kind::Pointwise) && shape.config.stride == 1 {
-        return pointwise_both(isa, shape, x, gradient, weight, finish);
+        return pointwise_both(isa, shape, x, gradient, weight, sink);
     }
     let own = conv_weight_gradient(isa, shape, x, gradient);
-    let (input, results) = conv_input_gradient(isa, shape, gradient, weight, finish);
+    let (input, results) = conv_input_gradient(isa, shape, gradient, weight, sink);
     (input, results, own)
 }
 
 /// The gradient of the pixels a 1×1 convolution reads, of which there are as many as it writes: what
-/// [`ConvShape::add_strided`] adds; and that of its weight. `None` for other convolutions.
+/// [`StridedGradient`] adds; and that of its weight. `None` for other convolutions.
 pub fn conv_pixel_gradients<D: Stored>(
     isa: Isa,
     shape: &ConvShape,
@@ -143,32 +145,32 @@ pub fn conv_pixel_gradients<D: Stored>(
     weight: &[D::Wide],
 ) -> Option<(Vec<D>, Vec<D::Wide>)> {
     matches!(kind::<D::Wide>(isa, shape), Kind::Pointwise).then(|| {
-        let (pixels, _, own) = pointwise_both(isa, shape, x, gradient, weight, |_, _| ());
+        let (pixels, _, own) = pointwise_both(isa, shape, x, gradient, weight, BlockSink::Output);
         (pixels, own)
     })
 }
 
 /// The gradients of the pixels that a 1×1 convolution reads, and of its weight.
-fn pointwise_both<D: Stored, R: Send>(
+fn pointwise_both<D: Stored>(
     isa: Isa,
     shape: &ConvShape,
     operand: Operand<D>,
     gradient: Operand<D>,
     weight: &[D::Wide],
-    finish: impl Fn(usize, &mut [D]) -> R + Sync,
-) -> (Vec<D>, Vec<R>, Vec<D::Wide>) {
+    sink: BlockSink<D>,
+) -> (Vec<D>, Vec<BlockSums<D::Wide>>, Vec<D::Wide>) {
     assert!(operand.len() == shape.input_len() && gradient.len() == shape.output_len());
     let (channels, outputs) = (shape.in_channels, shape.out_channels);
     if !pointwise_backward::fits::<D::Wide>(isa, channels, outputs) {
         let own = conv_weight_gradient(isa, shape, operand, gradient);
-        let (pixels, results) = pointwise(isa, shape, gradient, weight, finish);
+        let (pixels, results) = pointwise(isa, shape, gradient, weight, sink);
         return (pixels, results, own);
     }
     let (size, stride) = ((shape.in_h, shape.in_w), shape.config.stride);
     let input = pointwise_backward::Input { operand, channels, size, stride };
     let matrix = transposed(isa, shape, weight);
     let pixels = shape.batch * shape.out_h * shape.out_w;
-    pointwise_backward::gradients(isa, input, gradient, &matrix, pixels, finish)
+    pointwise_backward::gradients(isa, input, gradient, &matrix, pixels, sink)
 }
 
 /// A 1×1 convolution's weight as the matrix from outputs to inputs.
@@ -177,36 +179,17 @@ fn transposed<T: Element>(isa: Isa, shape: &ConvShape, weight: &[T]) -> Matrix<T
     Matrix::pack(isa, inputs, shape.out_channels, |c, k| weight[k * inputs + c])
 }
 
-fn pointwise<D: Stored, R: Send>(
+fn pointwise<D: Stored>(
     isa: Isa,
     shape: &ConvShape,
     operand: Operand<D>,
     weight: &[D::Wide],
-    finish: impl Fn(usize, &mut [D]) -> R + Sync,
-) -> (Vec<D>, Vec<R>) {
+    sink: BlockSink<D>,
+) -> (Vec<D>, Vec<BlockSums<D::Wide>>) {
     let pixels = shape.batch * shape.out_h * shape.out_w;
     let size = (shape.out_h, shape.out_w);
     let matrix = transposed(isa, shape, weight);
-    product(isa, Rows::Pixels { operand, size, stride: 1 }, pixels, &matrix, finish)
-}
-
-impl ConvShape {
-    /// Adds `few`, the gradient of the pixels that a strided 1×1 convolution reads, to that of its input, from pixel
-    /// `first` on.
-    pub fn add_strided<D: Stored>(&self, isa: Isa, few: &[D], first: usize, out: &mut [D]) {
-        let ConvShape { in_h, in_w, in_channels, out_h, out_w, config, .. } = *self;
-        if config.stride == 1 {
-            return add(isa, out, &few[first * in_channels..][..out.len()]);
-        }
-        for (i, out) in out.chunks_exact_mut(in_channels).enumerate() {
-            let pixel = first + i;
-            let (n, y, x) = (pixel / in_w / in_h, pixel / in_w % in_h, pixel % in_w);
-            if y % config.stride == 0 && x % config.stride == 0 {
-                let at = (n * out_h + y / config.stride) * out_w + x / config.stride;
-                add(isa, out, &few[at * in_channels..(at + 1) * in_channels]);
-            }
-        }
-    }
+    product(isa, Rows::Pixels { operand, size, stride: 1 }, pixels, &matrix, sink)
 }
 
 /// The gradient of the weight, shaped as it, from the convolution's input and its result's gradient.
@@ -232,7 +215,7 @@ pub fn conv_weight_gradient<D: Stored>(
         }
         (Kind::Grouped, x) => grouped3x3::weight_gradient::weight_gradient(isa, shape, x, gradient),
         (_, x) => {
-            let (x, gradient) = (x.values(isa, channels), gradient.values(isa, outputs));
+            let (x, gradient) = (x.values(isa), gradient.values(isa));
             direct_wgrad::weight_gradient(isa, shape, &x, &gradient)
         }
     }

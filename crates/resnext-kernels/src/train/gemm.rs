@@ -5,6 +5,7 @@
 //! panel of two vectors of output channels after the other. What is to be known of the results, or done to
 //! them, happens to the block while it is still there.
 
+use super::block_sink::{BlockSink, BlockSums};
 use super::im2col::{Patches, pixel_runs};
 use super::operand::Operand;
 use super::packing::{Ahead, Fill};
@@ -77,20 +78,20 @@ fn block(pixels: usize, tile: usize, pixel_bytes: usize) -> usize {
     cached.min(shared).clamp(1, 16) * tile
 }
 
-/// The product of `pixels` rows with `matrix`, (pixels, width), and what `finish` made of each block, in order:
-/// it is given the number of the block's first pixel and the block.
-pub fn product<D: Stored, R: Send>(
+/// The product of `pixels` rows with `matrix`, (pixels, width), and what `sink` has taken from each block, in
+/// order.
+pub fn product<D: Stored>(
     isa: Isa,
     rows: Rows<D>,
     pixels: usize,
     matrix: &Matrix<D::Wide>,
-    finish: impl Fn(usize, &mut [D]) -> R + Sync,
-) -> (Vec<D>, Vec<R>) {
+    sink: BlockSink<D>,
+) -> (Vec<D>, Vec<BlockSums<D::Wide>>) {
     let (lanes, tile) = lanes_and_tile::<D::Wide>(isa);
     let (depth, width) = (matrix.depth, matrix.width);
     let block = block(pixels, tile, depth * size_of::<D::Wide>());
     let plane = block * lanes;
-    let write = |out: &SharedMut<D>| -> Vec<R> {
+    let write = |out: &SharedMut<D>| -> Vec<BlockSums<D::Wide>> {
         let task = |scratch: &mut Scratch<D::Wide>, first: usize| {
             let count = block.min(pixels - first);
             let planes = scratch.get(plane * depth / lanes);
@@ -98,7 +99,7 @@ pub fn product<D: Stored, R: Send>(
             let to = out.pointer(first * width, count * width);
             panels(isa, (planes, plane), rows.ahead(first + block, depth), matrix, to, count);
             // SAFETY: the panels have written the whole block, which is this task's alone.
-            finish(first, unsafe { out.slice(first * width, count * width) })
+            sink.take(isa, width, first, unsafe { out.slice(first * width, count * width) })
         };
         (0..pixels.div_ceil(block))
             .into_par_iter()

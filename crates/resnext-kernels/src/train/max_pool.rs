@@ -1,5 +1,6 @@
 //! Max-pooling of an activation that is made while it is read, and its gradient.
 
+use super::block_sink::{BlockSink, BlockSums};
 use super::operand::Line;
 use crate::simd::dispatch::{Isa, run};
 use crate::simd::traits::{Element, Kernel, Simd, Stored};
@@ -103,14 +104,14 @@ pub fn pool<D: Stored>(isa: Isa, window: &Window, line: Line<D>) -> (Vec<D>, Vec
     (best, at)
 }
 
-/// The gradient of what was pooled, by [`pool`]'s places, and what `finish` made of each row of it, in order.
-pub fn pool_gradient<D: Stored, R: Send>(
+/// The gradient of what was pooled, by [`pool`]'s places, and what `sink` has taken from each row of it, in order.
+pub fn pool_gradient<D: Stored>(
     isa: Isa,
     window: &Window,
     at: &[u8],
     gradient: &[D],
-    finish: impl Fn(usize, &mut [D]) -> R + Sync,
-) -> (Vec<D>, Vec<R>) {
+    sink: BlockSink<D>,
+) -> (Vec<D>, Vec<BlockSums<D::Wide>>) {
     struct Row<'a, D> {
         window: &'a Window,
         at: &'a [u8],
@@ -149,12 +150,12 @@ pub fn pool_gradient<D: Stored, R: Send>(
     let len = batch * dst.0 * dst.1 * channels;
     assert!(at.len() == len && gradient.len() == len && kernel <= LARGEST_WINDOW);
     let row_len = src.1 * channels;
-    let write = |out: &SharedMut<D>| -> Vec<R> {
+    let write = |out: &SharedMut<D>| -> Vec<BlockSums<D::Wide>> {
         let rows = (0..batch * src.0).into_par_iter().map(|row| {
             let (start, first) = (row * row_len, row * src.1);
             run(isa, Row { window, at, gradient, row, out: out.pointer(start, row_len) });
             // SAFETY: the whole row was just written, and is this task's alone.
-            finish(first, unsafe { out.slice(start, row_len) })
+            sink.take(isa, channels, first, unsafe { out.slice(start, row_len) })
         });
         rows.collect()
     };

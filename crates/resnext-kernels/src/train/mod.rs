@@ -1,10 +1,12 @@
 //! Training: convolutions and their gradients, and the batch norm, residual sums and pooling around them.
 
-pub(crate) mod batch_norm;
+mod batch_norm;
+pub(crate) mod block_sink;
 mod blocks;
-pub(crate) mod conv;
+mod conv;
 mod direct;
 mod direct_wgrad;
+pub(crate) mod entry;
 mod gather;
 mod gemm;
 mod gemm_wgrad;
@@ -13,8 +15,9 @@ mod im2col;
 pub(crate) mod max_pool;
 pub(crate) mod operand;
 mod packing;
-pub(crate) mod per_channel;
+mod per_channel;
 mod pointwise_backward;
 pub(crate) mod residual;
+pub(crate) mod strided_gradient;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! What training's kernels read: values in memory, and what becomes of them on their way to a multiplication.
 
-use super::per_channel::per_channel;
+use super::per_channel::{combine, scale_shift};
 use crate::simd::dispatch::Isa;
 use crate::simd::traits::{Element, Simd, Stored};
 
@@ -10,6 +10,20 @@ pub struct Line<'a, D: Stored> {
     pub x: &'a [D],
     pub scale: &'a [D::Wide],
     pub shift: &'a [D::Wide],
+}
+
+/// The batch norm and ReLU through which a gradient has to go back: that of a block of `max(x·scale + shift, 0)`, where
+/// `x` is a convolution's raw result (pixels, channels).
+#[derive(Debug, Clone, Copy)]
+pub struct Gate<'a, D: Stored> {
+    /// The convolution's result.
+    pub x: &'a [D],
+    /// Per channel.
+    pub scale: &'a [D::Wide],
+    /// Per channel.
+    pub shift: &'a [D::Wide],
+    /// The mean of `x` per channel.
+    pub mean: &'a [f64],
 }
 
 /// The values a kernel multiplies, (pixels, channels) in memory, and what becomes of them on their way.
@@ -34,26 +48,12 @@ impl<D: Stored> Operand<'_, D> {
     }
 
     /// All values as they are multiplied, for kernels that know only those.
-    pub fn values(&self, isa: Isa, channels: usize) -> Vec<D::Wide> {
-        let zero = D::Wide::ZERO;
-        let mut out = vec![zero; self.len()];
+    pub fn values(&self, isa: Isa) -> Vec<D::Wide> {
         match *self {
-            Operand::Plain(x) => out.copy_from_slice(&D::all_wide(x)),
-            Operand::Normalised { x, scale, shift } => {
-                let x = &D::all_wide(x)[..];
-                per_channel(isa, channels, &mut out, [x, x], [scale, shift, shift], |[x, _], [a, b, _]| {
-                    let y = x * a + b;
-                    if y < zero { zero } else { y }
-                });
-            }
-            Operand::Gradient { g, x, a, b, d } => {
-                let (g, x) = (&D::all_wide(g)[..], &D::all_wide(x)[..]);
-                per_channel(isa, channels, &mut out, [g, x], [a, b, d], |[g, x], [a, b, d]| {
-                    g * a + x * b + d
-                });
-            }
+            Operand::Plain(x) => D::all_wide(x).into_owned(),
+            Operand::Normalised { x, scale, shift } => scale_shift(isa, &D::all_wide(x), scale, shift, true),
+            Operand::Gradient { g, x, a, b, d } => combine(isa, &D::all_wide(g), &D::all_wide(x), [a, b, d]),
         }
-        out
     }
 }
 

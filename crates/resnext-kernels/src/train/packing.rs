@@ -148,7 +148,7 @@ mod tests {
         ];
         for isa in Isa::available() {
             for operand in operands {
-                let want = operand.values(isa, 64);
+                let want = operand.values(isa);
                 let (lanes, plane) = (crate::simd::dispatch::lanes::<f32>(isa), 5 * 16);
                 let mut planes = vec![f32::NAN; plane * 32 / lanes];
                 let runs = [

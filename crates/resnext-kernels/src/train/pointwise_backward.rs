@@ -3,6 +3,7 @@
 //! They read the same gradient of the result, which batch norm's gradient makes out of two matrices. Where a block's
 //! planes, the matrix and the weight's sums fit a core's cache together, it is brought there once.
 
+use super::block_sink::{BlockSink, BlockSums};
 use super::gemm::{self, Matrix};
 use super::gemm_wgrad;
 use super::im2col::pixel_runs;
@@ -39,23 +40,22 @@ pub fn fits<T: Element>(isa: Isa, inputs: usize, outputs: usize) -> bool {
     (block(tile) * (inputs + outputs) + 2 * inputs * outputs) * size_of::<T>() <= BYTES
 }
 
-/// The gradient of the `pixels` read, (pixels, inputs), with what `finish` made of each of its blocks in order, and
-/// that of the weight, (outputs, inputs). `matrix` is the weight from outputs to inputs; `finish` is given the number
-/// of the block's first pixel and the block.
-pub fn gradients<D: Stored, R: Send>(
+/// The gradient of the `pixels` read, (pixels, inputs), with what `sink` has taken from each of its blocks in order, and
+/// that of the weight, (outputs, inputs). `matrix` is the weight from outputs to inputs.
+pub fn gradients<D: Stored>(
     isa: Isa,
     input: Input<D>,
     gradient: Operand<D>,
     matrix: &Matrix<D::Wide>,
     pixels: usize,
-    finish: impl Fn(usize, &mut [D]) -> R + Sync,
-) -> (Vec<D>, Vec<R>, Vec<D::Wide>) {
+    sink: BlockSink<D>,
+) -> (Vec<D>, Vec<BlockSums<D::Wide>>, Vec<D::Wide>) {
     let (lanes, tile) = lanes_and_tile::<D::Wide>(isa);
     let (inputs, outputs, block) = (matrix.width(), matrix.depth(), block(tile));
     let blocks = pixels.div_ceil(block);
     let parts = PARTS.min(blocks).max(1);
     let plane = block * lanes;
-    let write = |out: &SharedMut<D>| -> Vec<(Vec<R>, Vec<D::Wide>)> {
+    let write = |out: &SharedMut<D>| -> Vec<(Vec<BlockSums<D::Wide>>, Vec<D::Wide>)> {
         let part = |scratch: &mut Scratch<D::Wide>, part: usize| {
             let mut sums = vec![D::Wide::ZERO; inputs * outputs];
             let (x, g) = scratch.get(block * (inputs + outputs)).split_at_mut(block * inputs);
@@ -72,7 +72,8 @@ pub fn gradients<D: Stored, R: Send>(
                 };
                 gemm::panels(isa, (g, plane), ahead(gradient, outputs), matrix, to, count);
                 // SAFETY: the panels have written the whole block, which is this task's alone.
-                let result = finish(first, unsafe { out.slice(first * inputs, count * inputs) });
+                let result =
+                    sink.take(isa, inputs, first, unsafe { out.slice(first * inputs, count * inputs) });
                 let Input { operand, channels, size, stride } = input;
                 let runs = pixel_runs(size, stride, first, count);
                 Fill { operand, channels, first: 0, width: channels, runs: &runs, planes: x, plane }.run(isa);

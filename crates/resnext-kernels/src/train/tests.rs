@@ -1,12 +1,14 @@
 //! Every instruction set this machine has against the portable one.
 
 use super::batch_norm::{GradientSums, Moments, mean_and_variance};
+use super::block_sink::{BlockSink, BlockSums, BlockTotals};
 use super::conv::{
     conv_forward, conv_gradients, conv_input_gradient, conv_pixel_gradients, conv_weight_gradient,
 };
 use super::max_pool::{Window, pool, pool_gradient};
-use super::operand::{Line, Operand};
+use super::operand::{Gate, Line, Operand};
 use super::residual::{Around, join, join_gradient};
+use super::strided_gradient::StridedGradient;
 use super::{direct, direct_wgrad};
 use crate::shape::{Conv2dConfig, ConvShape};
 use crate::simd::dispatch::Isa;
@@ -147,6 +149,20 @@ fn training_shapes() -> impl Iterator<Item = ConvShape> {
     })
 }
 
+/// Blocks follow each other and together are all of `map`: each one's mean is that of the pixels where it should lie.
+fn follow_each_other<T: Element>(isa: Isa, channels: usize, map: &[T], blocks: &[BlockSums<T>]) {
+    let mut rest = map;
+    for block in blocks {
+        let BlockSums::Moments(moments) = block else { panic!("no moments") };
+        let (mean, _) = Moments::merge(channels, std::slice::from_ref(moments));
+        let (own, behind) = rest.split_at(moments.count() * channels);
+        let (want, _) = mean_and_variance(isa, own, channels);
+        assert!(mean.iter().zip(want).all(|(mean, want)| (mean - want).abs() < 1e-4), "{isa:?}");
+        rest = behind;
+    }
+    assert!(rest.is_empty(), "blocks are all of the map");
+}
+
 /// The training kernels against the gathering one.
 fn training_kernels<T: Element>(tolerance: f64) {
     for shape in training_shapes() {
@@ -155,35 +171,38 @@ fn training_kernels<T: Element>(tolerance: f64) {
         let (c_in, c_out) = (fill::<T>(shape.in_channels, 4), fill::<T>(shape.out_channels, 5));
         for isa in Isa::available() {
             for (x, grad) in operands(&x, &c_in).into_iter().zip(operands(&grad, &c_out)) {
-                let (values, gradient) =
-                    (x.values(isa, shape.in_channels), grad.values(isa, shape.out_channels));
-                let first_pixels = |first: usize, block: &mut [T]| (first, block.len());
-                let (got, blocks) = conv_forward(isa, &shape, x, &weight, first_pixels);
+                let (values, gradient) = (x.values(isa), grad.values(isa));
+                let (got, blocks) = conv_forward(isa, &shape, x, &weight, BlockSink::Statistics);
                 close(&got, &direct::forward(isa, &shape, &values, &weight, None), tolerance);
-                let mut pixels = 0;
-                for (first, len) in blocks {
-                    assert_eq!(first, pixels, "blocks follow each other");
-                    pixels += len / shape.out_channels;
+                let (biased, _) = conv_forward(isa, &shape, x, &weight, BlockSink::Bias(&c_out));
+                follow_each_other(isa, shape.out_channels, &got, &blocks);
+                for (i, (biased, &y)) in biased.iter().zip(&got).enumerate() {
+                    let want = y.as_f64() + c_out[i % shape.out_channels].as_f64();
+                    assert!((biased.as_f64() - want).abs() < tolerance, "{isa:?}");
                 }
-                assert_eq!(pixels * shape.out_channels, shape.output_len());
-                let (got, _) = conv_input_gradient(isa, &shape, grad, &weight, first_pixels);
-                close(&got, &direct::input_gradient(isa, &shape, &gradient, &weight), tolerance);
-                let got = conv_weight_gradient(isa, &shape, x, grad);
                 let want = direct_wgrad::weight_gradient(isa, &shape, &values, &gradient);
-                close(&got, &want, tolerance * 10.0);
-                let (input, blocks, own) = conv_gradients(isa, &shape, x, grad, &weight, first_pixels);
+                close(&conv_weight_gradient(isa, &shape, x, grad), &want, tolerance * 10.0);
+                let plain = direct::input_gradient(isa, &shape, &gradient, &weight);
+                // What is added, pixel by pixel, shows where each block lies.
+                let whole = ConvShape { config: Default::default(), ..shape };
+                let other = fill::<T>(shape.input_len(), 6);
+                let add = BlockSink::Add(StridedGradient { values: &other, shape: &whole });
+                let mut sum = plain.clone();
+                sum.iter_mut().zip(&other).for_each(|(sum, &other)| *sum += other);
+                let (input, blocks) = conv_input_gradient(isa, &shape, grad, &weight, BlockSink::Statistics);
+                close(&input, &plain, tolerance);
+                follow_each_other(isa, shape.in_channels, &input, &blocks);
+                close(&conv_input_gradient(isa, &shape, grad, &weight, add).0, &sum, tolerance);
+                let (input, blocks, own) =
+                    conv_gradients(isa, &shape, x, grad, &weight, BlockSink::Statistics);
                 close(&own, &want, tolerance * 10.0);
-                close(&input, &direct::input_gradient(isa, &shape, &gradient, &weight), tolerance);
-                let mut pixels = 0;
-                for (first, len) in blocks {
-                    assert_eq!(first, pixels, "blocks follow each other");
-                    pixels += len / shape.in_channels;
-                }
-                assert_eq!(pixels * shape.in_channels, shape.input_len());
+                close(&input, &plain, tolerance);
+                follow_each_other(isa, shape.in_channels, &input, &blocks);
+                close(&conv_gradients(isa, &shape, x, grad, &weight, add).0, &sum, tolerance);
                 if let Some((few, own)) = conv_pixel_gradients(isa, &shape, x, grad, &weight) {
                     close(&own, &want, tolerance * 10.0);
                     let mut all = vec![T::ZERO; shape.input_len()];
-                    shape.add_strided(isa, &few, 0, &mut all);
+                    StridedGradient { values: &few, shape: &shape }.add(isa, 0, &mut all);
                     close(&all, &input, tolerance);
                 }
             }
@@ -201,7 +220,6 @@ fn training_kernels_compute_what_gathering_does() {
 #[test]
 fn bf16_in_memory_is_computed_in_f32() {
     let half = |len, salt| bf16::all_rounded(fill::<f32>(len, salt));
-    let no_finish = |_: usize, _: &mut [f32]| ();
     for shape in training_shapes() {
         let (x, grad) = (half(shape.input_len(), 1), half(shape.output_len(), 2));
         let [wide_x, wide_grad] = [&x, &grad].map(|values| bf16::all_wide(values));
@@ -213,23 +231,22 @@ fn bf16_in_memory_is_computed_in_f32() {
             pairs.zip(wide_pairs).flat_map(|all| Isa::available().into_iter().map(move |isa| (isa, all)));
         for (isa, ((x, grad), (wide_x, wide_grad))) in all {
             let channels = shape.out_channels;
-            let moments = |_: usize, block: &mut [bf16]| Moments::of(isa, block, channels);
-            let (got, blocks) = conv_forward(isa, &shape, x, &weight, moments);
-            let (want, _) = conv_forward(isa, &shape, wide_x, &weight, no_finish);
+            let (got, blocks) = conv_forward(isa, &shape, x, &weight, BlockSink::Statistics);
+            let (want, _) = conv_forward(isa, &shape, wide_x, &weight, BlockSink::Output);
             assert_eq!(got, bf16::all_rounded(want));
-            let (mean, variance) = Moments::merge(channels, &blocks);
+            let BlockTotals { statistics: (mean, variance), .. } = BlockTotals::of(channels, blocks);
             let (want_mean, want_variance) = mean_and_variance(isa, &bf16::all_wide(&got), channels);
             for (got, want) in mean.iter().zip(want_mean).chain(variance.iter().zip(want_variance)) {
                 assert!((got - want).abs() < 1e-4 * want.abs().max(1.0), "{isa:?}: {got} {want}");
             }
-            let no_finish_half = |_: usize, _: &mut [bf16]| ();
-            let (got, _) = conv_input_gradient(isa, &shape, grad, &weight, no_finish_half);
-            let (want, _) = conv_input_gradient(isa, &shape, wide_grad, &weight, no_finish);
+            let (got, _) = conv_input_gradient(isa, &shape, grad, &weight, BlockSink::Output);
+            let (want, _) = conv_input_gradient(isa, &shape, wide_grad, &weight, BlockSink::Output);
             assert_eq!(got, bf16::all_rounded(want));
             let want_own = conv_weight_gradient(isa, &shape, wide_x, wide_grad);
             assert_eq!(conv_weight_gradient(isa, &shape, x, grad), want_own);
-            let (got, _, own) = conv_gradients(isa, &shape, x, grad, &weight, no_finish_half);
-            let (want, _, want_own) = conv_gradients(isa, &shape, wide_x, wide_grad, &weight, no_finish);
+            let (got, _, own) = conv_gradients(isa, &shape, x, grad, &weight, BlockSink::Output);
+            let (want, _, want_own) =
+                conv_gradients(isa, &shape, wide_x, wide_grad, &weight, BlockSink::Output);
             assert_eq!((got, own), (bf16::all_rounded(want), want_own));
             let got = conv_pixel_gradients(isa, &shape, x, grad, &weight);
             let want = conv_pixel_gradients(isa, &shape, wide_x, wide_grad, &weight);
@@ -264,15 +281,25 @@ fn what_follows_a_convolution_is_computed_in_f32_from_bf16() {
         assert_eq!(got, (bf16::all_rounded(want.0), want.1, want.2));
 
         let (mut gated, mut wide_gated) = (g.clone(), wide_g.clone());
-        let sums = GradientSums::gate(isa, &mut gated, &x, [&scale, &shift], &mean);
-        let wide_sums = GradientSums::gate(isa, &mut wide_gated, &wide_x, [&scale, &shift], &mean);
+        let sums = GradientSums::gate(
+            isa,
+            &Gate { x: &x, scale: &scale, shift: &shift, mean: &mean },
+            0,
+            &mut gated,
+        );
+        let wide_sums = GradientSums::gate(
+            isa,
+            &Gate { x: &wide_x, scale: &scale, shift: &shift, mean: &mean },
+            0,
+            &mut wide_gated,
+        );
         assert_eq!(gated, bf16::all_rounded(wide_gated));
         assert_eq!(GradientSums::total(&[sums]), GradientSums::total(&[wide_sums]));
 
         let ((best, at), (wide_best, wide_at)) = (pool(isa, &window, line), pool(isa, &window, wide_line));
         assert_eq!((best, &at), (bf16::all_rounded(wide_best), &wide_at));
-        let (got, _) = pool_gradient(isa, &window, &at, &g[..pooled], |_, _| ());
-        let (want, _) = pool_gradient(isa, &window, &at, &wide_g[..pooled], |_, _| ());
+        let (got, _) = pool_gradient(isa, &window, &at, &g[..pooled], BlockSink::Output);
+        let (want, _) = pool_gradient(isa, &window, &at, &wide_g[..pooled], BlockSink::Output);
         assert_eq!(got, bf16::all_rounded(want));
     }
 }

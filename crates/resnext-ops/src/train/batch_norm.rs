@@ -16,7 +16,7 @@ use crate::train::residual::add_relu;
 use crate::train::tape::{Output, apply3, needs_gradient};
 use crate::train::upcast::{widened, with_float, with_widened};
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape, Storage, Tensor};
-use resnext_kernels::{Isa, channel_sums, mean_and_variance, per_channel};
+use resnext_kernels::Isa;
 use std::sync::OnceLock;
 
 /// Normalises each channel of `x` (N, C, H, W) by the mean and variance of this batch, then scales by
@@ -195,7 +195,7 @@ fn batch_statistics(x: &Tensor) -> Result<(Vec<f64>, Vec<f64>)> {
     fn inner<T: Element>(storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(Vec<f64>, Vec<f64>)> {
         let x = channels_last::<T>(storage, layout)?;
         let channels = layout.shape().dims4()?.1;
-        Ok(mean_and_variance(Isa::current(), &x, channels))
+        Ok(T::mean_and_variance(Isa::current(), &x, channels))
     }
     let (storage, layout) = x.storage_and_layout();
     match &*storage {
@@ -271,19 +271,7 @@ impl CustomOp3 for Normalise {
                     T::of_f64(bias[k].as_f64() - weight[k].as_f64() * op.stats.inv_std[k] * op.stats.mean[k])
                 })
                 .collect();
-            let relu = op.relu;
-            let mut y = vec![T::ZERO; x.len()];
-            per_channel(
-                Isa::current(),
-                c,
-                &mut y,
-                [&x, &x],
-                [&scale, &shift, &shift],
-                move |[x, _], [scale, shift, _]| {
-                    let y = x * scale + shift;
-                    if relu && y < T::ZERO { T::ZERO } else { y }
-                },
-            );
+            let y = T::scale_shift(Isa::current(), &x, &scale, &shift, op.relu);
             Ok((T::to_cpu_storage_owned(y), (n, h, w, c).into()))
         }
         with_widened!([s1, s2, s3], inner(self, [s1, s2, s3], [l1, l2, l3]))
@@ -336,12 +324,9 @@ impl CustomOp3 for NormaliseGradient<'_> {
             let (y, grad) = (row_major::<T>(s[1], l[1])?, row_major::<T>(s[2], l[2])?);
             let (n, c, h, w) = l[0].shape().dims4()?;
             let Normalise { stats, training, relu, input_gradient, sums } = op.forward;
-            // What lets the gradient pass where ReLU did: without one, everything.
-            let gate: &[T] = if *relu { &y } else { &grad };
-            let relu = *relu;
-            let masked = move |g: T, gate: T| if !relu || gate > T::ZERO { g } else { T::ZERO };
             let mean: Vec<T> = stats.mean.iter().map(|&m| T::of_f64(m)).collect();
-            let (sum_g, sum_gx) = channel_sums(Isa::current(), c, [&grad, gate, &x], &mean, masked);
+            let (isa, gate) = (Isa::current(), relu.then_some(&y[..]));
+            let (sum_g, sum_gx) = T::channel_sums(isa, &grad, gate, &x, &mean);
             let sum_gx: Vec<f64> = sum_gx.iter().zip(&stats.inv_std).map(|(s, inv)| s * inv).collect();
             let count = (n * h * w) as f64;
             let out = if *input_gradient {
@@ -358,35 +343,13 @@ impl CustomOp3 for NormaliseGradient<'_> {
                 let a: Vec<T> = (0..c).map(|k| T::of_f64(coefficient(k).0)).collect();
                 let b: Vec<T> = (0..c).map(|k| T::of_f64(coefficient(k).1)).collect();
                 let d: Vec<T> = (0..c).map(|k| T::of_f64(coefficient(k).2)).collect();
-                let mut out = vec![T::ZERO; x.len()];
-                if relu {
-                    let mut gated = vec![T::ZERO; x.len()];
-                    per_channel(
-                        Isa::current(),
-                        c,
-                        &mut gated,
-                        [&grad, gate],
-                        [&a, &a, &a],
-                        move |[g, y], _| masked(g, y),
-                    );
-                    per_channel(
-                        Isa::current(),
-                        c,
-                        &mut out,
-                        [&gated, &x],
-                        [&a, &b, &d],
-                        |[g, x], [a, b, d]| g * a + x * b + d,
-                    );
-                } else {
-                    per_channel(
-                        Isa::current(),
-                        c,
-                        &mut out,
-                        [&grad, &x],
-                        [&a, &b, &d],
-                        |[g, x], [a, b, d]| g * a + x * b + d,
-                    );
-                }
+                let out = match gate {
+                    Some(y) => {
+                        let gated = T::where_positive(isa, c, y, &grad);
+                        T::combine(isa, &gated, &x, [&a, &b, &d])
+                    }
+                    None => T::combine(isa, &grad, &x, [&a, &b, &d]),
+                };
                 (T::to_cpu_storage_owned(out), (n, h, w, c).into())
             } else {
                 (T::to_cpu_storage_owned(Vec::new()), (0, 0, 0, 0).into())

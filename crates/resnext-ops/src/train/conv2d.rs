@@ -14,9 +14,7 @@ use crate::train::fallback;
 use crate::train::tape::{Output, apply2, apply3, needs_gradient, reshape};
 use crate::train::upcast::with_widened;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Shape, Tensor};
-use resnext_kernels::{
-    Conv2dConfig, ConvShape, Isa, Operand, conv_forward, conv_input_gradient, conv_weight_gradient,
-};
+use resnext_kernels::{BlockSink, Conv2dConfig, ConvShape, Isa, Operand};
 
 /// Convolves `x` (N, Cin, H, W) with `weight` (Cout, Cin/groups, kh, kw), giving (N, Cout, H', W').
 ///
@@ -173,14 +171,8 @@ fn forward<T: Element>(
     let shape = checked_shape(x.1.shape(), weight.1.shape(), config)?;
     let (x, weight) = (channels_last::<T>(x.0, x.1)?, row_major::<T>(weight.0, weight.1)?);
     let bias = bias.map(|(storage, layout)| row_major::<T>(storage, layout)).transpose()?;
-    let add_bias = |_: usize, block: &mut [T]| {
-        if let Some(bias) = &bias {
-            for pixel in block.chunks_exact_mut(bias.len()) {
-                pixel.iter_mut().zip(&bias[..]).for_each(|(y, &b)| *y += b);
-            }
-        }
-    };
-    let (y, _) = conv_forward(Isa::current(), &shape, Operand::Plain(&x), &weight, add_bias);
+    let sink = bias.as_ref().map_or(BlockSink::Output, |bias| BlockSink::Bias(bias));
+    let (y, _) = T::conv_forward(Isa::current(), &shape, Operand::Plain(&x), &weight, sink);
     Ok((T::to_cpu_storage_owned(y), (shape.batch, shape.out_h, shape.out_w, shape.out_channels).into()))
 }
 
@@ -311,7 +303,14 @@ impl CustomOp2 for InputGradient {
             weight: (&CpuStorage, &Layout),
         ) -> Output4 {
             let (grad, weight) = (row_major::<T>(grad.0, grad.1)?, row_major::<T>(weight.0, weight.1)?);
-            let out = conv_input_gradient(Isa::current(), shape, Operand::Plain(&grad), &weight, |_, _| ()).0;
+            let out = T::conv_input_gradient(
+                Isa::current(),
+                shape,
+                Operand::Plain(&grad),
+                &weight,
+                BlockSink::Output,
+            )
+            .0;
             Ok((
                 T::to_cpu_storage_owned(out),
                 (shape.batch, shape.in_h, shape.in_w, shape.in_channels).into(),
@@ -365,7 +364,8 @@ impl CustomOp2 for WeightGradient {
             grad: (&CpuStorage, &Layout),
         ) -> Output4 {
             let (x, grad) = (channels_last::<T>(x.0, x.1)?, row_major::<T>(grad.0, grad.1)?);
-            let out = conv_weight_gradient(Isa::current(), shape, Operand::Plain(&x), Operand::Plain(&grad));
+            let out =
+                T::conv_weight_gradient(Isa::current(), shape, Operand::Plain(&x), Operand::Plain(&grad));
             Ok((T::to_cpu_storage_owned(out), weight_size(shape).into()))
         }
         with_widened!([s1, s2], inner(&self.shape, (s1, l1), (s2, l2)))

@@ -12,6 +12,7 @@ use crate::simd::dispatch::{Isa, lanes, run};
 use crate::simd::traits::{Element, Kernel, Simd, Stored};
 use crate::threads::parallel::{map, written_chunks};
 use crate::threads::shared_slice::{SharedMut, written};
+use crate::train::block_sink::{BlockSink, BlockSums};
 use crate::train::operand::Operand;
 use crate::train::packing::{Ahead, Fill};
 use crate::winograd::{self, Sink, Tiles, Tiling};
@@ -96,38 +97,37 @@ fn tiled<T: Element>(isa: Isa, walk: &Walk) -> bool {
     walk.stride == 1 && walk.spread == 1 && whole && short
 }
 
-/// The convolution of an operand, channels-last, and what `finish` made of each block of pixels, in order: it is
-/// given the number of the block's first pixel and the block.
-pub fn forward<D: Stored, R: Send>(
+/// The convolution of an operand, channels-last, and what `sink` has taken from each block of pixels, in order.
+pub fn forward<D: Stored>(
     isa: Isa,
     shape: &ConvShape,
     operand: Operand<D>,
     weight: &Packed<D::Wide>,
-    finish: impl Fn(usize, &mut [D]) -> R + Sync,
-) -> (Vec<D>, Vec<R>) {
+    sink: BlockSink<D>,
+) -> (Vec<D>, Vec<BlockSums<D::Wide>>) {
     assert!(!weight.backward);
-    solve(isa, &Walk::forward(shape), operand, weight, finish)
+    solve(isa, &Walk::forward(shape), operand, weight, sink)
 }
 
 /// The gradient of the input from an operand that is the result's; otherwise as [`forward`].
-pub fn input_gradient<D: Stored, R: Send>(
+pub fn input_gradient<D: Stored>(
     isa: Isa,
     shape: &ConvShape,
     operand: Operand<D>,
     weight: &Packed<D::Wide>,
-    finish: impl Fn(usize, &mut [D]) -> R + Sync,
-) -> (Vec<D>, Vec<R>) {
+    sink: BlockSink<D>,
+) -> (Vec<D>, Vec<BlockSums<D::Wide>>) {
     assert!(weight.backward);
-    solve(isa, &Walk::backward(shape), operand, weight, finish)
+    solve(isa, &Walk::backward(shape), operand, weight, sink)
 }
 
-fn solve<D: Stored, R: Send>(
+fn solve<D: Stored>(
     isa: Isa,
     walk: &Walk,
     operand: Operand<D>,
     weight: &Packed<D::Wide>,
-    finish: impl Fn(usize, &mut [D]) -> R + Sync,
-) -> (Vec<D>, Vec<R>) {
+    sink: BlockSink<D>,
+) -> (Vec<D>, Vec<BlockSums<D::Wide>>) {
     let lanes = lanes::<D::Wide>(isa);
     let Walk { channels, dst, group, .. } = *walk;
     assert_eq!(operand.len(), walk.batch * walk.src.0 * walk.src.1 * channels);
@@ -181,7 +181,7 @@ fn solve<D: Stored, R: Send>(
             None => run(isa, Strips { walk, rows, planes, plane, ahead, weights: &weight.values, out }),
         }
     };
-    let write = |out: &SharedMut<D>| -> Vec<R> {
+    let write = |out: &SharedMut<D>| -> Vec<BlockSums<D::Wide>> {
         if shared {
             map(parts.len(), |i| compute(out, i));
         }
@@ -192,7 +192,9 @@ fn solve<D: Stored, R: Send>(
             let (n, rows) = &blocks[i];
             let first = (n * dst.0 + rows.start) * dst.1;
             // SAFETY: all pixels of the rows have been written, and are this task's alone.
-            finish(first, unsafe { out.slice(first * channels, rows.len() * dst.1 * channels) })
+            sink.take(isa, channels, first, unsafe {
+                out.slice(first * channels, rows.len() * dst.1 * channels)
+            })
         })
     };
     // SAFETY: parts do not overlap and together are all channels of all images' rows, and each is written whole.
@@ -208,6 +210,8 @@ struct Pixels<'a, D: Stored> {
 }
 
 impl<D: Stored> Sink<D::Wide> for Pixels<'_, D> {
+    const NARROW_GROUPS: bool = false;
+
     #[inline(always)]
     fn meanwhile(&self) -> impl FnMut() {
         || ()
@@ -267,6 +271,9 @@ impl<D: Stored> Strips<'_, D> {
     /// The CPU has `S`'s instructions; sizes are those that `run` asserts.
     #[inline(always)]
     unsafe fn tiles<S: Simd<T = D::Wide>, const DEPTH: usize, const STRIDE: usize>(&self) {
+        if const { DEPTH > 0 && DEPTH >= S::LANES } {
+            unreachable!("groups that fill vectors have no depth of their own");
+        }
         // As many neighbours as registers hold beside three weights and a source; of the sizes that maps have,
         // the one that computes the fewest twice. What few use is compiled in few sizes.
         let width = self.walk.dst.1;
@@ -494,20 +501,21 @@ mod tests {
         let (few, many) = (shape(3), shape(15));
         let (weight, x) = (wave(few.weight_len()), wave(few.input_len()));
         let repeated = x.repeat(5);
-        let finish = |first: usize, block: &mut [f32]| (first, block.iter().sum::<f32>());
         for isa in Isa::available() {
             for (pack, solve) in [
                 (
                     Packed::forward as fn(_, &_, &[f32]) -> _,
-                    forward as fn(_, &_, _, &_, _) -> (Vec<f32>, Vec<_>),
+                    forward as fn(_, &_, _, &_, _) -> (Vec<f32>, Vec<BlockSums<f32>>),
                 ),
                 (Packed::backward, input_gradient),
             ] {
                 let weight = pack(isa, &few, &weight);
-                let (y, sums) = solve(isa, &few, Operand::Plain(&x), &weight, finish);
-                let (all, all_sums) = solve(isa, &many, Operand::Plain(&repeated), &weight, finish);
+                let (y, sums) = solve(isa, &few, Operand::Plain(&x), &weight, BlockSink::Statistics);
+                let (all, all_sums) =
+                    solve(isa, &many, Operand::Plain(&repeated), &weight, BlockSink::Statistics);
                 assert!(y.iter().any(|&y| y != 0.0) && all == y.repeat(5), "{isa:?}");
-                assert_eq!(sums, all_sums[..sums.len()], "{isa:?}");
+                let statistics = |blocks: &[_]| format!("{blocks:?}");
+                assert_eq!(statistics(&sums), statistics(&all_sums[..sums.len()]), "{isa:?}");
             }
         }
     }

@@ -147,6 +147,9 @@ impl<D: Stored> Sums<'_, D> {
     unsafe fn vectors<S: Simd<T = D::Wide>, const SPANNING: bool, const C: usize, const STRIDE: usize>(
         &mut self,
     ) {
+        if const { SPANNING && C >= S::LANES } {
+            unreachable!("groups that fill vectors do not share them");
+        }
         let group = self.walk.group;
         let (sources, depth) = sources(group, S::LANES);
         // SAFETY: the CPU has S's instructions.

@@ -13,7 +13,7 @@ use crate::train::fused::elements::with_elements;
 use crate::train::tape::{needs_gradient, record};
 use candle_core::{DType, Tensor};
 use half::bf16;
-use resnext_kernels::{Around, Conv2dConfig, ConvShape, GradientSums, Isa, Operand, join, join_gradient};
+use resnext_kernels::{Around, BlockSink, Conv2dConfig, ConvShape, Isa, Operand, StridedGradient};
 use std::cell::RefCell;
 
 /// The layers of a residual block.
@@ -78,7 +78,7 @@ impl Bottleneck {
                     return Err(Error::Shape { op: "bottleneck", input: "the shortcut", expected, got });
                 }
             };
-            let join = || join(Isa::current(), third.shape.out_channels, third.line(), around);
+            let join = || D::join(Isa::current(), third.shape.out_channels, third.line(), around);
             let y = timed("", "join", join);
             let shape = &third.shape;
             let y =
@@ -126,14 +126,13 @@ impl<D: Stored> Saved<D> {
         let channels = third.shape.out_channels;
         let around = projection.as_ref().map(Unit::centred);
         let (g, sums, around_sums) = timed("", "join gradient", || {
-            join_gradient(Isa::current(), channels, (y, gradient), third.centred(), around)
+            D::join_gradient(Isa::current(), channels, (y, gradient), third.centred(), around)
         });
-        let gate = |first: usize, block: &mut [D]| second.gate(first, block);
-        let (g2, sums2) = third.backward(second.activation(), &g, &sums, &mut gradients, Some(gate))?;
+        let gate = Some(BlockSink::Gate(second.gate()));
+        let (g2, totals2) = third.backward(second.activation(), &g, &sums, &mut gradients, gate)?;
         drop(third);
-        let gate = |at: usize, block: &mut [D]| first.gate(at, block);
-        let sums2 = GradientSums::total(&sums2);
-        let (g1, sums1) = second.backward(first.activation(), &g2, &sums2, &mut gradients, Some(gate))?;
+        let (gate, sums2) = (Some(BlockSink::Gate(first.gate())), totals2.gradient_sums);
+        let (g1, totals1) = second.backward(first.activation(), &g2, &sums2, &mut gradients, gate)?;
         drop((second, g2));
         // The shortcut's gradient joins that of the path while it is in the cache.
         let (around, strides) = match (&projection, around_sums) {
@@ -142,10 +141,9 @@ impl<D: Stored> Saved<D> {
         };
         drop(projection);
         let shape = first.shape;
-        let add = |at: usize, block: &mut [D]| strides.add_strided(Isa::current(), &around, at, block);
-        let sums1 = GradientSums::total(&sums1);
-        let finish = input_gradient.then_some(add);
-        let (gx, _) = first.backward(input, &g1, &sums1, &mut gradients, finish)?;
+        let add = BlockSink::Add(StridedGradient { values: &around, shape: &strides });
+        let sink = input_gradient.then_some(add);
+        let (gx, _) = first.backward(input, &g1, &totals1.gradient_sums, &mut gradients, sink)?;
         if input_gradient {
             let gx =
                 Tensor::from_vec(gx, (shape.batch, shape.in_h, shape.in_w, shape.in_channels), x.device())?;

@@ -12,8 +12,7 @@ use crate::train::norm::RunningStats;
 use crate::train::tape::recording;
 use candle_core::{DType, Shape, Tensor};
 use resnext_kernels::{
-    Conv2dConfig, ConvShape, Element as _, GradientSums, Isa, Line, Moments, Operand, conv_forward,
-    conv_gradients, conv_pixel_gradients, conv_weight_gradient, lanes,
+    BlockSink, BlockTotals, Conv2dConfig, ConvShape, Element as _, Gate, Isa, Line, Operand, lanes,
 };
 
 /// A convolution without bias and the batch norm behind it.
@@ -65,9 +64,9 @@ impl<D: Stored> Unit<D> {
             return Err(Error::Shape { op: "batch_norm", input: "x", expected, got: x.clone() });
         }
         let weight = elements::<D::Wide>(&layer.weight)?;
-        let moments = |_: usize, block: &mut [D]| Moments::of(isa, block, channels);
-        let (raw, moments) = timed(name, "forward", || conv_forward(isa, &shape, operand, &weight, moments));
-        let (mean, variance) = Moments::merge(channels, &moments);
+        let (raw, totals) =
+            timed(name, "forward", || D::conv_forward(isa, &shape, operand, &weight, BlockSink::Statistics));
+        let BlockTotals { statistics: (mean, variance), .. } = totals;
         layer.running.update(&mean, &variance, count, &BatchNormConfig::default())?;
         let eps = BatchNormConfig::default().eps;
         let inv_std: Vec<f64> = variance.iter().map(|v| 1.0 / (v + eps).sqrt()).collect();
@@ -85,7 +84,7 @@ impl<D: Stored> Unit<D> {
     pub(crate) fn recompute(&mut self, operand: Operand<D>) {
         if self.raw.is_empty() {
             self.raw = timed(self.name, "forward again", || {
-                conv_forward(self.isa, &self.shape, operand, &self.weight, |_, _| ()).0
+                D::conv_forward(self.isa, &self.shape, operand, &self.weight, BlockSink::Output).0
             });
         }
     }
@@ -111,10 +110,9 @@ impl<D: Stored> Unit<D> {
         (&self.raw, &self.mean)
     }
 
-    /// Turns the gradient of a block of this unit's activation into that of the sum inside its ReLU.
-    pub(crate) fn gate(&self, first: usize, block: &mut [D]) -> GradientSums<D::Wide> {
-        let raw = &self.raw[first * self.shape.out_channels..][..block.len()];
-        GradientSums::gate(self.isa, block, raw, [&self.scale, &self.shift], &self.mean)
+    /// What turns the gradient of this unit's activation into that of the sum inside its ReLU.
+    pub(crate) fn gate(&self) -> Gate<'_, D> {
+        Gate { x: &self.raw, scale: &self.scale, shift: &self.shift, mean: &self.mean }
     }
 
     /// The coefficients that make `a·g + b·raw + d` the gradient of `raw`, from batch norm's sums.
@@ -129,28 +127,28 @@ impl<D: Stored> Unit<D> {
     }
 
     /// From the gradient `g` behind batch norm, and its sums: the gradients of weight, scale and shift go to
-    /// `gradients`; the input's, if `finish` is given, is returned with what that made of each of its blocks.
-    pub(crate) fn backward<R: Send>(
+    /// `gradients`; the input's, if `sink` is given, is returned with what that has taken from it.
+    pub(crate) fn backward(
         &self,
         operand: Operand<D>,
         g: &[D],
         sums: &[Vec<f64>; 2],
         gradients: &mut UnitGradients,
-        finish: Option<impl Fn(usize, &mut [D]) -> R + Sync>,
-    ) -> Result<(Vec<D>, Vec<R>)> {
+        sink: Option<BlockSink<D>>,
+    ) -> Result<(Vec<D>, BlockTotals)> {
         let (isa, shape) = (self.isa, &self.shape);
         let [a, b, d] = &self.coefficients(sums);
         let gradient = Operand::Gradient { g, x: &self.raw, a, b, d };
-        let (input, results, weight) = match finish {
-            Some(finish) => timed(self.name, "gradients", || {
-                conv_gradients(isa, shape, operand, gradient, &self.weight, finish)
+        let (input, totals, weight) = match sink {
+            Some(sink) => timed(self.name, "gradients", || {
+                D::conv_gradients(isa, shape, operand, gradient, &self.weight, sink)
             }),
             None => timed(self.name, "weight gradient", || {
-                (Vec::new(), Vec::new(), conv_weight_gradient(isa, shape, operand, gradient))
+                (Vec::new(), BlockTotals::default(), D::conv_weight_gradient(isa, shape, operand, gradient))
             }),
         };
         self.own_gradients(weight, sums, gradients)?;
-        Ok((input, results))
+        Ok((input, totals))
     }
 
     /// As [`Self::backward`], of a 1×1 convolution: the input's gradient only where the stride reads it.
@@ -164,7 +162,7 @@ impl<D: Stored> Unit<D> {
         let [a, b, d] = &self.coefficients(sums);
         let gradient = Operand::Gradient { g, x: &self.raw, a, b, d };
         let both = timed(self.name, "gradients", || {
-            conv_pixel_gradients(self.isa, &self.shape, operand, gradient, &self.weight)
+            D::conv_pixel_gradients(self.isa, &self.shape, operand, gradient, &self.weight)
         });
         let Some((pixels, weight)) = both else { unreachable!("Bottleneck::takes: a projection is 1×1") };
         self.own_gradients(weight, sums, gradients)?;

@@ -11,9 +11,7 @@ use crate::train::fused::elements::with_elements;
 use crate::train::tape::{needs_gradient, record};
 use candle_core::{DType, Tensor};
 use half::bf16;
-use resnext_kernels::{
-    Around, GradientSums, Isa, LARGEST_WINDOW, Operand, Window, join, join_gradient, pool, pool_gradient,
-};
+use resnext_kernels::{Around, BlockSink, Isa, LARGEST_WINDOW, Operand, Window};
 
 /// The layers of an entrance.
 #[derive(Debug, Clone)]
@@ -53,12 +51,12 @@ impl Stem {
         let shape = unit.shape;
         let (n, c) = (shape.batch, shape.out_channels);
         let Some(config) = self.pool else {
-            let y = join(isa, c, unit.line(), Around::Nothing);
+            let y = D::join(isa, c, unit.line(), Around::Nothing);
             let y = from_nhwc(&Tensor::from_vec(y, (n, shape.out_h, shape.out_w, c), x.device())?)?;
             let output = y.detach();
             record(&y, move |gradient| {
                 let (g, sums, _) = with_elements(&output, |y| {
-                    with_elements(gradient, |g| Ok(join_gradient(isa, c, (y, g), unit.centred(), None)))
+                    with_elements(gradient, |g| Ok(D::join_gradient(isa, c, (y, g), unit.centred(), None)))
                 })?;
                 own_gradients(&x, &unit, &g, &sums)
             });
@@ -73,14 +71,14 @@ impl Stem {
             stride: config.stride,
             padding: config.padding,
         };
-        let (y, at) = timed("", "pool", || pool(isa, &window, unit.line()));
+        let (y, at) = timed("", "pool", || D::max_pool(isa, &window, unit.line()));
         let y = from_nhwc(&Tensor::from_vec(y, (n, window.dst.0, window.dst.1, c), x.device())?)?;
         record(&y, move |gradient| {
-            let gate = |first: usize, block: &mut [D]| unit.gate(first, block);
-            let (g, sums) = with_elements(gradient, |gradient| {
-                Ok(timed("", "pool gradient", || pool_gradient(isa, &window, &at, gradient, gate)))
+            let gate = BlockSink::Gate(unit.gate());
+            let (g, totals) = with_elements(gradient, |gradient| {
+                Ok(timed("", "pool gradient", || D::max_pool_gradient(isa, &window, &at, gradient, gate)))
             })?;
-            own_gradients(&x, &unit, &g, &GradientSums::total(&sums))
+            own_gradients(&x, &unit, &g, &totals.gradient_sums)
         });
         Ok(y)
     }
@@ -94,9 +92,6 @@ fn own_gradients<D: Stored>(
     sums: &[Vec<f64>; 2],
 ) -> Result<Vec<(Tensor, Option<Tensor>)>> {
     let mut gradients = Vec::new();
-    with_elements(x, |values| {
-        let no_input = None::<fn(usize, &mut [D])>;
-        unit.backward(Operand::Plain(values), g, sums, &mut gradients, no_input)
-    })?;
+    with_elements(x, |values| unit.backward(Operand::Plain(values), g, sums, &mut gradients, None))?;
     Ok(gradients)
 }

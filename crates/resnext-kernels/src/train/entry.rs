@@ -1,0 +1,243 @@
+//! The entry points of the training kernels.
+//!
+//! They are methods of traits that this crate implements for concrete types, so that all vector code is compiled here,
+//! once for each type and instruction set, and never again in a crate that calls it.
+
+use super::batch_norm;
+use super::block_sink::{BlockSink, BlockTotals};
+use super::conv;
+use super::max_pool::{self, Window};
+use super::operand::{Line, Operand};
+use super::per_channel;
+use super::residual::{self, Around, Totals};
+use crate::shape::ConvShape;
+use crate::simd::dispatch::Isa;
+use crate::simd::traits::{Element, Stored};
+use half::bf16;
+
+/// Kernels for maps that are stored as `Self`, channels-last: f32, f64, and bf16, which is computed in f32.
+pub trait TrainKernels: Stored {
+    /// The convolution of `x` (N, H, W, Cin) with `weight` (Cout, Cin/groups, kh, kw): (N, H', W', Cout), and what
+    /// `sink` has taken from it.
+    fn conv_forward(
+        isa: Isa,
+        shape: &ConvShape,
+        x: Operand<Self>,
+        weight: &[Self::Wide],
+        sink: BlockSink<Self>,
+    ) -> (Vec<Self>, BlockTotals);
+
+    /// The gradient of the convolution's input (N, H, W, Cin) from that of its result (N, H', W', Cout).
+    fn conv_input_gradient(
+        isa: Isa,
+        shape: &ConvShape,
+        gradient: Operand<Self>,
+        weight: &[Self::Wide],
+        sink: BlockSink<Self>,
+    ) -> (Vec<Self>, BlockTotals);
+
+    /// The gradient of the weight (Cout, Cin/groups, kh, kw) from the convolution's input and its result's gradient.
+    fn conv_weight_gradient(
+        isa: Isa,
+        shape: &ConvShape,
+        x: Operand<Self>,
+        gradient: Operand<Self>,
+    ) -> Vec<Self::Wide>;
+
+    /// Both gradients: the input's with what `sink` has taken from it, and the weight's.
+    fn conv_gradients(
+        isa: Isa,
+        shape: &ConvShape,
+        x: Operand<Self>,
+        gradient: Operand<Self>,
+        weight: &[Self::Wide],
+        sink: BlockSink<Self>,
+    ) -> (Vec<Self>, BlockTotals, Vec<Self::Wide>);
+
+    /// Both gradients of a 1×1 convolution, the input's only for the pixels that the stride reads, of which there are as
+    /// many as the convolution writes: a [`StridedGradient`](crate::StridedGradient) adds it to the whole. `None` for
+    /// other convolutions.
+    fn conv_pixel_gradients(
+        isa: Isa,
+        shape: &ConvShape,
+        x: Operand<Self>,
+        gradient: Operand<Self>,
+        weight: &[Self::Wide],
+    ) -> Option<(Vec<Self>, Vec<Self::Wide>)>;
+
+    /// `max(path + around, 0)`.
+    fn join(isa: Isa, channels: usize, path: Line<Self>, around: Around<Self>) -> Vec<Self>;
+
+    /// From the output `y` of [`Self::join`] and its gradient: the gradient of the sum inside the maximum, and batch
+    /// norm's sums for the path's convolution, `(x, mean)`, and for the shortcut's if it has one.
+    fn join_gradient(
+        isa: Isa,
+        channels: usize,
+        output: (&[Self], &[Self]),
+        path: (&[Self], &[f64]),
+        around: Option<(&[Self], &[f64])>,
+    ) -> (Vec<Self>, Totals, Option<Totals>);
+
+    /// The maximum of `max(line, 0)` in every window, and the number of the place it is first found at.
+    fn max_pool(isa: Isa, window: &Window, line: Line<Self>) -> (Vec<Self>, Vec<u8>);
+
+    /// The gradient of what [`Self::max_pool`] pooled, from the places it gave, and what `sink` has taken from it.
+    fn max_pool_gradient(
+        isa: Isa,
+        window: &Window,
+        at: &[u8],
+        gradient: &[Self],
+        sink: BlockSink<Self>,
+    ) -> (Vec<Self>, BlockTotals);
+}
+
+/// Batch norm's passes over maps (pixels, channels) of f32 or f64.
+pub trait BatchNormKernels: Element {
+    /// The mean and biased variance of each channel.
+    fn mean_and_variance(isa: Isa, x: &[Self], channels: usize) -> (Vec<f64>, Vec<f64>);
+
+    /// `x·scale + shift` per channel, and with `relu` the maximum of that and zero.
+    fn scale_shift(isa: Isa, x: &[Self], scale: &[Self], shift: &[Self], relu: bool) -> Vec<Self>;
+
+    /// `g` where `y` is above zero, and zero elsewhere.
+    fn where_positive(isa: Isa, channels: usize, y: &[Self], g: &[Self]) -> Vec<Self>;
+
+    /// `Σ g` and `Σ g·(x - mean)` per channel; with `y`, an output behind ReLU, of `g` where that is above zero.
+    fn channel_sums(
+        isa: Isa,
+        g: &[Self],
+        y: Option<&[Self]>,
+        x: &[Self],
+        mean: &[Self],
+    ) -> (Vec<f64>, Vec<f64>);
+
+    /// `a·g + b·x + d` per channel.
+    fn combine(isa: Isa, g: &[Self], x: &[Self], coefficients: [&[Self]; 3]) -> Vec<Self>;
+}
+
+macro_rules! train_kernels {
+    ($t:ty) => {
+        impl TrainKernels for $t {
+            #[inline(never)]
+            fn conv_forward(
+                isa: Isa,
+                shape: &ConvShape,
+                x: Operand<Self>,
+                weight: &[Self::Wide],
+                sink: BlockSink<Self>,
+            ) -> (Vec<Self>, BlockTotals) {
+                let (out, blocks) = conv::conv_forward(isa, shape, x, weight, sink);
+                (out, BlockTotals::of(shape.out_channels, blocks))
+            }
+            #[inline(never)]
+            fn conv_input_gradient(
+                isa: Isa,
+                shape: &ConvShape,
+                gradient: Operand<Self>,
+                weight: &[Self::Wide],
+                sink: BlockSink<Self>,
+            ) -> (Vec<Self>, BlockTotals) {
+                let (out, blocks) = conv::conv_input_gradient(isa, shape, gradient, weight, sink);
+                (out, BlockTotals::of(shape.in_channels, blocks))
+            }
+            #[inline(never)]
+            fn conv_weight_gradient(
+                isa: Isa,
+                shape: &ConvShape,
+                x: Operand<Self>,
+                gradient: Operand<Self>,
+            ) -> Vec<Self::Wide> {
+                conv::conv_weight_gradient(isa, shape, x, gradient)
+            }
+            #[inline(never)]
+            fn conv_gradients(
+                isa: Isa,
+                shape: &ConvShape,
+                x: Operand<Self>,
+                gradient: Operand<Self>,
+                weight: &[Self::Wide],
+                sink: BlockSink<Self>,
+            ) -> (Vec<Self>, BlockTotals, Vec<Self::Wide>) {
+                let (input, blocks, own) = conv::conv_gradients(isa, shape, x, gradient, weight, sink);
+                (input, BlockTotals::of(shape.in_channels, blocks), own)
+            }
+            #[inline(never)]
+            fn conv_pixel_gradients(
+                isa: Isa,
+                shape: &ConvShape,
+                x: Operand<Self>,
+                gradient: Operand<Self>,
+                weight: &[Self::Wide],
+            ) -> Option<(Vec<Self>, Vec<Self::Wide>)> {
+                conv::conv_pixel_gradients(isa, shape, x, gradient, weight)
+            }
+            #[inline(never)]
+            fn join(isa: Isa, channels: usize, path: Line<Self>, around: Around<Self>) -> Vec<Self> {
+                residual::join(isa, channels, path, around)
+            }
+            #[inline(never)]
+            fn join_gradient(
+                isa: Isa,
+                channels: usize,
+                output: (&[Self], &[Self]),
+                path: (&[Self], &[f64]),
+                around: Option<(&[Self], &[f64])>,
+            ) -> (Vec<Self>, Totals, Option<Totals>) {
+                residual::join_gradient(isa, channels, output, path, around)
+            }
+            #[inline(never)]
+            fn max_pool(isa: Isa, window: &Window, line: Line<Self>) -> (Vec<Self>, Vec<u8>) {
+                max_pool::pool(isa, window, line)
+            }
+            #[inline(never)]
+            fn max_pool_gradient(
+                isa: Isa,
+                window: &Window,
+                at: &[u8],
+                gradient: &[Self],
+                sink: BlockSink<Self>,
+            ) -> (Vec<Self>, BlockTotals) {
+                let (out, blocks) = max_pool::pool_gradient(isa, window, at, gradient, sink);
+                (out, BlockTotals::of(window.channels, blocks))
+            }
+        }
+    };
+}
+train_kernels!(f32);
+train_kernels!(f64);
+train_kernels!(bf16);
+
+macro_rules! batch_norm_kernels {
+    ($t:ty) => {
+        impl BatchNormKernels for $t {
+            #[inline(never)]
+            fn mean_and_variance(isa: Isa, x: &[Self], channels: usize) -> (Vec<f64>, Vec<f64>) {
+                batch_norm::mean_and_variance(isa, x, channels)
+            }
+            #[inline(never)]
+            fn scale_shift(isa: Isa, x: &[Self], scale: &[Self], shift: &[Self], relu: bool) -> Vec<Self> {
+                per_channel::scale_shift(isa, x, scale, shift, relu)
+            }
+            #[inline(never)]
+            fn where_positive(isa: Isa, channels: usize, y: &[Self], g: &[Self]) -> Vec<Self> {
+                per_channel::where_positive(isa, channels, y, g)
+            }
+            #[inline(never)]
+            fn channel_sums(
+                isa: Isa,
+                g: &[Self],
+                y: Option<&[Self]>,
+                x: &[Self],
+                mean: &[Self],
+            ) -> (Vec<f64>, Vec<f64>) {
+                batch_norm::channel_sums(isa, g, y, x, mean)
+            }
+            #[inline(never)]
+            fn combine(isa: Isa, g: &[Self], x: &[Self], coefficients: [&[Self]; 3]) -> Vec<Self> {
+                per_channel::combine(isa, g, x, coefficients)
+            }
+        }
+    };
+}
+batch_norm_kernels!(f32);
+batch_norm_kernels!(f64);
