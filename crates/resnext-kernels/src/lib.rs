@@ -24,7 +24,7 @@ pub use shape::{Conv2dConfig, ConvShape};
 pub use simd::dispatch::{Isa, lanes};
 pub use simd::traits::{Element, MAX_LANES, Stored};
 pub use threads::shared_slice::SharedMut;
-pub use threads::team::Crew;
+pub use threads::team::ThreadTeam;
 pub use train::block_sink::{BlockSink, BlockTotals};
 pub use train::entry::{BatchNormKernels, TrainKernels};
 pub use train::max_pool::{LARGEST_WINDOW, Window};

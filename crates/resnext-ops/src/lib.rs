@@ -32,7 +32,7 @@ pub use train::{max_pool2d, relu, residue, sum, untaped, value_and_gradients, vj
 
 // Inference: packed convolutions on reused buffers, on the CPU.
 pub use infer::{Activations, FusedConv, Fusion, Images, fused_dtype_is_supported};
-pub use resnext_kernels::{Crew, Quantization, QuantizationError};
+pub use resnext_kernels::{Quantization, QuantizationError, ThreadTeam};
 
 // The machine.
 #[cfg(feature = "cuda")]

@@ -21,7 +21,7 @@ use crate::memory::aligned::Lines;
 use crate::memory::prefetch::Cache;
 use crate::simd::traits::{MAX_LANES, Simd};
 use crate::threads::shared_slice::SharedMut;
-use crate::threads::team::Crew;
+use crate::threads::team::ThreadTeam;
 use std::cell::RefCell;
 use std::hint::black_box;
 use std::ops::Range;
@@ -141,12 +141,12 @@ thread_local! {
 static JOBS: AtomicU64 = AtomicU64::new(1);
 
 /// Computes all output pixels of a job, whose sources have been checked.
-pub fn run(packed: &Packed, crew: &Crew, sources: Sources, job: Job) {
+pub fn run(packed: &Packed, team: &ThreadTeam, sources: Sources, job: Job) {
     let Job { src, residual, epilogue, count, out, out_stride, ahead, .. } = job;
     let number = JOBS.fetch_add(1, Ordering::Relaxed);
     let out = &SharedMut::new(out);
-    let split = Split::of_units(count, TILE, packed.panels.len(), crew.threads());
-    crew.for_each(split.tasks(), |i| {
+    let split = Split::of_units(count, TILE, packed.panels.len(), team.threads());
+    team.for_each(split.tasks(), |i| {
         let (pixels, panels) = split.get(i);
         let steps = pixels.len().div_ceil(TILE) * groups(packed).div_ceil(STEP);
         let fetches = packed.fetches((i, split.tasks()), |task| split.get(task).1, steps, ahead);

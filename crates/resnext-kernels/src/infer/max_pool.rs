@@ -5,12 +5,12 @@ use super::precision::{WordType, halves, halves_mut};
 use crate::simd::dispatch::{Isa, run};
 use crate::simd::traits::{Kernel, Simd};
 use crate::threads::shared_slice::SharedMut;
-use crate::threads::team::Crew;
+use crate::threads::team::ThreadTeam;
 
 /// Pools maps of `(source, height, width, channels)` by `(kernel, stride, padding)` into
 /// `(output, its stride, rows of all maps, width)`.
 pub fn max_pool_rows(
-    crew: &Crew,
+    team: &ThreadTeam,
     words: WordType,
     (src, h, w, c): (Pixels, usize, usize, usize),
     (kernel, stride, padding): (usize, usize, usize),
@@ -22,7 +22,7 @@ pub fn max_pool_rows(
     let out_h = (h + 2 * padding - kernel) / stride + 1;
     let width = c.div_ceil(words.channels());
     let out = SharedMut::new(out);
-    crew.for_each(rows, |row| {
+    team.for_each(rows, |row| {
         let (image, y) = (row / out_h, row % out_h * stride);
         // SAFETY: each task has a row of its own.
         let out = unsafe { out.slice(row * out_w * out_stride, out_w * out_stride) };

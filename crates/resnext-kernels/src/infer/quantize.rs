@@ -6,12 +6,12 @@ use super::quantization::Quantization;
 use crate::simd::dispatch::{Isa, run};
 use crate::simd::traits::{Kernel, Simd};
 use crate::threads::shared_slice::SharedMut;
-use crate::threads::team::Crew;
+use crate::threads::team::ThreadTeam;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Writes rows of `width` pixels of so many channels into `(output, its stride)`, and says whether all were finite.
 pub fn quantize_rows(
-    crew: &Crew,
+    team: &ThreadTeam,
     (src, words, channels): (Pixels, WordType, usize),
     quantization: Quantization,
     (rows, width): (usize, usize),
@@ -19,7 +19,7 @@ pub fn quantize_rows(
 ) -> bool {
     let (out, stride) = (SharedMut::new(out), src.stride);
     let finite = AtomicBool::new(true);
-    crew.for_each(rows, |row| {
+    team.for_each(rows, |row| {
         // SAFETY: each task has a row of its own.
         let out = unsafe { out.slice(row * width * out_stride, width * out_stride) };
         let mut all_finite = true;

@@ -8,12 +8,12 @@ use super::split::{STEP, Split, TILE};
 use super::tiles::Task;
 use super::winograd;
 use crate::threads::shared_slice::SharedMut;
-use crate::threads::team::Crew;
+use crate::threads::team::ThreadTeam;
 use crate::winograd::Tiling;
 
 impl Packed {
     /// Computes all output pixels of a job.
-    pub fn run(&self, crew: &Crew, sources: Sources, job: Job) {
+    pub fn run(&self, team: &ThreadTeam, sources: Sources, job: Job) {
         self.check(&job);
         let Job { src, residual, count, out_stride, .. } = job;
         let row = match sources {
@@ -33,15 +33,15 @@ impl Packed {
         };
         assert!(self.form != Form::Tiles && (count == 0 || src.data.len() >= last + self.reach()));
         if self.form == Form::Paired {
-            return inner_product::run(self, crew, sources, job);
+            return inner_product::run(self, team, sources, job);
         }
         let Job { epilogue, out, ahead, .. } = job;
         let out = &SharedMut::new(bytes_mut(out));
         let split = Split {
             panels_first: self.out_channels > count,
-            ..Split::new(count, row.map_or(1, |row| row.width), self.panels.len(), crew.threads())
+            ..Split::new(count, row.map_or(1, |row| row.width), self.panels.len(), team.threads())
         };
-        crew.for_each(split.tasks(), |task| {
+        team.for_each(split.tasks(), |task| {
             let (pixels, panels) = split.get(task);
             let panels = &self.panels[panels];
             let steps = pixels.len().div_ceil(TILE) * self.taps * panels[0].depth.div_ceil(STEP);
@@ -64,7 +64,7 @@ impl Packed {
     }
 
     /// The same for weights that are packed for tiles.
-    pub fn run_tiles(&self, crew: &Crew, tiling: &Tiling, job: Job) {
-        winograd::run(self, crew, tiling, job);
+    pub fn run_tiles(&self, team: &ThreadTeam, tiling: &Tiling, job: Job) {
+        winograd::run(self, team, tiling, job);
     }
 }

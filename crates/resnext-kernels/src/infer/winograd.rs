@@ -8,7 +8,7 @@ use super::split::Split;
 use crate::memory::prefetch::Cache;
 use crate::simd::traits::Simd;
 use crate::threads::shared_slice::SharedMut;
-use crate::threads::team::Crew;
+use crate::threads::team::ThreadTeam;
 use crate::winograd::{LARGEST, POSITIONS, Sink, Tiles, Tiling, takes, transform_kernels, vectors_per_group};
 
 /// Whether a convolution is computed this way.
@@ -47,7 +47,7 @@ pub fn fill(words: Words, panel: &Panel, values: &mut [f32], filter: &Filter) {
 }
 
 /// Computes all output pixels of a job.
-pub fn run(packed: &Packed, crew: &Crew, tiling: &Tiling, job: Job) {
+pub fn run(packed: &Packed, team: &ThreadTeam, tiling: &Tiling, job: Job) {
     packed.check(&job);
     let Job { src, residual, epilogue, count, out, out_stride, ahead, .. } = job;
     let Words::F32(isa) = packed.words else { unreachable!("tiles are of f32") };
@@ -56,8 +56,8 @@ pub fn run(packed: &Packed, crew: &Crew, tiling: &Tiling, job: Job) {
     let group = packed.panels.first().map_or(lanes, |panel| panel.depth);
     let vectors = vectors_per_group(lanes, group);
     let out = &SharedMut::new(out);
-    let split = Split::new(tiling.len(), 1, packed.panels.len() / vectors, crew.threads());
-    crew.for_each(split.tasks(), |task| {
+    let split = Split::new(tiling.len(), 1, packed.panels.len() / vectors, team.threads());
+    team.for_each(split.tasks(), |task| {
         let (tiles, units) = split.get(task);
         let panels = |task: usize| {
             let (_, units) = split.get(task);

@@ -29,7 +29,7 @@ impl Lines {
     }
 
     /// The same by all threads of the current pool, as the system clears each page when it is first written. Not for a
-    /// crew, whose threads are that pool's.
+    /// team, whose threads are that pool's.
     pub fn zeros_by_all(len: usize) -> Self {
         Self::fresh(len, |values| {
             let parts = values.par_chunks_mut(PAGE / size_of::<f32>());

@@ -1,7 +1,7 @@
 //! Parallel loops over short lists of tasks.
 
 use super::shared_slice::{SharedMut, written};
-use super::team::Crew;
+use super::team::ThreadTeam;
 use crate::simd::traits::{Element, Stored};
 use rayon::prelude::*;
 
@@ -25,7 +25,7 @@ pub fn map<R: Send>(count: usize, task: impl Fn(usize) -> R + Sync) -> Vec<R> {
     if count < 2 {
         return (0..count).map(task).collect();
     }
-    Crew::run(|crew| crew.apart(&mut vec![(); count], |i, ()| task(i)))
+    ThreadTeam::scope(|team| team.map_items(&mut vec![(); count], |i, ()| task(i)))
 }
 
 /// The sum of partial sums of one length, added in their order.

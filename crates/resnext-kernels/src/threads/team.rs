@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The calling thread and others, as many as the current rayon pool has, held for the many short loops of a forward
 /// pass.
 ///
-/// Waking a sleeping thread costs more than a small layer takes. A crew's threads wait for the next loop
+/// Waking a sleeping thread costs more than a small layer takes. A team's threads wait for the next loop
 /// without sleeping; they leave when the pass is over. Each has a part of every loop's tasks that is
 /// its own, and the same from loop to loop, so that it finds in its cache what it has written; whoever is done with
 /// its own takes from the others' ends.
 #[derive(Debug)]
-pub struct Crew(Arc<Shared>);
+pub struct ThreadTeam(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -23,19 +23,19 @@ struct Shared {
     loops: Loops,
 }
 
-impl Crew {
-    /// Calls `pass` with a crew of as many threads as the current rayon pool has, the calling one included.
-    pub fn run<R>(pass: impl FnOnce(&Crew) -> R) -> R {
+impl ThreadTeam {
+    /// Calls `pass` with a team of as many threads as the current rayon pool has, the calling one included.
+    pub fn scope<R>(pass: impl FnOnce(&ThreadTeam) -> R) -> R {
         let parts = (0..rayon::current_num_threads()).map(|_| Part::default()).collect();
-        let crew = Crew(Arc::new(Shared { parts, loops: Loops::default() }));
-        for own in 1..crew.threads() {
-            let crew = Crew(crew.0.clone());
+        let team = ThreadTeam(Arc::new(Shared { parts, loops: Loops::default() }));
+        for own in 1..team.threads() {
+            let team = ThreadTeam(team.0.clone());
             // A panic is told to whoever leads.
-            hand_over(Box::new(move || drop(catch_unwind(AssertUnwindSafe(|| crew.serve(own))))));
+            hand_over(Box::new(move || drop(catch_unwind(AssertUnwindSafe(|| team.serve(own))))));
         }
         // Also when the pass unwinds.
-        let _end = OnDrop(|| crew.0.loops.closed.store(true, Ordering::Release));
-        pass(&crew)
+        let _end = OnDrop(|| team.0.loops.closed.store(true, Ordering::Release));
+        pass(&team)
     }
 
     /// How many threads there are.
@@ -44,7 +44,7 @@ impl Crew {
     }
 
     /// Calls `task(i)` for each i below `tasks` on all threads; returns when all are done. Within another loop's task, which
-    /// [`apart`](Self::apart) builds on, or from another thread than the one that leads, the caller does all itself.
+    /// [`map_items`](Self::apart) builds on, or from another thread than the one that leads, the caller does all itself.
     pub fn for_each(&self, tasks: usize, task: impl Fn(usize) + Sync) {
         // One loop at a time.
         if self.threads() == 1 || tasks < 2 || self.0.loops.busy.swap(true, Ordering::Acquire) {
@@ -58,7 +58,7 @@ impl Crew {
 
     /// What `task` makes of each of `items` and its place: each on one thread, on which the loops within it stay too. The
     /// loops of a single one are for all threads.
-    pub fn apart<T: Send, R: Send>(
+    pub fn map_items<T: Send, R: Send>(
         &self,
         items: &mut [T],
         task: impl Fn(usize, &mut T) -> R + Sync,
@@ -224,17 +224,21 @@ mod tests {
     use super::*;
     use std::sync::atomic::AtomicU32;
 
-    fn on(threads: usize, pass: impl FnOnce(&Crew) + Send) {
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| Crew::run(pass));
+    fn on(threads: usize, pass: impl FnOnce(&ThreadTeam) + Send) {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap()
+            .install(|| ThreadTeam::scope(pass));
     }
 
     #[test]
     fn every_task_of_every_loop_is_done_once_before_the_next_loop() {
         for threads in [1, 2, 5] {
-            on(threads, |crew| {
+            on(threads, |team| {
                 for tasks in (0..300).chain([5000, 2_500_000]) {
                     let seen: Vec<_> = (0..tasks).map(|_| AtomicU32::new(0)).collect();
-                    crew.for_each(tasks, |i| {
+                    team.for_each(tasks, |i| {
                         seen[i].fetch_add(1, Ordering::Relaxed);
                     });
                     assert!(seen.iter().all(|n| n.load(Ordering::Relaxed) == 1));
@@ -246,9 +250,9 @@ mod tests {
     #[test]
     fn loops_inside_loops_and_from_other_threads_end() {
         let count = AtomicUsize::new(0);
-        on(3, |crew| {
-            crew.for_each(7, |_| {
-                crew.for_each(5, |_| {
+        on(3, |team| {
+            team.for_each(7, |_| {
+                team.for_each(5, |_| {
                     count.fetch_add(1, Ordering::Relaxed);
                 });
             });
@@ -258,12 +262,12 @@ mod tests {
 
     #[test]
     fn items_apart_are_each_seen_once_and_loops_within_stay_on_their_thread() {
-        on(3, |crew| {
+        on(3, |team| {
             for items in [0, 2, 3, 7] {
                 let mut items = vec![1; items];
-                let made = crew.apart(&mut items, |i, item| {
+                let made = team.map_items(&mut items, |i, item| {
                     let own = std::thread::current().id();
-                    crew.for_each(50, |_| assert_eq!(std::thread::current().id(), own));
+                    team.for_each(50, |_| assert_eq!(std::thread::current().id(), own));
                     *item += i;
                     10 * i
                 });
@@ -272,8 +276,8 @@ mod tests {
             }
             // Three that wait for each other: on one thread they would do so forever.
             let all = std::sync::Barrier::new(3);
-            crew.apart(&mut [()], |_, _| {
-                crew.for_each(3, |_| {
+            team.map_items(&mut [()], |_, _| {
+                team.for_each(3, |_| {
                     all.wait();
                 })
             });
@@ -284,7 +288,7 @@ mod tests {
     fn a_panic_in_a_task_ends_the_pass() {
         for threads in [1, 4] {
             let outcome = std::panic::catch_unwind(|| {
-                on(threads, |crew| crew.for_each(64, |i| assert!(i < 33, "as planned")));
+                on(threads, |team| team.for_each(64, |i| assert!(i < 33, "as planned")));
             });
             assert!(outcome.is_err());
         }

@@ -6,7 +6,7 @@ use crate::calibration::Calibration;
 use crate::config::StemKind;
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
-use resnext_ops::{Activations, Crew, FusedConv, Fusion, Quantization};
+use resnext_ops::{Activations, FusedConv, Fusion, Quantization, ThreadTeam};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -135,11 +135,11 @@ impl Fused {
         let observe = observe.unwrap_or(&mut nobody);
         let free = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut buffers = free.unwrap_or_default();
-        let logits = Crew::run(|crew| {
-            let threads = crew.threads();
+        let logits = ThreadTeam::scope(|team| {
+            let threads = team.threads();
             let at_once = if fits && threads * pixels <= PIXELS_AT_ONCE { threads } else { 1 };
-            let features = self.features(crew, x, at_once, &mut buffers, observe)?;
-            self.classify(crew, features, &mut buffers, observe)
+            let features = self.features(team, x, at_once, &mut buffers, observe)?;
+            self.classify(team, features, &mut buffers, observe)
         });
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner).push(buffers);
         logits
@@ -149,7 +149,7 @@ impl Fused {
     /// int8 maps cannot express what the image holds are NaN.
     fn features(
         &self,
-        crew: &Crew,
+        team: &ThreadTeam,
         x: &Tensor,
         at_once: usize,
         Buffers { per_image, last_stage, .. }: &mut Buffers,
@@ -165,16 +165,16 @@ impl Fused {
                 per_image.resize_with(count, ImageBuffers::default);
             }
             let early = |i: usize, buffers: &mut ImageBuffers, observe: &mut Observer| {
-                self.forward_early(crew, &x.narrow(0, first + i, 1)?, buffers, observe)
+                self.forward_early(team, &x.narrow(0, first + i, 1)?, buffers, observe)
             };
             let done = match count {
                 1 => vec![early(0, &mut per_image[0], observe)],
-                _ => crew.apart(&mut per_image[..count], |i, buffers| early(i, buffers, &mut |_, _| {})),
+                _ => team.map_items(&mut per_image[..count], |i, buffers| early(i, buffers, &mut |_, _| {})),
             };
             for (is_finite, buffers) in done.into_iter().zip(&mut *per_image) {
                 finite.push(is_finite?);
                 let index = finite.len() - 1;
-                features.extend(self.forward_last(crew, (index, n), buffers, last_stage, observe)?);
+                features.extend(self.forward_last(team, (index, n), buffers, last_stage, observe)?);
             }
         }
         let rows = features.chunks_exact_mut(self.fc.channels()).zip(finite);
@@ -186,18 +186,18 @@ impl Fused {
     /// [`forward_stem`](Self::forward_stem) does.
     fn forward_early(
         &self,
-        crew: &Crew,
+        team: &ThreadTeam,
         image: &Tensor,
         buffers: &mut ImageBuffers,
         observe: &mut Observer,
     ) -> Result<bool> {
-        let finite = self.forward_stem(crew, image, buffers, observe)?;
+        let finite = self.forward_stem(team, image, buffers, observe)?;
         let ImageBuffers { stem, stages, .. } = buffers;
         stages.resize_with(self.stages.len() - 1, StageMaps::default);
         for s in 0..stages.len() {
             let (before, maps) = stages.split_at_mut(s);
             let (input, spare) = input_and_spare(self.stem_output(stem), before);
-            self.forward_stage(crew, s, input, spare, &mut maps[0], observe)?;
+            self.forward_stage(team, s, input, spare, &mut maps[0], observe)?;
         }
         Ok(finite)
     }
@@ -205,23 +205,23 @@ impl Fused {
     /// The stem of one image (1, 3, H, W). Returns false if int8 was to express a value that is not finite.
     fn forward_stem(
         &self,
-        crew: &Crew,
+        team: &ThreadTeam,
         image: &Tensor,
         ImageBuffers { image: loaded, stem, .. }: &mut ImageBuffers,
         observe: &mut Observer,
     ) -> Result<bool> {
-        loaded.load(crew, image, &self.entrance, self.border)?;
+        loaded.load(team, image, &self.entrance, self.border)?;
         observe("input", &stem.conv);
         let relu = Fusion { relu: true, ..Default::default() };
-        self.entrance.forward_images(crew, loaded, relu, &mut stem.conv)?;
+        self.entrance.forward_images(team, loaded, relu, &mut stem.conv)?;
         let (mut name, mut output) = ("conv1", &stem.conv);
         if let Some(pool) = self.stem.pool() {
             observe(name, output);
-            output.max_pool(crew, &pool, &mut stem.pooled)?;
+            output.max_pool(team, &pool, &mut stem.pooled)?;
             (name, output) = ("maxpool", &stem.pooled);
         }
         let finite = match self.quantization {
-            Some(quantization) => stem.quantized.quantize(crew, output, quantization)?,
+            Some(quantization) => stem.quantized.quantize(team, output, quantization)?,
             None => true,
         };
         observe(name, self.stem_output(stem));
@@ -242,7 +242,7 @@ impl Fused {
     /// were computed.
     fn forward_last(
         &self,
-        crew: &Crew,
+        team: &ThreadTeam,
         (i, n): (usize, usize),
         buffers: &mut ImageBuffers,
         LastStageBuffers { input: gathered, maps }: &mut LastStageBuffers,
@@ -254,13 +254,13 @@ impl Fused {
         let most = (LAST_STAGE_PIXELS / (h * w)).clamp(1, n);
         let (place, places) = (i % most, most.min(n - i / most * most));
         if places > 1 {
-            gathered.put(crew, input, place, places)?;
+            gathered.put(team, input, place, places)?;
             if place + 1 < places {
                 return Ok(Vec::new());
             }
             input = gathered;
         }
-        self.forward_stage(crew, self.stages.len() - 1, input, spare, maps, observe)?;
+        self.forward_stage(team, self.stages.len() - 1, input, spare, maps, observe)?;
         let features = maps.x.global_avg_pool();
         observe("avgpool", &maps.x);
         Ok(features)
@@ -268,7 +268,7 @@ impl Fused {
 
     fn forward_stage(
         &self,
-        crew: &Crew,
+        team: &ThreadTeam,
         s: usize,
         input: &Activations,
         spare: Option<&mut Activations>,
@@ -276,14 +276,14 @@ impl Fused {
         observe: &mut Observer,
     ) -> Result<()> {
         let next = self.stages.get(s + 1).map_or(&self.fc, |next| &next.blocks[0].first);
-        self.stages[s].forward(crew, input, spare, maps, next, observe)
+        self.stages[s].forward(team, input, spare, maps, next, observe)
     }
 
     /// The last layer, for all images at once, because it has more weights than inputs. Logits (N, classes),
     /// f32.
     fn classify(
         &self,
-        crew: &Crew,
+        team: &ThreadTeam,
         features: Vec<f32>,
         Buffers { features: loaded, logits, .. }: &mut Buffers,
         observe: &mut Observer,
@@ -291,8 +291,8 @@ impl Fused {
         let channels = self.fc.channels();
         let n = features.len() / channels;
         let features = Tensor::from_vec(features, (n, channels, 1, 1), &Device::Cpu)?;
-        loaded.load(crew, &features, self.dtype)?;
-        self.fc.forward(crew, loaded, Fusion::default(), logits)?;
+        loaded.load(team, &features, self.dtype)?;
+        self.fc.forward(team, loaded, Fusion::default(), logits)?;
         observe("fc", logits);
         Ok(logits.to_tensor()?.reshape((n, self.classes))?)
     }

@@ -2,7 +2,7 @@
 
 use super::buffers::StageMaps;
 use crate::error::Result;
-use resnext_ops::{Activations, Crew, FusedConv, Fusion};
+use resnext_ops::{Activations, FusedConv, Fusion, ThreadTeam};
 
 /// Called after each layer with its name and output; for `input`, with the first map that will be written.
 pub(super) type Observer<'a> = dyn FnMut(&str, &Activations) + 'a;
@@ -34,7 +34,7 @@ impl FusedStage {
     /// prefetched.
     pub(super) fn forward(
         &self,
-        crew: &Crew,
+        team: &ThreadTeam,
         input: &Activations,
         mut spare: Option<&mut Activations>,
         StageMaps { x, y, after_first, after_middle }: &mut StageMaps,
@@ -51,11 +51,11 @@ impl FusedStage {
             // Weights to prefetch, in the order of their use. A grouped convolution in the middle is too
             // short to prefetch much, so its neighbours do.
             let ahead: Vec<_> = middle.iter().chain(projection).chain([last]).collect();
-            first.forward(crew, source, Fusion { ahead: &ahead, ..relu }, after_first)?;
+            first.forward(team, source, Fusion { ahead: &ahead, ..relu }, after_first)?;
             observe(&format!("{name}.conv1"), after_first);
             let inner = match middle {
                 Some(middle) => {
-                    middle.forward(crew, after_first, relu, after_middle)?;
+                    middle.forward(team, after_first, relu, after_middle)?;
                     observe(&format!("{name}.conv2"), after_middle);
                     &*after_middle
                 }
@@ -63,14 +63,14 @@ impl FusedStage {
             };
             let shortcut = match projection {
                 Some(projection) => {
-                    projection.forward(crew, input, Fusion::default(), x)?;
+                    projection.forward(team, input, Fusion::default(), x)?;
                     observe(&format!("{name}.downsample.0"), x);
                     &*x
                 }
                 None => source,
             };
             let ahead = [self.blocks.get(i + 1).map_or(next, |next| &next.first)];
-            last.forward(crew, inner, Fusion { residual: Some(shortcut), ahead: &ahead, ..relu }, y)?;
+            last.forward(team, inner, Fusion { residual: Some(shortcut), ahead: &ahead, ..relu }, y)?;
             observe(&format!("{name}.conv{}", if middle.is_some() { 3 } else { 2 }), y);
             std::mem::swap(x, y);
         }

@@ -9,8 +9,8 @@ use crate::infer::rows::row_words;
 use crate::layout::row_major;
 use candle_core::{DType, Device, Storage, Tensor};
 use resnext_kernels::{
-    Conv2dConfig, Crew, Epilogue, Filter, Isa, Job, Packed, Pixels, Quantization, Row, SourceTable, Sources,
-    Tiling, WordType, Words,
+    Conv2dConfig, Epilogue, Filter, Isa, Job, Packed, Pixels, Quantization, Row, SourceTable, Sources,
+    ThreadTeam, Tiling, WordType, Words,
 };
 use std::borrow::Cow;
 use std::mem::discriminant;
@@ -241,10 +241,16 @@ impl FusedConv {
     /// # Errors
     /// If `x` is of another type or has other channels than the weight, or is smaller than the kernel, or
     /// the residual does not have the output's sizes.
-    pub fn forward(&self, crew: &Crew, x: &Activations, fusion: Fusion, out: &mut Activations) -> Result<()> {
+    pub fn forward(
+        &self,
+        team: &ThreadTeam,
+        x: &Activations,
+        fusion: Fusion,
+        out: &mut Activations,
+    ) -> Result<()> {
         let Activations { size, words, stride, .. } = *x;
         let source = Source { data: &x.data, size, words, apart: stride * words.channels() };
-        self.convolve(crew, source, fusion, out)
+        self.convolve(team, source, fusion, out)
     }
 
     /// [`forward`](Self::forward), of images.
@@ -253,7 +259,7 @@ impl FusedConv {
     /// As `forward`, and if they were loaded for another convolution.
     pub fn forward_images(
         &self,
-        crew: &Crew,
+        team: &ThreadTeam,
         x: &Images,
         fusion: Fusion,
         out: &mut Activations,
@@ -263,10 +269,10 @@ impl FusedConv {
             let message = format!("expected images with pixels {} channels apart, got {apart}", self.apart);
             return Err(Error::Config { op: OP, message });
         }
-        self.convolve(crew, Source { data, size, words, apart }, fusion, out)
+        self.convolve(team, Source { data, size, words, apart }, fusion, out)
     }
 
-    fn convolve(&self, crew: &Crew, x: Source, fusion: Fusion, out: &mut Activations) -> Result<()> {
+    fn convolve(&self, team: &ThreadTeam, x: Source, fusion: Fusion, out: &mut Activations) -> Result<()> {
         let [n, h, w, c] = x.size;
         let Conv2dConfig { stride, padding, dilation, .. } = self.config;
         let wrong = |message| Err(Error::Config { op: OP, message });
@@ -311,12 +317,12 @@ impl FusedConv {
             ahead: &ahead,
         };
         if in_place(self.kernel, &self.config) {
-            self.packed.run(crew, Sources::Same, job);
+            self.packed.run(team, Sources::Same, job);
             return Ok(());
         }
         match &*self.plan(&x, &size) {
-            Plan::Table(table) => self.packed.run(crew, Sources::Table(table), job),
-            Plan::Tiles(tiling) => self.packed.run_tiles(crew, tiling, job),
+            Plan::Table(table) => self.packed.run(team, Sources::Table(table), job),
+            Plan::Tiles(tiling) => self.packed.run_tiles(team, tiling, job),
         }
         Ok(())
     }

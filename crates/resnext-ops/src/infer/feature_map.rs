@@ -6,8 +6,8 @@ use crate::error::{Error, Result};
 use crate::infer::rows::{dims, put_rows};
 use candle_core::{DType, Device, Tensor};
 use resnext_kernels::{
-    Crew, Lines, MAX_LANES, Pixels, Quantization, SharedMut, WordType, max_pool_rows, quantize_rows, spread,
-    unpair,
+    Lines, MAX_LANES, Pixels, Quantization, SharedMut, ThreadTeam, WordType, max_pool_rows, quantize_rows,
+    spread, unpair,
 };
 
 /// Feature maps (N, H, W, C) in f32, bf16 or 8 bits, in a buffer that is kept from one use to the next.
@@ -58,7 +58,7 @@ impl Activations {
     ///
     /// # Errors
     /// If it is not of four dimensions, not f32 or not on the CPU, or maps can't be of `dtype`.
-    pub fn load(&mut self, crew: &Crew, x: &Tensor, dtype: DType) -> Result<()> {
+    pub fn load(&mut self, team: &ThreadTeam, x: &Tensor, dtype: DType) -> Result<()> {
         let [n, c, h, w] = dims(x)?;
         let words = map_type_of(dtype).ok_or_else(|| Error::DType {
             op: "activations",
@@ -67,7 +67,7 @@ impl Activations {
             got: dtype,
         })?;
         self.resize([n, h, w, c], words, false);
-        put_rows(crew, x, 0, words, self.stride * words.channels(), &mut self.data)
+        put_rows(team, x, 0, words, self.stride * words.channels(), &mut self.data)
     }
 
     /// Takes in the maps of `source`, one image, as image `place` of `places`: one after the other, with nothing
@@ -75,7 +75,13 @@ impl Activations {
     ///
     /// # Errors
     /// If `source` is not one image, or there is no such place, or its maps are not as those in the places before it.
-    pub fn put(&mut self, crew: &Crew, source: &Activations, place: usize, places: usize) -> Result<()> {
+    pub fn put(
+        &mut self,
+        team: &ThreadTeam,
+        source: &Activations,
+        place: usize,
+        places: usize,
+    ) -> Result<()> {
         let [n, h, w, c] = source.size;
         if n != 1 || place >= places {
             let message = format!("{n} images can't be put in place {place} of {places}");
@@ -92,7 +98,7 @@ impl Activations {
         }
         let row = w * source.stride;
         let rows = SharedMut::new(&mut self.data);
-        crew.for_each(h, |y| {
+        team.for_each(h, |y| {
             // SAFETY: each task has a row of its own.
             let out = unsafe { rows.slice((place * h + y) * row, row) };
             out.copy_from_slice(&source.data[y * row..(y + 1) * row]);
@@ -107,7 +113,7 @@ impl Activations {
     /// If `source` is in eight bits already.
     pub fn quantize(
         &mut self,
-        crew: &Crew,
+        team: &ThreadTeam,
         source: &Activations,
         quantization: Quantization,
     ) -> Result<bool> {
@@ -119,7 +125,7 @@ impl Activations {
         self.resize(source.size, WordType::U8(quantization), true);
         let source = (source.view(), source.words, c);
         let stride = self.stride;
-        Ok(quantize_rows(crew, source, quantization, (n * h, w), (&mut self.data, stride)))
+        Ok(quantize_rows(team, source, quantization, (n * h, w), (&mut self.data, stride)))
     }
 
     /// The maps' values, channel by channel of each pixel (N, H, W, C).
@@ -151,7 +157,7 @@ impl Activations {
     ///
     /// # Errors
     /// If the window does not fit the padded map.
-    pub fn max_pool(&self, crew: &Crew, config: &Pool2dConfig, out: &mut Activations) -> Result<()> {
+    pub fn max_pool(&self, team: &ThreadTeam, config: &Pool2dConfig, out: &mut Activations) -> Result<()> {
         let [n, h, w, c] = self.size;
         let Pool2dConfig { kernel, stride, padding } = *config;
         if kernel == 0 || stride == 0 || 2 * padding > kernel || h.min(w) + 2 * padding < kernel {
@@ -162,7 +168,7 @@ impl Activations {
         out.resize([n, sides[0], sides[1], c], self.words, true);
         let out_stride = out.stride;
         max_pool_rows(
-            crew,
+            team,
             self.words,
             (self.view(), h, w, c),
             (kernel, stride, padding),
@@ -218,13 +224,13 @@ mod tests {
                 (Quantization::signed(0.9).unwrap(), Pool2dConfig { kernel: 3, stride: 2, padding: 1 });
             let [mut loaded, mut pooled, mut first, mut last, mut quantized] =
                 std::array::from_fn(|_| Activations::new());
-            Crew::run(|crew| {
-                loaded.load(crew, &x, DType::F32).unwrap();
-                loaded.max_pool(crew, &pool, &mut pooled).unwrap();
-                last.quantize(crew, &pooled, signed).unwrap();
-                quantized.quantize(crew, &loaded, signed).unwrap();
-                quantized.max_pool(crew, &pool, &mut first).unwrap();
-                assert!(pooled.quantize(crew, &quantized, signed).is_err());
+            ThreadTeam::scope(|team| {
+                loaded.load(team, &x, DType::F32).unwrap();
+                loaded.max_pool(team, &pool, &mut pooled).unwrap();
+                last.quantize(team, &pooled, signed).unwrap();
+                quantized.quantize(team, &loaded, signed).unwrap();
+                quantized.max_pool(team, &pool, &mut first).unwrap();
+                assert!(pooled.quantize(team, &quantized, signed).is_err());
             });
             assert!(first.values().eq(last.values()) && first.size() == [2, 4, 3, channels]);
             assert_eq!(first.global_avg_pool().len(), 2 * channels);

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::infer::conv::FusedConv;
 use crate::infer::rows::{OP, dims, put_rows, row_words};
 use candle_core::{DType, Tensor};
-use resnext_kernels::{Crew, Lines, MAX_LANES, WordType};
+use resnext_kernels::{Lines, MAX_LANES, ThreadTeam, WordType};
 
 /// Images (N, H, W, C) with a border of zeros, as one [`FusedConv`] reads them: for a kernel whose rows are read as runs of
 /// channels, pixels follow each other without gaps, in bf16 also two in a word.
@@ -29,7 +29,7 @@ impl Images {
     /// # Errors
     /// If it is not of four dimensions, not f32 or not on the CPU, has other channels than `conv` reads, or `conv` reads maps
     /// in 8 bits.
-    pub fn load(&mut self, crew: &Crew, x: &Tensor, conv: &FusedConv, border: usize) -> Result<()> {
+    pub fn load(&mut self, team: &ThreadTeam, x: &Tensor, conv: &FusedConv, border: usize) -> Result<()> {
         let [n, c, h, w] = dims(x)?;
         if c != conv.channels() {
             let message = format!("expected images of {} channels, got {c}", conv.channels());
@@ -50,6 +50,6 @@ impl Images {
         let len = end + self.apart.div_ceil(self.words.channels()) + MAX_LANES;
         self.data.grow(len);
         self.data[end..len].fill(0.0);
-        put_rows(crew, x, border, self.words, self.apart, &mut self.data)
+        put_rows(team, x, border, self.words, self.apart, &mut self.data)
     }
 }

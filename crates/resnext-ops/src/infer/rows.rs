@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use candle_core::{DType, Storage, Tensor};
-use resnext_kernels::{Cache, Crew, SharedMut, WordType, bf16_bits, halves_mut, prefetch};
+use resnext_kernels::{Cache, SharedMut, ThreadTeam, WordType, bf16_bits, halves_mut, prefetch};
 
 pub(crate) const OP: &str = "activations";
 
@@ -27,7 +27,7 @@ pub(crate) fn row_words(pixels: usize, apart: usize, words: WordType) -> usize {
 
 /// Writes the rows of a tensor (N, C, H, W) of f32, and of a border of zeros, in words of f32 or bf16.
 pub(crate) fn put_rows(
-    crew: &Crew,
+    team: &ThreadTeam,
     x: &Tensor,
     border: usize,
     words: WordType,
@@ -46,7 +46,7 @@ pub(crate) fn put_rows(
     let height = h + 2 * border;
     let row_len = row_words(w + 2 * border, apart, words);
     let rows = SharedMut::new(out);
-    crew.for_each(n * height, |row| {
+    team.for_each(n * height, |row| {
         // SAFETY: each task has a row of its own.
         let out = unsafe { rows.slice(row * row_len, row_len) };
         let (image, y) = (row / height, row % height);

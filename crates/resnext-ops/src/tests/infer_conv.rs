@@ -7,7 +7,7 @@ use crate::infer::input::Images;
 use crate::train::conv2d::{conv2d, conv2d_composite, conv2d_with_bias};
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
-use resnext_kernels::{Conv2dConfig, Crew, Isa, Quantization, WordType};
+use resnext_kernels::{Conv2dConfig, Isa, Quantization, ThreadTeam, WordType};
 
 fn values(dims: &[usize], seed: u32) -> Tensor {
     let value = |i: u32| (i.wrapping_mul(2654435761).wrapping_add(seed * 40503) >> 8) as f32;
@@ -25,13 +25,13 @@ fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
 fn fused(conv: &FusedConv, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Tensor {
     let (mut input, mut added, mut out) = <(Activations, Activations, Activations)>::default();
     let dtype = |maps| if maps == WordType::Bf16 { DType::BF16 } else { DType::F32 };
-    Crew::run(|crew| {
-        input.load(crew, x, dtype(conv.maps.0)).unwrap();
+    ThreadTeam::scope(|team| {
+        input.load(team, x, dtype(conv.maps.0)).unwrap();
         if let Some(residual) = residual {
-            added.load(crew, residual, dtype(conv.maps.1)).unwrap();
+            added.load(team, residual, dtype(conv.maps.1)).unwrap();
         }
         let fusion = Fusion { residual: residual.map(|_| &added), relu, ahead: &[conv] };
-        conv.forward(crew, &input, fusion, &mut out).unwrap();
+        conv.forward(team, &input, fusion, &mut out).unwrap();
     });
     out.to_tensor().unwrap()
 }
@@ -201,20 +201,21 @@ fn a_first_convolution_reads_images() {
             for x in
                 [&x, &x.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap().permute((0, 3, 1, 2)).unwrap()]
             {
-                Crew::run(|crew| {
-                    images.load(crew, x, &conv, border).unwrap();
-                    conv.forward_images(crew, &images, Fusion::default(), &mut out).unwrap();
+                ThreadTeam::scope(|team| {
+                    images.load(team, x, &conv, border).unwrap();
+                    conv.forward_images(team, &images, Fusion::default(), &mut out).unwrap();
                 });
                 let largest = largest_difference(&out.to_tensor().unwrap(), &want);
                 assert!(largest < tolerance, "{isa:?} {dtype:?} {c}×{kernel}: {largest}");
             }
             let other = FusedConv::on(isa, &weight, &bias, &config, dtype, false).unwrap();
             let wide = values(&[n, c + 1, h, w], 1);
-            let result = Crew::run(|crew| Images::new().load(crew, &wide, &conv, border));
+            let result = ThreadTeam::scope(|team| Images::new().load(team, &wide, &conv, border));
             assert!(result.unwrap_err().to_string().contains("channels, got"));
             if conv.apart != other.apart {
-                let result =
-                    Crew::run(|crew| other.forward_images(crew, &images, Fusion::default(), &mut out));
+                let result = ThreadTeam::scope(|team| {
+                    other.forward_images(team, &images, Fusion::default(), &mut out)
+                });
                 assert!(result.unwrap_err().to_string().contains("channels apart"));
             }
         }
@@ -316,9 +317,9 @@ fn quantized_error(
     let conv = FusedConv::quantized(&weight, bias, config, input, output).unwrap();
     let maps = |t: &Tensor, quantization| {
         let (mut loaded, mut maps) = <(Activations, Activations)>::default();
-        Crew::run(|crew| {
-            loaded.load(crew, t, DType::F32).unwrap();
-            assert!(maps.quantize(crew, &loaded, quantization).unwrap());
+        ThreadTeam::scope(|team| {
+            loaded.load(team, t, DType::F32).unwrap();
+            assert!(maps.quantize(team, &loaded, quantization).unwrap());
         });
         maps
     };
@@ -326,7 +327,7 @@ fn quantized_error(
     let residual = residual.map(|r| maps(r, Quantization::signed(1.2).unwrap()));
     let mut out = Activations::new();
     let fusion = Fusion { residual: residual.as_ref(), relu, ahead: &[&conv] };
-    Crew::run(|crew| conv.forward(crew, &x, fusion, &mut out)).unwrap();
+    ThreadTeam::scope(|team| conv.forward(team, &x, fusion, &mut out)).unwrap();
     let mut want = conv2d(&wide(&x.to_tensor().unwrap()), &wide(&weight), config).unwrap();
     want = want.broadcast_add(&wide(bias).reshape((1, (), 1, 1)).unwrap()).unwrap();
     if let Some(residual) = residual {
@@ -376,11 +377,11 @@ proptest! {
                 continue;
             }
             let conv = FusedConv::on(isa, &weight, &bias, &config, dtype, false).unwrap();
-            Crew::run(|crew| {
-                input.load(crew, &x, dtype).unwrap();
-                added.load(crew, &residual, dtype).unwrap();
+            ThreadTeam::scope(|team| {
+                input.load(team, &x, dtype).unwrap();
+                added.load(team, &residual, dtype).unwrap();
                 let fusion = Fusion { residual: with_residual.then_some(&added), relu, ahead: &[&conv] };
-                conv.forward(crew, &input, fusion, &mut out).unwrap();
+                conv.forward(team, &input, fusion, &mut out).unwrap();
             });
             let largest = largest_difference(&out.to_tensor().unwrap(), &want);
             // bf16: inputs, weights and result are rounded to 8 bits each.
