@@ -17,7 +17,7 @@ pub use infer::packed::{Filter, Packed};
 pub use infer::precision::{WordType, Words, bf16_bits, halves_mut, unpair};
 pub use infer::quantization::{Quantization, QuantizationError};
 pub use infer::quantize::quantize_rows;
-pub use memory::aligned::{Lines, spread};
+pub use memory::aligned::{AlignedBuffer, padded_stride};
 pub use memory::prefetch::{Cache, prefetch};
 pub use roofline::fma_chains;
 pub use shape::{Conv2dConfig, ConvShape};

@@ -17,7 +17,7 @@ use super::packed::{Filter, Packed, Panel};
 use super::precision::{V, Word, WordKernel, Words};
 use super::prefetch_plan::{Expected, Fetches};
 use super::split::Split;
-use crate::memory::aligned::Lines;
+use crate::memory::aligned::AlignedBuffer;
 use crate::memory::prefetch::Cache;
 use crate::simd::traits::{MAX_LANES, Simd};
 use crate::threads::shared_slice::SharedMut;
@@ -125,7 +125,7 @@ fn near_root(mean_square: f32) -> f32 {
 struct Copies {
     /// Of which job, and from which pixel on.
     of: (u64, usize),
-    values: Lines,
+    values: AlignedBuffer,
     /// The powers of two that pixels were divided by, and what is taken off their sums.
     scales: Vec<f32>,
     taken_off: Vec<f32>,

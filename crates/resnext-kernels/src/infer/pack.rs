@@ -5,7 +5,7 @@ use super::inner_product;
 use super::packed::{Filter, Form, Packed, Panel};
 use super::precision::Words;
 use super::winograd;
-use crate::memory::aligned::Lines;
+use crate::memory::aligned::AlignedBuffer;
 use crate::threads::shared_slice::SharedMut;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -33,8 +33,8 @@ impl Packed {
             taps,
             columns,
             out_channels: groups * group_out,
-            weights: Lines::zeros_by_all(end(|panel| &panel.weights)),
-            bias: Lines::zeros(end(|panel| &panel.bias)),
+            weights: AlignedBuffer::zeros_parallel(end(|panel| &panel.weights)),
+            bias: AlignedBuffer::zeros(end(|panel| &panel.bias)),
             panels,
             lane_words,
             form,

@@ -1,7 +1,7 @@
 //! A convolution's weights in the order the kernel reads them.
 
 use super::precision::Words;
-use crate::memory::aligned::Lines;
+use crate::memory::aligned::AlignedBuffer;
 use crate::simd::traits::MAX_LANES;
 use std::ops::Range;
 
@@ -15,10 +15,10 @@ pub struct Packed {
     pub out_channels: usize,
     pub panels: Vec<Panel>,
     /// One after another, all panels' `[tap][source word][vectors · LANES]`, padded with zeros.
-    pub weights: Lines,
+    pub weights: AlignedBuffer,
     /// A panel's width each, padded with zeros, f32. Behind them as many scales of output channels, if sums are whole
     /// numbers, or a form's own constants.
-    pub bias: Lines,
+    pub bias: AlignedBuffer,
     /// Where vectors span groups: for each row of weights of a tap, the source word that a lane multiplies, from
     /// the panel's first on.
     pub lane_words: Vec<[u8; MAX_LANES]>,

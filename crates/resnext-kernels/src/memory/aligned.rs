@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 /// Zeros to begin with; a slice of f32 that is aligned to 64 bytes, and that the system is asked to keep in
 /// large pages where it is large: weights are read once a pass, and with small pages the look-up of where
 /// each lies would take as long as the reading.
-pub struct Lines {
+pub struct AlignedBuffer {
     data: NonNull<f32>,
     len: usize,
 }
@@ -19,18 +19,18 @@ pub struct Lines {
 const PAGE: usize = 2 << 20;
 
 /// How far apart rows of `words` should lie: at multiples of 512 bytes they would share a few sets of the cache.
-pub fn spread(words: usize) -> usize {
+pub fn padded_stride(words: usize) -> usize {
     if words.is_multiple_of(128) { words + MAX_LANES } else { words }
 }
 
-impl Lines {
+impl AlignedBuffer {
     pub fn zeros(len: usize) -> Self {
         Self::fresh(len, |values| values.fill(MaybeUninit::new(0.0)))
     }
 
     /// The same by all threads of the current pool, as the system clears each page when it is first written. Not for a
     /// team, whose threads are that pool's.
-    pub fn zeros_by_all(len: usize) -> Self {
+    pub fn zeros_parallel(len: usize) -> Self {
         Self::fresh(len, |values| {
             let parts = values.par_chunks_mut(PAGE / size_of::<f32>());
             parts.for_each(|part| part.fill(MaybeUninit::new(0.0)));
@@ -47,7 +47,7 @@ impl Lines {
     /// `fill` writes all.
     fn fresh(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Self {
         if len == 0 {
-            return Lines::default();
+            return AlignedBuffer::default();
         }
         let layout = Self::layout(len);
         // SAFETY: the layout is not empty.
@@ -60,7 +60,7 @@ impl Lines {
         }
         // SAFETY: the allocation is that long, and nobody else's.
         fill(unsafe { std::slice::from_raw_parts_mut(data.as_ptr().cast(), len) });
-        Lines { data, len }
+        AlignedBuffer { data, len }
     }
 
     fn layout(len: usize) -> Layout {
@@ -71,13 +71,13 @@ impl Lines {
     }
 }
 
-impl Default for Lines {
+impl Default for AlignedBuffer {
     fn default() -> Self {
-        Lines { data: NonNull::dangling(), len: 0 }
+        AlignedBuffer { data: NonNull::dangling(), len: 0 }
     }
 }
 
-impl Drop for Lines {
+impl Drop for AlignedBuffer {
     fn drop(&mut self) {
         if self.len > 0 {
             // SAFETY: allocated in `fresh` with this layout.
@@ -86,26 +86,26 @@ impl Drop for Lines {
     }
 }
 
-impl Clone for Lines {
+impl Clone for AlignedBuffer {
     fn clone(&self) -> Self {
-        let mut lines = Lines::zeros(self.len);
-        lines.copy_from_slice(self);
-        lines
+        let mut buffer = AlignedBuffer::zeros(self.len);
+        buffer.copy_from_slice(self);
+        buffer
     }
 }
 
-impl Debug for Lines {
+impl Debug for AlignedBuffer {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Lines({})", self.len)
+        write!(f, "AlignedBuffer({})", self.len)
     }
 }
 
 // SAFETY: owns its memory, as a `Vec<f32>` does.
-unsafe impl Send for Lines {}
+unsafe impl Send for AlignedBuffer {}
 // SAFETY: as above.
-unsafe impl Sync for Lines {}
+unsafe impl Sync for AlignedBuffer {}
 
-impl Deref for Lines {
+impl Deref for AlignedBuffer {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
@@ -114,7 +114,7 @@ impl Deref for Lines {
     }
 }
 
-impl DerefMut for Lines {
+impl DerefMut for AlignedBuffer {
     fn deref_mut(&mut self) -> &mut [f32] {
         // SAFETY: as above.
         unsafe { std::slice::from_raw_parts_mut(self.data.as_ptr(), self.len) }
@@ -128,12 +128,13 @@ mod tests {
     #[test]
     fn every_length_is_aligned_and_whole() {
         for len in [0, 1, 15, 16, 17, 1000, PAGE / 4 - 1, PAGE / 4, PAGE, PAGE + 1] {
-            let mut lines = if len % 2 == 0 { Lines::zeros(len) } else { Lines::zeros_by_all(len) };
-            assert!(lines.len() == len && (len == 0 || lines.as_ptr().addr().is_multiple_of(64)));
-            assert!(lines.iter().all(|v| *v == 0.0));
-            lines.iter_mut().enumerate().for_each(|(i, v)| *v = i as f32);
-            let lines = lines.clone();
-            assert!(lines.iter().enumerate().all(|(i, v)| *v == i as f32));
+            let mut buffer =
+                if len % 2 == 0 { AlignedBuffer::zeros(len) } else { AlignedBuffer::zeros_parallel(len) };
+            assert!(buffer.len() == len && (len == 0 || buffer.as_ptr().addr().is_multiple_of(64)));
+            assert!(buffer.iter().all(|v| *v == 0.0));
+            buffer.iter_mut().enumerate().for_each(|(i, v)| *v = i as f32);
+            let buffer = buffer.clone();
+            assert!(buffer.iter().enumerate().all(|(i, v)| *v == i as f32));
         }
     }
 }

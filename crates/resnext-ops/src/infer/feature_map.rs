@@ -6,8 +6,8 @@ use crate::error::{Error, Result};
 use crate::infer::rows::{dims, put_rows};
 use candle_core::{DType, Device, Tensor};
 use resnext_kernels::{
-    Lines, MAX_LANES, Pixels, Quantization, SharedMut, ThreadTeam, WordType, max_pool_rows, quantize_rows,
-    spread, unpair,
+    AlignedBuffer, MAX_LANES, Pixels, Quantization, SharedMut, ThreadTeam, WordType, max_pool_rows,
+    padded_stride, quantize_rows, unpair,
 };
 
 /// Feature maps (N, H, W, C) in f32, bf16 or 8 bits, in a buffer that is kept from one use to the next.
@@ -16,7 +16,7 @@ use resnext_kernels::{
 /// elements further apart than C where they would otherwise all share one set of the cache.
 #[derive(Debug, Clone, Default)]
 pub struct Activations {
-    pub(crate) data: Lines,
+    pub(crate) data: AlignedBuffer,
     pub(crate) size: [usize; 4],
     /// Words from one pixel to the next.
     pub(crate) stride: usize,
@@ -41,7 +41,7 @@ impl Activations {
     /// Makes room for other sizes; the contents are then anything, but for the zeros behind them.
     pub(crate) fn resize(&mut self, size: [usize; 4], words: WordType, apart: bool) {
         let own = size[3].div_ceil(words.channels());
-        self.stride = if apart { spread(own) } else { own };
+        self.stride = if apart { padded_stride(own) } else { own };
         (self.size, self.words) = (size, words);
         let end = self.pixels() * self.stride;
         // A kernel may read a vector that begins in the last pixel.

@@ -4,13 +4,13 @@ use crate::error::{Error, Result};
 use crate::infer::conv::FusedConv;
 use crate::infer::rows::{OP, dims, put_rows, row_words};
 use candle_core::{DType, Tensor};
-use resnext_kernels::{Lines, MAX_LANES, ThreadTeam, WordType};
+use resnext_kernels::{AlignedBuffer, MAX_LANES, ThreadTeam, WordType};
 
 /// Images (N, H, W, C) with a border of zeros, as one [`FusedConv`] reads them: for a kernel whose rows are read as runs of
 /// channels, pixels follow each other without gaps, in bf16 also two in a word.
 #[derive(Debug, Clone, Default)]
 pub struct Images {
-    pub(crate) data: Lines,
+    pub(crate) data: AlignedBuffer,
     /// With the border.
     pub(crate) size: [usize; 4],
     /// Channels from one pixel of a row to the next; a row begins with a word.
