@@ -14,7 +14,7 @@ mod winograd;
 pub use infer::job::{Epilogue, Job, Pixels, Row, SourceTable, Sources};
 pub use infer::max_pool::max_pool_rows;
 pub use infer::packed::{Filter, Packed};
-pub use infer::precision::{WordType, Words, bf16_bits, halves_mut, unpair};
+pub use infer::precision::{MapType, Precision, bf16_bits, halves_mut, unpair};
 pub use infer::quantization::{Quantization, QuantizationError};
 pub use infer::quantize::quantize_rows;
 pub use memory::aligned::{AlignedBuffer, padded_stride};

@@ -1,17 +1,17 @@
 //! Multiply-adds with no memory in the way.
 
-use crate::infer::precision::{Word, WordKernel, Words};
+use crate::infer::precision::{DotKernel, DotProduct, Precision};
 use crate::simd::traits::{MAX_LANES, Simd};
 
 /// Runs twelve independent chains of `steps` multiply-adds, and says how many operations these were.
-pub fn fma_chains(words: Words, steps: usize) -> u64 {
+pub fn fma_chains(precision: Precision, steps: usize) -> u64 {
     struct Chains<'a> {
         steps: usize,
         operations: &'a mut u64,
     }
-    impl WordKernel for Chains<'_> {
+    impl DotKernel for Chains<'_> {
         #[inline(always)]
-        unsafe fn run<W: Word>(self) {
+        unsafe fn run<W: DotProduct>(self) {
             // SAFETY: the CPU has W's instructions; the buffers are longer than the widest vector.
             unsafe {
                 let (one, tiny) = (1f32, [1e-9f32; MAX_LANES]);
@@ -31,6 +31,6 @@ pub fn fma_chains(words: Words, steps: usize) -> u64 {
         }
     }
     let mut operations = 0;
-    words.run(Chains { steps, operations: &mut operations });
+    precision.run(Chains { steps, operations: &mut operations });
     operations
 }

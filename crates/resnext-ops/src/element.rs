@@ -1,7 +1,7 @@
 //! candle's element types, as kernels take them.
 
 use candle_core::{DType, WithDType};
-use resnext_kernels::{BatchNormKernels, Isa, TrainKernels, WordType, Words};
+use resnext_kernels::{BatchNormKernels, Isa, MapType, Precision, TrainKernels};
 
 /// Elements that maps are stored as, here and in candle's storages.
 pub(crate) trait Stored: TrainKernels<Wide: Element> + WithDType {}
@@ -14,20 +14,20 @@ pub(crate) trait Element: BatchNormKernels + TrainKernels + WithDType {}
 impl<T: BatchNormKernels + TrainKernels + WithDType> Element for T {}
 
 /// How maps of `dtype` are read and written on `isa`; `None` if this machine has no instructions for it.
-pub(crate) fn words_of(dtype: DType, isa: Isa) -> Option<Words> {
+pub(crate) fn precision_of(dtype: DType, isa: Isa) -> Option<Precision> {
     match dtype {
-        DType::F32 => Some(Words::F32(isa)),
-        DType::BF16 => Words::bf16(isa),
-        DType::U8 => Words::int8(isa),
+        DType::F32 => Some(Precision::F32(isa)),
+        DType::BF16 => Precision::bf16(isa),
+        DType::U8 => Precision::int8(isa),
         _ => None,
     }
 }
 
 /// How maps of `dtype` lie in memory, if it says all about them.
-pub(crate) fn map_type_of(dtype: DType) -> Option<WordType> {
+pub(crate) fn map_type_of(dtype: DType) -> Option<MapType> {
     match dtype {
-        DType::F32 => Some(WordType::F32),
-        DType::BF16 => Some(WordType::Bf16),
+        DType::F32 => Some(MapType::F32),
+        DType::BF16 => Some(MapType::Bf16),
         _ => None,
     }
 }

@@ -2,7 +2,7 @@
 
 #[cfg(feature = "cuda")]
 use crate::devices::cuda::{memory::cuda, pointwise};
-use crate::element::words_of;
+use crate::element::precision_of;
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
@@ -13,7 +13,7 @@ use std::time::Instant;
 /// registers, on inputs of `dtype`, f32, bf16 or, in whole numbers, u8; `None` where this machine has no instructions for
 /// it. Takes about 200 ms.
 pub fn fma_peak(dtype: DType) -> Option<f64> {
-    let words = words_of(dtype, Isa::current())?;
+    let words = precision_of(dtype, Isa::current())?;
     const STEPS: usize = 8_000_000;
     let threads = rayon::current_num_threads();
     let once = || {

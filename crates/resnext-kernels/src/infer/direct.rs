@@ -2,15 +2,15 @@
 
 use super::job::Row;
 use super::packed::{Filter, Panel};
-use super::precision::{Words, pair, quad};
+use super::precision::{Precision, pair, quad};
 use super::split::{TILE, strips};
 use super::tiles::{Strip, Task, row_tile};
 use crate::group_lanes::spans_groups;
 use crate::simd::traits::MAX_LANES;
 
-pub fn panels(words: Words, filter: &Filter) -> Vec<Panel> {
+pub fn panels(precision: Precision, filter: &Filter) -> Vec<Panel> {
     let Filter { groups, group_in, group_out, taps, columns, .. } = *filter;
-    let ((lanes, _), channels) = (words.tile(), words.channels());
+    let ((lanes, _), channels) = (precision.tile(), precision.channels());
     let constants = if filter.scales.is_empty() { 1 } else { 2 };
     let mut panels = Vec::new();
     let (mut weights, mut biases) = (0, 0);
@@ -90,17 +90,17 @@ impl Task<'_> {
     }
 
     fn pixels(&self, panel: &Panel) {
-        let words = self.packed.words;
-        let (_, most) = words.tile();
+        let precision = self.packed.precision;
+        let (_, most) = precision.tile();
         for (tile, pixels) in strips(self.pixels.clone(), most) {
             let strip = Strip { task: self, panel, pixels };
             match tile {
-                TILE => strip.run::<TILE>(words),
-                7 => strip.run::<7>(words),
-                6 => strip.run::<6>(words),
-                4 => strip.run::<4>(words),
-                2 => strip.run::<2>(words),
-                _ => strip.run::<1>(words),
+                TILE => strip.run::<TILE>(precision),
+                7 => strip.run::<7>(precision),
+                6 => strip.run::<6>(precision),
+                4 => strip.run::<4>(precision),
+                2 => strip.run::<2>(precision),
+                _ => strip.run::<1>(precision),
             }
         }
     }
@@ -108,23 +108,23 @@ impl Task<'_> {
     /// Of the tiles that registers have room for, those that cover a row in the fewest steps: an instruction waits for
     /// the one before on the same sum, so that fewer than eight sums take as long as eight. Two short rows go together.
     fn rows(&self, panel: &Panel, row: Row) {
-        let words = self.packed.words;
-        let most = row_tile(words.tile().1);
+        let precision = self.packed.precision;
+        let most = row_tile(precision.tile().1);
         let sizes = [16, 14, 8, 7, 4, 2].into_iter().filter(|&m| m <= row.width.min(most));
         let steps = |m: &usize| row.width.div_ceil(*m) * (*m).max(8);
         let strip = Strip { task: self, panel, pixels: self.pixels.clone() };
         let both = most == 16 && row.stride == 1;
         match (sizes.min_by_key(steps), both) {
-            (Some(16), _) => strip.run_rows::<16, 1>(words, row),
-            (Some(14), _) => strip.run_rows::<14, 1>(words, row),
-            (Some(8), true) => strip.run_rows::<8, 2>(words, row),
-            (Some(7), true) => strip.run_rows::<7, 2>(words, row),
-            (Some(8), _) => strip.run_rows::<8, 1>(words, row),
-            (Some(7), _) => strip.run_rows::<7, 1>(words, row),
-            (Some(4), true) => strip.run_rows::<4, 2>(words, row),
-            (Some(4), _) => strip.run_rows::<4, 1>(words, row),
-            (Some(_), _) => strip.run_rows::<2, 1>(words, row),
-            (None, _) => strip.run_rows::<1, 1>(words, row),
+            (Some(16), _) => strip.run_rows::<16, 1>(precision, row),
+            (Some(14), _) => strip.run_rows::<14, 1>(precision, row),
+            (Some(8), true) => strip.run_rows::<8, 2>(precision, row),
+            (Some(7), true) => strip.run_rows::<7, 2>(precision, row),
+            (Some(8), _) => strip.run_rows::<8, 1>(precision, row),
+            (Some(7), _) => strip.run_rows::<7, 1>(precision, row),
+            (Some(4), true) => strip.run_rows::<4, 2>(precision, row),
+            (Some(4), _) => strip.run_rows::<4, 1>(precision, row),
+            (Some(_), _) => strip.run_rows::<2, 1>(precision, row),
+            (None, _) => strip.run_rows::<1, 1>(precision, row),
         }
     }
 }

@@ -14,7 +14,7 @@
 
 use super::job::{Job, Pixels, Sources};
 use super::packed::{Filter, Packed, Panel};
-use super::precision::{V, Word, WordKernel, Words};
+use super::precision::{DotKernel, DotProduct, Precision, V};
 use super::prefetch_plan::{Expected, Fetches};
 use super::split::Split;
 use crate::memory::aligned::AlignedBuffer;
@@ -50,23 +50,23 @@ const _: () = assert!(BLOCK.is_multiple_of(GROUP * STEP) && BLOCK.is_multiple_of
 const SIDE_BY_SIDE: usize = 4;
 
 /// Whether a convolution is computed this way.
-pub fn suits(words: Words, filter: &Filter) -> bool {
+pub fn suits(precision: Precision, filter: &Filter) -> bool {
     let Filter { groups, taps, columns, group_in, group_out, .. } = *filter;
-    matches!(words, Words::F32(isa) if isa.has_adders())
+    matches!(precision, Precision::F32(isa) if isa.has_adders())
         && (groups, taps, columns) == (1, 1, 1)
         && group_in.is_multiple_of(SIDE_BY_SIDE * MAX_LANES)
         && group_out.is_multiple_of(2 * MAX_LANES)
 }
 
 /// Whether kernels are compiled for it, as [`suits`] takes nothing else: only AVX-512 has adders of its own.
-const fn is_f32_of_avx512<W: Word>() -> bool {
+const fn is_f32_of_avx512<W: DotProduct>() -> bool {
     W::CHANNELS == 1 && W::S::LANES == 16
 }
 
 /// Panels of two vectors. Weights lie as `[group][channel of a group][2 · LANES]`, and with the biases the powers of two
 /// that the channels' weights were divided by, and what is taken off their sums.
-pub fn panels(words: Words, filter: &Filter) -> Vec<Panel> {
-    let (lanes, _) = words.tile();
+pub fn panels(precision: Precision, filter: &Filter) -> Vec<Panel> {
+    let (lanes, _) = precision.tile();
     let (depth, width) = (filter.group_in, 2 * lanes);
     let size = depth.next_multiple_of(GROUP) * width;
     (0..filter.group_out / width)
@@ -194,7 +194,7 @@ impl Task<'_> {
             self.copies.scales.resize(pixels, 0.0);
             self.copies.taken_off.resize(pixels, 0.0);
         }
-        self.packed.words.run(Copy(self));
+        self.packed.precision.run(Copy(self));
     }
 
     /// Values of the copies of a tile's pixels.
@@ -209,17 +209,17 @@ impl Task<'_> {
     }
 
     fn panel(&self, panel: &Panel) {
-        let words = self.packed.words;
-        let (_, most) = words.tile();
+        let precision = self.packed.precision;
+        let (_, most) = precision.tile();
         let mut first = 0;
         for tile in [TILE, 4, 1].into_iter().filter(|&tile| tile <= most) {
             let pixels = first..first + (self.pixels.len() - first) / tile * tile;
             first = pixels.end;
             let strip = Strip { task: self, panel, pixels };
             match tile {
-                TILE => words.run(Tiles::<TILE>(strip)),
-                4 => words.run(Tiles::<4>(strip)),
-                _ => words.run(Tiles::<1>(strip)),
+                TILE => precision.run(Tiles::<TILE>(strip)),
+                4 => precision.run(Tiles::<4>(strip)),
+                _ => precision.run(Tiles::<1>(strip)),
             }
         }
     }
@@ -228,9 +228,9 @@ impl Task<'_> {
 /// Copies a task's pixels.
 struct Copy<'a, 'b>(&'a mut Task<'b>);
 
-impl WordKernel for Copy<'_, '_> {
+impl DotKernel for Copy<'_, '_> {
     #[inline(always)]
-    unsafe fn run<W: Word>(self) {
+    unsafe fn run<W: DotProduct>(self) {
         if const { !is_f32_of_avx512::<W>() } {
             unreachable!("`suits` takes f32 by AVX-512 alone");
         }
@@ -308,9 +308,9 @@ struct Strip<'a> {
 
 struct Tiles<'a, const M: usize>(Strip<'a>);
 
-impl<const M: usize> WordKernel for Tiles<'_, M> {
+impl<const M: usize> DotKernel for Tiles<'_, M> {
     #[inline(always)]
-    unsafe fn run<W: Word>(self) {
+    unsafe fn run<W: DotProduct>(self) {
         if const { !is_f32_of_avx512::<W>() } {
             unreachable!("`suits` takes f32 by AVX-512 alone");
         }
@@ -364,7 +364,7 @@ impl<const M: usize> WordKernel for Tiles<'_, M> {
 /// # Safety
 /// The CPU has W's instructions; there are M rows of two channels, and four vectors of weights.
 #[inline(always)]
-unsafe fn pair<W: Word, const M: usize, const SUBTRACTED: bool>(
+unsafe fn pair<W: DotProduct, const M: usize, const SUBTRACTED: bool>(
     sums: &mut [[V<W>; 2]; M],
     x: [*const f32; 2],
     weights: *const f32,
@@ -393,7 +393,11 @@ unsafe fn pair<W: Word, const M: usize, const SUBTRACTED: bool>(
 /// # Safety
 /// The CPU has W's instructions; there are M rows of a channel, and two vectors of weights.
 #[inline(always)]
-unsafe fn alone<W: Word, const M: usize>(sums: &mut [[V<W>; 2]; M], x: [*const f32; 2], weights: *const f32) {
+unsafe fn alone<W: DotProduct, const M: usize>(
+    sums: &mut [[V<W>; 2]; M],
+    x: [*const f32; 2],
+    weights: *const f32,
+) {
     // SAFETY: the function's contract.
     unsafe {
         for v in 0..2 {
@@ -411,7 +415,7 @@ impl<const M: usize> Tiles<'_, M> {
     /// # Safety
     /// The CPU has W's instructions, the pixels exist, and no other thread writes the panel's.
     #[inline(always)]
-    unsafe fn finish<W: Word>(&self, first: usize, sums: &[[V<W>; 2]; M], constants: &[f32]) {
+    unsafe fn finish<W: DotProduct>(&self, first: usize, sums: &[[V<W>; 2]; M], constants: &[f32]) {
         let Strip { task, panel, .. } = &self.0;
         let (lanes, pixel) = (W::S::LANES, task.pixels.start + first);
         let len = (M - 1) * task.out_stride + panel.width;

@@ -70,7 +70,7 @@ pub struct Job<'a> {
 impl Packed {
     /// Asserts that there is room for the output, and a residual as large.
     pub fn check(&self, job: &Job) {
-        let channels = self.words.written();
+        let channels = self.precision.written();
         let holds = |len: usize, stride: usize| {
             job.count == 0 || len >= (job.count - 1) * stride + self.out_channels.div_ceil(channels)
         };

@@ -1,7 +1,7 @@
 //! Max-pooling for inference.
 
 use super::job::Pixels;
-use super::precision::{WordType, halves, halves_mut};
+use super::precision::{MapType, halves, halves_mut};
 use crate::simd::dispatch::{Isa, run};
 use crate::simd::traits::{Kernel, Simd};
 use crate::threads::shared_slice::SharedMut;
@@ -11,7 +11,7 @@ use crate::threads::team::ThreadTeam;
 /// `(output, its stride, rows of all maps, width)`.
 pub fn max_pool_rows(
     team: &ThreadTeam,
-    words: WordType,
+    map_type: MapType,
     (src, h, w, c): (Pixels, usize, usize, usize),
     (kernel, stride, padding): (usize, usize, usize),
     (out, out_stride, rows, out_w): (&mut [f32], usize, usize, usize),
@@ -20,7 +20,7 @@ pub fn max_pool_rows(
         return;
     }
     let out_h = (h + 2 * padding - kernel) / stride + 1;
-    let width = c.div_ceil(words.channels());
+    let width = c.div_ceil(map_type.channels());
     let out = SharedMut::new(out);
     team.for_each(rows, |row| {
         let (image, y) = (row / out_h, row % out_h * stride);
@@ -32,14 +32,14 @@ pub fn max_pool_rows(
             let columns = clip(j * stride, w);
             clip(y, h).flat_map(move |y| columns.clone().map(move |x| (image * h + y) * w + x))
         };
-        run(Isa::current(), Row { words, width, src, pixels, out, out_stride });
+        run(Isa::current(), Row { map_type, width, src, pixels, out, out_stride });
     });
 }
 
 /// A row of the output.
 struct Row<'a, F> {
-    words: WordType,
-    /// Words of a pixel.
+    map_type: MapType,
+    /// Precision of a pixel.
     width: usize,
     src: Pixels<'a>,
     /// The source pixels of each of the output's.
@@ -59,7 +59,7 @@ impl<I: Iterator<Item = usize>, F: Fn(usize) -> I> Kernel<f32> for Row<'_, F> {
                 let x = &self.src.data[pixel * self.src.stride..][..self.width];
                 match std::mem::take(&mut first) {
                     true => out.copy_from_slice(x),
-                    false => take_larger(self.words, out, x),
+                    false => take_larger(self.map_type, out, x),
                 }
             }
         }
@@ -68,19 +68,19 @@ impl<I: Iterator<Item = usize>, F: Fn(usize) -> I> Kernel<f32> for Row<'_, F> {
 
 /// `out = max(out, x)`, channel by channel; NaN wins.
 #[inline(always)]
-fn take_larger(words: WordType, out: &mut [f32], x: &[f32]) {
-    match words {
-        WordType::F32 => {
+fn take_larger(map_type: MapType, out: &mut [f32], x: &[f32]) {
+    match map_type {
+        MapType::F32 => {
             for (out, &x) in out.iter_mut().zip(x) {
                 *out = larger(*out, x);
             }
         }
-        WordType::Bf16 => {
+        MapType::Bf16 => {
             for (out, &x) in halves_mut(out).iter_mut().zip(halves(x)) {
                 *out = if order(x) > order(*out) { x } else { *out };
             }
         }
-        WordType::U8(_) => {
+        MapType::U8(_) => {
             for (out, x) in out.iter_mut().zip(x) {
                 let (o, x) = (out.to_bits().to_le_bytes(), x.to_bits().to_le_bytes());
                 *out = f32::from_bits(u32::from_le_bytes(std::array::from_fn(|i| o[i].max(x[i]))));

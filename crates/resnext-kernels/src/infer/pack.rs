@@ -3,7 +3,7 @@
 use super::direct;
 use super::inner_product;
 use super::packed::{Filter, Form, Packed, Panel};
-use super::precision::Words;
+use super::precision::Precision;
 use super::winograd;
 use crate::memory::aligned::AlignedBuffer;
 use crate::threads::shared_slice::SharedMut;
@@ -11,16 +11,16 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 impl Packed {
-    pub fn new(words: Words, filter: &Filter) -> Self {
-        let (form, panels) = if inner_product::suits(words, filter) {
-            (Form::Paired, inner_product::panels(words, filter))
-        } else if winograd::suits(words, filter) {
-            (Form::Tiles, winograd::panels(words, filter))
+    pub fn new(precision: Precision, filter: &Filter) -> Self {
+        let (form, panels) = if inner_product::suits(precision, filter) {
+            (Form::Paired, inner_product::panels(precision, filter))
+        } else if winograd::suits(precision, filter) {
+            (Form::Tiles, winograd::panels(precision, filter))
         } else {
-            (Form::Direct, direct::panels(words, filter))
+            (Form::Direct, direct::panels(precision, filter))
         };
         let Filter { groups, group_in, group_out, taps, columns, .. } = *filter;
-        let ((lanes, _), channels) = (words.tile(), words.channels());
+        let ((lanes, _), channels) = (precision.tile(), precision.channels());
         let spanned = match panels.first() {
             Some(Panel { spanning: true, depth, .. }) => *depth,
             _ => 0,
@@ -29,7 +29,7 @@ impl Packed {
         let lane_words = (0..spanned).map(|c| std::array::from_fn(|lane| word(lane, c))).collect();
         let end = |of: fn(&Panel) -> &Range<usize>| panels.last().map_or(0, |last| of(last).end);
         let mut packed = Packed {
-            words,
+            precision,
             taps,
             columns,
             out_channels: groups * group_out,
@@ -50,7 +50,7 @@ impl Packed {
             constants[..panel.width].copy_from_slice(bias);
             match form {
                 Form::Paired => inner_product::fill(panel, values, constants, filter),
-                Form::Tiles => winograd::fill(words, panel, values, filter),
+                Form::Tiles => winograd::fill(precision, panel, values, filter),
                 Form::Direct => {
                     if !filter.scales.is_empty() {
                         let scales = &filter.scales[panel.dst_channel..][..panel.width];

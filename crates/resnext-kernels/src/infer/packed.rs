@@ -1,6 +1,6 @@
 //! A convolution's weights in the order the kernel reads them.
 
-use super::precision::Words;
+use super::precision::Precision;
 use crate::memory::aligned::AlignedBuffer;
 use crate::simd::traits::MAX_LANES;
 use std::ops::Range;
@@ -8,7 +8,7 @@ use std::ops::Range;
 /// Weights packed once: panels of up to two vectors of output channels.
 #[derive(Debug)]
 pub struct Packed {
-    pub words: Words,
+    pub precision: Precision,
     pub taps: usize,
     /// Neighbouring taps whose weights lie beside each other, a word: 3 for tiles of neighbours, or 1.
     pub columns: usize,
@@ -92,7 +92,7 @@ impl Packed {
 
     /// The words each pixel of a source has to have.
     pub fn reach(&self) -> usize {
-        let (lanes, _) = self.words.tile();
+        let (lanes, _) = self.precision.tile();
         let reach = |p: &Panel| p.src_word + if p.spanning { lanes } else { p.depth };
         self.panels.iter().map(reach).max().unwrap_or(0)
     }

@@ -7,7 +7,7 @@ use crate::simd::traits::{Kernel, Simd};
 
 /// What a word holds.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub enum WordType {
+pub enum MapType {
     /// One f32.
     #[default]
     F32,
@@ -17,13 +17,13 @@ pub enum WordType {
     U8(Quantization),
 }
 
-impl WordType {
+impl MapType {
     /// Channels a word.
     pub fn channels(self) -> usize {
         match self {
-            WordType::F32 => 1,
-            WordType::Bf16 => 2,
-            WordType::U8(_) => 4,
+            MapType::F32 => 1,
+            MapType::Bf16 => 2,
+            MapType::U8(_) => 4,
         }
     }
 }
@@ -77,22 +77,22 @@ pub fn quad(numbers: [f32; 4]) -> f32 {
 
 /// Which words, and the instructions for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Words {
+pub enum Precision {
     F32(Isa),
-    /// Pairs of bf16; made by [`Words::bf16`] alone, where the CPU has AVX-512 BF16.
+    /// Pairs of bf16; made by [`Precision::bf16`] alone, where the CPU has AVX-512 BF16.
     Bf16,
-    /// The same, of which f32 is written; made by [`Words::writing_f32`] alone, of those.
+    /// The same, of which f32 is written; made by [`Precision::writing_f32`] alone, of those.
     Bf16ToF32,
-    /// Four channels of u8, or weights of i8; made by [`Words::int8`] alone, where the CPU has AVX-512 VNNI.
+    /// Four channels of u8, or weights of i8; made by [`Precision::int8`] alone, where the CPU has AVX-512 VNNI.
     Int8,
 }
 
-impl Words {
+impl Precision {
     /// bf16 maps; `None` if this machine has no instructions for them.
     pub fn bf16(isa: Isa) -> Option<Self> {
         #[cfg(target_arch = "x86_64")]
         if isa == Isa::Avx512 && is_x86_feature_detected!("avx512bf16") {
-            return Some(Words::Bf16);
+            return Some(Precision::Bf16);
         }
         let _ = isa;
         None
@@ -102,7 +102,7 @@ impl Words {
     pub fn int8(isa: Isa) -> Option<Self> {
         #[cfg(target_arch = "x86_64")]
         if isa == Isa::Avx512 && is_x86_feature_detected!("avx512vnni") {
-            return Some(Words::Int8);
+            return Some(Precision::Int8);
         }
         let _ = isa;
         None
@@ -110,36 +110,36 @@ impl Words {
 
     /// The same to read, and f32 to write, of f32 or bf16.
     pub fn writing_f32(self) -> Self {
-        if self == Words::Bf16 { Words::Bf16ToF32 } else { self }
+        if self == Precision::Bf16 { Precision::Bf16ToF32 } else { self }
     }
 
     /// Channels a word that is read.
     pub fn channels(self) -> usize {
         match self {
-            Words::F32(_) => 1,
-            Words::Bf16 | Words::Bf16ToF32 => 2,
-            Words::Int8 => 4,
+            Precision::F32(_) => 1,
+            Precision::Bf16 | Precision::Bf16ToF32 => 2,
+            Precision::Int8 => 4,
         }
     }
 
     /// Channels a word that is written.
     pub fn written(self) -> usize {
-        if self == Words::Bf16ToF32 { 1 } else { self.channels() }
+        if self == Precision::Bf16ToF32 { 1 } else { self.channels() }
     }
 
     /// Sums a vector, and pixels a tile of two vectors.
     pub fn tile(self) -> (usize, usize) {
         let isa = match self {
-            Words::F32(isa) => isa,
-            Words::Bf16 | Words::Bf16ToF32 | Words::Int8 => Isa::Avx512,
+            Precision::F32(isa) => isa,
+            Precision::Bf16 | Precision::Bf16ToF32 | Precision::Int8 => Isa::Avx512,
         };
         lanes_and_tile::<f32>(isa)
     }
 
     /// Runs `kernel` compiled for these words.
-    pub fn run<K: WordKernel>(self, kernel: K) {
+    pub fn run<K: DotKernel>(self, kernel: K) {
         struct Single<K>(K);
-        impl<K: WordKernel> Kernel<f32> for Single<K> {
+        impl<K: DotKernel> Kernel<f32> for Single<K> {
             #[inline(always)]
             unsafe fn run<S: Simd<T = f32>>(self) {
                 // SAFETY: the same contract.
@@ -147,26 +147,26 @@ impl Words {
             }
         }
         match self {
-            Words::F32(isa) => run(isa, Single(kernel)),
+            Precision::F32(isa) => run(isa, Single(kernel)),
             #[cfg(target_arch = "x86_64")]
-            Words::Bf16 | Words::Bf16ToF32 => {
+            Precision::Bf16 | Precision::Bf16ToF32 => {
                 #[target_feature(enable = "avx512f,avx512bf16")]
-                unsafe fn pairs<K: WordKernel, W: Word>(kernel: K) {
+                unsafe fn pairs<K: DotKernel, W: DotProduct>(kernel: K) {
                     // SAFETY: compiled and entered with the instructions of both kinds of pairs, one of which W is.
                     unsafe { kernel.run::<W>() }
                 }
                 assert!(is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16"));
                 match self {
                     // SAFETY: the features were detected above.
-                    Words::Bf16 => unsafe { pairs::<_, pairs::Bf16>(kernel) },
+                    Precision::Bf16 => unsafe { pairs::<_, pairs::Bf16>(kernel) },
                     // SAFETY: as above.
                     _ => unsafe { pairs::<_, pairs::Bf16ToF32>(kernel) },
                 }
             }
             #[cfg(target_arch = "x86_64")]
-            Words::Int8 => {
+            Precision::Int8 => {
                 #[target_feature(enable = "avx512f,avx512vnni")]
-                unsafe fn quads<K: WordKernel>(kernel: K) {
+                unsafe fn quads<K: DotKernel>(kernel: K) {
                     // SAFETY: compiled and entered with the instructions.
                     unsafe { kernel.run::<quads::Int8>() }
                 }
@@ -175,7 +175,7 @@ impl Words {
                 unsafe { quads(kernel) }
             }
             #[cfg(not(target_arch = "x86_64"))]
-            Words::Bf16 | Words::Bf16ToF32 | Words::Int8 => {
+            Precision::Bf16 | Precision::Bf16ToF32 | Precision::Int8 => {
                 unreachable!("`bf16` and `int8` give these on x86-64 alone")
             }
         }
@@ -183,12 +183,12 @@ impl Words {
 }
 
 /// Code that can be compiled for every kind of words.
-pub trait WordKernel {
+pub trait DotKernel {
     /// Runs the kernel. Implementations are `#[inline(always)]`.
     ///
     /// # Safety
     /// The CPU has `W`'s instructions.
-    unsafe fn run<W: Word>(self);
+    unsafe fn run<W: DotProduct>(self);
 }
 
 /// A kind of words. Vectors of them are moved about by `S`, whatever they hold; so are sums, f32 or of as many bits.
@@ -196,7 +196,7 @@ pub trait WordKernel {
 /// # Safety
 /// Every method may only be called where the CPU has the instructions; pointers to channels need `S::LANES`
 /// of them, of [`BYTES`](Self::BYTES) each, with any alignment.
-pub trait Word {
+pub trait DotProduct {
     type S: Simd<T = f32>;
     /// Channels a word that is read.
     const CHANNELS: usize;
@@ -238,12 +238,12 @@ pub trait Word {
 }
 
 /// A vector of words or of f32 sums.
-pub type V<W> = <<W as Word>::S as Simd>::V;
+pub type V<W> = <<W as DotProduct>::S as Simd>::V;
 
 /// One f32 a word.
 struct F32<S>(std::marker::PhantomData<S>);
 
-impl<S: Simd<T = f32>> Word for F32<S> {
+impl<S: Simd<T = f32>> DotProduct for F32<S> {
     type S = S;
     const CHANNELS: usize = 1;
     #[inline(always)]
@@ -275,14 +275,14 @@ impl<S: Simd<T = f32>> Word for F32<S> {
 
 #[cfg(target_arch = "x86_64")]
 mod pairs {
-    use super::{Word, bf16_bits};
+    use super::{DotProduct, bf16_bits};
     use crate::simd::traits::{Element, Simd};
     use std::arch::x86_64::*;
 
     /// Two bf16 a word.
     pub struct Bf16;
 
-    impl Word for Bf16 {
+    impl DotProduct for Bf16 {
         type S = <f32 as Element>::Avx512;
         const CHANNELS: usize = 2;
         #[inline(always)]
@@ -344,7 +344,7 @@ mod pairs {
 
     type Wide = super::F32<<f32 as Element>::Avx512>;
 
-    impl Word for Bf16ToF32 {
+    impl DotProduct for Bf16ToF32 {
         type S = <f32 as Element>::Avx512;
         const CHANNELS: usize = Bf16::CHANNELS;
         const BYTES: usize = Wide::BYTES;
@@ -378,14 +378,14 @@ mod pairs {
 
 #[cfg(target_arch = "x86_64")]
 mod quads {
-    use super::Word;
+    use super::DotProduct;
     use crate::simd::traits::Element;
     use std::arch::x86_64::*;
 
     /// Four u8 a word of pixels, four i8 one of weights; sums are i32.
     pub struct Int8;
 
-    impl Word for Int8 {
+    impl DotProduct for Int8 {
         type S = <f32 as Element>::Avx512;
         const CHANNELS: usize = 4;
         const SCALED: bool = true;

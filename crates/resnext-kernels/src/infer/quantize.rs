@@ -1,7 +1,7 @@
 //! Maps of f32 or bf16, in eight bits.
 
 use super::job::Pixels;
-use super::precision::{WordType, bytes_mut, unpair};
+use super::precision::{MapType, bytes_mut, unpair};
 use super::quantization::Quantization;
 use crate::simd::dispatch::{Isa, run};
 use crate::simd::traits::{Kernel, Simd};
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Writes rows of `width` pixels of so many channels into `(output, its stride)`, and says whether all were finite.
 pub fn quantize_rows(
     team: &ThreadTeam,
-    (src, words, channels): (Pixels, WordType, usize),
+    (src, map_type, channels): (Pixels, MapType, usize),
     quantization: Quantization,
     (rows, width): (usize, usize),
     (out, out_stride): (&mut [f32], usize),
@@ -25,7 +25,7 @@ pub fn quantize_rows(
         let mut all_finite = true;
         let src = &src.data[row * width * src.stride..];
         let row =
-            Row { src, stride, words, channels, quantization, out, out_stride, finite: &mut all_finite };
+            Row { src, stride, map_type, channels, quantization, out, out_stride, finite: &mut all_finite };
         run(Isa::current(), row);
         if !all_finite {
             finite.store(false, Ordering::Relaxed);
@@ -38,7 +38,7 @@ pub fn quantize_rows(
 struct Row<'a> {
     src: &'a [f32],
     stride: usize,
-    words: WordType,
+    map_type: MapType,
     channels: usize,
     quantization: Quantization,
     out: &'a mut [f32],
@@ -51,13 +51,13 @@ impl Kernel<f32> for Row<'_> {
     // Loops, not iterators' closures, which would be compiled without S's instructions.
     #[inline(always)]
     unsafe fn run<S: Simd<T = f32>>(self) {
-        let Row { src, stride, words, channels, quantization, out, out_stride, finite } = self;
+        let Row { src, stride, map_type, channels, quantization, out, out_stride, finite } = self;
         // All exponents' bits set say that a number is not finite.
         let mut largest = 0;
         for (i, out) in out.chunks_exact_mut(out_stride.max(1)).enumerate() {
             let (out, pixel) = (&mut bytes_mut(out)[..channels], &src[i * stride..]);
-            match words {
-                WordType::Bf16 => {
+            match map_type {
+                MapType::Bf16 => {
                     for (pair, word) in out.chunks_mut(2).zip(pixel) {
                         for (q, x) in pair.iter_mut().zip(unpair(*word)) {
                             largest = largest.max(x.to_bits() & f32::INFINITY.to_bits());

@@ -5,7 +5,7 @@
 
 use super::job::{Epilogue, Pixels, Row, Sources};
 use super::packed::{Packed, Panel};
-use super::precision::{V, Word, WordKernel, Words};
+use super::precision::{DotKernel, DotProduct, Precision, V};
 use super::prefetch_plan::{Expected, Fetch, Fetches};
 use super::split::STEP;
 use crate::memory::prefetch::Cache;
@@ -40,29 +40,29 @@ pub struct Strip<'a> {
 impl Strip<'_> {
     /// In tiles of `M` pixels. Each kind of tile is entered, and compiled, by itself: only then do all its sums stay in
     /// registers.
-    pub fn run<const M: usize>(&self, words: Words) {
+    pub fn run<const M: usize>(&self, precision: Precision) {
         match (self.panel.spanning, self.panel.vectors) {
-            (true, _) => words.run(Spanning::<M>(self)),
-            (false, 1) => words.run(Dense::<M, 1>(self)),
-            (false, _) => words.run(Dense::<M, 2>(self)),
+            (true, _) => precision.run(Spanning::<M>(self)),
+            (false, 1) => precision.run(Dense::<M, 1>(self)),
+            (false, _) => precision.run(Dense::<M, 2>(self)),
         }
     }
 
     /// In tiles of `M` neighbours in each of `ROWS` rows; what the strip has are whole rows, of at least `M`.
-    pub fn run_rows<const M: usize, const ROWS: usize>(&self, words: Words, row: Row) {
+    pub fn run_rows<const M: usize, const ROWS: usize>(&self, precision: Precision, row: Row) {
         let Row { width, stride } = row;
         let depth = if self.panel.spanning { self.panel.depth } else { 0 };
         match (depth, stride) {
-            (1, 1) => words.run(Neighbours::<M, ROWS, 1, 1> { strip: self, width }),
-            (1, _) => words.run(Neighbours::<M, ROWS, 1, 2> { strip: self, width }),
-            (2, 1) => words.run(Neighbours::<M, ROWS, 2, 1> { strip: self, width }),
-            (2, _) => words.run(Neighbours::<M, ROWS, 2, 2> { strip: self, width }),
-            (4, 1) => words.run(Neighbours::<M, ROWS, 4, 1> { strip: self, width }),
-            (4, _) => words.run(Neighbours::<M, ROWS, 4, 2> { strip: self, width }),
-            (8, 1) => words.run(Neighbours::<M, ROWS, 8, 1> { strip: self, width }),
-            (8, _) => words.run(Neighbours::<M, ROWS, 8, 2> { strip: self, width }),
-            (0, 1) => words.run(Neighbours::<M, ROWS, 0, 1> { strip: self, width }),
-            (0, _) => words.run(Neighbours::<M, ROWS, 0, 2> { strip: self, width }),
+            (1, 1) => precision.run(Neighbours::<M, ROWS, 1, 1> { strip: self, width }),
+            (1, _) => precision.run(Neighbours::<M, ROWS, 1, 2> { strip: self, width }),
+            (2, 1) => precision.run(Neighbours::<M, ROWS, 2, 1> { strip: self, width }),
+            (2, _) => precision.run(Neighbours::<M, ROWS, 2, 2> { strip: self, width }),
+            (4, 1) => precision.run(Neighbours::<M, ROWS, 4, 1> { strip: self, width }),
+            (4, _) => precision.run(Neighbours::<M, ROWS, 4, 2> { strip: self, width }),
+            (8, 1) => precision.run(Neighbours::<M, ROWS, 8, 1> { strip: self, width }),
+            (8, _) => precision.run(Neighbours::<M, ROWS, 8, 2> { strip: self, width }),
+            (0, 1) => precision.run(Neighbours::<M, ROWS, 0, 1> { strip: self, width }),
+            (0, _) => precision.run(Neighbours::<M, ROWS, 0, 2> { strip: self, width }),
             _ => unreachable!("vectors span groups of 4 or 8 channels, not of {depth} words"),
         }
     }
@@ -98,7 +98,7 @@ impl Strip<'_> {
     /// # Safety
     /// The CPU has `W`'s instructions.
     #[inline(always)]
-    unsafe fn initial<W: Word, const N: usize>(&self) -> [V<W>; N] {
+    unsafe fn initial<W: DotProduct, const N: usize>(&self) -> [V<W>; N] {
         let bias = &self.task.packed.bias[self.panel.bias.clone()][..N * W::S::LANES];
         // SAFETY: the bias is padded to whole vectors.
         unsafe {
@@ -114,7 +114,7 @@ impl Strip<'_> {
 
     /// What [`finish`](Self::finish) will read and write, of some pixels from one on.
     #[inline(always)]
-    fn expected<W: Word>(&self, first: usize, pixels: usize) -> Expected {
+    fn expected<W: DotProduct>(&self, first: usize, pixels: usize) -> Expected {
         let Strip { task, panel, .. } = self;
         let out = (task.out.as_ptr().cast::<f32>(), task.out_stride);
         Expected::new(out, task.residual, (first, panel.dst_channel * W::BYTES / 4), pixels)
@@ -126,7 +126,7 @@ impl Strip<'_> {
     /// # Safety
     /// The CPU has `W`'s instructions, the pixels exist, and no other thread writes their panel.
     #[inline(always)]
-    unsafe fn finish<W: Word, const M: usize, const N: usize>(&self, first: usize, sums: &mut [V<W>]) {
+    unsafe fn finish<W: DotProduct, const M: usize, const N: usize>(&self, first: usize, sums: &mut [V<W>]) {
         let Strip { task, panel, .. } = *self;
         let lanes = W::S::LANES;
         // From the first pixel of the tile on, in bytes.
@@ -191,7 +191,7 @@ impl Strip<'_> {
     ///
     /// # Safety
     /// There are as many channels as sums.
-    unsafe fn finish_part<W: Word>(&self, sums: &[f32], residual: Option<*const u8>, out: *mut u8) {
+    unsafe fn finish_part<W: DotProduct>(&self, sums: &[f32], residual: Option<*const u8>, out: *mut u8) {
         let Epilogue { least, residual_step, .. } = self.task.epilogue;
         for (k, &sum) in sums.iter().enumerate() {
             // SAFETY: the function's contract; a channel may lie anywhere.
@@ -208,9 +208,9 @@ impl Strip<'_> {
 /// A tile of `M` pixels times `N` vectors: every source word's weights times one broadcast a pixel.
 struct Dense<'a, const M: usize, const N: usize>(&'a Strip<'a>);
 
-impl<const M: usize, const N: usize> WordKernel for Dense<'_, M, N> {
+impl<const M: usize, const N: usize> DotKernel for Dense<'_, M, N> {
     #[inline(always)]
-    unsafe fn run<W: Word>(self) {
+    unsafe fn run<W: DotProduct>(self) {
         if const { M > W::S::TILE } {
             unreachable!("`strips` chooses no tile that registers have no room for");
         }
@@ -255,7 +255,7 @@ impl<const M: usize, const N: usize> WordKernel for Dense<'_, M, N> {
 /// # Safety
 /// The CPU has `W`'s instructions, and pixels and weights can be read.
 #[inline(always)]
-unsafe fn sum_products<W: Word, const M: usize, const N: usize>(
+unsafe fn sum_products<W: DotProduct, const M: usize, const N: usize>(
     acc: &mut [[V<W>; N]; M],
     rows: [*const f32; M],
     weights: &mut *const f32,
@@ -290,9 +290,9 @@ unsafe fn sum_products<W: Word, const M: usize, const N: usize>(
 /// permute of the source vector brings.
 struct Spanning<'a, const M: usize>(&'a Strip<'a>);
 
-impl<const M: usize> WordKernel for Spanning<'_, M> {
+impl<const M: usize> DotKernel for Spanning<'_, M> {
     #[inline(always)]
-    unsafe fn run<W: Word>(self) {
+    unsafe fn run<W: DotProduct>(self) {
         if const { M > W::S::TILE } {
             unreachable!("`strips` chooses no tile that registers have no room for");
         }
@@ -340,11 +340,11 @@ struct Neighbours<'a, const M: usize, const ROWS: usize, const DEPTH: usize, con
     width: usize,
 }
 
-impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize> WordKernel
+impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize> DotKernel
     for Neighbours<'_, M, ROWS, DEPTH, STRIDE>
 {
     #[inline(always)]
-    unsafe fn run<W: Word>(self) {
+    unsafe fn run<W: DotProduct>(self) {
         // What is never chosen is not compiled either: constants end these, before anything is made of the rest.
         if const { DEPTH > 0 && DEPTH * W::CHANNELS != 4 && DEPTH * W::CHANNELS != 8 } {
             unreachable!("vectors span groups of 4 or 8 channels");
@@ -391,7 +391,11 @@ impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
     /// # Safety
     /// The CPU has W's instructions, and the pixels exist.
     #[inline(always)]
-    unsafe fn tile<W: Word, const R: usize>(&self, first: usize, indices: &[<W::S as Simd>::Index; DEPTH]) {
+    unsafe fn tile<W: DotProduct, const R: usize>(
+        &self,
+        first: usize,
+        indices: &[<W::S as Simd>::Index; DEPTH],
+    ) {
         let Strip { task, panel, .. } = self.strip;
         let depth = if DEPTH == 0 { panel.depth } else { DEPTH };
         let Sources::Table(table) = task.sources else { return };

@@ -2,7 +2,7 @@
 
 use super::job::{Job, Pixels};
 use super::packed::{Filter, Form, Packed, Panel};
-use super::precision::Words;
+use super::precision::Precision;
 use super::prefetch_plan::{Expected, Fetches};
 use super::split::Split;
 use crate::memory::prefetch::Cache;
@@ -12,16 +12,16 @@ use crate::threads::team::ThreadTeam;
 use crate::winograd::{LARGEST, POSITIONS, Sink, Tiles, Tiling, takes, transform_kernels, vectors_per_group};
 
 /// Whether a convolution is computed this way.
-pub fn suits(words: Words, filter: &Filter) -> bool {
+pub fn suits(precision: Precision, filter: &Filter) -> bool {
     let Filter { tiled, groups, group_in, group_out, .. } = *filter;
-    let (lanes, _) = words.tile();
+    let (lanes, _) = precision.tile();
     let whole = group_in == group_out && (groups * group_in).is_multiple_of(lanes);
-    tiled && matches!(words, Words::F32(_)) && whole && takes(lanes, group_in)
+    tiled && matches!(precision, Precision::F32(_)) && whole && takes(lanes, group_in)
 }
 
 /// A panel a vector of output channels.
-pub fn panels(words: Words, filter: &Filter) -> Vec<Panel> {
-    let (lanes, _) = words.tile();
+pub fn panels(precision: Precision, filter: &Filter) -> Vec<Panel> {
+    let (lanes, _) = precision.tile();
     let (depth, size) = (filter.group_in, POSITIONS * filter.group_in * lanes);
     (0..filter.groups * filter.group_out / lanes)
         .map(|i| Panel {
@@ -38,8 +38,8 @@ pub fn panels(words: Words, filter: &Filter) -> Vec<Panel> {
 }
 
 /// Writes a panel's weights.
-pub fn fill(words: Words, panel: &Panel, values: &mut [f32], filter: &Filter) {
-    let Words::F32(isa) = words else { unreachable!("tiles are of f32") };
+pub fn fill(precision: Precision, panel: &Panel, values: &mut [f32], filter: &Filter) {
+    let Precision::F32(isa) = precision else { unreachable!("tiles are of f32") };
     transform_kernels(isa, filter.group_out, values, |channel, c| {
         let kernel = &filter.channel(panel.dst_channel + channel)[9 * c..9 * (c + 1)];
         std::array::from_fn(|tap| kernel[tap])
@@ -50,9 +50,9 @@ pub fn fill(words: Words, panel: &Panel, values: &mut [f32], filter: &Filter) {
 pub fn run(packed: &Packed, team: &ThreadTeam, tiling: &Tiling, job: Job) {
     packed.check(&job);
     let Job { src, residual, epilogue, count, out, out_stride, ahead, .. } = job;
-    let Words::F32(isa) = packed.words else { unreachable!("tiles are of f32") };
+    let Precision::F32(isa) = packed.precision else { unreachable!("tiles are of f32") };
     assert!(packed.form == Form::Tiles && tiling.pixels() == count);
-    let (lanes, _) = packed.words.tile();
+    let (lanes, _) = packed.precision.tile();
     let group = packed.panels.first().map_or(lanes, |panel| panel.depth);
     let vectors = vectors_per_group(lanes, group);
     let out = &SharedMut::new(out);

@@ -1,6 +1,6 @@
 //! Convolutions made ready for inference.
 
-use crate::element::{map_type_of, words_of};
+use crate::element::{map_type_of, precision_of};
 use crate::error::{Error, Result};
 use crate::infer::feature_map::Activations;
 use crate::infer::input::Images;
@@ -9,8 +9,8 @@ use crate::infer::rows::row_words;
 use crate::layout::row_major;
 use candle_core::{DType, Device, Storage, Tensor};
 use resnext_kernels::{
-    Conv2dConfig, Epilogue, Filter, Isa, Job, Packed, Pixels, Quantization, Row, SourceTable, Sources,
-    ThreadTeam, Tiling, WordType, Words,
+    Conv2dConfig, Epilogue, Filter, Isa, Job, MapType, Packed, Pixels, Precision, Quantization, Row,
+    SourceTable, Sources, ThreadTeam, Tiling,
 };
 use std::borrow::Cow;
 use std::mem::discriminant;
@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct FusedConv {
     pub(crate) packed: Packed,
     /// Of the maps it reads and of those it writes.
-    pub(crate) maps: (WordType, WordType),
+    pub(crate) maps: (MapType, MapType),
     config: Conv2dConfig,
     channels: (usize, usize),
     kernel: (usize, usize),
@@ -47,7 +47,7 @@ enum Plan {
 struct Source<'a> {
     data: &'a [f32],
     size: [usize; 4],
-    words: WordType,
+    words: MapType,
     /// Channels from one pixel of a row to the next.
     apart: usize,
 }
@@ -66,7 +66,7 @@ pub struct Fusion<'a> {
 /// Whether this machine runs [`FusedConv`] on maps of `dtype`: f32 always; bf16 where the CPU has AVX-512 BF16, and u8,
 /// of [`FusedConv::quantized`], where it has AVX-512 VNNI, and the instruction set in use is AVX-512.
 pub fn fused_dtype_is_supported(dtype: DType) -> bool {
-    words_of(dtype, Isa::current()).is_some()
+    precision_of(dtype, Isa::current()).is_some()
 }
 
 impl FusedConv {
@@ -95,7 +95,7 @@ impl FusedConv {
     /// As `new`.
     pub fn writing_f32(weight: &Tensor, bias: &Tensor, config: &Conv2dConfig, dtype: DType) -> Result<Self> {
         let (words, maps) = floats(Isa::current(), dtype)?;
-        Self::pack(words.writing_f32(), (maps, WordType::F32), weight, bias, config, false)
+        Self::pack(words.writing_f32(), (maps, MapType::F32), weight, bias, config, false)
     }
 
     /// Packs `weight` and `bias` as [`new`](Self::new) does, for maps in 8 bits: it reads those of `input`, whose zero is 0,
@@ -113,7 +113,7 @@ impl FusedConv {
         output: Quantization,
     ) -> Result<Self> {
         let isa = Isa::current();
-        let words = words_of(DType::U8, isa).ok_or_else(|| Error::Config {
+        let words = precision_of(DType::U8, isa).ok_or_else(|| Error::Config {
             op: OP,
             message: format!("8 bits need a CPU with AVX-512 VNNI, this one runs {}; use f32", isa.name()),
         })?;
@@ -121,7 +121,7 @@ impl FusedConv {
             let message = format!("expected an input whose zero is 0, got {input:?}");
             return Err(Error::Config { op: OP, message });
         }
-        Self::pack(words, (WordType::U8(input), WordType::U8(output)), weight, bias, config, false)
+        Self::pack(words, (MapType::U8(input), MapType::U8(output)), weight, bias, config, false)
     }
 
     pub(crate) fn on(
@@ -137,8 +137,8 @@ impl FusedConv {
     }
 
     fn pack(
-        words: Words,
-        maps: (WordType, WordType),
+        words: Precision,
+        maps: (MapType, MapType),
         weight: &Tensor,
         bias: &Tensor,
         config: &Conv2dConfig,
@@ -170,7 +170,7 @@ impl FusedConv {
         let Storage::Cpu(storage) = &*storage else { unreachable!("on the CPU") };
         let mut values = row_major::<f32>(storage, layout)?;
         let (mut biases, mut scales) = (bias.to_vec1::<f32>()?, Vec::new());
-        if let (WordType::U8(input), WordType::U8(output)) = maps {
+        if let (MapType::U8(input), MapType::U8(output)) = maps {
             scales = whole_numbers(values.to_mut(), &mut biases, (input, output))?;
         }
         let group_out = out_channels / groups;
@@ -232,7 +232,7 @@ impl FusedConv {
     }
 
     /// The kind of maps it reads.
-    pub(crate) fn reads(&self) -> WordType {
+    pub(crate) fn reads(&self) -> MapType {
         self.maps.0
     }
 
@@ -375,21 +375,21 @@ impl FusedConv {
 }
 
 /// The words, and the maps, of f32 or bf16.
-fn floats(isa: Isa, dtype: DType) -> Result<(Words, WordType)> {
+fn floats(isa: Isa, dtype: DType) -> Result<(Precision, MapType)> {
     let Some(maps) = map_type_of(dtype) else {
         return Err(Error::DType { op: OP, input: "maps", expected: "F32 or BF16".into(), got: dtype });
     };
-    let words = words_of(dtype, isa).ok_or_else(|| Error::Config {
+    let words = precision_of(dtype, isa).ok_or_else(|| Error::Config {
         op: OP,
         message: format!("bf16 needs a CPU with AVX-512 BF16, this one runs {}; use f32", isa.name()),
     })?;
     Ok((words, maps))
 }
 
-fn epilogue(written: WordType, residual: Option<WordType>, relu: bool) -> Epilogue {
+fn epilogue(written: MapType, residual: Option<MapType>, relu: bool) -> Epilogue {
     // What there is at least, what stands for zero, and what a step is worth.
     let units = |words| match words {
-        WordType::U8(quantization) => (0.0, f32::from(quantization.zero()), quantization.step()),
+        MapType::U8(quantization) => (0.0, f32::from(quantization.zero()), quantization.step()),
         _ => (f32::NEG_INFINITY, 0.0, 1.0),
     };
     let (least, zero, step) = units(written);

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::infer::rows::{dims, put_rows};
 use candle_core::{DType, Device, Tensor};
 use resnext_kernels::{
-    AlignedBuffer, MAX_LANES, Pixels, Quantization, SharedMut, ThreadTeam, WordType, max_pool_rows,
+    AlignedBuffer, MAX_LANES, MapType, Pixels, Quantization, SharedMut, ThreadTeam, max_pool_rows,
     padded_stride, quantize_rows, unpair,
 };
 
@@ -18,9 +18,9 @@ use resnext_kernels::{
 pub struct Activations {
     pub(crate) data: AlignedBuffer,
     pub(crate) size: [usize; 4],
-    /// Words from one pixel to the next.
+    /// Precision from one pixel to the next.
     pub(crate) stride: usize,
-    pub(crate) words: WordType,
+    pub(crate) words: MapType,
 }
 
 impl Activations {
@@ -39,7 +39,7 @@ impl Activations {
     }
 
     /// Makes room for other sizes; the contents are then anything, but for the zeros behind them.
-    pub(crate) fn resize(&mut self, size: [usize; 4], words: WordType, apart: bool) {
+    pub(crate) fn resize(&mut self, size: [usize; 4], words: MapType, apart: bool) {
         let own = size[3].div_ceil(words.channels());
         self.stride = if apart { padded_stride(own) } else { own };
         (self.size, self.words) = (size, words);
@@ -48,7 +48,7 @@ impl Activations {
         let len = end + self.stride + MAX_LANES;
         self.data.grow(len);
         self.data[end..len].fill(0.0);
-        if words == WordType::Bf16 && own * words.channels() > size[3] {
+        if words == MapType::Bf16 && own * words.channels() > size[3] {
             // The half word behind each pixel is multiplied with a zero, which only a number survives.
             self.data[..end].fill(0.0);
         }
@@ -117,12 +117,12 @@ impl Activations {
         source: &Activations,
         quantization: Quantization,
     ) -> Result<bool> {
-        if let WordType::U8(_) = source.words {
+        if let MapType::U8(_) = source.words {
             let message = "expected maps in f32 or bf16 to quantize".into();
             return Err(Error::Config { op: "activations", message });
         }
         let [n, h, w, c] = source.size;
-        self.resize(source.size, WordType::U8(quantization), true);
+        self.resize(source.size, MapType::U8(quantization), true);
         let source = (source.view(), source.words, c);
         let stride = self.stride;
         Ok(quantize_rows(team, source, quantization, (n * h, w), (&mut self.data, stride)))
@@ -147,9 +147,9 @@ impl Activations {
     fn channel(&self, i: usize, k: usize) -> f32 {
         let pixel = &self.data[i * self.stride..];
         match self.words {
-            WordType::F32 => pixel[k],
-            WordType::Bf16 => unpair(pixel[k / 2])[k % 2],
-            WordType::U8(quantization) => quantization.value(pixel[k / 4].to_bits().to_le_bytes()[k % 4]),
+            MapType::F32 => pixel[k],
+            MapType::Bf16 => unpair(pixel[k / 2])[k % 2],
+            MapType::U8(quantization) => quantization.value(pixel[k / 4].to_bits().to_le_bytes()[k % 4]),
         }
     }
 
@@ -188,11 +188,11 @@ impl Activations {
             for pixel in image * pixels..(image + 1) * pixels {
                 let words = &self.data[pixel * self.stride..][..own];
                 match self.words {
-                    WordType::F32 => sums.iter_mut().zip(words).for_each(|(sum, x)| *sum += x),
-                    WordType::Bf16 => sums.chunks_exact_mut(2).zip(words).for_each(|(sums, word)| {
+                    MapType::F32 => sums.iter_mut().zip(words).for_each(|(sum, x)| *sum += x),
+                    MapType::Bf16 => sums.chunks_exact_mut(2).zip(words).for_each(|(sums, word)| {
                         sums.iter_mut().zip(unpair(*word)).for_each(|(sum, x)| *sum += x);
                     }),
-                    WordType::U8(quantization) => {
+                    MapType::U8(quantization) => {
                         sums.chunks_exact_mut(4).zip(words).for_each(|(sums, word)| {
                             let numbers = word.to_bits().to_le_bytes();
                             sums.iter_mut().zip(numbers).for_each(|(sum, q)| *sum += quantization.value(q));

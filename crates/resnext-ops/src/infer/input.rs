@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::infer::conv::FusedConv;
 use crate::infer::rows::{OP, dims, put_rows, row_words};
 use candle_core::{DType, Tensor};
-use resnext_kernels::{AlignedBuffer, MAX_LANES, ThreadTeam, WordType};
+use resnext_kernels::{AlignedBuffer, MAX_LANES, MapType, ThreadTeam};
 
 /// Images (N, H, W, C) with a border of zeros, as one [`FusedConv`] reads them: for a kernel whose rows are read as runs of
 /// channels, pixels follow each other without gaps, in bf16 also two in a word.
@@ -15,7 +15,7 @@ pub struct Images {
     pub(crate) size: [usize; 4],
     /// Channels from one pixel of a row to the next; a row begins with a word.
     pub(crate) apart: usize,
-    pub(crate) words: WordType,
+    pub(crate) words: MapType,
 }
 
 impl Images {
@@ -35,7 +35,7 @@ impl Images {
             let message = format!("expected images of {} channels, got {c}", conv.channels());
             return Err(Error::Config { op: OP, message });
         }
-        if let WordType::U8(_) = conv.reads() {
+        if let MapType::U8(_) = conv.reads() {
             return Err(Error::DType {
                 op: OP,
                 input: "maps",

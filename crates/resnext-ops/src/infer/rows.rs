@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use candle_core::{DType, Storage, Tensor};
-use resnext_kernels::{Cache, SharedMut, ThreadTeam, WordType, bf16_bits, halves_mut, prefetch};
+use resnext_kernels::{Cache, MapType, SharedMut, ThreadTeam, bf16_bits, halves_mut, prefetch};
 
 pub(crate) const OP: &str = "activations";
 
@@ -20,8 +20,8 @@ pub(crate) fn dims(x: &Tensor) -> Result<[usize; 4]> {
     Ok(dims.into())
 }
 
-/// Words of a row of pixels that begin `apart` channels from each other.
-pub(crate) fn row_words(pixels: usize, apart: usize, words: WordType) -> usize {
+/// Precision of a row of pixels that begin `apart` channels from each other.
+pub(crate) fn row_words(pixels: usize, apart: usize, words: MapType) -> usize {
     (pixels * apart).div_ceil(words.channels())
 }
 
@@ -30,7 +30,7 @@ pub(crate) fn put_rows(
     team: &ThreadTeam,
     x: &Tensor,
     border: usize,
-    words: WordType,
+    words: MapType,
     apart: usize,
     out: &mut [f32],
 ) -> Result<()> {
@@ -62,7 +62,7 @@ pub(crate) fn put_rows(
         out.fill(0.0);
         for k in 0..c {
             let line = &values[start + image * sn + k * sc + (y - border) * sh..];
-            if words == WordType::Bf16 {
+            if words == MapType::Bf16 {
                 put_line(&mut halves_mut(out)[border * apart..], apart, k, (line, sw, w), bf16_bits);
             } else {
                 put_line(&mut out[border * apart..], apart, k, (line, sw, w), |x| x);

@@ -1,13 +1,13 @@
 //! Packed convolutions of inference against training's.
 
-use crate::element::words_of;
+use crate::element::precision_of;
 use crate::infer::conv::{FusedConv, Fusion, fused_dtype_is_supported};
 use crate::infer::feature_map::Activations;
 use crate::infer::input::Images;
 use crate::train::conv2d::{conv2d, conv2d_composite, conv2d_with_bias};
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
-use resnext_kernels::{Conv2dConfig, Isa, Quantization, ThreadTeam, WordType};
+use resnext_kernels::{Conv2dConfig, Isa, MapType, Quantization, ThreadTeam};
 
 fn values(dims: &[usize], seed: u32) -> Tensor {
     let value = |i: u32| (i.wrapping_mul(2654435761).wrapping_add(seed * 40503) >> 8) as f32;
@@ -24,7 +24,7 @@ fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
 /// `conv(x)` in f32, with a residual and ReLU where asked for.
 fn fused(conv: &FusedConv, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Tensor {
     let (mut input, mut added, mut out) = <(Activations, Activations, Activations)>::default();
-    let dtype = |maps| if maps == WordType::Bf16 { DType::BF16 } else { DType::F32 };
+    let dtype = |maps| if maps == MapType::Bf16 { DType::BF16 } else { DType::F32 };
     ThreadTeam::scope(|team| {
         input.load(team, x, dtype(conv.maps.0)).unwrap();
         if let Some(residual) = residual {
@@ -194,7 +194,7 @@ fn a_first_convolution_reads_images() {
         for (isa, dtype, tolerance) in Isa::available()
             .into_iter()
             .flat_map(|isa| [(isa, DType::F32, 1e-4), (isa, DType::BF16, 0.1)])
-            .filter(|&(isa, dtype, _)| words_of(dtype, isa).is_some())
+            .filter(|&(isa, dtype, _)| precision_of(dtype, isa).is_some())
         {
             let conv = FusedConv::on(isa, &weight, &bias, &config, dtype, true).unwrap();
             let (mut images, mut out) = (Images::new(), Activations::new());
@@ -373,7 +373,7 @@ proptest! {
         let greatest = want.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
         let (mut input, mut added, mut out) = <(Activations, Activations, Activations)>::default();
         for (isa, dtype) in Isa::available().into_iter().flat_map(|isa| [(isa, DType::F32), (isa, DType::BF16)]) {
-            if words_of(dtype, isa).is_none() {
+            if precision_of(dtype, isa).is_none() {
                 continue;
             }
             let conv = FusedConv::on(isa, &weight, &bias, &config, dtype, false).unwrap();
