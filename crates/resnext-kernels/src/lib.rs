@@ -22,7 +22,7 @@ pub use memory::prefetch::{Cache, prefetch};
 pub use roofline::fma_chains;
 pub use shape::{Conv2dConfig, ConvShape};
 pub use simd::dispatch::{Isa, lanes};
-pub use simd::traits::{Element, MAX_LANES, Stored};
+pub use simd::traits::{Element, MAX_LANES, Storage};
 pub use threads::shared_slice::SharedMut;
 pub use threads::team::ThreadTeam;
 pub use train::block_sink::{BlockSink, BlockTotals};

@@ -4,9 +4,9 @@ use candle_core::{DType, WithDType};
 use resnext_kernels::{BatchNormKernels, Isa, MapType, Precision, TrainKernels};
 
 /// Elements that maps are stored as, here and in candle's storages.
-pub(crate) trait Stored: TrainKernels<Wide: Element> + WithDType {}
+pub(crate) trait Stored: TrainKernels<Compute: Element> + WithDType {}
 
-impl<T: TrainKernels<Wide: Element> + WithDType> Stored for T {}
+impl<T: TrainKernels<Compute: Element> + WithDType> Stored for T {}
 
 /// Elements that kernels compute in, here and in candle's storages.
 pub(crate) trait Element: BatchNormKernels + TrainKernels + WithDType {}

@@ -39,7 +39,7 @@ pub fn max_pool_rows(
 /// A row of the output.
 struct Row<'a, F> {
     map_type: MapType,
-    /// Precision of a pixel.
+    /// Words per pixel.
     width: usize,
     src: Pixels<'a>,
     /// The source pixels of each of the output's.

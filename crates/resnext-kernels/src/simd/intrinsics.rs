@@ -168,7 +168,7 @@ pub mod x86 {
         unsafe { _mm256_castps_pd(_mm256_permutevar8x32_ps(_mm256_castpd_ps(v), index)) }
     }
 
-    /// bf16 is the upper half of f32. The rounding is `bf16::rounded`'s, and asks for no more than AVX-512F.
+    /// bf16 is the upper half of f32. The rounding is `bf16::narrow`'s, and asks for no more than AVX-512F.
     #[inline(always)]
     unsafe fn load_bf16_512(p: *const bf16) -> __m512 {
         // SAFETY: the caller has the instructions, and sixteen elements.
@@ -263,7 +263,7 @@ pub mod neon {
         unsafe { vreinterpretq_f64_u8(vqtbl1q_u8(vreinterpretq_u8_f64(v), index)) }
     }
 
-    /// bf16 is the upper half of f32; the rounding is `bf16::rounded`'s.
+    /// bf16 is the upper half of f32; the rounding is `bf16::narrow`'s.
     #[inline(always)]
     unsafe fn load_bf16(p: *const bf16) -> float32x4_t {
         // SAFETY: the caller promises four elements.

@@ -8,15 +8,15 @@
 //! statistics it was normalised by, and the gradient behind batch norm sums to what its formula says, as both are read
 //! again from memory. With sums of the values before rounding neither would hold.
 
-use super::traits::{Simd, Stored};
+use super::traits::{Simd, Storage};
 use half::bf16;
 use rayon::prelude::*;
 use std::borrow::Cow;
 
-macro_rules! itself {
+macro_rules! identity {
     ($t:ty) => {
-        impl Stored for $t {
-            type Wide = $t;
+        impl Storage for $t {
+            type Compute = $t;
             #[inline(always)]
             unsafe fn load<S: Simd<T = $t>>(p: *const $t) -> S::V {
                 // SAFETY: the same contract.
@@ -28,30 +28,30 @@ macro_rules! itself {
                 unsafe { S::store(p, v) }
             }
             #[inline(always)]
-            fn wide(self) -> $t {
+            fn widen(self) -> $t {
                 self
             }
             #[inline(always)]
-            fn rounded(v: $t) -> $t {
+            fn narrow(v: $t) -> $t {
                 v
             }
-            fn all_wide(values: &[$t]) -> Cow<'_, [$t]> {
+            fn widen_all(values: &[$t]) -> Cow<'_, [$t]> {
                 Cow::Borrowed(values)
             }
-            fn all_rounded(values: Vec<$t>) -> Vec<$t> {
+            fn narrow_all(values: Vec<$t>) -> Vec<$t> {
                 values
             }
         }
     };
 }
-itself!(f32);
-itself!(f64);
+identity!(f32);
+identity!(f64);
 
 /// Elements a task.
 const CHUNK: usize = 1 << 14;
 
-impl Stored for bf16 {
-    type Wide = f32;
+impl Storage for bf16 {
+    type Compute = f32;
     #[inline(always)]
     unsafe fn load<S: Simd<T = f32>>(p: *const bf16) -> S::V {
         // SAFETY: the same contract.
@@ -63,21 +63,21 @@ impl Stored for bf16 {
         unsafe { S::store_bf16(p, v) }
     }
     #[inline(always)]
-    fn wide(self) -> f32 {
+    fn widen(self) -> f32 {
         f32::from_bits((self.to_bits() as u32) << 16)
     }
     /// As `half::bf16::from_f32` does, but without branches, so that loops over it become vectors.
     #[inline(always)]
-    fn rounded(v: f32) -> bf16 {
+    fn narrow(v: f32) -> bf16 {
         let bits = v.to_bits();
         let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
         bf16::from_bits(if v.is_nan() { bits >> 16 | 0x40 } else { nearest } as u16)
     }
-    fn all_wide(values: &[bf16]) -> Cow<'_, [f32]> {
-        Cow::Owned(values.par_iter().with_min_len(CHUNK).map(|&x| x.wide()).collect())
+    fn widen_all(values: &[bf16]) -> Cow<'_, [f32]> {
+        Cow::Owned(values.par_iter().with_min_len(CHUNK).map(|&x| x.widen()).collect())
     }
-    fn all_rounded(values: Vec<f32>) -> Vec<bf16> {
-        values.par_iter().with_min_len(CHUNK).map(|&x| bf16::rounded(x)).collect()
+    fn narrow_all(values: Vec<f32>) -> Vec<bf16> {
+        values.par_iter().with_min_len(CHUNK).map(|&x| bf16::narrow(x)).collect()
     }
 }
 
@@ -124,7 +124,7 @@ mod tests {
             .flat_map(|part| (0..=u16::MAX).map(move |bits| f32::from_bits((bits as u32) << 16 | part)))
             .collect();
         let want: Vec<u16> = all.iter().map(|&v| bf16::from_f32(v).to_bits()).collect();
-        let scalar: Vec<u16> = bf16::all_rounded(all.clone()).iter().map(|v| v.to_bits()).collect();
+        let scalar: Vec<u16> = bf16::narrow_all(all.clone()).iter().map(|v| v.to_bits()).collect();
         assert_eq!(scalar, want);
         let halves: Vec<bf16> = (0..=u16::MAX).map(bf16::from_bits).collect();
         for isa in Isa::available() {

@@ -10,38 +10,38 @@ use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Mul, MulAssign, Sub};
 
 /// A type of numbers in memory.
-pub trait Stored: Copy + Default + Debug + PartialEq + Send + Sync + 'static {
+pub trait Storage: Copy + Default + Debug + PartialEq + Send + Sync + 'static {
     /// What kernels compute in.
-    type Wide: Element + Stored;
+    type Compute: Element + Storage;
 
     /// A vector of numbers, widened.
     ///
     /// # Safety
     /// The CPU has `S`'s instructions, and there are `S::LANES` numbers at `p`.
-    unsafe fn load<S: Simd<T = Self::Wide>>(p: *const Self) -> S::V;
+    unsafe fn load<S: Simd<T = Self::Compute>>(p: *const Self) -> S::V;
 
     /// Writes a vector of numbers, rounded to the nearest, ties to even.
     ///
     /// # Safety
     /// As above; they may be written.
-    unsafe fn store<S: Simd<T = Self::Wide>>(p: *mut Self, v: S::V);
+    unsafe fn store<S: Simd<T = Self::Compute>>(p: *mut Self, v: S::V);
 
     /// One number, widened.
-    fn wide(self) -> Self::Wide;
+    fn widen(self) -> Self::Compute;
 
     /// One number, rounded.
-    fn rounded(v: Self::Wide) -> Self;
+    fn narrow(v: Self::Compute) -> Self;
 
     /// Many numbers, widened; borrowed where there is nothing to widen.
-    fn all_wide(values: &[Self]) -> Cow<'_, [Self::Wide]>;
+    fn widen_all(values: &[Self]) -> Cow<'_, [Self::Compute]>;
 
     /// Many numbers, rounded.
-    fn all_rounded(values: Vec<Self::Wide>) -> Vec<Self>;
+    fn narrow_all(values: Vec<Self::Compute>) -> Vec<Self>;
 }
 
 /// The element types the CPU kernels compute in.
 pub trait Element:
-    Stored<Wide = Self>
+    Storage<Compute = Self>
     + PartialOrd
     + Add<Output = Self>
     + AddAssign
@@ -110,7 +110,7 @@ pub trait Simd: Copy + 'static {
         // SAFETY: the caller promises LANES elements, of which a vector has MAX_LANES at most.
         unsafe {
             for (i, value) in values[..Self::LANES].iter_mut().enumerate() {
-                *value = Self::T::of_f64((*p.add(i)).wide() as f64);
+                *value = Self::T::of_f64((*p.add(i)).widen() as f64);
             }
             Self::load(values.as_ptr())
         }
@@ -124,7 +124,7 @@ pub trait Simd: Copy + 'static {
         unsafe {
             Self::store(values.as_mut_ptr(), v);
             for (i, value) in values[..Self::LANES].iter().enumerate() {
-                *p.add(i) = bf16::rounded(value.as_f64() as f32);
+                *p.add(i) = bf16::narrow(value.as_f64() as f32);
             }
         }
     }

@@ -2,12 +2,16 @@
 
 use super::shared_slice::{SharedMut, written};
 use super::team::ThreadTeam;
-use crate::simd::traits::{Element, Stored};
+use crate::simd::traits::{Element, Storage};
 use rayon::prelude::*;
 
 /// A vector of `count` chunks of `len` elements, zeros until `write` is given the number of each and the chunk, on as many
 /// threads as [`map`]. Cleared by the thread that writes it, a chunk need not be taken from another core.
-pub fn written_chunks<D: Stored>(count: usize, len: usize, write: impl Fn(usize, &mut [D]) + Sync) -> Vec<D> {
+pub fn written_chunks<D: Storage>(
+    count: usize,
+    len: usize,
+    write: impl Fn(usize, &mut [D]) + Sync,
+) -> Vec<D> {
     let task = |out: &SharedMut<D>, i: usize| {
         let chunk = out.pointer(i * len, len);
         // SAFETY: chunks do not overlap, and hold values once they are cleared.

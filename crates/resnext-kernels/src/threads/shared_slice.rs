@@ -1,6 +1,6 @@
 //! The one way threads write into a common output.
 
-use crate::simd::traits::{Element, Stored};
+use crate::simd::traits::{Element, Storage};
 use std::marker::PhantomData;
 
 /// A mutable slice of which several threads write disjoint parts.
@@ -46,10 +46,10 @@ impl<'a, T> SharedMut<'a, T> {
 ///
 /// # Safety
 /// `write` writes every element. Tests would see it: where assertions are on, what is left out is NaN.
-pub unsafe fn written<D: Stored, R>(len: usize, write: impl FnOnce(&SharedMut<D>) -> R) -> (Vec<D>, R) {
+pub unsafe fn written<D: Storage, R>(len: usize, write: impl FnOnce(&SharedMut<D>) -> R) -> (Vec<D>, R) {
     let mut out: Vec<D> = Vec::with_capacity(len);
     if cfg!(debug_assertions) {
-        out.resize(len, D::rounded(Element::of_f64(f64::NAN)));
+        out.resize(len, D::narrow(Element::of_f64(f64::NAN)));
     }
     let shared = SharedMut { pointer: out.as_mut_ptr(), len, lifetime: PhantomData };
     let result = write(&shared);

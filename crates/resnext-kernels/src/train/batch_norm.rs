@@ -7,7 +7,7 @@
 use super::operand::Gate;
 use super::per_channel::block_len;
 use crate::simd::dispatch::{Isa, run};
-use crate::simd::traits::{Element, Kernel, Simd, Stored};
+use crate::simd::traits::{Element, Kernel, Simd, Storage};
 use rayon::prelude::*;
 use std::ops::Add;
 
@@ -33,18 +33,18 @@ impl<T: Element> Moments<T> {
     }
 
     /// Of a block that is small enough to stay in the cache for a second pass.
-    pub fn of<D: Stored<Wide = T>>(isa: Isa, x: &[D], channels: usize) -> Self {
-        struct Passes<'a, D: Stored> {
+    pub fn of<D: Storage<Compute = T>>(isa: Isa, x: &[D], channels: usize) -> Self {
+        struct Passes<'a, D: Storage> {
             x: &'a [D],
-            mean: &'a mut [D::Wide],
-            squares: &'a mut [D::Wide],
+            mean: &'a mut [D::Compute],
+            squares: &'a mut [D::Compute],
         }
-        impl<D: Stored> Kernel<D::Wide> for Passes<'_, D> {
+        impl<D: Storage> Kernel<D::Compute> for Passes<'_, D> {
             #[inline(always)]
-            unsafe fn run<S: Simd<T = D::Wide>>(self) {
+            unsafe fn run<S: Simd<T = D::Compute>>(self) {
                 let Passes { x, mean, squares } = self;
                 let channels = mean.len();
-                let scale = D::Wide::of_f64(channels as f64 / x.len() as f64);
+                let scale = D::Compute::of_f64(channels as f64 / x.len() as f64);
                 // Squares of differences from the block's own mean: no cancellation.
                 if channels.is_multiple_of(S::LANES) {
                     // SAFETY: the CPU has S's instructions; whole vectors of x at every place asked for.
@@ -52,21 +52,21 @@ impl<T: Element> Moments<T> {
                         let rows = x.len() / channels;
                         column_sums::<S, 1>(rows, channels, [mean], &Values(x));
                         mean.iter_mut().for_each(|mean| *mean *= scale);
-                        let minus: Vec<D::Wide> =
-                            mean.iter().map(|&mean| mean * D::Wide::of_f64(-1.0)).collect();
+                        let minus: Vec<D::Compute> =
+                            mean.iter().map(|&mean| mean * D::Compute::of_f64(-1.0)).collect();
                         column_sums::<S, 1>(rows, channels, [squares], &Squares(x, &minus));
                     }
                     return;
                 }
                 for row in x.chunks_exact(channels) {
                     for (sum, &x) in mean.iter_mut().zip(row) {
-                        *sum += x.wide();
+                        *sum += x.widen();
                     }
                 }
                 mean.iter_mut().for_each(|mean| *mean *= scale);
                 for row in x.chunks_exact(channels) {
                     for ((sum, &mean), &x) in squares.iter_mut().zip(mean.iter()).zip(row) {
-                        let d = x.wide() - mean;
+                        let d = x.widen() - mean;
                         *sum += d * d;
                     }
                 }
@@ -106,7 +106,7 @@ pub trait Terms<S: Simd, const K: usize> {
 
 struct Values<'a, D>(&'a [D]);
 
-impl<D: Stored, S: Simd<T = D::Wide>> Terms<S, 1> for Values<'_, D> {
+impl<D: Storage, S: Simd<T = D::Compute>> Terms<S, 1> for Values<'_, D> {
     #[inline(always)]
     unsafe fn at(&self, at: usize, _: usize) -> [S::V; 1] {
         // SAFETY: the trait's contract.
@@ -115,9 +115,9 @@ impl<D: Stored, S: Simd<T = D::Wide>> Terms<S, 1> for Values<'_, D> {
 }
 
 /// Of values plus something a channel.
-struct Squares<'a, D: Stored>(&'a [D], &'a [D::Wide]);
+struct Squares<'a, D: Storage>(&'a [D], &'a [D::Compute]);
 
-impl<D: Stored, S: Simd<T = D::Wide>> Terms<S, 1> for Squares<'_, D> {
+impl<D: Storage, S: Simd<T = D::Compute>> Terms<S, 1> for Squares<'_, D> {
     #[inline(always)]
     unsafe fn at(&self, at: usize, channel: usize) -> [S::V; 1] {
         let Squares(x, plus) = self;
@@ -198,19 +198,19 @@ pub struct GradientSums<T>(pub [Vec<T>; 2]);
 impl<T: Element> GradientSums<T> {
     /// Sets `g`, the gradient of the block of `max(x·scale + shift, 0)` from pixel `first` on, to that of the sum inside
     /// the maximum, and sums that.
-    pub fn gate<D: Stored<Wide = T>>(isa: Isa, gate: &Gate<D>, first: usize, g: &mut [D]) -> Self {
-        struct Pass<'a, D: Stored> {
+    pub fn gate<D: Storage<Compute = T>>(isa: Isa, gate: &Gate<D>, first: usize, g: &mut [D]) -> Self {
+        struct Pass<'a, D: Storage> {
             g: &'a mut [D],
             x: &'a [D],
-            coefficients: [&'a [D::Wide]; 3],
-            sums: [&'a mut [D::Wide]; 2],
+            coefficients: [&'a [D::Compute]; 3],
+            sums: [&'a mut [D::Compute]; 2],
         }
-        struct Gated<D: Stored> {
+        struct Gated<D: Storage> {
             g: *mut D,
             x: *const D,
-            coefficients: [*const D::Wide; 3],
+            coefficients: [*const D::Compute; 3],
         }
-        impl<D: Stored, S: Simd<T = D::Wide>> Terms<S, 2> for Gated<D> {
+        impl<D: Storage, S: Simd<T = D::Compute>> Terms<S, 2> for Gated<D> {
             #[inline(always)]
             unsafe fn at(&self, at: usize, k: usize) -> [S::V; 2] {
                 let [scale, shift, minus] = self.coefficients;
@@ -224,9 +224,9 @@ impl<T: Element> GradientSums<T> {
                 }
             }
         }
-        impl<D: Stored> Kernel<D::Wide> for Pass<'_, D> {
+        impl<D: Storage> Kernel<D::Compute> for Pass<'_, D> {
             #[inline(always)]
-            unsafe fn run<S: Simd<T = D::Wide>>(self) {
+            unsafe fn run<S: Simd<T = D::Compute>>(self) {
                 let Pass { g, x, coefficients, sums } = self;
                 let channels = coefficients[2].len();
                 assert!(
@@ -234,7 +234,7 @@ impl<T: Element> GradientSums<T> {
                 );
                 assert_eq!(g.len(), x.len());
                 let rows = x.len() / channels;
-                let coefficients = coefficients.map(<[D::Wide]>::as_ptr);
+                let coefficients = coefficients.map(<[D::Compute]>::as_ptr);
                 let gated = Gated { g: g.as_mut_ptr(), x: x.as_ptr(), coefficients };
                 // SAFETY: the CPU has S's instructions; both matrices and all coefficients are as long as asserted.
                 unsafe { column_sums::<S, 2>(rows, channels, sums, &gated) };

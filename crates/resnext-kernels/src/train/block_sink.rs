@@ -4,15 +4,15 @@ use super::batch_norm::{GradientSums, Moments};
 use super::operand::Gate;
 use super::strided_gradient::StridedGradient;
 use crate::simd::dispatch::Isa;
-use crate::simd::traits::{Element, Stored};
+use crate::simd::traits::{Element, Storage};
 
 /// What happens to each block of pixels of an output.
 #[derive(Debug, Clone, Copy)]
-pub enum BlockSink<'a, D: Stored> {
+pub enum BlockSink<'a, D: Storage> {
     /// Nothing: the output alone is wanted.
     Output,
     /// A bias per channel is added.
-    Bias(&'a [D::Wide]),
+    Bias(&'a [D::Compute]),
     /// Mean and variance of each channel are taken, for the batch norm behind a convolution.
     Statistics,
     /// The block is a gradient and goes back through a batch norm and ReLU, whose sums are taken.
@@ -41,7 +41,7 @@ pub struct BlockTotals {
     pub gradient_sums: [Vec<f64>; 2],
 }
 
-impl<D: Stored> BlockSink<'_, D> {
+impl<D: Storage> BlockSink<'_, D> {
     /// Takes a block of whole pixels of `channels`, which begins at pixel `first` of the output.
     pub(crate) fn take(
         &self,
@@ -49,15 +49,15 @@ impl<D: Stored> BlockSink<'_, D> {
         channels: usize,
         first: usize,
         block: &mut [D],
-    ) -> BlockSums<D::Wide> {
+    ) -> BlockSums<D::Compute> {
         match self {
             BlockSink::Output => BlockSums::Nothing,
             BlockSink::Bias(bias) => {
                 for pixel in block.chunks_exact_mut(channels) {
                     for (y, &b) in pixel.iter_mut().zip(*bias) {
-                        let mut wide = y.wide();
+                        let mut wide = y.widen();
                         wide += b;
-                        *y = D::rounded(wide);
+                        *y = D::narrow(wide);
                     }
                 }
                 BlockSums::Nothing

@@ -2,7 +2,7 @@
 
 use super::block_sink::{BlockSink, BlockSums};
 use crate::simd::dispatch::Isa;
-use crate::simd::traits::Stored;
+use crate::simd::traits::Storage;
 use crate::threads::shared_slice::{SharedMut, written};
 use rayon::prelude::*;
 
@@ -10,12 +10,12 @@ use rayon::prelude::*;
 const BLOCK: usize = 128;
 
 /// Hands `out` to a sink, block by block.
-pub fn finished<D: Stored>(
+pub fn finished<D: Storage>(
     isa: Isa,
     mut out: Vec<D>,
     channels: usize,
     sink: BlockSink<D>,
-) -> (Vec<D>, Vec<BlockSums<D::Wide>>) {
+) -> (Vec<D>, Vec<BlockSums<D::Compute>>) {
     let blocks = out.par_chunks_mut((BLOCK * channels).max(1)).enumerate();
     let results = blocks.map(|(i, block)| sink.take(isa, channels, i * BLOCK, block)).collect();
     (out, results)
@@ -26,7 +26,7 @@ pub fn finished<D: Stored>(
 ///
 /// # Safety
 /// `make` writes all of each block.
-pub unsafe fn blocks<D: Stored, R: Send>(
+pub unsafe fn blocks<D: Storage, R: Send>(
     pixels: usize,
     channels: usize,
     make: impl Fn(usize, usize, *mut D) -> R + Sync,

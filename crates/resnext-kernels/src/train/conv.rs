@@ -15,7 +15,7 @@ use super::pointwise_backward;
 use super::strided_gradient::StridedGradient;
 use crate::shape::ConvShape;
 use crate::simd::dispatch::{Isa, lanes};
-use crate::simd::traits::{Element, Stored};
+use crate::simd::traits::{Element, Storage};
 use rayon::prelude::*;
 
 enum Kind {
@@ -46,17 +46,17 @@ fn kind<T: Element>(isa: Isa, shape: &ConvShape) -> Kind {
 
 /// The convolution of `x` with `weight` (Cout, Cin/groups, kh, kw), channels-last, and what `sink` has taken from
 /// each block of pixels, in order.
-pub fn conv_forward<D: Stored>(
+pub fn conv_forward<D: Storage>(
     isa: Isa,
     shape: &ConvShape,
     x: Operand<D>,
-    weight: &[D::Wide],
+    weight: &[D::Compute],
     sink: BlockSink<D>,
-) -> (Vec<D>, Vec<BlockSums<D::Wide>>) {
+) -> (Vec<D>, Vec<BlockSums<D::Compute>>) {
     assert!(x.len() == shape.input_len() && weight.len() == shape.weight_len());
     let pixels = shape.batch * shape.out_h * shape.out_w;
     let (inputs, size, stride) = (shape.in_channels, (shape.in_h, shape.in_w), shape.config.stride);
-    match (kind::<D::Wide>(isa, shape), x) {
+    match (kind::<D::Compute>(isa, shape), x) {
         (Kind::Pointwise, operand) => {
             let matrix = Matrix::pack(isa, shape.out_channels, inputs, |k, c| weight[k * inputs + c]);
             product(isa, Rows::Pixels { operand, size, stride }, pixels, &matrix, sink)
@@ -77,21 +77,21 @@ pub fn conv_forward<D: Stored>(
         (_, operand) => {
             let x = operand.values(isa);
             let out = direct::forward(isa, shape, &x, weight, None);
-            finished(isa, D::all_rounded(out), shape.out_channels, sink)
+            finished(isa, D::narrow_all(out), shape.out_channels, sink)
         }
     }
 }
 
 /// The gradient of the convolution's input from that of its result; otherwise as [`conv_forward`].
-pub fn conv_input_gradient<D: Stored>(
+pub fn conv_input_gradient<D: Storage>(
     isa: Isa,
     shape: &ConvShape,
     gradient: Operand<D>,
-    weight: &[D::Wide],
+    weight: &[D::Compute],
     sink: BlockSink<D>,
-) -> (Vec<D>, Vec<BlockSums<D::Wide>>) {
+) -> (Vec<D>, Vec<BlockSums<D::Compute>>) {
     assert!(gradient.len() == shape.output_len() && weight.len() == shape.weight_len());
-    match kind::<D::Wide>(isa, shape) {
+    match kind::<D::Compute>(isa, shape) {
         Kind::Pointwise if shape.config.stride == 1 => pointwise(isa, shape, gradient, weight, sink),
         Kind::Pointwise => {
             let (few, _) = pointwise(isa, shape, gradient, weight, BlockSink::Output);
@@ -112,22 +112,22 @@ pub fn conv_input_gradient<D: Stored>(
         _ => {
             let gradient = gradient.values(isa);
             let out = direct::input_gradient(isa, shape, &gradient, weight);
-            finished(isa, D::all_rounded(out), shape.in_channels, sink)
+            finished(isa, D::narrow_all(out), shape.in_channels, sink)
         }
     }
 }
 
 /// Both gradients of a convolution: the input's with what `sink` has taken from its blocks, as [`conv_input_gradient`]
 /// gives them, and the weight's, as [`conv_weight_gradient`] does.
-pub fn conv_gradients<D: Stored>(
+pub fn conv_gradients<D: Storage>(
     isa: Isa,
     shape: &ConvShape,
     x: Operand<D>,
     gradient: Operand<D>,
-    weight: &[D::Wide],
+    weight: &[D::Compute],
     sink: BlockSink<D>,
-) -> (Vec<D>, Vec<BlockSums<D::Wide>>, Vec<D::Wide>) {
-    if matches!(kind::<D::Wide>(isa, shape), Kind::Pointwise) && shape.config.stride == 1 {
+) -> (Vec<D>, Vec<BlockSums<D::Compute>>, Vec<D::Compute>) {
+    if matches!(kind::<D::Compute>(isa, shape), Kind::Pointwise) && shape.config.stride == 1 {
         return pointwise_both(isa, shape, x, gradient, weight, sink);
     }
     let own = conv_weight_gradient(isa, shape, x, gradient);
@@ -137,31 +137,31 @@ pub fn conv_gradients<D: Stored>(
 
 /// The gradient of the pixels a 1×1 convolution reads, of which there are as many as it writes: what
 /// [`StridedGradient`] adds; and that of its weight. `None` for other convolutions.
-pub fn conv_pixel_gradients<D: Stored>(
+pub fn conv_pixel_gradients<D: Storage>(
     isa: Isa,
     shape: &ConvShape,
     x: Operand<D>,
     gradient: Operand<D>,
-    weight: &[D::Wide],
-) -> Option<(Vec<D>, Vec<D::Wide>)> {
-    matches!(kind::<D::Wide>(isa, shape), Kind::Pointwise).then(|| {
+    weight: &[D::Compute],
+) -> Option<(Vec<D>, Vec<D::Compute>)> {
+    matches!(kind::<D::Compute>(isa, shape), Kind::Pointwise).then(|| {
         let (pixels, _, own) = pointwise_both(isa, shape, x, gradient, weight, BlockSink::Output);
         (pixels, own)
     })
 }
 
 /// The gradients of the pixels that a 1×1 convolution reads, and of its weight.
-fn pointwise_both<D: Stored>(
+fn pointwise_both<D: Storage>(
     isa: Isa,
     shape: &ConvShape,
     operand: Operand<D>,
     gradient: Operand<D>,
-    weight: &[D::Wide],
+    weight: &[D::Compute],
     sink: BlockSink<D>,
-) -> (Vec<D>, Vec<BlockSums<D::Wide>>, Vec<D::Wide>) {
+) -> (Vec<D>, Vec<BlockSums<D::Compute>>, Vec<D::Compute>) {
     assert!(operand.len() == shape.input_len() && gradient.len() == shape.output_len());
     let (channels, outputs) = (shape.in_channels, shape.out_channels);
-    if !pointwise_backward::fits::<D::Wide>(isa, channels, outputs) {
+    if !pointwise_backward::fits::<D::Compute>(isa, channels, outputs) {
         let own = conv_weight_gradient(isa, shape, operand, gradient);
         let (pixels, results) = pointwise(isa, shape, gradient, weight, sink);
         return (pixels, results, own);
@@ -179,13 +179,13 @@ fn transposed<T: Element>(isa: Isa, shape: &ConvShape, weight: &[T]) -> Matrix<T
     Matrix::pack(isa, inputs, shape.out_channels, |c, k| weight[k * inputs + c])
 }
 
-fn pointwise<D: Stored>(
+fn pointwise<D: Storage>(
     isa: Isa,
     shape: &ConvShape,
     operand: Operand<D>,
-    weight: &[D::Wide],
+    weight: &[D::Compute],
     sink: BlockSink<D>,
-) -> (Vec<D>, Vec<BlockSums<D::Wide>>) {
+) -> (Vec<D>, Vec<BlockSums<D::Compute>>) {
     let pixels = shape.batch * shape.out_h * shape.out_w;
     let size = (shape.out_h, shape.out_w);
     let matrix = transposed(isa, shape, weight);
@@ -193,16 +193,16 @@ fn pointwise<D: Stored>(
 }
 
 /// The gradient of the weight, shaped as it, from the convolution's input and its result's gradient.
-pub fn conv_weight_gradient<D: Stored>(
+pub fn conv_weight_gradient<D: Storage>(
     isa: Isa,
     shape: &ConvShape,
     x: Operand<D>,
     gradient: Operand<D>,
-) -> Vec<D::Wide> {
+) -> Vec<D::Compute> {
     assert!(x.len() == shape.input_len() && gradient.len() == shape.output_len());
     let pixels = shape.batch * shape.out_h * shape.out_w;
     let (channels, outputs) = (shape.in_channels, shape.out_channels);
-    match (kind::<D::Wide>(isa, shape), x) {
+    match (kind::<D::Compute>(isa, shape), x) {
         (Kind::Pointwise, operand) => {
             let (size, stride) = ((shape.in_h, shape.in_w), shape.config.stride);
             outer(isa, Read::Pixels { operand, channels, size, stride }, gradient, outputs, pixels)

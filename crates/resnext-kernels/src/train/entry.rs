@@ -12,18 +12,18 @@ use super::per_channel;
 use super::residual::{self, Around, Totals};
 use crate::shape::ConvShape;
 use crate::simd::dispatch::Isa;
-use crate::simd::traits::{Element, Stored};
+use crate::simd::traits::{Element, Storage};
 use half::bf16;
 
 /// Kernels for maps that are stored as `Self`, channels-last: f32, f64, and bf16, which is computed in f32.
-pub trait TrainKernels: Stored {
+pub trait TrainKernels: Storage {
     /// The convolution of `x` (N, H, W, Cin) with `weight` (Cout, Cin/groups, kh, kw): (N, H', W', Cout), and what
     /// `sink` has taken from it.
     fn conv_forward(
         isa: Isa,
         shape: &ConvShape,
         x: Operand<Self>,
-        weight: &[Self::Wide],
+        weight: &[Self::Compute],
         sink: BlockSink<Self>,
     ) -> (Vec<Self>, BlockTotals);
 
@@ -32,7 +32,7 @@ pub trait TrainKernels: Stored {
         isa: Isa,
         shape: &ConvShape,
         gradient: Operand<Self>,
-        weight: &[Self::Wide],
+        weight: &[Self::Compute],
         sink: BlockSink<Self>,
     ) -> (Vec<Self>, BlockTotals);
 
@@ -42,7 +42,7 @@ pub trait TrainKernels: Stored {
         shape: &ConvShape,
         x: Operand<Self>,
         gradient: Operand<Self>,
-    ) -> Vec<Self::Wide>;
+    ) -> Vec<Self::Compute>;
 
     /// Both gradients: the input's with what `sink` has taken from it, and the weight's.
     fn conv_gradients(
@@ -50,9 +50,9 @@ pub trait TrainKernels: Stored {
         shape: &ConvShape,
         x: Operand<Self>,
         gradient: Operand<Self>,
-        weight: &[Self::Wide],
+        weight: &[Self::Compute],
         sink: BlockSink<Self>,
-    ) -> (Vec<Self>, BlockTotals, Vec<Self::Wide>);
+    ) -> (Vec<Self>, BlockTotals, Vec<Self::Compute>);
 
     /// Both gradients of a 1×1 convolution, the input's only for the pixels that the stride reads, of which there are as
     /// many as the convolution writes: a [`StridedGradient`](crate::StridedGradient) adds it to the whole. `None` for
@@ -62,8 +62,8 @@ pub trait TrainKernels: Stored {
         shape: &ConvShape,
         x: Operand<Self>,
         gradient: Operand<Self>,
-        weight: &[Self::Wide],
-    ) -> Option<(Vec<Self>, Vec<Self::Wide>)>;
+        weight: &[Self::Compute],
+    ) -> Option<(Vec<Self>, Vec<Self::Compute>)>;
 
     /// `max(path + around, 0)`.
     fn join(isa: Isa, channels: usize, path: Line<Self>, around: Around<Self>) -> Vec<Self>;
@@ -123,7 +123,7 @@ macro_rules! train_kernels {
                 isa: Isa,
                 shape: &ConvShape,
                 x: Operand<Self>,
-                weight: &[Self::Wide],
+                weight: &[Self::Compute],
                 sink: BlockSink<Self>,
             ) -> (Vec<Self>, BlockTotals) {
                 let (out, blocks) = conv::conv_forward(isa, shape, x, weight, sink);
@@ -134,7 +134,7 @@ macro_rules! train_kernels {
                 isa: Isa,
                 shape: &ConvShape,
                 gradient: Operand<Self>,
-                weight: &[Self::Wide],
+                weight: &[Self::Compute],
                 sink: BlockSink<Self>,
             ) -> (Vec<Self>, BlockTotals) {
                 let (out, blocks) = conv::conv_input_gradient(isa, shape, gradient, weight, sink);
@@ -146,7 +146,7 @@ macro_rules! train_kernels {
                 shape: &ConvShape,
                 x: Operand<Self>,
                 gradient: Operand<Self>,
-            ) -> Vec<Self::Wide> {
+            ) -> Vec<Self::Compute> {
                 conv::conv_weight_gradient(isa, shape, x, gradient)
             }
             #[inline(never)]
@@ -155,9 +155,9 @@ macro_rules! train_kernels {
                 shape: &ConvShape,
                 x: Operand<Self>,
                 gradient: Operand<Self>,
-                weight: &[Self::Wide],
+                weight: &[Self::Compute],
                 sink: BlockSink<Self>,
-            ) -> (Vec<Self>, BlockTotals, Vec<Self::Wide>) {
+            ) -> (Vec<Self>, BlockTotals, Vec<Self::Compute>) {
                 let (input, blocks, own) = conv::conv_gradients(isa, shape, x, gradient, weight, sink);
                 (input, BlockTotals::of(shape.in_channels, blocks), own)
             }
@@ -167,8 +167,8 @@ macro_rules! train_kernels {
                 shape: &ConvShape,
                 x: Operand<Self>,
                 gradient: Operand<Self>,
-                weight: &[Self::Wide],
-            ) -> Option<(Vec<Self>, Vec<Self::Wide>)> {
+                weight: &[Self::Compute],
+            ) -> Option<(Vec<Self>, Vec<Self::Compute>)> {
                 conv::conv_pixel_gradients(isa, shape, x, gradient, weight)
             }
             #[inline(never)]

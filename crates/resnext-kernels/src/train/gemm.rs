@@ -13,7 +13,7 @@ use crate::memory::prefetch::expect;
 use crate::memory::scratch::Scratch;
 use crate::shape::ConvShape;
 use crate::simd::dispatch::{Isa, lanes_and_tile, run};
-use crate::simd::traits::{Element, Kernel, Simd, Stored};
+use crate::simd::traits::{Element, Kernel, Simd, Storage};
 use crate::threads::shared_slice::{SharedMut, written};
 use rayon::prelude::*;
 use std::hint::black_box;
@@ -61,7 +61,7 @@ impl<T: Element> Matrix<T> {
 
 /// What is multiplied.
 #[derive(Clone, Copy)]
-pub enum Rows<'a, D: Stored> {
+pub enum Rows<'a, D: Storage> {
     /// Pixels of an operand, `stride` apart in maps of a height and width.
     Pixels { operand: Operand<'a, D>, size: (usize, usize), stride: usize },
     /// The patch of the input each output pixel of a dense convolution sees, ordered as tap, channel.
@@ -80,19 +80,19 @@ fn block(pixels: usize, tile: usize, pixel_bytes: usize) -> usize {
 
 /// The product of `pixels` rows with `matrix`, (pixels, width), and what `sink` has taken from each block, in
 /// order.
-pub fn product<D: Stored>(
+pub fn product<D: Storage>(
     isa: Isa,
     rows: Rows<D>,
     pixels: usize,
-    matrix: &Matrix<D::Wide>,
+    matrix: &Matrix<D::Compute>,
     sink: BlockSink<D>,
-) -> (Vec<D>, Vec<BlockSums<D::Wide>>) {
-    let (lanes, tile) = lanes_and_tile::<D::Wide>(isa);
+) -> (Vec<D>, Vec<BlockSums<D::Compute>>) {
+    let (lanes, tile) = lanes_and_tile::<D::Compute>(isa);
     let (depth, width) = (matrix.depth, matrix.width);
-    let block = block(pixels, tile, depth * size_of::<D::Wide>());
+    let block = block(pixels, tile, depth * size_of::<D::Compute>());
     let plane = block * lanes;
-    let write = |out: &SharedMut<D>| -> Vec<BlockSums<D::Wide>> {
-        let task = |scratch: &mut Scratch<D::Wide>, first: usize| {
+    let write = |out: &SharedMut<D>| -> Vec<BlockSums<D::Compute>> {
+        let task = |scratch: &mut Scratch<D::Compute>, first: usize| {
             let count = block.min(pixels - first);
             let planes = scratch.get(plane * depth / lanes);
             rows.fill(isa, first, count, planes, plane, depth);
@@ -112,15 +112,15 @@ pub fn product<D: Stored>(
 
 /// `count` pixels in planes, whole tiles of them, times all panels of `matrix`, written to the pixels at `out`, which
 /// has room for them. Meanwhile as many pixels `ahead` are asked for.
-pub fn panels<D: Stored>(
+pub fn panels<D: Storage>(
     isa: Isa,
-    (planes, plane): (&[D::Wide], usize),
+    (planes, plane): (&[D::Compute], usize),
     ahead: Ahead<D>,
-    matrix: &Matrix<D::Wide>,
+    matrix: &Matrix<D::Compute>,
     out: *mut D,
     count: usize,
 ) {
-    let (lanes, _) = lanes_and_tile::<D::Wide>(isa);
+    let (lanes, _) = lanes_and_tile::<D::Compute>(isa);
     let Matrix { values, depth, width } = matrix;
     let (depth, width) = (*depth, *width);
     for (i, panel) in values.chunks((depth * 2 * lanes).max(1)).enumerate() {
@@ -130,7 +130,7 @@ pub fn panels<D: Stored>(
     }
 }
 
-impl<D: Stored> Rows<'_, D> {
+impl<D: Storage> Rows<'_, D> {
     /// Pixels from `first` on, where they lie in the order they are read in.
     fn ahead(&self, first: usize, channels: usize) -> Ahead<'_, D> {
         match *self {
@@ -140,7 +140,15 @@ impl<D: Stored> Rows<'_, D> {
     }
 
     /// Brings `count` pixels from `first` on into planes, zeros behind their channels.
-    fn fill(&self, isa: Isa, first: usize, count: usize, planes: &mut [D::Wide], plane: usize, depth: usize) {
+    fn fill(
+        &self,
+        isa: Isa,
+        first: usize,
+        count: usize,
+        planes: &mut [D::Compute],
+        plane: usize,
+        depth: usize,
+    ) {
         match *self {
             Rows::Pixels { operand, size, stride } => {
                 let runs = pixel_runs(size, stride, first, count);
@@ -155,11 +163,11 @@ impl<D: Stored> Rows<'_, D> {
 }
 
 /// A block of pixels times a panel.
-struct Tiles<'a, D: Stored> {
-    planes: &'a [D::Wide],
+struct Tiles<'a, D: Storage> {
+    planes: &'a [D::Compute],
     plane: usize,
     ahead: Ahead<'a, D>,
-    panel: &'a [D::Wide],
+    panel: &'a [D::Compute],
     depth: usize,
     /// The block's results, `width` apart, of which the panel writes those from `column` on.
     out: *mut D,
@@ -168,9 +176,9 @@ struct Tiles<'a, D: Stored> {
     count: usize,
 }
 
-impl<D: Stored> Kernel<D::Wide> for Tiles<'_, D> {
+impl<D: Storage> Kernel<D::Compute> for Tiles<'_, D> {
     #[inline(always)]
-    unsafe fn run<S: Simd<T = D::Wide>>(self) {
+    unsafe fn run<S: Simd<T = D::Compute>>(self) {
         let pixels = self.count.next_multiple_of(S::TILE);
         let planes = self.depth / S::LANES;
         assert!(pixels * S::LANES <= self.plane && planes * self.plane <= self.planes.len());
@@ -200,11 +208,11 @@ impl<D: Stored> Kernel<D::Wide> for Tiles<'_, D> {
     }
 }
 
-impl<D: Stored> Tiles<'_, D> {
+impl<D: Storage> Tiles<'_, D> {
     /// # Safety
     /// The CPU has `S`'s instructions, planes hold `M` pixels from `first` on, the panel has `V` vectors.
     #[inline(always)]
-    unsafe fn tile<S: Simd<T = D::Wide>, const M: usize, const V: usize>(&self, first: usize) {
+    unsafe fn tile<S: Simd<T = D::Compute>, const M: usize, const V: usize>(&self, first: usize) {
         // SAFETY: reads `depth` channels of M pixels and the panel; writes pixels below `count` only.
         unsafe {
             let mut acc = [[S::zero(); V]; M];
@@ -232,7 +240,7 @@ impl<D: Stored> Tiles<'_, D> {
                     }
                 }
             }
-            if const { size_of::<D>() == size_of::<D::Wide>() } {
+            if const { size_of::<D>() == size_of::<D::Compute>() } {
                 for m in 0..M {
                     if first + m < self.count {
                         for v in 0..V {

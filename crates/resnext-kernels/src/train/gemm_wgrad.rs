@@ -10,7 +10,7 @@ use super::packing::{Ahead, Fill, Run};
 use crate::memory::scratch::Scratch;
 use crate::shape::ConvShape;
 use crate::simd::dispatch::{Isa, lanes, run};
-use crate::simd::traits::{Element, Kernel, Simd, Stored};
+use crate::simd::traits::{Element, Kernel, Simd, Storage};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -24,14 +24,14 @@ const TASKS: usize = 16;
 
 /// What the convolution read.
 #[derive(Clone, Copy)]
-pub enum Read<'a, D: Stored> {
+pub enum Read<'a, D: Storage> {
     /// Pixels of an operand, `stride` apart in maps of a height and width.
     Pixels { operand: Operand<'a, D>, channels: usize, size: (usize, usize), stride: usize },
     /// Patches, ordered as tap, channel.
     Patches { x: &'a [D], shape: &'a ConvShape },
 }
 
-impl<D: Stored> Read<'_, D> {
+impl<D: Storage> Read<'_, D> {
     fn channels(&self) -> usize {
         match self {
             Read::Pixels { channels, .. } => *channels,
@@ -48,14 +48,14 @@ struct Task {
 }
 
 /// `Σ gradient ⊗ read` over all pixels: (outputs, channels read), where `outputs` are the gradient's channels.
-pub fn outer<D: Stored>(
+pub fn outer<D: Storage>(
     isa: Isa,
     read: Read<D>,
     gradient: Operand<D>,
     outputs: usize,
     pixels: usize,
-) -> Vec<D::Wide> {
-    let lanes = lanes::<D::Wide>(isa);
+) -> Vec<D::Compute> {
+    let lanes = lanes::<D::Compute>(isa);
     let channels = read.channels();
     let padded = channels.next_multiple_of(lanes);
     assert!(outputs.is_multiple_of(lanes));
@@ -79,11 +79,11 @@ pub fn outer<D: Stored>(
             }
         }
     }
-    let sums: Vec<Vec<D::Wide>> = tasks
+    let sums: Vec<Vec<D::Compute>> = tasks
         .par_iter()
         .map_init(Scratch::default, |scratch, task| task.sums(isa, read, (gradient, outputs), scratch))
         .collect();
-    let mut out = vec![D::Wide::ZERO; outputs * channels];
+    let mut out = vec![D::Compute::ZERO; outputs * channels];
     let (tiles, columns) = (reads.len() * writes.len(), channels);
     out.par_chunks_mut(columns.max(1)).enumerate().for_each(|(output, row)| {
         for (tile, task) in tasks[..tiles].iter().enumerate() {
@@ -102,17 +102,17 @@ pub fn outer<D: Stored>(
 }
 
 impl Task {
-    fn sums<D: Stored>(
+    fn sums<D: Storage>(
         &self,
         isa: Isa,
         read: Read<D>,
         (gradient, outputs): (Operand<D>, usize),
-        scratch: &mut Scratch<D::Wide>,
-    ) -> Vec<D::Wide> {
-        let lanes = lanes::<D::Wide>(isa);
+        scratch: &mut Scratch<D::Compute>,
+    ) -> Vec<D::Compute> {
+        let lanes = lanes::<D::Compute>(isa);
         let (width, height) = (self.read.len(), self.written.len());
         let plane = BLOCK * lanes;
-        let mut sums = vec![D::Wide::ZERO; width * height];
+        let mut sums = vec![D::Compute::ZERO; width * height];
         let (x, g) = scratch.get(BLOCK * (width + height)).split_at_mut(BLOCK * width);
         for first in self.pixels.clone().step_by(BLOCK) {
             let count = BLOCK.min(self.pixels.end - first);
@@ -147,34 +147,34 @@ impl Task {
 
 /// Adds `Σ g ⊗ x` over `count` pixels in planes, of so many channels each, to sums (channels of g, channels of x).
 /// Meanwhile as many pixels of x and g `ahead` are asked for, in the same channels: those from `firsts` on.
-pub fn add<D: Stored>(
+pub fn add<D: Storage>(
     isa: Isa,
-    (x, width): (&[D::Wide], usize),
-    (g, height): (&[D::Wide], usize),
+    (x, width): (&[D::Compute], usize),
+    (g, height): (&[D::Compute], usize),
     plane: usize,
     count: usize,
     (ahead, firsts): ([Ahead<D>; 2], (usize, usize)),
-    sums: &mut [D::Wide],
+    sums: &mut [D::Compute],
 ) {
     run(isa, Tiles { x, g, plane, count, width, height, ahead, firsts, sums });
 }
 
 /// All tiles of a task for one block of pixels.
-struct Tiles<'a, D: Stored> {
-    x: &'a [D::Wide],
-    g: &'a [D::Wide],
+struct Tiles<'a, D: Storage> {
+    x: &'a [D::Compute],
+    g: &'a [D::Compute],
     plane: usize,
     count: usize,
     width: usize,
     height: usize,
     ahead: [Ahead<'a, D>; 2],
     firsts: (usize, usize),
-    sums: &'a mut [D::Wide],
+    sums: &'a mut [D::Compute],
 }
 
-impl<D: Stored> Kernel<D::Wide> for Tiles<'_, D> {
+impl<D: Storage> Kernel<D::Compute> for Tiles<'_, D> {
     #[inline(always)]
-    unsafe fn run<S: Simd<T = D::Wide>>(self) {
+    unsafe fn run<S: Simd<T = D::Compute>>(self) {
         let Tiles { x, g, plane, count, width, height, ahead, firsts, sums } = self;
         let [columns, rows] = [width, height].map(|channels| channels / S::LANES);
         assert!(count * S::LANES <= plane && columns * plane <= x.len() && rows * plane <= g.len());
@@ -234,7 +234,7 @@ const fn rows_of<S: Simd>() -> usize {
 /// # Safety
 /// The CPU has `S`'s instructions; `count` vectors lie at `g` and at each of `V` planes from `x` on; the sums exist.
 #[inline(always)]
-unsafe fn tile<S: Simd, D: Stored, const M: usize, const V: usize>(
+unsafe fn tile<S: Simd, D: Storage, const M: usize, const V: usize>(
     x: *const S::T,
     g: *const S::T,
     plane: usize,

@@ -2,7 +2,7 @@
 
 use super::packing::Run;
 use crate::shape::{Conv2dConfig, ConvShape};
-use crate::simd::traits::{Element, Kernel, Simd, Stored};
+use crate::simd::traits::{Element, Kernel, Simd, Storage};
 
 /// The runs that bring `count` pixels of a grid with the given stride, in maps of the given size, from `first` on.
 pub fn pixel_runs((h, w): (usize, usize), stride: usize, first: usize, count: usize) -> Vec<Run> {
@@ -23,18 +23,18 @@ pub fn pixel_runs((h, w): (usize, usize), stride: usize, first: usize, count: us
 }
 
 /// Brings the patches of `count` output pixels from `first` on into planes, with zeros behind their channels.
-pub struct Patches<'a, D: Stored> {
+pub struct Patches<'a, D: Storage> {
     pub x: &'a [D],
     pub shape: &'a ConvShape,
     pub first: usize,
     pub count: usize,
-    pub planes: &'a mut [D::Wide],
+    pub planes: &'a mut [D::Compute],
     pub plane: usize,
 }
 
-impl<D: Stored> Kernel<D::Wide> for Patches<'_, D> {
+impl<D: Storage> Kernel<D::Compute> for Patches<'_, D> {
     #[inline(always)]
-    unsafe fn run<S: Simd<T = D::Wide>>(self) {
+    unsafe fn run<S: Simd<T = D::Compute>>(self) {
         let Patches { x, shape, first, count, planes, plane } = self;
         let ConvShape { in_channels: channels, in_h, in_w, out_h, out_w, kernel_h, kernel_w, .. } = *shape;
         let Conv2dConfig { stride, padding, .. } = shape.config;
@@ -42,7 +42,7 @@ impl<D: Stored> Kernel<D::Wide> for Patches<'_, D> {
         let vectors = (kernel_h * run).div_ceil(S::LANES);
         let copies = run.div_ceil(S::LANES);
         assert!(count * S::LANES <= plane && vectors * plane <= planes.len() && shape.config.dilation == 1);
-        let mut patch = vec![D::Wide::ZERO; kernel_h * run + (copies + 1) * S::LANES];
+        let mut patch = vec![D::Compute::ZERO; kernel_h * run + (copies + 1) * S::LANES];
         for i in 0..count {
             let pixel = first + i;
             let (n, oy, ox) = (pixel / out_w / out_h, pixel / out_w % out_h, pixel % out_w);
@@ -50,7 +50,7 @@ impl<D: Stored> Kernel<D::Wide> for Patches<'_, D> {
                 let at = ky * run;
                 let (y, left) = (oy * stride + ky, ox * stride);
                 if y < padding || y - padding >= in_h {
-                    patch[at..at + run].fill(D::Wide::ZERO);
+                    patch[at..at + run].fill(D::Compute::ZERO);
                     continue;
                 }
                 let row = (n * in_h + y - padding) * in_w;
@@ -71,15 +71,15 @@ impl<D: Stored> Kernel<D::Wide> for Patches<'_, D> {
                 for kx in 0..kernel_w {
                     let patch = &mut patch[at + kx * channels..][..channels];
                     match (left + kx).checked_sub(padding).filter(|&x| x < in_w) {
-                        None => patch.fill(D::Wide::ZERO),
+                        None => patch.fill(D::Compute::ZERO),
                         Some(column) => {
                             let pixel = &x[(row + column) * channels..][..channels];
-                            patch.iter_mut().zip(pixel).for_each(|(to, from)| *to = from.wide());
+                            patch.iter_mut().zip(pixel).for_each(|(to, from)| *to = from.widen());
                         }
                     }
                 }
             }
-            patch[kernel_h * run..].fill(D::Wide::ZERO);
+            patch[kernel_h * run..].fill(D::Compute::ZERO);
             for k in 0..vectors {
                 // SAFETY: the planes hold the vectors, as asserted; the patch is longer than they are.
                 unsafe {

@@ -3,7 +3,7 @@
 use super::block_sink::{BlockSink, BlockSums};
 use super::operand::Line;
 use crate::simd::dispatch::{Isa, run};
-use crate::simd::traits::{Element, Kernel, Simd, Stored};
+use crate::simd::traits::{Element, Kernel, Simd, Storage};
 use crate::threads::shared_slice::{SharedMut, written};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -44,34 +44,34 @@ impl Window {
 }
 
 /// The maximum of `max(line, 0)` in every window, and the number of the place it is first found at.
-pub fn pool<D: Stored>(isa: Isa, window: &Window, line: Line<D>) -> (Vec<D>, Vec<u8>) {
-    struct Row<'a, D: Stored> {
+pub fn pool<D: Storage>(isa: Isa, window: &Window, line: Line<D>) -> (Vec<D>, Vec<u8>) {
+    struct Row<'a, D: Storage> {
         window: &'a Window,
         line: Line<'a, D>,
         row: usize,
         out: *mut D,
         at: &'a mut [u8],
     }
-    impl<D: Stored> Kernel<D::Wide> for Row<'_, D> {
+    impl<D: Storage> Kernel<D::Compute> for Row<'_, D> {
         #[inline(always)]
-        unsafe fn run<S: Simd<T = D::Wide>>(self) {
+        unsafe fn run<S: Simd<T = D::Compute>>(self) {
             let Row { window, line: Line { x, scale, shift }, row, out, at } = self;
             let ((h, w), c) = (window.src, window.channels);
             let (n, oy) = (row / window.dst.0, row % window.dst.0);
             let (scale, shift) = (&scale[..c], &shift[..c]);
             // Compared before they are rounded, and with numbers as wide as they are.
-            let mut memory = vec![D::Wide::ZERO; 2 * c];
+            let mut memory = vec![D::Compute::ZERO; 2 * c];
             let (best, places) = memory.split_at_mut(c);
             let (best, places) = (&mut best[..c], &mut places[..c]);
             for (ox, at) in at.chunks_exact_mut(c).enumerate() {
                 let mut first = true;
                 for y in window.places(oy, h) {
                     for px in window.places(ox, w) {
-                        let number = D::Wide::of_f64(window.number((oy, ox), (y, px)) as f64);
+                        let number = D::Compute::of_f64(window.number((oy, ox), (y, px)) as f64);
                         let x = &x[((n * h + y) * w + px) * c..][..c];
                         for k in 0..c {
-                            let v = x[k].wide() * scale[k] + shift[k];
-                            let v = if v < D::Wide::ZERO { D::Wide::ZERO } else { v };
+                            let v = x[k].widen() * scale[k] + shift[k];
+                            let v = if v < D::Compute::ZERO { D::Compute::ZERO } else { v };
                             // NaN wins and stays.
                             #[allow(clippy::eq_op)]
                             let wins = first || v > best[k] || v != v;
@@ -83,7 +83,7 @@ pub fn pool<D: Stored>(isa: Isa, window: &Window, line: Line<D>) -> (Vec<D>, Vec
                 }
                 for k in 0..c {
                     // SAFETY: `pool` made sure that the output has the row, as many pixels as `at`.
-                    unsafe { out.add(ox * c + k).write(D::rounded(best[k])) };
+                    unsafe { out.add(ox * c + k).write(D::narrow(best[k])) };
                     at[k] = places[k].as_f64() as u8;
                 }
             }
@@ -105,13 +105,13 @@ pub fn pool<D: Stored>(isa: Isa, window: &Window, line: Line<D>) -> (Vec<D>, Vec
 }
 
 /// The gradient of what was pooled, by [`pool`]'s places, and what `sink` has taken from each row of it, in order.
-pub fn pool_gradient<D: Stored>(
+pub fn pool_gradient<D: Storage>(
     isa: Isa,
     window: &Window,
     at: &[u8],
     gradient: &[D],
     sink: BlockSink<D>,
-) -> (Vec<D>, Vec<BlockSums<D::Wide>>) {
+) -> (Vec<D>, Vec<BlockSums<D::Compute>>) {
     struct Row<'a, D> {
         window: &'a Window,
         at: &'a [u8],
@@ -119,29 +119,29 @@ pub fn pool_gradient<D: Stored>(
         row: usize,
         out: *mut D,
     }
-    impl<D: Stored> Kernel<D::Wide> for Row<'_, D> {
+    impl<D: Storage> Kernel<D::Compute> for Row<'_, D> {
         #[inline(always)]
-        unsafe fn run<S: Simd<T = D::Wide>>(self) {
+        unsafe fn run<S: Simd<T = D::Compute>>(self) {
             let Row { window, at, gradient, row, out } = self;
             let ((rows, columns), c) = (window.dst, window.channels);
             let (n, y) = (row / window.src.0, row % window.src.0);
-            let mut sums = vec![D::Wide::ZERO; c];
+            let mut sums = vec![D::Compute::ZERO; c];
             let sums = &mut sums[..c];
             for x in 0..window.src.1 {
-                sums.fill(D::Wide::ZERO);
+                sums.fill(D::Compute::ZERO);
                 for oy in window.holding(y, rows) {
                     for ox in window.holding(x, columns) {
                         let number = window.number((oy, ox), (y, x)) as u8;
                         let start = ((n * rows + oy) * columns + ox) * c;
                         let (at, gradient) = (&at[start..][..c], &gradient[start..][..c]);
                         for k in 0..c {
-                            sums[k] += if at[k] == number { gradient[k].wide() } else { D::Wide::ZERO };
+                            sums[k] += if at[k] == number { gradient[k].widen() } else { D::Compute::ZERO };
                         }
                     }
                 }
                 for (k, &sum) in sums.iter().enumerate() {
                     // SAFETY: `pool_gradient` made sure that the output has the row.
-                    unsafe { out.add(x * c + k).write(D::rounded(sum)) };
+                    unsafe { out.add(x * c + k).write(D::narrow(sum)) };
                 }
             }
         }
@@ -150,7 +150,7 @@ pub fn pool_gradient<D: Stored>(
     let len = batch * dst.0 * dst.1 * channels;
     assert!(at.len() == len && gradient.len() == len && kernel <= LARGEST_WINDOW);
     let row_len = src.1 * channels;
-    let write = |out: &SharedMut<D>| -> Vec<BlockSums<D::Wide>> {
+    let write = |out: &SharedMut<D>| -> Vec<BlockSums<D::Compute>> {
         let rows = (0..batch * src.0).into_par_iter().map(|row| {
             let (start, first) = (row * row_len, row * src.1);
             run(isa, Row { window, at, gradient, row, out: out.pointer(start, row_len) });

@@ -2,43 +2,43 @@
 
 use super::per_channel::{combine, scale_shift};
 use crate::simd::dispatch::Isa;
-use crate::simd::traits::{Element, Simd, Stored};
+use crate::simd::traits::{Element, Simd, Storage};
 
 /// A convolution's result and the line that normalises it, by channel: `x·scale + shift`.
 #[derive(Debug, Clone, Copy)]
-pub struct Line<'a, D: Stored> {
+pub struct Line<'a, D: Storage> {
     pub x: &'a [D],
-    pub scale: &'a [D::Wide],
-    pub shift: &'a [D::Wide],
+    pub scale: &'a [D::Compute],
+    pub shift: &'a [D::Compute],
 }
 
 /// The batch norm and ReLU through which a gradient has to go back: that of a block of `max(x·scale + shift, 0)`, where
 /// `x` is a convolution's raw result (pixels, channels).
 #[derive(Debug, Clone, Copy)]
-pub struct Gate<'a, D: Stored> {
+pub struct Gate<'a, D: Storage> {
     /// The convolution's result.
     pub x: &'a [D],
     /// Per channel.
-    pub scale: &'a [D::Wide],
+    pub scale: &'a [D::Compute],
     /// Per channel.
-    pub shift: &'a [D::Wide],
+    pub shift: &'a [D::Compute],
     /// The mean of `x` per channel.
     pub mean: &'a [f64],
 }
 
 /// The values a kernel multiplies, (pixels, channels) in memory, and what becomes of them on their way.
 #[derive(Debug, Clone, Copy)]
-pub enum Operand<'a, D: Stored> {
+pub enum Operand<'a, D: Storage> {
     /// As they are.
     Plain(&'a [D]),
     /// `max(x·scale + shift, 0)`, by channel: an activation of which only the convolution before it is kept.
-    Normalised { x: &'a [D], scale: &'a [D::Wide], shift: &'a [D::Wide] },
+    Normalised { x: &'a [D], scale: &'a [D::Compute], shift: &'a [D::Compute] },
     /// `a·g + b·x + d`, by channel: the gradient of a convolution's result `x` by way of the batch norm behind
     /// it, of which `g` is the gradient.
-    Gradient { g: &'a [D], x: &'a [D], a: &'a [D::Wide], b: &'a [D::Wide], d: &'a [D::Wide] },
+    Gradient { g: &'a [D], x: &'a [D], a: &'a [D::Compute], b: &'a [D::Compute], d: &'a [D::Compute] },
 }
 
-impl<D: Stored> Operand<'_, D> {
+impl<D: Storage> Operand<'_, D> {
     /// Elements in memory.
     pub fn len(&self) -> usize {
         match self {
@@ -48,11 +48,13 @@ impl<D: Stored> Operand<'_, D> {
     }
 
     /// All values as they are multiplied, for kernels that know only those.
-    pub fn values(&self, isa: Isa) -> Vec<D::Wide> {
+    pub fn values(&self, isa: Isa) -> Vec<D::Compute> {
         match *self {
-            Operand::Plain(x) => D::all_wide(x).into_owned(),
-            Operand::Normalised { x, scale, shift } => scale_shift(isa, &D::all_wide(x), scale, shift, true),
-            Operand::Gradient { g, x, a, b, d } => combine(isa, &D::all_wide(g), &D::all_wide(x), [a, b, d]),
+            Operand::Plain(x) => D::widen_all(x).into_owned(),
+            Operand::Normalised { x, scale, shift } => scale_shift(isa, &D::widen_all(x), scale, shift, true),
+            Operand::Gradient { g, x, a, b, d } => {
+                combine(isa, &D::widen_all(g), &D::widen_all(x), [a, b, d])
+            }
         }
     }
 }
@@ -69,21 +71,21 @@ pub trait Source<T: Element>: Copy {
 #[derive(Clone, Copy)]
 pub struct Plain<'a, D>(pub &'a [D]);
 #[derive(Clone, Copy)]
-pub struct Normalised<'a, D: Stored>(pub &'a [D], pub [&'a [D::Wide]; 2]);
+pub struct Normalised<'a, D: Storage>(pub &'a [D], pub [&'a [D::Compute]; 2]);
 #[derive(Clone, Copy)]
-pub struct Gradient<'a, D: Stored>(pub [&'a [D]; 2], pub [&'a [D::Wide]; 3]);
+pub struct Gradient<'a, D: Storage>(pub [&'a [D]; 2], pub [&'a [D::Compute]; 3]);
 
-impl<D: Stored> Source<D::Wide> for Plain<'_, D> {
+impl<D: Storage> Source<D::Compute> for Plain<'_, D> {
     #[inline(always)]
-    unsafe fn vector<S: Simd<T = D::Wide>>(self, at: usize, c: usize) -> S::V {
+    unsafe fn vector<S: Simd<T = D::Compute>>(self, at: usize, c: usize) -> S::V {
         // SAFETY: the trait's contract.
         unsafe { D::load::<S>(self.0.as_ptr().add(at + c)) }
     }
 }
 
-impl<D: Stored> Source<D::Wide> for Normalised<'_, D> {
+impl<D: Storage> Source<D::Compute> for Normalised<'_, D> {
     #[inline(always)]
-    unsafe fn vector<S: Simd<T = D::Wide>>(self, at: usize, c: usize) -> S::V {
+    unsafe fn vector<S: Simd<T = D::Compute>>(self, at: usize, c: usize) -> S::V {
         let Normalised(x, [scale, shift]) = self;
         // SAFETY: the trait's contract; scale and shift have every channel.
         unsafe {
@@ -97,9 +99,9 @@ impl<D: Stored> Source<D::Wide> for Normalised<'_, D> {
     }
 }
 
-impl<D: Stored> Source<D::Wide> for Gradient<'_, D> {
+impl<D: Storage> Source<D::Compute> for Gradient<'_, D> {
     #[inline(always)]
-    unsafe fn vector<S: Simd<T = D::Wide>>(self, at: usize, c: usize) -> S::V {
+    unsafe fn vector<S: Simd<T = D::Compute>>(self, at: usize, c: usize) -> S::V {
         let Gradient([g, x], [a, b, d]) = self;
         // SAFETY: as above.
         unsafe {

@@ -7,19 +7,19 @@
 use super::operand::{Gradient, Normalised, Operand, Plain, Source};
 use crate::memory::prefetch::{Cache, prefetch};
 use crate::simd::dispatch::{Isa, run};
-use crate::simd::traits::{Kernel, Simd, Stored};
+use crate::simd::traits::{Kernel, Simd, Storage};
 
 /// Pixels that are needed next. Their lines are asked for while a core computes with those it has, so that it does not
 /// wait for memory afterwards.
 #[derive(Clone, Copy)]
-pub struct Ahead<'a, D: Stored> {
+pub struct Ahead<'a, D: Storage> {
     operand: Option<Operand<'a, D>>,
     channels: usize,
     /// The first element.
     first: usize,
 }
 
-impl<'a, D: Stored> Ahead<'a, D> {
+impl<'a, D: Storage> Ahead<'a, D> {
     pub const NOTHING: Self = Ahead { operand: None, channels: 0, first: 0 };
 
     /// Pixels of an operand of so many channels from `first` on, of which there may be none.
@@ -63,18 +63,18 @@ pub struct Run {
 }
 
 /// Fills planes `plane` elements long with channels `first..first + width` of an operand; vectors divide both.
-pub struct Fill<'a, D: Stored> {
+pub struct Fill<'a, D: Storage> {
     pub operand: Operand<'a, D>,
     /// Channels of a pixel in memory.
     pub channels: usize,
     pub first: usize,
     pub width: usize,
     pub runs: &'a [Run],
-    pub planes: &'a mut [D::Wide],
+    pub planes: &'a mut [D::Compute],
     pub plane: usize,
 }
 
-impl<D: Stored> Fill<'_, D> {
+impl<D: Storage> Fill<'_, D> {
     pub fn run(self, isa: Isa) {
         let coefficients = match self.operand {
             Operand::Plain(_) => self.channels,
@@ -90,11 +90,11 @@ impl<D: Stored> Fill<'_, D> {
     }
 }
 
-struct Filling<'a, D: Stored, O>(Fill<'a, D>, O);
+struct Filling<'a, D: Storage, O>(Fill<'a, D>, O);
 
-impl<D: Stored, O: Source<D::Wide>> Kernel<D::Wide> for Filling<'_, D, O> {
+impl<D: Storage, O: Source<D::Compute>> Kernel<D::Compute> for Filling<'_, D, O> {
     #[inline(always)]
-    unsafe fn run<S: Simd<T = D::Wide>>(self) {
+    unsafe fn run<S: Simd<T = D::Compute>>(self) {
         let Filling(Fill { operand, channels, first, width, runs, planes, plane }, source) = self;
         assert!(width.is_multiple_of(S::LANES));
         let vectors = width / S::LANES;

@@ -11,7 +11,7 @@ use super::operand::Operand;
 use super::packing::{Ahead, Fill, Run};
 use crate::memory::scratch::Scratch;
 use crate::simd::dispatch::{Isa, lanes_and_tile};
-use crate::simd::traits::{Element, Stored};
+use crate::simd::traits::{Element, Storage};
 use crate::threads::parallel::totals;
 use crate::threads::shared_slice::{SharedMut, written};
 use rayon::prelude::*;
@@ -23,7 +23,7 @@ const BYTES: usize = 640 << 10;
 
 /// What a 1×1 convolution read: an operand of so many channels, `stride` pixels apart in maps of a height and width.
 #[derive(Clone, Copy)]
-pub struct Input<'a, D: Stored> {
+pub struct Input<'a, D: Storage> {
     pub operand: Operand<'a, D>,
     pub channels: usize,
     pub size: (usize, usize),
@@ -42,22 +42,22 @@ pub fn fits<T: Element>(isa: Isa, inputs: usize, outputs: usize) -> bool {
 
 /// The gradient of the `pixels` read, (pixels, inputs), with what `sink` has taken from each of its blocks in order, and
 /// that of the weight, (outputs, inputs). `matrix` is the weight from outputs to inputs.
-pub fn gradients<D: Stored>(
+pub fn gradients<D: Storage>(
     isa: Isa,
     input: Input<D>,
     gradient: Operand<D>,
-    matrix: &Matrix<D::Wide>,
+    matrix: &Matrix<D::Compute>,
     pixels: usize,
     sink: BlockSink<D>,
-) -> (Vec<D>, Vec<BlockSums<D::Wide>>, Vec<D::Wide>) {
-    let (lanes, tile) = lanes_and_tile::<D::Wide>(isa);
+) -> (Vec<D>, Vec<BlockSums<D::Compute>>, Vec<D::Compute>) {
+    let (lanes, tile) = lanes_and_tile::<D::Compute>(isa);
     let (inputs, outputs, block) = (matrix.width(), matrix.depth(), block(tile));
     let blocks = pixels.div_ceil(block);
     let parts = PARTS.min(blocks).max(1);
     let plane = block * lanes;
-    let write = |out: &SharedMut<D>| -> Vec<(Vec<BlockSums<D::Wide>>, Vec<D::Wide>)> {
-        let part = |scratch: &mut Scratch<D::Wide>, part: usize| {
-            let mut sums = vec![D::Wide::ZERO; inputs * outputs];
+    let write = |out: &SharedMut<D>| -> Vec<(Vec<BlockSums<D::Compute>>, Vec<D::Compute>)> {
+        let part = |scratch: &mut Scratch<D::Compute>, part: usize| {
+            let mut sums = vec![D::Compute::ZERO; inputs * outputs];
             let (x, g) = scratch.get(block * (inputs + outputs)).split_at_mut(block * inputs);
             let task = |i: usize| {
                 let (first, count) = (i * block, block.min(pixels - i * block));

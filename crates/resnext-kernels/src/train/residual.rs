@@ -4,19 +4,19 @@ use super::batch_norm::{GradientSums, Terms, column_sums};
 use super::blocks::blocks;
 use super::operand::Line;
 use crate::simd::dispatch::{Isa, lanes, run};
-use crate::simd::traits::{Element, Kernel, Simd, Stored};
+use crate::simd::traits::{Element, Kernel, Simd, Storage};
 
 /// What goes around a block.
 #[derive(Debug, Clone, Copy)]
-pub enum Around<'a, D: Stored> {
+pub enum Around<'a, D: Storage> {
     Nothing,
     Same(&'a [D]),
     Projected(Line<'a, D>),
 }
 
 /// `max(path + around, 0)`, channels-last.
-pub fn join<D: Stored>(isa: Isa, channels: usize, path: Line<D>, around: Around<D>) -> Vec<D> {
-    struct Join<'a, D: Stored> {
+pub fn join<D: Storage>(isa: Isa, channels: usize, path: Line<D>, around: Around<D>) -> Vec<D> {
+    struct Join<'a, D: Storage> {
         channels: usize,
         first: usize,
         count: usize,
@@ -24,9 +24,9 @@ pub fn join<D: Stored>(isa: Isa, channels: usize, path: Line<D>, around: Around<
         around: Around<'a, D>,
         out: *mut D,
     }
-    impl<D: Stored> Kernel<D::Wide> for Join<'_, D> {
+    impl<D: Storage> Kernel<D::Compute> for Join<'_, D> {
         #[inline(always)]
-        unsafe fn run<S: Simd<T = D::Wide>>(self) {
+        unsafe fn run<S: Simd<T = D::Compute>>(self) {
             let Join { channels, first, count, path, around, out } = self;
             // SAFETY: `join` made sure of all lengths; the block is this task's.
             unsafe {
@@ -52,7 +52,9 @@ pub fn join<D: Stored>(isa: Isa, channels: usize, path: Line<D>, around: Around<
     let len = path.x.len();
     let whole =
         |line: &Line<D>| line.x.len() == len && [line.scale, line.shift].iter().all(|c| c.len() == channels);
-    assert!(channels.is_multiple_of(lanes::<D::Wide>(isa)) && len.is_multiple_of(channels) && whole(&path));
+    assert!(
+        channels.is_multiple_of(lanes::<D::Compute>(isa)) && len.is_multiple_of(channels) && whole(&path)
+    );
     assert!(match &around {
         Around::Nothing => true,
         Around::Same(x) => x.len() == len,
@@ -68,14 +70,14 @@ pub type Totals = [Vec<f64>; 2];
 
 /// From a block's output `y` and its gradient: the gradient of the sum inside the ReLU, and batch norm's sums for
 /// the path's convolution, `(x, mean)`, and for the shortcut's if it has one.
-pub fn join_gradient<D: Stored>(
+pub fn join_gradient<D: Storage>(
     isa: Isa,
     channels: usize,
     (y, gradient): (&[D], &[D]),
     path: (&[D], &[f64]),
     around: Option<(&[D], &[f64])>,
 ) -> (Vec<D>, Totals, Option<Totals>) {
-    struct Gate<'a, D: Stored> {
+    struct Gate<'a, D: Storage> {
         channels: usize,
         first: usize,
         count: usize,
@@ -83,16 +85,16 @@ pub fn join_gradient<D: Stored>(
         gradient: &'a [D],
         /// Results of convolutions and their means with the other sign; the second may be the first again.
         x: [&'a [D]; 2],
-        minus: [&'a [D::Wide]; 2],
+        minus: [&'a [D::Compute]; 2],
         out: *mut D,
     }
-    impl<D: Stored> Gate<'_, D> {
+    impl<D: Storage> Gate<'_, D> {
         /// Gates a vector of the gradient and gives it back.
         ///
         /// # Safety
         /// The CPU has `S`'s instructions, and the block has such a vector.
         #[inline(always)]
-        unsafe fn gated<S: Simd<T = D::Wide>>(&self, at: usize) -> S::V {
+        unsafe fn gated<S: Simd<T = D::Compute>>(&self, at: usize) -> S::V {
             let from = self.first * self.channels + at;
             // SAFETY: the function's contract.
             unsafe {
@@ -108,7 +110,7 @@ pub fn join_gradient<D: Stored>(
         /// # Safety
         /// As above, and `k` is its first channel.
         #[inline(always)]
-        unsafe fn centred<S: Simd<T = D::Wide>>(&self, g: S::V, i: usize, at: usize, k: usize) -> S::V {
+        unsafe fn centred<S: Simd<T = D::Compute>>(&self, g: S::V, i: usize, at: usize, k: usize) -> S::V {
             let from = self.first * self.channels + at;
             // SAFETY: the function's contract.
             unsafe {
@@ -117,7 +119,7 @@ pub fn join_gradient<D: Stored>(
             }
         }
     }
-    impl<D: Stored, S: Simd<T = D::Wide>> Terms<S, 2> for Gate<'_, D> {
+    impl<D: Storage, S: Simd<T = D::Compute>> Terms<S, 2> for Gate<'_, D> {
         #[inline(always)]
         unsafe fn at(&self, at: usize, k: usize) -> [S::V; 2] {
             // SAFETY: the trait's contract.
@@ -127,7 +129,7 @@ pub fn join_gradient<D: Stored>(
             }
         }
     }
-    impl<D: Stored, S: Simd<T = D::Wide>> Terms<S, 3> for Gate<'_, D> {
+    impl<D: Storage, S: Simd<T = D::Compute>> Terms<S, 3> for Gate<'_, D> {
         #[inline(always)]
         unsafe fn at(&self, at: usize, k: usize) -> [S::V; 3] {
             // SAFETY: the trait's contract.
@@ -137,10 +139,10 @@ pub fn join_gradient<D: Stored>(
             }
         }
     }
-    struct Summed<'a, D: Stored>(Gate<'a, D>, [&'a mut [D::Wide]; 3]);
-    impl<D: Stored> Kernel<D::Wide> for Summed<'_, D> {
+    struct Summed<'a, D: Storage>(Gate<'a, D>, [&'a mut [D::Compute]; 3]);
+    impl<D: Storage> Kernel<D::Compute> for Summed<'_, D> {
         #[inline(always)]
-        unsafe fn run<S: Simd<T = D::Wide>>(self) {
+        unsafe fn run<S: Simd<T = D::Compute>>(self) {
             let Summed(gate, [a, b, c]) = self;
             let Gate { channels, count, .. } = gate;
             // SAFETY: `join_gradient` made sure of all lengths; the block is this task's.
@@ -154,13 +156,13 @@ pub fn join_gradient<D: Stored>(
     }
     let len = y.len();
     let (second, second_mean) = around.unwrap_or(path);
-    assert!(channels.is_multiple_of(lanes::<D::Wide>(isa)) && len.is_multiple_of(channels));
+    assert!(channels.is_multiple_of(lanes::<D::Compute>(isa)) && len.is_multiple_of(channels));
     assert!(gradient.len() == len && path.0.len() == len && second.len() == len);
     assert!(path.1.len() == channels && second_mean.len() == channels);
     let minus =
-        [path.1, second_mean].map(|mean| mean.iter().map(|&m| D::Wide::of_f64(-m)).collect::<Vec<_>>());
+        [path.1, second_mean].map(|mean| mean.iter().map(|&m| D::Compute::of_f64(-m)).collect::<Vec<_>>());
     let make = |first, count, out| {
-        let zeros = |wanted: bool| vec![D::Wide::ZERO; if wanted { channels } else { 0 }];
+        let zeros = |wanted: bool| vec![D::Compute::ZERO; if wanted { channels } else { 0 }];
         let mut sums = [zeros(true), zeros(true), zeros(around.is_some())];
         let [a, b, c] = &mut sums;
         let minus = minus.each_ref().map(Vec::as_slice);

@@ -2,7 +2,7 @@
 
 use crate::shape::ConvShape;
 use crate::simd::dispatch::{Isa, run};
-use crate::simd::traits::{Kernel, Simd, Stored};
+use crate::simd::traits::{Kernel, Simd, Storage};
 
 /// The gradient of the pixels that a 1×1 convolution of some stride reads.
 #[derive(Debug, Clone, Copy)]
@@ -13,7 +13,7 @@ pub struct StridedGradient<'a, D> {
     pub shape: &'a ConvShape,
 }
 
-impl<D: Stored> StridedGradient<'_, D> {
+impl<D: Storage> StridedGradient<'_, D> {
     /// Adds it to some pixels of the gradient of the whole input (N, H, W, C), from pixel `first` on.
     pub fn add(&self, isa: Isa, first: usize, out: &mut [D]) {
         let StridedGradient { values, shape } = *self;
@@ -33,11 +33,11 @@ impl<D: Stored> StridedGradient<'_, D> {
 }
 
 /// `sums += values`, of one length.
-fn add<D: Stored>(isa: Isa, sums: &mut [D], values: &[D]) {
+fn add<D: Storage>(isa: Isa, sums: &mut [D], values: &[D]) {
     struct Add<'a, D>(&'a mut [D], &'a [D]);
-    impl<D: Stored> Kernel<D::Wide> for Add<'_, D> {
+    impl<D: Storage> Kernel<D::Compute> for Add<'_, D> {
         #[inline(always)]
-        unsafe fn run<S: Simd<T = D::Wide>>(self) {
+        unsafe fn run<S: Simd<T = D::Compute>>(self) {
             let Add(sums, values) = self;
             let whole = sums.len() / S::LANES * S::LANES;
             for i in (0..whole).step_by(S::LANES) {
@@ -48,9 +48,9 @@ fn add<D: Stored>(isa: Isa, sums: &mut [D], values: &[D]) {
                 }
             }
             for (sum, value) in sums[whole..].iter_mut().zip(&values[whole..]) {
-                let mut wide = sum.wide();
-                wide += value.wide();
-                *sum = D::rounded(wide);
+                let mut wide = sum.widen();
+                wide += value.widen();
+                *sum = D::narrow(wide);
             }
         }
     }

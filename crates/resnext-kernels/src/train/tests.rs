@@ -12,7 +12,7 @@ use super::strided_gradient::StridedGradient;
 use super::{direct, direct_wgrad};
 use crate::shape::{Conv2dConfig, ConvShape};
 use crate::simd::dispatch::Isa;
-use crate::simd::traits::{Element, Stored};
+use crate::simd::traits::{Element, Storage};
 use half::bf16;
 
 fn fill<T: Element>(len: usize, salt: u64) -> Vec<T> {
@@ -99,7 +99,7 @@ fn statistics_do_not_cancel() {
 }
 
 /// Coefficients for operands that are made while they are read.
-fn operands<'a, D: Stored>(x: &'a [D], c: &'a [D::Wide]) -> [Operand<'a, D>; 3] {
+fn operands<'a, D: Storage>(x: &'a [D], c: &'a [D::Compute]) -> [Operand<'a, D>; 3] {
     [
         Operand::Plain(x),
         Operand::Normalised { x, scale: c, shift: c },
@@ -219,10 +219,10 @@ fn training_kernels_compute_what_gathering_does() {
 /// Maps in bf16: the same numbers as from maps in f32 that hold the same, rounded once, and sums of what was rounded.
 #[test]
 fn bf16_in_memory_is_computed_in_f32() {
-    let half = |len, salt| bf16::all_rounded(fill::<f32>(len, salt));
+    let half = |len, salt| bf16::narrow_all(fill::<f32>(len, salt));
     for shape in training_shapes() {
         let (x, grad) = (half(shape.input_len(), 1), half(shape.output_len(), 2));
-        let [wide_x, wide_grad] = [&x, &grad].map(|values| bf16::all_wide(values));
+        let [wide_x, wide_grad] = [&x, &grad].map(|values| bf16::widen_all(values));
         let weight = fill::<f32>(shape.weight_len(), 3);
         let (c_in, c_out) = (fill(shape.in_channels, 4), fill(shape.out_channels, 5));
         let pairs = operands(&x, &c_in).into_iter().zip(operands(&grad, &c_out));
@@ -233,24 +233,24 @@ fn bf16_in_memory_is_computed_in_f32() {
             let channels = shape.out_channels;
             let (got, blocks) = conv_forward(isa, &shape, x, &weight, BlockSink::Statistics);
             let (want, _) = conv_forward(isa, &shape, wide_x, &weight, BlockSink::Output);
-            assert_eq!(got, bf16::all_rounded(want));
+            assert_eq!(got, bf16::narrow_all(want));
             let BlockTotals { statistics: (mean, variance), .. } = BlockTotals::of(channels, blocks);
-            let (want_mean, want_variance) = mean_and_variance(isa, &bf16::all_wide(&got), channels);
+            let (want_mean, want_variance) = mean_and_variance(isa, &bf16::widen_all(&got), channels);
             for (got, want) in mean.iter().zip(want_mean).chain(variance.iter().zip(want_variance)) {
                 assert!((got - want).abs() < 1e-4 * want.abs().max(1.0), "{isa:?}: {got} {want}");
             }
             let (got, _) = conv_input_gradient(isa, &shape, grad, &weight, BlockSink::Output);
             let (want, _) = conv_input_gradient(isa, &shape, wide_grad, &weight, BlockSink::Output);
-            assert_eq!(got, bf16::all_rounded(want));
+            assert_eq!(got, bf16::narrow_all(want));
             let want_own = conv_weight_gradient(isa, &shape, wide_x, wide_grad);
             assert_eq!(conv_weight_gradient(isa, &shape, x, grad), want_own);
             let (got, _, own) = conv_gradients(isa, &shape, x, grad, &weight, BlockSink::Output);
             let (want, _, want_own) =
                 conv_gradients(isa, &shape, wide_x, wide_grad, &weight, BlockSink::Output);
-            assert_eq!((got, own), (bf16::all_rounded(want), want_own));
+            assert_eq!((got, own), (bf16::narrow_all(want), want_own));
             let got = conv_pixel_gradients(isa, &shape, x, grad, &weight);
             let want = conv_pixel_gradients(isa, &shape, wide_x, wide_grad, &weight);
-            assert_eq!(got, want.map(|(pixels, own)| (bf16::all_rounded(pixels), own)));
+            assert_eq!(got, want.map(|(pixels, own)| (bf16::narrow_all(pixels), own)));
         }
     }
 }
@@ -258,9 +258,9 @@ fn bf16_in_memory_is_computed_in_f32() {
 #[test]
 fn what_follows_a_convolution_is_computed_in_f32_from_bf16() {
     let (channels, pixels) = (32, 3 * 8 * 10);
-    let half = |salt| bf16::all_rounded(fill::<f32>(channels * pixels, salt));
+    let half = |salt| bf16::narrow_all(fill::<f32>(channels * pixels, salt));
     let (x, other, y, g) = (half(1), half(2), half(3), half(4));
-    let wide = |values: &[bf16]| bf16::all_wide(values).into_owned();
+    let wide = |values: &[bf16]| bf16::widen_all(values).into_owned();
     let (scale, shift) = (fill::<f32>(channels, 5), fill::<f32>(channels, 6));
     let mean: Vec<f64> = fill::<f64>(channels, 7);
     let (wide_x, wide_other, wide_y, wide_g) = (wide(&x), wide(&other), wide(&y), wide(&g));
@@ -273,12 +273,12 @@ fn what_follows_a_convolution_is_computed_in_f32_from_bf16() {
         let wide_around = [Around::Nothing, Around::Same(&wide_other[..]), Around::Projected(wide_line)];
         for (around, wide_around) in around.into_iter().zip(wide_around) {
             let want = join(isa, channels, wide_line, wide_around);
-            assert_eq!(join(isa, channels, line, around), bf16::all_rounded(want));
+            assert_eq!(join(isa, channels, line, around), bf16::narrow_all(want));
         }
         let got = join_gradient(isa, channels, (&y, &g), (&x, &mean), Some((&other, &mean)));
         let want =
             join_gradient(isa, channels, (&wide_y, &wide_g), (&wide_x, &mean), Some((&wide_other, &mean)));
-        assert_eq!(got, (bf16::all_rounded(want.0), want.1, want.2));
+        assert_eq!(got, (bf16::narrow_all(want.0), want.1, want.2));
 
         let (mut gated, mut wide_gated) = (g.clone(), wide_g.clone());
         let sums = GradientSums::gate(
@@ -293,13 +293,13 @@ fn what_follows_a_convolution_is_computed_in_f32_from_bf16() {
             0,
             &mut wide_gated,
         );
-        assert_eq!(gated, bf16::all_rounded(wide_gated));
+        assert_eq!(gated, bf16::narrow_all(wide_gated));
         assert_eq!(GradientSums::total(&[sums]), GradientSums::total(&[wide_sums]));
 
         let ((best, at), (wide_best, wide_at)) = (pool(isa, &window, line), pool(isa, &window, wide_line));
-        assert_eq!((best, &at), (bf16::all_rounded(wide_best), &wide_at));
+        assert_eq!((best, &at), (bf16::narrow_all(wide_best), &wide_at));
         let (got, _) = pool_gradient(isa, &window, &at, &g[..pooled], BlockSink::Output);
         let (want, _) = pool_gradient(isa, &window, &at, &wide_g[..pooled], BlockSink::Output);
-        assert_eq!(got, bf16::all_rounded(want));
+        assert_eq!(got, bf16::narrow_all(want));
     }
 }

@@ -3,13 +3,13 @@
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, DType};
 use half::bf16;
-use resnext_kernels::Stored;
+use resnext_kernels::Storage;
 use std::borrow::Cow;
 
 /// A storage in the type that kernels compute in: f32 for bf16, otherwise as it is.
 pub(crate) fn widened(storage: &CpuStorage) -> Cow<'_, CpuStorage> {
     match storage {
-        CpuStorage::BF16(values) => Cow::Owned(CpuStorage::F32(bf16::all_wide(values).into_owned())),
+        CpuStorage::BF16(values) => Cow::Owned(CpuStorage::F32(bf16::widen_all(values).into_owned())),
         other => Cow::Borrowed(other),
     }
 }
@@ -17,7 +17,7 @@ pub(crate) fn widened(storage: &CpuStorage) -> Cow<'_, CpuStorage> {
 /// A kernel's result in `dtype`, that of its operands before they were widened.
 pub(crate) fn rounded(storage: CpuStorage, dtype: DType) -> CpuStorage {
     match (storage, dtype) {
-        (CpuStorage::F32(values), DType::BF16) => CpuStorage::BF16(bf16::all_rounded(values)),
+        (CpuStorage::F32(values), DType::BF16) => CpuStorage::BF16(bf16::narrow_all(values)),
         (other, _) => other,
     }
 }

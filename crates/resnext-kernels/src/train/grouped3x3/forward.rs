@@ -9,7 +9,7 @@ use crate::memory::scratch::Scratch;
 use crate::row3::neighbours;
 use crate::shape::ConvShape;
 use crate::simd::dispatch::{Isa, lanes, run};
-use crate::simd::traits::{Element, Kernel, Simd, Stored};
+use crate::simd::traits::{Element, Kernel, Simd, Storage};
 use crate::threads::parallel::{map, written_chunks};
 use crate::threads::shared_slice::{SharedMut, written};
 use crate::train::block_sink::{BlockSink, BlockSums};
@@ -26,7 +26,7 @@ pub struct Packed<T> {
     backward: bool,
 }
 
-impl<T: Element + Stored> Packed<T> {
+impl<T: Element + Storage> Packed<T> {
     /// For the forward pass.
     pub fn forward(isa: Isa, shape: &ConvShape, weight: &[T]) -> Self {
         let group = shape.group_in();
@@ -98,41 +98,41 @@ fn tiled<T: Element>(isa: Isa, walk: &Walk) -> bool {
 }
 
 /// The convolution of an operand, channels-last, and what `sink` has taken from each block of pixels, in order.
-pub fn forward<D: Stored>(
+pub fn forward<D: Storage>(
     isa: Isa,
     shape: &ConvShape,
     operand: Operand<D>,
-    weight: &Packed<D::Wide>,
+    weight: &Packed<D::Compute>,
     sink: BlockSink<D>,
-) -> (Vec<D>, Vec<BlockSums<D::Wide>>) {
+) -> (Vec<D>, Vec<BlockSums<D::Compute>>) {
     assert!(!weight.backward);
     solve(isa, &Walk::forward(shape), operand, weight, sink)
 }
 
 /// The gradient of the input from an operand that is the result's; otherwise as [`forward`].
-pub fn input_gradient<D: Stored>(
+pub fn input_gradient<D: Storage>(
     isa: Isa,
     shape: &ConvShape,
     operand: Operand<D>,
-    weight: &Packed<D::Wide>,
+    weight: &Packed<D::Compute>,
     sink: BlockSink<D>,
-) -> (Vec<D>, Vec<BlockSums<D::Wide>>) {
+) -> (Vec<D>, Vec<BlockSums<D::Compute>>) {
     assert!(weight.backward);
     solve(isa, &Walk::backward(shape), operand, weight, sink)
 }
 
-fn solve<D: Stored>(
+fn solve<D: Storage>(
     isa: Isa,
     walk: &Walk,
     operand: Operand<D>,
-    weight: &Packed<D::Wide>,
+    weight: &Packed<D::Compute>,
     sink: BlockSink<D>,
-) -> (Vec<D>, Vec<BlockSums<D::Wide>>) {
-    let lanes = lanes::<D::Wide>(isa);
+) -> (Vec<D>, Vec<BlockSums<D::Compute>>) {
+    let lanes = lanes::<D::Compute>(isa);
     let Walk { channels, dst, group, .. } = *walk;
     assert_eq!(operand.len(), walk.batch * walk.src.0 * walk.src.1 * channels);
-    assert_eq!(weight.tiled, tiled::<D::Wide>(isa, walk));
-    let element = size_of::<D::Wide>();
+    assert_eq!(weight.tiled, tiled::<D::Compute>(isa, walk));
+    let element = size_of::<D::Compute>();
     let blocks = walk.tasks(channels, element, if weight.tiled { 2 } else { 1 });
     let of_block = |(n, rows): &(usize, Range<usize>)| Part {
         images: *n..n + 1,
@@ -181,7 +181,7 @@ fn solve<D: Stored>(
             None => run(isa, Strips { walk, rows, planes, plane, ahead, weights: &weight.values, out }),
         }
     };
-    let write = |out: &SharedMut<D>| -> Vec<BlockSums<D::Wide>> {
+    let write = |out: &SharedMut<D>| -> Vec<BlockSums<D::Compute>> {
         if shared {
             map(parts.len(), |i| compute(out, i));
         }
@@ -202,14 +202,14 @@ fn solve<D: Stored>(
 }
 
 /// Where tiles' sums go: some channels of pixels that follow each other.
-struct Pixels<'a, D: Stored> {
+struct Pixels<'a, D: Storage> {
     channels: usize,
     ahead: Ahead<'a, D>,
     /// The first of those channels of the first pixel.
     out: *mut D,
 }
 
-impl<D: Stored> Sink<D::Wide> for Pixels<'_, D> {
+impl<D: Storage> Sink<D::Compute> for Pixels<'_, D> {
     const NARROW_GROUPS: bool = false;
 
     #[inline(always)]
@@ -218,34 +218,34 @@ impl<D: Stored> Sink<D::Wide> for Pixels<'_, D> {
     }
 
     #[inline(always)]
-    fn expect<S: Simd<T = D::Wide>>(&self, pixel: usize, vector: usize) {
+    fn expect<S: Simd<T = D::Compute>>(&self, pixel: usize, vector: usize) {
         let channel = vector * S::LANES;
         expect(self.out.wrapping_add(pixel * self.channels + channel), 1, 0);
         self.ahead.fetch(pixel, channel);
     }
 
     #[inline(always)]
-    unsafe fn put<S: Simd<T = D::Wide>>(&self, pixel: usize, vector: usize, sum: S::V) {
+    unsafe fn put<S: Simd<T = D::Compute>>(&self, pixel: usize, vector: usize, sum: S::V) {
         // SAFETY: the CPU has S's instructions; `solve` saw that there are the tiling's pixels, and each has all vectors.
         unsafe { D::store::<S>(self.out.add(pixel * self.channels + vector * S::LANES), sum) };
     }
 }
 
 /// Some rows of one image.
-struct Strips<'a, D: Stored> {
+struct Strips<'a, D: Storage> {
     walk: &'a Walk,
     rows: &'a Range<usize>,
-    planes: &'a [D::Wide],
+    planes: &'a [D::Compute],
     plane: usize,
     ahead: Ahead<'a, D>,
-    weights: &'a [D::Wide],
+    weights: &'a [D::Compute],
     /// The first element of the first row.
     out: *mut D,
 }
 
-impl<D: Stored> Kernel<D::Wide> for Strips<'_, D> {
+impl<D: Storage> Kernel<D::Compute> for Strips<'_, D> {
     #[inline(always)]
-    unsafe fn run<S: Simd<T = D::Wide>>(self) {
+    unsafe fn run<S: Simd<T = D::Compute>>(self) {
         let Walk { group, channels, .. } = *self.walk;
         let (sources, depth) = sources(group, S::LANES);
         let height = self.walk.height(self.rows);
@@ -266,11 +266,11 @@ impl<D: Stored> Kernel<D::Wide> for Strips<'_, D> {
     }
 }
 
-impl<D: Stored> Strips<'_, D> {
+impl<D: Storage> Strips<'_, D> {
     /// # Safety
     /// The CPU has `S`'s instructions; sizes are those that `run` asserts.
     #[inline(always)]
-    unsafe fn tiles<S: Simd<T = D::Wide>, const DEPTH: usize, const STRIDE: usize>(&self) {
+    unsafe fn tiles<S: Simd<T = D::Compute>, const DEPTH: usize, const STRIDE: usize>(&self) {
         if const { DEPTH > 0 && DEPTH >= S::LANES } {
             unreachable!("groups that fill vectors have no depth of their own");
         }
@@ -312,7 +312,7 @@ impl<D: Stored> Strips<'_, D> {
     /// The CPU has `S`'s instructions; sizes are those that `run` asserts.
     #[inline(always)]
     unsafe fn vectors<
-        S: Simd<T = D::Wide>,
+        S: Simd<T = D::Compute>,
         const DEPTH: usize,
         const STRIDE: usize,
         const M: usize,
@@ -349,7 +349,7 @@ impl<D: Stored> Strips<'_, D> {
     /// The CPU has `S`'s instructions; the rows and the vector exist.
     #[inline(always)]
     unsafe fn row<
-        S: Simd<T = D::Wide>,
+        S: Simd<T = D::Compute>,
         const DEPTH: usize,
         const STRIDE: usize,
         const M: usize,
@@ -358,8 +358,8 @@ impl<D: Stored> Strips<'_, D> {
         &self,
         vector: usize,
         i: usize,
-        planes: *const D::Wide,
-        weights: (*const D::Wide, usize),
+        planes: *const D::Compute,
+        weights: (*const D::Compute, usize),
         lane_indices: &[S::Index; 8],
     ) {
         let Walk { channels, dst, src, .. } = *self.walk;
@@ -394,15 +394,15 @@ impl<D: Stored> Strips<'_, D> {
     /// The CPU has `S`'s instructions; the places, weights and output pixels exist.
     #[inline(always)]
     unsafe fn tile<
-        S: Simd<T = D::Wide>,
+        S: Simd<T = D::Compute>,
         const DEPTH: usize,
         const STRIDE: usize,
         const M: usize,
         const ROWS: usize,
     >(
         &self,
-        planes: *const D::Wide,
-        (weights, sources): (*const D::Wide, usize),
+        planes: *const D::Compute,
+        (weights, sources): (*const D::Compute, usize),
         skip: &[[bool; 3]; ROWS],
         lane_indices: &[S::Index; 8],
         out: *mut D,

@@ -4,7 +4,7 @@ use super::walk::{Walk, group_index, sources, takes};
 use crate::memory::scratch::Scratch;
 use crate::shape::ConvShape;
 use crate::simd::dispatch::{Isa, lanes, run};
-use crate::simd::traits::{Element, Kernel, Simd, Stored};
+use crate::simd::traits::{Element, Kernel, Simd, Storage};
 use crate::threads::parallel::{map, written_chunks};
 use crate::train::operand::Operand;
 use crate::train::packing::{Ahead, Fill, Run};
@@ -15,15 +15,15 @@ const PARTS: usize = 8;
 
 /// The gradient of the weight (Cout, Cin/groups, 3, 3) from the operands that are the convolution's input and
 /// its result's gradient.
-pub fn weight_gradient<D: Stored>(
+pub fn weight_gradient<D: Storage>(
     isa: Isa,
     shape: &ConvShape,
     x: Operand<D>,
     gradient: Operand<D>,
-) -> Vec<D::Wide> {
-    assert!(takes::<D::Wide>(isa, shape));
+) -> Vec<D::Compute> {
+    assert!(takes::<D::Compute>(isa, shape));
     assert!(x.len() == shape.input_len() && gradient.len() == shape.output_len());
-    let (lanes, group) = (lanes::<D::Wide>(isa), shape.group_in());
+    let (lanes, group) = (lanes::<D::Compute>(isa), shape.group_in());
     let walk = Walk::forward(shape);
     let channels = walk.channels;
     // Both operands are filled. Where there are many channels tasks share those, and need fewer partial sums.
@@ -32,13 +32,13 @@ pub fn weight_gradient<D: Stored>(
     let at = |share: usize| channels / lanes / whole_groups * share / shares * whole_groups * lanes;
     let ranges: Vec<Range<usize>> = (0..shares).map(|share| at(share)..at(share + 1)).collect();
     let widest = ranges.iter().map(Range::len).max().unwrap_or(0);
-    let tasks = walk.tasks(widest, 2 * size_of::<D::Wide>(), 1);
+    let tasks = walk.tasks(widest, 2 * size_of::<D::Compute>(), 1);
     let parts = tasks.len().min(PARTS.div_ceil(shares));
-    let sums: Vec<Vec<D::Wide>> = map(shares * parts, |i| {
-        let (mut read, mut given) = (Scratch::<D::Wide>::default(), Scratch::<D::Wide>::default());
+    let sums: Vec<Vec<D::Compute>> = map(shares * parts, |i| {
+        let (mut read, mut given) = (Scratch::<D::Compute>::default(), Scratch::<D::Compute>::default());
         let (range, part) = (&ranges[i / parts], i % parts);
         let (first, width) = (range.start, range.len());
-        let mut sums = vec![D::Wide::ZERO; width * group * 9];
+        let mut sums = vec![D::Compute::ZERO; width * group * 9];
         let own = &tasks[tasks.len() * part / parts..tasks.len() * (part + 1) / parts];
         for (i, (n, rows)) in own.iter().enumerate() {
             let plane = walk.height(rows) * walk.places() * lanes;
@@ -75,7 +75,7 @@ pub fn weight_gradient<D: Stored>(
     // From the sums' order, `[output vector][source vector][row][column][channel][LANES]`, to the weight's.
     let (sources, depth) = sources(group, lanes);
     // Every vector of output channels has weights of its own.
-    written_chunks(shape.out_channels / lanes, lanes * group * 9, |vector, out: &mut [D::Wide]| {
+    written_chunks(shape.out_channels / lanes, lanes * group * 9, |vector, out: &mut [D::Compute]| {
         let share = ranges.iter().position(|range| range.contains(&(vector * lanes))).unwrap_or(0);
         let len = sources * depth * 9 * lanes;
         let start = (vector - ranges[share].start / lanes) * len;
@@ -94,23 +94,23 @@ pub fn weight_gradient<D: Stored>(
 }
 
 /// Sums over some rows of one image, for `width` channels from `first` on.
-struct Sums<'a, D: Stored> {
+struct Sums<'a, D: Storage> {
     walk: &'a Walk,
     first: usize,
     width: usize,
     rows: &'a Range<usize>,
-    read: &'a [D::Wide],
+    read: &'a [D::Compute],
     plane: usize,
-    given: &'a [D::Wide],
+    given: &'a [D::Compute],
     given_plane: usize,
     /// Of what is read and of its gradients.
     ahead: [Ahead<'a, D>; 2],
-    sums: &'a mut [D::Wide],
+    sums: &'a mut [D::Compute],
 }
 
-impl<D: Stored> Kernel<D::Wide> for Sums<'_, D> {
+impl<D: Storage> Kernel<D::Compute> for Sums<'_, D> {
     #[inline(always)]
-    unsafe fn run<S: Simd<T = D::Wide>>(mut self) {
+    unsafe fn run<S: Simd<T = D::Compute>>(mut self) {
         let Walk { group, dst, stride, .. } = *self.walk;
         let (sources, depth) = sources(group, S::LANES);
         let vectors = self.width / S::LANES;
@@ -138,13 +138,13 @@ impl<D: Stored> Kernel<D::Wide> for Sums<'_, D> {
     }
 }
 
-impl<D: Stored> Sums<'_, D> {
+impl<D: Storage> Sums<'_, D> {
     /// `C` channels at a time.
     ///
     /// # Safety
     /// The CPU has `S`'s instructions; planes and sums have the sizes that `run` asserts.
     #[inline(always)]
-    unsafe fn vectors<S: Simd<T = D::Wide>, const SPANNING: bool, const C: usize, const STRIDE: usize>(
+    unsafe fn vectors<S: Simd<T = D::Compute>, const SPANNING: bool, const C: usize, const STRIDE: usize>(
         &mut self,
     ) {
         if const { SPANNING && C >= S::LANES } {
@@ -179,7 +179,7 @@ impl<D: Stored> Sums<'_, D> {
     /// # Safety
     /// As above.
     #[inline(always)]
-    unsafe fn tile<S: Simd<T = D::Wide>, const SPANNING: bool, const C: usize, const STRIDE: usize>(
+    unsafe fn tile<S: Simd<T = D::Compute>, const SPANNING: bool, const C: usize, const STRIDE: usize>(
         &mut self,
         (source, vector): (usize, usize),
         (ky, channel): (usize, usize),
@@ -196,7 +196,7 @@ impl<D: Stored> Sums<'_, D> {
         // SAFETY: the function's contract. A row has width · STRIDE + 2 places read, its gradients width + 4.
         unsafe {
             let mut acc = [[S::zero(); C]; 3];
-            let bring = |x: *const D::Wide, c: usize| match SPANNING {
+            let bring = |x: *const D::Compute, c: usize| match SPANNING {
                 true => S::permute(S::load(x), lane_indices[c]),
                 false => S::splat(x.add(channel + c)),
             };

@@ -34,14 +34,14 @@ pub(crate) struct Unit<D: Stored> {
     pub(crate) layer: ConvNorm,
     pub(crate) shape: ConvShape,
     isa: Isa,
-    weight: Vec<D::Wide>,
+    weight: Vec<D::Compute>,
     gamma: Vec<f64>,
     /// The convolution's result; empty where it is to be computed again.
     pub(crate) raw: Vec<D>,
     pub(crate) mean: Vec<f64>,
     inv_std: Vec<f64>,
-    pub(crate) scale: Vec<D::Wide>,
-    pub(crate) shift: Vec<D::Wide>,
+    pub(crate) scale: Vec<D::Compute>,
+    pub(crate) shift: Vec<D::Compute>,
 }
 
 /// The gradients of one's weight, scale and shift.
@@ -63,7 +63,7 @@ impl<D: Stored> Unit<D> {
             let expected = "more than one value a channel when training".to_string();
             return Err(Error::Shape { op: "batch_norm", input: "x", expected, got: x.clone() });
         }
-        let weight = elements::<D::Wide>(&layer.weight)?;
+        let weight = elements::<D::Compute>(&layer.weight)?;
         let (raw, totals) =
             timed(name, "forward", || D::conv_forward(isa, &shape, operand, &weight, BlockSink::Statistics));
         let BlockTotals { statistics: (mean, variance), .. } = totals;
@@ -71,12 +71,12 @@ impl<D: Stored> Unit<D> {
         let eps = BatchNormConfig::default().eps;
         let inv_std: Vec<f64> = variance.iter().map(|v| 1.0 / (v + eps).sqrt()).collect();
         let wide = |t: &Tensor| -> Result<Vec<f64>> {
-            Ok(elements::<D::Wide>(t)?.into_iter().map(|v| v.as_f64()).collect())
+            Ok(elements::<D::Compute>(t)?.into_iter().map(|v| v.as_f64()).collect())
         };
         let (gamma, beta) = (wide(&layer.scale_shift.0)?, wide(&layer.scale_shift.1)?);
-        let scale = (0..channels).map(|k| D::Wide::of_f64(gamma[k] * inv_std[k])).collect();
+        let scale = (0..channels).map(|k| D::Compute::of_f64(gamma[k] * inv_std[k])).collect();
         let shift =
-            (0..channels).map(|k| D::Wide::of_f64(beta[k] - gamma[k] * inv_std[k] * mean[k])).collect();
+            (0..channels).map(|k| D::Compute::of_f64(beta[k] - gamma[k] * inv_std[k] * mean[k])).collect();
         Ok(Unit { name, layer: layer.clone(), shape, isa, weight, gamma, raw, mean, inv_std, scale, shift })
     }
 
@@ -116,14 +116,14 @@ impl<D: Stored> Unit<D> {
     }
 
     /// The coefficients that make `a·g + b·raw + d` the gradient of `raw`, from batch norm's sums.
-    fn coefficients(&self, [sum_g, sum_gx]: &[Vec<f64>; 2]) -> [Vec<D::Wide>; 3] {
+    fn coefficients(&self, [sum_g, sum_gx]: &[Vec<f64>; 2]) -> [Vec<D::Compute>; 3] {
         let count = (self.shape.output_len() / self.shape.out_channels) as f64;
         let of = |k: usize| {
             let a = self.gamma[k] * self.inv_std[k];
             let b = -a * self.inv_std[k] * self.inv_std[k] * sum_gx[k] / count;
             [a, b, -a * sum_g[k] / count - b * self.mean[k]]
         };
-        [0, 1, 2].map(|i| (0..self.gamma.len()).map(|k| D::Wide::of_f64(of(k)[i])).collect())
+        [0, 1, 2].map(|i| (0..self.gamma.len()).map(|k| D::Compute::of_f64(of(k)[i])).collect())
     }
 
     /// From the gradient `g` behind batch norm, and its sums: the gradients of weight, scale and shift go to
@@ -171,19 +171,20 @@ impl<D: Stored> Unit<D> {
 
     fn own_gradients(
         &self,
-        weight: Vec<D::Wide>,
+        weight: Vec<D::Compute>,
         sums: &[Vec<f64>; 2],
         gradients: &mut UnitGradients,
     ) -> Result<()> {
         let device = self.layer.weight.device();
-        let mut put = |of: &Tensor, values: Vec<D::Wide>| -> Result<()> {
+        let mut put = |of: &Tensor, values: Vec<D::Compute>| -> Result<()> {
             gradients.push((of.clone(), Some(Tensor::from_vec(values, of.shape(), device)?)));
             Ok(())
         };
         put(&self.layer.weight, weight)?;
-        let scale = sums[1].iter().zip(&self.inv_std).map(|(sum, inv)| D::Wide::of_f64(sum * inv)).collect();
+        let scale =
+            sums[1].iter().zip(&self.inv_std).map(|(sum, inv)| D::Compute::of_f64(sum * inv)).collect();
         put(&self.layer.scale_shift.0, scale)?;
-        put(&self.layer.scale_shift.1, sums[0].iter().map(|&sum| D::Wide::of_f64(sum)).collect())
+        put(&self.layer.scale_shift.1, sums[0].iter().map(|&sum| D::Compute::of_f64(sum)).collect())
     }
 }
 
