@@ -7,9 +7,9 @@ use super::batch_norm;
 use super::block_sink::{BlockSink, BlockTotals};
 use super::conv;
 use super::max_pool::{self, Window};
-use super::operand::{Line, Operand};
+use super::operand::{Affine, Operand};
 use super::per_channel;
-use super::residual::{self, Around, Totals};
+use super::residual::{self, Shortcut, Totals};
 use crate::shape::ConvShape;
 use crate::simd::dispatch::Isa;
 use crate::simd::traits::{Element, Storage};
@@ -66,11 +66,11 @@ pub trait TrainKernels: Storage {
     ) -> Option<(Vec<Self>, Vec<Self::Compute>)>;
 
     /// `max(path + around, 0)`.
-    fn join(isa: Isa, channels: usize, path: Line<Self>, around: Around<Self>) -> Vec<Self>;
+    fn residual_relu(isa: Isa, channels: usize, path: Affine<Self>, around: Shortcut<Self>) -> Vec<Self>;
 
-    /// From the output `y` of [`Self::join`] and its gradient: the gradient of the sum inside the maximum, and batch
+    /// From the output `y` of [`Self::residual_relu`] and its gradient: the gradient of the sum inside the maximum, and batch
     /// norm's sums for the path's convolution, `(x, mean)`, and for the shortcut's if it has one.
-    fn join_gradient(
+    fn residual_relu_gradient(
         isa: Isa,
         channels: usize,
         output: (&[Self], &[Self]),
@@ -79,7 +79,7 @@ pub trait TrainKernels: Storage {
     ) -> (Vec<Self>, Totals, Option<Totals>);
 
     /// The maximum of `max(line, 0)` in every window, and the number of the place it is first found at.
-    fn max_pool(isa: Isa, window: &Window, line: Line<Self>) -> (Vec<Self>, Vec<u8>);
+    fn max_pool(isa: Isa, window: &Window, line: Affine<Self>) -> (Vec<Self>, Vec<u8>);
 
     /// The gradient of what [`Self::max_pool`] pooled, from the places it gave, and what `sink` has taken from it.
     fn max_pool_gradient(
@@ -172,21 +172,26 @@ macro_rules! train_kernels {
                 conv::conv_pixel_gradients(isa, shape, x, gradient, weight)
             }
             #[inline(never)]
-            fn join(isa: Isa, channels: usize, path: Line<Self>, around: Around<Self>) -> Vec<Self> {
-                residual::join(isa, channels, path, around)
+            fn residual_relu(
+                isa: Isa,
+                channels: usize,
+                path: Affine<Self>,
+                around: Shortcut<Self>,
+            ) -> Vec<Self> {
+                residual::residual_relu(isa, channels, path, around)
             }
             #[inline(never)]
-            fn join_gradient(
+            fn residual_relu_gradient(
                 isa: Isa,
                 channels: usize,
                 output: (&[Self], &[Self]),
                 path: (&[Self], &[f64]),
                 around: Option<(&[Self], &[f64])>,
             ) -> (Vec<Self>, Totals, Option<Totals>) {
-                residual::join_gradient(isa, channels, output, path, around)
+                residual::residual_relu_gradient(isa, channels, output, path, around)
             }
             #[inline(never)]
-            fn max_pool(isa: Isa, window: &Window, line: Line<Self>) -> (Vec<Self>, Vec<u8>) {
+            fn max_pool(isa: Isa, window: &Window, line: Affine<Self>) -> (Vec<Self>, Vec<u8>) {
                 max_pool::pool(isa, window, line)
             }
             #[inline(never)]

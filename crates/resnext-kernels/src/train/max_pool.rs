@@ -1,7 +1,7 @@
 //! Max-pooling of an activation that is made while it is read, and its gradient.
 
 use super::block_sink::{BlockSink, BlockSums};
-use super::operand::Line;
+use super::operand::Affine;
 use crate::simd::dispatch::{Isa, run};
 use crate::simd::traits::{Element, Kernel, Simd, Storage};
 use crate::threads::shared_slice::{SharedMut, written};
@@ -44,10 +44,10 @@ impl Window {
 }
 
 /// The maximum of `max(line, 0)` in every window, and the number of the place it is first found at.
-pub fn pool<D: Storage>(isa: Isa, window: &Window, line: Line<D>) -> (Vec<D>, Vec<u8>) {
+pub fn pool<D: Storage>(isa: Isa, window: &Window, line: Affine<D>) -> (Vec<D>, Vec<u8>) {
     struct Row<'a, D: Storage> {
         window: &'a Window,
-        line: Line<'a, D>,
+        line: Affine<'a, D>,
         row: usize,
         out: *mut D,
         at: &'a mut [u8],
@@ -55,7 +55,7 @@ pub fn pool<D: Storage>(isa: Isa, window: &Window, line: Line<D>) -> (Vec<D>, Ve
     impl<D: Storage> Kernel<D::Compute> for Row<'_, D> {
         #[inline(always)]
         unsafe fn run<S: Simd<T = D::Compute>>(self) {
-            let Row { window, line: Line { x, scale, shift }, row, out, at } = self;
+            let Row { window, line: Affine { x, scale, shift }, row, out, at } = self;
             let ((h, w), c) = (window.src, window.channels);
             let (n, oy) = (row / window.dst.0, row % window.dst.0);
             let (scale, shift) = (&scale[..c], &shift[..c]);

@@ -6,7 +6,7 @@ use crate::simd::traits::{Element, Simd, Storage};
 
 /// A convolution's result and the line that normalises it, by channel: `x·scale + shift`.
 #[derive(Debug, Clone, Copy)]
-pub struct Line<'a, D: Storage> {
+pub struct Affine<'a, D: Storage> {
     pub x: &'a [D],
     pub scale: &'a [D::Compute],
     pub shift: &'a [D::Compute],

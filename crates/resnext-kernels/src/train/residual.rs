@@ -2,35 +2,35 @@
 
 use super::batch_norm::{GradientSums, Terms, column_sums};
 use super::blocks::blocks;
-use super::operand::Line;
+use super::operand::Affine;
 use crate::simd::dispatch::{Isa, lanes, run};
 use crate::simd::traits::{Element, Kernel, Simd, Storage};
 
 /// What goes around a block.
 #[derive(Debug, Clone, Copy)]
-pub enum Around<'a, D: Storage> {
-    Nothing,
-    Same(&'a [D]),
-    Projected(Line<'a, D>),
+pub enum Shortcut<'a, D: Storage> {
+    None,
+    Identity(&'a [D]),
+    Projection(Affine<'a, D>),
 }
 
 /// `max(path + around, 0)`, channels-last.
-pub fn join<D: Storage>(isa: Isa, channels: usize, path: Line<D>, around: Around<D>) -> Vec<D> {
-    struct Join<'a, D: Storage> {
+pub fn residual_relu<D: Storage>(isa: Isa, channels: usize, path: Affine<D>, around: Shortcut<D>) -> Vec<D> {
+    struct Sum<'a, D: Storage> {
         channels: usize,
         first: usize,
         count: usize,
-        path: Line<'a, D>,
-        around: Around<'a, D>,
+        path: Affine<'a, D>,
+        around: Shortcut<'a, D>,
         out: *mut D,
     }
-    impl<D: Storage> Kernel<D::Compute> for Join<'_, D> {
+    impl<D: Storage> Kernel<D::Compute> for Sum<'_, D> {
         #[inline(always)]
         unsafe fn run<S: Simd<T = D::Compute>>(self) {
-            let Join { channels, first, count, path, around, out } = self;
-            // SAFETY: `join` made sure of all lengths; the block is this task's.
+            let Sum { channels, first, count, path, around, out } = self;
+            // SAFETY: `residual_relu` made sure of all lengths; the block is this task's.
             unsafe {
-                let line = |Line { x, scale, shift }: Line<D>, at: usize, k: usize| {
+                let line = |Affine { x, scale, shift }: Affine<D>, at: usize, k: usize| {
                     let (scale, shift) = (scale.as_ptr().add(k), shift.as_ptr().add(k));
                     S::fma(D::load::<S>(x.as_ptr().add(at)), S::load(scale), S::load(shift))
                 };
@@ -39,9 +39,9 @@ pub fn join<D: Storage>(isa: Isa, channels: usize, path: Line<D>, around: Around
                         let at = (first + row) * channels + k;
                         let y = line(path, at, k);
                         let y = match around {
-                            Around::Nothing => y,
-                            Around::Same(x) => S::add(y, D::load::<S>(x.as_ptr().add(at))),
-                            Around::Projected(other) => S::add(y, line(other, at, k)),
+                            Shortcut::None => y,
+                            Shortcut::Identity(x) => S::add(y, D::load::<S>(x.as_ptr().add(at))),
+                            Shortcut::Projection(other) => S::add(y, line(other, at, k)),
                         };
                         D::store::<S>(out.add(row * channels + k), S::max(y, S::zero()));
                     }
@@ -50,17 +50,18 @@ pub fn join<D: Storage>(isa: Isa, channels: usize, path: Line<D>, around: Around
         }
     }
     let len = path.x.len();
-    let whole =
-        |line: &Line<D>| line.x.len() == len && [line.scale, line.shift].iter().all(|c| c.len() == channels);
+    let whole = |line: &Affine<D>| {
+        line.x.len() == len && [line.scale, line.shift].iter().all(|c| c.len() == channels)
+    };
     assert!(
         channels.is_multiple_of(lanes::<D::Compute>(isa)) && len.is_multiple_of(channels) && whole(&path)
     );
     assert!(match &around {
-        Around::Nothing => true,
-        Around::Same(x) => x.len() == len,
-        Around::Projected(line) => whole(line),
+        Shortcut::None => true,
+        Shortcut::Identity(x) => x.len() == len,
+        Shortcut::Projection(line) => whole(line),
     });
-    let make = |first, count, out| run(isa, Join { channels, first, count, path, around, out });
+    let make = |first, count, out| run(isa, Sum { channels, first, count, path, around, out });
     // SAFETY: LANES divides the channels, so all of each pixel is written.
     unsafe { blocks(len / channels, channels, make) }.0
 }
@@ -70,7 +71,7 @@ pub type Totals = [Vec<f64>; 2];
 
 /// From a block's output `y` and its gradient: the gradient of the sum inside the ReLU, and batch norm's sums for
 /// the path's convolution, `(x, mean)`, and for the shortcut's if it has one.
-pub fn join_gradient<D: Storage>(
+pub fn residual_relu_gradient<D: Storage>(
     isa: Isa,
     channels: usize,
     (y, gradient): (&[D], &[D]),
@@ -145,7 +146,7 @@ pub fn join_gradient<D: Storage>(
         unsafe fn run<S: Simd<T = D::Compute>>(self) {
             let Summed(gate, [a, b, c]) = self;
             let Gate { channels, count, .. } = gate;
-            // SAFETY: `join_gradient` made sure of all lengths; the block is this task's.
+            // SAFETY: `residual_relu_gradient` made sure of all lengths; the block is this task's.
             unsafe {
                 match c.is_empty() {
                     true => column_sums::<S, 2>(count, channels, [a, b], &gate),

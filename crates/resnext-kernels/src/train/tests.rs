@@ -6,8 +6,8 @@ use super::conv::{
     conv_forward, conv_gradients, conv_input_gradient, conv_pixel_gradients, conv_weight_gradient,
 };
 use super::max_pool::{Window, pool, pool_gradient};
-use super::operand::{Gate, Line, Operand};
-use super::residual::{Around, join, join_gradient};
+use super::operand::{Affine, Gate, Operand};
+use super::residual::{Shortcut, residual_relu, residual_relu_gradient};
 use super::strided_gradient::StridedGradient;
 use super::{direct, direct_wgrad};
 use crate::shape::{Conv2dConfig, ConvShape};
@@ -267,17 +267,23 @@ fn what_follows_a_convolution_is_computed_in_f32_from_bf16() {
     let window = Window { batch: 3, src: (8, 10), dst: (4, 5), channels, kernel: 3, stride: 2, padding: 1 };
     let pooled = 3 * 4 * 5 * channels;
     for isa in Isa::available() {
-        let line = Line { x: &x[..], scale: &scale, shift: &shift };
-        let wide_line = Line { x: &wide_x[..], scale: &scale, shift: &shift };
-        let around = [Around::Nothing, Around::Same(&other[..]), Around::Projected(line)];
-        let wide_around = [Around::Nothing, Around::Same(&wide_other[..]), Around::Projected(wide_line)];
+        let line = Affine { x: &x[..], scale: &scale, shift: &shift };
+        let wide_line = Affine { x: &wide_x[..], scale: &scale, shift: &shift };
+        let around = [Shortcut::None, Shortcut::Identity(&other[..]), Shortcut::Projection(line)];
+        let wide_around =
+            [Shortcut::None, Shortcut::Identity(&wide_other[..]), Shortcut::Projection(wide_line)];
         for (around, wide_around) in around.into_iter().zip(wide_around) {
-            let want = join(isa, channels, wide_line, wide_around);
-            assert_eq!(join(isa, channels, line, around), bf16::narrow_all(want));
+            let want = residual_relu(isa, channels, wide_line, wide_around);
+            assert_eq!(residual_relu(isa, channels, line, around), bf16::narrow_all(want));
         }
-        let got = join_gradient(isa, channels, (&y, &g), (&x, &mean), Some((&other, &mean)));
-        let want =
-            join_gradient(isa, channels, (&wide_y, &wide_g), (&wide_x, &mean), Some((&wide_other, &mean)));
+        let got = residual_relu_gradient(isa, channels, (&y, &g), (&x, &mean), Some((&other, &mean)));
+        let want = residual_relu_gradient(
+            isa,
+            channels,
+            (&wide_y, &wide_g),
+            (&wide_x, &mean),
+            Some((&wide_other, &mean)),
+        );
         assert_eq!(got, (bf16::narrow_all(want.0), want.1, want.2));
 
         let (mut gated, mut wide_gated) = (g.clone(), wide_g.clone());

@@ -13,7 +13,7 @@ use crate::train::fused::elements::with_elements;
 use crate::train::tape::{needs_gradient, record};
 use candle_core::{DType, Tensor};
 use half::bf16;
-use resnext_kernels::{Around, BlockSink, Conv2dConfig, ConvShape, Isa, Operand, StridedGradient};
+use resnext_kernels::{BlockSink, Conv2dConfig, ConvShape, Isa, Operand, Shortcut, StridedGradient};
 use std::cell::RefCell;
 
 /// The layers of a residual block.
@@ -70,15 +70,15 @@ impl Bottleneck {
             let project = |layer| Unit::forward("downsample.0", layer, x.shape(), operand);
             let projection = self.projection.as_ref().map(project).transpose()?;
             let around = match &projection {
-                None if x.shape() == &third.output() => Around::Same(values),
-                Some(unit) if unit.output() == third.output() => Around::Projected(unit.line()),
+                None if x.shape() == &third.output() => Shortcut::Identity(values),
+                Some(unit) if unit.output() == third.output() => Shortcut::Projection(unit.line()),
                 _ => {
                     let expected = format!("{:?}, the shape of the block's output", third.output());
                     let got = x.shape().clone();
                     return Err(Error::Shape { op: "bottleneck", input: "the shortcut", expected, got });
                 }
             };
-            let join = || D::join(Isa::current(), third.shape.out_channels, third.line(), around);
+            let join = || D::residual_relu(Isa::current(), third.shape.out_channels, third.line(), around);
             let y = timed("", "join", join);
             let shape = &third.shape;
             let y =
@@ -126,7 +126,7 @@ impl<D: Stored> Saved<D> {
         let channels = third.shape.out_channels;
         let around = projection.as_ref().map(Unit::centred);
         let (g, sums, around_sums) = timed("", "join gradient", || {
-            D::join_gradient(Isa::current(), channels, (y, gradient), third.centred(), around)
+            D::residual_relu_gradient(Isa::current(), channels, (y, gradient), third.centred(), around)
         });
         let gate = Some(BlockSink::Gate(second.gate()));
         let (g2, totals2) = third.backward(second.activation(), &g, &sums, &mut gradients, gate)?;

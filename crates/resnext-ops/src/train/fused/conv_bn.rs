@@ -12,7 +12,7 @@ use crate::train::norm::RunningStats;
 use crate::train::tape::recording;
 use candle_core::{DType, Shape, Tensor};
 use resnext_kernels::{
-    BlockSink, BlockTotals, Conv2dConfig, ConvShape, Element as _, Gate, Isa, Line, Operand, lanes,
+    Affine, BlockSink, BlockTotals, Conv2dConfig, ConvShape, Element as _, Gate, Isa, Operand, lanes,
 };
 
 /// A convolution without bias and the batch norm behind it.
@@ -96,8 +96,8 @@ impl<D: Stored> Unit<D> {
     }
 
     /// The normalised result before ReLU.
-    pub(crate) fn line(&self) -> Line<'_, D> {
-        Line { x: &self.raw, scale: &self.scale, shift: &self.shift }
+    pub(crate) fn line(&self) -> Affine<'_, D> {
+        Affine { x: &self.raw, scale: &self.scale, shift: &self.shift }
     }
 
     /// The activation, as the next convolution reads it.

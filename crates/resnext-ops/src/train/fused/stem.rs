@@ -11,7 +11,7 @@ use crate::train::fused::elements::with_elements;
 use crate::train::tape::{needs_gradient, record};
 use candle_core::{DType, Tensor};
 use half::bf16;
-use resnext_kernels::{Around, BlockSink, Isa, LARGEST_WINDOW, Operand, Window};
+use resnext_kernels::{BlockSink, Isa, LARGEST_WINDOW, Operand, Shortcut, Window};
 
 /// The layers of an entrance.
 #[derive(Debug, Clone)]
@@ -51,12 +51,14 @@ impl Stem {
         let shape = unit.shape;
         let (n, c) = (shape.batch, shape.out_channels);
         let Some(config) = self.pool else {
-            let y = D::join(isa, c, unit.line(), Around::Nothing);
+            let y = D::residual_relu(isa, c, unit.line(), Shortcut::None);
             let y = from_nhwc(&Tensor::from_vec(y, (n, shape.out_h, shape.out_w, c), x.device())?)?;
             let output = y.detach();
             record(&y, move |gradient| {
                 let (g, sums, _) = with_elements(&output, |y| {
-                    with_elements(gradient, |g| Ok(D::join_gradient(isa, c, (y, g), unit.centred(), None)))
+                    with_elements(gradient, |g| {
+                        Ok(D::residual_relu_gradient(isa, c, (y, g), unit.centred(), None))
+                    })
                 })?;
                 own_gradients(&x, &unit, &g, &sums)
             });
