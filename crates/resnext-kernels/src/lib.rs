@@ -27,7 +27,7 @@ pub use threads::shared_slice::SharedMut;
 pub use threads::team::ThreadTeam;
 pub use train::block_sink::{BlockSink, BlockTotals};
 pub use train::entry::{BatchNormKernels, TrainKernels};
-pub use train::max_pool::{LARGEST_WINDOW, Window};
+pub use train::max_pool::{MAX_WINDOW, Window};
 pub use train::operand::{Affine, Gate, Operand};
 pub use train::residual::{Shortcut, Totals};
 pub use train::strided_gradient::StridedGradient;

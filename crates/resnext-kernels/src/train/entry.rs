@@ -192,7 +192,7 @@ macro_rules! train_kernels {
             }
             #[inline(never)]
             fn max_pool(isa: Isa, window: &Window, line: Affine<Self>) -> (Vec<Self>, Vec<u8>) {
-                max_pool::pool(isa, window, line)
+                max_pool::max_pool(isa, window, line)
             }
             #[inline(never)]
             fn max_pool_gradient(
@@ -202,7 +202,7 @@ macro_rules! train_kernels {
                 gradient: &[Self],
                 sink: BlockSink<Self>,
             ) -> (Vec<Self>, BlockTotals) {
-                let (out, blocks) = max_pool::pool_gradient(isa, window, at, gradient, sink);
+                let (out, blocks) = max_pool::max_pool_gradient(isa, window, at, gradient, sink);
                 (out, BlockTotals::of(window.channels, blocks))
             }
         }

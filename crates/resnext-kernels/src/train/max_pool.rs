@@ -8,7 +8,7 @@ use crate::threads::shared_slice::{SharedMut, written};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Windows over maps (N, H, W, C), of [`LARGEST_WINDOW`] pixels a side at most.
+/// Windows over maps (N, H, W, C), of [`MAX_WINDOW`] pixels a side at most.
 #[derive(Debug, Clone, Copy)]
 pub struct Window {
     pub batch: usize,
@@ -21,7 +21,7 @@ pub struct Window {
 }
 
 /// So that the number of a place in a window is a byte.
-pub const LARGEST_WINDOW: usize = 16;
+pub const MAX_WINDOW: usize = 16;
 
 impl Window {
     /// Source places of window `i` along a side of `len`.
@@ -44,7 +44,7 @@ impl Window {
 }
 
 /// The maximum of `max(line, 0)` in every window, and the number of the place it is first found at.
-pub fn pool<D: Storage>(isa: Isa, window: &Window, line: Affine<D>) -> (Vec<D>, Vec<u8>) {
+pub fn max_pool<D: Storage>(isa: Isa, window: &Window, line: Affine<D>) -> (Vec<D>, Vec<u8>) {
     struct Row<'a, D: Storage> {
         window: &'a Window,
         line: Affine<'a, D>,
@@ -82,7 +82,7 @@ pub fn pool<D: Storage>(isa: Isa, window: &Window, line: Affine<D>) -> (Vec<D>, 
                     }
                 }
                 for k in 0..c {
-                    // SAFETY: `pool` made sure that the output has the row, as many pixels as `at`.
+                    // SAFETY: `max_pool` made sure that the output has the row, as many pixels as `at`.
                     unsafe { out.add(ox * c + k).write(D::narrow(best[k])) };
                     at[k] = places[k].as_f64() as u8;
                 }
@@ -90,7 +90,7 @@ pub fn pool<D: Storage>(isa: Isa, window: &Window, line: Affine<D>) -> (Vec<D>, 
         }
     }
     let Window { batch, src, dst, channels, kernel, .. } = *window;
-    assert!(line.x.len() == batch * src.0 * src.1 * channels && kernel <= LARGEST_WINDOW);
+    assert!(line.x.len() == batch * src.0 * src.1 * channels && kernel <= MAX_WINDOW);
     let len = dst.1 * channels;
     let mut at = vec![0; batch * dst.0 * len];
     let write = |best: &SharedMut<D>| {
@@ -104,8 +104,8 @@ pub fn pool<D: Storage>(isa: Isa, window: &Window, line: Affine<D>) -> (Vec<D>, 
     (best, at)
 }
 
-/// The gradient of what was pooled, by [`pool`]'s places, and what `sink` has taken from each row of it, in order.
-pub fn pool_gradient<D: Storage>(
+/// The gradient of what was pooled, by [`max_pool`]'s places, and what `sink` has taken from each row of it, in order.
+pub fn max_pool_gradient<D: Storage>(
     isa: Isa,
     window: &Window,
     at: &[u8],
@@ -140,7 +140,7 @@ pub fn pool_gradient<D: Storage>(
                     }
                 }
                 for (k, &sum) in sums.iter().enumerate() {
-                    // SAFETY: `pool_gradient` made sure that the output has the row.
+                    // SAFETY: `max_pool_gradient` made sure that the output has the row.
                     unsafe { out.add(x * c + k).write(D::narrow(sum)) };
                 }
             }
@@ -148,7 +148,7 @@ pub fn pool_gradient<D: Storage>(
     }
     let Window { batch, src, dst, channels, kernel, .. } = *window;
     let len = batch * dst.0 * dst.1 * channels;
-    assert!(at.len() == len && gradient.len() == len && kernel <= LARGEST_WINDOW);
+    assert!(at.len() == len && gradient.len() == len && kernel <= MAX_WINDOW);
     let row_len = src.1 * channels;
     let write = |out: &SharedMut<D>| -> Vec<BlockSums<D::Compute>> {
         let rows = (0..batch * src.0).into_par_iter().map(|row| {

@@ -5,7 +5,7 @@ use super::block_sink::{BlockSink, BlockSums, BlockTotals};
 use super::conv::{
     conv_forward, conv_gradients, conv_input_gradient, conv_pixel_gradients, conv_weight_gradient,
 };
-use super::max_pool::{Window, pool, pool_gradient};
+use super::max_pool::{Window, max_pool, max_pool_gradient};
 use super::operand::{Affine, Gate, Operand};
 use super::residual::{Shortcut, residual_relu, residual_relu_gradient};
 use super::strided_gradient::StridedGradient;
@@ -302,10 +302,11 @@ fn what_follows_a_convolution_is_computed_in_f32_from_bf16() {
         assert_eq!(gated, bf16::narrow_all(wide_gated));
         assert_eq!(GradientSums::total(&[sums]), GradientSums::total(&[wide_sums]));
 
-        let ((best, at), (wide_best, wide_at)) = (pool(isa, &window, line), pool(isa, &window, wide_line));
+        let ((best, at), (wide_best, wide_at)) =
+            (max_pool(isa, &window, line), max_pool(isa, &window, wide_line));
         assert_eq!((best, &at), (bf16::narrow_all(wide_best), &wide_at));
-        let (got, _) = pool_gradient(isa, &window, &at, &g[..pooled], BlockSink::Output);
-        let (want, _) = pool_gradient(isa, &window, &at, &wide_g[..pooled], BlockSink::Output);
+        let (got, _) = max_pool_gradient(isa, &window, &at, &g[..pooled], BlockSink::Output);
+        let (want, _) = max_pool_gradient(isa, &window, &at, &wide_g[..pooled], BlockSink::Output);
         assert_eq!(got, bf16::narrow_all(want));
     }
 }

@@ -11,7 +11,7 @@ use crate::train::fused::elements::with_elements;
 use crate::train::tape::{needs_gradient, record};
 use candle_core::{DType, Tensor};
 use half::bf16;
-use resnext_kernels::{BlockSink, Isa, LARGEST_WINDOW, Operand, Shortcut, Window};
+use resnext_kernels::{BlockSink, Isa, MAX_WINDOW, Operand, Shortcut, Window};
 
 /// The layers of an entrance.
 #[derive(Debug, Clone)]
@@ -27,7 +27,7 @@ impl Stem {
     /// need a gradient, which images don't.
     pub fn takes(&self, x: &Tensor) -> bool {
         fused(x, std::iter::once(&self.conv), None)
-            && self.pool.is_none_or(|pool| pool.kernel <= LARGEST_WINDOW)
+            && self.pool.is_none_or(|pool| pool.kernel <= MAX_WINDOW)
             && matches!(needs_gradient("stem", x), Ok(false))
     }
 
