@@ -23,7 +23,7 @@ pub use roofline::fma_chains;
 pub use shape::{Conv2dConfig, ConvShape};
 pub use simd::dispatch::{Isa, lanes};
 pub use simd::traits::{Element, MAX_LANES, Storage};
-pub use threads::shared_slice::SharedMut;
+pub use threads::shared_slice::SharedSlice;
 pub use threads::team::ThreadTeam;
 pub use train::block_sink::{BlockSink, BlockTotals};
 pub use train::entry::{BatchNormKernels, TrainKernels};

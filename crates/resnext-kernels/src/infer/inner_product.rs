@@ -20,7 +20,7 @@ use super::split::Split;
 use crate::memory::aligned::AlignedBuffer;
 use crate::memory::prefetch::Cache;
 use crate::simd::traits::{MAX_LANES, Simd};
-use crate::threads::shared_slice::SharedMut;
+use crate::threads::shared_slice::SharedSlice;
 use crate::threads::team::ThreadTeam;
 use std::cell::RefCell;
 use std::hint::black_box;
@@ -144,7 +144,7 @@ static JOBS: AtomicU64 = AtomicU64::new(1);
 pub fn run(packed: &Packed, team: &ThreadTeam, sources: Sources, job: Job) {
     let Job { src, residual, epilogue, count, out, out_stride, ahead, .. } = job;
     let number = JOBS.fetch_add(1, Ordering::Relaxed);
-    let out = &SharedMut::new(out);
+    let out = &SharedSlice::new(out);
     let split = Split::of_units(count, TILE, packed.panels.len(), team.threads());
     team.for_each(split.tasks(), |i| {
         let (pixels, panels) = split.get(i);
@@ -180,7 +180,7 @@ struct Task<'a> {
     copies: &'a mut Copies,
     residual: Option<Pixels<'a>>,
     least: f32,
-    out: &'a SharedMut<'a, f32>,
+    out: &'a SharedSlice<'a, f32>,
     out_stride: usize,
     fetches: Fetches,
 }

@@ -4,7 +4,7 @@ use super::job::Pixels;
 use super::precision::{MapType, halves, halves_mut};
 use crate::simd::dispatch::{Isa, run};
 use crate::simd::traits::{Kernel, Simd};
-use crate::threads::shared_slice::SharedMut;
+use crate::threads::shared_slice::SharedSlice;
 use crate::threads::team::ThreadTeam;
 
 /// Pools maps of `(source, height, width, channels)` by `(kernel, stride, padding)` into
@@ -21,7 +21,7 @@ pub fn max_pool_rows(
     }
     let out_h = (h + 2 * padding - kernel) / stride + 1;
     let width = c.div_ceil(map_type.channels());
-    let out = SharedMut::new(out);
+    let out = SharedSlice::new(out);
     team.for_each(rows, |row| {
         let (image, y) = (row / out_h, row % out_h * stride);
         // SAFETY: each task has a row of its own.

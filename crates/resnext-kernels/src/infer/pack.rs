@@ -6,7 +6,7 @@ use super::packed::{Filter, Form, Packed, Panel};
 use super::precision::Precision;
 use super::winograd;
 use crate::memory::aligned::AlignedBuffer;
-use crate::threads::shared_slice::SharedMut;
+use crate::threads::shared_slice::SharedSlice;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -39,7 +39,7 @@ impl Packed {
             lane_words,
             form,
         };
-        let (out, constants) = (SharedMut::new(&mut packed.weights), SharedMut::new(&mut packed.bias));
+        let (out, constants) = (SharedSlice::new(&mut packed.weights), SharedSlice::new(&mut packed.bias));
         packed.panels.par_iter().for_each(|panel| {
             // SAFETY: panels' weights do not overlap, nor do their biases.
             let (values, constants) = unsafe {

@@ -5,7 +5,7 @@ use super::precision::{MapType, bytes_mut, unpair};
 use super::quantization::Quantization;
 use crate::simd::dispatch::{Isa, run};
 use crate::simd::traits::{Kernel, Simd};
-use crate::threads::shared_slice::SharedMut;
+use crate::threads::shared_slice::SharedSlice;
 use crate::threads::team::ThreadTeam;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,7 +17,7 @@ pub fn quantize_rows(
     (rows, width): (usize, usize),
     (out, out_stride): (&mut [f32], usize),
 ) -> bool {
-    let (out, stride) = (SharedMut::new(out), src.stride);
+    let (out, stride) = (SharedSlice::new(out), src.stride);
     let finite = AtomicBool::new(true);
     team.for_each(rows, |row| {
         // SAFETY: each task has a row of its own.

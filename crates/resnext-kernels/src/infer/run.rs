@@ -7,7 +7,7 @@ use super::precision::bytes_mut;
 use super::split::{STEP, Split, TILE};
 use super::tiles::Task;
 use super::winograd;
-use crate::threads::shared_slice::SharedMut;
+use crate::threads::shared_slice::SharedSlice;
 use crate::threads::team::ThreadTeam;
 use crate::winograd::Tiling;
 
@@ -36,7 +36,7 @@ impl Packed {
             return inner_product::run(self, team, sources, job);
         }
         let Job { epilogue, out, ahead, .. } = job;
-        let out = &SharedMut::new(bytes_mut(out));
+        let out = &SharedSlice::new(bytes_mut(out));
         let split = Split {
             panels_first: self.out_channels > count,
             ..Split::new(count, row.map_or(1, |row| row.width), self.panels.len(), team.threads())

@@ -11,7 +11,7 @@ use super::split::STEP;
 use crate::memory::prefetch::Cache;
 use crate::row3::neighbours;
 use crate::simd::traits::{MAX_LANES, Simd};
-use crate::threads::shared_slice::SharedMut;
+use crate::threads::shared_slice::SharedSlice;
 use std::ops::Range;
 
 /// Some pixels times some panels, on one thread.
@@ -24,7 +24,7 @@ pub struct Task<'a> {
     pub epilogue: Epilogue,
     pub pixels: Range<usize>,
     pub panels: &'a [Panel],
-    pub out: &'a SharedMut<'a, u8>,
+    pub out: &'a SharedSlice<'a, u8>,
     /// In words.
     pub out_stride: usize,
     pub fetches: Fetches,

@@ -7,7 +7,7 @@ use super::prefetch_plan::{Expected, Fetches};
 use super::split::Split;
 use crate::memory::prefetch::Cache;
 use crate::simd::traits::Simd;
-use crate::threads::shared_slice::SharedMut;
+use crate::threads::shared_slice::SharedSlice;
 use crate::threads::team::ThreadTeam;
 use crate::winograd::{LARGEST, POSITIONS, Sink, Tiles, Tiling, takes, transform_kernels, vectors_per_group};
 
@@ -55,7 +55,7 @@ pub fn run(packed: &Packed, team: &ThreadTeam, tiling: &Tiling, job: Job) {
     let (lanes, _) = packed.precision.tile();
     let group = packed.panels.first().map_or(lanes, |panel| panel.depth);
     let vectors = vectors_per_group(lanes, group);
-    let out = &SharedMut::new(out);
+    let out = &SharedSlice::new(out);
     let split = Split::new(tiling.len(), 1, packed.panels.len() / vectors, team.threads());
     team.for_each(split.tasks(), |task| {
         let (tiles, units) = split.get(task);
@@ -76,7 +76,7 @@ struct Finish<'a> {
     bias: &'a [f32],
     residual: Option<Pixels<'a>>,
     least: f32,
-    out: &'a SharedMut<'a, f32>,
+    out: &'a SharedSlice<'a, f32>,
     out_stride: usize,
     fetches: Fetches,
 }

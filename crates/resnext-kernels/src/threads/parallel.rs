@@ -1,18 +1,14 @@
 //! Parallel loops over short lists of tasks.
 
-use super::shared_slice::{SharedMut, written};
+use super::shared_slice::{SharedSlice, write_vec};
 use super::team::ThreadTeam;
 use crate::simd::traits::{Element, Storage};
 use rayon::prelude::*;
 
 /// A vector of `count` chunks of `len` elements, zeros until `write` is given the number of each and the chunk, on as many
 /// threads as [`map`]. Cleared by the thread that writes it, a chunk need not be taken from another core.
-pub fn written_chunks<D: Storage>(
-    count: usize,
-    len: usize,
-    write: impl Fn(usize, &mut [D]) + Sync,
-) -> Vec<D> {
-    let task = |out: &SharedMut<D>, i: usize| {
+pub fn write_chunks<D: Storage>(count: usize, len: usize, write: impl Fn(usize, &mut [D]) + Sync) -> Vec<D> {
+    let task = |out: &SharedSlice<D>, i: usize| {
         let chunk = out.pointer(i * len, len);
         // SAFETY: chunks do not overlap, and hold values once they are cleared.
         write(i, unsafe {
@@ -21,7 +17,7 @@ pub fn written_chunks<D: Storage>(
         });
     };
     // SAFETY: every chunk is cleared.
-    unsafe { written(count * len, |out| map(count, |i| task(out, i))).0 }
+    unsafe { write_vec(count * len, |out| map(count, |i| task(out, i))).0 }
 }
 
 /// What `task` makes of each number below `count`, in order; on this thread and those of the pool.

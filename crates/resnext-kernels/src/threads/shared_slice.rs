@@ -4,18 +4,18 @@ use crate::simd::traits::{Element, Storage};
 use std::marker::PhantomData;
 
 /// A mutable slice of which several threads write disjoint parts.
-pub struct SharedMut<'a, T> {
+pub struct SharedSlice<'a, T> {
     pointer: *mut T,
     len: usize,
     lifetime: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: access goes through `slice`, whose callers promise disjoint parts.
-unsafe impl<T: Send> Sync for SharedMut<'_, T> {}
+unsafe impl<T: Send> Sync for SharedSlice<'_, T> {}
 
-impl<'a, T> SharedMut<'a, T> {
+impl<'a, T> SharedSlice<'a, T> {
     pub fn new(slice: &'a mut [T]) -> Self {
-        SharedMut { pointer: slice.as_mut_ptr(), len: slice.len(), lifetime: PhantomData }
+        SharedSlice { pointer: slice.as_mut_ptr(), len: slice.len(), lifetime: PhantomData }
     }
 
     /// Where it begins.
@@ -46,12 +46,12 @@ impl<'a, T> SharedMut<'a, T> {
 ///
 /// # Safety
 /// `write` writes every element. Tests would see it: where assertions are on, what is left out is NaN.
-pub unsafe fn written<D: Storage, R>(len: usize, write: impl FnOnce(&SharedMut<D>) -> R) -> (Vec<D>, R) {
+pub unsafe fn write_vec<D: Storage, R>(len: usize, write: impl FnOnce(&SharedSlice<D>) -> R) -> (Vec<D>, R) {
     let mut out: Vec<D> = Vec::with_capacity(len);
     if cfg!(debug_assertions) {
         out.resize(len, D::narrow(Element::of_f64(f64::NAN)));
     }
-    let shared = SharedMut { pointer: out.as_mut_ptr(), len, lifetime: PhantomData };
+    let shared = SharedSlice { pointer: out.as_mut_ptr(), len, lifetime: PhantomData };
     let result = write(&shared);
     // SAFETY: the capacity is there, and the caller promises that all was written.
     unsafe { out.set_len(len) };

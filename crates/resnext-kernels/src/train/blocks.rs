@@ -3,7 +3,7 @@
 use super::block_sink::{BlockSink, BlockSums};
 use crate::simd::dispatch::Isa;
 use crate::simd::traits::Storage;
-use crate::threads::shared_slice::{SharedMut, written};
+use crate::threads::shared_slice::{SharedSlice, write_vec};
 use rayon::prelude::*;
 
 /// Pixels of a block.
@@ -31,7 +31,7 @@ pub unsafe fn blocks<D: Storage, R: Send>(
     channels: usize,
     make: impl Fn(usize, usize, *mut D) -> R + Sync,
 ) -> (Vec<D>, Vec<R>) {
-    let write = |out: &SharedMut<D>| {
+    let write = |out: &SharedSlice<D>| {
         let block = |i: usize| {
             let (first, count) = (i * BLOCK, BLOCK.min(pixels - i * BLOCK));
             make(first, count, out.pointer(first * channels, count * channels))
@@ -39,5 +39,5 @@ pub unsafe fn blocks<D: Storage, R: Send>(
         (0..pixels.div_ceil(BLOCK)).into_par_iter().map(block).collect()
     };
     // SAFETY: blocks together are all pixels, and the caller promises that each is written.
-    unsafe { written(pixels * channels, write) }
+    unsafe { write_vec(pixels * channels, write) }
 }

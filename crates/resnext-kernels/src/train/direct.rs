@@ -10,7 +10,7 @@ use crate::group_lanes::spans_groups;
 use crate::shape::ConvShape;
 use crate::simd::dispatch::{Isa, run};
 use crate::simd::traits::{Element, Kernel, MAX_PIXELS, Simd};
-use crate::threads::shared_slice::SharedMut;
+use crate::threads::shared_slice::SharedSlice;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -100,7 +100,7 @@ impl<T: Element, W: Fn(usize, usize, usize, usize) -> T + Sync> Kernel<T> for So
         };
         // Zeros for the taps that fall outside; one vector longer than a group, for full-vector loads.
         let zeros = vec![T::ZERO; group_src + S::LANES];
-        let out = SharedMut::new(self.out);
+        let out = SharedSlice::new(self.out);
         for phase in &gather.phases {
             let pixels = gather.pixels(phase);
             let row_bytes = groups * group_src * size_of::<T>();
@@ -219,7 +219,7 @@ struct Block<'a, T> {
     src: &'a [usize],
     panels: &'a [Panel<T>],
     zeros: &'a [T],
-    out: &'a SharedMut<'a, T>,
+    out: &'a SharedSlice<'a, T>,
 }
 
 impl<T: Element> Kernel<T> for Block<'_, T> {

@@ -14,7 +14,7 @@ use crate::memory::scratch::Scratch;
 use crate::shape::ConvShape;
 use crate::simd::dispatch::{Isa, lanes_and_tile, run};
 use crate::simd::traits::{Element, Kernel, Simd, Storage};
-use crate::threads::shared_slice::{SharedMut, written};
+use crate::threads::shared_slice::{SharedSlice, write_vec};
 use rayon::prelude::*;
 use std::hint::black_box;
 
@@ -91,7 +91,7 @@ pub fn product<D: Storage>(
     let (depth, width) = (matrix.depth, matrix.width);
     let block = block(pixels, tile, depth * size_of::<D::Compute>());
     let plane = block * lanes;
-    let write = |out: &SharedMut<D>| -> Vec<BlockSums<D::Compute>> {
+    let write = |out: &SharedSlice<D>| -> Vec<BlockSums<D::Compute>> {
         let task = |scratch: &mut Scratch<D::Compute>, first: usize| {
             let count = block.min(pixels - first);
             let planes = scratch.get(plane * depth / lanes);
@@ -107,7 +107,7 @@ pub fn product<D: Storage>(
             .collect()
     };
     // SAFETY: tasks write blocks that together are all pixels, and panels all channels.
-    unsafe { written(pixels * width, write) }
+    unsafe { write_vec(pixels * width, write) }
 }
 
 /// `count` pixels in planes, whole tiles of them, times all panels of `matrix`, written to the pixels at `out`, which

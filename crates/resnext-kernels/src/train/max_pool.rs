@@ -4,7 +4,7 @@ use super::block_sink::{BlockSink, BlockSums};
 use super::operand::Affine;
 use crate::simd::dispatch::{Isa, run};
 use crate::simd::traits::{Element, Kernel, Simd, Storage};
-use crate::threads::shared_slice::{SharedMut, written};
+use crate::threads::shared_slice::{SharedSlice, write_vec};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -93,14 +93,14 @@ pub fn max_pool<D: Storage>(isa: Isa, window: &Window, line: Affine<D>) -> (Vec<
     assert!(line.x.len() == batch * src.0 * src.1 * channels && kernel <= MAX_WINDOW);
     let len = dst.1 * channels;
     let mut at = vec![0; batch * dst.0 * len];
-    let write = |best: &SharedMut<D>| {
+    let write = |best: &SharedSlice<D>| {
         at.par_chunks_mut(len.max(1)).enumerate().for_each(|(row, at)| {
             let out = best.pointer(row * len, len);
             run(isa, Row { window, line, row, out, at });
         });
     };
     // SAFETY: all rows are written.
-    let (best, ()) = unsafe { written(batch * dst.0 * len, write) };
+    let (best, ()) = unsafe { write_vec(batch * dst.0 * len, write) };
     (best, at)
 }
 
@@ -150,7 +150,7 @@ pub fn max_pool_gradient<D: Storage>(
     let len = batch * dst.0 * dst.1 * channels;
     assert!(at.len() == len && gradient.len() == len && kernel <= MAX_WINDOW);
     let row_len = src.1 * channels;
-    let write = |out: &SharedMut<D>| -> Vec<BlockSums<D::Compute>> {
+    let write = |out: &SharedSlice<D>| -> Vec<BlockSums<D::Compute>> {
         let rows = (0..batch * src.0).into_par_iter().map(|row| {
             let (start, first) = (row * row_len, row * src.1);
             run(isa, Row { window, at, gradient, row, out: out.pointer(start, row_len) });
@@ -160,5 +160,5 @@ pub fn max_pool_gradient<D: Storage>(
         rows.collect()
     };
     // SAFETY: all rows are written.
-    unsafe { written(batch * src.0 * row_len, write) }
+    unsafe { write_vec(batch * src.0 * row_len, write) }
 }

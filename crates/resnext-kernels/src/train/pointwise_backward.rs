@@ -13,7 +13,7 @@ use crate::memory::scratch::Scratch;
 use crate::simd::dispatch::{Isa, lanes_and_tile};
 use crate::simd::traits::{Element, Storage};
 use crate::threads::parallel::totals;
-use crate::threads::shared_slice::{SharedMut, written};
+use crate::threads::shared_slice::{SharedSlice, write_vec};
 use rayon::prelude::*;
 
 /// Parts the pixels are split into, each with sums of its own: a fixed number, for the same bits on any machine.
@@ -55,7 +55,7 @@ pub fn gradients<D: Storage>(
     let blocks = pixels.div_ceil(block);
     let parts = PARTS.min(blocks).max(1);
     let plane = block * lanes;
-    let write = |out: &SharedMut<D>| -> Vec<(Vec<BlockSums<D::Compute>>, Vec<D::Compute>)> {
+    let write = |out: &SharedSlice<D>| -> Vec<(Vec<BlockSums<D::Compute>>, Vec<D::Compute>)> {
         let part = |scratch: &mut Scratch<D::Compute>, part: usize| {
             let mut sums = vec![D::Compute::ZERO; inputs * outputs];
             let (x, g) = scratch.get(block * (inputs + outputs)).split_at_mut(block * inputs);
@@ -88,7 +88,7 @@ pub fn gradients<D: Storage>(
         (0..parts).into_par_iter().map_init(Scratch::default, part).collect()
     };
     // SAFETY: the parts' blocks together are all pixels, and panels all channels.
-    let (out, parts) = unsafe { written(pixels * inputs, write) };
+    let (out, parts) = unsafe { write_vec(pixels * inputs, write) };
     let (results, sums): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
     (out, results.into_iter().flatten().collect(), totals(&sums))
 }

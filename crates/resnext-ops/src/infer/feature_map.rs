@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::infer::rows::{dims, put_rows};
 use candle_core::{DType, Device, Tensor};
 use resnext_kernels::{
-    AlignedBuffer, MAX_LANES, MapType, Pixels, Quantization, SharedMut, ThreadTeam, max_pool_rows,
+    AlignedBuffer, MAX_LANES, MapType, Pixels, Quantization, SharedSlice, ThreadTeam, max_pool_rows,
     padded_stride, quantize_rows, unpair,
 };
 
@@ -97,7 +97,7 @@ impl Activations {
             return Err(Error::Config { op: "activations", message });
         }
         let row = w * source.stride;
-        let rows = SharedMut::new(&mut self.data);
+        let rows = SharedSlice::new(&mut self.data);
         team.for_each(h, |y| {
             // SAFETY: each task has a row of its own.
             let out = unsafe { rows.slice((place * h + y) * row, row) };

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use candle_core::{DType, Storage, Tensor};
-use resnext_kernels::{Cache, MapType, SharedMut, ThreadTeam, bf16_bits, halves_mut, prefetch};
+use resnext_kernels::{Cache, MapType, SharedSlice, ThreadTeam, bf16_bits, halves_mut, prefetch};
 
 pub(crate) const OP: &str = "activations";
 
@@ -45,7 +45,7 @@ pub(crate) fn put_rows(
     let &[sn, sc, sh, sw] = layout.stride() else { unreachable!("dims4 passed") };
     let height = h + 2 * border;
     let row_len = row_words(w + 2 * border, apart, words);
-    let rows = SharedMut::new(out);
+    let rows = SharedSlice::new(out);
     team.for_each(n * height, |row| {
         // SAFETY: each task has a row of its own.
         let out = unsafe { rows.slice(row * row_len, row_len) };

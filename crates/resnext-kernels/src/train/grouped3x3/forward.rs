@@ -10,8 +10,8 @@ use crate::row3::neighbours;
 use crate::shape::ConvShape;
 use crate::simd::dispatch::{Isa, lanes, run};
 use crate::simd::traits::{Element, Kernel, Simd, Storage};
-use crate::threads::parallel::{map, written_chunks};
-use crate::threads::shared_slice::{SharedMut, written};
+use crate::threads::parallel::{map, write_chunks};
+use crate::threads::shared_slice::{SharedSlice, write_vec};
 use crate::train::block_sink::{BlockSink, BlockSums};
 use crate::train::operand::Operand;
 use crate::train::packing::{Ahead, Fill};
@@ -62,7 +62,7 @@ impl<T: Element + Storage> Packed<T> {
         };
         if tiled {
             let size = winograd::POSITIONS * shape.group_in() * lanes;
-            let values = written_chunks(shape.out_channels / lanes, size, |vector, values| {
+            let values = write_chunks(shape.out_channels / lanes, size, |vector, values| {
                 winograd::transform_kernels(isa, shape.group_in(), values, |channel, c| {
                     taps(vector * lanes + channel, c)
                 });
@@ -70,7 +70,7 @@ impl<T: Element + Storage> Packed<T> {
             return Packed { values, backward, tiled };
         }
         let vectors = shape.out_channels / lanes * sources;
-        let values = written_chunks(vectors, depth * 9 * lanes, |i, values| {
+        let values = write_chunks(vectors, depth * 9 * lanes, |i, values| {
             let (vector, source) = (i / sources, i % sources);
             for c in 0..depth {
                 for lane in 0..lanes {
@@ -152,7 +152,7 @@ fn solve<D: Storage>(
             tilings.push((of, walk.tiling(images.len(), rows, lanes)));
         }
     }
-    let compute = |out: &SharedMut<D>, i: usize| {
+    let compute = |out: &SharedSlice<D>, i: usize| {
         let mut scratch = Scratch::default();
         let Part { images, rows, channels: own } = &parts[i];
         let plane = images.len() * walk.height(rows) * walk.places() * lanes;
@@ -181,7 +181,7 @@ fn solve<D: Storage>(
             None => run(isa, Strips { walk, rows, planes, plane, ahead, weights: &weight.values, out }),
         }
     };
-    let write = |out: &SharedMut<D>| -> Vec<BlockSums<D::Compute>> {
+    let write = |out: &SharedSlice<D>| -> Vec<BlockSums<D::Compute>> {
         if shared {
             map(parts.len(), |i| compute(out, i));
         }
@@ -198,7 +198,7 @@ fn solve<D: Storage>(
         })
     };
     // SAFETY: parts do not overlap and together are all channels of all images' rows, and each is written whole.
-    unsafe { written(walk.batch * dst.0 * dst.1 * channels, write) }
+    unsafe { write_vec(walk.batch * dst.0 * dst.1 * channels, write) }
 }
 
 /// Where tiles' sums go: some channels of pixels that follow each other.

@@ -5,7 +5,7 @@ use crate::memory::scratch::Scratch;
 use crate::shape::ConvShape;
 use crate::simd::dispatch::{Isa, lanes, run};
 use crate::simd::traits::{Element, Kernel, Simd, Storage};
-use crate::threads::parallel::{map, written_chunks};
+use crate::threads::parallel::{map, write_chunks};
 use crate::train::operand::Operand;
 use crate::train::packing::{Ahead, Fill, Run};
 use std::ops::Range;
@@ -75,7 +75,7 @@ pub fn weight_gradient<D: Storage>(
     // From the sums' order, `[output vector][source vector][row][column][channel][LANES]`, to the weight's.
     let (sources, depth) = sources(group, lanes);
     // Every vector of output channels has weights of its own.
-    written_chunks(shape.out_channels / lanes, lanes * group * 9, |vector, out: &mut [D::Compute]| {
+    write_chunks(shape.out_channels / lanes, lanes * group * 9, |vector, out: &mut [D::Compute]| {
         let share = ranges.iter().position(|range| range.contains(&(vector * lanes))).unwrap_or(0);
         let len = sources * depth * 9 * lanes;
         let start = (vector - ranges[share].start / lanes) * len;
