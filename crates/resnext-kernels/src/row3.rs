@@ -3,9 +3,9 @@
 /// Adds to `$acc`, the sums of `$M` output pixels `$STRIDE` source pixels apart, source pixel `$j` by `$x` times the
 /// weights `$w` of three columns, for every source pixel they read: what is brought to a register of one serves all the
 /// output pixels it reaches. Written out, not a loop, or the sums would be kept in memory.
-macro_rules! neighbours {
+macro_rules! fma_row3 {
     ($M:ident, $STRIDE:ident, $fma:path, $acc:ident, $w:ident, |$j:ident| $x:expr) => {
-        neighbours!(@each $M, $STRIDE, $fma, $acc, $w, $j, $x;
+        fma_row3!(@each $M, $STRIDE, $fma, $acc, $w, $j, $x;
             0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32)
     };
     (@each $M:ident, $STRIDE:ident, $fma:path, $acc:ident, $w:ident, $j:ident, $x:expr; $($n:literal)*) => { $(
@@ -24,4 +24,4 @@ macro_rules! neighbours {
         }
     )* };
 }
-pub(crate) use neighbours;
+pub(crate) use fma_row3;

@@ -9,7 +9,7 @@ use super::precision::{DotKernel, DotProduct, Precision, V};
 use super::prefetch_plan::{Expected, Fetch, Fetches};
 use super::split::STEP;
 use crate::memory::prefetch::Cache;
-use crate::row3::neighbours;
+use crate::row3::fma_row3;
 use crate::simd::traits::{MAX_LANES, Simd};
 use crate::threads::shared_slice::SharedSlice;
 use std::ops::Range;
@@ -429,12 +429,12 @@ impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
                         w[column] = W::S::load(weights.add(column * W::S::LANES));
                     }
                     weights = weights.add(3 * W::S::LANES);
-                    neighbours!(M, STRIDE, W::dot, acc, w, |j| match DEPTH {
+                    fma_row3!(M, STRIDE, W::dot, acc, w, |j| match DEPTH {
                         0 => W::S::splat(rows[0][j].add(c)),
                         _ => W::S::permute(W::S::load(rows[0][j]), indices[c]),
                     });
                     if R == 2 {
-                        neighbours!(M, STRIDE, W::dot, below, w, |j| match DEPTH {
+                        fma_row3!(M, STRIDE, W::dot, below, w, |j| match DEPTH {
                             0 => W::S::splat(rows[R - 1][j].add(c)),
                             _ => W::S::permute(W::S::load(rows[R - 1][j]), indices[c]),
                         });

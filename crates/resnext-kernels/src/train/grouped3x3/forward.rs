@@ -6,7 +6,7 @@
 use super::walk::{Part, Walk, group_index, sources, takes};
 use crate::memory::prefetch::expect;
 use crate::memory::scratch::Scratch;
-use crate::row3::neighbours;
+use crate::row3::fma_row3;
 use crate::shape::ConvShape;
 use crate::simd::dispatch::{Isa, lanes, run};
 use crate::simd::traits::{Element, Kernel, Simd, Storage};
@@ -422,13 +422,13 @@ impl<D: Storage> Strips<'_, D> {
                     for c in 0..depth {
                         let w = [0, 1, 2].map(|kx| S::load(weights.add((c * 3 + kx) * S::LANES)));
                         if first {
-                            neighbours!(M, STRIDE, S::fma, acc, w, |j| match DEPTH {
+                            fma_row3!(M, STRIDE, S::fma, acc, w, |j| match DEPTH {
                                 0 => S::splat(line.add(j * S::LANES + c)),
                                 _ => S::permute(S::load(line.add(j * S::LANES)), lane_indices[c]),
                             });
                         }
                         if second {
-                            neighbours!(M, STRIDE, S::fma, below, w, |j| match DEPTH {
+                            fma_row3!(M, STRIDE, S::fma, below, w, |j| match DEPTH {
                                 0 => S::splat(line.add(next_row + j * S::LANES + c)),
                                 _ => S::permute(S::load(line.add(next_row + j * S::LANES)), lane_indices[c]),
                             });
