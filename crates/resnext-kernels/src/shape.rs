@@ -45,7 +45,7 @@ impl ConvShape {
         self.out_channels / self.config.groups
     }
 
-    pub fn taps(&self) -> usize {
+    pub fn kernel_positions(&self) -> usize {
         self.kernel_h * self.kernel_w
     }
 
@@ -58,6 +58,6 @@ impl ConvShape {
     }
 
     pub fn weight_len(&self) -> usize {
-        self.out_channels * self.group_in() * self.taps()
+        self.out_channels * self.group_in() * self.kernel_positions()
     }
 }

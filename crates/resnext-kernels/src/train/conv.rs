@@ -29,12 +29,16 @@ fn kind<T: Element>(isa: Isa, shape: &ConvShape) -> Kind {
     let lanes = lanes::<T>(isa);
     let config = shape.config;
     let dense = config.groups == 1 && shape.out_channels.is_multiple_of(lanes);
-    if dense && shape.taps() == 1 && config.padding == 0 && shape.in_channels.is_multiple_of(lanes) {
+    if dense
+        && shape.kernel_positions() == 1
+        && config.padding == 0
+        && shape.in_channels.is_multiple_of(lanes)
+    {
         Kind::Pointwise
     } else if dense
         && config.dilation == 1
         && shape.in_channels < lanes
-        && shape.taps() * shape.in_channels <= READ - lanes
+        && shape.kernel_positions() * shape.in_channels <= READ - lanes
     {
         Kind::Patches
     } else if grouped3x3::walk::takes::<T>(isa, shape) {
@@ -62,7 +66,7 @@ pub fn conv_forward<D: Storage>(
             product(isa, Rows::Pixels { operand, size, stride }, pixels, &matrix, sink)
         }
         (Kind::Patches, Operand::Plain(x)) => {
-            let taps = shape.taps();
+            let taps = shape.kernel_positions();
             let at = |k: usize, i: usize| weight[(k * inputs + i % inputs) * taps + i / inputs];
             let matrix = Matrix::pack(isa, shape.out_channels, taps * inputs, at);
             product(isa, Rows::Patches { x, shape }, pixels, &matrix, sink)
@@ -208,7 +212,7 @@ pub fn conv_weight_gradient<D: Storage>(
             outer(isa, Read::Pixels { operand, channels, size, stride }, gradient, outputs, pixels)
         }
         (Kind::Patches, Operand::Plain(x)) => {
-            let taps = shape.taps();
+            let taps = shape.kernel_positions();
             let sums = outer(isa, Read::Patches { x, shape }, gradient, outputs, pixels);
             let row = taps * channels;
             (0..outputs * row).map(|i| sums[i / row * row + i % taps * channels + i % row / taps]).collect()

@@ -31,7 +31,7 @@ pub fn forward<T: Element>(isa: Isa, shape: &ConvShape, x: &[T], weight: &[T], b
     assert_eq!(x.len(), shape.input_len());
     assert_eq!(weight.len(), shape.weight_len());
     assert!(bias.is_none_or(|b| b.len() == shape.out_channels));
-    let (group_in, group_out, taps) = (shape.group_in(), shape.group_out(), shape.taps());
+    let (group_in, group_out, taps) = (shape.group_in(), shape.group_out(), shape.kernel_positions());
     let mut out = vec![T::ZERO; shape.output_len()];
     let problem = Problem {
         gather: Gather::forward(shape),
@@ -52,7 +52,7 @@ pub fn forward<T: Element>(isa: Isa, shape: &ConvShape, x: &[T], weight: &[T], b
 pub fn input_gradient<T: Element>(isa: Isa, shape: &ConvShape, grad: &[T], weight: &[T]) -> Vec<T> {
     assert_eq!(grad.len(), shape.output_len());
     assert_eq!(weight.len(), shape.weight_len());
-    let (group_in, group_out, taps) = (shape.group_in(), shape.group_out(), shape.taps());
+    let (group_in, group_out, taps) = (shape.group_in(), shape.group_out(), shape.kernel_positions());
     let mut out = vec![T::ZERO; shape.input_len()];
     let problem = Problem {
         gather: Gather::backward(shape),

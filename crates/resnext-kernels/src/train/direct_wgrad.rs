@@ -52,7 +52,7 @@ impl<T: Element> Kernel<T> for Solve<'_, T> {
     #[inline(always)]
     unsafe fn run<S: Simd<T = T>>(self) {
         let (group_in, group_out) = (self.shape.group_in(), self.shape.group_out());
-        let (groups, taps) = (self.shape.config.groups, self.shape.taps());
+        let (groups, taps) = (self.shape.config.groups, self.shape.kernel_positions());
         let spanning = spans_groups(S::LANES, groups, group_in, group_out);
         let mut tiles = Vec::new();
         if spanning {
@@ -185,7 +185,7 @@ impl<T: Element> Block<'_, T> {
     #[inline(always)]
     fn input(&self, p: usize, tap: usize, channel: usize) -> *const T {
         let shape = self.solve.shape;
-        match self.src[p * shape.taps() + tap] {
+        match self.src[p * shape.kernel_positions() + tap] {
             OUTSIDE => self.zeros.as_ptr(),
             pixel => self.solve.x[pixel * shape.in_channels + channel..].as_ptr(),
         }

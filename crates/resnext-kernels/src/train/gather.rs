@@ -89,7 +89,7 @@ impl Gather {
 }
 
 fn each_tap(shape: &ConvShape, place: impl Fn(usize, usize) -> Option<(isize, isize)>) -> Vec<Tap> {
-    (0..shape.taps())
+    (0..shape.kernel_positions())
         .filter_map(|index| {
             let (dy, dx) = place(index / shape.kernel_w, index % shape.kernel_w)?;
             Some(Tap { index, dy, dx })

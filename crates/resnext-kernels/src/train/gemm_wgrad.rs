@@ -35,7 +35,7 @@ impl<D: Storage> Read<'_, D> {
     fn channels(&self) -> usize {
         match self {
             Read::Pixels { channels, .. } => *channels,
-            Read::Patches { shape, .. } => shape.taps() * shape.in_channels,
+            Read::Patches { shape, .. } => shape.kernel_positions() * shape.in_channels,
         }
     }
 }

@@ -17,7 +17,7 @@ pub(crate) fn conv2d(x: &Tensor, weight: &Tensor, shape: &ConvShape) -> Result<T
     let pixels = batch * out_h * out_w;
     let padding = shape.config.padding;
     let x = to_nhwc(x)?.pad_with_zeros(1, padding, padding)?.pad_with_zeros(2, padding, padding)?;
-    let mut views = Vec::with_capacity(shape.taps());
+    let mut views = Vec::with_capacity(shape.kernel_positions());
     for ky in 0..shape.kernel_h {
         for kx in 0..shape.kernel_w {
             let rows = every(&x, 1, ky * shape.config.dilation, shape.config.stride, out_h)?;
@@ -27,15 +27,15 @@ pub(crate) fn conv2d(x: &Tensor, weight: &Tensor, shape: &ConvShape) -> Result<T
     }
     // (pixels, groups, taps, Cin/g) -> (groups, pixels, taps·Cin/g)
     let columns = Tensor::cat(&views, 2)?
-        .reshape((pixels, groups, shape.taps() * group_in))?
+        .reshape((pixels, groups, shape.kernel_positions() * group_in))?
         .transpose(0, 1)?
         .contiguous()?;
     // (Cout, Cin/g, kh, kw) -> (groups, taps·Cin/g, Cout/g)
     let weight = weight
-        .reshape((groups, group_out, group_in, shape.taps()))?
+        .reshape((groups, group_out, group_in, shape.kernel_positions()))?
         .permute((0, 3, 2, 1))?
         .contiguous()?
-        .reshape((groups, shape.taps() * group_in, group_out))?;
+        .reshape((groups, shape.kernel_positions() * group_in, group_out))?;
     let y = columns.matmul(&weight)?.transpose(0, 1)?.contiguous()?;
     Ok(y.reshape((batch, out_h, out_w, shape.out_channels))?.permute((0, 3, 1, 2))?)
 }

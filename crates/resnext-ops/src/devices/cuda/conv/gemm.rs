@@ -67,7 +67,8 @@ fn cuda_type(dtype: DType) -> candle_core::Result<sys::cudaDataType> {
 /// The convolution, if it is a dense 1×1 one that reads every pixel.
 pub(super) fn run(job: &Job) -> candle_core::Result<Option<CudaStorage>> {
     let (device, shape, config) = (job.device, job.shape, job.shape.config);
-    let plain = shape.taps() == 1 && config.groups == 1 && config.stride == 1 && config.padding == 0;
+    let plain =
+        shape.kernel_positions() == 1 && config.groups == 1 && config.stride == 1 && config.padding == 0;
     if !plain {
         return Ok(None);
     }

@@ -27,7 +27,7 @@ pub(crate) fn module(direction: Direction, dtype: DType, weight: DType) -> candl
 
 pub(super) fn run(job: &Job) -> candle_core::Result<CudaStorage> {
     let (device, s) = (job.device, job.shape);
-    let (group_in, group_out, taps) = (s.group_in(), s.group_out(), s.taps());
+    let (group_in, group_out, taps) = (s.group_in(), s.group_out(), s.kernel_positions());
     let (out_pixels, in_pixels) = (s.batch * s.out_h * s.out_w, s.batch * s.in_h * s.in_w);
     int(out_pixels.max(in_pixels))?;
     let (rows, columns) = match job.direction {

@@ -17,7 +17,7 @@ pub(crate) fn sum_parts_module(output: DType) -> candle_core::Result<Module> {
 }
 
 pub(super) fn count(shape: &ConvShape) -> usize {
-    shape.out_channels * shape.group_in() * shape.taps()
+    shape.out_channels * shape.group_in() * shape.kernel_positions()
 }
 
 /// From (out, in, taps) at `from`, of type `dtype`, to (out, taps, in) of type `element`.
@@ -56,7 +56,7 @@ fn convert(
 ) -> candle_core::Result<()> {
     let count = count(shape);
     let launch = Launch::new(device, module, function).pointer(from).storage(out)?;
-    let launch = launch.int(count)?.int(shape.group_in())?.int(shape.taps())?;
+    let launch = launch.int(count)?.int(shape.group_in())?.int(shape.kernel_positions())?;
     // SAFETY: both are `count` elements of the module's types: the weights of a convolution of this shape.
     unsafe { launch.run([count.div_ceil(THREADS).min(4096), 1, 1], THREADS, 0) }
 }
