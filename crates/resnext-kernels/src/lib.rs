@@ -18,7 +18,7 @@ pub use infer::precision::{MapType, Precision, bf16_bits, halves_mut, unpair};
 pub use infer::quantization::{Quantization, QuantizationError};
 pub use infer::quantize::quantize_rows;
 pub use memory::aligned::{AlignedBuffer, padded_stride};
-pub use memory::prefetch::{Cache, prefetch};
+pub use memory::prefetch::{CacheLevel, prefetch};
 pub use roofline::fma_chains;
 pub use shape::{Conv2dConfig, ConvShape};
 pub use simd::dispatch::{Isa, lanes};

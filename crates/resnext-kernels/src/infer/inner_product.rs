@@ -15,10 +15,10 @@
 use super::job::{Job, Pixels, Sources};
 use super::packed::{Filter, Packed, Panel};
 use super::precision::{DotKernel, DotProduct, Precision, V};
-use super::prefetch_plan::{Expected, Fetches};
+use super::prefetch_plan::{Outputs, PrefetchPlan};
 use super::split::Split;
 use crate::memory::aligned::AlignedBuffer;
-use crate::memory::prefetch::Cache;
+use crate::memory::prefetch::CacheLevel;
 use crate::simd::traits::{MAX_LANES, Simd};
 use crate::threads::shared_slice::SharedSlice;
 use crate::threads::team::ThreadTeam;
@@ -42,7 +42,7 @@ const BLOCK: usize = 240;
 /// From one pixel's block to the next pixel's: behind a block lie zeros, to a whole group and one more.
 const ROW: usize = BLOCK + MAX_LANES;
 
-/// Groups between two fetches of what is wanted next; a block has a multiple of it.
+/// Groups between two plan of what is wanted next; a block has a multiple of it.
 const STEP: usize = 4;
 const _: () = assert!(BLOCK.is_multiple_of(GROUP * STEP) && BLOCK.is_multiple_of(MAX_LANES));
 
@@ -149,12 +149,12 @@ pub fn run(packed: &Packed, team: &ThreadTeam, sources: Sources, job: Job) {
     team.for_each(split.tasks(), |i| {
         let (pixels, panels) = split.get(i);
         let steps = pixels.len().div_ceil(TILE) * groups(packed).div_ceil(STEP);
-        let fetches = packed.fetches((i, split.tasks()), |task| split.get(task).1, steps, ahead);
+        let plan = packed.plan((i, split.tasks()), |task| split.get(task).1, steps, ahead);
         COPIES.with_borrow_mut(|copies| {
             let of = (number, pixels.start);
             let least = epilogue.least;
             let mut task =
-                Task { packed, pixels, src, sources, copies, residual, least, out, out_stride, fetches };
+                Task { packed, pixels, src, sources, copies, residual, least, out, out_stride, plan };
             if task.copies.of != of {
                 task.copy();
                 task.copies.of = of;
@@ -182,7 +182,7 @@ struct Task<'a> {
     least: f32,
     out: &'a SharedSlice<'a, f32>,
     out_stride: usize,
-    fetches: Fetches,
+    plan: PrefetchPlan,
 }
 
 impl Task<'_> {
@@ -331,14 +331,14 @@ impl<const M: usize> DotKernel for Tiles<'_, M> {
                     }
                 }
                 let mut w = weights.as_ptr();
-                let mut fetch = task.fetches.take(groups.div_ceil(STEP));
+                let mut fetch = task.plan.take(groups.div_ceil(STEP));
                 let each = M.div_ceil(groups.div_ceil(STEP));
                 let out = (task.out.as_ptr(), task.out_stride);
                 let pixel = task.pixels.start + first;
-                let mut expected = Expected::new(out, task.residual, (pixel, panel.dst_channel), M);
+                let mut outputs = Outputs::new(out, task.residual, (pixel, panel.dst_channel), M);
                 for step in (0..groups).step_by(STEP) {
-                    fetch.step(1, Cache::Second);
-                    expected.ask(each, 2 * lanes);
+                    fetch.step(1, CacheLevel::Second);
+                    outputs.prefetch(each, 2 * lanes);
                     let channel = step * GROUP;
                     let x = x.wrapping_add(channel / BLOCK * TILE * ROW + channel % BLOCK);
                     // A pointer a vector of weights, that are not known to be the same: a broadcast that two instructions

@@ -1,9 +1,9 @@
-//! Cache lines that are asked for before they are used: weights of the next tasks and convolutions, pixels of the next
+//! CacheLevel lines that are asked for before they are used: weights of the next tasks and convolutions, pixels of the next
 //! tile, and places of results.
 
 use super::job::Pixels;
 use super::packed::Packed;
-use crate::memory::prefetch::{Cache, prefetch, prefetch_to_write};
+use crate::memory::prefetch::{CacheLevel, prefetch, prefetch_to_write};
 use std::cell::Cell;
 use std::ops::Range;
 
@@ -11,69 +11,69 @@ use std::ops::Range;
 pub const AHEAD: usize = 3;
 
 impl Packed {
-    /// What the given one of a number of tasks fetches in `steps` steps for each of its panels: the panels of the task
+    /// What the given one of a number of tasks plan in `steps` steps for each of its panels: the panels of the task
     /// that its thread most likely does next, then its share of what the next convolutions want.
-    pub fn fetches(
+    pub fn plan(
         &self,
         (task, tasks): (usize, usize),
         panels: impl Fn(usize) -> Range<usize>,
         steps: usize,
         ahead: &[&Packed],
-    ) -> Fetches {
+    ) -> PrefetchPlan {
         let (own, next) = (panels(task), panels((task + 1).min(tasks - 1)));
-        let all = |packed: &Packed| Fetch::of(packed, 0..packed.weights.len());
+        let all = |packed: &Packed| PrefetchRun::of(packed, 0..packed.weights.len());
         let lines: usize = ahead.iter().map(|packed| all(packed).lines).sum();
         let mut share = lines * task / tasks..lines * (task + 1) / tasks;
-        let mut fetches = [Fetch::of(self, 0..0); AHEAD + 1];
+        let mut plan = [PrefetchRun::of(self, 0..0); AHEAD + 1];
         if next != own {
             let weights = self.panels[next.start].weights.start..self.panels[next.end - 1].weights.end;
-            fetches[0] = Fetch::of(self, weights);
+            plan[0] = PrefetchRun::of(self, weights);
         }
-        for (packed, fetch) in ahead.iter().zip(&mut fetches[1..]) {
+        for (packed, fetch) in ahead.iter().zip(&mut plan[1..]) {
             let own = all(packed).lines;
             *fetch = all(packed).part(share.start.min(own)..share.end.min(own));
             share = share.start.saturating_sub(own)..share.end.saturating_sub(own);
         }
-        Fetches::new(fetches, steps * own.len())
+        PrefetchPlan::new(plan, steps * own.len())
     }
 }
 
-/// Cache lines of weights that a task fetches, a few each step of its own work: asked for all at once, they
+/// CacheLevel lines of weights that a task plan, a few each step of its own work: asked for all at once, they
 /// would hold up its own reads.
-pub struct Fetches([Cell<Fetch>; AHEAD + 1]);
+pub struct PrefetchPlan([Cell<PrefetchRun>; AHEAD + 1]);
 
-impl Fetches {
-    fn new(fetches: [Fetch; AHEAD + 1], steps: usize) -> Self {
-        let lines: usize = fetches.iter().map(|fetch| fetch.lines).sum();
+impl PrefetchPlan {
+    fn new(plan: [PrefetchRun; AHEAD + 1], steps: usize) -> Self {
+        let lines: usize = plan.iter().map(|fetch| fetch.lines).sum();
         let each = lines.div_ceil(steps.max(1));
-        Fetches(fetches.map(|fetch| Cell::new(Fetch { each, ..fetch })))
+        PrefetchPlan(plan.map(|fetch| Cell::new(PrefetchRun { each, ..fetch })))
     }
 
     /// Those that a tile of `steps` steps is to fetch.
     #[inline(always)]
-    pub fn take(&self, steps: usize) -> Fetch {
+    pub fn take(&self, steps: usize) -> PrefetchRun {
         for left in &self.0 {
             let fetch = left.get();
             if fetch.lines > 0 {
                 let lines = fetch.lines.min(steps * fetch.each);
                 left.set(fetch.part(lines..fetch.lines));
-                return Fetch { lines, ..fetch };
+                return PrefetchRun { lines, ..fetch };
             }
         }
-        Fetch { at: std::ptr::null(), lines: 0, each: 0 }
+        PrefetchRun { at: std::ptr::null(), lines: 0, each: 0 }
     }
 }
 
 /// Neighbouring cache lines to fetch.
 #[derive(Clone, Copy)]
-pub struct Fetch {
+pub struct PrefetchRun {
     at: *const f32,
     lines: usize,
     /// In a step.
     each: usize,
 }
 
-impl Fetch {
+impl PrefetchRun {
     /// Those of some of the weights.
     fn of(packed: &Packed, weights: Range<usize>) -> Self {
         Self::words(packed.weights.as_ptr().wrapping_add(weights.start), weights.len(), 1)
@@ -83,18 +83,18 @@ impl Fetch {
     #[inline(always)]
     pub fn words(at: *const f32, words: usize, steps: usize) -> Self {
         let lines = words.div_ceil(16);
-        Fetch { at, lines, each: lines.div_ceil(steps) }
+        PrefetchRun { at, lines, each: lines.div_ceil(steps) }
     }
 
     /// Some of these.
     #[inline(always)]
     fn part(self, lines: Range<usize>) -> Self {
-        Fetch { at: self.at.wrapping_add(lines.start * 16), lines: lines.len(), ..self }
+        PrefetchRun { at: self.at.wrapping_add(lines.start * 16), lines: lines.len(), ..self }
     }
 
     /// Asks for those of some steps. No call, before which all vector registers would have to be saved.
     #[inline(always)]
-    pub fn step(&mut self, steps: usize, into: Cache) {
+    pub fn step(&mut self, steps: usize, into: CacheLevel) {
         let now = (steps * self.each).min(self.lines);
         for _ in 0..now {
             prefetch(self.at, into);
@@ -105,7 +105,7 @@ impl Fetch {
 }
 
 /// Where some channels of neighbouring pixels will be written, and what is added to them, to be asked for early.
-pub struct Expected {
+pub struct Outputs {
     out: *const f32,
     out_stride: usize,
     residual: Option<*const f32>,
@@ -113,7 +113,7 @@ pub struct Expected {
     pixels: usize,
 }
 
-impl Expected {
+impl Outputs {
     /// Of a number of pixels from one on, from a word on.
     #[inline(always)]
     pub fn new(
@@ -122,7 +122,7 @@ impl Expected {
         (pixel, word): (usize, usize),
         pixels: usize,
     ) -> Self {
-        Expected {
+        Outputs {
             out: out.wrapping_add(pixel * out_stride + word),
             out_stride,
             residual: residual.map(|r| r.data.as_ptr().wrapping_add(pixel * r.stride + word)),
@@ -133,7 +133,7 @@ impl Expected {
 
     /// Asks for so many words of the next pixels, if there are as many.
     #[inline(always)]
-    pub fn ask(&mut self, pixels: usize, words: usize) {
+    pub fn prefetch(&mut self, pixels: usize, words: usize) {
         let pixels = pixels.min(self.pixels);
         self.pixels -= pixels;
         for _ in 0..pixels {
@@ -145,7 +145,7 @@ impl Expected {
         if let Some(residual) = &mut self.residual {
             for _ in 0..pixels {
                 for word in (0..words).step_by(16) {
-                    prefetch(residual.wrapping_add(word), Cache::First);
+                    prefetch(residual.wrapping_add(word), CacheLevel::First);
                 }
                 *residual = residual.wrapping_add(self.residual_stride);
             }

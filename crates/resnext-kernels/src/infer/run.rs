@@ -45,7 +45,7 @@ impl Packed {
             let (pixels, panels) = split.get(task);
             let panels = &self.panels[panels];
             let steps = pixels.len().div_ceil(TILE) * self.taps * panels[0].depth.div_ceil(STEP);
-            let fetches = self.fetches((task, split.tasks()), |task| split.get(task).1, steps, ahead);
+            let plan = self.plan((task, split.tasks()), |task| split.get(task).1, steps, ahead);
             Task {
                 packed: self,
                 src,
@@ -57,7 +57,7 @@ impl Packed {
                 panels,
                 out,
                 out_stride,
-                fetches,
+                plan,
             }
             .run();
         });

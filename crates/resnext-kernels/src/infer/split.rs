@@ -18,7 +18,7 @@ pub fn strips(pixels: Range<usize>, most: usize) -> impl Iterator<Item = (usize,
     })
 }
 
-/// Source words between two fetches of what is wanted next.
+/// Source words between two plan of what is wanted next.
 pub const STEP: usize = 16;
 
 /// Pixels × panels, split between threads: blocks of pixels, whole tiles and rows each, that stay in a core's cache

@@ -6,9 +6,9 @@
 use super::job::{Epilogue, Pixels, Row, Sources};
 use super::packed::{Packed, Panel};
 use super::precision::{DotKernel, DotProduct, Precision, V};
-use super::prefetch_plan::{Expected, Fetch, Fetches};
+use super::prefetch_plan::{Outputs, PrefetchPlan, PrefetchRun};
 use super::split::STEP;
-use crate::memory::prefetch::Cache;
+use crate::memory::prefetch::CacheLevel;
 use crate::row3::fma_row3;
 use crate::simd::traits::{MAX_LANES, Simd};
 use crate::threads::shared_slice::SharedSlice;
@@ -27,7 +27,7 @@ pub struct Task<'a> {
     pub out: &'a SharedSlice<'a, u8>,
     /// In words.
     pub out_stride: usize,
-    pub fetches: Fetches,
+    pub plan: PrefetchPlan,
 }
 
 /// Pixels, as many as several tiles have, times a panel.
@@ -114,10 +114,10 @@ impl Strip<'_> {
 
     /// What [`finish`](Self::finish) will read and write, of some pixels from one on.
     #[inline(always)]
-    fn expected<W: DotProduct>(&self, first: usize, pixels: usize) -> Expected {
+    fn outputs<W: DotProduct>(&self, first: usize, pixels: usize) -> Outputs {
         let Strip { task, panel, .. } = self;
         let out = (task.out.as_ptr().cast::<f32>(), task.out_stride);
-        Expected::new(out, task.residual, (first, panel.dst_channel * W::BYTES / 4), pixels)
+        Outputs::new(out, task.residual, (first, panel.dst_channel * W::BYTES / 4), pixels)
     }
 
     /// Makes numbers of the sums of `M` pixels from `first` on, `N` vectors each, with the bias if they did not begin with
@@ -221,7 +221,7 @@ impl<const M: usize, const N: usize> DotKernel for Dense<'_, M, N> {
         const FEW: usize = 4096;
         let in_order = matches!(task.sources, Sources::Same) && src.stride <= panel.depth + MAX_LANES;
         let next = if in_order { M * src.stride } else { 0 };
-        let into = if M * panel.depth <= FEW { Cache::First } else { Cache::Second };
+        let into = if M * panel.depth <= FEW { CacheLevel::First } else { CacheLevel::Second };
         let steps = panel.depth.div_ceil(STEP);
         // A few each step: all at once, they would hold up the tile's own reads.
         let each = M.div_ceil(steps);
@@ -231,15 +231,15 @@ impl<const M: usize, const N: usize> DotKernel for Dense<'_, M, N> {
             unsafe {
                 let mut acc = [strip.initial::<W, N>(); M];
                 let mut weights = strip.weights();
-                let mut fetch = task.fetches.take(packed.taps * steps);
-                let mut expected = strip.expected::<W>(first, M);
+                let mut fetch = task.plan.take(packed.taps * steps);
+                let mut outputs = strip.outputs::<W>(first, M);
                 for tap in 0..packed.taps {
                     let rows = strip.rows::<M>(first, tap);
-                    let mut next = Fetch::words(rows[0].wrapping_add(next), next, steps);
+                    let mut next = PrefetchRun::words(rows[0].wrapping_add(next), next, steps);
                     let meanwhile = || {
                         next.step(1, into);
-                        fetch.step(1, Cache::Second);
-                        expected.ask(each, N * W::S::LANES * W::BYTES / 4);
+                        fetch.step(1, CacheLevel::Second);
+                        outputs.prefetch(each, N * W::S::LANES * W::BYTES / 4);
                     };
                     sum_products::<W, M, N>(&mut acc, rows, &mut weights, panel.depth, meanwhile);
                 }
@@ -407,12 +407,12 @@ impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
             let [initial] = self.strip.initial::<W, 1>();
             let (mut acc, mut below) = ([initial; M], [initial; M]);
             let mut weights = self.strip.weights();
-            let mut fetch = task.fetches.take(task.packed.taps * depth.div_ceil(STEP));
+            let mut fetch = task.plan.take(task.packed.taps * depth.div_ceil(STEP));
             for row in 0..R {
-                self.strip.expected::<W>(first + row * self.width, M).ask(M, W::S::LANES * W::BYTES / 4);
+                self.strip.outputs::<W>(first + row * self.width, M).prefetch(M, W::S::LANES * W::BYTES / 4);
             }
             for tap in (0..task.packed.taps).step_by(3) {
-                fetch.step(3 * depth.div_ceil(STEP), Cache::Second);
+                fetch.step(3 * depth.div_ceil(STEP), CacheLevel::Second);
                 // Source pixel j of a row, in order, is column j - m · STRIDE of output pixel m. A loop, as a
                 // closure might become a call, before which all vector registers would have to be saved.
                 let mut rows = [[start; 33]; R];

@@ -3,9 +3,9 @@
 use super::job::{Job, Pixels};
 use super::packed::{Filter, Form, Packed, Panel};
 use super::precision::Precision;
-use super::prefetch_plan::{Expected, Fetches};
+use super::prefetch_plan::{Outputs, PrefetchPlan};
 use super::split::Split;
-use crate::memory::prefetch::Cache;
+use crate::memory::prefetch::CacheLevel;
 use crate::simd::traits::Simd;
 use crate::threads::shared_slice::SharedSlice;
 use crate::threads::team::ThreadTeam;
@@ -64,8 +64,8 @@ pub fn run(packed: &Packed, team: &ThreadTeam, tiling: &Tiling, job: Job) {
             units.start * vectors..units.end * vectors
         };
         let steps = POSITIONS * tiles.len().div_ceil(LARGEST);
-        let fetches = packed.fetches((task, split.tasks()), panels, steps, ahead);
-        let sink = Finish { bias: &packed.bias, residual, least: epilogue.least, out, out_stride, fetches };
+        let plan = packed.plan((task, split.tasks()), panels, steps, ahead);
+        let sink = Finish { bias: &packed.bias, residual, least: epilogue.least, out, out_stride, plan };
         let (maps, weights) = (src.data, &packed.weights[..]);
         Tiles { tiling, tiles, maps, pitch: lanes, group, units, weights, sink }.run(isa);
     });
@@ -78,7 +78,7 @@ struct Finish<'a> {
     least: f32,
     out: &'a SharedSlice<'a, f32>,
     out_stride: usize,
-    fetches: Fetches,
+    plan: PrefetchPlan,
 }
 
 impl Sink<f32> for Finish<'_> {
@@ -86,14 +86,14 @@ impl Sink<f32> for Finish<'_> {
 
     #[inline(always)]
     fn meanwhile(&self) -> impl FnMut() {
-        let mut fetch = self.fetches.take(POSITIONS);
-        move || fetch.step(1, Cache::Second)
+        let mut fetch = self.plan.take(POSITIONS);
+        move || fetch.step(1, CacheLevel::Second)
     }
 
     #[inline(always)]
     fn expect<S: Simd<T = f32>>(&self, pixel: usize, vector: usize) {
         let out = (self.out.as_ptr(), self.out_stride);
-        Expected::new(out, self.residual, (pixel, vector * S::LANES), 1).ask(1, S::LANES);
+        Outputs::new(out, self.residual, (pixel, vector * S::LANES), 1).prefetch(1, S::LANES);
     }
 
     #[inline(always)]

@@ -1,23 +1,23 @@
-//! Cache lines that are asked for before they are used.
+//! CacheLevel lines that are asked for before they are used.
 
 /// Which of a core's own caches a line is brought into.
 #[derive(Clone, Copy)]
-pub enum Cache {
+pub enum CacheLevel {
     First,
     Second,
 }
 
 /// Asks for a cache line.
 #[inline(always)]
-pub fn prefetch<T>(at: *const T, into: Cache) {
+pub fn prefetch<T>(at: *const T, into: CacheLevel) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
         // SAFETY: a prefetch never faults, wherever it points to.
         unsafe {
             match into {
-                Cache::First => _mm_prefetch::<_MM_HINT_T0>(at.cast()),
-                Cache::Second => _mm_prefetch::<_MM_HINT_T1>(at.cast()),
+                CacheLevel::First => _mm_prefetch::<_MM_HINT_T0>(at.cast()),
+                CacheLevel::Second => _mm_prefetch::<_MM_HINT_T1>(at.cast()),
             }
         }
     }
@@ -39,8 +39,8 @@ pub fn prefetch_to_write(word: *const f32) {
 
 /// Asks for the lines that `count` vectors `stride` elements apart are about to be written to.
 #[inline(always)]
-pub fn expect<T>(out: *mut T, count: usize, stride: usize) {
+pub fn prefetch_strided<T>(out: *mut T, count: usize, stride: usize) {
     for i in 0..count {
-        prefetch(out.wrapping_add(i * stride), Cache::Second);
+        prefetch(out.wrapping_add(i * stride), CacheLevel::Second);
     }
 }

@@ -8,8 +8,8 @@
 use super::block_sink::{BlockSink, BlockSums};
 use super::im2col::{Patches, pixel_runs};
 use super::operand::Operand;
-use super::packing::{Ahead, Fill};
-use crate::memory::prefetch::expect;
+use super::packing::{Fill, Prefetch};
+use crate::memory::prefetch::prefetch_strided;
 use crate::memory::scratch::Scratch;
 use crate::shape::ConvShape;
 use crate::simd::dispatch::{Isa, lanes_and_tile, run};
@@ -115,7 +115,7 @@ pub fn product<D: Storage>(
 pub fn panels<D: Storage>(
     isa: Isa,
     (planes, plane): (&[D::Compute], usize),
-    ahead: Ahead<D>,
+    ahead: Prefetch<D>,
     matrix: &Matrix<D::Compute>,
     out: *mut D,
     count: usize,
@@ -125,17 +125,17 @@ pub fn panels<D: Storage>(
     let (depth, width) = (*depth, *width);
     for (i, panel) in values.chunks((depth * 2 * lanes).max(1)).enumerate() {
         let column = i * 2 * lanes;
-        let ahead = if i == 0 { ahead } else { Ahead::NOTHING };
+        let ahead = if i == 0 { ahead } else { Prefetch::NONE };
         run(isa, Tiles { planes, plane, ahead, panel, depth, out, column, width, count });
     }
 }
 
 impl<D: Storage> Rows<'_, D> {
     /// Pixels from `first` on, where they lie in the order they are read in.
-    fn ahead(&self, first: usize, channels: usize) -> Ahead<'_, D> {
+    fn ahead(&self, first: usize, channels: usize) -> Prefetch<'_, D> {
         match *self {
-            Rows::Pixels { operand, stride: 1, .. } => Ahead::of(operand, channels, first),
-            _ => Ahead::NOTHING,
+            Rows::Pixels { operand, stride: 1, .. } => Prefetch::of(operand, channels, first),
+            _ => Prefetch::NONE,
         }
     }
 
@@ -166,7 +166,7 @@ impl<D: Storage> Rows<'_, D> {
 struct Tiles<'a, D: Storage> {
     planes: &'a [D::Compute],
     plane: usize,
-    ahead: Ahead<'a, D>,
+    ahead: Prefetch<'a, D>,
     panel: &'a [D::Compute],
     depth: usize,
     /// The block's results, `width` apart, of which the panel writes those from `column` on.
@@ -219,12 +219,12 @@ impl<D: Storage> Tiles<'_, D> {
             let mut weights = self.panel.as_ptr();
             let to = self.out.wrapping_add(first * self.width + self.column);
             for v in 0..V {
-                expect(to.wrapping_add(v * S::LANES), M, self.width);
+                prefetch_strided(to.wrapping_add(v * S::LANES), M, self.width);
             }
             for k in 0..self.depth / S::LANES {
                 let pixels = self.planes.as_ptr().add(k * self.plane + first * S::LANES);
                 for m in 0..M {
-                    self.ahead.fetch(first + m, k * S::LANES);
+                    self.ahead.prefetch(first + m, k * S::LANES);
                 }
                 for c in 0..S::LANES {
                     let mut w = [S::zero(); V];

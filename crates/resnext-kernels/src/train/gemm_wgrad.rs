@@ -6,7 +6,7 @@
 
 use super::im2col::{Patches, pixel_runs};
 use super::operand::Operand;
-use super::packing::{Ahead, Fill, Run};
+use super::packing::{Fill, Prefetch, Run};
 use crate::memory::scratch::Scratch;
 use crate::shape::ConvShape;
 use crate::simd::dispatch::{Isa, lanes, run};
@@ -132,11 +132,11 @@ impl Task {
             Fill { operand, channels: outputs, first, width: height, runs: &runs, planes: g, plane }.run(isa);
             let next = first + BLOCK;
             let ahead = match read {
-                _ if next >= self.pixels.end => [Ahead::NOTHING; 2],
+                _ if next >= self.pixels.end => [Prefetch::NONE; 2],
                 Read::Pixels { operand, channels, stride: 1, .. } => {
-                    [Ahead::of(operand, channels, next), Ahead::of(gradient, outputs, next)]
+                    [Prefetch::of(operand, channels, next), Prefetch::of(gradient, outputs, next)]
                 }
-                _ => [Ahead::NOTHING, Ahead::of(gradient, outputs, next)],
+                _ => [Prefetch::NONE, Prefetch::of(gradient, outputs, next)],
             };
             let firsts = (self.read.start, self.written.start);
             add(isa, (x, width), (g, height), plane, count, (ahead, firsts), &mut sums);
@@ -153,7 +153,7 @@ pub fn add<D: Storage>(
     (g, height): (&[D::Compute], usize),
     plane: usize,
     count: usize,
-    (ahead, firsts): ([Ahead<D>; 2], (usize, usize)),
+    (ahead, firsts): ([Prefetch<D>; 2], (usize, usize)),
     sums: &mut [D::Compute],
 ) {
     run(isa, Tiles { x, g, plane, count, width, height, ahead, firsts, sums });
@@ -167,7 +167,7 @@ struct Tiles<'a, D: Storage> {
     count: usize,
     width: usize,
     height: usize,
-    ahead: [Ahead<'a, D>; 2],
+    ahead: [Prefetch<'a, D>; 2],
     firsts: (usize, usize),
     sums: &'a mut [D::Compute],
 }
@@ -184,7 +184,7 @@ impl<D: Storage> Kernel<D::Compute> for Tiles<'_, D> {
                 let channel = row * rows_of::<S>();
                 let (first, lane) = (channel / S::LANES, channel % S::LANES);
                 // Each vector of x in the first row of tiles, each of g in the first column.
-                let mut next = [(Ahead::NOTHING, 0); 2];
+                let mut next = [(Prefetch::NONE, 0); 2];
                 if row == 0 {
                     next[0] = (ahead[0], firsts.0 + column * S::LANES);
                 }
@@ -239,7 +239,7 @@ unsafe fn tile<S: Simd, D: Storage, const M: usize, const V: usize>(
     g: *const S::T,
     plane: usize,
     count: usize,
-    next: &[(Ahead<D>, usize); 2],
+    next: &[(Prefetch<D>, usize); 2],
     sums: *mut S::T,
     stride: usize,
 ) {
@@ -248,9 +248,9 @@ unsafe fn tile<S: Simd, D: Storage, const M: usize, const V: usize>(
         let mut acc = [[S::zero(); V]; M];
         for p in 0..count {
             for v in 0..V {
-                next[0].0.fetch(p, next[0].1 + v * S::LANES);
+                next[0].0.prefetch(p, next[0].1 + v * S::LANES);
             }
-            next[1].0.fetch(p, next[1].1);
+            next[1].0.prefetch(p, next[1].1);
             let mut read = [S::zero(); V];
             for v in 0..V {
                 read[v] = S::load(x.add(v * plane + p * S::LANES));

@@ -5,46 +5,46 @@
 //! in, normalisation, ReLU or batch norm's gradient, happens on its way there, so that it is never written to memory.
 
 use super::operand::{Gradient, Normalised, Operand, Plain, Source};
-use crate::memory::prefetch::{Cache, prefetch};
+use crate::memory::prefetch::{CacheLevel, prefetch};
 use crate::simd::dispatch::{Isa, run};
 use crate::simd::traits::{Kernel, Simd, Storage};
 
 /// Pixels that are needed next. Their lines are asked for while a core computes with those it has, so that it does not
 /// wait for memory afterwards.
 #[derive(Clone, Copy)]
-pub struct Ahead<'a, D: Storage> {
+pub struct Prefetch<'a, D: Storage> {
     operand: Option<Operand<'a, D>>,
     channels: usize,
     /// The first element.
     first: usize,
 }
 
-impl<'a, D: Storage> Ahead<'a, D> {
-    pub const NOTHING: Self = Ahead { operand: None, channels: 0, first: 0 };
+impl<'a, D: Storage> Prefetch<'a, D> {
+    pub const NONE: Self = Prefetch { operand: None, channels: 0, first: 0 };
 
     /// Pixels of an operand of so many channels from `first` on, of which there may be none.
     pub fn of(operand: Operand<'a, D>, channels: usize, first: usize) -> Self {
         let some = (first < operand.len() / channels.max(1)).then_some(operand);
-        Ahead { operand: some, channels, first: first * channels }
+        Prefetch { operand: some, channels, first: first * channels }
     }
 
     /// The same pixels, of which channels are counted from `channel` on.
     pub fn of_channels_from(self, channel: usize) -> Self {
-        Ahead { first: self.first + channel, ..self }
+        Prefetch { first: self.first + channel, ..self }
     }
 
     /// Asks for what there is of a vector from `channel` on of pixel `pixel`, counted from the first.
     #[inline(always)]
-    pub fn fetch(&self, pixel: usize, channel: usize) {
+    pub fn prefetch(&self, pixel: usize, channel: usize) {
         let at = self.first + pixel * self.channels + channel;
         match self.operand {
             None => {}
             Some(Operand::Plain(x) | Operand::Normalised { x, .. }) => {
-                prefetch(x.as_ptr().wrapping_add(at), Cache::Second);
+                prefetch(x.as_ptr().wrapping_add(at), CacheLevel::Second);
             }
             Some(Operand::Gradient { g, x, .. }) => {
-                prefetch(g.as_ptr().wrapping_add(at), Cache::Second);
-                prefetch(x.as_ptr().wrapping_add(at), Cache::Second);
+                prefetch(g.as_ptr().wrapping_add(at), CacheLevel::Second);
+                prefetch(x.as_ptr().wrapping_add(at), CacheLevel::Second);
             }
         }
     }

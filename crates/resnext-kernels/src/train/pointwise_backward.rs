@@ -8,7 +8,7 @@ use super::gemm::{self, Matrix};
 use super::gemm_wgrad;
 use super::im2col::pixel_runs;
 use super::operand::Operand;
-use super::packing::{Ahead, Fill, Run};
+use super::packing::{Fill, Prefetch, Run};
 use crate::memory::scratch::Scratch;
 use crate::simd::dispatch::{Isa, lanes_and_tile};
 use crate::simd::traits::{Element, Storage};
@@ -67,8 +67,8 @@ pub fn gradients<D: Storage>(
                 let to = out.pointer(first * inputs, count * inputs);
                 let last = i + 1 == blocks * (part + 1) / parts;
                 let ahead = |operand, channels| match last {
-                    true => Ahead::NOTHING,
-                    false => Ahead::of(operand, channels, first + block),
+                    true => Prefetch::NONE,
+                    false => Prefetch::of(operand, channels, first + block),
                 };
                 gemm::panels(isa, (g, plane), ahead(gradient, outputs), matrix, to, count);
                 // SAFETY: the panels have written the whole block, which is this task's alone.
@@ -77,8 +77,8 @@ pub fn gradients<D: Storage>(
                 let Input { operand, channels, size, stride } = input;
                 let runs = pixel_runs(size, stride, first, count);
                 Fill { operand, channels, first: 0, width: channels, runs: &runs, planes: x, plane }.run(isa);
-                let next = if stride == 1 { ahead(operand, channels) } else { Ahead::NOTHING };
-                let ahead = ([next, Ahead::NOTHING], (0, 0));
+                let next = if stride == 1 { ahead(operand, channels) } else { Prefetch::NONE };
+                let ahead = ([next, Prefetch::NONE], (0, 0));
                 gemm_wgrad::add(isa, (x, inputs), (g, outputs), plane, count, ahead, &mut sums);
                 result
             };

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use candle_core::{DType, Storage, Tensor};
-use resnext_kernels::{Cache, MapType, SharedSlice, ThreadTeam, bf16_bits, halves_mut, prefetch};
+use resnext_kernels::{CacheLevel, MapType, SharedSlice, ThreadTeam, bf16_bits, halves_mut, prefetch};
 
 pub(crate) const OP: &str = "activations";
 
@@ -57,7 +57,7 @@ pub(crate) fn put_rows(
         let below = values.as_ptr().wrapping_add(start + image * sn + (y + 1 - border) * sh);
         let lines = if sw == 1 { c } else { usize::from(sw == c) };
         for k in 0..lines {
-            (0..w * sw).step_by(16).for_each(|i| prefetch(below.wrapping_add(k * sc + i), Cache::First));
+            (0..w * sw).step_by(16).for_each(|i| prefetch(below.wrapping_add(k * sc + i), CacheLevel::First));
         }
         out.fill(0.0);
         for k in 0..c {

@@ -4,7 +4,7 @@
 //! What [`winograd`] takes, it computes, from the same planes.
 
 use super::walk::{Part, Walk, group_index, sources, takes};
-use crate::memory::prefetch::expect;
+use crate::memory::prefetch::prefetch_strided;
 use crate::memory::scratch::Scratch;
 use crate::row3::fma_row3;
 use crate::shape::ConvShape;
@@ -14,7 +14,7 @@ use crate::threads::parallel::{map, write_chunks};
 use crate::threads::shared_slice::{SharedSlice, write_vec};
 use crate::train::block_sink::{BlockSink, BlockSums};
 use crate::train::operand::Operand;
-use crate::train::packing::{Ahead, Fill};
+use crate::train::packing::{Fill, Prefetch};
 use crate::winograd::{self, Sink, Tiles, Tiling};
 use std::ops::Range;
 
@@ -166,9 +166,9 @@ fn solve<D: Storage>(
         let ahead = match parts.get(i + 1) {
             Some(Part { images, rows, channels: next }) if walk.spread == 1 => {
                 let pixel = (images.start * walk.src.0 + rows.start * walk.stride) * walk.src.1;
-                Ahead::of(operand, channels, pixel).of_channels_from(next.start)
+                Prefetch::of(operand, channels, pixel).of_channels_from(next.start)
             }
-            _ => Ahead::NOTHING,
+            _ => Prefetch::NONE,
         };
         match tilings.iter().find(|((n, of), _)| *n == images.len() && of == rows) {
             Some((_, tiling)) => {
@@ -204,7 +204,7 @@ fn solve<D: Storage>(
 /// Where tiles' sums go: some channels of pixels that follow each other.
 struct Pixels<'a, D: Storage> {
     channels: usize,
-    ahead: Ahead<'a, D>,
+    ahead: Prefetch<'a, D>,
     /// The first of those channels of the first pixel.
     out: *mut D,
 }
@@ -220,8 +220,8 @@ impl<D: Storage> Sink<D::Compute> for Pixels<'_, D> {
     #[inline(always)]
     fn expect<S: Simd<T = D::Compute>>(&self, pixel: usize, vector: usize) {
         let channel = vector * S::LANES;
-        expect(self.out.wrapping_add(pixel * self.channels + channel), 1, 0);
-        self.ahead.fetch(pixel, channel);
+        prefetch_strided(self.out.wrapping_add(pixel * self.channels + channel), 1, 0);
+        self.ahead.prefetch(pixel, channel);
     }
 
     #[inline(always)]
@@ -237,7 +237,7 @@ struct Strips<'a, D: Storage> {
     rows: &'a Range<usize>,
     planes: &'a [D::Compute],
     plane: usize,
-    ahead: Ahead<'a, D>,
+    ahead: Prefetch<'a, D>,
     weights: &'a [D::Compute],
     /// The first element of the first row.
     out: *mut D,
@@ -375,12 +375,12 @@ impl<D: Storage> Strips<'_, D> {
                 let planes = planes.add((i * STRIDE * self.walk.places() + x * STRIDE) * S::LANES);
                 let out = self.out.add((i * dst.1 + x) * channels + vector * S::LANES);
                 for row in 0..ROWS {
-                    expect(out.add(row * dst.1 * channels), M, channels);
+                    prefetch_strided(out.add(row * dst.1 * channels), M, channels);
                 }
                 for row in 0..ROWS * STRIDE {
                     let next = (i * STRIDE + row) * src.1 + x * STRIDE;
                     for m in 0..M * STRIDE {
-                        self.ahead.fetch(next + m, vector * S::LANES);
+                        self.ahead.prefetch(next + m, vector * S::LANES);
                     }
                 }
                 self.tile::<S, DEPTH, STRIDE, M, ROWS>(planes, weights, &skip, lane_indices, out);

@@ -7,7 +7,7 @@ use crate::simd::dispatch::{Isa, lanes, run};
 use crate::simd::traits::{Element, Kernel, Simd, Storage};
 use crate::threads::parallel::{map, write_chunks};
 use crate::train::operand::Operand;
-use crate::train::packing::{Ahead, Fill, Run};
+use crate::train::packing::{Fill, Prefetch, Run};
 use std::ops::Range;
 
 /// Partial sums there are at most.
@@ -61,10 +61,10 @@ pub fn weight_gradient<D: Storage>(
             Fill { operand, channels, first, width, runs: &runs, planes, plane: plane_len }.run(isa);
             let given = &*planes;
             let ahead = match own.get(i + 1) {
-                None => [Ahead::NOTHING; 2],
+                None => [Prefetch::NONE; 2],
                 Some((n, rows)) => [
-                    Ahead::of(x, channels, (n * walk.src.0 + rows.start * walk.stride) * walk.src.1),
-                    Ahead::of(gradient, channels, (n * walk.dst.0 + rows.start) * walk.dst.1),
+                    Prefetch::of(x, channels, (n * walk.src.0 + rows.start * walk.stride) * walk.src.1),
+                    Prefetch::of(gradient, channels, (n * walk.dst.0 + rows.start) * walk.dst.1),
                 ],
             };
             let (walk, sums) = (&walk, &mut sums);
@@ -104,7 +104,7 @@ struct Sums<'a, D: Storage> {
     given: &'a [D::Compute],
     given_plane: usize,
     /// Of what is read and of its gradients.
-    ahead: [Ahead<'a, D>; 2],
+    ahead: [Prefetch<'a, D>; 2],
     sums: &'a mut [D::Compute],
 }
 
@@ -190,7 +190,7 @@ impl<D: Storage> Sums<'_, D> {
         let width = self.walk.dst.1;
         let [next_x, next_g] = match (ky, channel) {
             (0, 0) => self.ahead,
-            _ => [Ahead::NOTHING; 2],
+            _ => [Prefetch::NONE; 2],
         };
         let [read_channel, given_channel] = [source, vector].map(|at| self.first + at * S::LANES);
         // SAFETY: the function's contract. A row has width · STRIDE + 2 places read, its gradients width + 4.
@@ -209,8 +209,8 @@ impl<D: Storage> Sums<'_, D> {
                 let g = self.given.as_ptr().add(vector * self.given_plane + i * (width + 4) * S::LANES);
                 if STRIDE == 1 {
                     for j in 0..width + 2 {
-                        next_x.fetch(i * self.walk.src.1 + j, read_channel);
-                        next_g.fetch(i * width + j, given_channel);
+                        next_x.prefetch(i * self.walk.src.1 + j, read_channel);
+                        next_g.prefetch(i * width + j, given_channel);
                         let g = [2, 1, 0].map(|back| S::load(g.add((j + back) * S::LANES)));
                         let x = x.add(j * S::LANES);
                         for c in 0..C {
@@ -225,10 +225,10 @@ impl<D: Storage> Sums<'_, D> {
                     for q in 0..width + 1 {
                         for row in 0..2 {
                             let next = (2 * i + row) * self.walk.src.1 + 2 * q;
-                            next_x.fetch(next, read_channel);
-                            next_x.fetch(next + 1, read_channel);
+                            next_x.prefetch(next, read_channel);
+                            next_x.prefetch(next + 1, read_channel);
                         }
-                        next_g.fetch(i * width + q, given_channel);
+                        next_g.prefetch(i * width + q, given_channel);
                         let g = [2, 1].map(|back| S::load(g.add((q + back) * S::LANES)));
                         let x = x.add(2 * q * S::LANES);
                         for c in 0..C {
