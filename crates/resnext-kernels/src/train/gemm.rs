@@ -8,7 +8,7 @@
 use super::block_sink::{BlockSink, BlockSums};
 use super::im2col::{Patches, pixel_runs};
 use super::operand::Operand;
-use super::packing::{Fill, Prefetch};
+use super::packing::{Pack, Prefetch};
 use crate::memory::prefetch::prefetch_strided;
 use crate::memory::scratch::Scratch;
 use crate::shape::ConvShape;
@@ -152,8 +152,8 @@ impl<D: Storage> Rows<'_, D> {
         match *self {
             Rows::Pixels { operand, size, stride } => {
                 let runs = pixel_runs(size, stride, first, count);
-                Fill { operand, channels: depth, first: 0, width: depth, runs: &runs, planes, plane }
-                    .run(isa);
+                Pack { operand, channels: depth, first: 0, width: depth, runs: &runs, planes, plane }
+                    .pack(isa);
             }
             Rows::Patches { x, shape } => {
                 run(isa, Patches { x, shape, first, count, planes, plane });

@@ -6,7 +6,7 @@
 
 use super::im2col::{Patches, pixel_runs};
 use super::operand::Operand;
-use super::packing::{Fill, Prefetch, Run};
+use super::packing::{Pack, PixelRun, Prefetch};
 use crate::memory::scratch::Scratch;
 use crate::shape::ConvShape;
 use crate::simd::dispatch::{Isa, lanes, run};
@@ -120,16 +120,17 @@ impl Task {
                 Read::Pixels { operand, channels, size, stride } => {
                     let runs = pixel_runs(size, stride, first, count);
                     let first = self.read.start;
-                    Fill { operand, channels, first, width, runs: &runs, planes: x, plane }.run(isa);
+                    Pack { operand, channels, first, width, runs: &runs, planes: x, plane }.pack(isa);
                 }
                 Read::Patches { x: values, shape } => {
                     run(isa, Patches { x: values, shape, first, count, planes: x, plane });
                 }
             }
-            let runs = [Run { to: 0, count, spread: 1, from: Some((first, 1)) }];
+            let runs = [PixelRun { to: 0, count, to_step: 1, from: Some((first, 1)) }];
             let operand = gradient;
             let first = self.written.start;
-            Fill { operand, channels: outputs, first, width: height, runs: &runs, planes: g, plane }.run(isa);
+            Pack { operand, channels: outputs, first, width: height, runs: &runs, planes: g, plane }
+                .pack(isa);
             let next = first + BLOCK;
             let ahead = match read {
                 _ if next >= self.pixels.end => [Prefetch::NONE; 2],

@@ -1,13 +1,13 @@
 //! What a dense convolution reads, laid side by side: the pixels a stride reads, and the patch each output pixel sees.
 
-use super::packing::Run;
+use super::packing::PixelRun;
 use crate::shape::{Conv2dConfig, ConvShape};
 use crate::simd::traits::{Element, Kernel, Simd, Storage};
 
 /// The runs that bring `count` pixels of a grid with the given stride, in maps of the given size, from `first` on.
-pub fn pixel_runs((h, w): (usize, usize), stride: usize, first: usize, count: usize) -> Vec<Run> {
+pub fn pixel_runs((h, w): (usize, usize), stride: usize, first: usize, count: usize) -> Vec<PixelRun> {
     if stride == 1 {
-        return vec![Run { to: 0, count, spread: 1, from: Some((first, 1)) }];
+        return vec![PixelRun { to: 0, count, to_step: 1, from: Some((first, 1)) }];
     }
     let (rows, columns) = (h.div_ceil(stride), w.div_ceil(stride));
     let mut runs = Vec::new();
@@ -16,7 +16,7 @@ pub fn pixel_runs((h, w): (usize, usize), stride: usize, first: usize, count: us
         let (n, y, x) = (at / columns / rows, at / columns % rows, at % columns);
         let len = (columns - x).min(first + count - at);
         let pixel = (n * h + y * stride) * w + x * stride;
-        runs.push(Run { to: at - first, count: len, spread: 1, from: Some((pixel, stride)) });
+        runs.push(PixelRun { to: at - first, count: len, to_step: 1, from: Some((pixel, stride)) });
         at += len;
     }
     runs

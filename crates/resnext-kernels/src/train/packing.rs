@@ -52,30 +52,30 @@ impl<'a, D: Storage> Prefetch<'a, D> {
 
 /// A run of neighbouring pixels on its way to neighbouring places in the planes.
 #[derive(Debug, Clone, Copy)]
-pub struct Run {
+pub struct PixelRun {
     /// The first place written.
     pub to: usize,
     /// Places written, and from one to the next.
     pub count: usize,
-    pub spread: usize,
+    pub to_step: usize,
     /// The first pixel read, and pixels from one to the next; `None` writes zeros.
     pub from: Option<(usize, usize)>,
 }
 
 /// Fills planes `plane` elements long with channels `first..first + width` of an operand; vectors divide both.
-pub struct Fill<'a, D: Storage> {
+pub struct Pack<'a, D: Storage> {
     pub operand: Operand<'a, D>,
     /// Channels of a pixel in memory.
     pub channels: usize,
     pub first: usize,
     pub width: usize,
-    pub runs: &'a [Run],
+    pub runs: &'a [PixelRun],
     pub planes: &'a mut [D::Compute],
     pub plane: usize,
 }
 
-impl<D: Storage> Fill<'_, D> {
-    pub fn run(self, isa: Isa) {
+impl<D: Storage> Pack<'_, D> {
+    pub fn pack(self, isa: Isa) {
         let coefficients = match self.operand {
             Operand::Plain(_) => self.channels,
             Operand::Normalised { scale, shift, .. } => scale.len().min(shift.len()),
@@ -83,33 +83,35 @@ impl<D: Storage> Fill<'_, D> {
         };
         assert!(coefficients == self.channels && self.first + self.width <= self.channels);
         match self.operand {
-            Operand::Plain(x) => run(isa, Filling(self, Plain(x))),
-            Operand::Normalised { x, scale, shift } => run(isa, Filling(self, Normalised(x, [scale, shift]))),
-            Operand::Gradient { g, x, a, b, d } => run(isa, Filling(self, Gradient([g, x], [a, b, d]))),
+            Operand::Plain(x) => run(isa, PackKernel(self, Plain(x))),
+            Operand::Normalised { x, scale, shift } => {
+                run(isa, PackKernel(self, Normalised(x, [scale, shift])))
+            }
+            Operand::Gradient { g, x, a, b, d } => run(isa, PackKernel(self, Gradient([g, x], [a, b, d]))),
         }
     }
 }
 
-struct Filling<'a, D: Storage, O>(Fill<'a, D>, O);
+struct PackKernel<'a, D: Storage, O>(Pack<'a, D>, O);
 
-impl<D: Storage, O: Source<D::Compute>> Kernel<D::Compute> for Filling<'_, D, O> {
+impl<D: Storage, O: Source<D::Compute>> Kernel<D::Compute> for PackKernel<'_, D, O> {
     #[inline(always)]
     unsafe fn run<S: Simd<T = D::Compute>>(self) {
-        let Filling(Fill { operand, channels, first, width, runs, planes, plane }, source) = self;
+        let PackKernel(Pack { operand, channels, first, width, runs, planes, plane }, source) = self;
         assert!(width.is_multiple_of(S::LANES));
         let vectors = width / S::LANES;
         for run in runs {
-            let Run { to, count, spread, from } = *run;
+            let PixelRun { to, count, to_step, from } = *run;
             if count == 0 {
                 continue;
             }
-            let end = (to + (count - 1) * spread + 1) * S::LANES;
+            let end = (to + (count - 1) * to_step + 1) * S::LANES;
             assert!(end <= plane && (vectors == 0 || (vectors - 1) * plane + end <= planes.len()));
             if let Some((pixel, step)) = from {
                 assert!((pixel + (count - 1) * step + 1) * channels <= operand.len());
             }
             for i in 0..count {
-                let out = planes[(to + i * spread) * S::LANES..].as_mut_ptr();
+                let out = planes[(to + i * to_step) * S::LANES..].as_mut_ptr();
                 // SAFETY: the CPU has S's instructions; the asserts above cover the last pixel and plane.
                 unsafe {
                     match from {
@@ -152,10 +154,10 @@ mod tests {
                 let (lanes, plane) = (crate::simd::dispatch::lanes::<f32>(isa), 5 * 16);
                 let mut planes = vec![f32::NAN; plane * 32 / lanes];
                 let runs = [
-                    Run { to: 0, count: 1, spread: 1, from: None },
-                    Run { to: 1, count: 3, spread: 1, from: Some((1, 2)) },
+                    PixelRun { to: 0, count: 1, to_step: 1, from: None },
+                    PixelRun { to: 1, count: 3, to_step: 1, from: Some((1, 2)) },
                 ];
-                let fill = Fill {
+                let fill = Pack {
                     operand,
                     channels: 64,
                     first: 32,
@@ -164,7 +166,7 @@ mod tests {
                     planes: &mut planes,
                     plane,
                 };
-                fill.run(isa);
+                fill.pack(isa);
                 for k in 0..32 {
                     let at = |i: usize| planes[k / lanes * plane + i * lanes + k % lanes];
                     assert_eq!(at(0), 0.0);
@@ -180,9 +182,9 @@ mod tests {
     #[test]
     #[should_panic]
     fn a_pixel_that_does_not_exist_is_refused() {
-        let runs = [Run { to: 0, count: 2, spread: 1, from: Some((2, 1)) }];
+        let runs = [PixelRun { to: 0, count: 2, to_step: 1, from: Some((2, 1)) }];
         let mut planes = vec![0f32; 64];
-        Fill {
+        Pack {
             operand: Operand::Plain(&[0f32; 3 * 16]),
             channels: 16,
             first: 0,
@@ -191,6 +193,6 @@ mod tests {
             planes: &mut planes,
             plane: 32,
         }
-        .run(Isa::Portable);
+        .pack(Isa::Portable);
     }
 }

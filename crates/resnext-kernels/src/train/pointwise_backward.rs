@@ -8,7 +8,7 @@ use super::gemm::{self, Matrix};
 use super::gemm_wgrad;
 use super::im2col::pixel_runs;
 use super::operand::Operand;
-use super::packing::{Fill, Prefetch, Run};
+use super::packing::{Pack, PixelRun, Prefetch};
 use crate::memory::scratch::Scratch;
 use crate::simd::dispatch::{Isa, lanes_and_tile};
 use crate::simd::traits::{Element, Storage};
@@ -61,9 +61,10 @@ pub fn gradients<D: Storage>(
             let (x, g) = scratch.get(block * (inputs + outputs)).split_at_mut(block * inputs);
             let task = |i: usize| {
                 let (first, count) = (i * block, block.min(pixels - i * block));
-                let runs = [Run { to: 0, count, spread: 1, from: Some((first, 1)) }];
+                let runs = [PixelRun { to: 0, count, to_step: 1, from: Some((first, 1)) }];
                 let (operand, channels) = (gradient, outputs);
-                Fill { operand, channels, first: 0, width: channels, runs: &runs, planes: g, plane }.run(isa);
+                Pack { operand, channels, first: 0, width: channels, runs: &runs, planes: g, plane }
+                    .pack(isa);
                 let to = out.pointer(first * inputs, count * inputs);
                 let last = i + 1 == blocks * (part + 1) / parts;
                 let ahead = |operand, channels| match last {
@@ -76,7 +77,8 @@ pub fn gradients<D: Storage>(
                     sink.take(isa, inputs, first, unsafe { out.slice(first * inputs, count * inputs) });
                 let Input { operand, channels, size, stride } = input;
                 let runs = pixel_runs(size, stride, first, count);
-                Fill { operand, channels, first: 0, width: channels, runs: &runs, planes: x, plane }.run(isa);
+                Pack { operand, channels, first: 0, width: channels, runs: &runs, planes: x, plane }
+                    .pack(isa);
                 let next = if stride == 1 { ahead(operand, channels) } else { Prefetch::NONE };
                 let ahead = ([next, Prefetch::NONE], (0, 0));
                 gemm_wgrad::add(isa, (x, inputs), (g, outputs), plane, count, ahead, &mut sums);

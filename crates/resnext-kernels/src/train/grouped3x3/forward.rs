@@ -14,7 +14,7 @@ use crate::threads::parallel::{map, write_chunks};
 use crate::threads::shared_slice::{SharedSlice, write_vec};
 use crate::train::block_sink::{BlockSink, BlockSums};
 use crate::train::operand::Operand;
-use crate::train::packing::{Fill, Prefetch};
+use crate::train::packing::{Pack, Prefetch};
 use crate::winograd::{self, Sink, Tiles, Tiling};
 use std::ops::Range;
 
@@ -94,7 +94,7 @@ fn tiled<T: Element>(isa: Isa, walk: &Walk) -> bool {
     // A tiling counts elements of planes in 32 bits.
     let short = walk.places().saturating_mul(4 * lanes) <= u32::MAX as usize;
     let whole = walk.group >= lanes && winograd::takes(lanes, walk.group);
-    walk.stride == 1 && walk.spread == 1 && whole && short
+    walk.stride == 1 && walk.upsampling == 1 && whole && short
 }
 
 /// The convolution of an operand, channels-last, and what `sink` has taken from each block of pixels, in order.
@@ -158,13 +158,13 @@ fn solve<D: Storage>(
         let plane = images.len() * walk.height(rows) * walk.places() * lanes;
         let planes = scratch.get(plane * own.len() / lanes);
         let (runs, first, width) = (walk.runs(images.clone(), rows), own.start, own.len());
-        Fill { operand, channels, first, width, runs: &runs, planes, plane }.run(isa);
+        Pack { operand, channels, first, width, runs: &runs, planes, plane }.pack(isa);
         let pixels = images.len() * rows.len() * dst.1;
         let start = (images.start * dst.0 + rows.start) * dst.1 * channels + first;
         let out = out.pointer(start, (pixels - 1) * channels + width);
         // What the next part reads; a spread map is small and soon read.
         let ahead = match parts.get(i + 1) {
-            Some(Part { images, rows, channels: next }) if walk.spread == 1 => {
+            Some(Part { images, rows, channels: next }) if walk.upsampling == 1 => {
                 let pixel = (images.start * walk.src.0 + rows.start * walk.stride) * walk.src.1;
                 Prefetch::of(operand, channels, pixel).of_channels_from(next.start)
             }

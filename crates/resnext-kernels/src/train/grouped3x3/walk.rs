@@ -3,7 +3,7 @@
 use crate::shape::ConvShape;
 use crate::simd::dispatch::{Isa, lanes};
 use crate::simd::traits::{Element, Simd};
-use crate::train::packing::Run;
+use crate::train::packing::PixelRun;
 use crate::winograd::Tiling;
 use std::hint::black_box;
 use std::ops::Range;
@@ -39,7 +39,7 @@ pub struct Walk {
     pub batch: usize,
     /// Height and width of the maps in memory, and pixels they lie apart in the maps the windows see.
     pub src: (usize, usize),
-    pub spread: usize,
+    pub upsampling: usize,
     /// Height and width of those, without their border of one.
     pub seen: (usize, usize),
     pub dst: (usize, usize),
@@ -55,7 +55,7 @@ impl Walk {
         Walk {
             batch: shape.batch,
             src: (shape.in_h, shape.in_w),
-            spread: 1,
+            upsampling: 1,
             seen: (shape.in_h, shape.in_w),
             dst: (shape.out_h, shape.out_w),
             stride: shape.config.stride,
@@ -69,7 +69,7 @@ impl Walk {
     pub fn backward(shape: &ConvShape) -> Self {
         Walk {
             src: (shape.out_h, shape.out_w),
-            spread: shape.config.stride,
+            upsampling: shape.config.stride,
             dst: (shape.in_h, shape.in_w),
             stride: 1,
             ..Walk::forward(shape)
@@ -126,8 +126,8 @@ impl Walk {
 
     /// The row in memory behind a row seen; `None` is all zeros.
     pub fn row(&self, y: isize) -> Option<usize> {
-        let y = usize::try_from(y).ok().filter(|&y| y < self.seen.0 && y.is_multiple_of(self.spread))?;
-        Some(y / self.spread).filter(|&row| row < self.src.0)
+        let y = usize::try_from(y).ok().filter(|&y| y < self.seen.0 && y.is_multiple_of(self.upsampling))?;
+        Some(y / self.upsampling).filter(|&row| row < self.src.0)
     }
 
     /// Places a row of planes has: the map, its border, and one for a stride's last step.
@@ -151,7 +151,7 @@ impl Walk {
     }
 
     /// The runs that bring the rows seen by output rows `rows` of `images` into planes, one image after the other.
-    pub fn runs(&self, images: Range<usize>, rows: &Range<usize>) -> Vec<Run> {
+    pub fn runs(&self, images: Range<usize>, rows: &Range<usize>) -> Vec<PixelRun> {
         let mut runs = Vec::new();
         let seen = self.top(rows.start)..self.top(rows.end - 1) + 3;
         for (i, (n, y)) in images.flat_map(|n| seen.clone().map(move |y| (n, y))).enumerate() {
@@ -159,14 +159,14 @@ impl Walk {
             // Rows of zeros are never read.
             let Some(row) = self.row(y) else { continue };
             let first = (n * self.src.0 + row) * self.src.1;
-            if self.spread > 1 {
-                runs.push(Run { to, count: self.places(), spread: 1, from: None });
+            if self.upsampling > 1 {
+                runs.push(PixelRun { to, count: self.places(), to_step: 1, from: None });
             } else {
-                runs.push(Run { to, count: 1, spread: 1, from: None });
-                runs.push(Run { to: to + self.src.1 + 1, count: 2, spread: 1, from: None });
+                runs.push(PixelRun { to, count: 1, to_step: 1, from: None });
+                runs.push(PixelRun { to: to + self.src.1 + 1, count: 2, to_step: 1, from: None });
             }
-            let (to, count, spread) = (to + 1, self.src.1, self.spread);
-            runs.push(Run { to, count, spread, from: Some((first, 1)) });
+            let (to, count, to_step) = (to + 1, self.src.1, self.upsampling);
+            runs.push(PixelRun { to, count, to_step, from: Some((first, 1)) });
         }
         runs
     }

@@ -7,7 +7,7 @@ use crate::simd::dispatch::{Isa, lanes, run};
 use crate::simd::traits::{Element, Kernel, Simd, Storage};
 use crate::threads::parallel::{map, write_chunks};
 use crate::train::operand::Operand;
-use crate::train::packing::{Fill, Prefetch, Run};
+use crate::train::packing::{Pack, PixelRun, Prefetch};
 use std::ops::Range;
 
 /// Partial sums there are at most.
@@ -44,7 +44,7 @@ pub fn weight_gradient<D: Storage>(
             let plane = walk.height(rows) * walk.places() * lanes;
             let read = read.get(plane * width / lanes);
             let runs = walk.runs(*n..n + 1, rows);
-            Fill { operand: x, channels, first, width, runs: &runs, planes: read, plane }.run(isa);
+            Pack { operand: x, channels, first, width, runs: &runs, planes: read, plane }.pack(isa);
             // Two places of zeros on either side: every source pixel then meets three gradients.
             let places = walk.dst.1 + 4;
             let given_plane = rows.len() * places * lanes;
@@ -53,12 +53,12 @@ pub fn weight_gradient<D: Storage>(
             for (i, y) in rows.clone().enumerate() {
                 let first = (n * walk.dst.0 + y) * walk.dst.1;
                 let to = i * places;
-                runs.push(Run { to, count: 2, spread: 1, from: None });
-                runs.push(Run { to: to + 2, count: walk.dst.1, spread: 1, from: Some((first, 1)) });
-                runs.push(Run { to: to + 2 + walk.dst.1, count: 2, spread: 1, from: None });
+                runs.push(PixelRun { to, count: 2, to_step: 1, from: None });
+                runs.push(PixelRun { to: to + 2, count: walk.dst.1, to_step: 1, from: Some((first, 1)) });
+                runs.push(PixelRun { to: to + 2 + walk.dst.1, count: 2, to_step: 1, from: None });
             }
             let (operand, plane_len) = (gradient, given_plane);
-            Fill { operand, channels, first, width, runs: &runs, planes, plane: plane_len }.run(isa);
+            Pack { operand, channels, first, width, runs: &runs, planes, plane: plane_len }.pack(isa);
             let given = &*planes;
             let ahead = match own.get(i + 1) {
                 None => [Prefetch::NONE; 2],
