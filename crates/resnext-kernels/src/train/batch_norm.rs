@@ -188,7 +188,7 @@ pub unsafe fn column_sums<S: Simd, const K: usize>(
     }
 }
 
-/// Rows whose sums are kept in registers.
+/// GemmRows whose sums are kept in registers.
 const ROWS: usize = 16;
 
 /// `Σ g` and `Σ g·(x - mean)` a channel, over a block of pixels: what batch norm's gradient is made of.

@@ -7,8 +7,8 @@ use super::block_sink::{BlockSink, BlockSums};
 use super::blocks::finished;
 use super::direct;
 use super::direct_wgrad;
-use super::gemm::{Matrix, Rows, product};
-use super::gemm_wgrad::{READ, Read, outer};
+use super::gemm::{GemmRows, PackedMatrix, gemm};
+use super::gemm_wgrad::{MAX_READ, WgradInput, gemm_wgrad};
 use super::grouped3x3;
 use super::operand::Operand;
 use super::pointwise_backward;
@@ -38,7 +38,7 @@ fn kind<T: Element>(isa: Isa, shape: &ConvShape) -> Kind {
     } else if dense
         && config.dilation == 1
         && shape.in_channels < lanes
-        && shape.kernel_positions() * shape.in_channels <= READ - lanes
+        && shape.kernel_positions() * shape.in_channels <= MAX_READ - lanes
     {
         Kind::Patches
     } else if grouped3x3::walk::takes::<T>(isa, shape) {
@@ -62,14 +62,14 @@ pub fn conv_forward<D: Storage>(
     let (inputs, size, stride) = (shape.in_channels, (shape.in_h, shape.in_w), shape.config.stride);
     match (kind::<D::Compute>(isa, shape), x) {
         (Kind::Pointwise, operand) => {
-            let matrix = Matrix::pack(isa, shape.out_channels, inputs, |k, c| weight[k * inputs + c]);
-            product(isa, Rows::Pixels { operand, size, stride }, pixels, &matrix, sink)
+            let matrix = PackedMatrix::pack(isa, shape.out_channels, inputs, |k, c| weight[k * inputs + c]);
+            gemm(isa, GemmRows::Pixels { operand, size, stride }, pixels, &matrix, sink)
         }
         (Kind::Patches, Operand::Plain(x)) => {
             let taps = shape.kernel_positions();
             let at = |k: usize, i: usize| weight[(k * inputs + i % inputs) * taps + i / inputs];
-            let matrix = Matrix::pack(isa, shape.out_channels, taps * inputs, at);
-            product(isa, Rows::Patches { x, shape }, pixels, &matrix, sink)
+            let matrix = PackedMatrix::pack(isa, shape.out_channels, taps * inputs, at);
+            gemm(isa, GemmRows::Patches { x, shape }, pixels, &matrix, sink)
         }
         (Kind::Grouped, operand) => grouped3x3::forward::forward(
             isa,
@@ -178,9 +178,9 @@ fn pointwise_both<D: Storage>(
 }
 
 /// A 1×1 convolution's weight as the matrix from outputs to inputs.
-fn transposed<T: Element>(isa: Isa, shape: &ConvShape, weight: &[T]) -> Matrix<T> {
+fn transposed<T: Element>(isa: Isa, shape: &ConvShape, weight: &[T]) -> PackedMatrix<T> {
     let inputs = shape.in_channels;
-    Matrix::pack(isa, inputs, shape.out_channels, |c, k| weight[k * inputs + c])
+    PackedMatrix::pack(isa, inputs, shape.out_channels, |c, k| weight[k * inputs + c])
 }
 
 fn pointwise<D: Storage>(
@@ -193,7 +193,7 @@ fn pointwise<D: Storage>(
     let pixels = shape.batch * shape.out_h * shape.out_w;
     let size = (shape.out_h, shape.out_w);
     let matrix = transposed(isa, shape, weight);
-    product(isa, Rows::Pixels { operand, size, stride: 1 }, pixels, &matrix, sink)
+    gemm(isa, GemmRows::Pixels { operand, size, stride: 1 }, pixels, &matrix, sink)
 }
 
 /// The gradient of the weight, shaped as it, from the convolution's input and its result's gradient.
@@ -209,11 +209,11 @@ pub fn conv_weight_gradient<D: Storage>(
     match (kind::<D::Compute>(isa, shape), x) {
         (Kind::Pointwise, operand) => {
             let (size, stride) = ((shape.in_h, shape.in_w), shape.config.stride);
-            outer(isa, Read::Pixels { operand, channels, size, stride }, gradient, outputs, pixels)
+            gemm_wgrad(isa, WgradInput::Pixels { operand, channels, size, stride }, gradient, outputs, pixels)
         }
         (Kind::Patches, Operand::Plain(x)) => {
             let taps = shape.kernel_positions();
-            let sums = outer(isa, Read::Patches { x, shape }, gradient, outputs, pixels);
+            let sums = gemm_wgrad(isa, WgradInput::Patches { x, shape }, gradient, outputs, pixels);
             let row = taps * channels;
             (0..outputs * row).map(|i| sums[i / row * row + i % taps * channels + i % row / taps]).collect()
         }

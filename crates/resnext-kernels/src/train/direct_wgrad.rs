@@ -120,7 +120,7 @@ impl<T: Element> Kernel<T> for Solve<'_, T> {
     }
 }
 
-/// Rows of a tile and elements of a row, for the widest instruction set.
+/// GemmRows of a tile and elements of a row, for the widest instruction set.
 const ROW_LEN: usize = 2 * 16;
 const TILE_LEN: usize = 2 * MAX_PIXELS * ROW_LEN;
 

@@ -20,16 +20,21 @@ use std::hint::black_box;
 
 /// The matrix, in the order the kernel reads it.
 #[derive(Debug)]
-pub struct Matrix<T> {
+pub struct PackedMatrix<T> {
     /// A panel after the other, `[depth][vectors · LANES]` each.
     values: Vec<T>,
     depth: usize,
     width: usize,
 }
 
-impl<T: Element> Matrix<T> {
+impl<T: Element> PackedMatrix<T> {
     /// Packs `at(output channel, input channel)`. Depths between multiples of a vector are filled up with zeros.
-    pub fn pack(isa: Isa, width: usize, inputs: usize, at: impl Fn(usize, usize) -> T + Sync) -> Matrix<T> {
+    pub fn pack(
+        isa: Isa,
+        width: usize,
+        inputs: usize,
+        at: impl Fn(usize, usize) -> T + Sync,
+    ) -> PackedMatrix<T> {
         let (lanes, _) = lanes_and_tile::<T>(isa);
         assert!(width.is_multiple_of(lanes));
         let depth = inputs.next_multiple_of(lanes);
@@ -45,7 +50,7 @@ impl<T: Element> Matrix<T> {
                 }
             }
         });
-        Matrix { values, depth, width }
+        PackedMatrix { values, depth, width }
     }
 
     /// Channels it makes.
@@ -61,7 +66,7 @@ impl<T: Element> Matrix<T> {
 
 /// What is multiplied.
 #[derive(Clone, Copy)]
-pub enum Rows<'a, D: Storage> {
+pub enum GemmRows<'a, D: Storage> {
     /// Pixels of an operand, `stride` apart in maps of a height and width.
     Pixels { operand: Operand<'a, D>, size: (usize, usize), stride: usize },
     /// The patch of the input each output pixel of a dense convolution sees, ordered as tap, channel.
@@ -80,11 +85,11 @@ fn block(pixels: usize, tile: usize, pixel_bytes: usize) -> usize {
 
 /// The product of `pixels` rows with `matrix`, (pixels, width), and what `sink` has taken from each block, in
 /// order.
-pub fn product<D: Storage>(
+pub fn gemm<D: Storage>(
     isa: Isa,
-    rows: Rows<D>,
+    rows: GemmRows<D>,
     pixels: usize,
-    matrix: &Matrix<D::Compute>,
+    matrix: &PackedMatrix<D::Compute>,
     sink: BlockSink<D>,
 ) -> (Vec<D>, Vec<BlockSums<D::Compute>>) {
     let (lanes, tile) = lanes_and_tile::<D::Compute>(isa);
@@ -116,12 +121,12 @@ pub fn panels<D: Storage>(
     isa: Isa,
     (planes, plane): (&[D::Compute], usize),
     ahead: Prefetch<D>,
-    matrix: &Matrix<D::Compute>,
+    matrix: &PackedMatrix<D::Compute>,
     out: *mut D,
     count: usize,
 ) {
     let (lanes, _) = lanes_and_tile::<D::Compute>(isa);
-    let Matrix { values, depth, width } = matrix;
+    let PackedMatrix { values, depth, width } = matrix;
     let (depth, width) = (*depth, *width);
     for (i, panel) in values.chunks((depth * 2 * lanes).max(1)).enumerate() {
         let column = i * 2 * lanes;
@@ -130,11 +135,11 @@ pub fn panels<D: Storage>(
     }
 }
 
-impl<D: Storage> Rows<'_, D> {
+impl<D: Storage> GemmRows<'_, D> {
     /// Pixels from `first` on, where they lie in the order they are read in.
     fn ahead(&self, first: usize, channels: usize) -> Prefetch<'_, D> {
         match *self {
-            Rows::Pixels { operand, stride: 1, .. } => Prefetch::of(operand, channels, first),
+            GemmRows::Pixels { operand, stride: 1, .. } => Prefetch::of(operand, channels, first),
             _ => Prefetch::NONE,
         }
     }
@@ -150,12 +155,12 @@ impl<D: Storage> Rows<'_, D> {
         depth: usize,
     ) {
         match *self {
-            Rows::Pixels { operand, size, stride } => {
+            GemmRows::Pixels { operand, size, stride } => {
                 let runs = pixel_runs(size, stride, first, count);
                 Pack { operand, channels: depth, first: 0, width: depth, runs: &runs, planes, plane }
                     .pack(isa);
             }
-            Rows::Patches { x, shape } => {
+            GemmRows::Patches { x, shape } => {
                 run(isa, Patches { x, shape, first, count, planes, plane });
             }
         }

@@ -17,25 +17,25 @@ use std::ops::Range;
 /// Pixels a block: one vector pair and one vector of them fit the nearest cache.
 pub const BLOCK: usize = 192;
 /// Channels of either side a task takes at most.
-pub const READ: usize = 512;
-const WRITTEN: usize = 256;
+pub const MAX_READ: usize = 512;
+const MAX_WRITTEN: usize = 256;
 /// Tasks there should be at least, for threads to share.
 const TASKS: usize = 16;
 
 /// What the convolution read.
 #[derive(Clone, Copy)]
-pub enum Read<'a, D: Storage> {
+pub enum WgradInput<'a, D: Storage> {
     /// Pixels of an operand, `stride` apart in maps of a height and width.
     Pixels { operand: Operand<'a, D>, channels: usize, size: (usize, usize), stride: usize },
     /// Patches, ordered as tap, channel.
     Patches { x: &'a [D], shape: &'a ConvShape },
 }
 
-impl<D: Storage> Read<'_, D> {
+impl<D: Storage> WgradInput<'_, D> {
     fn channels(&self) -> usize {
         match self {
-            Read::Pixels { channels, .. } => *channels,
-            Read::Patches { shape, .. } => shape.kernel_positions() * shape.in_channels,
+            WgradInput::Pixels { channels, .. } => *channels,
+            WgradInput::Patches { shape, .. } => shape.kernel_positions() * shape.in_channels,
         }
     }
 }
@@ -48,9 +48,9 @@ struct Task {
 }
 
 /// `Σ gradient ⊗ read` over all pixels: (outputs, channels read), where `outputs` are the gradient's channels.
-pub fn outer<D: Storage>(
+pub fn gemm_wgrad<D: Storage>(
     isa: Isa,
-    read: Read<D>,
+    read: WgradInput<D>,
     gradient: Operand<D>,
     outputs: usize,
     pixels: usize,
@@ -60,13 +60,13 @@ pub fn outer<D: Storage>(
     let padded = channels.next_multiple_of(lanes);
     assert!(outputs.is_multiple_of(lanes));
     // Patches are made as a whole.
-    assert!(matches!(read, Read::Pixels { .. }) || padded <= READ);
+    assert!(matches!(read, WgradInput::Pixels { .. }) || padded <= MAX_READ);
     let ranges = |len: usize, most: usize| -> Vec<Range<usize>> {
         let parts = len.div_ceil(most).max(1);
         let at = |i: usize| (len / lanes * i / parts) * lanes;
         (0..parts).map(|i| at(i)..at(i + 1)).collect()
     };
-    let (reads, writes) = (ranges(padded, READ), ranges(outputs, WRITTEN));
+    let (reads, writes) = (ranges(padded, MAX_READ), ranges(outputs, MAX_WRITTEN));
     let blocks = pixels.div_ceil(BLOCK).max(1);
     let parts = TASKS.div_ceil(reads.len() * writes.len()).min(blocks);
     let mut tasks = Vec::new();
@@ -105,7 +105,7 @@ impl Task {
     fn sums<D: Storage>(
         &self,
         isa: Isa,
-        read: Read<D>,
+        read: WgradInput<D>,
         (gradient, outputs): (Operand<D>, usize),
         scratch: &mut Scratch<D::Compute>,
     ) -> Vec<D::Compute> {
@@ -117,12 +117,12 @@ impl Task {
         for first in self.pixels.clone().step_by(BLOCK) {
             let count = BLOCK.min(self.pixels.end - first);
             match read {
-                Read::Pixels { operand, channels, size, stride } => {
+                WgradInput::Pixels { operand, channels, size, stride } => {
                     let runs = pixel_runs(size, stride, first, count);
                     let first = self.read.start;
                     Pack { operand, channels, first, width, runs: &runs, planes: x, plane }.pack(isa);
                 }
-                Read::Patches { x: values, shape } => {
+                WgradInput::Patches { x: values, shape } => {
                     run(isa, Patches { x: values, shape, first, count, planes: x, plane });
                 }
             }
@@ -134,7 +134,7 @@ impl Task {
             let next = first + BLOCK;
             let ahead = match read {
                 _ if next >= self.pixels.end => [Prefetch::NONE; 2],
-                Read::Pixels { operand, channels, stride: 1, .. } => {
+                WgradInput::Pixels { operand, channels, stride: 1, .. } => {
                     [Prefetch::of(operand, channels, next), Prefetch::of(gradient, outputs, next)]
                 }
                 _ => [Prefetch::NONE, Prefetch::of(gradient, outputs, next)],

@@ -4,7 +4,7 @@
 //! planes, the matrix and the weight's sums fit a core's cache together, it is brought there once.
 
 use super::block_sink::{BlockSink, BlockSums};
-use super::gemm::{self, Matrix};
+use super::gemm::{self, PackedMatrix};
 use super::gemm_wgrad;
 use super::im2col::pixel_runs;
 use super::operand::Operand;
@@ -46,7 +46,7 @@ pub fn gradients<D: Storage>(
     isa: Isa,
     input: Input<D>,
     gradient: Operand<D>,
-    matrix: &Matrix<D::Compute>,
+    matrix: &PackedMatrix<D::Compute>,
     pixels: usize,
     sink: BlockSink<D>,
 ) -> (Vec<D>, Vec<BlockSums<D::Compute>>, Vec<D::Compute>) {

@@ -76,7 +76,7 @@ impl Walk {
         }
     }
 
-    /// Rows of output a task of so many channels takes, a multiple of `unit`: a function of the sizes alone, because sums
+    /// GemmRows of output a task of so many channels takes, a multiple of `unit`: a function of the sizes alone, because sums
     /// run over tasks.
     pub fn rows(&self, channels: usize, element: usize, unit: usize) -> usize {
         let row = (self.seen.1 + 3) * channels * element;
@@ -114,7 +114,7 @@ impl Walk {
         (0..self.channels).step_by(width).flat_map(of_channels).collect()
     }
 
-    /// Rows seen by the windows of output rows `rows`.
+    /// GemmRows seen by the windows of output rows `rows`.
     pub fn height(&self, rows: &Range<usize>) -> usize {
         (rows.len() - 1) * self.stride + 3
     }
@@ -156,7 +156,7 @@ impl Walk {
         let seen = self.top(rows.start)..self.top(rows.end - 1) + 3;
         for (i, (n, y)) in images.flat_map(|n| seen.clone().map(move |y| (n, y))).enumerate() {
             let to = i * self.places();
-            // Rows of zeros are never read.
+            // GemmRows of zeros are never read.
             let Some(row) = self.row(y) else { continue };
             let first = (n * self.src.0 + row) * self.src.1;
             if self.upsampling > 1 {
