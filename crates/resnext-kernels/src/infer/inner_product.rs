@@ -194,7 +194,7 @@ impl Task<'_> {
             self.copies.scales.resize(pixels, 0.0);
             self.copies.taken_off.resize(pixels, 0.0);
         }
-        self.packed.precision.run(Copy(self));
+        self.packed.precision.run(PackPixels(self));
     }
 
     /// Values of the copies of a tile's pixels.
@@ -226,15 +226,15 @@ impl Task<'_> {
 }
 
 /// Copies a task's pixels.
-struct Copy<'a, 'b>(&'a mut Task<'b>);
+struct PackPixels<'a, 'b>(&'a mut Task<'b>);
 
-impl DotKernel for Copy<'_, '_> {
+impl DotKernel for PackPixels<'_, '_> {
     #[inline(always)]
     unsafe fn run<W: DotProduct>(self) {
         if const { !is_f32_of_avx512::<W>() } {
             unreachable!("`suits` takes f32 by AVX-512 alone");
         }
-        let Copy(task) = self;
+        let PackPixels(task) = self;
         let (count, depth, lanes) = (task.pixels.len(), task.packed.panels[0].depth, W::S::LANES);
         // Every vector of a block begins at one of these.
         let factors: [f32; GROUP + MAX_LANES] = std::array::from_fn(|i| TAKEN_OFF[i % GROUP]);
