@@ -6,29 +6,29 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long. OpenMP's threads, those of other engines, wait from one to 200 ms.
-const LINGER: Duration = Duration::from_millis(1);
+const SPIN: Duration = Duration::from_millis(1);
 
 /// How long in all, job after job: rayon may have a thread do this in the middle of another task of its own, which is held
 /// up meanwhile.
-const STAY: Duration = Duration::from_millis(50);
+const SPIN_TOTAL: Duration = Duration::from_millis(50);
 
 /// What a thread is to do. It must not panic.
 pub type Job = Box<dyn FnOnce() + Send>;
 
 /// Where threads and jobs meet.
-struct Room {
+struct Queue {
     /// Threads in it, those included for which there is a job already.
     waiting: usize,
     jobs: Vec<Job>,
 }
 
-static ROOM: Mutex<Room> = Mutex::new(Room { waiting: 0, jobs: Vec::new() });
-/// As many as there are in the room, to be looked at without its lock.
+static QUEUE: Mutex<Queue> = Mutex::new(Queue { waiting: 0, jobs: Vec::new() });
+/// As many as there are in the queue, to be looked at without its lock.
 static JOBS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     static WAITS: Cell<bool> = const { Cell::new(false) };
-    /// Whether this thread is among those in the room, and does something else of its pool's there.
+    /// Whether this thread is among those in the queue, and does something else of its pool's there.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -38,14 +38,14 @@ thread_local! {
 /// Small operations follow each other within microseconds. A thread that fell asleep in between is late for the next:
 /// it has to be woken, and may be put on the core of another one first. So threads look out for jobs for a while;
 /// meanwhile they take what work there is in their pool, and let others run.
-pub fn hand_over(job: Job) {
-    let mut room = room();
+pub fn submit(job: Job) {
+    let mut queue = queue();
     // Whoever hands over does not wait.
-    if room.waiting - usize::from(INSIDE.get()) > room.jobs.len() {
-        room.jobs.push(job);
-        JOBS.store(room.jobs.len(), Ordering::Release);
+    if queue.waiting - usize::from(INSIDE.get()) > queue.jobs.len() {
+        queue.jobs.push(job);
+        JOBS.store(queue.jobs.len(), Ordering::Release);
     } else {
-        drop(room);
+        drop(queue);
         rayon::spawn(|| {
             job();
             // A thread that waits already has taken this up meanwhile.
@@ -59,8 +59,8 @@ pub fn hand_over(job: Job) {
 
 fn wait() {
     let start = Instant::now();
-    while start.elapsed() < STAY {
-        room().waiting += 1;
+    while start.elapsed() < SPIN_TOTAL {
+        queue().waiting += 1;
         INSIDE.set(true);
         let job = next_job();
         INSIDE.set(false);
@@ -73,27 +73,27 @@ fn wait() {
 
 /// The next job, if one comes in time.
 fn next_job() -> Option<Job> {
-    let mut until = Instant::now() + LINGER;
+    let mut until = Instant::now() + SPIN;
     loop {
         let over = Instant::now() >= until;
         if over || JOBS.load(Ordering::Acquire) > 0 {
-            let mut room = room();
-            let job = room.jobs.pop();
-            JOBS.store(room.jobs.len(), Ordering::Release);
+            let mut queue = queue();
+            let job = queue.jobs.pop();
+            JOBS.store(queue.jobs.len(), Ordering::Release);
             if over || job.is_some() {
-                room.waiting -= 1;
+                queue.waiting -= 1;
                 return job;
             }
         }
         match rayon::yield_now() {
-            Some(rayon::Yield::Executed) => until = Instant::now() + LINGER,
+            Some(rayon::Yield::Executed) => until = Instant::now() + SPIN,
             _ => std::thread::yield_now(),
         }
     }
 }
 
-fn room() -> MutexGuard<'static, Room> {
-    ROOM.lock().unwrap_or_else(PoisonError::into_inner)
+fn queue() -> MutexGuard<'static, Queue> {
+    QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -111,7 +111,7 @@ mod tests {
 
     fn who_does_it() -> ThreadId {
         let (send, receive) = channel();
-        hand_over(Box::new(move || send.send(current().id()).unwrap()));
+        submit(Box::new(move || send.send(current().id()).unwrap()));
         receive.recv_timeout(Duration::from_secs(60)).expect("somebody to do it")
     }
 
@@ -134,7 +134,7 @@ mod tests {
         for _ in 0..200 {
             pool.install(|| assert_ne!(who_does_it(), current().id()));
             // The one that called falls asleep.
-            sleep(LINGER / 2);
+            sleep(SPIN / 2);
         }
     }
 
@@ -144,7 +144,7 @@ mod tests {
         let (send, receive) = channel();
         for i in 0..1000 {
             let send = send.clone();
-            hand_over(Box::new(move || send.send(i).unwrap()));
+            submit(Box::new(move || send.send(i).unwrap()));
         }
         drop(send);
         let mut done: Vec<usize> = receive.iter().collect();

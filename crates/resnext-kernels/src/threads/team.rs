@@ -1,6 +1,6 @@
 //! Threads that stay awake between one loop and the next.
 
-use super::standby::hand_over;
+use super::standby::submit;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -31,7 +31,7 @@ impl ThreadTeam {
         for own in 1..team.threads() {
             let team = ThreadTeam(team.0.clone());
             // A panic is told to whoever leads.
-            hand_over(Box::new(move || drop(catch_unwind(AssertUnwindSafe(|| team.serve(own))))));
+            submit(Box::new(move || drop(catch_unwind(AssertUnwindSafe(|| team.serve(own))))));
         }
         // Also when the pass unwinds.
         let _end = OnDrop(|| team.0.loops.closed.store(true, Ordering::Release));
