@@ -11,7 +11,7 @@ pub fn fma_chains(precision: Precision, steps: usize) -> u64 {
     }
     impl DotKernel for Chains<'_> {
         #[inline(always)]
-        unsafe fn run<W: DotProduct>(self) {
+        unsafe fn with_dot<W: DotProduct>(self) {
             // SAFETY: the CPU has W's instructions; the buffers are longer than the widest vector.
             unsafe {
                 let (one, tiny) = (1f32, [1e-9f32; MAX_LANES]);
@@ -31,6 +31,6 @@ pub fn fma_chains(precision: Precision, steps: usize) -> u64 {
         }
     }
     let mut operations = 0;
-    precision.run(Chains { steps, operations: &mut operations });
+    precision.dispatch(Chains { steps, operations: &mut operations });
     operations
 }

@@ -8,7 +8,7 @@
 //! NaN or infinity in a pixel makes NaN of all the pixels of the tiles that read it.
 
 use crate::memory::scratch::Scratch;
-use crate::simd::dispatch::{Isa, lanes, run};
+use crate::simd::dispatch::{Isa, dispatch, lanes};
 use crate::simd::traits::{Element, Kernel, MAX_LANES, Simd};
 use std::ops::Range;
 
@@ -118,7 +118,7 @@ pub struct Tiles<'a, T, K> {
 }
 
 impl<T: Element, K: Sink<T>> Tiles<'_, T, K> {
-    pub fn run(&self, isa: Isa) {
+    pub fn compute(&self, isa: Isa) {
         let count = self.tiles.len();
         // The last strip begins early enough to be whole; what it computes again is the same. An instruction waits for
         // the one before on the same sum, so that fewer than five take as long as five.
@@ -135,8 +135,8 @@ impl<T: Element, K: Sink<T>> Tiles<'_, T, K> {
 
     fn strips<const M: usize>(&self, isa: Isa) {
         match lanes::<T>(isa) / self.group {
-            0 | 1 => run(isa, Strips::<T, K, M, 1>(self)),
-            _ => run(isa, Strips::<T, K, M, 2>(self)),
+            0 | 1 => dispatch(isa, Strips::<T, K, M, 1>(self)),
+            _ => dispatch(isa, Strips::<T, K, M, 2>(self)),
         }
     }
 }
@@ -155,7 +155,7 @@ impl<T: Element, K: Sink<T>, const M: usize, const GROUPS: usize> Kernel<T>
     for Strips<'_, '_, T, K, M, GROUPS>
 {
     #[inline(always)]
-    unsafe fn run<S: Simd<T = T>>(self) {
+    unsafe fn with_simd<S: Simd<T = T>>(self) {
         if const { GROUPS > 1 && !(K::NARROW_GROUPS && takes(S::LANES, S::LANES / GROUPS)) } {
             unreachable!("`takes` refuses such groups, or this sink's kernel does");
         }
@@ -338,7 +338,7 @@ pub fn transform_kernels<T: Element>(
     values: &mut [T],
     kernel: impl Fn(usize, usize) -> [T; 9],
 ) {
-    run(isa, Kernels { group, values, kernel });
+    dispatch(isa, Kernels { group, values, kernel });
 }
 
 struct Kernels<'a, T, F> {
@@ -349,7 +349,7 @@ struct Kernels<'a, T, F> {
 
 impl<T: Element, F: Fn(usize, usize) -> [T; 9]> Kernel<T> for Kernels<'_, T, F> {
     #[inline(always)]
-    unsafe fn run<S: Simd<T = T>>(self) {
+    unsafe fn with_simd<S: Simd<T = T>>(self) {
         let Kernels { group, values, kernel } = self;
         assert!(takes(S::LANES, group) && values.len() == POSITIONS * group * S::LANES);
         // Several at a time: a vector that is read when its last lane has just been written would be waited for.

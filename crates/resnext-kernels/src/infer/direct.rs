@@ -80,7 +80,7 @@ impl Panel {
 }
 
 impl Task<'_> {
-    pub fn run(&self) {
+    pub fn compute(&self) {
         for panel in self.panels {
             match self.row {
                 Some(row) => self.rows(panel, row),
@@ -95,12 +95,12 @@ impl Task<'_> {
         for (tile, pixels) in strips(self.pixels.clone(), most) {
             let strip = Strip { task: self, panel, pixels };
             match tile {
-                TILE => strip.run::<TILE>(precision),
-                7 => strip.run::<7>(precision),
-                6 => strip.run::<6>(precision),
-                4 => strip.run::<4>(precision),
-                2 => strip.run::<2>(precision),
-                _ => strip.run::<1>(precision),
+                TILE => strip.compute_tiles::<TILE>(precision),
+                7 => strip.compute_tiles::<7>(precision),
+                6 => strip.compute_tiles::<6>(precision),
+                4 => strip.compute_tiles::<4>(precision),
+                2 => strip.compute_tiles::<2>(precision),
+                _ => strip.compute_tiles::<1>(precision),
             }
         }
     }
@@ -115,16 +115,16 @@ impl Task<'_> {
         let strip = Strip { task: self, panel, pixels: self.pixels.clone() };
         let both = most == 16 && row.stride == 1;
         match (sizes.min_by_key(steps), both) {
-            (Some(16), _) => strip.run_rows::<16, 1>(precision, row),
-            (Some(14), _) => strip.run_rows::<14, 1>(precision, row),
-            (Some(8), true) => strip.run_rows::<8, 2>(precision, row),
-            (Some(7), true) => strip.run_rows::<7, 2>(precision, row),
-            (Some(8), _) => strip.run_rows::<8, 1>(precision, row),
-            (Some(7), _) => strip.run_rows::<7, 1>(precision, row),
-            (Some(4), true) => strip.run_rows::<4, 2>(precision, row),
-            (Some(4), _) => strip.run_rows::<4, 1>(precision, row),
-            (Some(_), _) => strip.run_rows::<2, 1>(precision, row),
-            (None, _) => strip.run_rows::<1, 1>(precision, row),
+            (Some(16), _) => strip.compute_rows::<16, 1>(precision, row),
+            (Some(14), _) => strip.compute_rows::<14, 1>(precision, row),
+            (Some(8), true) => strip.compute_rows::<8, 2>(precision, row),
+            (Some(7), true) => strip.compute_rows::<7, 2>(precision, row),
+            (Some(8), _) => strip.compute_rows::<8, 1>(precision, row),
+            (Some(7), _) => strip.compute_rows::<7, 1>(precision, row),
+            (Some(4), true) => strip.compute_rows::<4, 2>(precision, row),
+            (Some(4), _) => strip.compute_rows::<4, 1>(precision, row),
+            (Some(_), _) => strip.compute_rows::<2, 1>(precision, row),
+            (None, _) => strip.compute_rows::<1, 1>(precision, row),
         }
     }
 }

@@ -141,7 +141,7 @@ thread_local! {
 static JOBS: AtomicU64 = AtomicU64::new(1);
 
 /// Computes all output pixels of a job, whose sources have been checked.
-pub fn run(packed: &Packed, team: &ThreadTeam, sources: Sources, job: Job) {
+pub fn convolve(packed: &Packed, team: &ThreadTeam, sources: Sources, job: Job) {
     let Job { src, residual, epilogue, count, out, out_stride, ahead, .. } = job;
     let number = JOBS.fetch_add(1, Ordering::Relaxed);
     let out = &SharedSlice::new(out);
@@ -194,7 +194,7 @@ impl Task<'_> {
             self.copies.scales.resize(pixels, 0.0);
             self.copies.taken_off.resize(pixels, 0.0);
         }
-        self.packed.precision.run(PackPixels(self));
+        self.packed.precision.dispatch(PackPixels(self));
     }
 
     /// Values of the copies of a tile's pixels.
@@ -217,9 +217,9 @@ impl Task<'_> {
             first = pixels.end;
             let strip = Strip { task: self, panel, pixels };
             match tile {
-                TILE => precision.run(Tiles::<TILE>(strip)),
-                4 => precision.run(Tiles::<4>(strip)),
-                _ => precision.run(Tiles::<1>(strip)),
+                TILE => precision.dispatch(Tiles::<TILE>(strip)),
+                4 => precision.dispatch(Tiles::<4>(strip)),
+                _ => precision.dispatch(Tiles::<1>(strip)),
             }
         }
     }
@@ -230,7 +230,7 @@ struct PackPixels<'a, 'b>(&'a mut Task<'b>);
 
 impl DotKernel for PackPixels<'_, '_> {
     #[inline(always)]
-    unsafe fn run<W: DotProduct>(self) {
+    unsafe fn with_dot<W: DotProduct>(self) {
         if const { !is_f32_of_avx512::<W>() } {
             unreachable!("`suits` takes f32 by AVX-512 alone");
         }
@@ -310,7 +310,7 @@ struct Tiles<'a, const M: usize>(Strip<'a>);
 
 impl<const M: usize> DotKernel for Tiles<'_, M> {
     #[inline(always)]
-    unsafe fn run<W: DotProduct>(self) {
+    unsafe fn with_dot<W: DotProduct>(self) {
         if const { !is_f32_of_avx512::<W>() } {
             unreachable!("`suits` takes f32 by AVX-512 alone");
         }
@@ -423,7 +423,7 @@ impl<const M: usize> Tiles<'_, M> {
         let residual =
             task.residual.map(|r| (r.data[pixel * r.stride + panel.dst_channel..].as_ptr(), r.stride));
         let scales = &task.copies.scales[first..first + M];
-        // SAFETY: `Packed::run` checked output and residual; constants are as many as `fill` wrote.
+        // SAFETY: `Packed::convolve` checked output and residual; constants are as many as `fill` wrote.
         unsafe {
             let least = W::S::splat(&task.least);
             for v in 0..2 {

@@ -2,7 +2,7 @@
 
 use super::job::Pixels;
 use super::precision::{MapType, halves, halves_mut};
-use crate::simd::dispatch::{Isa, run};
+use crate::simd::dispatch::{Isa, dispatch};
 use crate::simd::traits::{Kernel, Simd};
 use crate::threads::shared_slice::SharedSlice;
 use crate::threads::team::ThreadTeam;
@@ -32,7 +32,7 @@ pub fn max_pool_rows(
             let columns = clip(j * stride, w);
             clip(y, h).flat_map(move |y| columns.clone().map(move |x| (image * h + y) * w + x))
         };
-        run(Isa::current(), Row { map_type, width, src, pixels, out, out_stride });
+        dispatch(Isa::current(), Row { map_type, width, src, pixels, out, out_stride });
     });
 }
 
@@ -51,7 +51,7 @@ struct Row<'a, F> {
 impl<I: Iterator<Item = usize>, F: Fn(usize) -> I> Kernel<f32> for Row<'_, F> {
     // Loops, not iterators' closures, which would be compiled without S's instructions.
     #[inline(always)]
-    unsafe fn run<S: Simd<T = f32>>(self) {
+    unsafe fn with_simd<S: Simd<T = f32>>(self) {
         for (j, out) in self.out.chunks_exact_mut(self.out_stride).enumerate() {
             let out = &mut out[..self.width];
             let mut first = true;

@@ -1,5 +1,6 @@
 //! Inference: convolutions over packed weights, with bias, residual and ReLU, in f32, bf16 and int8.
 
+mod convolve;
 mod direct;
 mod inner_product;
 pub(crate) mod job;
@@ -10,7 +11,6 @@ pub(crate) mod precision;
 mod prefetch_plan;
 pub(crate) mod quantization;
 pub(crate) mod quantize;
-mod run;
 mod split;
 mod tiles;
 mod winograd;

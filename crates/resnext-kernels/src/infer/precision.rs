@@ -2,7 +2,7 @@
 //! which one instruction multiplies and adds up in f32, or four in 8 bits, added up in 32.
 
 use super::quantization::Quantization;
-use crate::simd::dispatch::{Isa, lanes_and_tile, run};
+use crate::simd::dispatch::{Isa, dispatch, lanes_and_tile};
 use crate::simd::traits::{Kernel, Simd};
 
 /// What a word holds.
@@ -137,23 +137,23 @@ impl Precision {
     }
 
     /// Runs `kernel` compiled for these words.
-    pub fn run<K: DotKernel>(self, kernel: K) {
+    pub fn dispatch<K: DotKernel>(self, kernel: K) {
         struct Single<K>(K);
         impl<K: DotKernel> Kernel<f32> for Single<K> {
             #[inline(always)]
-            unsafe fn run<S: Simd<T = f32>>(self) {
+            unsafe fn with_simd<S: Simd<T = f32>>(self) {
                 // SAFETY: the same contract.
-                unsafe { self.0.run::<F32<S>>() }
+                unsafe { self.0.with_dot::<F32<S>>() }
             }
         }
         match self {
-            Precision::F32(isa) => run(isa, Single(kernel)),
+            Precision::F32(isa) => dispatch(isa, Single(kernel)),
             #[cfg(target_arch = "x86_64")]
             Precision::Bf16 | Precision::Bf16ToF32 => {
                 #[target_feature(enable = "avx512f,avx512bf16")]
                 unsafe fn pairs<K: DotKernel, W: DotProduct>(kernel: K) {
                     // SAFETY: compiled and entered with the instructions of both kinds of pairs, one of which W is.
-                    unsafe { kernel.run::<W>() }
+                    unsafe { kernel.with_dot::<W>() }
                 }
                 assert!(is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16"));
                 match self {
@@ -168,7 +168,7 @@ impl Precision {
                 #[target_feature(enable = "avx512f,avx512vnni")]
                 unsafe fn quads<K: DotKernel>(kernel: K) {
                     // SAFETY: compiled and entered with the instructions.
-                    unsafe { kernel.run::<quads::Int8>() }
+                    unsafe { kernel.with_dot::<quads::Int8>() }
                 }
                 assert!(is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni"));
                 // SAFETY: the features were detected on the line above.
@@ -188,7 +188,7 @@ pub trait DotKernel {
     ///
     /// # Safety
     /// The CPU has `W`'s instructions.
-    unsafe fn run<W: DotProduct>(self);
+    unsafe fn with_dot<W: DotProduct>(self);
 }
 
 /// A kind of words. Vectors of them are moved about by `S`, whatever they hold; so are sums, f32 or of as many bits.

@@ -3,7 +3,7 @@
 use super::job::Pixels;
 use super::precision::{MapType, bytes_mut, unpair};
 use super::quantization::Quantization;
-use crate::simd::dispatch::{Isa, run};
+use crate::simd::dispatch::{Isa, dispatch};
 use crate::simd::traits::{Kernel, Simd};
 use crate::threads::shared_slice::SharedSlice;
 use crate::threads::team::ThreadTeam;
@@ -26,7 +26,7 @@ pub fn quantize_rows(
         let src = &src.data[row * width * src.stride..];
         let row =
             Row { src, stride, map_type, channels, quantization, out, out_stride, finite: &mut all_finite };
-        run(Isa::current(), row);
+        dispatch(Isa::current(), row);
         if !all_finite {
             finite.store(false, Ordering::Relaxed);
         }
@@ -50,7 +50,7 @@ struct Row<'a> {
 impl Kernel<f32> for Row<'_> {
     // Loops, not iterators' closures, which would be compiled without S's instructions.
     #[inline(always)]
-    unsafe fn run<S: Simd<T = f32>>(self) {
+    unsafe fn with_simd<S: Simd<T = f32>>(self) {
         let Row { src, stride, map_type, channels, quantization, out, out_stride, finite } = self;
         // All exponents' bits set say that a number is not finite.
         let mut largest = 0;

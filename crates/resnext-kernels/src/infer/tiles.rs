@@ -40,29 +40,29 @@ pub struct Strip<'a> {
 impl Strip<'_> {
     /// In tiles of `M` pixels. Each kind of tile is entered, and compiled, by itself: only then do all its sums stay in
     /// registers.
-    pub fn run<const M: usize>(&self, precision: Precision) {
+    pub fn compute_tiles<const M: usize>(&self, precision: Precision) {
         match (self.panel.spanning, self.panel.vectors) {
-            (true, _) => precision.run(Spanning::<M>(self)),
-            (false, 1) => precision.run(Dense::<M, 1>(self)),
-            (false, _) => precision.run(Dense::<M, 2>(self)),
+            (true, _) => precision.dispatch(Spanning::<M>(self)),
+            (false, 1) => precision.dispatch(Dense::<M, 1>(self)),
+            (false, _) => precision.dispatch(Dense::<M, 2>(self)),
         }
     }
 
     /// In tiles of `M` neighbours in each of `ROWS` rows; what the strip has are whole rows, of at least `M`.
-    pub fn run_rows<const M: usize, const ROWS: usize>(&self, precision: Precision, row: Row) {
+    pub fn compute_rows<const M: usize, const ROWS: usize>(&self, precision: Precision, row: Row) {
         let Row { width, stride } = row;
         let depth = if self.panel.spanning { self.panel.depth } else { 0 };
         match (depth, stride) {
-            (1, 1) => precision.run(Neighbours::<M, ROWS, 1, 1> { strip: self, width }),
-            (1, _) => precision.run(Neighbours::<M, ROWS, 1, 2> { strip: self, width }),
-            (2, 1) => precision.run(Neighbours::<M, ROWS, 2, 1> { strip: self, width }),
-            (2, _) => precision.run(Neighbours::<M, ROWS, 2, 2> { strip: self, width }),
-            (4, 1) => precision.run(Neighbours::<M, ROWS, 4, 1> { strip: self, width }),
-            (4, _) => precision.run(Neighbours::<M, ROWS, 4, 2> { strip: self, width }),
-            (8, 1) => precision.run(Neighbours::<M, ROWS, 8, 1> { strip: self, width }),
-            (8, _) => precision.run(Neighbours::<M, ROWS, 8, 2> { strip: self, width }),
-            (0, 1) => precision.run(Neighbours::<M, ROWS, 0, 1> { strip: self, width }),
-            (0, _) => precision.run(Neighbours::<M, ROWS, 0, 2> { strip: self, width }),
+            (1, 1) => precision.dispatch(Neighbours::<M, ROWS, 1, 1> { strip: self, width }),
+            (1, _) => precision.dispatch(Neighbours::<M, ROWS, 1, 2> { strip: self, width }),
+            (2, 1) => precision.dispatch(Neighbours::<M, ROWS, 2, 1> { strip: self, width }),
+            (2, _) => precision.dispatch(Neighbours::<M, ROWS, 2, 2> { strip: self, width }),
+            (4, 1) => precision.dispatch(Neighbours::<M, ROWS, 4, 1> { strip: self, width }),
+            (4, _) => precision.dispatch(Neighbours::<M, ROWS, 4, 2> { strip: self, width }),
+            (8, 1) => precision.dispatch(Neighbours::<M, ROWS, 8, 1> { strip: self, width }),
+            (8, _) => precision.dispatch(Neighbours::<M, ROWS, 8, 2> { strip: self, width }),
+            (0, 1) => precision.dispatch(Neighbours::<M, ROWS, 0, 1> { strip: self, width }),
+            (0, _) => precision.dispatch(Neighbours::<M, ROWS, 0, 2> { strip: self, width }),
             _ => unreachable!("vectors span groups of 4 or 8 channels, not of {depth} words"),
         }
     }
@@ -74,7 +74,7 @@ impl Strip<'_> {
     #[inline(always)]
     unsafe fn rows<const M: usize>(&self, first: usize, tap: usize) -> [*const f32; M] {
         let Task { src, sources, packed, .. } = self.task;
-        // SAFETY: `Packed::run` checked the farthest pixel.
+        // SAFETY: `Packed::convolve` checked the farthest pixel.
         unsafe {
             let start = src.data.as_ptr().add(self.panel.src_word);
             match sources {
@@ -138,7 +138,7 @@ impl Strip<'_> {
         let Epilogue { least, residual_step, offset } = task.epilogue;
         // Loops over the sums are short, unrolled and have constant bounds, or the sums would be kept in memory
         // all along.
-        // SAFETY: `Packed::run` checked output and residual; the constants are padded to whole vectors.
+        // SAFETY: `Packed::convolve` checked output and residual; the constants are padded to whole vectors.
         unsafe {
             if W::SCALED {
                 let constants = &task.packed.bias[panel.bias.clone()][..2 * N * lanes];
@@ -210,7 +210,7 @@ struct Dense<'a, const M: usize, const N: usize>(&'a Strip<'a>);
 
 impl<const M: usize, const N: usize> DotKernel for Dense<'_, M, N> {
     #[inline(always)]
-    unsafe fn run<W: DotProduct>(self) {
+    unsafe fn with_dot<W: DotProduct>(self) {
         if const { M > W::S::TILE } {
             unreachable!("`strips` chooses no tile that registers have no room for");
         }
@@ -292,14 +292,14 @@ struct Spanning<'a, const M: usize>(&'a Strip<'a>);
 
 impl<const M: usize> DotKernel for Spanning<'_, M> {
     #[inline(always)]
-    unsafe fn run<W: DotProduct>(self) {
+    unsafe fn with_dot<W: DotProduct>(self) {
         if const { M > W::S::TILE } {
             unreachable!("`strips` chooses no tile that registers have no room for");
         }
         let strip = self.0;
         let Strip { task, panel, pixels } = strip;
         for first in pixels.clone().step_by(M) {
-            // SAFETY: as for the dense tile; `Packed::run` checked that whole source vectors can be read.
+            // SAFETY: as for the dense tile; `Packed::convolve` checked that whole source vectors can be read.
             unsafe {
                 let [initial] = strip.initial::<W, 1>();
                 let mut acc = [initial; M];
@@ -344,7 +344,7 @@ impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
     for Neighbours<'_, M, ROWS, DEPTH, STRIDE>
 {
     #[inline(always)]
-    unsafe fn run<W: DotProduct>(self) {
+    unsafe fn with_dot<W: DotProduct>(self) {
         // What is never chosen is not compiled either: constants end these, before anything is made of the rest.
         if const { DEPTH > 0 && DEPTH * W::CHANNELS != 4 && DEPTH * W::CHANNELS != 8 } {
             unreachable!("vectors span groups of 4 or 8 channels");
@@ -401,7 +401,7 @@ impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
         let Sources::Table(table) = task.sources else { return };
         let table = table.offsets.as_ptr();
         let start = task.src.data.as_ptr().wrapping_add(panel.src_word);
-        // SAFETY: the function's contract; `Packed::run` checked the farthest pixel.
+        // SAFETY: the function's contract; `Packed::convolve` checked the farthest pixel.
         unsafe {
             // Two arrays by name: of one array of both, some would be kept in memory.
             let [initial] = self.strip.initial::<W, 1>();

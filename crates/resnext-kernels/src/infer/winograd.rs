@@ -47,7 +47,7 @@ pub fn fill(precision: Precision, panel: &Panel, values: &mut [f32], filter: &Fi
 }
 
 /// Computes all output pixels of a job.
-pub fn run(packed: &Packed, team: &ThreadTeam, tiling: &Tiling, job: Job) {
+pub fn convolve(packed: &Packed, team: &ThreadTeam, tiling: &Tiling, job: Job) {
     packed.check(&job);
     let Job { src, residual, epilogue, count, out, out_stride, ahead, .. } = job;
     let Precision::F32(isa) = packed.precision else { unreachable!("tiles are of f32") };
@@ -67,7 +67,7 @@ pub fn run(packed: &Packed, team: &ThreadTeam, tiling: &Tiling, job: Job) {
         let plan = packed.plan((task, split.tasks()), panels, steps, ahead);
         let sink = Finish { bias: &packed.bias, residual, least: epilogue.least, out, out_stride, plan };
         let (maps, weights) = (src.data, &packed.weights[..]);
-        Tiles { tiling, tiles, maps, pitch: lanes, group, units, weights, sink }.run(isa);
+        Tiles { tiling, tiles, maps, pitch: lanes, group, units, weights, sink }.compute(isa);
     });
 }
 

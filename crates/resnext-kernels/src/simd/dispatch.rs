@@ -106,18 +106,18 @@ element!(f32, x86::Avx2F32, x86::Avx512F32, neon::NeonF32);
 element!(f64, x86::Avx2F64, x86::Avx512F64, neon::NeonF64);
 
 /// Runs `kernel` compiled for `isa`.
-pub fn run<T: Element, K: Kernel<T>>(isa: Isa, kernel: K) {
+pub fn dispatch<T: Element, K: Kernel<T>>(isa: Isa, kernel: K) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx512f")]
         unsafe fn avx512<T: Element, K: Kernel<T>>(kernel: K) {
             // SAFETY: compiled and entered with avx512f.
-            unsafe { kernel.run::<T::Avx512>() }
+            unsafe { kernel.with_simd::<T::Avx512>() }
         }
         #[target_feature(enable = "avx2,fma")]
         unsafe fn avx2<T: Element, K: Kernel<T>>(kernel: K) {
             // SAFETY: compiled and entered with avx2 and fma.
-            unsafe { kernel.run::<T::Avx2>() }
+            unsafe { kernel.with_simd::<T::Avx2>() }
         }
         if isa == Isa::Avx512 && is_x86_feature_detected!("avx512f") {
             // SAFETY: the feature was detected on the line above.
@@ -131,11 +131,11 @@ pub fn run<T: Element, K: Kernel<T>>(isa: Isa, kernel: K) {
     #[cfg(target_arch = "aarch64")]
     if isa == Isa::Neon {
         // SAFETY: NEON is part of every AArch64 target Rust supports.
-        return unsafe { kernel.run::<T::Neon>() };
+        return unsafe { kernel.with_simd::<T::Neon>() };
     }
     let _ = isa;
     // SAFETY: plain Rust runs everywhere.
-    unsafe { kernel.run::<Portable<T>>() }
+    unsafe { kernel.with_simd::<Portable<T>>() }
 }
 
 /// Elements a vector of an instruction set, and pixels a tile.
@@ -143,12 +143,12 @@ pub fn lanes_and_tile<T: Element>(isa: Isa) -> (usize, usize) {
     struct Sizes<'a>(&'a mut (usize, usize));
     impl<T: Element> Kernel<T> for Sizes<'_> {
         #[inline(always)]
-        unsafe fn run<S: Simd<T = T>>(self) {
+        unsafe fn with_simd<S: Simd<T = T>>(self) {
             *self.0 = (S::LANES, S::TILE);
         }
     }
     let mut sizes = (0, 0);
-    run::<T, _>(isa, Sizes(&mut sizes));
+    dispatch::<T, _>(isa, Sizes(&mut sizes));
     sizes
 }
 

@@ -84,7 +84,7 @@ impl Storage for bf16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simd::dispatch::{Isa, lanes, run};
+    use crate::simd::dispatch::{Isa, dispatch, lanes};
     use crate::simd::traits::Kernel;
 
     /// Everything from f32 to bf16, or back.
@@ -95,7 +95,7 @@ mod tests {
 
     impl Kernel<f32> for Move<'_> {
         #[inline(always)]
-        unsafe fn run<S: Simd<T = f32>>(self) {
+        unsafe fn with_simd<S: Simd<T = f32>>(self) {
             // SAFETY: the CPU has S's instructions; slices are of one length, which LANES divides.
             unsafe {
                 match self {
@@ -130,12 +130,12 @@ mod tests {
         for isa in Isa::available() {
             assert!(all.len().is_multiple_of(lanes::<f32>(isa)));
             let mut got = vec![bf16::ZERO; all.len()];
-            run(isa, Move::Round(&all, &mut got));
+            dispatch(isa, Move::Round(&all, &mut got));
             for ((got, want), from) in got.iter().zip(&want).zip(&all) {
                 assert_eq!(got.to_bits(), *want, "{isa:?} {:x}", from.to_bits());
             }
             let mut wide = vec![0f32; halves.len()];
-            run(isa, Move::Widen(&halves, &mut wide));
+            dispatch(isa, Move::Widen(&halves, &mut wide));
             for (wide, half) in wide.iter().zip(&halves) {
                 assert_eq!(wide.to_bits(), (half.to_bits() as u32) << 16, "{isa:?}");
             }

@@ -1,6 +1,6 @@
 //! The small SIMD vocabulary that kernels are written in.
 //!
-//! A kernel is a struct that implements [`Kernel`]; [`run`](super::dispatch::run) enters it through a function compiled
+//! A kernel is a struct that implements [`Kernel`]; [`run`](super::dispatch::dispatch) enters it through a function compiled
 //! for the chosen instruction set, so everything marked `inline(always)` below it is compiled with
 //! those instructions, without `RUSTFLAGS`.
 
@@ -142,5 +142,5 @@ pub trait Kernel<T: Element> {
     ///
     /// # Safety
     /// The CPU has `S`'s instructions.
-    unsafe fn run<S: Simd<T = T>>(self);
+    unsafe fn with_simd<S: Simd<T = T>>(self);
 }

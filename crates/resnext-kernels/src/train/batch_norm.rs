@@ -6,7 +6,7 @@
 
 use super::operand::Gate;
 use super::per_channel::block_len;
-use crate::simd::dispatch::{Isa, run};
+use crate::simd::dispatch::{Isa, dispatch};
 use crate::simd::traits::{Element, Kernel, Simd, Storage};
 use rayon::prelude::*;
 use std::ops::Add;
@@ -41,7 +41,7 @@ impl<T: Element> Moments<T> {
         }
         impl<D: Storage> Kernel<D::Compute> for Passes<'_, D> {
             #[inline(always)]
-            unsafe fn run<S: Simd<T = D::Compute>>(self) {
+            unsafe fn with_simd<S: Simd<T = D::Compute>>(self) {
                 let Passes { x, mean, squares } = self;
                 let channels = mean.len();
                 let scale = D::Compute::of_f64(channels as f64 / x.len() as f64);
@@ -73,7 +73,7 @@ impl<T: Element> Moments<T> {
             }
         }
         let (mut mean, mut squares) = (vec![T::ZERO; channels], vec![T::ZERO; channels]);
-        run(isa, Passes { x, mean: &mut mean, squares: &mut squares });
+        dispatch(isa, Passes { x, mean: &mut mean, squares: &mut squares });
         Moments { count: (x.len() / channels.max(1)) as f64, mean, squares }
     }
 
@@ -226,7 +226,7 @@ impl<T: Element> GradientSums<T> {
         }
         impl<D: Storage> Kernel<D::Compute> for Pass<'_, D> {
             #[inline(always)]
-            unsafe fn run<S: Simd<T = D::Compute>>(self) {
+            unsafe fn with_simd<S: Simd<T = D::Compute>>(self) {
                 let Pass { g, x, coefficients, sums } = self;
                 let channels = coefficients[2].len();
                 assert!(
@@ -245,7 +245,7 @@ impl<T: Element> GradientSums<T> {
         let minus: Vec<T> = mean.iter().map(|&m| T::of_f64(-m)).collect();
         let mut sums = [0, 1].map(|_| vec![T::ZERO; minus.len()]);
         let [a, b] = &mut sums;
-        run(isa, Pass { g, x, coefficients: [scale, shift, &minus], sums: [a, b] });
+        dispatch(isa, Pass { g, x, coefficients: [scale, shift, &minus], sums: [a, b] });
         GradientSums(sums)
     }
 
@@ -278,7 +278,7 @@ pub fn channel_sums<T: Element>(
     }
     impl<T: Element> Kernel<T> for Sums<'_, T> {
         #[inline(always)]
-        unsafe fn run<S: Simd<T = T>>(self) {
+        unsafe fn with_simd<S: Simd<T = T>>(self) {
             let channels = self.mean.len();
             let [grad, gate, x] = self.inputs.map(|v| v.chunks_exact(channels));
             let [sum_g, sum_gx] = self.sums;
@@ -299,7 +299,7 @@ pub fn channel_sums<T: Element>(
         .map(|i| {
             let inputs = inputs.map(|v| &v[i * len..v.len().min((i + 1) * len)]);
             let mut sums = [vec![T::ZERO; channels], vec![T::ZERO; channels]];
-            run(isa, Sums { inputs, mean, sums: sums.each_mut().map(Vec::as_mut_slice), relu });
+            dispatch(isa, Sums { inputs, mean, sums: sums.each_mut().map(Vec::as_mut_slice), relu });
             sums
         })
         .collect();

@@ -8,7 +8,7 @@
 use super::gather::{Gather, OUTSIDE, Phase};
 use crate::group_lanes::spans_groups;
 use crate::shape::ConvShape;
-use crate::simd::dispatch::{Isa, run};
+use crate::simd::dispatch::{Isa, dispatch};
 use crate::simd::traits::{Element, Kernel, MAX_PIXELS, Simd};
 use crate::threads::shared_slice::SharedSlice;
 use rayon::prelude::*;
@@ -76,7 +76,7 @@ fn solve<T: Element>(
     weight: &(impl Fn(usize, usize, usize, usize) -> T + Sync),
     out: &mut [T],
 ) {
-    run(isa, Solve { problem, taps, weight, out, isa });
+    dispatch(isa, Solve { problem, taps, weight, out, isa });
 }
 
 /// Chooses the register tile for an instruction set; the work itself is entered again from every
@@ -91,7 +91,7 @@ struct Solve<'a, T, W> {
 
 impl<T: Element, W: Fn(usize, usize, usize, usize) -> T + Sync> Kernel<T> for Solve<'_, T, W> {
     #[inline(always)]
-    unsafe fn run<S: Simd<T = T>>(self) {
+    unsafe fn with_simd<S: Simd<T = T>>(self) {
         let Problem { gather, group_src, group_dst, groups, .. } = self.problem;
         let panels = if spans_groups(S::LANES, *groups, *group_src, *group_dst) {
             Panels::spanning(S::LANES, *groups, *group_dst, self.taps, self.weight)
@@ -111,7 +111,7 @@ impl<T: Element, W: Fn(usize, usize, usize, usize) -> T + Sync> Kernel<T> for So
                     let (first, count, panel_range) = tasks.get(task);
                     gather.block(phase, first, count, dst, src);
                     let panels = &panels.list[panel_range];
-                    run(
+                    dispatch(
                         self.isa,
                         Block { problem: self.problem, phase, dst, src, panels, zeros: &zeros, out: &out },
                     );
@@ -224,7 +224,7 @@ struct Block<'a, T> {
 
 impl<T: Element> Kernel<T> for Block<'_, T> {
     #[inline(always)]
-    unsafe fn run<S: Simd<T = T>>(self) {
+    unsafe fn with_simd<S: Simd<T = T>>(self) {
         let taps = self.phase.taps.len();
         for panel in self.panels {
             for first in (0..self.dst.len()).step_by(S::PIXELS) {

@@ -8,7 +8,7 @@
 use super::gather::{Gather, OUTSIDE};
 use crate::group_lanes::spans_groups;
 use crate::shape::ConvShape;
-use crate::simd::dispatch::{Isa, run};
+use crate::simd::dispatch::{Isa, dispatch};
 use crate::simd::traits::{Element, Kernel, MAX_PIXELS, Simd};
 use rayon::prelude::*;
 
@@ -20,7 +20,7 @@ pub fn weight_gradient<T: Element>(isa: Isa, shape: &ConvShape, x: &[T], grad: &
     assert_eq!(x.len(), shape.input_len());
     assert_eq!(grad.len(), shape.output_len());
     let mut out = vec![T::ZERO; shape.weight_len()];
-    run(isa, Solve { isa, shape, gather: &Gather::forward(shape), x, grad, out: &mut out });
+    dispatch(isa, Solve { isa, shape, gather: &Gather::forward(shape), x, grad, out: &mut out });
     out
 }
 
@@ -50,7 +50,7 @@ struct Tile {
 
 impl<T: Element> Kernel<T> for Solve<'_, T> {
     #[inline(always)]
-    unsafe fn run<S: Simd<T = T>>(self) {
+    unsafe fn with_simd<S: Simd<T = T>>(self) {
         let (group_in, group_out) = (self.shape.group_in(), self.shape.group_out());
         let (groups, taps) = (self.shape.config.groups, self.shape.kernel_positions());
         let spanning = spans_groups(S::LANES, groups, group_in, group_out);
@@ -97,7 +97,7 @@ impl<T: Element> Kernel<T> for Solve<'_, T> {
             .par_chunks(tiles_per_task.max(1))
             .map(|tiles| {
                 let mut sums = vec![T::ZERO; tiles.len() * TILE_LEN];
-                run(self.isa, Task { solve: &self, tiles, sums: &mut sums });
+                dispatch(self.isa, Task { solve: &self, tiles, sums: &mut sums });
                 sums
             })
             .collect();
@@ -132,7 +132,7 @@ struct Task<'a, T> {
 
 impl<T: Element> Kernel<T> for Task<'_, T> {
     #[inline(always)]
-    unsafe fn run<S: Simd<T = T>>(self) {
+    unsafe fn with_simd<S: Simd<T = T>>(self) {
         let gather = self.solve.gather;
         let phase = &gather.phases[0];
         let pixels = gather.pixels(phase);

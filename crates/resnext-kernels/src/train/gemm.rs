@@ -12,7 +12,7 @@ use super::packing::{Pack, Prefetch};
 use crate::memory::prefetch::prefetch_strided;
 use crate::memory::scratch::Scratch;
 use crate::shape::ConvShape;
-use crate::simd::dispatch::{Isa, lanes_and_tile, run};
+use crate::simd::dispatch::{Isa, dispatch, lanes_and_tile};
 use crate::simd::traits::{Element, Kernel, Simd, Storage};
 use crate::threads::shared_slice::{SharedSlice, write_vec};
 use rayon::prelude::*;
@@ -131,7 +131,7 @@ pub fn panels<D: Storage>(
     for (i, panel) in values.chunks((depth * 2 * lanes).max(1)).enumerate() {
         let column = i * 2 * lanes;
         let ahead = if i == 0 { ahead } else { Prefetch::NONE };
-        run(isa, Tiles { planes, plane, ahead, panel, depth, out, column, width, count });
+        dispatch(isa, Tiles { planes, plane, ahead, panel, depth, out, column, width, count });
     }
 }
 
@@ -161,7 +161,7 @@ impl<D: Storage> GemmRows<'_, D> {
                     .pack(isa);
             }
             GemmRows::Patches { x, shape } => {
-                run(isa, Patches { x, shape, first, count, planes, plane });
+                dispatch(isa, Patches { x, shape, first, count, planes, plane });
             }
         }
     }
@@ -183,7 +183,7 @@ struct Tiles<'a, D: Storage> {
 
 impl<D: Storage> Kernel<D::Compute> for Tiles<'_, D> {
     #[inline(always)]
-    unsafe fn run<S: Simd<T = D::Compute>>(self) {
+    unsafe fn with_simd<S: Simd<T = D::Compute>>(self) {
         let pixels = self.count.next_multiple_of(S::TILE);
         let planes = self.depth / S::LANES;
         assert!(pixels * S::LANES <= self.plane && planes * self.plane <= self.planes.len());

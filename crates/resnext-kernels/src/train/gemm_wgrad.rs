@@ -9,7 +9,7 @@ use super::operand::Operand;
 use super::packing::{Pack, PixelRun, Prefetch};
 use crate::memory::scratch::Scratch;
 use crate::shape::ConvShape;
-use crate::simd::dispatch::{Isa, lanes, run};
+use crate::simd::dispatch::{Isa, dispatch, lanes};
 use crate::simd::traits::{Element, Kernel, Simd, Storage};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -123,7 +123,7 @@ impl Task {
                     Pack { operand, channels, first, width, runs: &runs, planes: x, plane }.pack(isa);
                 }
                 WgradInput::Patches { x: values, shape } => {
-                    run(isa, Patches { x: values, shape, first, count, planes: x, plane });
+                    dispatch(isa, Patches { x: values, shape, first, count, planes: x, plane });
                 }
             }
             let runs = [PixelRun { to: 0, count, to_step: 1, from: Some((first, 1)) }];
@@ -157,7 +157,7 @@ pub fn add<D: Storage>(
     (ahead, firsts): ([Prefetch<D>; 2], (usize, usize)),
     sums: &mut [D::Compute],
 ) {
-    run(isa, Tiles { x, g, plane, count, width, height, ahead, firsts, sums });
+    dispatch(isa, Tiles { x, g, plane, count, width, height, ahead, firsts, sums });
 }
 
 /// All tiles of a task for one block of pixels.
@@ -175,7 +175,7 @@ struct Tiles<'a, D: Storage> {
 
 impl<D: Storage> Kernel<D::Compute> for Tiles<'_, D> {
     #[inline(always)]
-    unsafe fn run<S: Simd<T = D::Compute>>(self) {
+    unsafe fn with_simd<S: Simd<T = D::Compute>>(self) {
         let Tiles { x, g, plane, count, width, height, ahead, firsts, sums } = self;
         let [columns, rows] = [width, height].map(|channels| channels / S::LANES);
         assert!(count * S::LANES <= plane && columns * plane <= x.len() && rows * plane <= g.len());

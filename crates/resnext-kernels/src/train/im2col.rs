@@ -34,7 +34,7 @@ pub struct Patches<'a, D: Storage> {
 
 impl<D: Storage> Kernel<D::Compute> for Patches<'_, D> {
     #[inline(always)]
-    unsafe fn run<S: Simd<T = D::Compute>>(self) {
+    unsafe fn with_simd<S: Simd<T = D::Compute>>(self) {
         let Patches { x, shape, first, count, planes, plane } = self;
         let ConvShape { in_channels: channels, in_h, in_w, out_h, out_w, kernel_h, kernel_w, .. } = *shape;
         let Conv2dConfig { stride, padding, .. } = shape.config;

@@ -2,7 +2,7 @@
 
 use super::block_sink::{BlockSink, BlockSums};
 use super::operand::Affine;
-use crate::simd::dispatch::{Isa, run};
+use crate::simd::dispatch::{Isa, dispatch};
 use crate::simd::traits::{Element, Kernel, Simd, Storage};
 use crate::threads::shared_slice::{SharedSlice, write_vec};
 use rayon::prelude::*;
@@ -54,7 +54,7 @@ pub fn max_pool<D: Storage>(isa: Isa, window: &Window, line: Affine<D>) -> (Vec<
     }
     impl<D: Storage> Kernel<D::Compute> for Row<'_, D> {
         #[inline(always)]
-        unsafe fn run<S: Simd<T = D::Compute>>(self) {
+        unsafe fn with_simd<S: Simd<T = D::Compute>>(self) {
             let Row { window, line: Affine { x, scale, shift }, row, out, at } = self;
             let ((h, w), c) = (window.src, window.channels);
             let (n, oy) = (row / window.dst.0, row % window.dst.0);
@@ -96,7 +96,7 @@ pub fn max_pool<D: Storage>(isa: Isa, window: &Window, line: Affine<D>) -> (Vec<
     let write = |best: &SharedSlice<D>| {
         at.par_chunks_mut(len.max(1)).enumerate().for_each(|(row, at)| {
             let out = best.pointer(row * len, len);
-            run(isa, Row { window, line, row, out, at });
+            dispatch(isa, Row { window, line, row, out, at });
         });
     };
     // SAFETY: all rows are written.
@@ -121,7 +121,7 @@ pub fn max_pool_gradient<D: Storage>(
     }
     impl<D: Storage> Kernel<D::Compute> for Row<'_, D> {
         #[inline(always)]
-        unsafe fn run<S: Simd<T = D::Compute>>(self) {
+        unsafe fn with_simd<S: Simd<T = D::Compute>>(self) {
             let Row { window, at, gradient, row, out } = self;
             let ((rows, columns), c) = (window.dst, window.channels);
             let (n, y) = (row / window.src.0, row % window.src.0);
@@ -153,7 +153,7 @@ pub fn max_pool_gradient<D: Storage>(
     let write = |out: &SharedSlice<D>| -> Vec<BlockSums<D::Compute>> {
         let rows = (0..batch * src.0).into_par_iter().map(|row| {
             let (start, first) = (row * row_len, row * src.1);
-            run(isa, Row { window, at, gradient, row, out: out.pointer(start, row_len) });
+            dispatch(isa, Row { window, at, gradient, row, out: out.pointer(start, row_len) });
             // SAFETY: the whole row was just written, and is this task's alone.
             sink.take(isa, channels, first, unsafe { out.slice(start, row_len) })
         });

@@ -6,7 +6,7 @@
 
 use super::operand::{Gradient, Normalised, Operand, Plain, Source};
 use crate::memory::prefetch::{CacheLevel, prefetch};
-use crate::simd::dispatch::{Isa, run};
+use crate::simd::dispatch::{Isa, dispatch};
 use crate::simd::traits::{Kernel, Simd, Storage};
 
 /// Pixels that are needed next. Their lines are asked for while a core computes with those it has, so that it does not
@@ -83,11 +83,13 @@ impl<D: Storage> Pack<'_, D> {
         };
         assert!(coefficients == self.channels && self.first + self.width <= self.channels);
         match self.operand {
-            Operand::Plain(x) => run(isa, PackKernel(self, Plain(x))),
+            Operand::Plain(x) => dispatch(isa, PackKernel(self, Plain(x))),
             Operand::Normalised { x, scale, shift } => {
-                run(isa, PackKernel(self, Normalised(x, [scale, shift])))
+                dispatch(isa, PackKernel(self, Normalised(x, [scale, shift])))
             }
-            Operand::Gradient { g, x, a, b, d } => run(isa, PackKernel(self, Gradient([g, x], [a, b, d]))),
+            Operand::Gradient { g, x, a, b, d } => {
+                dispatch(isa, PackKernel(self, Gradient([g, x], [a, b, d])))
+            }
         }
     }
 }
@@ -96,7 +98,7 @@ struct PackKernel<'a, D: Storage, O>(Pack<'a, D>, O);
 
 impl<D: Storage, O: Source<D::Compute>> Kernel<D::Compute> for PackKernel<'_, D, O> {
     #[inline(always)]
-    unsafe fn run<S: Simd<T = D::Compute>>(self) {
+    unsafe fn with_simd<S: Simd<T = D::Compute>>(self) {
         let PackKernel(Pack { operand, channels, first, width, runs, planes, plane }, source) = self;
         assert!(width.is_multiple_of(S::LANES));
         let vectors = width / S::LANES;

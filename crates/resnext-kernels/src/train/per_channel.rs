@@ -1,6 +1,6 @@
 //! Maps with coefficients a channel, over a channels-last matrix of pixels × channels.
 
-use crate::simd::dispatch::{Isa, run};
+use crate::simd::dispatch::{Isa, dispatch};
 use crate::simd::traits::{Element, Kernel, Simd};
 use rayon::prelude::*;
 
@@ -45,7 +45,7 @@ fn per_channel<T: Element>(
     }
     impl<T: Element, F: Fn([T; 2], [T; 3]) -> T> Kernel<T> for Map<'_, T, F> {
         #[inline(always)]
-        unsafe fn run<S: Simd<T = T>>(self) {
+        unsafe fn with_simd<S: Simd<T = T>>(self) {
             let [a, b, d] = self.coefficients;
             let channels = a.len();
             let [x, y] = self.inputs.map(|v| v.chunks_exact(channels));
@@ -61,7 +61,7 @@ fn per_channel<T: Element>(
     let len = block_len(coefficients[0].len());
     out.par_chunks_mut(len).enumerate().for_each(|(i, out)| {
         let inputs = inputs.map(|v| &v[i * len..i * len + out.len()]);
-        run(isa, Map { out, inputs, coefficients, f });
+        dispatch(isa, Map { out, inputs, coefficients, f });
     });
     out
 }

@@ -3,7 +3,7 @@
 use super::batch_norm::{GradientSums, Terms, column_sums};
 use super::blocks::blocks;
 use super::operand::Affine;
-use crate::simd::dispatch::{Isa, lanes, run};
+use crate::simd::dispatch::{Isa, dispatch, lanes};
 use crate::simd::traits::{Element, Kernel, Simd, Storage};
 
 /// What goes around a block.
@@ -26,7 +26,7 @@ pub fn residual_relu<D: Storage>(isa: Isa, channels: usize, path: Affine<D>, aro
     }
     impl<D: Storage> Kernel<D::Compute> for Sum<'_, D> {
         #[inline(always)]
-        unsafe fn run<S: Simd<T = D::Compute>>(self) {
+        unsafe fn with_simd<S: Simd<T = D::Compute>>(self) {
             let Sum { channels, first, count, path, around, out } = self;
             // SAFETY: `residual_relu` made sure of all lengths; the block is this task's.
             unsafe {
@@ -61,7 +61,7 @@ pub fn residual_relu<D: Storage>(isa: Isa, channels: usize, path: Affine<D>, aro
         Shortcut::Identity(x) => x.len() == len,
         Shortcut::Projection(line) => whole(line),
     });
-    let make = |first, count, out| run(isa, Sum { channels, first, count, path, around, out });
+    let make = |first, count, out| dispatch(isa, Sum { channels, first, count, path, around, out });
     // SAFETY: LANES divides the channels, so all of each pixel is written.
     unsafe { blocks(len / channels, channels, make) }.0
 }
@@ -143,7 +143,7 @@ pub fn residual_relu_gradient<D: Storage>(
     struct Summed<'a, D: Storage>(Gate<'a, D>, [&'a mut [D::Compute]; 3]);
     impl<D: Storage> Kernel<D::Compute> for Summed<'_, D> {
         #[inline(always)]
-        unsafe fn run<S: Simd<T = D::Compute>>(self) {
+        unsafe fn with_simd<S: Simd<T = D::Compute>>(self) {
             let Summed(gate, [a, b, c]) = self;
             let Gate { channels, count, .. } = gate;
             // SAFETY: `residual_relu_gradient` made sure of all lengths; the block is this task's.
@@ -168,7 +168,7 @@ pub fn residual_relu_gradient<D: Storage>(
         let [a, b, c] = &mut sums;
         let minus = minus.each_ref().map(Vec::as_slice);
         let x = [path.0, second];
-        run(isa, Summed(Gate { channels, first, count, y, gradient, x, minus, out }, [a, b, c]));
+        dispatch(isa, Summed(Gate { channels, first, count, y, gradient, x, minus, out }, [a, b, c]));
         let [a, b, c] = sums;
         (GradientSums([a.clone(), b]), GradientSums([a, c]))
     };

@@ -1,7 +1,7 @@
 //! The gradient of the pixels that a strided 1×1 convolution reads, on its way into that of its whole input.
 
 use crate::shape::ConvShape;
-use crate::simd::dispatch::{Isa, run};
+use crate::simd::dispatch::{Isa, dispatch};
 use crate::simd::traits::{Kernel, Simd, Storage};
 
 /// The gradient of the pixels that a 1×1 convolution of some stride reads.
@@ -37,7 +37,7 @@ fn add<D: Storage>(isa: Isa, sums: &mut [D], values: &[D]) {
     struct Add<'a, D>(&'a mut [D], &'a [D]);
     impl<D: Storage> Kernel<D::Compute> for Add<'_, D> {
         #[inline(always)]
-        unsafe fn run<S: Simd<T = D::Compute>>(self) {
+        unsafe fn with_simd<S: Simd<T = D::Compute>>(self) {
             let Add(sums, values) = self;
             let whole = sums.len() / S::LANES * S::LANES;
             for i in (0..whole).step_by(S::LANES) {
@@ -55,5 +55,5 @@ fn add<D: Storage>(isa: Isa, sums: &mut [D], values: &[D]) {
         }
     }
     assert_eq!(sums.len(), values.len());
-    run(isa, Add(sums, values));
+    dispatch(isa, Add(sums, values));
 }

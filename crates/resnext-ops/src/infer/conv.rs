@@ -317,11 +317,11 @@ impl FusedConv {
             ahead: &ahead,
         };
         if in_place(self.kernel, &self.config) {
-            self.packed.run(team, Sources::Same, job);
+            self.packed.convolve(team, Sources::Same, job);
             return Ok(());
         }
         match &*self.plan(&x, &size) {
-            Plan::Table(table) => self.packed.run(team, Sources::Table(table), job),
+            Plan::Table(table) => self.packed.convolve(team, Sources::Table(table), job),
             Plan::Tiles(tiling) => self.packed.run_tiles(team, tiling, job),
         }
         Ok(())

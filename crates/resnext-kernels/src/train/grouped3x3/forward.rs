@@ -8,7 +8,7 @@ use crate::memory::prefetch::prefetch_strided;
 use crate::memory::scratch::Scratch;
 use crate::row3::fma_row3;
 use crate::shape::ConvShape;
-use crate::simd::dispatch::{Isa, lanes, run};
+use crate::simd::dispatch::{Isa, dispatch, lanes};
 use crate::simd::traits::{Element, Kernel, Simd, Storage};
 use crate::threads::parallel::{map, write_chunks};
 use crate::threads::shared_slice::{SharedSlice, write_vec};
@@ -176,9 +176,9 @@ fn solve<D: Storage>(
                 let weights = &weight.values[first * winograd::POSITIONS * group..];
                 let (tiles, pitch, units) = (0..tiling.len(), plane, 0..width / group);
                 let sink = Pixels { channels, ahead, out };
-                Tiles { tiling, tiles, maps: planes, pitch, group, units, weights, sink }.run(isa);
+                Tiles { tiling, tiles, maps: planes, pitch, group, units, weights, sink }.compute(isa);
             }
-            None => run(isa, Strips { walk, rows, planes, plane, ahead, weights: &weight.values, out }),
+            None => dispatch(isa, Strips { walk, rows, planes, plane, ahead, weights: &weight.values, out }),
         }
     };
     let write = |out: &SharedSlice<D>| -> Vec<BlockSums<D::Compute>> {
@@ -245,7 +245,7 @@ struct Strips<'a, D: Storage> {
 
 impl<D: Storage> Kernel<D::Compute> for Strips<'_, D> {
     #[inline(always)]
-    unsafe fn run<S: Simd<T = D::Compute>>(self) {
+    unsafe fn with_simd<S: Simd<T = D::Compute>>(self) {
         let Walk { group, channels, .. } = *self.walk;
         let (sources, depth) = sources(group, S::LANES);
         let height = self.walk.height(self.rows);
@@ -268,7 +268,7 @@ impl<D: Storage> Kernel<D::Compute> for Strips<'_, D> {
 
 impl<D: Storage> Strips<'_, D> {
     /// # Safety
-    /// The CPU has `S`'s instructions; sizes are those that `run` asserts.
+    /// The CPU has `S`'s instructions; sizes are those that `with_simd` asserts.
     #[inline(always)]
     unsafe fn tiles<S: Simd<T = D::Compute>, const DEPTH: usize, const STRIDE: usize>(&self) {
         if const { DEPTH > 0 && DEPTH >= S::LANES } {
@@ -309,7 +309,7 @@ impl<D: Storage> Strips<'_, D> {
     /// for each other.
     ///
     /// # Safety
-    /// The CPU has `S`'s instructions; sizes are those that `run` asserts.
+    /// The CPU has `S`'s instructions; sizes are those that `with_simd` asserts.
     #[inline(always)]
     unsafe fn vectors<
         S: Simd<T = D::Compute>,

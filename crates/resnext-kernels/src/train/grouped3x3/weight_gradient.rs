@@ -3,7 +3,7 @@
 use super::walk::{Walk, group_index, sources, takes};
 use crate::memory::scratch::Scratch;
 use crate::shape::ConvShape;
-use crate::simd::dispatch::{Isa, lanes, run};
+use crate::simd::dispatch::{Isa, dispatch, lanes};
 use crate::simd::traits::{Element, Kernel, Simd, Storage};
 use crate::threads::parallel::{map, write_chunks};
 use crate::train::operand::Operand;
@@ -68,7 +68,7 @@ pub fn weight_gradient<D: Storage>(
                 ],
             };
             let (walk, sums) = (&walk, &mut sums);
-            run(isa, Sums { walk, first, width, rows, read, plane, given, given_plane, ahead, sums });
+            dispatch(isa, Sums { walk, first, width, rows, read, plane, given, given_plane, ahead, sums });
         }
         sums
     });
@@ -110,7 +110,7 @@ struct Sums<'a, D: Storage> {
 
 impl<D: Storage> Kernel<D::Compute> for Sums<'_, D> {
     #[inline(always)]
-    unsafe fn run<S: Simd<T = D::Compute>>(mut self) {
+    unsafe fn with_simd<S: Simd<T = D::Compute>>(mut self) {
         let Walk { group, dst, stride, .. } = *self.walk;
         let (sources, depth) = sources(group, S::LANES);
         let vectors = self.width / S::LANES;
@@ -142,7 +142,7 @@ impl<D: Storage> Sums<'_, D> {
     /// `C` channels at a time.
     ///
     /// # Safety
-    /// The CPU has `S`'s instructions; planes and sums have the sizes that `run` asserts.
+    /// The CPU has `S`'s instructions; planes and sums have the sizes that `with_simd` asserts.
     #[inline(always)]
     unsafe fn vectors<S: Simd<T = D::Compute>, const SPANNING: bool, const C: usize, const STRIDE: usize>(
         &mut self,

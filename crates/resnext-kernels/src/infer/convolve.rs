@@ -13,7 +13,7 @@ use crate::winograd::Tiling;
 
 impl Packed {
     /// Computes all output pixels of a job.
-    pub fn run(&self, team: &ThreadTeam, sources: Sources, job: Job) {
+    pub fn convolve(&self, team: &ThreadTeam, sources: Sources, job: Job) {
         self.check(&job);
         let Job { src, residual, count, out_stride, .. } = job;
         let row = match sources {
@@ -33,7 +33,7 @@ impl Packed {
         };
         assert!(self.form != Form::Tiles && (count == 0 || src.data.len() >= last + self.reach()));
         if self.form == Form::Paired {
-            return inner_product::run(self, team, sources, job);
+            return inner_product::convolve(self, team, sources, job);
         }
         let Job { epilogue, out, ahead, .. } = job;
         let out = &SharedSlice::new(bytes_mut(out));
@@ -59,12 +59,12 @@ impl Packed {
                 out_stride,
                 plan,
             }
-            .run();
+            .compute();
         });
     }
 
     /// The same for weights that are packed for tiles.
     pub fn run_tiles(&self, team: &ThreadTeam, tiling: &Tiling, job: Job) {
-        winograd::run(self, team, tiling, job);
+        winograd::convolve(self, team, tiling, job);
     }
 }
