@@ -1,14 +1,66 @@
 //! The direct kernel: every product of a source word and a weight.
 
-use super::job::Row;
-use super::packed::{Filter, Panel};
-use super::precision::{Precision, pair, quad};
-use super::split::{TILE, strips};
+use super::job::{Job, PixelSources, Row, SourceTable};
+use super::packed::{DirectWeights, Filter, PackedPanels, Panel};
+use super::precision::{Precision, bytes_mut, pair, quad};
+use super::split::{STEP, Split, TILE, strips};
 use super::tiles::{Strip, Task, row_tile};
 use crate::group_lanes::spans_groups;
 use crate::simd::traits::MAX_LANES;
+use crate::threads::shared_slice::SharedSlice;
+use crate::threads::team::ThreadTeam;
 
-pub fn panels(precision: Precision, filter: &Filter) -> Vec<Panel> {
+/// Packs a filter.
+pub fn pack(precision: Precision, filter: &Filter) -> DirectWeights {
+    let Filter { group_in, taps, columns, .. } = *filter;
+    let ((lanes, _), channels) = (precision.tile(), precision.channels());
+    let list = panels(precision, filter);
+    let spanned = match list.first() {
+        Some(Panel { spanning: true, depth, .. }) => *depth,
+        _ => 0,
+    };
+    let word = |lane: usize, c: usize| (lane % lanes / group_in * group_in / channels + c) as u8;
+    let lane_words: Vec<_> = (0..spanned).map(|c| std::array::from_fn(|lane| word(lane, c))).collect();
+    let panels = PackedPanels::pack(precision, filter, list, |panel, values, constants| {
+        if !filter.scales.is_empty() {
+            let scales = &filter.scales[panel.dst_channel..][..panel.width];
+            constants[panel.vectors * lanes..][..panel.width].copy_from_slice(scales);
+        }
+        panel.fill(values, filter, panel.vectors * lanes, channels, &lane_words);
+    });
+    DirectWeights { panels, taps, columns, lane_words }
+}
+
+/// Computes all output pixels of a job.
+pub fn convolve(weights: &DirectWeights, team: &ThreadTeam, sources: PixelSources, job: Job) {
+    let DirectWeights { panels: packed, taps, columns, .. } = weights;
+    packed.check(&job);
+    let row = match sources {
+        PixelSources::Table(SourceTable { row: Some(row), .. }) if *columns > 1 => Some(*row),
+        _ => None,
+    };
+    assert_eq!(row.is_some(), *columns > 1);
+    assert!(row.is_none_or(|row| row.width > 0
+        && matches!(row.stride, 1 | 2)
+        && job.count.is_multiple_of(row.width)));
+    sources.check(&job, *taps, packed.reach());
+    let Job { src, residual, epilogue, count, out, out_stride, ahead } = job;
+    let out = &SharedSlice::new(bytes_mut(out));
+    let split = Split {
+        panels_first: packed.out_channels > count,
+        ..Split::new(count, row.map_or(1, |row| row.width), packed.list.len(), team.threads())
+    };
+    team.for_each(split.tasks(), |task| {
+        let (pixels, panels) = split.get(task);
+        let panels = &packed.list[panels];
+        let steps = pixels.len().div_ceil(TILE) * taps * panels[0].depth.div_ceil(STEP);
+        let plan = packed.prefetch_plan((task, split.tasks()), |task| split.get(task).1, steps, ahead);
+        Task { weights, src, sources, row, residual, epilogue, pixels, panels, out, out_stride, plan }
+            .compute();
+    });
+}
+
+fn panels(precision: Precision, filter: &Filter) -> Vec<Panel> {
     let Filter { groups, group_in, group_out, taps, columns, .. } = *filter;
     let ((lanes, _), channels) = (precision.tile(), precision.channels());
     let constants = if filter.scales.is_empty() { 1 } else { 2 };
@@ -47,7 +99,7 @@ pub fn panels(precision: Precision, filter: &Filter) -> Vec<Panel> {
 
 impl Panel {
     /// Writes rows of `width` words.
-    pub fn fill(
+    fn fill(
         &self,
         values: &mut [f32],
         filter: &Filter,
@@ -80,7 +132,7 @@ impl Panel {
 }
 
 impl Task<'_> {
-    pub fn compute(&self) {
+    fn compute(&self) {
         for panel in self.panels {
             match self.row {
                 Some(row) => self.rows(panel, row),
@@ -90,7 +142,7 @@ impl Task<'_> {
     }
 
     fn pixels(&self, panel: &Panel) {
-        let precision = self.packed.precision;
+        let precision = self.weights.panels.precision;
         let (_, most) = precision.tile();
         for (tile, pixels) in strips(self.pixels.clone(), most) {
             let strip = Strip { task: self, panel, pixels };
@@ -108,7 +160,7 @@ impl Task<'_> {
     /// Of the tiles that registers have room for, those that cover a row in the fewest steps: an instruction waits for
     /// the one before on the same sum, so that fewer than eight sums take as long as eight. Two short rows go together.
     fn rows(&self, panel: &Panel, row: Row) {
-        let precision = self.packed.precision;
+        let precision = self.weights.panels.precision;
         let most = row_tile(precision.tile().1);
         let sizes = [16, 14, 8, 7, 4, 2].into_iter().filter(|&m| m <= row.width.min(most));
         let steps = |m: &usize| row.width.div_ceil(*m) * (*m).max(8);

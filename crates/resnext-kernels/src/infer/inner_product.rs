@@ -12,8 +12,8 @@
 //! NaN or infinite. The powers end at 2^60 either way, and squares must not overflow: pixels or weights with a root mean
 //! square beyond 2^±60 lose precision. A pixel of zeros gives the bias to within rounding, 2^-60 times the weights.
 
-use super::job::{Job, Pixels, Sources};
-use super::packed::{Filter, Packed, Panel};
+use super::job::{Job, PixelSources, Pixels};
+use super::packed::{Filter, PackedPanels, Panel};
 use super::precision::{DotKernel, DotProduct, Precision, V};
 use super::prefetch_plan::{Outputs, PrefetchPlan};
 use super::split::Split;
@@ -63,9 +63,17 @@ const fn is_f32_of_avx512<W: DotProduct>() -> bool {
     W::CHANNELS == 1 && W::S::LANES == 16
 }
 
+/// Packs a filter.
+pub fn pack(precision: Precision, filter: &Filter) -> PackedPanels {
+    let list = panels(precision, filter);
+    PackedPanels::pack(precision, filter, list, |panel, values, constants| {
+        fill(panel, values, constants, filter);
+    })
+}
+
 /// Panels of two vectors. Weights lie as `[group][channel of a group][2 · LANES]`, and with the biases the powers of two
 /// that the channels' weights were divided by, and what is taken off their sums.
-pub fn panels(precision: Precision, filter: &Filter) -> Vec<Panel> {
+fn panels(precision: Precision, filter: &Filter) -> Vec<Panel> {
     let (lanes, _) = precision.tile();
     let (depth, width) = (filter.group_in, 2 * lanes);
     let size = depth.next_multiple_of(GROUP) * width;
@@ -84,7 +92,7 @@ pub fn panels(precision: Precision, filter: &Filter) -> Vec<Panel> {
 }
 
 /// Writes a panel's weights, and what lies behind its biases.
-pub fn fill(panel: &Panel, values: &mut [f32], constants: &mut [f32], filter: &Filter) {
+fn fill(panel: &Panel, values: &mut [f32], constants: &mut [f32], filter: &Filter) {
     let Panel { depth, width, dst_channel, .. } = *panel;
     let (scales, taken_off) = constants[width..].split_at_mut(width);
     let mut columns = vec![0f32; width * (depth + GROUP)];
@@ -140,16 +148,18 @@ thread_local! {
 /// From 1: new copies are of job 0.
 static JOBS: AtomicU64 = AtomicU64::new(1);
 
-/// Computes all output pixels of a job, whose sources have been checked.
-pub fn convolve(packed: &Packed, team: &ThreadTeam, sources: Sources, job: Job) {
+/// Computes all output pixels of a job.
+pub fn convolve(packed: &PackedPanels, team: &ThreadTeam, sources: PixelSources, job: Job) {
+    packed.check(&job);
+    sources.check(&job, 1, packed.reach());
     let Job { src, residual, epilogue, count, out, out_stride, ahead, .. } = job;
     let number = JOBS.fetch_add(1, Ordering::Relaxed);
     let out = &SharedSlice::new(out);
-    let split = Split::of_units(count, TILE, packed.panels.len(), team.threads());
+    let split = Split::of_units(count, TILE, packed.list.len(), team.threads());
     team.for_each(split.tasks(), |i| {
         let (pixels, panels) = split.get(i);
         let steps = pixels.len().div_ceil(TILE) * groups(packed).div_ceil(STEP);
-        let plan = packed.plan((i, split.tasks()), |task| split.get(task).1, steps, ahead);
+        let plan = packed.prefetch_plan((i, split.tasks()), |task| split.get(task).1, steps, ahead);
         COPIES.with_borrow_mut(|copies| {
             let of = (number, pixels.start);
             let least = epilogue.least;
@@ -159,7 +169,7 @@ pub fn convolve(packed: &Packed, team: &ThreadTeam, sources: Sources, job: Job) 
                 task.copy();
                 task.copies.of = of;
             }
-            for panel in &packed.panels[panels] {
+            for panel in &packed.list[panels] {
                 task.panel(panel);
             }
         });
@@ -167,16 +177,16 @@ pub fn convolve(packed: &Packed, team: &ThreadTeam, sources: Sources, job: Job) 
 }
 
 /// Groups of a pixel's channels.
-fn groups(packed: &Packed) -> usize {
-    packed.panels[0].depth.div_ceil(GROUP)
+fn groups(packed: &PackedPanels) -> usize {
+    packed.list[0].depth.div_ceil(GROUP)
 }
 
 /// Some pixels times some panels, on one thread.
 struct Task<'a> {
-    packed: &'a Packed,
+    packed: &'a PackedPanels,
     pixels: Range<usize>,
     src: Pixels<'a>,
-    sources: Sources<'a>,
+    sources: PixelSources<'a>,
     copies: &'a mut Copies,
     residual: Option<Pixels<'a>>,
     least: f32,
@@ -199,7 +209,7 @@ impl Task<'_> {
 
     /// Values of the copies of a tile's pixels.
     fn tile_size(&self) -> usize {
-        self.packed.panels[0].depth.div_ceil(BLOCK) * TILE * ROW
+        self.packed.list[0].depth.div_ceil(BLOCK) * TILE * ROW
     }
 
     /// Where the copy of a pixel begins, counted from the task's first.
@@ -235,7 +245,7 @@ impl DotKernel for PackPixels<'_, '_> {
             unreachable!("`suits` takes f32 by AVX-512 alone");
         }
         let PackPixels(task) = self;
-        let (count, depth, lanes) = (task.pixels.len(), task.packed.panels[0].depth, W::S::LANES);
+        let (count, depth, lanes) = (task.pixels.len(), task.packed.list[0].depth, W::S::LANES);
         // Every vector of a block begins at one of these.
         let factors: [f32; GROUP + MAX_LANES] = std::array::from_fn(|i| TAKEN_OFF[i % GROUP]);
         let mut parts = [0f32; MAX_LANES];
@@ -244,8 +254,8 @@ impl DotKernel for PackPixels<'_, '_> {
             let pixels = tile..count.min(tile + TILE);
             for pixel in pixels.clone() {
                 let at = match task.sources {
-                    Sources::Same => (task.pixels.start + pixel) * task.src.stride,
-                    Sources::Table(table) => table.offsets[task.pixels.start + pixel] as usize,
+                    PixelSources::Same => (task.pixels.start + pixel) * task.src.stride,
+                    PixelSources::Table(table) => table.offsets[task.pixels.start + pixel] as usize,
                 };
                 let (from, place) = (&task.src.data[at..at + depth], task.place(pixel));
                 // SAFETY: the CPU has W's instructions; a row has whole vectors, SIDE_BY_SIDE of the longest, and its copy
@@ -423,7 +433,7 @@ impl<const M: usize> Tiles<'_, M> {
         let residual =
             task.residual.map(|r| (r.data[pixel * r.stride + panel.dst_channel..].as_ptr(), r.stride));
         let scales = &task.copies.scales[first..first + M];
-        // SAFETY: `Packed::convolve` checked output and residual; constants are as many as `fill` wrote.
+        // SAFETY: `convolve` checked output and residual; constants are as many as `fill` wrote.
         unsafe {
             let least = W::S::splat(&task.least);
             for v in 0..2 {

@@ -1,6 +1,7 @@
 //! One convolution of inference: what it reads, what it writes, and what happens to its sums.
 
-use super::packed::Packed;
+use super::packed::{Packed, PackedPanels};
+use crate::winograd::Tiling;
 
 /// Where pixels lie: `pixel · stride` words from the start.
 #[derive(Clone, Copy)]
@@ -15,6 +16,17 @@ pub enum Sources<'a> {
     /// The source pixel of the same number.
     Same,
     /// Looked up.
+    Table(&'a SourceTable),
+    /// The 4×4 pixels of its tile, for weights packed for Winograd's kernel.
+    Tiles(&'a Tiling),
+}
+
+/// What each output pixel reads by itself.
+#[derive(Clone, Copy)]
+pub enum PixelSources<'a> {
+    /// As [`Sources::Same`].
+    Same,
+    /// As [`Sources::Table`].
     Table(&'a SourceTable),
 }
 
@@ -67,7 +79,21 @@ pub struct Job<'a> {
     pub ahead: &'a [&'a Packed],
 }
 
-impl Packed {
+impl PixelSources<'_> {
+    /// Asserts that a job's source has all pixels that are read, `reach` words each.
+    pub fn check(&self, job: &Job, taps: usize, reach: usize) {
+        let last = match self {
+            PixelSources::Same => job.count.saturating_sub(1) * job.src.stride,
+            PixelSources::Table(table) => {
+                assert_eq!(table.offsets.len(), job.count * taps);
+                table.farthest
+            }
+        };
+        assert!(job.count == 0 || job.src.data.len() >= last + reach);
+    }
+}
+
+impl PackedPanels {
     /// Asserts that there is room for the output, and a residual as large.
     pub fn check(&self, job: &Job) {
         let channels = self.precision.written();

@@ -3,37 +3,45 @@
 use super::precision::Precision;
 use crate::memory::aligned::AlignedBuffer;
 use crate::simd::traits::MAX_LANES;
+use crate::threads::shared_slice::SharedSlice;
+use rayon::prelude::*;
 use std::ops::Range;
 
-/// Weights packed once: panels of up to two vectors of output channels.
+/// A convolution's weights, packed once, in the form that the kernel for it reads.
 #[derive(Debug)]
-pub struct Packed {
+pub enum Packed {
+    /// Every product of a source word and a weight, as [`direct`](super::direct) computes them.
+    Direct(DirectWeights),
+    /// Two channels in one multiplication, as [`inner_product`](super::inner_product) computes them.
+    InnerProduct(PackedPanels),
+    /// Tiles of 2×2 output pixels, as [`winograd`](super::winograd) computes them.
+    Winograd(PackedPanels),
+}
+
+/// Panels of up to two vectors of output channels, with what each form has in them.
+#[derive(Debug)]
+pub struct PackedPanels {
     pub precision: Precision,
+    pub out_channels: usize,
+    pub list: Vec<Panel>,
+    /// The panels' weights, one panel after the other.
+    pub weights: AlignedBuffer,
+    /// The panels' biases in f32, each padded with zeros to whole vectors; behind a panel's biases lie its form's own
+    /// constants.
+    pub bias: AlignedBuffer,
+}
+
+/// Weights in the order of the direct kernel: `[kernel position][source word][vectors · LANES]`, padded with zeros.
+/// Where sums are integers, the scales of the output channels lie behind the biases.
+#[derive(Debug)]
+pub struct DirectWeights {
+    pub panels: PackedPanels,
     pub taps: usize,
     /// Neighbouring taps whose weights lie beside each other, a word: 3 for tiles of neighbours, or 1.
     pub columns: usize,
-    pub out_channels: usize,
-    pub panels: Vec<Panel>,
-    /// One after another, all panels' `[tap][source word][vectors · LANES]`, padded with zeros.
-    pub weights: AlignedBuffer,
-    /// A panel's width each, padded with zeros, f32. Behind them as many scales of output channels, if sums are whole
-    /// numbers, or a form's own constants.
-    pub bias: AlignedBuffer,
     /// Where vectors span groups: for each row of weights of a tap, the source word that a lane multiplies, from
     /// the panel's first on.
     pub lane_words: Vec<[u8; MAX_LANES]>,
-    pub form: Form,
-}
-
-/// How a convolution is computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    /// Every product of a source word and a weight.
-    Direct,
-    /// As [`inner_product`](super::inner_product) does.
-    Paired,
-    /// As [`winograd`](super::winograd) does.
-    Tiles,
 }
 
 /// The weights of up to two vectors of output channels.
@@ -80,20 +88,55 @@ impl Filter<'_> {
 }
 
 impl Packed {
-    /// Bytes of the packed weights.
-    pub fn bytes(&self) -> usize {
-        size_of_val(&self.weights[..]) + size_of_val(&self.bias[..])
+    /// The panels, whatever their form.
+    pub fn panels(&self) -> &PackedPanels {
+        match self {
+            Packed::Direct(DirectWeights { panels, .. })
+            | Packed::InnerProduct(panels)
+            | Packed::Winograd(panels) => panels,
+        }
     }
 
-    /// Whether it is computed in tiles.
-    pub fn tiled(&self) -> bool {
-        self.form == Form::Tiles
+    /// Bytes of the packed weights.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&self.panels().weights[..]) + size_of_val(&self.panels().bias[..])
+    }
+
+    /// Whether it is computed in Winograd's tiles, and so reads [`Sources::Tiles`](super::job::Sources::Tiles).
+    pub fn is_winograd(&self) -> bool {
+        matches!(self, Packed::Winograd(_))
+    }
+}
+
+impl PackedPanels {
+    /// Packs the panels in `list`: `fill` writes a panel's weights, and the constants behind its biases.
+    pub fn pack(
+        precision: Precision,
+        filter: &Filter,
+        list: Vec<Panel>,
+        fill: impl Fn(&Panel, &mut [f32], &mut [f32]) + Sync,
+    ) -> Self {
+        let end = |of: fn(&Panel) -> &Range<usize>| list.last().map_or(0, |last| of(last).end);
+        let mut weights = AlignedBuffer::zeros_parallel(end(|panel| &panel.weights));
+        let mut bias = AlignedBuffer::zeros(end(|panel| &panel.bias));
+        let (out, constants) = (SharedSlice::new(&mut weights), SharedSlice::new(&mut bias));
+        list.par_iter().for_each(|panel| {
+            // SAFETY: panels' weights do not overlap, nor do their biases.
+            let (values, constants) = unsafe {
+                let Panel { weights, bias, .. } = panel;
+                (out.slice(weights.start, weights.len()), constants.slice(bias.start, bias.len()))
+            };
+            let bias = &filter.bias[panel.dst_channel..][..panel.width];
+            constants[..panel.width].copy_from_slice(bias);
+            fill(panel, values, constants);
+        });
+        PackedPanels { precision, out_channels: filter.groups * filter.group_out, list, weights, bias }
     }
 
     /// The words each pixel of a source has to have.
     pub fn reach(&self) -> usize {
         let (lanes, _) = self.precision.tile();
         let reach = |p: &Panel| p.src_word + if p.spanning { lanes } else { p.depth };
-        self.panels.iter().map(reach).max().unwrap_or(0)
+        self.list.iter().map(reach).max().unwrap_or(0)
     }
 }

@@ -2,7 +2,7 @@
 //! tile, and places of results.
 
 use super::job::Pixels;
-use super::packed::Packed;
+use super::packed::{Packed, PackedPanels};
 use crate::memory::prefetch::{CacheLevel, prefetch, prefetch_to_write};
 use std::cell::Cell;
 use std::ops::Range;
@@ -10,10 +10,10 @@ use std::ops::Range;
 /// How many convolutions ahead weights are fetched for.
 pub const AHEAD: usize = 3;
 
-impl Packed {
+impl PackedPanels {
     /// What the given one of a number of tasks plan in `steps` steps for each of its panels: the panels of the task
     /// that its thread most likely does next, then its share of what the next convolutions want.
-    pub fn plan(
+    pub fn prefetch_plan(
         &self,
         (task, tasks): (usize, usize),
         panels: impl Fn(usize) -> Range<usize>,
@@ -21,12 +21,12 @@ impl Packed {
         ahead: &[&Packed],
     ) -> PrefetchPlan {
         let (own, next) = (panels(task), panels((task + 1).min(tasks - 1)));
-        let all = |packed: &Packed| PrefetchRun::of(packed, 0..packed.weights.len());
+        let all = |packed: &Packed| PrefetchRun::of(packed.panels(), 0..packed.panels().weights.len());
         let lines: usize = ahead.iter().map(|packed| all(packed).lines).sum();
         let mut share = lines * task / tasks..lines * (task + 1) / tasks;
         let mut plan = [PrefetchRun::of(self, 0..0); AHEAD + 1];
         if next != own {
-            let weights = self.panels[next.start].weights.start..self.panels[next.end - 1].weights.end;
+            let weights = self.list[next.start].weights.start..self.list[next.end - 1].weights.end;
             plan[0] = PrefetchRun::of(self, weights);
         }
         for (packed, fetch) in ahead.iter().zip(&mut plan[1..]) {
@@ -75,7 +75,7 @@ pub struct PrefetchRun {
 
 impl PrefetchRun {
     /// Those of some of the weights.
-    fn of(packed: &Packed, weights: Range<usize>) -> Self {
+    fn of(packed: &PackedPanels, weights: Range<usize>) -> Self {
         Self::words(packed.weights.as_ptr().wrapping_add(weights.start), weights.len(), 1)
     }
 

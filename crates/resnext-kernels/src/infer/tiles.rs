@@ -3,8 +3,8 @@
 //! Activations are read in place, one broadcast a pixel and word. Where a group is narrower than a vector,
 //! the vector spans several groups and the broadcast becomes a permute.
 
-use super::job::{Epilogue, Pixels, Row, Sources};
-use super::packed::{Packed, Panel};
+use super::job::{Epilogue, PixelSources, Pixels, Row};
+use super::packed::{DirectWeights, Panel};
 use super::precision::{DotKernel, DotProduct, Precision, V};
 use super::prefetch_plan::{Outputs, PrefetchPlan, PrefetchRun};
 use super::split::STEP;
@@ -16,9 +16,9 @@ use std::ops::Range;
 
 /// Some pixels times some panels, on one thread.
 pub struct Task<'a> {
-    pub packed: &'a Packed,
+    pub weights: &'a DirectWeights,
     pub src: Pixels<'a>,
-    pub sources: Sources<'a>,
+    pub sources: PixelSources<'a>,
     pub row: Option<Row>,
     pub residual: Option<Pixels<'a>>,
     pub epilogue: Epilogue,
@@ -73,15 +73,15 @@ impl Strip<'_> {
     /// The pixels exist.
     #[inline(always)]
     unsafe fn rows<const M: usize>(&self, first: usize, tap: usize) -> [*const f32; M] {
-        let Task { src, sources, packed, .. } = self.task;
-        // SAFETY: `Packed::convolve` checked the farthest pixel.
+        let Task { src, sources, weights, .. } = self.task;
+        // SAFETY: `direct::convolve` checked the farthest pixel.
         unsafe {
             let start = src.data.as_ptr().add(self.panel.src_word);
             match sources {
-                Sources::Same => std::array::from_fn(|m| start.add((first + m) * src.stride)),
-                Sources::Table(table) => {
-                    let table = table.offsets.as_ptr().add(first * packed.taps + tap);
-                    std::array::from_fn(|m| start.add(*table.add(m * packed.taps) as usize))
+                PixelSources::Same => std::array::from_fn(|m| start.add((first + m) * src.stride)),
+                PixelSources::Table(table) => {
+                    let table = table.offsets.as_ptr().add(first * weights.taps + tap);
+                    std::array::from_fn(|m| start.add(*table.add(m * weights.taps) as usize))
                 }
             }
         }
@@ -90,7 +90,7 @@ impl Strip<'_> {
     /// The panel's first weight.
     #[inline(always)]
     fn weights(&self) -> *const f32 {
-        self.task.packed.weights[self.panel.weights.clone()].as_ptr()
+        self.task.weights.panels.weights[self.panel.weights.clone()].as_ptr()
     }
 
     /// What sums begin with: the bias, unless that is in other units.
@@ -99,7 +99,7 @@ impl Strip<'_> {
     /// The CPU has `W`'s instructions.
     #[inline(always)]
     unsafe fn initial<W: DotProduct, const N: usize>(&self) -> [V<W>; N] {
-        let bias = &self.task.packed.bias[self.panel.bias.clone()][..N * W::S::LANES];
+        let bias = &self.task.weights.panels.bias[self.panel.bias.clone()][..N * W::S::LANES];
         // SAFETY: the bias is padded to whole vectors.
         unsafe {
             let mut initial = [W::S::zero(); N];
@@ -138,10 +138,10 @@ impl Strip<'_> {
         let Epilogue { least, residual_step, offset } = task.epilogue;
         // Loops over the sums are short, unrolled and have constant bounds, or the sums would be kept in memory
         // all along.
-        // SAFETY: `Packed::convolve` checked output and residual; the constants are padded to whole vectors.
+        // SAFETY: `direct::convolve` checked output and residual; the constants are padded to whole vectors.
         unsafe {
             if W::SCALED {
-                let constants = &task.packed.bias[panel.bias.clone()][..2 * N * lanes];
+                let constants = &task.weights.panels.bias[panel.bias.clone()][..2 * N * lanes];
                 let (bias, scales) = (constants.as_ptr(), constants[N * lanes..].as_ptr());
                 let offset = W::S::splat(&offset);
                 for v in 0..N {
@@ -216,10 +216,10 @@ impl<const M: usize, const N: usize> DotKernel for Dense<'_, M, N> {
         }
         let strip = self.0;
         let Strip { task, panel, pixels } = strip;
-        let Task { src, packed, .. } = task;
+        let Task { src, .. } = task;
         // The next tile's pixels, if they follow: into the first cache where they are so few words that they stay there.
         const FEW: usize = 4096;
-        let in_order = matches!(task.sources, Sources::Same) && src.stride <= panel.depth + MAX_LANES;
+        let in_order = matches!(task.sources, PixelSources::Same) && src.stride <= panel.depth + MAX_LANES;
         let next = if in_order { M * src.stride } else { 0 };
         let into = if M * panel.depth <= FEW { CacheLevel::First } else { CacheLevel::Second };
         let steps = panel.depth.div_ceil(STEP);
@@ -231,9 +231,9 @@ impl<const M: usize, const N: usize> DotKernel for Dense<'_, M, N> {
             unsafe {
                 let mut acc = [strip.initial::<W, N>(); M];
                 let mut weights = strip.weights();
-                let mut fetch = task.plan.take(packed.taps * steps);
+                let mut fetch = task.plan.take(task.weights.taps * steps);
                 let mut outputs = strip.outputs::<W>(first, M);
-                for tap in 0..packed.taps {
+                for tap in 0..task.weights.taps {
                     let rows = strip.rows::<M>(first, tap);
                     let mut next = PrefetchRun::words(rows[0].wrapping_add(next), next, steps);
                     let meanwhile = || {
@@ -299,17 +299,17 @@ impl<const M: usize> DotKernel for Spanning<'_, M> {
         let strip = self.0;
         let Strip { task, panel, pixels } = strip;
         for first in pixels.clone().step_by(M) {
-            // SAFETY: as for the dense tile; `Packed::convolve` checked that whole source vectors can be read.
+            // SAFETY: as for the dense tile; `direct::convolve` checked that whole source vectors can be read.
             unsafe {
                 let [initial] = strip.initial::<W, 1>();
                 let mut acc = [initial; M];
                 let mut weights = strip.weights();
-                for tap in 0..task.packed.taps {
+                for tap in 0..task.weights.taps {
                     let rows = strip.rows::<M>(first, tap);
                     for c in 0..panel.depth {
                         let w = W::S::load(weights);
                         weights = weights.add(W::S::LANES);
-                        let index = W::S::index(|lane| task.packed.lane_words[c][lane].into());
+                        let index = W::S::index(|lane| task.weights.lane_words[c][lane].into());
                         for m in 0..M {
                             let x = W::S::permute(W::S::load(rows[m]), index);
                             acc[m] = W::dot(x, w, acc[m]);
@@ -360,7 +360,7 @@ impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
         let Strip { task, pixels, .. } = self.strip;
         // SAFETY: the CPU has W's instructions.
         let mut indices = [unsafe { W::S::index(|_| 0) }; DEPTH];
-        for (index, words) in indices.iter_mut().zip(&task.packed.lane_words) {
+        for (index, words) in indices.iter_mut().zip(&task.weights.lane_words) {
             // SAFETY: as above.
             *index = unsafe { W::S::index(|lane| words[lane].into()) };
         }
@@ -398,20 +398,20 @@ impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
     ) {
         let Strip { task, panel, .. } = self.strip;
         let depth = if DEPTH == 0 { panel.depth } else { DEPTH };
-        let Sources::Table(table) = task.sources else { return };
+        let PixelSources::Table(table) = task.sources else { return };
         let table = table.offsets.as_ptr();
         let start = task.src.data.as_ptr().wrapping_add(panel.src_word);
-        // SAFETY: the function's contract; `Packed::convolve` checked the farthest pixel.
+        // SAFETY: the function's contract; `direct::convolve` checked the farthest pixel.
         unsafe {
             // Two arrays by name: of one array of both, some would be kept in memory.
             let [initial] = self.strip.initial::<W, 1>();
             let (mut acc, mut below) = ([initial; M], [initial; M]);
             let mut weights = self.strip.weights();
-            let mut fetch = task.plan.take(task.packed.taps * depth.div_ceil(STEP));
+            let mut fetch = task.plan.take(task.weights.taps * depth.div_ceil(STEP));
             for row in 0..R {
                 self.strip.outputs::<W>(first + row * self.width, M).prefetch(M, W::S::LANES * W::BYTES / 4);
             }
-            for tap in (0..task.packed.taps).step_by(3) {
+            for tap in (0..task.weights.taps).step_by(3) {
                 fetch.step(3 * depth.div_ceil(STEP), CacheLevel::Second);
                 // Source pixel j of a row, in order, is column j - m · STRIDE of output pixel m. A loop, as a
                 // closure might become a call, before which all vector registers would have to be saved.
@@ -419,7 +419,7 @@ impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
                 for row in 0..R {
                     for j in 0..(M - 1) * STRIDE + 3 {
                         let m = if j / STRIDE < M { j / STRIDE } else { M - 1 };
-                        let at = (first + row * self.width + m) * task.packed.taps + tap + j - m * STRIDE;
+                        let at = (first + row * self.width + m) * task.weights.taps + tap + j - m * STRIDE;
                         rows[row][j] = start.add(*table.add(at) as usize);
                     }
                 }

@@ -1,7 +1,7 @@
 //! Tiles of inference: over packed weights, with bias, residual and ReLU.
 
 use super::job::{Job, Pixels};
-use super::packed::{Filter, Form, Packed, Panel};
+use super::packed::{Filter, PackedPanels, Panel};
 use super::precision::Precision;
 use super::prefetch_plan::{Outputs, PrefetchPlan};
 use super::split::Split;
@@ -19,8 +19,14 @@ pub fn suits(precision: Precision, filter: &Filter) -> bool {
     tiled && matches!(precision, Precision::F32(_)) && whole && takes(lanes, group_in)
 }
 
-/// A panel a vector of output channels.
-pub fn panels(precision: Precision, filter: &Filter) -> Vec<Panel> {
+/// Packs a filter.
+pub fn pack(precision: Precision, filter: &Filter) -> PackedPanels {
+    let list = panels(precision, filter);
+    PackedPanels::pack(precision, filter, list, |panel, values, _| fill(precision, panel, values, filter))
+}
+
+/// One panel per vector of output channels.
+fn panels(precision: Precision, filter: &Filter) -> Vec<Panel> {
     let (lanes, _) = precision.tile();
     let (depth, size) = (filter.group_in, POSITIONS * filter.group_in * lanes);
     (0..filter.groups * filter.group_out / lanes)
@@ -38,7 +44,7 @@ pub fn panels(precision: Precision, filter: &Filter) -> Vec<Panel> {
 }
 
 /// Writes a panel's weights.
-pub fn fill(precision: Precision, panel: &Panel, values: &mut [f32], filter: &Filter) {
+fn fill(precision: Precision, panel: &Panel, values: &mut [f32], filter: &Filter) {
     let Precision::F32(isa) = precision else { unreachable!("tiles are of f32") };
     transform_kernels(isa, filter.group_out, values, |channel, c| {
         let kernel = &filter.channel(panel.dst_channel + channel)[9 * c..9 * (c + 1)];
@@ -47,16 +53,16 @@ pub fn fill(precision: Precision, panel: &Panel, values: &mut [f32], filter: &Fi
 }
 
 /// Computes all output pixels of a job.
-pub fn convolve(packed: &Packed, team: &ThreadTeam, tiling: &Tiling, job: Job) {
+pub fn convolve(packed: &PackedPanels, team: &ThreadTeam, tiling: &Tiling, job: Job) {
     packed.check(&job);
     let Job { src, residual, epilogue, count, out, out_stride, ahead, .. } = job;
     let Precision::F32(isa) = packed.precision else { unreachable!("tiles are of f32") };
-    assert!(packed.form == Form::Tiles && tiling.pixels() == count);
+    assert_eq!(tiling.pixels(), count);
     let (lanes, _) = packed.precision.tile();
-    let group = packed.panels.first().map_or(lanes, |panel| panel.depth);
+    let group = packed.list.first().map_or(lanes, |panel| panel.depth);
     let vectors = vectors_per_group(lanes, group);
     let out = &SharedSlice::new(out);
-    let split = Split::new(tiling.len(), 1, packed.panels.len() / vectors, team.threads());
+    let split = Split::new(tiling.len(), 1, packed.list.len() / vectors, team.threads());
     team.for_each(split.tasks(), |task| {
         let (tiles, units) = split.get(task);
         let panels = |task: usize| {
@@ -64,7 +70,7 @@ pub fn convolve(packed: &Packed, team: &ThreadTeam, tiling: &Tiling, job: Job) {
             units.start * vectors..units.end * vectors
         };
         let steps = POSITIONS * tiles.len().div_ceil(LARGEST);
-        let plan = packed.plan((task, split.tasks()), panels, steps, ahead);
+        let plan = packed.prefetch_plan((task, split.tasks()), panels, steps, ahead);
         let sink = Finish { bias: &packed.bias, residual, least: epilogue.least, out, out_stride, plan };
         let (maps, weights) = (src.data, &packed.weights[..]);
         Tiles { tiling, tiles, maps, pitch: lanes, group, units, weights, sink }.compute(isa);
@@ -99,7 +105,7 @@ impl Sink<f32> for Finish<'_> {
     #[inline(always)]
     unsafe fn put<S: Simd<T = f32>>(&self, pixel: usize, vector: usize, sum: S::V) {
         let channel = vector * S::LANES;
-        // SAFETY: the CPU has S's instructions; `Packed::check` saw that the residual has all pixels.
+        // SAFETY: the CPU has S's instructions; `PackedPanels::check` saw that the residual has all pixels.
         unsafe {
             let mut sum = S::add(sum, S::load(self.bias[channel..channel + S::LANES].as_ptr()));
             if let Some(Pixels { data, stride }) = self.residual {

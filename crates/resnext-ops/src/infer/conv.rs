@@ -322,7 +322,7 @@ impl FusedConv {
         }
         match &*self.plan(&x, &size) {
             Plan::Table(table) => self.packed.convolve(team, Sources::Table(table), job),
-            Plan::Tiles(tiling) => self.packed.run_tiles(team, tiling, job),
+            Plan::Tiles(tiling) => self.packed.convolve(team, Sources::Tiles(tiling), job),
         }
         Ok(())
     }
@@ -344,7 +344,7 @@ impl FusedConv {
                 false => n * h * row,
             }
         };
-        let plan = if self.packed.tiled() {
+        let plan = if self.packed.is_winograd() {
             let mut tiling = Tiling::default();
             (0..n).for_each(|image| tiling.add((out[1], out[2]), |y, x| place(image, y, x)));
             Plan::Tiles(tiling)

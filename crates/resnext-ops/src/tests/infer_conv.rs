@@ -268,7 +268,7 @@ fn tiles_are_exact_on_whole_numbers_and_keep_images_apart() {
         let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         for isa in Isa::available() {
             let conv = FusedConv::on(isa, &weight, &bias, &config, DType::F32, false).unwrap();
-            assert!(conv.packed.tiled(), "{isa:?} {d}");
+            assert!(conv.packed.is_winograd(), "{isa:?} {d}");
             let run = |x: &Tensor, residual: Option<&Tensor>| fused(&conv, x, residual, residual.is_some());
             for threads in [1, 5] {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
