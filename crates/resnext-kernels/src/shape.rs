@@ -1,15 +1,15 @@
 //! Sizes and settings of a convolution.
 
-/// The settings of a 2-D convolution, the same in both directions.
+/// The settings of a 2-D convolution, the same for height and width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conv2dConfig {
-    /// Pixels from one output to the next.
+    /// Input pixels from one output pixel to the next.
     pub stride: usize,
-    /// Zeros added on each side.
+    /// Zeros added on each side of the input.
     pub padding: usize,
-    /// Pixels from one kernel element to the next.
+    /// Input pixels from one kernel position to the next.
     pub dilation: usize,
-    /// Independent groups of channels: 1 is a dense convolution, as many as channels a depthwise one.
+    /// Independent groups of channels: 1 is a dense convolution, as many groups as channels a depthwise one.
     pub groups: usize,
 }
 
@@ -19,44 +19,61 @@ impl Default for Conv2dConfig {
     }
 }
 
-/// The sizes of one convolution, checked.
+/// The sizes of one convolution: input (N, H, W, Cin), weight (Cout, Cin/groups, kh, kw), output (N, H', W', Cout).
+///
+/// Kernels trust that the sizes fit each other: both channel counts are multiples of the groups, and
+/// `out = (in + 2·padding - dilation·(kernel - 1) - 1) / stride + 1` holds for height and width.
 #[derive(Debug, Clone, Copy)]
 pub struct ConvShape {
+    /// N.
     pub batch: usize,
+    /// Cin.
     pub in_channels: usize,
+    /// H.
     pub in_h: usize,
+    /// W.
     pub in_w: usize,
+    /// Cout.
     pub out_channels: usize,
+    /// H'.
     pub out_h: usize,
+    /// W'.
     pub out_w: usize,
+    /// Height of the kernel.
     pub kernel_h: usize,
+    /// Width of the kernel.
     pub kernel_w: usize,
+    /// Stride, padding, dilation and groups.
     pub config: Conv2dConfig,
 }
 
 impl ConvShape {
-    /// Input channels a group.
+    /// Input channels per group.
     pub fn group_in(&self) -> usize {
         self.in_channels / self.config.groups
     }
 
-    /// Output channels a group.
+    /// Output channels per group.
     pub fn group_out(&self) -> usize {
         self.out_channels / self.config.groups
     }
 
+    /// Positions of the kernel: height times width.
     pub fn kernel_positions(&self) -> usize {
         self.kernel_h * self.kernel_w
     }
 
+    /// Elements of the input.
     pub fn input_len(&self) -> usize {
         self.batch * self.in_h * self.in_w * self.in_channels
     }
 
+    /// Elements of the output.
     pub fn output_len(&self) -> usize {
         self.batch * self.out_h * self.out_w * self.out_channels
     }
 
+    /// Elements of the weight.
     pub fn weight_len(&self) -> usize {
         self.out_channels * self.group_in() * self.kernel_positions()
     }

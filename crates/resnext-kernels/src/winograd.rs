@@ -31,7 +31,7 @@ pub fn vectors_per_group(lanes: usize, group: usize) -> usize {
     (group / lanes).max(1)
 }
 
-/// Tiles of maps, in order: what they read and where they are written.
+/// The tiles of a batch of maps, in order: which pixels each reads, and which it writes.
 #[derive(Debug, Default)]
 pub struct Tiling {
     /// Where the 4×4 pixels of each tile begin, row by row.
@@ -48,8 +48,8 @@ pub struct Tiling {
 const OUTSIDE: u32 = u32::MAX;
 
 impl Tiling {
-    /// Adds a map of `height`×`width` output pixels, numbered from the last one's on. `at(y, x)` says where the pixel
-    /// begins that position (y, x) of the kernel's window reads for output pixel (0, 0).
+    /// Adds a map of `height`×`width` output pixels, numbered behind those of the maps before it. `at(y, x)` is the offset
+    /// of the padded source pixel (y, x), counted from the first that output pixel (0, 0) reads.
     pub fn add(&mut self, (height, width): (usize, usize), at: impl Fn(usize, usize) -> usize) {
         for top in (0..height).step_by(2) {
             for left in (0..width).step_by(2) {
@@ -67,6 +67,8 @@ impl Tiling {
         self.pixels += height * width;
     }
 
+    /// Tiles so far.
+    #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         self.reads.len()
     }

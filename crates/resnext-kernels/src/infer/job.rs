@@ -3,25 +3,28 @@
 use super::packed::{Packed, PackedPanels};
 use crate::winograd::Tiling;
 
-/// Where pixels lie: `pixel · stride` words from the start.
+/// A view of a map's pixels: pixel `i` begins `i · stride` words from the start. A word is 32 bits: one channel in f32,
+/// two in bf16, four in int8.
 #[derive(Clone, Copy)]
 pub struct Pixels<'a> {
+    /// The words.
     pub data: &'a [f32],
+    /// Words from one pixel to the next.
     pub stride: usize,
 }
 
 /// What each output pixel reads.
 #[derive(Clone, Copy)]
 pub enum Sources<'a> {
-    /// The source pixel of the same number.
+    /// The source pixel with its own number: a 1×1 convolution of stride 1.
     Same,
-    /// Looked up.
+    /// One source pixel per kernel position, looked up.
     Table(&'a SourceTable),
-    /// The 4×4 pixels of its tile, for weights packed for Winograd's kernel.
+    /// The 4×4 source pixels of its tile, for weights packed for Winograd's kernel.
     Tiles(&'a Tiling),
 }
 
-/// What each output pixel reads by itself.
+/// What each output pixel reads, for kernels that compute pixel by pixel.
 #[derive(Clone, Copy)]
 pub enum PixelSources<'a> {
     /// As [`Sources::Same`].
@@ -30,57 +33,65 @@ pub enum PixelSources<'a> {
     Table(&'a SourceTable),
 }
 
-/// The places, in words from the start, of the source pixels that each output pixel reads.
+/// Which source pixel each kernel position of each output pixel reads, as word offsets into the source.
 #[derive(Debug)]
 pub struct SourceTable {
-    /// `[output pixel][tap]`
+    /// `[output pixel][kernel position]`
     pub offsets: Vec<u32>,
-    /// The largest of them.
+    /// The largest offset.
     pub farthest: usize,
+    /// Set where output pixels come in rows that the row kernels take.
     pub row: Option<Row>,
 }
 
-/// Rows of output pixels that lie `stride` source pixels apart, with taps that are neighbours.
+/// Rows of output pixels whose kernel positions are horizontal neighbours in the source: three columns, dilation 1.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
+    /// Output pixels per row.
     pub width: usize,
+    /// Source pixels from one output pixel to the next: 1 or 2.
     pub stride: usize,
 }
 
 impl SourceTable {
+    /// A table of `offsets`, `[output pixel][kernel position]`.
     pub fn new(offsets: Vec<u32>, row: Option<Row>) -> Self {
         let farthest = offsets.iter().copied().max().unwrap_or(0) as usize;
         SourceTable { offsets, farthest, row }
     }
 }
 
-/// What is done with sums in the end, in the output's units.
+/// What happens to the sums before they are stored, in the output's units.
 #[derive(Debug, Clone, Copy)]
 pub struct Epilogue {
-    /// What outputs are at least: with ReLU, zero.
+    /// Lower bound of the outputs: zero with ReLU, negative infinity without.
     pub least: f32,
-    /// Of quantized maps, one of the residual's steps.
+    /// For quantized maps, the residual's step size in output steps.
     pub residual_step: f32,
-    /// Of quantized maps, added to all: takes the residual's zero off.
+    /// For quantized maps, an offset added to every sum, which removes the residual's zero point.
     pub offset: f32,
 }
 
-/// One convolution: `out = conv(src) + bias`, `+ residual` and ReLU where asked for.
+/// One convolution: `out = max(conv(src) + bias + residual, least)`.
 pub struct Job<'a> {
+    /// The input's pixels.
     pub src: Pixels<'a>,
+    /// A map added to the output, pixel by pixel.
     pub residual: Option<Pixels<'a>>,
+    /// ReLU and, for quantized maps, units.
     pub epilogue: Epilogue,
     /// Output pixels.
     pub count: usize,
+    /// The output's words.
     pub out: &'a mut [f32],
+    /// Words from one output pixel to the next.
     pub out_stride: usize,
-    /// Weights that the next convolutions read, to be fetched from memory while this one computes.
-    /// At most [`AHEAD`](super::prefetch_plan::AHEAD).
+    /// Weights of the next convolutions, at most three, which are prefetched while this one computes.
     pub ahead: &'a [&'a Packed],
 }
 
 impl PixelSources<'_> {
-    /// Asserts that a job's source has all pixels that are read, `reach` words each.
+    /// Asserts that a job's source holds every pixel that is read, `reach` words of each.
     pub fn check(&self, job: &Job, taps: usize, reach: usize) {
         let last = match self {
             PixelSources::Same => job.count.saturating_sub(1) * job.src.stride,
@@ -94,7 +105,7 @@ impl PixelSources<'_> {
 }
 
 impl PackedPanels {
-    /// Asserts that there is room for the output, and a residual as large.
+    /// Asserts that the output has room for every pixel, and that a residual has as many.
     pub fn check(&self, job: &Job) {
         let channels = self.precision.written();
         let holds = |len: usize, stride: usize| {

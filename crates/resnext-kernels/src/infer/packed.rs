@@ -22,7 +22,9 @@ pub enum Packed {
 #[derive(Debug)]
 pub struct PackedPanels {
     pub precision: Precision,
+    /// Output channels of all groups.
     pub out_channels: usize,
+    /// Where each panel lies, and what it reads and writes.
     pub list: Vec<Panel>,
     /// The panels' weights, one panel after the other.
     pub weights: AlignedBuffer,
@@ -36,51 +38,60 @@ pub struct PackedPanels {
 #[derive(Debug)]
 pub struct DirectWeights {
     pub panels: PackedPanels,
+    /// Kernel positions.
     pub taps: usize,
-    /// Neighbouring taps whose weights lie beside each other, a word: 3 for tiles of neighbours, or 1.
+    /// Neighbouring kernel positions whose weights lie side by side for each source word: 3 for the row kernels, else 1.
     pub columns: usize,
-    /// Where vectors span groups: for each row of weights of a tap, the source word that a lane multiplies, from
-    /// the panel's first on.
+    /// Where vectors span groups: for each row of a kernel position's weights, the source word that each lane multiplies,
+    /// counted from the panel's first.
     pub lane_words: Vec<[u8; MAX_LANES]>,
 }
 
 /// The weights of up to two vectors of output channels.
 #[derive(Debug, Clone)]
 pub struct Panel {
-    /// Where its weights and biases lie.
+    /// Where its weights lie.
     pub weights: Range<usize>,
+    /// Where its biases lie, and its form's constants behind them.
     pub bias: Range<usize>,
-    /// The first word read of a source pixel, and the first channel written of an output pixel.
+    /// The first word it reads of a source pixel.
     pub src_word: usize,
+    /// The first channel it writes of an output pixel.
     pub dst_channel: usize,
-    /// Channels written.
+    /// Channels it writes.
     pub width: usize,
+    /// Vectors of output channels.
     pub vectors: usize,
-    /// Source words an output channel sums over, a tap.
+    /// Source words that an output channel sums over per kernel position.
     pub depth: usize,
     /// Whether a vector spans several groups.
     pub spanning: bool,
 }
 
-/// What is packed: `groups` times as many channels as a group has.
+/// The weights and biases of a convolution, to be packed.
 pub struct Filter<'a> {
+    /// Independent groups of channels.
     pub groups: usize,
+    /// Input channels per group.
     pub group_in: usize,
+    /// Output channels per group.
     pub group_out: usize,
+    /// Kernel positions.
     pub taps: usize,
-    /// 3 if sources come in rows of neighbours, or 1.
+    /// 3 if sources come in rows ([`Row`](super::job::Row)), else 1.
     pub columns: usize,
-    /// Whether taps are 3×3 neighbours and output pixels as far apart as they.
+    /// Whether the convolution is 3×3 with stride and dilation 1, which Winograd's kernel can compute.
     pub tiled: bool,
-    /// `[output channel of all groups][input channel of a group][tap]`
+    /// `[output channel of all groups][input channel of a group][kernel position]`
     pub weight: &'a [f32],
+    /// One per output channel.
     pub bias: &'a [f32],
-    /// Of whole numbers, what one is worth, an output channel; else none.
+    /// For int8, the value of one integer step of the sum, per output channel; empty otherwise.
     pub scales: &'a [f32],
 }
 
 impl Filter<'_> {
-    /// The weights of an output channel, `[input channel of its group][tap]`.
+    /// The weights of an output channel, `[input channel of its group][kernel position]`.
     pub fn channel(&self, channel: usize) -> &[f32] {
         let size = self.group_in * self.taps;
         &self.weight[channel * size..(channel + 1) * size]

@@ -1,11 +1,13 @@
-//! Words of 32 bits, the unit inference kernels read activations and weights in: one channel in f32, two in bf16,
-//! which one instruction multiplies and adds up in f32, or four in 8 bits, added up in 32.
+//! Precisions of inference: f32, bf16 and int8.
+//!
+//! Kernels read activations and weights in words of 32 bits: one f32 channel, two bf16 channels, multiplied and
+//! accumulated in f32 by one instruction, or four int8 channels, accumulated in i32.
 
 use super::quantization::Quantization;
 use crate::simd::dispatch::{Isa, dispatch, lanes_and_tile};
 use crate::simd::traits::{Kernel, Simd};
 
-/// What a word holds.
+/// The element type of a map of inference, stored in 32-bit words.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum MapType {
     /// One f32.
@@ -18,7 +20,7 @@ pub enum MapType {
 }
 
 impl MapType {
-    /// Channels a word.
+    /// Channels per word.
     pub fn channels(self) -> usize {
         match self {
             MapType::F32 => 1,
@@ -28,40 +30,40 @@ impl MapType {
     }
 }
 
-/// The bits of bf16, two a word.
+/// The words' bf16 bits, two per word.
 #[inline(always)]
 pub fn halves(words: &[f32]) -> &[u16] {
     // SAFETY: u16 has no invalid bits, and its alignment is the smaller one.
     unsafe { words.align_to().1 }
 }
 
-/// As [`halves`], to be written.
+/// The words' bf16 bits, two per word, for writing.
 #[inline(always)]
 pub fn halves_mut(words: &mut [f32]) -> &mut [u16] {
     // SAFETY: no type involved has invalid bits, and u16's alignment is the smaller one.
     unsafe { words.align_to_mut().1 }
 }
 
-/// The bytes of words, to be written.
+/// The words' bytes, for writing.
 #[inline(always)]
 pub fn bytes_mut(words: &mut [f32]) -> &mut [u8] {
     // SAFETY: no type involved has invalid bits, and u8's alignment is the smaller one.
     unsafe { words.align_to_mut().1 }
 }
 
-/// A word of two bf16, rounded to the nearest, ties to even.
+/// Packs two values as bf16 into a word, rounded to the nearest, ties to even.
 #[inline]
 pub fn pair(first: f32, second: f32) -> f32 {
     f32::from_bits(u32::from(bf16_bits(second)) << 16 | u32::from(bf16_bits(first)))
 }
 
-/// The two bf16 of a word.
+/// Unpacks the two bf16 values of a word.
 #[inline(always)]
 pub fn unpair(word: f32) -> [f32; 2] {
     [word.to_bits() << 16, word.to_bits() & 0xffff_0000].map(f32::from_bits)
 }
 
-/// A bf16, rounded to the nearest, ties to even.
+/// The bits of `v` as bf16, rounded to the nearest, ties to even.
 #[inline]
 pub fn bf16_bits(v: f32) -> u16 {
     // As `half::bf16::from_f32` does, but without branches, so that loops over it become vectors.
@@ -70,25 +72,26 @@ pub fn bf16_bits(v: f32) -> u16 {
     (if v.is_nan() { bits >> 16 | 0x40 } else { rounded }) as u16
 }
 
-/// A word of four whole numbers of 8 bits, signed.
+/// Packs four integers as i8 into a word.
 pub fn quad(numbers: [f32; 4]) -> f32 {
     f32::from_bits(u32::from_le_bytes(numbers.map(|v| (v as i8).to_le_bytes()[0])))
 }
 
-/// Which words, and the instructions for them.
+/// What inference computes in: the maps' element type and the instructions for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
+    /// f32 maps.
     F32(Isa),
-    /// Pairs of bf16; made by [`Precision::bf16`] alone, where the CPU has AVX-512 BF16.
+    /// bf16 maps, f32 sums. Only [`Precision::bf16`] makes it, where the CPU has AVX-512 BF16.
     Bf16,
-    /// The same, of which f32 is written; made by [`Precision::writing_f32`] alone, of those.
+    /// bf16 input and f32 output. Only [`Precision::writing_f32`] makes it.
     Bf16ToF32,
-    /// Four channels of u8, or weights of i8; made by [`Precision::int8`] alone, where the CPU has AVX-512 VNNI.
+    /// u8 maps, i8 weights, i32 sums. Only [`Precision::int8`] makes it, where the CPU has AVX-512 VNNI.
     Int8,
 }
 
 impl Precision {
-    /// bf16 maps; `None` if this machine has no instructions for them.
+    /// bf16 maps; `None` if `isa` or this machine has no instructions for them.
     pub fn bf16(isa: Isa) -> Option<Self> {
         #[cfg(target_arch = "x86_64")]
         if isa == Isa::Avx512 && is_x86_feature_detected!("avx512bf16") {
@@ -98,7 +101,7 @@ impl Precision {
         None
     }
 
-    /// int8 maps; `None` if this machine has no instructions for them.
+    /// int8 maps; `None` if `isa` or this machine has no instructions for them.
     pub fn int8(isa: Isa) -> Option<Self> {
         #[cfg(target_arch = "x86_64")]
         if isa == Isa::Avx512 && is_x86_feature_detected!("avx512vnni") {
@@ -108,12 +111,12 @@ impl Precision {
         None
     }
 
-    /// The same to read, and f32 to write, of f32 or bf16.
+    /// The same input type with f32 output, for f32 and bf16.
     pub fn writing_f32(self) -> Self {
         if self == Precision::Bf16 { Precision::Bf16ToF32 } else { self }
     }
 
-    /// Channels a word that is read.
+    /// Channels per word of the input.
     pub fn channels(self) -> usize {
         match self {
             Precision::F32(_) => 1,
@@ -122,12 +125,12 @@ impl Precision {
         }
     }
 
-    /// Channels a word that is written.
+    /// Channels per word of the output.
     pub fn written(self) -> usize {
         if self == Precision::Bf16ToF32 { 1 } else { self.channels() }
     }
 
-    /// Sums a vector, and pixels a tile of two vectors.
+    /// Lanes of a vector of sums, and pixels in a register tile two vectors wide.
     pub fn tile(self) -> (usize, usize) {
         let isa = match self {
             Precision::F32(isa) => isa,
@@ -136,7 +139,7 @@ impl Precision {
         lanes_and_tile::<f32>(isa)
     }
 
-    /// Runs `kernel` compiled for these words.
+    /// Runs `kernel`, compiled for this precision's instructions.
     pub fn dispatch<K: DotKernel>(self, kernel: K) {
         struct Single<K>(K);
         impl<K: DotKernel> Kernel<f32> for Single<K> {
@@ -182,47 +185,49 @@ impl Precision {
     }
 }
 
-/// Code that can be compiled for every kind of words.
+/// Code that can be compiled for every precision.
 pub trait DotKernel {
-    /// Runs the kernel. Implementations are `#[inline(always)]`.
+    /// The kernel's code. Implementations are `#[inline(always)]`, so that it is compiled with `W`'s instructions.
     ///
     /// # Safety
     /// The CPU has `W`'s instructions.
     unsafe fn with_dot<W: DotProduct>(self);
 }
 
-/// A kind of words. Vectors of them are moved about by `S`, whatever they hold; so are sums, f32 or of as many bits.
+/// The dot product of two words: one f32 product, the sum of two bf16 products in f32, or of four int8 products in i32.
+///
+/// Vectors of words and of sums are loaded and stored by `S` as if they were f32, whatever they hold.
 ///
 /// # Safety
 /// Every method may only be called where the CPU has the instructions; pointers to channels need `S::LANES`
 /// of them, of [`BYTES`](Self::BYTES) each, with any alignment.
 pub trait DotProduct {
     type S: Simd<T = f32>;
-    /// Channels a word that is read.
+    /// Channels per word of the input.
     const CHANNELS: usize;
-    /// Of a channel that is written, or of a residual.
+    /// Bytes per channel of the output and of a residual.
     const BYTES: usize = 4 / Self::CHANNELS;
-    /// Whether a sum has to be multiplied by a number of its output channel's.
+    /// Whether a sum has to be multiplied by its output channel's scale.
     const SCALED: bool = false;
-    /// `sums + x · w`, over all channels of each word.
+    /// `sums + x · w`, summed over the channels of each word.
     unsafe fn dot(x: V<Self>, w: V<Self>, sums: V<Self>) -> V<Self>;
-    /// What sums are in f32.
+    /// Converts sums to f32.
     #[inline(always)]
     unsafe fn number(sums: V<Self>) -> V<Self> {
         sums
     }
-    /// As many channels as there are sums in a vector, widened to f32.
+    /// Loads as many channels as a vector has lanes, widened to f32.
     unsafe fn load(channels: *const u8) -> V<Self>;
-    /// `sums` plus as many channels, widened. What is below the normal numbers may count as zero.
+    /// `sums` plus as many channels, widened. Subnormal channels may count as zero.
     #[inline(always)]
     unsafe fn add(channels: *const u8, sums: V<Self>) -> V<Self> {
         // SAFETY: the same contract.
         unsafe { Self::S::add(sums, Self::load(channels)) }
     }
-    /// The reverse of `load`: rounded to the nearest, ties to even, or to the largest there is. Where there is nothing below
-    /// zero, no value may be.
+    /// The reverse of `load`: rounded to the nearest, ties to even, and saturated at the upper end. For unsigned channels no
+    /// value may be negative.
     unsafe fn store(channels: *mut u8, values: V<Self>);
-    /// Two vectors' channels, one behind the other.
+    /// Stores two vectors of channels, one behind the other.
     #[inline(always)]
     unsafe fn store_both(channels: *mut u8, values: [V<Self>; 2]) {
         // SAFETY: the caller promises two vectors' channels.
@@ -231,16 +236,16 @@ pub trait DotProduct {
             Self::store(channels.add(Self::S::LANES * Self::BYTES), values[1]);
         }
     }
-    /// One channel, widened.
+    /// Loads one channel, widened.
     unsafe fn load_one(channel: *const u8) -> f32;
-    /// The same back, as `store` does.
+    /// Stores one channel, as `store` does.
     unsafe fn store_one(channel: *mut u8, value: f32);
 }
 
-/// A vector of words or of f32 sums.
+/// A vector of words or of sums.
 pub type V<W> = <<W as DotProduct>::S as Simd>::V;
 
-/// One f32 a word.
+/// One f32 per word.
 struct F32<S>(std::marker::PhantomData<S>);
 
 impl<S: Simd<T = f32>> DotProduct for F32<S> {
@@ -279,7 +284,7 @@ mod pairs {
     use crate::simd::traits::{Element, Simd};
     use std::arch::x86_64::*;
 
-    /// Two bf16 a word.
+    /// Two bf16 per word.
     pub struct Bf16;
 
     impl DotProduct for Bf16 {
@@ -298,8 +303,8 @@ mod pairs {
             // SAFETY: the caller promises sixteen, which may lie anywhere.
             unsafe { Self::S::load_bf16(channels.cast()) }
         }
-        /// As products with 1, beside products of zeros: quicker than to shift and to add. What is below the normal numbers
-        /// counts as zero, as in all products.
+        /// Multiplies by 1 and adds, each channel beside a zero: one instruction where widening and adding are two.
+        /// Subnormal channels count as zero, as in every product of this instruction.
         #[inline(always)]
         unsafe fn add(channels: *const u8, sums: __m512) -> __m512 {
             // SAFETY: as above.
@@ -339,7 +344,7 @@ mod pairs {
 
     const _: () = assert!(<<f32 as Element>::Avx512 as Simd>::LANES == 16);
 
-    /// Two bf16 a word that is read, f32 to be written.
+    /// Two bf16 per word of the input, one f32 per word of the output.
     pub struct Bf16ToF32;
 
     type Wide = super::F32<<f32 as Element>::Avx512>;
@@ -382,7 +387,7 @@ mod quads {
     use crate::simd::traits::Element;
     use std::arch::x86_64::*;
 
-    /// Four u8 a word of pixels, four i8 one of weights; sums are i32.
+    /// Four u8 per word of pixels, four i8 per word of weights; sums are i32.
     pub struct Int8;
 
     impl DotProduct for Int8 {
@@ -410,8 +415,8 @@ mod quads {
         }
         #[inline(always)]
         unsafe fn store(channels: *mut u8, values: __m512) {
-            // SAFETY: as above. What is too large for 32 bits becomes the smallest number there is, whose bits are those of
-            // a large one without a sign: the largest byte, which is right.
+            // SAFETY: as above. A value too large for i32 converts to i32::MIN, whose bits read as a large unsigned
+            // integer, and that saturates to 255 as it should.
             unsafe {
                 let bytes = _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(values));
                 _mm_storeu_si128(channels.cast(), bytes);

@@ -1,4 +1,4 @@
-//! CacheLevel lines that are asked for before they are used: weights of the next tasks and convolutions, pixels of the next
+//! Cache lines that are asked for before they are used: weights of the next tasks and convolutions, pixels of the next
 //! tile, and places of results.
 
 use super::job::Pixels;
@@ -38,7 +38,7 @@ impl PackedPanels {
     }
 }
 
-/// CacheLevel lines of weights that a task plan, a few each step of its own work: asked for all at once, they
+/// Cache lines of weights that a task plan, a few each step of its own work: asked for all at once, they
 /// would hold up its own reads.
 pub struct PrefetchPlan([Cell<PrefetchRun>; AHEAD + 1]);
 

@@ -1,4 +1,4 @@
-//! Buffers that begin at a cache line, so that no vector lies across two.
+//! Buffers aligned to cache lines, so that no vector straddles two.
 
 use crate::simd::traits::MAX_LANES;
 use rayon::prelude::*;
@@ -8,9 +8,10 @@ use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
-/// Zeros to begin with; a slice of f32 that is aligned to 64 bytes, and that the system is asked to keep in
-/// large pages where it is large: weights are read once a pass, and with small pages the look-up of where
-/// each lies would take as long as the reading.
+/// A zero-initialised `[f32]` aligned to 64 bytes.
+///
+/// Large buffers ask the system for huge pages: weights are read once per forward pass, and with small pages the
+/// address translation would take as long as the reads.
 pub struct AlignedBuffer {
     data: NonNull<f32>,
     len: usize,
@@ -18,18 +19,21 @@ pub struct AlignedBuffer {
 
 const PAGE: usize = 2 << 20;
 
-/// How far apart rows of `words` should lie: at multiples of 512 bytes they would share a few sets of the cache.
+/// The stride for rows of `words`: padded where it would be a multiple of 512 bytes, as such rows compete for a few sets of
+/// the cache.
 pub fn padded_stride(words: usize) -> usize {
     if words.is_multiple_of(128) { words + MAX_LANES } else { words }
 }
 
 impl AlignedBuffer {
+    /// `len` zeros.
     pub fn zeros(len: usize) -> Self {
         Self::fresh(len, |values| values.fill(MaybeUninit::new(0.0)))
     }
 
-    /// The same by all threads of the current pool, as the system clears each page when it is first written. Not for a
-    /// team, whose threads are that pool's.
+    /// `len` zeros, written by all threads of the current rayon pool: the system clears a page when it is first written,
+    /// and many threads do that faster. Must not be called within a [`ThreadTeam`](crate::ThreadTeam), which holds the
+    /// pool's threads.
     pub fn zeros_parallel(len: usize) -> Self {
         Self::fresh(len, |values| {
             let parts = values.par_chunks_mut(PAGE / size_of::<f32>());
@@ -37,14 +41,14 @@ impl AlignedBuffer {
         })
     }
 
-    /// Makes room for `len`: then all are zeros, if there was none.
+    /// Grows to at least `len`. A buffer that grows is replaced by zeros.
     pub fn grow(&mut self, len: usize) {
         if self.len < len {
             *self = Self::zeros(len);
         }
     }
 
-    /// `fill` writes all.
+    /// Allocates; `fill` initialises every element.
     fn fresh(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Self {
         if len == 0 {
             return AlignedBuffer::default();

@@ -1,13 +1,15 @@
-//! CacheLevel lines that are asked for before they are used.
+//! Cache lines that are asked for before they are used.
 
-/// Which of a core's own caches a line is brought into.
+/// A level of a core's own caches.
 #[derive(Clone, Copy)]
 pub enum CacheLevel {
+    /// The first level.
     First,
+    /// The second level.
     Second,
 }
 
-/// Asks for a cache line.
+/// Prefetches the cache line that `at` points into.
 #[inline(always)]
 pub fn prefetch<T>(at: *const T, into: CacheLevel) {
     #[cfg(target_arch = "x86_64")]
@@ -25,7 +27,7 @@ pub fn prefetch<T>(at: *const T, into: CacheLevel) {
     let _ = (at, into);
 }
 
-/// Asks for a cache line that will be written, to be taken from a core that has written it before.
+/// Prefetches a cache line that will be written, with ownership: no other core keeps a copy.
 #[inline(always)]
 pub fn prefetch_to_write(word: *const f32) {
     #[cfg(target_arch = "x86_64")]
@@ -37,7 +39,7 @@ pub fn prefetch_to_write(word: *const f32) {
     let _ = word;
 }
 
-/// Asks for the lines that `count` vectors `stride` elements apart are about to be written to.
+/// Prefetches the lines that `count` vectors, `stride` elements apart, are about to be written to.
 #[inline(always)]
 pub fn prefetch_strided<T>(out: *mut T, count: usize, stride: usize) {
     for i in 0..count {

@@ -39,7 +39,7 @@ pub trait Storage: Copy + Default + Debug + PartialEq + Send + Sync + 'static {
     fn narrow_all(values: Vec<Self::Compute>) -> Vec<Self>;
 }
 
-/// The element types the CPU kernels compute in.
+/// A type that kernels compute in: f32 or f64.
 pub trait Element:
     Storage<Compute = Self>
     + PartialOrd
@@ -49,11 +49,17 @@ pub trait Element:
     + MulAssign
     + Sub<Output = Self>
 {
+    /// Vectors of AVX2.
     type Avx2: Simd<T = Self>;
+    /// Vectors of AVX-512.
     type Avx512: Simd<T = Self>;
+    /// Vectors of NEON.
     type Neon: Simd<T = Self>;
+    /// Zero.
     const ZERO: Self;
+    /// Converts from f64, rounded to the nearest.
     fn of_f64(v: f64) -> Self;
+    /// Converts to f64.
     fn as_f64(self) -> f64;
 }
 

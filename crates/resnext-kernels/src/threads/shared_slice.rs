@@ -1,9 +1,9 @@
-//! The one way threads write into a common output.
+//! Outputs that several threads write: the one place where that is `unsafe`.
 
 use crate::simd::traits::{Element, Storage};
 use std::marker::PhantomData;
 
-/// A mutable slice of which several threads write disjoint parts.
+/// A mutable slice whose disjoint parts several threads write.
 pub struct SharedSlice<'a, T> {
     pointer: *mut T,
     len: usize,
@@ -14,25 +14,32 @@ pub struct SharedSlice<'a, T> {
 unsafe impl<T: Send> Sync for SharedSlice<'_, T> {}
 
 impl<'a, T> SharedSlice<'a, T> {
+    /// Shares `slice` for as long as it is borrowed.
     pub fn new(slice: &'a mut [T]) -> Self {
         SharedSlice { pointer: slice.as_mut_ptr(), len: slice.len(), lifetime: PhantomData }
     }
 
-    /// Where it begins.
+    /// A pointer to the first element.
     pub fn as_ptr(&self) -> *const T {
         self.pointer
     }
 
-    /// Where `len` elements from `start` on begin, for writing: they need not hold values yet.
+    /// A pointer to `len` elements from `start` on, which need not be initialised yet.
+    ///
+    /// # Panics
+    /// If the slice has no such elements.
     pub fn pointer(&self, start: usize, len: usize) -> *mut T {
         assert!(start <= self.len && len <= self.len - start, "{len} elements from {start} of {}", self.len);
         self.pointer.wrapping_add(start)
     }
 
-    /// `len` elements from `start` on.
+    /// The `len` elements from `start` on.
+    ///
+    /// # Panics
+    /// If the slice has no such elements.
     ///
     /// # Safety
-    /// No two slices alive at the same time overlap, and their elements hold values.
+    /// No two slices that are alive at the same time overlap, and their elements are initialised.
     #[allow(clippy::mut_from_ref)]
     pub unsafe fn slice(&self, start: usize, len: usize) -> &mut [T] {
         assert!(start <= self.len && len <= self.len - start, "{len} elements from {start} of {}", self.len);
@@ -41,11 +48,11 @@ impl<'a, T> SharedSlice<'a, T> {
     }
 }
 
-/// A vector of `len` elements, which `write` writes, with what it returns. Sparing the zeros that are overwritten
-/// at once saves a pass over memory.
+/// A vector of `len` elements, initialised by `write`, with what that returns. It saves a pass over memory that would
+/// only write zeros.
 ///
 /// # Safety
-/// `write` writes every element. Tests would see it: where assertions are on, what is left out is NaN.
+/// `write` initialises every element. With debug assertions, elements that it leaves out are NaN.
 pub unsafe fn write_vec<D: Storage, R>(len: usize, write: impl FnOnce(&SharedSlice<D>) -> R) -> (Vec<D>, R) {
     let mut out: Vec<D> = Vec::with_capacity(len);
     if cfg!(debug_assertions) {
@@ -53,7 +60,7 @@ pub unsafe fn write_vec<D: Storage, R>(len: usize, write: impl FnOnce(&SharedSli
     }
     let shared = SharedSlice { pointer: out.as_mut_ptr(), len, lifetime: PhantomData };
     let result = write(&shared);
-    // SAFETY: the capacity is there, and the caller promises that all was written.
+    // SAFETY: the capacity suffices, and the caller promises that every element is initialised.
     unsafe { out.set_len(len) };
     (out, result)
 }

@@ -8,19 +8,26 @@ use crate::threads::shared_slice::{SharedSlice, write_vec};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Windows over maps (N, H, W, C), of [`MAX_WINDOW`] pixels a side at most.
+/// The windows of a max-pooling over maps (N, H, W, C), at most [`MAX_WINDOW`] pixels wide and high.
 #[derive(Debug, Clone, Copy)]
 pub struct Window {
+    /// N.
     pub batch: usize,
+    /// H and W.
     pub src: (usize, usize),
+    /// H' and W', the windows per map.
     pub dst: (usize, usize),
+    /// C.
     pub channels: usize,
+    /// Pixels a window is wide and high.
     pub kernel: usize,
+    /// Pixels from one window to the next.
     pub stride: usize,
+    /// Pixels that windows reach beyond each side of the map; they are never the maximum.
     pub padding: usize,
 }
 
-/// So that the number of a place in a window is a byte.
+/// The largest window: a position in it is numbered by one byte.
 pub const MAX_WINDOW: usize = 16;
 
 impl Window {

@@ -1,19 +1,23 @@
-//! What training's kernels read: values in memory, and what becomes of them on their way to a multiplication.
+//! What training's kernels read: values in memory, and what is computed from them while they are packed.
 
 use super::per_channel::{combine, scale_shift};
 use crate::simd::dispatch::Isa;
 use crate::simd::traits::{Element, Simd, Storage};
 
-/// A convolution's result and the line that normalises it, by channel: `x·scale + shift`.
+/// A convolution's raw result `x` (pixels, channels) and the batch norm behind it, an affine function per channel:
+/// `x·scale + shift`.
 #[derive(Debug, Clone, Copy)]
 pub struct Affine<'a, D: Storage> {
+    /// The raw result.
     pub x: &'a [D],
+    /// Per channel.
     pub scale: &'a [D::Compute],
+    /// Per channel.
     pub shift: &'a [D::Compute],
 }
 
-/// The batch norm and ReLU through which a gradient has to go back: that of a block of `max(x·scale + shift, 0)`, where
-/// `x` is a convolution's raw result (pixels, channels).
+/// The batch norm and ReLU that a gradient passes on its way back: it is the gradient of `max(x·scale + shift, 0)`,
+/// where `x` is a convolution's raw result (pixels, channels).
 #[derive(Debug, Clone, Copy)]
 pub struct Gate<'a, D: Storage> {
     /// The convolution's result.
@@ -26,20 +30,38 @@ pub struct Gate<'a, D: Storage> {
     pub mean: &'a [f64],
 }
 
-/// The values a kernel multiplies, (pixels, channels) in memory, and what becomes of them on their way.
+/// What a kernel multiplies: values (pixels, channels) in memory, and what is computed from them while they are packed.
 #[derive(Debug, Clone, Copy)]
 pub enum Operand<'a, D: Storage> {
-    /// As they are.
+    /// The values as they are.
     Plain(&'a [D]),
-    /// `max(x·scale + shift, 0)`, by channel: an activation of which only the convolution before it is kept.
-    Normalised { x: &'a [D], scale: &'a [D::Compute], shift: &'a [D::Compute] },
-    /// `a·g + b·x + d`, by channel: the gradient of a convolution's result `x` by way of the batch norm behind
-    /// it, of which `g` is the gradient.
-    Gradient { g: &'a [D], x: &'a [D], a: &'a [D::Compute], b: &'a [D::Compute], d: &'a [D::Compute] },
+    /// `max(x·scale + shift, 0)` per channel: an activation of which only the convolution before it is kept.
+    Normalised {
+        /// The raw result.
+        x: &'a [D],
+        /// Per channel.
+        scale: &'a [D::Compute],
+        /// Per channel.
+        shift: &'a [D::Compute],
+    },
+    /// `a·g + b·x + d` per channel: the gradient of a convolution's raw result `x`, from the gradient `g` of the batch
+    /// norm's output.
+    Gradient {
+        /// The gradient of the batch norm's output.
+        g: &'a [D],
+        /// The raw result.
+        x: &'a [D],
+        /// Per channel.
+        a: &'a [D::Compute],
+        /// Per channel.
+        b: &'a [D::Compute],
+        /// Per channel.
+        d: &'a [D::Compute],
+    },
 }
 
 impl<D: Storage> Operand<'_, D> {
-    /// Elements in memory.
+    /// Elements.
     pub fn len(&self) -> usize {
         match self {
             Operand::Plain(x) | Operand::Normalised { x, .. } => x.len(),
@@ -47,7 +69,7 @@ impl<D: Storage> Operand<'_, D> {
         }
     }
 
-    /// All values as they are multiplied, for kernels that know only those.
+    /// All values as they are multiplied, for kernels that read plain values only.
     pub fn values(&self, isa: Isa) -> Vec<D::Compute> {
         match *self {
             Operand::Plain(x) => D::widen_all(x).into_owned(),

@@ -6,11 +6,14 @@ use super::operand::Affine;
 use crate::simd::dispatch::{Isa, dispatch, lanes};
 use crate::simd::traits::{Element, Kernel, Simd, Storage};
 
-/// What goes around a block.
+/// The shortcut branch of a residual block.
 #[derive(Debug, Clone, Copy)]
 pub enum Shortcut<'a, D: Storage> {
+    /// There is none: the path alone.
     None,
+    /// The block's input.
     Identity(&'a [D]),
+    /// A projection of the block's input, before its batch norm.
     Projection(Affine<'a, D>),
 }
 
@@ -66,7 +69,7 @@ pub fn residual_relu<D: Storage>(isa: Isa, channels: usize, path: Affine<D>, aro
     unsafe { blocks(len / channels, channels, make) }.0
 }
 
-/// Batch norm's two sums, a channel each.
+/// Batch norm's two sums per channel: `Σ g` and `Σ g·(x - mean)`.
 pub type Totals = [Vec<f64>; 2];
 
 /// From a block's output `y` and its gradient: the gradient of the sum inside the ReLU, and batch norm's sums for
