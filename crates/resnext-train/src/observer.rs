@@ -13,12 +13,12 @@ pub trait Observer {
     /// Called after each epoch and its evaluation, before its checkpoint is saved.
     ///
     /// # Errors
-    /// An error ends the run and is returned by [`Trainer::run`].
+    /// An error ends the run and is returned by [`Trainer::run`](crate::Trainer::run).
     fn on_epoch(&mut self, report: &EpochReport) -> Result<()>;
     /// Saves a checkpoint; `best` is true if this epoch has the best test top-1 accuracy so far.
     ///
     /// # Errors
-    /// An error ends the run and is returned by [`Trainer::run`].
+    /// An error ends the run and is returned by [`Trainer::run`](crate::Trainer::run).
     fn save(&mut self, checkpoint: &Checkpoint, best: bool) -> Result<()>;
     /// Whether the run should save a checkpoint and stop; called after each optimizer step.
     fn should_stop(&self) -> bool;
