@@ -1,15 +1,16 @@
-//! The settings of operations.
+//! Settings of batch normalisation and pooling. Those of convolutions are `resnext_kernels::Conv2dConfig`.
 
 use crate::error::{Error, Result};
+use std::ops::Range;
 
 /// The settings of a batch normalisation; the defaults are PyTorch's.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BatchNormConfig {
-    /// Added to the variance.
+    /// Added to the variance before its square root is taken.
     pub eps: f64,
-    /// The weight of this batch in the running statistics.
+    /// The weight of the current batch in the running statistics, from 0 to 1.
     pub momentum: f64,
-    /// Whether `max(·, 0)` follows, in the same pass.
+    /// Whether `max(·, 0)` follows in the same pass.
     pub relu: bool,
 }
 
@@ -19,23 +20,24 @@ impl Default for BatchNormConfig {
     }
 }
 
-/// The settings of a pooling window, the same in both directions.
+/// The settings of a square pooling window, the same along both axes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pool2dConfig {
-    /// Pixels a side.
+    /// Pixels along a side of the window.
     pub kernel: usize,
     /// Pixels from one window to the next.
     pub stride: usize,
-    /// Pixels beyond each border that a window may cover; they never are the maximum.
+    /// Pixels beyond each border that a window may cover; they are never the maximum.
     pub padding: usize,
 }
 
 impl Pool2dConfig {
+    /// The error that these settings do not work, because of `what`.
     pub(crate) fn wrong(&self, what: &str) -> Error {
         Error::Config { op: "max_pool2d", message: format!("{what}, got {self:?}") }
     }
 
-    /// Windows along a side of `input` pixels.
+    /// The number of windows along a side of `input` pixels.
     pub(crate) fn output(&self, input: usize) -> Result<usize> {
         let Pool2dConfig { kernel, stride, padding } = *self;
         if kernel == 0 || stride == 0 {
@@ -50,8 +52,8 @@ impl Pool2dConfig {
         }
     }
 
-    /// The source pixels of window `i` along a side of `input`.
-    pub(crate) fn window(&self, i: usize, input: usize) -> std::ops::Range<usize> {
+    /// The source pixels of window `i` along a side of `input` pixels.
+    pub(crate) fn window(&self, i: usize, input: usize) -> Range<usize> {
         let start = i * self.stride;
         start.saturating_sub(self.padding)..(start + self.kernel).saturating_sub(self.padding).min(input)
     }

@@ -1,19 +1,20 @@
-//! candle's element types, as kernels take them.
+//! candle's element types beside those of the CPU kernels.
 
 use candle_core::{DType, WithDType};
 use resnext_kernels::{BatchNormKernels, Isa, MapType, Precision, TrainKernels};
 
-/// Elements that maps are stored as, here and in candle's storages.
+/// A type that feature maps are stored as, in kernels and in candle's storages.
 pub(crate) trait Stored: TrainKernels<Compute: Element> + WithDType {}
 
 impl<T: TrainKernels<Compute: Element> + WithDType> Stored for T {}
 
-/// Elements that kernels compute in, here and in candle's storages.
+/// A type that kernels compute in, and candle's storages can hold.
 pub(crate) trait Element: BatchNormKernels + TrainKernels + WithDType {}
 
 impl<T: BatchNormKernels + TrainKernels + WithDType> Element for T {}
 
-/// How maps of `dtype` are read and written on `isa`; `None` if this machine has no instructions for it.
+/// How kernels compute on maps of `dtype` with the instruction set `isa`; `None` if it has no instructions
+/// for them.
 pub(crate) fn precision_of(dtype: DType, isa: Isa) -> Option<Precision> {
     match dtype {
         DType::F32 => Some(Precision::F32(isa)),
@@ -23,7 +24,7 @@ pub(crate) fn precision_of(dtype: DType, isa: Isa) -> Option<Precision> {
     }
 }
 
-/// How maps of `dtype` lie in memory, if it says all about them.
+/// How maps of `dtype` are stored: f32 or bf16. int8 needs a quantization besides.
 pub(crate) fn map_type_of(dtype: DType) -> Option<MapType> {
     match dtype {
         DType::F32 => Some(MapType::F32),

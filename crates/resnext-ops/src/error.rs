@@ -1,8 +1,8 @@
-//! What can be wrong with an operation's inputs.
+//! The errors of this crate.
 
 use candle_core::{DType, Shape};
 
-/// An error of an operation in this crate.
+/// Why an operation of this crate failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An input has the wrong number of dimensions or a dimension of the wrong size.
@@ -12,29 +12,29 @@ pub enum Error {
         op: &'static str,
         /// Which input.
         input: &'static str,
-        /// What would be right.
+        /// The shape it should have.
         expected: String,
-        /// What was given.
+        /// The shape it has.
         got: Shape,
     },
-    /// A setting is out of range, or does not fit the inputs.
+    /// A setting is out of range or does not fit the inputs.
     #[error("{op}: {message}")]
     Config {
         /// The operation.
         op: &'static str,
-        /// What is wrong and what would be right.
+        /// What is wrong, and what is expected.
         message: String,
     },
-    /// The inputs have an element type the operation does not compute in.
+    /// An input has an element type that the operation does not support.
     #[error("{op}: expected {expected}, got {got:?} for {input}")]
     DType {
         /// The operation.
         op: &'static str,
         /// Which input.
         input: &'static str,
-        /// What would be right.
+        /// The types it may have.
         expected: String,
-        /// What was given.
+        /// The type it has.
         got: DType,
     },
     /// A value inside a tensor is out of range.
@@ -42,22 +42,22 @@ pub enum Error {
     Value {
         /// The operation.
         op: &'static str,
-        /// Which value, and the range.
+        /// Which value, and its valid range.
         message: String,
     },
     /// Inside [`value_and_gradients`](crate::value_and_gradients) a tensor came from one of candle's
-    /// own operations, whose gradient the tape cannot follow.
+    /// own operations, whose gradient the tape does not record.
     #[error(
         "value_and_gradients: an input of {op} was made by a candle operation, so gradients would not reach the variables behind it; use resnext-ops' operations inside the closure"
     )]
     Untaped {
-        /// The operation that was given the tensor.
+        /// The operation that received the tensor.
         op: &'static str,
     },
     /// A range that maps cannot be quantized over.
     #[error(transparent)]
     Quantization(#[from] resnext_kernels::QuantizationError),
-    /// candle failed.
+    /// An error of candle's.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }

@@ -1,4 +1,4 @@
-//! The memory format: tensors are shaped (N, C, H, W) and lie channels-last, (N, H, W, C), in memory.
+//! The memory format: tensors are shaped (N, C, H, W) and stored channels-last, that is (N, H, W, C).
 
 #[cfg(feature = "cuda")]
 use crate::devices::cuda::log::log_candle;
@@ -7,9 +7,9 @@ use candle_core::{CpuStorage, Layout, Tensor, WithDType};
 use rayon::prelude::*;
 use std::borrow::Cow;
 
-/// Gives a (N, C, H, W) tensor that lies channels-last in memory. No copy if it does already.
+/// Returns a tensor (N, C, H, W) that is stored channels-last. Does not copy one that already is.
 ///
-/// A network calls this once at its entrance; every operation of this crate gives channels-last back.
+/// A network calls this once for its input; every operation of this crate returns channels-last tensors.
 ///
 /// # Errors
 /// If `x` does not have four dimensions.
@@ -17,17 +17,17 @@ pub fn to_channels_last(x: &Tensor) -> Result<Tensor> {
     Ok(from_nhwc(&to_nhwc(x)?)?)
 }
 
-/// Whether a (N, C, H, W) tensor lies channels-last in memory.
+/// Whether a tensor (N, C, H, W) is stored channels-last.
 pub fn is_channels_last(x: &Tensor) -> bool {
     x.rank() == 4 && x.permute((0, 2, 3, 1)).is_ok_and(|nhwc| nhwc.is_contiguous())
 }
 
-/// The contiguous (N, H, W, C) view, or copy, of a (N, C, H, W) tensor.
+/// A contiguous (N, H, W, C) view of a tensor (N, C, H, W), or a copy if its strides differ.
 pub(crate) fn to_nhwc(x: &Tensor) -> candle_core::Result<Tensor> {
     contiguous(&x.permute((0, 2, 3, 1))?)
 }
 
-/// `x` in the order of its dimensions: itself, or a copy.
+/// `x` if it is contiguous, else a contiguous copy.
 pub(crate) fn contiguous(x: &Tensor) -> candle_core::Result<Tensor> {
     #[cfg(feature = "cuda")]
     if x.device().is_cuda() && !x.is_contiguous() {
@@ -36,12 +36,12 @@ pub(crate) fn contiguous(x: &Tensor) -> candle_core::Result<Tensor> {
     x.contiguous()
 }
 
-/// The (N, C, H, W) view of a (N, H, W, C) tensor.
+/// The (N, C, H, W) view of a tensor (N, H, W, C).
 pub(crate) fn from_nhwc(x: &Tensor) -> candle_core::Result<Tensor> {
     x.permute((0, 3, 1, 2))
 }
 
-/// The elements of a (N, C, H, W) layout in channels-last order: borrowed where they lie so already.
+/// The elements of a (N, C, H, W) layout in channels-last order, borrowed if they are stored so.
 pub(crate) fn channels_last<'a, T: WithDType + Default>(
     storage: &'a CpuStorage,
     layout: &Layout,
@@ -56,7 +56,7 @@ pub(crate) fn channels_last<'a, T: WithDType + Default>(
     let mut out = vec![T::default(); n * c * h * w];
     out.par_chunks_mut((w * c).max(1)).enumerate().for_each(|(row, out)| {
         let start = layout.start_offset() + row / h * sn + row % h * sh;
-        // Channels in the outer loop where pixels are the closer neighbours in memory.
+        // Channels go in the outer loop where neighbouring pixels are closer in memory than channels.
         if sw <= sc {
             for k in 0..c {
                 for x in 0..w {
@@ -72,7 +72,7 @@ pub(crate) fn channels_last<'a, T: WithDType + Default>(
     Ok(Cow::Owned(out))
 }
 
-/// The elements of a layout in row-major order: borrowed where they lie so already.
+/// The elements of a layout in row-major order, borrowed if they are stored so.
 pub(crate) fn row_major<'a, T: WithDType + Default>(
     storage: &'a CpuStorage,
     layout: &Layout,

@@ -19,8 +19,6 @@ pub use layout::{is_channels_last, to_channels_last};
 pub use resnext_kernels::Conv2dConfig;
 
 // Training: operations with gradients, and the tape that records them.
-#[doc(hidden)]
-pub use train::conv2d_composite;
 pub use train::{Bottleneck, ConvNorm, Gradients, RunningStats, Stem};
 pub use train::{
     add, add_relu, batch_norm_eval, batch_norm_train, batch_norm_train_add_relu, cast, cat_channels,
@@ -31,7 +29,7 @@ pub use train::{
 pub use train::{max_pool2d, relu, residue, sum, untaped, value_and_gradients, vjp};
 
 // Inference: packed convolutions on reused buffers, on the CPU.
-pub use infer::{Activations, FusedConv, Fusion, Images, fused_dtype_is_supported};
+pub use infer::{Activations, FusedConv, Fusion, Images, InputFormat, fused_dtype_is_supported};
 pub use resnext_kernels::{Quantization, QuantizationError, ThreadTeam};
 
 // The machine.

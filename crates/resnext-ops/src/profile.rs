@@ -1,4 +1,4 @@
-//! Where the time of a training step goes, by layer.
+//! The time of a training step by layer.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -13,8 +13,9 @@ thread_local! {
     static PROFILE: RefCell<Option<Profile>> = const { RefCell::new(None) };
 }
 
-/// Runs `f` and says what fused training operations inside it took, in order: the scopes they were in and their own
-/// name, such as `layer1.0.conv2 weight gradient`. Operations that run one by one are not listed.
+/// Runs `f` and returns how long each part of the fused training operations in it took, in order. A part is
+/// named by its scopes, layer and work, such as `layer1.0.conv2 weight gradient`. Single operations are not
+/// listed.
 pub fn profiled<R>(f: impl FnOnce() -> R) -> (R, Vec<(String, Duration)>) {
     let outer = PROFILE.replace(Some(Profile::default()));
     let result = f();
@@ -22,7 +23,7 @@ pub fn profiled<R>(f: impl FnOnce() -> R) -> (R, Vec<(String, Duration)>) {
     (result, profile.times)
 }
 
-/// Runs `f` in a scope of the given name, such as `layer1.0`.
+/// Runs `f` in a scope with the given name, such as `layer1.0`.
 pub fn scope<R>(name: impl FnOnce() -> String, f: impl FnOnce() -> R) -> R {
     match PROFILE.with_borrow(Option::is_some) {
         true => within(name(), f),
@@ -30,12 +31,12 @@ pub fn scope<R>(name: impl FnOnce() -> String, f: impl FnOnce() -> R) -> R {
     }
 }
 
-/// The scope at the moment, for what is done later in its name.
+/// The current scope, for work that is done later on its behalf.
 pub(crate) fn path() -> String {
     PROFILE.with_borrow(|profile| profile.as_ref().map(|profile| profile.path.clone()).unwrap_or_default())
 }
 
-/// Runs `f` in exactly that scope.
+/// Runs `f` in the scope `path`, whatever the current one.
 pub(crate) fn within<R>(path: String, f: impl FnOnce() -> R) -> R {
     let set = |path: String| {
         PROFILE.with_borrow_mut(|profile| {
@@ -48,19 +49,30 @@ pub(crate) fn within<R>(path: String, f: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Runs `f`, a part of a layer's work.
-pub(crate) fn timed<R>(layer: &str, work: &str, f: impl FnOnce() -> R) -> R {
-    if PROFILE.with_borrow(Option::is_none) {
-        return f();
+/// Times the work from here to the end of the scope that holds the span, as `work` of `layer` in the current
+/// scope.
+#[must_use = "a span that is not bound to a name ends at once"]
+pub(crate) fn span(layer: &'static str, work: &'static str) -> Span {
+    Span { layer, work, start: PROFILE.with_borrow(Option::is_some).then(Instant::now) }
+}
+
+/// A part of a layer's work while it runs; see [`span`].
+pub(crate) struct Span {
+    layer: &'static str,
+    work: &'static str,
+    /// `None` if nobody profiles.
+    start: Option<Instant>,
+}
+
+impl Drop for Span {
+    fn drop(&mut self) {
+        let Some(time) = self.start.map(|start| start.elapsed()) else { return };
+        let (layer, work) = (self.layer, self.work);
+        PROFILE.with_borrow_mut(|profile| {
+            if let Some(Profile { path, times }) = profile {
+                let dot = if path.is_empty() || layer.is_empty() { "" } else { "." };
+                times.push((format!("{path}{dot}{layer} {work}"), time));
+            }
+        });
     }
-    let start = Instant::now();
-    let result = f();
-    let time = start.elapsed();
-    PROFILE.with_borrow_mut(|profile| {
-        if let Some(Profile { path, times }) = profile {
-            let dot = if path.is_empty() || layer.is_empty() { "" } else { "." };
-            times.push((format!("{path}{dot}{layer} {work}"), time));
-        }
-    });
-    result
 }

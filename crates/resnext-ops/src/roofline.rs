@@ -1,4 +1,4 @@
-//! What the machine at hand can do at most: the yardsticks of a bench.
+//! The machine's limits, arithmetic and memory bandwidth, which a benchmark is compared to.
 
 #[cfg(feature = "cuda")]
 use crate::devices::cuda::{memory::cuda, pointwise};
@@ -9,9 +9,9 @@ use rayon::prelude::*;
 use resnext_kernels::{Isa, fma_chains};
 use std::time::Instant;
 
-/// Operations a second, multiply-adds counted as two, that all threads of the current pool reach together with nothing but
-/// registers, on inputs of `dtype`, f32, bf16 or, in whole numbers, u8; `None` where this machine has no instructions for
-/// it. Takes about 200 ms.
+/// The operations per second that all threads of the current rayon pool reach together on values in
+/// registers, with a multiply-add counted as two: of f32, of bf16 with f32 sums, or of u8 with integer sums.
+/// `None` where this machine has no instructions for `dtype`. Takes about 200 ms.
 pub fn fma_peak(dtype: DType) -> Option<f64> {
     let words = precision_of(dtype, Isa::current())?;
     const STEPS: usize = 8_000_000;
@@ -24,7 +24,8 @@ pub fn fma_peak(dtype: DType) -> Option<f64> {
     Some((0..8).map(|_| once()).fold(0.0, f64::max))
 }
 
-/// Bytes a second that all threads of the current pool read from memory together. Takes about 100 ms.
+/// The bytes per second that all threads of the current rayon pool read from memory together. Takes about 100
+/// ms.
 pub fn read_bandwidth() -> f64 {
     let data = vec![1u64; 32 << 20];
     let part = data.len() / rayon::current_num_threads();
@@ -37,11 +38,11 @@ pub fn read_bandwidth() -> f64 {
     (0..3).map(|_| once()).fold(0.0, f64::max)
 }
 
-/// Bytes a second that `device` copies from one place in its memory to another, read and written together: the best of
-/// five times ten copies of `bytes`, which should be much more than any cache holds.
+/// The bytes per second that `device` reads and writes together while it copies within its memory: the best
+/// of five runs of ten copies of `bytes` bytes, which should be much more than any cache holds.
 ///
 /// # Errors
-/// If the device has no room for them twice.
+/// If the device cannot allocate twice `bytes`.
 pub fn memory_bandwidth(device: &Device, bytes: usize) -> Result<f64> {
     const COPIES: usize = 10;
     let from = Tensor::ones(bytes / 4, DType::F32, device)?;
@@ -62,7 +63,7 @@ pub fn memory_bandwidth(device: &Device, bytes: usize) -> Result<f64> {
     Ok((2 * bytes * COPIES) as f64 / best)
 }
 
-/// Into memory that is there already: to get some would take time, too.
+/// Copies into memory that is allocated already, so that allocation is not timed.
 fn copy(from: &Tensor, to: &Tensor) -> Result<()> {
     #[cfg(feature = "cuda")]
     if from.device().is_cuda() {

@@ -1,6 +1,7 @@
-//! Operations on a CUDA device against the CPU in f64. Without a device these say that they were skipped; that every
-//! kernel compiles is checked anywhere. `scripts/cuda/emulate.sh` runs them on a device that the CPU emulates, whose
-//! only kernels of candle's are copies and casts, so the tests ask for no others.
+//! Operations on a CUDA device against the CPU in f64. Without a device these tests print that they were
+//! skipped; that every kernel compiles is checked on any machine. `scripts/cuda/emulate.sh` runs them on a
+//! device that the CPU emulates. Of candle's kernels it has only copies and casts, so the tests use no
+//! others.
 #![cfg(feature = "cuda")]
 
 use candle_core::{DType, Device, Tensor, Var};
@@ -8,7 +9,7 @@ use resnext_ops::cuda::{Convolutions, SgdParameter, SgdSettings};
 use resnext_ops::{BatchNormConfig, Conv2dConfig, Pool2dConfig, RunningStats, cuda, vjp};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// One test at a time: which code computes, and the list of launches, are the process's.
+/// Runs one test at a time: the choice of implementation and the list of launches belong to the process.
 fn device(test: &str) -> Option<(Device, MutexGuard<'static, ()>)> {
     static ONE: Mutex<()> = Mutex::new(());
     let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -22,7 +23,8 @@ fn device(test: &str) -> Option<(Device, MutexGuard<'static, ()>)> {
     }
 }
 
-/// A tensor of pseudo-random numbers from -1 to 1 that every type holds, so that all devices get the same.
+/// A tensor of pseudo-random numbers in -1..=1 that every type can represent, so that all devices get the
+/// same.
 fn fill(shape: &[usize], salt: usize) -> Tensor {
     let count: usize = shape.iter().product();
     let value = |i: usize| ((i * 7919 + salt * 104729) % 255) as f64 / 128.0 - 1.0;
@@ -33,13 +35,13 @@ fn to(t: &Tensor, device: &Device, dtype: DType) -> Tensor {
     t.to_dtype(dtype).unwrap().to_device(device).unwrap()
 }
 
-/// A variable like `t` of one value.
+/// A variable shaped like `t` with one value everywhere.
 fn filled(value: f64, t: &Tensor) -> Var {
     let values = Tensor::full(value, t.shape(), &Device::Cpu).unwrap();
     Var::from_tensor(&to(&values, t.device(), t.dtype())).unwrap()
 }
 
-/// The largest difference, as a share of the largest expected value.
+/// The largest difference, relative to the largest expected value.
 fn difference(got: &Tensor, expected: &Tensor) -> f64 {
     let host = |t: &Tensor| {
         let t = t.to_device(&Device::Cpu).unwrap().to_dtype(DType::F64).unwrap();
@@ -55,7 +57,7 @@ fn difference(got: &Tensor, expected: &Tensor) -> f64 {
     worst / largest
 }
 
-/// What rounding may cost: a few units in the last place of the type, and f32 sums.
+/// The tolerance for rounding: a few units in the last place of the type, and f32 sums.
 fn tolerance(dtype: DType) -> f64 {
     match dtype {
         DType::BF16 => 2e-2,
@@ -66,8 +68,8 @@ fn tolerance(dtype: DType) -> f64 {
 
 const TYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 
-/// Runs `f` on variables of the given values, on the CPU in f64 and on the device in every type, and compares its
-/// result and all gradients. `half` says which inputs are of the type, others stay f32.
+/// Runs `f` on variables of the given values, on the CPU in f64 and on the device in every type, and compares
+/// its result and all gradients. `half` says which inputs have the type; the others stay f32.
 fn compare(
     name: &str,
     device: &Device,
@@ -135,7 +137,8 @@ fn convolutions() {
     cuda::set_convolutions(Convolutions::Auto).unwrap();
 }
 
-/// With TF32 tensor cores compute grouped 3×3 of f32. The numbers here have no more digits than TF32 does.
+/// With TF32, tensor cores compute grouped 3×3 convolutions of f32. TF32 represents the numbers used here
+/// exactly.
 #[test]
 fn tf32_where_it_may_be() {
     let Some((device, _one)) = device("tf32_where_it_may_be") else { return };
@@ -163,8 +166,8 @@ fn tf32_where_it_may_be() {
     }
 }
 
-/// The emulated cuDNN has no algorithm for a dilation of 3: an error where cuDNN is insisted on, else a kernel of ours
-/// computes.
+/// The emulated cuDNN has no algorithm for a dilation of 3: that is an error if cuDNN must compute, else an
+/// own kernel does.
 #[cfg(feature = "cudnn")]
 #[test]
 fn without_an_algorithm_of_cudnns() {
@@ -183,7 +186,8 @@ fn without_an_algorithm_of_cudnns() {
     assert!(error.contains("cuDNN has no usable algorithm"), "{error}");
 }
 
-/// One launch, or one and a sum, whatever the number of groups; and what puts x, or a library's weights, in order.
+/// There is one launch, or one and a sum, whatever the number of groups, plus those that reorder x or a
+/// library's weights.
 #[test]
 fn launches_do_not_grow_with_groups() {
     let Some((device, _one)) = device("launches_do_not_grow_with_groups") else { return };
@@ -216,7 +220,7 @@ fn batch_norm() {
             let y = resnext_ops::batch_norm_train(&t[0], &t[1], &t[2], &running, &config)?;
             let eval =
                 resnext_ops::batch_norm_eval(&t[0], &t[1], &t[2], &running.mean, &running.var, &config)?;
-            // The running statistics show in the second, which they normalise.
+            // The second result shows the running statistics, because they normalise it.
             resnext_ops::add(&y, &eval)
         });
     }
@@ -268,7 +272,7 @@ fn cross_entropy() {
     }
 }
 
-/// A label that is no class is found when the loss is read, which waits for the device once if there is none.
+/// A label that is out of range is found when the loss is read, which otherwise waits for the device once.
 #[test]
 fn labels_that_are_no_class() {
     let Some((device, _one)) = device("labels_that_are_no_class") else { return };
@@ -318,7 +322,7 @@ fn optimizer_step() {
     }
 }
 
-/// All kernels in all forms, by NVRTC: no device is needed. `RESNEXT_PTX` names a folder that the PTX is left in.
+/// All kernels in all forms, by NVRTC, without a device. `RESNEXT_PTX` names a folder to write the PTX to.
 #[test]
 fn every_kernel_compiles() {
     for capability in [(8, 0), (9, 0)] {
@@ -333,6 +337,6 @@ fn every_kernel_compiles() {
         }
         println!("{} modules for {capability:?}", all.len());
     }
-    // Older devices are told why.
+    // Older devices get an error that says why.
     assert!(cuda::ptx_of_all((7, 5)).unwrap_err().to_string().contains("8.0"));
 }

@@ -1,10 +1,10 @@
-//! The CUDA kernels' own source, run on the CPU: `cuda_kernels/emulator.h` takes the GPU's place, and each of the
-//! programs beside it compares kernels with sums in f64. Needs g++, no GPU and no toolkit.
+//! The CUDA kernels' own source, run on the CPU: `cuda_kernels/emulator.h` emulates the GPU, and each program
+//! beside it compares kernels with sums in f64. Needs g++, but neither a GPU nor the CUDA toolkit.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Compiles and runs one of the programs, and looks at its verdict.
+/// Compiles and runs one of the programs, and checks that all its comparisons passed.
 fn check(name: &str) {
     if Command::new("g++").arg("--version").output().is_err() {
         eprintln!("skipped: {name} needs g++, which is not here");
@@ -13,7 +13,8 @@ fn check(name: &str) {
     let source =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda_kernels").join(name).with_extension("cpp");
     let program = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("cuda_kernels_{name}"));
-    // The sanitizer finds accesses that are not aligned as the device asks, and arithmetic that overflows.
+    // The sanitizer finds accesses that are less aligned than the device requires, and arithmetic that
+    // overflows.
     let flags = [
         "-std=c++17",
         "-O1",

@@ -1,4 +1,4 @@
-//! Batch norm, pooling, residual sums and the loss: against PyTorch's figures, and their gradients on
+//! Batch norm, pooling, residual sums and the loss: against PyTorch's numbers, and their gradients on
 //! the tape against candle's graph and central differences.
 
 mod common;
@@ -63,7 +63,7 @@ fn var(shape: &[usize], salt: u64, offset: f64) -> Var {
     Var::from_tensor(&(fill(shape, salt) + offset).unwrap()).unwrap()
 }
 
-/// Gradients of `<y, g>` for the fixed g of the golden script.
+/// Gradients of `<y, g>` for the g of the golden script.
 fn gradients(y: &Tensor, of: &[&Var]) -> Vec<Tensor> {
     let g = fill(y.dims(), 99);
     let grads = (y * g).unwrap().sum_all().unwrap().backward().unwrap();

@@ -1,4 +1,4 @@
-//! Arithmetic modulo a prime, and the vector-Jacobian product that proofs differentiate by.
+//! Arithmetic modulo a prime, and vector-Jacobian products, with which proofs differentiate.
 
 use candle_core::{DType, Device, Tensor, Var};
 use resnext_ops::{Error, add, residue, value_and_gradients, vjp};
@@ -13,7 +13,7 @@ fn values(t: &Tensor) -> Vec<f64> {
 
 #[test]
 fn residues_are_centred_and_so_are_their_gradients() {
-    // f16 takes candle's operations; the others our kernels.
+    // f16 goes through candle's operations, the others through our kernels.
     for dtype in [DType::F64, DType::F32, DType::BF16, DType::F16] {
         let x = Var::from_tensor(&tensor(&[-8.0, -4.0, -3.0, 0.0, 3.0, 4.0, 13.0], dtype)).unwrap();
         let g = tensor(&[1.0, 9.0, 0.0, -4.0, 7.0, 3.0, 4.0], dtype);

@@ -210,7 +210,7 @@ impl Fused {
         ImageBuffers { image: loaded, stem, .. }: &mut ImageBuffers,
         observe: &mut Observer,
     ) -> Result<bool> {
-        loaded.load(team, image, &self.entrance, self.border)?;
+        loaded.load(team, image, self.entrance.input_format(), self.border)?;
         observe("input", &stem.conv);
         let relu = Fusion { relu: true, ..Default::default() };
         self.entrance.forward_images(team, loaded, relu, &mut stem.conv)?;

@@ -1,40 +1,76 @@
-//! Convolutions made ready for inference.
+//! Convolutions packed for inference: bias, residual and ReLU in one pass, on reused buffers.
 
 use crate::element::{map_type_of, precision_of};
 use crate::error::{Error, Result};
 use crate::infer::feature_map::Activations;
-use crate::infer::input::Images;
-use crate::infer::int8::{OP, whole_numbers};
-use crate::infer::rows::row_words;
+use crate::infer::input::{Images, InputFormat};
+use crate::infer::int8::quantize_weights;
+use crate::infer::map_view::MapView;
 use crate::layout::row_major;
+use crate::shape::{check_weight, conv_sizes};
 use candle_core::{DType, Device, Storage, Tensor};
 use resnext_kernels::{
-    Conv2dConfig, Epilogue, Filter, Isa, Job, MapType, Packed, Pixels, Precision, Quantization, Row,
+    Conv2dConfig, ConvShape, Epilogue, Filter, Isa, Job, MapType, Packed, Precision, Quantization, Row,
     SourceTable, Sources, ThreadTeam, Tiling,
 };
 use std::borrow::Cow;
 use std::mem::discriminant;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A convolution whose weights are packed for this machine's instruction set, with a bias, and with a
-/// residual and ReLU in the same pass where asked for.
+/// What its errors call the operation.
+const OP: &str = "fused convolution";
+
+/// A convolution with a bias, whose weights are packed for this machine's instruction set. A residual and
+/// ReLU go into the same pass where a [`Fusion`] says so.
 #[derive(Debug)]
 pub struct FusedConv {
-    pub(crate) packed: Packed,
-    /// Of the maps it reads and of those it writes.
-    pub(crate) maps: (MapType, MapType),
+    packed: Packed,
+    /// The type of the maps it reads.
+    pub(crate) reads: MapType,
+    /// The type of the maps it writes.
+    pub(crate) writes: MapType,
     config: Conv2dConfig,
-    channels: (usize, usize),
-    kernel: (usize, usize),
-    /// Whether a kernel row is read as one run of neighbouring words.
-    row_runs: bool,
-    /// Channels from one pixel of such a run, or of [`Images`], to the next.
-    pub(crate) apart: usize,
-    /// Whether what is read of a source pixel is used for all the output pixels in a row that it reaches.
-    neighbours: bool,
-    /// For the last input's N, H and W, words a row, and channels from one pixel to the next.
-    plan: Mutex<Option<([usize; 5], Arc<Plan>)>>,
+    /// Cout, Cin/groups, kh and kw.
+    weight: [usize; 4],
+    access: Access,
+    /// What output pixels read, for the last input's sizes.
+    plan: Mutex<Option<(PlanKey, Arc<Plan>)>>,
 }
+
+/// How source pixels are read.
+#[derive(Debug, Clone, Copy)]
+struct Access {
+    /// Whether a kernel row is read as one run of words, across its pixels.
+    row_runs: bool,
+    /// Channels from one pixel of such a run, or of an [`Images`] buffer, to the next.
+    pixel_stride: usize,
+    /// Whether what is read of a source pixel serves all output pixels of a row that it reaches.
+    neighbours: bool,
+}
+
+impl Access {
+    /// The access for weights of sizes `weight`; `of_images` if pixels may follow each other without gaps.
+    fn new(words: Precision, weight: [usize; 4], config: &Conv2dConfig, of_images: bool) -> Self {
+        let [_, group_in, _, kernel_w] = weight;
+        let Conv2dConfig { stride, padding, dilation, groups } = *config;
+        // Few channels, as an image has, would leave most of a vector of words unused.
+        let row_runs = groups == 1 && kernel_w > 1 && padding == 0 && dilation == 1 && group_in <= 16;
+        let narrow = groups > 1 && (3..=32).contains(&group_in);
+        // Mixed input and output types exist only for the classifier, which is 1×1.
+        let one_type = words.written() == words.channels();
+        let neighbours = one_type && narrow && kernel_w == 3 && dilation == 1 && stride <= 2;
+        let padded = (group_in * groups).next_multiple_of(words.channels());
+        let pixel_stride = match row_runs {
+            // Pack densely when every run starts on a word boundary.
+            true if of_images && (stride * group_in).is_multiple_of(words.channels()) => group_in,
+            _ => padded,
+        };
+        Access { row_runs, pixel_stride, neighbours }
+    }
+}
+
+/// Everything that a plan depends on: N, H and W of the input, words per row, and channels per pixel.
+type PlanKey = [usize; 5];
 
 /// What output pixels read.
 #[derive(Debug)]
@@ -43,35 +79,27 @@ enum Plan {
     Tiles(Tiling),
 }
 
-/// What a convolution reads.
-struct Source<'a> {
-    data: &'a [f32],
-    size: [usize; 4],
-    words: MapType,
-    /// Channels from one pixel of a row to the next.
-    apart: usize,
-}
-
-/// What a convolution does besides: nothing, if default.
+/// What a convolution does besides: nothing by default.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Fusion<'a> {
-    /// Added to the output.
+    /// Feature maps that are added to the output.
     pub residual: Option<&'a Activations>,
     /// Whether ReLU comes last.
     pub relu: bool,
-    /// The convolutions whose weights are wanted next: they are fetched from memory meanwhile.
+    /// The convolutions that run next: their weights are prefetched while this one computes.
     pub ahead: &'a [&'a FusedConv],
 }
 
-/// Whether this machine runs [`FusedConv`] on maps of `dtype`: f32 always; bf16 where the CPU has AVX-512 BF16, and u8,
-/// of [`FusedConv::quantized`], where it has AVX-512 VNNI, and the instruction set in use is AVX-512.
+/// Whether this machine runs [`FusedConv`] on maps of `dtype`: f32 always; bf16 where the CPU has AVX-512
+/// BF16, and u8, for [`FusedConv::quantized`], where it has AVX-512 VNNI, if the instruction set in use is
+/// AVX-512.
 pub fn fused_dtype_is_supported(dtype: DType) -> bool {
     precision_of(dtype, Isa::current()).is_some()
 }
 
 impl FusedConv {
-    /// Packs `weight` (Cout, Cin/groups, kh, kw) and `bias` (Cout), both f32, for maps of `dtype`, f32 or bf16.
-    /// Sums are f32 either way. In bf16, what is below the normal numbers (1e-38) may count as zero.
+    /// Packs `weight` (Cout, Cin/groups, kh, kw) and `bias` (Cout), both f32, for maps of `dtype`, f32 or
+    /// bf16. Sums are f32 either way. In bf16, subnormal numbers (below 1e-38) may count as zero.
     ///
     /// # Errors
     /// If shapes and groups do not fit each other, a type is not as above, or this machine has no
@@ -80,31 +108,33 @@ impl FusedConv {
         Self::on(Isa::current(), weight, bias, config, dtype, false)
     }
 
-    /// As [`new`](Self::new), to read [`Images`]: of few channels, without gaps between pixels where that can be.
+    /// [`new`](Self::new) for a convolution that reads [`Images`], whose pixels then follow each other
+    /// without gaps where the kernel can read them so.
     ///
     /// # Errors
-    /// As `new`.
+    /// Those of `new`.
     pub fn of_images(weight: &Tensor, bias: &Tensor, config: &Conv2dConfig, dtype: DType) -> Result<Self> {
         Self::on(Isa::current(), weight, bias, config, dtype, true)
     }
 
-    /// As [`new`](Self::new), to write f32 whatever it reads: for logits, which should not be rounded to be compared. In bf16,
-    /// grouped 3×3 convolutions are slower for it.
+    /// [`new`](Self::new) for a convolution that writes f32 whatever it reads: logits, which are compared,
+    /// should not be rounded. It makes grouped 3×3 convolutions in bf16 slower.
     ///
     /// # Errors
-    /// As `new`.
+    /// Those of `new`.
     pub fn writing_f32(weight: &Tensor, bias: &Tensor, config: &Conv2dConfig, dtype: DType) -> Result<Self> {
         let (words, maps) = floats(Isa::current(), dtype)?;
-        Self::pack(words.writing_f32(), (maps, MapType::F32), weight, bias, config, false)
+        let types = Types { words: words.writing_f32(), reads: maps, writes: MapType::F32 };
+        Self::pack(types, weight, bias, config, false)
     }
 
-    /// Packs `weight` and `bias` as [`new`](Self::new) does, for maps in 8 bits: it reads those of `input`, whose zero is 0,
-    /// and writes those of `output`. Each output channel's weights are rounded to multiples of a 127th of the largest.
-    /// Sums are whole numbers of 32 bits, the same on every machine.
+    /// Packs `weight` and `bias` as [`new`](Self::new) does, for int8 maps: it reads maps quantized by
+    /// `input`, whose zero must be 0, and writes maps quantized by `output`. Each output channel's weights
+    /// are rounded to multiples of 1/127 of the largest. Sums are 32-bit integers, the same on every machine.
     ///
     /// # Errors
-    /// As `new`; also if `input`'s zero is not 0, a weight or bias is not finite, or an output is a sum of more than 65536
-    /// products.
+    /// Those of `new`; also if `input`'s zero is not 0, a weight or bias is not finite, or an output is a sum
+    /// of more than 65536 products.
     pub fn quantized(
         weight: &Tensor,
         bias: &Tensor,
@@ -115,13 +145,14 @@ impl FusedConv {
         let isa = Isa::current();
         let words = precision_of(DType::U8, isa).ok_or_else(|| Error::Config {
             op: OP,
-            message: format!("8 bits need a CPU with AVX-512 VNNI, this one runs {}; use f32", isa.name()),
+            message: format!("int8 needs a CPU with AVX-512 VNNI, this one runs {}; use f32", isa.name()),
         })?;
         if input.zero() != 0 {
             let message = format!("expected an input whose zero is 0, got {input:?}");
             return Err(Error::Config { op: OP, message });
         }
-        Self::pack(words, (MapType::U8(input), MapType::U8(output)), weight, bias, config, false)
+        let types = Types { words, reads: MapType::U8(input), writes: MapType::U8(output) };
+        Self::pack(types, weight, bias, config, false)
     }
 
     pub(crate) fn on(
@@ -130,39 +161,29 @@ impl FusedConv {
         bias: &Tensor,
         config: &Conv2dConfig,
         dtype: DType,
-        images: bool,
+        of_images: bool,
     ) -> Result<Self> {
         let (words, maps) = floats(isa, dtype)?;
-        Self::pack(words, (maps, maps), weight, bias, config, images)
+        Self::pack(Types { words, reads: maps, writes: maps }, weight, bias, config, of_images)
     }
 
     fn pack(
-        words: Precision,
-        maps: (MapType, MapType),
+        types: Types,
         weight: &Tensor,
         bias: &Tensor,
         config: &Conv2dConfig,
-        images: bool,
+        of_images: bool,
     ) -> Result<Self> {
-        let (out_channels, group_in, kh, kw) = weight.dims4().map_err(|_| Error::Shape {
-            op: OP,
-            input: "weight",
-            expected: "(Cout, Cin/groups, kh, kw)".into(),
-            got: weight.shape().clone(),
-        })?;
+        let Types { words, reads, writes } = types;
+        let sizes = check_weight(OP, weight.shape(), config)?;
         for (input, t) in [("weight", weight), ("bias", bias)] {
             if t.dtype() != DType::F32 {
                 return Err(Error::DType { op: OP, input, expected: "F32".into(), got: t.dtype() });
             }
         }
-        let groups = config.groups;
-        let empty = weight.elem_count() == 0 || config.stride == 0 || config.dilation == 0;
-        if groups == 0 || empty || !out_channels.is_multiple_of(groups) {
-            let message = format!("a weight of {:?} does not fit {config:?}", weight.dims());
-            return Err(Error::Config { op: OP, message });
-        }
+        let ([out_channels, group_in, kh, kw], groups) = (sizes, config.groups);
         if bias.dims() != [out_channels] {
-            let expected = format!("[{out_channels}], one a channel of the output");
+            let expected = format!("[{out_channels}], one per output channel");
             return Err(Error::Shape { op: OP, input: "bias", expected, got: bias.shape().clone() });
         }
         let weight = weight.to_device(&Device::Cpu)?;
@@ -170,77 +191,66 @@ impl FusedConv {
         let Storage::Cpu(storage) = &*storage else { unreachable!("on the CPU") };
         let mut values = row_major::<f32>(storage, layout)?;
         let (mut biases, mut scales) = (bias.to_vec1::<f32>()?, Vec::new());
-        if let (MapType::U8(input), MapType::U8(output)) = maps {
-            scales = whole_numbers(values.to_mut(), &mut biases, (input, output))?;
+        if let (MapType::U8(input), MapType::U8(output)) = (reads, writes) {
+            scales = quantize_weights(OP, values.to_mut(), &mut biases, input, output)?;
         }
-        let group_out = out_channels / groups;
-        // A few channels, as an image has, would leave most of a row of words unused.
-        let row_runs = groups == 1 && kw > 1 && config.padding == 0 && config.dilation == 1 && group_in <= 16;
-        let narrow = groups > 1 && (3..=32).contains(&group_in);
-        // Not compiled for words that are written as others: those are for a last layer, which is 1×1.
-        let neighbours = words.written() == words.channels()
-            && narrow
-            && kw == 3
-            && config.dilation == 1
-            && config.stride <= 2;
-        // Without gaps, if every run then begins with a word.
-        let gapless = images && (config.stride * group_in).is_multiple_of(words.channels());
-        let whole = if gapless { group_in } else { group_in.next_multiple_of(words.channels()) };
-        if row_runs {
-            let mut runs = vec![0.0; out_channels * kw * whole * kh];
-            for (i, &value) in values.iter().enumerate() {
-                let (k, c, y, x) = (i / (group_in * kh * kw), i / (kh * kw) % group_in, i / kw % kh, i % kw);
-                runs[((k * kw + x) * whole + c) * kh + y] = value;
-            }
-            values = Cow::Owned(runs);
+        let access = Access::new(words, sizes, config, of_images);
+        if access.row_runs {
+            values = Cow::Owned(as_row_runs(&values, sizes, access.pixel_stride));
         }
-        let packed = Packed::new(
-            words,
-            &Filter {
-                groups,
-                group_in: if row_runs { whole * kw } else { group_in },
-                group_out,
-                taps: if row_runs { kh } else { kh * kw },
-                columns: if neighbours { 3 } else { 1 },
-                tiled: !row_runs && (kh, kw) == (3, 3) && config.stride == 1 && config.dilation == 1,
-                weight: &values,
-                bias: &biases,
-                scales: &scales,
-            },
-        );
+        let filter = Filter {
+            groups,
+            group_in: if access.row_runs { access.pixel_stride * kw } else { group_in },
+            group_out: out_channels / groups,
+            taps: if access.row_runs { kh } else { kh * kw },
+            columns: if access.neighbours { 3 } else { 1 },
+            tiled: !access.row_runs && (kh, kw) == (3, 3) && config.stride == 1 && config.dilation == 1,
+            weight: &values,
+            bias: &biases,
+            scales: &scales,
+        };
+        let packed = Packed::new(words, &filter);
         Ok(FusedConv {
             packed,
-            maps,
+            reads,
+            writes,
             config: *config,
-            channels: (group_in * groups, out_channels),
-            kernel: (kh, kw),
-            row_runs,
-            apart: if row_runs { whole } else { (group_in * groups).next_multiple_of(words.channels()) },
-            neighbours,
+            weight: sizes,
+            access,
             plan: Mutex::default(),
         })
     }
 
-    /// Channels it reads.
+    /// The number of channels it reads.
     pub fn channels(&self) -> usize {
-        self.channels.0
+        self.weight[1] * self.config.groups
     }
 
-    /// Bytes the packed weights take.
+    /// The size of the packed weights, in bytes.
     pub fn bytes(&self) -> usize {
         self.packed.bytes()
     }
 
-    /// The kind of maps it reads.
-    pub(crate) fn reads(&self) -> MapType {
-        self.maps.0
+    /// How [`Images`] are to be loaded for it.
+    pub fn input_format(&self) -> InputFormat {
+        InputFormat {
+            channels: self.channels(),
+            map_type: self.reads,
+            pixel_stride: self.access.pixel_stride,
+        }
     }
 
-    /// `out = conv(x) + bias`, and what `fusion` says.
+    /// Whether Winograd's algorithm computes it.
+    #[cfg(test)]
+    pub(crate) fn tiled(&self) -> bool {
+        self.packed.is_winograd()
+    }
+
+    /// `out = conv(x) + bias`, with what `fusion` adds; `out` gets the output's sizes.
     ///
     /// # Errors
-    /// If `x` is of another type or has other channels than the weight, or is smaller than the kernel, or
-    /// the residual does not have the output's sizes.
+    /// If `x` has another type or other channels than the weight, or is smaller than the kernel, or the
+    /// residual does not have the output's sizes and type.
     pub fn forward(
         &self,
         team: &ThreadTeam,
@@ -248,15 +258,14 @@ impl FusedConv {
         fusion: Fusion,
         out: &mut Activations,
     ) -> Result<()> {
-        let Activations { size, words, stride, .. } = *x;
-        let source = Source { data: &x.data, size, words, apart: stride * words.channels() };
-        self.convolve(team, source, fusion, out)
+        self.convolve(team, x.view(), fusion, out)
     }
 
-    /// [`forward`](Self::forward), of images.
+    /// [`forward`](Self::forward) of input images.
     ///
     /// # Errors
-    /// As `forward`, and if they were loaded for another convolution.
+    /// Those of `forward`, and if the images were loaded in another format than
+    /// [`input_format`](Self::input_format).
     pub fn forward_images(
         &self,
         team: &ThreadTeam,
@@ -264,117 +273,131 @@ impl FusedConv {
         fusion: Fusion,
         out: &mut Activations,
     ) -> Result<()> {
-        let Images { ref data, size, words, apart } = *x;
-        if apart != self.apart {
-            let message = format!("expected images with pixels {} channels apart, got {apart}", self.apart);
+        let (view, expected) = (x.view(), self.access.pixel_stride);
+        if view.pixel_stride != expected {
+            let message =
+                format!("expected images with pixels {expected} channels apart, got {}", view.pixel_stride);
             return Err(Error::Config { op: OP, message });
         }
-        self.convolve(team, Source { data, size, words, apart }, fusion, out)
+        self.convolve(team, view, fusion, out)
     }
 
-    fn convolve(&self, team: &ThreadTeam, x: Source, fusion: Fusion, out: &mut Activations) -> Result<()> {
-        let [n, h, w, c] = x.size;
-        let Conv2dConfig { stride, padding, dilation, .. } = self.config;
-        let wrong = |message| Err(Error::Config { op: OP, message });
-        let (read, written) = self.maps;
-        if c != self.channels.0 || x.words != read {
-            let (expected, got) = (self.channels.0, x.words);
-            return wrong(format!("expected {expected} channels of {read:?}, got {c} of {got:?}"));
+    fn convolve(&self, team: &ThreadTeam, x: MapView, fusion: Fusion, out: &mut Activations) -> Result<()> {
+        let shape = self.check(&x)?;
+        let size = [shape.batch, shape.out_h, shape.out_w, shape.out_channels];
+        if let Some(residual) = fusion.residual {
+            let residual = residual.view();
+            if residual.size != size || discriminant(&residual.map_type) != discriminant(&self.writes) {
+                let message = format!(
+                    "expected a residual of {size:?} in {:?}, got {:?} in {:?}",
+                    self.writes, residual.size, residual.map_type
+                );
+                return Err(Error::Config { op: OP, message });
+            }
         }
-        if self.row_runs && x.apart != self.apart {
-            let expected = self.apart;
-            return wrong(format!(
-                "expected pixels {expected} channels apart, got {}; a convolution of images reads Images",
-                x.apart
-            ));
-        }
-        let reach = [self.kernel.0, self.kernel.1].map(|k| (k - 1) * dilation + 1);
-        if h + 2 * padding < reach[0] || w + 2 * padding < reach[1] {
-            return wrong(format!("a kernel of {:?} does not fit a map of {h}×{w}", self.kernel));
-        }
-        let sides =
-            [(h, reach[0]), (w, reach[1])].map(|(side, reach)| (side + 2 * padding - reach) / stride + 1);
-        let size = [n, sides[0], sides[1], self.channels.1];
-        let fits = |r: &Activations| r.size == size && discriminant(&r.words) == discriminant(&written);
-        if let Some(residual) = fusion.residual.filter(|residual| !fits(residual)) {
-            return wrong(format!(
-                "expected a residual of {size:?} in {written:?}, got {:?} in {:?}",
-                residual.size, residual.words
-            ));
-        }
-        if x.data.len().max(n * sides[0] * sides[1]) > u32::MAX as usize {
-            return wrong(format!("{n} maps of {h}×{w}×{c} are too many for one batch"));
-        }
-        out.resize(size, written, true);
+        out.resize(size, self.writes, true);
         let ahead: Vec<&Packed> = fusion.ahead.iter().map(|conv| &conv.packed).collect();
+        let residual = fusion.residual.map(Activations::view);
         let job = Job {
-            src: Pixels { data: x.data, stride: x.apart / read.channels() },
-            residual: fusion.residual.map(Activations::view),
-            epilogue: epilogue(written, fusion.residual.map(|r| r.words), fusion.relu),
+            src: x.pixels(),
+            residual: residual.map(|residual| residual.pixels()),
+            epilogue: epilogue(self.writes, residual.map(|residual| residual.map_type), fusion.relu),
             count: out.pixels(),
             out_stride: out.stride,
             out: &mut out.data,
             ahead: &ahead,
         };
-        if in_place(self.kernel, &self.config) {
+        if reads_in_place(&shape) {
             self.packed.convolve(team, Sources::Same, job);
             return Ok(());
         }
-        match &*self.plan(&x, &size) {
+        match &*self.plan(&x, &shape) {
             Plan::Table(table) => self.packed.convolve(team, Sources::Table(table), job),
             Plan::Tiles(tiling) => self.packed.convolve(team, Sources::Tiles(tiling), job),
         }
         Ok(())
     }
 
-    fn plan(&self, x: &Source, out: &[usize; 4]) -> Arc<Plan> {
-        let ([n, h, w, _], channels) = (x.size, x.words.channels());
-        let row = row_words(w, x.apart, x.words);
-        let key = [n, h, w, row, x.apart];
+    /// The sizes of the convolution of `x`, which must have the type, channels and distances that it reads.
+    fn check(&self, x: &MapView) -> Result<ConvShape> {
+        let wrong = |message| Err(Error::Config { op: OP, message });
+        let ([n, h, w, c], channels, read) = (x.size, self.channels(), self.reads);
+        if c != channels || x.map_type != read {
+            let got = x.map_type;
+            return wrong(format!("expected {channels} channels of {read:?}, got {c} of {got:?}"));
+        }
+        let (expected, got) = (self.access.pixel_stride, x.pixel_stride);
+        if self.access.row_runs && got != expected {
+            return wrong(format!(
+                "expected pixels {expected} channels apart, got {got}; such a convolution reads Images"
+            ));
+        }
+        let shape = conv_sizes(OP, [n, c, h, w], self.weight, &self.config)?;
+        if x.data.len().max(n * shape.out_h * shape.out_w) > u32::MAX as usize {
+            return wrong(format!("{n} maps of {h}×{w}×{c} are too many for one batch"));
+        }
+        Ok(shape)
+    }
+
+    /// What output pixels read: the last input's plan, if this one has its sizes.
+    fn plan(&self, x: &MapView, shape: &ConvShape) -> Arc<Plan> {
+        let ([n, h, w, _], channels) = (x.size, x.map_type.channels());
+        let (row, pixel_stride) = (x.row_stride(), x.pixel_stride);
+        let key = [n, h, w, row, pixel_stride];
         let mut cached = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, plan)) = cached.as_ref().filter(|(of, _)| *of == key) {
             return plan.clone();
         }
-        let (padding, apart) = (self.config.padding, x.apart);
-        // Where the pixel at (y, x) of a padded image begins; in the padding, that of zeros behind the last.
+        let padding = self.config.padding;
+        // Where the pixel at (y, x) of a padded image begins; for padding, the pixel of zeros behind the
+        // last.
         let place = |image: usize, y: usize, x: usize| {
             let inside = y >= padding && x >= padding && y - padding < h && x - padding < w;
             match inside {
-                true => (image * h + y - padding) * row + (x - padding) * apart / channels,
+                true => (image * h + y - padding) * row + (x - padding) * pixel_stride / channels,
                 false => n * h * row,
             }
         };
         let plan = if self.packed.is_winograd() {
             let mut tiling = Tiling::default();
-            (0..n).for_each(|image| tiling.add((out[1], out[2]), |y, x| place(image, y, x)));
+            (0..n).for_each(|image| tiling.add((shape.out_h, shape.out_w), |y, x| place(image, y, x)));
             Plan::Tiles(tiling)
         } else {
-            Plan::Table(self.table(out, place))
+            Plan::Table(self.table(shape, place))
         };
         let plan = Arc::new(plan);
         *cached = Some((key, plan.clone()));
         plan
     }
 
-    fn table(&self, out: &[usize; 4], place: impl Fn(usize, usize, usize) -> usize) -> SourceTable {
-        let (Conv2dConfig { stride, dilation, .. }, n) = (self.config, out[0]);
-        let columns = if self.row_runs { 1 } else { self.kernel.1 };
-        let mut table = Vec::with_capacity(n * out[1] * out[2] * self.kernel.0 * columns);
-        for (image, y, x0) in (0..n * out[1] * out[2])
-            .map(|i| (i / (out[1] * out[2]), i / out[2] % out[1] * stride, i % out[2] * stride))
+    /// Where each output pixel's source pixels begin, in the order of kernel positions.
+    fn table(&self, shape: &ConvShape, place: impl Fn(usize, usize, usize) -> usize) -> SourceTable {
+        let Conv2dConfig { stride, dilation, .. } = self.config;
+        let ConvShape { batch, out_h, out_w, kernel_h, kernel_w, .. } = *shape;
+        let columns = if self.access.row_runs { 1 } else { kernel_w };
+        let mut table = Vec::with_capacity(batch * out_h * out_w * kernel_h * columns);
+        for (image, y, x0) in (0..batch * out_h * out_w)
+            .map(|i| (i / (out_h * out_w), i / out_w % out_h * stride, i % out_w * stride))
         {
-            for ky in 0..self.kernel.0 {
+            for ky in 0..kernel_h {
                 for kx in 0..columns {
                     table.push(place(image, y + ky * dilation, x0 + kx * dilation) as u32);
                 }
             }
         }
-        let row = self.neighbours.then_some(Row { width: out[2], stride });
+        let row = self.access.neighbours.then_some(Row { width: out_w, stride });
         SourceTable::new(table, row)
     }
 }
 
-/// The words, and the maps, of f32 or bf16.
+/// The types of a convolution: how kernels compute, and the maps they read and write.
+struct Types {
+    words: Precision,
+    reads: MapType,
+    writes: MapType,
+}
+
+/// How kernels compute on f32 or bf16 maps, and the maps' type.
 fn floats(isa: Isa, dtype: DType) -> Result<(Precision, MapType)> {
     let Some(maps) = map_type_of(dtype) else {
         return Err(Error::DType { op: OP, input: "maps", expected: "F32 or BF16".into(), got: dtype });
@@ -386,9 +409,21 @@ fn floats(isa: Isa, dtype: DType) -> Result<(Precision, MapType)> {
     Ok((words, maps))
 }
 
+/// Weights (Cout, Cin, kh, kw) in the order (Cout, kw, `pixel_stride`, kh): the pixels of a kernel row become
+/// one run of channels, padded with zeros from one pixel to the next.
+fn as_row_runs(values: &[f32], [out_channels, cin, kh, kw]: [usize; 4], pixel_stride: usize) -> Vec<f32> {
+    let mut runs = vec![0.0; out_channels * kw * pixel_stride * kh];
+    for (i, &value) in values.iter().enumerate() {
+        let (k, c, y, x) = (i / (cin * kh * kw), i / (kh * kw) % cin, i / kw % kh, i % kw);
+        runs[((k * kw + x) * pixel_stride + c) * kh + y] = value;
+    }
+    runs
+}
+
+/// The last step of each sum, for maps of type `written` and a residual, if there is one, of type `residual`.
 fn epilogue(written: MapType, residual: Option<MapType>, relu: bool) -> Epilogue {
-    // What there is at least, what stands for zero, and what a step is worth.
-    let units = |words| match words {
+    // Lower bound, zero point and step size.
+    let units = |map_type| match map_type {
         MapType::U8(quantization) => (0.0, f32::from(quantization.zero()), quantization.step()),
         _ => (f32::NEG_INFINITY, 0.0, 1.0),
     };
@@ -398,7 +433,7 @@ fn epilogue(written: MapType, residual: Option<MapType>, relu: bool) -> Epilogue
     Epilogue { least: if relu { zero } else { least }, residual_step, offset: -residual_zero * residual_step }
 }
 
-/// Whether every output pixel reads the input's pixel of the same number, and no other.
-fn in_place(kernel: (usize, usize), config: &Conv2dConfig) -> bool {
-    kernel == (1, 1) && config.stride == 1 && config.padding == 0
+/// Whether each output pixel reads the input pixel of the same index, and no other.
+fn reads_in_place(shape: &ConvShape) -> bool {
+    shape.kernel_positions() == 1 && shape.config.stride == 1 && shape.config.padding == 0
 }

@@ -1,30 +1,32 @@
-//! Feature maps of inference, in buffers that are kept.
+//! Feature maps of inference, in reused buffers.
 
 use crate::config::Pool2dConfig;
 use crate::element::map_type_of;
 use crate::error::{Error, Result};
-use crate::infer::rows::{dims, put_rows};
+use crate::infer::map_view::MapView;
+use crate::infer::rows::{OP, dims, put_rows};
 use candle_core::{DType, Device, Tensor};
 use resnext_kernels::{
-    AlignedBuffer, MAX_LANES, MapType, Pixels, Quantization, SharedSlice, ThreadTeam, max_pool_rows,
-    padded_stride, quantize_rows, unpair,
+    AlignedBuffer, MAX_LANES, MapType, Quantization, SharedSlice, ThreadTeam, max_pool_rows, padded_stride,
+    quantize_rows, unpair,
 };
 
-/// Feature maps (N, H, W, C) in f32, bf16 or 8 bits, in a buffer that is kept from one use to the next.
+/// Feature maps (N, H, W, C) in f32, bf16 or int8, in a buffer that is reused from one call to the next.
 ///
-/// Behind the last pixel lies one of zeros, which is what a convolution's padding reads. Pixels are a few
-/// elements further apart than C where they would otherwise all share one set of the cache.
+/// A pixel of zeros lies behind the last one; a convolution's padding reads it. Pixels are a few elements
+/// further apart than C where they would otherwise all fall into one set of the cache.
 #[derive(Debug, Clone, Default)]
 pub struct Activations {
     pub(crate) data: AlignedBuffer,
-    pub(crate) size: [usize; 4],
-    /// Precision from one pixel to the next.
+    /// N, H, W and C.
+    size: [usize; 4],
+    /// Words from one pixel to the next.
     pub(crate) stride: usize,
-    pub(crate) words: MapType,
+    map_type: MapType,
 }
 
 impl Activations {
-    /// Empty ones, to be written by an operation.
+    /// Creates an empty map for an operation to write.
     pub fn new() -> Self {
         Self::default()
     }
@@ -34,47 +36,56 @@ impl Activations {
         self.size
     }
 
+    /// The number of pixels of all images.
     pub(crate) fn pixels(&self) -> usize {
         self.size[0] * self.size[1] * self.size[2]
     }
 
-    /// Makes room for other sizes; the contents are then anything, but for the zeros behind them.
-    pub(crate) fn resize(&mut self, size: [usize; 4], words: MapType, apart: bool) {
-        let own = size[3].div_ceil(words.channels());
-        self.stride = if apart { padded_stride(own) } else { own };
-        (self.size, self.words) = (size, words);
+    pub(crate) fn view(&self) -> MapView<'_> {
+        let Activations { ref data, size, stride, map_type } = *self;
+        MapView { data, size, map_type, pixel_stride: stride * map_type.channels() }
+    }
+
+    /// Makes room for other sizes. The contents are then unspecified, but for the zeros behind the last
+    /// pixel. With `spread_pixels`, pixels get the distance that keeps them out of one cache set; otherwise
+    /// they are dense.
+    pub(crate) fn resize(&mut self, size: [usize; 4], map_type: MapType, spread_pixels: bool) {
+        let own = size[3].div_ceil(map_type.channels());
+        self.stride = if spread_pixels { padded_stride(own) } else { own };
+        (self.size, self.map_type) = (size, map_type);
         let end = self.pixels() * self.stride;
         // A kernel may read a vector that begins in the last pixel.
         let len = end + self.stride + MAX_LANES;
         self.data.grow(len);
         self.data[end..len].fill(0.0);
-        if words == MapType::Bf16 && own * words.channels() > size[3] {
-            // The half word behind each pixel is multiplied with a zero, which only a number survives.
+        if map_type == MapType::Bf16 && own * map_type.channels() > size[3] {
+            // With an odd C, the half word behind each pixel is multiplied by zero, so it must not be NaN.
             self.data[..end].fill(0.0);
         }
     }
 
-    /// Takes in a tensor (N, C, H, W) of f32 as maps of `dtype`, f32 or bf16.
+    /// Copies an f32 tensor (N, C, H, W) as maps of `dtype`, f32 or bf16.
     ///
     /// # Errors
-    /// If it is not of four dimensions, not f32 or not on the CPU, or maps can't be of `dtype`.
+    /// If the tensor does not have four dimensions, is not f32 or not on the CPU, or `dtype` is another.
     pub fn load(&mut self, team: &ThreadTeam, x: &Tensor, dtype: DType) -> Result<()> {
         let [n, c, h, w] = dims(x)?;
-        let words = map_type_of(dtype).ok_or_else(|| Error::DType {
-            op: "activations",
+        let map_type = map_type_of(dtype).ok_or_else(|| Error::DType {
+            op: OP,
             input: "maps",
             expected: "F32 or BF16".into(),
             got: dtype,
         })?;
-        self.resize([n, h, w, c], words, false);
-        put_rows(team, x, 0, words, self.stride * words.channels(), &mut self.data)
+        self.resize([n, h, w, c], map_type, false);
+        put_rows(team, x, 0, map_type, self.stride * map_type.channels(), &mut self.data)
     }
 
-    /// Takes in the maps of `source`, one image, as image `place` of `places`: one after the other, with nothing
-    /// written here in between.
+    /// Copies the maps of `source`, a single image, to index `place` of a batch of `places`. A batch is put
+    /// together by calls for place 0, 1 and so on, with no other operation on this buffer in between.
     ///
     /// # Errors
-    /// If `source` is not one image, or there is no such place, or its maps are not as those in the places before it.
+    /// If `source` is not a single image, `place` is not below `places`, or the maps differ in size or type
+    /// from those at the places before.
     pub fn put(
         &mut self,
         team: &ThreadTeam,
@@ -84,17 +95,17 @@ impl Activations {
     ) -> Result<()> {
         let [n, h, w, c] = source.size;
         if n != 1 || place >= places {
-            let message = format!("{n} images can't be put in place {place} of {places}");
-            return Err(Error::Config { op: "activations", message });
+            let message = format!("{n} images cannot be put at place {place} of {places}");
+            return Err(Error::Config { op: OP, message });
         }
         if place == 0 {
-            let apart = source.stride > c.div_ceil(source.words.channels());
-            self.resize([places, h, w, c], source.words, apart);
+            let spread_pixels = source.stride > c.div_ceil(source.map_type.channels());
+            self.resize([places, h, w, c], source.map_type, spread_pixels);
         }
-        if (self.size, self.words, self.stride) != ([places, h, w, c], source.words, source.stride) {
+        if (self.size, self.map_type, self.stride) != ([places, h, w, c], source.map_type, source.stride) {
             let message =
-                format!("{:?} does not go with the {:?} in the places before it", source.size, self.size);
-            return Err(Error::Config { op: "activations", message });
+                format!("{:?} does not go with the {:?} at the places before it", source.size, self.size);
+            return Err(Error::Config { op: OP, message });
         }
         let row = w * source.stride;
         let rows = SharedSlice::new(&mut self.data);
@@ -106,34 +117,34 @@ impl Activations {
         Ok(())
     }
 
-    /// Takes in the maps of `source` in eight bits, and says whether all values were finite: those too large, and NaN,
-    /// become the largest there is.
+    /// Quantizes the maps of `source` to int8. Returns whether all values were finite; those beyond the
+    /// range, and NaN, become the largest value.
     ///
     /// # Errors
-    /// If `source` is in eight bits already.
+    /// If `source` is int8 already.
     pub fn quantize(
         &mut self,
         team: &ThreadTeam,
         source: &Activations,
         quantization: Quantization,
     ) -> Result<bool> {
-        if let MapType::U8(_) = source.words {
+        if let MapType::U8(_) = source.map_type {
             let message = "expected maps in f32 or bf16 to quantize".into();
-            return Err(Error::Config { op: "activations", message });
+            return Err(Error::Config { op: OP, message });
         }
         let [n, h, w, c] = source.size;
         self.resize(source.size, MapType::U8(quantization), true);
-        let source = (source.view(), source.words, c);
+        let source = (source.view().pixels(), source.map_type, c);
         let stride = self.stride;
         Ok(quantize_rows(team, source, quantization, (n * h, w), (&mut self.data, stride)))
     }
 
-    /// The maps' values, channel by channel of each pixel (N, H, W, C).
+    /// The maps' values in the order (N, H, W, C).
     pub fn values(&self) -> impl Iterator<Item = f32> {
         (0..self.pixels()).flat_map(move |i| (0..self.size[3]).map(move |k| self.channel(i, k)))
     }
 
-    /// The maps as a tensor (N, C, H, W) of f32, channels-last in memory.
+    /// The maps as an f32 tensor (N, C, H, W), channels-last in memory.
     ///
     /// # Errors
     /// If candle fails.
@@ -146,33 +157,28 @@ impl Activations {
     /// Channel `k` of pixel `i`.
     fn channel(&self, i: usize, k: usize) -> f32 {
         let pixel = &self.data[i * self.stride..];
-        match self.words {
+        match self.map_type {
             MapType::F32 => pixel[k],
             MapType::Bf16 => unpair(pixel[k / 2])[k % 2],
             MapType::U8(quantization) => quantization.value(pixel[k / 4].to_bits().to_le_bytes()[k % 4]),
         }
     }
 
-    /// Max-pooling into `out`; padding never wins.
+    /// Max-pools the maps into `out`; padding is never the maximum.
     ///
     /// # Errors
-    /// If the window does not fit the padded map.
+    /// If the settings are not valid or the window does not fit the padded map.
     pub fn max_pool(&self, team: &ThreadTeam, config: &Pool2dConfig, out: &mut Activations) -> Result<()> {
         let [n, h, w, c] = self.size;
-        let Pool2dConfig { kernel, stride, padding } = *config;
-        if kernel == 0 || stride == 0 || 2 * padding > kernel || h.min(w) + 2 * padding < kernel {
-            let message = format!("{config:?} does not fit a map of {h}×{w}");
-            return Err(Error::Config { op: "max_pool", message });
-        }
-        let sides = [h, w].map(|side| (side + 2 * padding - kernel) / stride + 1);
-        out.resize([n, sides[0], sides[1], c], self.words, true);
+        let (out_h, out_w) = (config.output(h)?, config.output(w)?);
+        out.resize([n, out_h, out_w, c], self.map_type, true);
         let out_stride = out.stride;
         max_pool_rows(
             team,
-            self.words,
-            (self.view(), h, w, c),
-            (kernel, stride, padding),
-            (&mut out.data, out_stride, n * sides[0], sides[1]),
+            self.map_type,
+            (self.view().pixels(), h, w, c),
+            (config.kernel, config.stride, config.padding),
+            (&mut out.data, out_stride, n * out_h, out_w),
         );
         Ok(())
     }
@@ -180,33 +186,31 @@ impl Activations {
     /// The mean over each map's pixels, (N, C).
     pub fn global_avg_pool(&self) -> Vec<f32> {
         let [n, h, w, c] = self.size;
-        let (pixels, own) = (h * w, c.div_ceil(self.words.channels()));
+        let (pixels, own) = (h * w, c.div_ceil(self.map_type.channels()));
         let mut out = Vec::with_capacity(n * c);
-        let mut sums = vec![0f32; own * self.words.channels()];
+        let mut sums = vec![0f32; own * self.map_type.channels()];
         for image in 0..n {
             sums.fill(0.0);
             for pixel in image * pixels..(image + 1) * pixels {
-                let words = &self.data[pixel * self.stride..][..own];
-                match self.words {
-                    MapType::F32 => sums.iter_mut().zip(words).for_each(|(sum, x)| *sum += x),
-                    MapType::Bf16 => sums.chunks_exact_mut(2).zip(words).for_each(|(sums, word)| {
-                        sums.iter_mut().zip(unpair(*word)).for_each(|(sum, x)| *sum += x);
-                    }),
-                    MapType::U8(quantization) => {
-                        sums.chunks_exact_mut(4).zip(words).for_each(|(sums, word)| {
-                            let numbers = word.to_bits().to_le_bytes();
-                            sums.iter_mut().zip(numbers).for_each(|(sum, q)| *sum += quantization.value(q));
-                        })
-                    }
-                }
+                add_pixel(&mut sums, &self.data[pixel * self.stride..][..own], self.map_type);
             }
             out.extend(sums[..c].iter().map(|sum| sum / pixels.max(1) as f32));
         }
         out
     }
+}
 
-    pub(crate) fn view(&self) -> Pixels<'_> {
-        Pixels { data: &self.data, stride: self.stride }
+/// Adds a pixel's channels to `sums`, which has as many as fit the pixel's words.
+fn add_pixel(sums: &mut [f32], words: &[f32], map_type: MapType) {
+    match map_type {
+        MapType::F32 => sums.iter_mut().zip(words).for_each(|(sum, x)| *sum += x),
+        MapType::Bf16 => sums.chunks_exact_mut(2).zip(words).for_each(|(sums, word)| {
+            sums.iter_mut().zip(unpair(*word)).for_each(|(sum, x)| *sum += x);
+        }),
+        MapType::U8(quantization) => sums.chunks_exact_mut(4).zip(words).for_each(|(sums, word)| {
+            let values = word.to_bits().to_le_bytes();
+            sums.iter_mut().zip(values).for_each(|(sum, q)| *sum += quantization.value(q));
+        }),
     }
 }
 
@@ -214,9 +218,10 @@ impl Activations {
 mod tests {
     use super::*;
 
-    /// Rounding keeps the order of numbers, so that pooling may come before it or after.
+    /// Rounding keeps the order of numbers, so max-pooling may come before or after quantization. Pooled int8
+    /// maps are averaged as the numbers they represent.
     #[test]
-    fn eight_bits_are_pooled_as_what_they_stand_for() {
+    fn int8_maps_are_pooled_as_the_numbers_they_represent() {
         for channels in [8, 5] {
             let values = (0..2 * channels * 7 * 6).map(|i| (i as f32 * 0.7).sin()).collect::<Vec<_>>();
             let x = Tensor::from_vec(values, (2, channels, 7, 6), &Device::Cpu).unwrap();
@@ -233,7 +238,13 @@ mod tests {
                 assert!(pooled.quantize(team, &quantized, signed).is_err());
             });
             assert!(first.values().eq(last.values()) && first.size() == [2, 4, 3, channels]);
-            assert_eq!(first.global_avg_pool().len(), 2 * channels);
+            // Means over the pixels of each image and channel, from values in the order (N, H, W, C).
+            let values: Vec<f32> = first.values().collect();
+            let mean =
+                |n: usize, k: usize| (0..12).map(|i| values[(n * 12 + i) * channels + k]).sum::<f32>() / 12.0;
+            let means: Vec<f32> =
+                (0..2).flat_map(|n| (0..channels).map(move |k| (n, k))).map(|(n, k)| mean(n, k)).collect();
+            assert_eq!(first.global_avg_pool(), means);
         }
     }
 }

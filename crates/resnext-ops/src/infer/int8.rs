@@ -1,26 +1,32 @@
-//! Weights in 8 bits.
+//! Weights in int8: one scale per output channel.
 
 use crate::error::{Error, Result};
 use resnext_kernels::Quantization;
 
-/// What errors of a packed convolution are called by.
-pub(crate) const OP: &str = "fused convolution";
+/// The most products of u8 and i8 whose sum is sure to fit an i32.
+const MOST_PRODUCTS: usize = 1 << 16;
 
-/// Rounds each output channel's weights to whole numbers of 8 bits, brings its bias into the output's units, and says what
-/// a whole number of the sums is worth in these.
-pub(crate) fn whole_numbers(
+/// Rounds each output channel's weights to integers in -127..=127, brings its bias to units of the output's
+/// step, and returns what one unit of the channel's integer sums is worth in those: `values` is (Cout, …),
+/// `biases` (Cout).
+///
+/// # Errors
+/// If a value is not finite, too large for the output's range, or an output is a sum of too many products.
+pub(crate) fn quantize_weights(
+    op: &'static str,
     values: &mut [f32],
     biases: &mut [f32],
-    (input, output): (Quantization, Quantization),
+    input: Quantization,
+    output: Quantization,
 ) -> Result<Vec<f32>> {
-    let wrong = |message: String| Err(Error::Value { op: OP, message });
+    let wrong = |message: String| Err(Error::Value { op, message });
     if !values.iter().chain(biases.iter()).all(|v| v.is_finite()) {
-        return wrong("a weight or bias is not finite, which 8 bits can't say".into());
+        return wrong("a weight or bias is not finite, which int8 cannot represent".into());
     }
     let products = values.len() / biases.len();
     if products > MOST_PRODUCTS {
         return wrong(format!(
-            "sums of {products} products in 8 bits may not fit 32; at most {MOST_PRODUCTS} do"
+            "sums of {products} int8 products may overflow 32 bits; at most {MOST_PRODUCTS} are sure to fit"
         ));
     }
     let channels = values.chunks_exact_mut(products).zip(biases.iter_mut());
@@ -38,6 +44,3 @@ pub(crate) fn whole_numbers(
     }
     Ok(scales)
 }
-
-/// Products of u8 and i8 that 32 bits hold the sum of.
-const MOST_PRODUCTS: usize = 1 << 16;

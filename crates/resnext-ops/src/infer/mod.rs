@@ -4,8 +4,9 @@ pub(crate) mod conv;
 pub(crate) mod feature_map;
 pub(crate) mod input;
 mod int8;
+mod map_view;
 mod rows;
 
 pub use conv::{FusedConv, Fusion, fused_dtype_is_supported};
 pub use feature_map::Activations;
-pub use input::Images;
+pub use input::{Images, InputFormat};

@@ -1,12 +1,13 @@
-//! Rows of pixels, from a tensor to a kernel's words.
+//! Copying a tensor's rows into a buffer, in the type and at the distance that kernels read pixels.
 
 use crate::error::{Error, Result};
 use candle_core::{DType, Storage, Tensor};
 use resnext_kernels::{CacheLevel, MapType, SharedSlice, ThreadTeam, bf16_bits, halves_mut, prefetch};
 
+/// What errors of both buffers call the operation.
 pub(crate) const OP: &str = "activations";
 
-/// N, C, H and W of a tensor of f32.
+/// N, C, H and W of an f32 tensor.
 pub(crate) fn dims(x: &Tensor) -> Result<[usize; 4]> {
     let dims = x.dims4().map_err(|_| Error::Shape {
         op: OP,
@@ -20,22 +21,22 @@ pub(crate) fn dims(x: &Tensor) -> Result<[usize; 4]> {
     Ok(dims.into())
 }
 
-/// Precision of a row of pixels that begin `apart` channels from each other.
-pub(crate) fn row_words(pixels: usize, apart: usize, words: MapType) -> usize {
-    (pixels * apart).div_ceil(words.channels())
+/// The words of a row of `pixels` pixels that begin `pixel_stride` channels from each other.
+pub(crate) fn row_words(pixels: usize, pixel_stride: usize, map_type: MapType) -> usize {
+    (pixels * pixel_stride).div_ceil(map_type.channels())
 }
 
-/// Writes the rows of a tensor (N, C, H, W) of f32, and of a border of zeros, in words of f32 or bf16.
+/// Writes the rows of an f32 tensor (N, C, H, W) with a border of zeros to `out`, as f32 or bf16.
 pub(crate) fn put_rows(
     team: &ThreadTeam,
     x: &Tensor,
     border: usize,
-    words: MapType,
-    apart: usize,
+    map_type: MapType,
+    pixel_stride: usize,
     out: &mut [f32],
 ) -> Result<()> {
     let [n, c, h, w] = dims(x)?;
-    // Rows are read at their stride, which must not be none.
+    // Rows are read with a stride, which must be non-zero.
     let copied = if x.stride()[3] == 0 { Some(x.force_contiguous()?) } else { None };
     let (storage, layout) = copied.as_ref().unwrap_or(x).storage_and_layout();
     let Storage::Cpu(storage) = &*storage else {
@@ -44,7 +45,7 @@ pub(crate) fn put_rows(
     let (values, start) = (storage.as_slice::<f32>()?, layout.start_offset());
     let &[sn, sc, sh, sw] = layout.stride() else { unreachable!("dims4 passed") };
     let height = h + 2 * border;
-    let row_len = row_words(w + 2 * border, apart, words);
+    let row_len = row_words(w + 2 * border, pixel_stride, map_type);
     let rows = SharedSlice::new(out);
     team.for_each(n * height, |row| {
         // SAFETY: each task has a row of its own.
@@ -53,37 +54,42 @@ pub(crate) fn put_rows(
         if y < border || y >= border + h {
             return out.fill(0.0);
         }
-        // The next row, that it need not be waited for: of channels that lie apart, or all in one.
+        // Prefetch the next row: one run per channel if the image is planar, a single run if it is
+        // interleaved.
         let below = values.as_ptr().wrapping_add(start + image * sn + (y + 1 - border) * sh);
-        let lines = if sw == 1 { c } else { usize::from(sw == c) };
-        for k in 0..lines {
+        let runs = if sw == 1 { c } else { usize::from(sw == c) };
+        for k in 0..runs {
             (0..w * sw).step_by(16).for_each(|i| prefetch(below.wrapping_add(k * sc + i), CacheLevel::First));
         }
         out.fill(0.0);
         for k in 0..c {
-            let line = &values[start + image * sn + k * sc + (y - border) * sh..];
-            if words == MapType::Bf16 {
-                put_line(&mut halves_mut(out)[border * apart..], apart, k, (line, sw, w), bf16_bits);
+            let channel = &values[start + image * sn + k * sc + (y - border) * sh..];
+            if map_type == MapType::Bf16 {
+                let row = &mut halves_mut(out)[border * pixel_stride..];
+                put_channel(row, pixel_stride, k, (channel, sw, w), bf16_bits);
             } else {
-                put_line(&mut out[border * apart..], apart, k, (line, sw, w), |x| x);
+                put_channel(&mut out[border * pixel_stride..], pixel_stride, k, (channel, sw, w), |x| x);
             }
         }
     });
     Ok(())
 }
 
-/// Writes a row's channel `k`, of pixels that begin `apart` from each other: `count` values that lie `step` apart in `line`.
-fn put_line<T>(
+/// Writes channel `k` of a row whose pixels begin `pixel_stride` elements from each other: `count` values,
+/// `step` apart in `values`, each converted by `convert`.
+fn put_channel<T>(
     row: &mut [T],
-    apart: usize,
+    pixel_stride: usize,
     k: usize,
-    (line, step, count): (&[f32], usize, usize),
-    number: impl Fn(f32) -> T,
+    (values, step, count): (&[f32], usize, usize),
+    convert: impl Fn(f32) -> T,
 ) {
-    let pixels = row.chunks_exact_mut(apart);
+    let pixels = row.chunks_exact_mut(pixel_stride);
     match step {
-        // By itself, because quicker.
-        1 => pixels.zip(&line[..count]).for_each(|(pixel, &x)| pixel[k] = number(x)),
-        _ => pixels.zip(line.iter().step_by(step)).take(count).for_each(|(pixel, &x)| pixel[k] = number(x)),
+        // A case of its own because the compiler makes faster code of it.
+        1 => pixels.zip(&values[..count]).for_each(|(pixel, &x)| pixel[k] = convert(x)),
+        _ => {
+            pixels.zip(values.iter().step_by(step)).take(count).for_each(|(pixel, &x)| pixel[k] = convert(x))
+        }
     }
 }

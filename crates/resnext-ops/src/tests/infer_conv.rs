@@ -1,10 +1,11 @@
-//! Packed convolutions of inference against training's.
+//! Packed convolutions of inference against `conv2d`.
 
 use crate::element::precision_of;
 use crate::infer::conv::{FusedConv, Fusion, fused_dtype_is_supported};
 use crate::infer::feature_map::Activations;
 use crate::infer::input::Images;
-use crate::train::conv2d::{conv2d, conv2d_composite, conv2d_with_bias};
+use crate::tests::fallback::fallback_conv2d;
+use crate::train::conv2d::{conv2d, conv2d_with_bias};
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
 use resnext_kernels::{Conv2dConfig, Isa, MapType, Quantization, ThreadTeam};
@@ -21,14 +22,14 @@ fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
     difference.flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
 }
 
-/// `conv(x)` in f32, with a residual and ReLU where asked for.
+/// `conv(x)` as f32, plus the residual if there is one, and through ReLU if `relu` is set.
 fn fused(conv: &FusedConv, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Tensor {
     let (mut input, mut added, mut out) = <(Activations, Activations, Activations)>::default();
     let dtype = |maps| if maps == MapType::Bf16 { DType::BF16 } else { DType::F32 };
     ThreadTeam::scope(|team| {
-        input.load(team, x, dtype(conv.maps.0)).unwrap();
+        input.load(team, x, dtype(conv.reads)).unwrap();
         if let Some(residual) = residual {
-            added.load(team, residual, dtype(conv.maps.1)).unwrap();
+            added.load(team, residual, dtype(conv.writes)).unwrap();
         }
         let fusion = Fusion { residual: residual.map(|_| &added), relu, ahead: &[conv] };
         conv.forward(team, &input, fusion, &mut out).unwrap();
@@ -36,8 +37,8 @@ fn fused(conv: &FusedConv, x: &Tensor, residual: Option<&Tensor>, relu: bool) ->
     out.to_tensor().unwrap()
 }
 
-/// Inner products in pairs, where the CPU has adders: tiles of every size, in several tasks, of blocks of channels whole
-/// and not.
+/// Winograd's inner products, on CPUs with separate adders: tiles of every size, several tasks, full and
+/// partial blocks of channels.
 #[test]
 fn wide_convolutions_agree_with_conv2d_and_keep_images_apart() {
     for (n, cin, cout, h, w) in [
@@ -87,15 +88,16 @@ fn wide_convolutions_agree_with_conv2d_and_keep_images_apart() {
     }
 }
 
-/// The error of a wide convolution is that of plain sums, but for a small factor, however large pixels are beside
-/// weights, and one pixel or output channel beside another; ReLU's outputs, which are never negative, are no worse.
+/// The error of a wide convolution is that of plain sums up to a small factor, whatever the scale of pixels
+/// relative to weights, to each other or between output channels. For outputs of ReLU, which are never
+/// negative, it is no larger.
 #[test]
 fn wide_convolutions_keep_their_precision_at_any_scale() {
     let (pixels, cin, cout) = (30, 1024, 32);
     for (x_scale, weight_scale, relu) in
         [(1.0, 0.03, true), (1e5, 1e-4, false), (1e-5, 1e3, true), (1e10, 1e-12, false), (1e-15, 1e10, true)]
     {
-        // By seven orders of magnitude from one pixel to the next, and by three from one channel's weights to the next.
+        // Neighbouring pixels differ by seven orders of magnitude, neighbouring channels' weights by three.
         let apart = |len: usize, by: f32| -> Vec<f32> { (0..len).map(|i| by.powi((i % 2) as i32)).collect() };
         let scales = Tensor::from_vec(apart(pixels, 1e7), (1, 1, 1, pixels), &Device::Cpu).unwrap();
         let x = (values(&[1, cin, 1, pixels], 1) * x_scale).unwrap().broadcast_mul(&scales).unwrap();
@@ -125,7 +127,8 @@ fn wide_convolutions_keep_their_precision_at_any_scale() {
     }
 }
 
-/// Whole numbers that bf16 has, whose sums it has not, come out exactly, whatever the kernel, and with a residual of f32.
+/// Integers that bf16 can represent, whose sums it cannot, come out exactly from every kernel, with an f32
+/// residual.
 #[test]
 fn sums_that_are_written_in_f32_are_not_rounded() {
     let whole = |dims: &[usize], seed| (values(dims, seed) * 40.0).unwrap().round().unwrap();
@@ -154,7 +157,7 @@ fn sums_that_are_written_in_f32_are_not_rounded() {
     assert!(FusedConv::writing_f32(&weight, &bias, &Conv2dConfig::default(), DType::U8).is_err());
 }
 
-/// A residual's channels come through as they are, also those that are no number, and none disturbs its neighbours.
+/// A residual is added unchanged, NaN and infinity included, and does not affect neighbouring channels.
 #[test]
 fn residuals_of_any_kind_are_added() {
     let channels = 32 + 21;
@@ -175,7 +178,8 @@ fn residuals_of_any_kind_are_added() {
     }
 }
 
-/// Images whose pixels share words, or don't, with a border, against padding; and none of another convolution's.
+/// Images with a border of zeros, whose pixels share words or do not, against padding. Images in another
+/// convolution's format are refused.
 #[test]
 fn a_first_convolution_reads_images() {
     for (n, c, kernel, stride, h, w) in [
@@ -202,7 +206,7 @@ fn a_first_convolution_reads_images() {
                 [&x, &x.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap().permute((0, 3, 1, 2)).unwrap()]
             {
                 ThreadTeam::scope(|team| {
-                    images.load(team, x, &conv, border).unwrap();
+                    images.load(team, x, conv.input_format(), border).unwrap();
                     conv.forward_images(team, &images, Fusion::default(), &mut out).unwrap();
                 });
                 let largest = largest_difference(&out.to_tensor().unwrap(), &want);
@@ -210,9 +214,10 @@ fn a_first_convolution_reads_images() {
             }
             let other = FusedConv::on(isa, &weight, &bias, &config, dtype, false).unwrap();
             let wide = values(&[n, c + 1, h, w], 1);
-            let result = ThreadTeam::scope(|team| Images::new().load(team, &wide, &conv, border));
+            let result =
+                ThreadTeam::scope(|team| Images::new().load(team, &wide, conv.input_format(), border));
             assert!(result.unwrap_err().to_string().contains("channels, got"));
-            if conv.apart != other.apart {
+            if conv.input_format() != other.input_format() {
                 let result = ThreadTeam::scope(|team| {
                     other.forward_images(team, &images, Fusion::default(), &mut out)
                 });
@@ -222,7 +227,8 @@ fn a_first_convolution_reads_images() {
     }
 }
 
-/// Rows of words are not tiles, though they look like groups with as many channels in as out.
+/// Convolutions that read rows as runs are not tiled, though their sizes resemble groups with as many
+/// channels in as out.
 #[test]
 fn few_channels_become_three_times_as_many() {
     for channels in [8, 16] {
@@ -237,10 +243,10 @@ fn few_channels_become_three_times_as_many() {
     }
 }
 
-/// Winograd's tiles: whole numbers come out exactly as candle's own operations give them, whatever the border, the
+/// Winograd's tiles: integers come out exactly as from candle's own operations, whatever the padding, the
 /// sides and the width of a group.
 #[test]
-fn tiles_are_exact_on_whole_numbers_and_keep_images_apart() {
+fn tiles_are_exact_on_integers_and_keep_images_apart() {
     for (n, d, groups, h, w, padding) in [
         (0, 16, 2, 5, 5, 1),
         (1, 8, 4, 1, 1, 1),
@@ -260,7 +266,7 @@ fn tiles_are_exact_on_whole_numbers_and_keep_images_apart() {
         let config = Conv2dConfig { stride: 1, padding, dilation: 1, groups };
         let want = match n {
             0 => values(&[0, d * groups, h, w], 0),
-            _ => conv2d_composite(&x, &weight, &config).unwrap(),
+            _ => fallback_conv2d(&x, &weight, &config),
         };
         let want = want.broadcast_add(&bias.reshape((1, (), 1, 1)).unwrap()).unwrap();
         let residual = whole(want.dims(), 4);
@@ -268,7 +274,7 @@ fn tiles_are_exact_on_whole_numbers_and_keep_images_apart() {
         let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         for isa in Isa::available() {
             let conv = FusedConv::on(isa, &weight, &bias, &config, DType::F32, false).unwrap();
-            assert!(conv.packed.is_winograd(), "{isa:?} {d}");
+            assert!(conv.tiled(), "{isa:?} {d}");
             let run = |x: &Tensor, residual: Option<&Tensor>| fused(&conv, x, residual, residual.is_some());
             for threads in [1, 5] {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -295,8 +301,8 @@ fn tiles_are_exact_on_whole_numbers_and_keep_images_apart() {
     }
 }
 
-/// How far 8-bit outputs are from sums of f64, in steps of the output, where weights are multiples of a 127th of the
-/// largest: half of one, as sums are exact, unless they are beyond the ends.
+/// The largest distance of int8 outputs from sums in f64, in steps of the output, with weights that are
+/// multiples of 1/127 of the largest. Sums are exact, so it should be at most half a step.
 fn quantized_error(
     x: &Tensor,
     weight: &Tensor,
@@ -342,7 +348,7 @@ fn quantized_error(
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
-    /// Every instruction set, on shapes that reach every kind of tile, against the unfused convolution.
+    /// Every instruction set against `conv2d`, on shapes that reach every kind of tile.
     #[test]
     fn every_instruction_set_agrees_with_conv2d(
         (group_in, group_out, groups) in prop_oneof![
@@ -384,7 +390,7 @@ proptest! {
                 conv.forward(team, &input, fusion, &mut out).unwrap();
             });
             let largest = largest_difference(&out.to_tensor().unwrap(), &want);
-            // bf16: inputs, weights and result are rounded to 8 bits each.
+            // In bf16 inputs, weights and the result are each rounded to 8 bits of significand.
             let terms = (group_in * kernel * kernel) as f32;
             let tolerance = match dtype {
                 DType::F32 => 2e-4,

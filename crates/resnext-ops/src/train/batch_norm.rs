@@ -1,17 +1,15 @@
-//! Batch normalisation with running statistics, optionally followed by ReLU.
+//! Batch normalisation with running statistics, optionally with ReLU, as one operation with gradients.
 
 use crate::config::BatchNormConfig;
 #[cfg(feature = "cuda")]
 use crate::devices::cuda::batch_norm::BatchNorm;
-#[cfg(feature = "cuda")]
-use crate::devices::has_cuda_kernel;
-use crate::devices::{has_cpu_kernel, is_master};
+use crate::devices::{Backend, is_master};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::layout::{channels_last, from_nhwc, row_major};
 use crate::shape::check_rank;
 use crate::train::cast::cast;
-use crate::train::norm::{RunningStats, check_count, inverse_std};
+use crate::train::norm::{RunningStats, check_count, inverse_std, scale_and_shift};
 use crate::train::residual::add_relu;
 use crate::train::tape::{Output, apply3, needs_gradient};
 use crate::train::upcast::{widened, with_float, with_widened};
@@ -20,16 +18,16 @@ use resnext_kernels::Isa;
 use std::sync::OnceLock;
 
 /// Normalises each channel of `x` (N, C, H, W) by the mean and variance of this batch, then scales by
-/// `weight` (C) and shifts by `bias` (C); moves the running statistics towards the batch's.
+/// `weight` (C) and shifts by `bias` (C). Moves the running statistics (C) towards the batch's.
 ///
-/// As in PyTorch the batch is normalised by its biased variance and the running variance takes the
+/// As in PyTorch, the batch is normalised by its biased variance, and the running variance averages the
 /// unbiased one. Gradients reach `x`, `weight` and `bias`.
 ///
-/// Mixed precision: beside `x` in bf16 or f16 the parameters and running statistics may be f32. Statistics are
-/// then f32, or better, and the result has x's type.
+/// Mixed precision: beside `x` in bf16 or f16 the parameters and running statistics may be f32. Statistics
+/// are then summed in f32 or f64, and the result has x's type.
 ///
 /// # Errors
-/// If shapes or types do not fit, or there is only one value a channel, which has no variance.
+/// If shapes or types do not fit, or there is only one value per channel, which has no variance.
 pub fn batch_norm_train(
     x: &Tensor,
     weight: &Tensor,
@@ -38,29 +36,33 @@ pub fn batch_norm_train(
     config: &BatchNormConfig,
 ) -> Result<Tensor> {
     check(x, weight, bias, &running.mean, &running.var)?;
-    let count = check_count(x)?;
-    #[cfg(feature = "cuda")]
-    if has_cuda_kernel(x) {
-        let op = BatchNorm::new(config, [&running.mean, &running.var], true);
-        return apply3(x, weight, bias, op, Output::ChannelsLast);
+    let count = check_count(x.shape())?;
+    match Backend::of(x) {
+        #[cfg(feature = "cuda")]
+        Backend::Cuda => {
+            let op = BatchNorm::new(config, [&running.mean, &running.var], true);
+            apply3(x, weight, bias, op, Output::ChannelsLast)
+        }
+        Backend::Cpu => {
+            let (mean, var) = batch_statistics(x)?;
+            running.update(&mean, &var, count, config)?;
+            let stats = Stats { inv_std: inverse_std(&var, config.eps), mean };
+            normalise(x, weight, bias, stats, true, config.relu)
+        }
+        _ => {
+            let wide = cast(x, weight.dtype())?;
+            let mean = wide.mean_keepdim((0, 2, 3))?;
+            let centred = wide.broadcast_sub(&mean)?;
+            let var = centred.sqr()?.mean_keepdim((0, 2, 3))?;
+            let y = cast(&composite(&centred, &var, weight, bias, config)?, x.dtype())?;
+            running.blend(mean.flatten_all()?.detach(), var.flatten_all()?.detach(), count, config)?;
+            Ok(y)
+        }
     }
-    if has_cpu_kernel(x) {
-        let (mean, var) = batch_statistics(x)?;
-        running.update(&mean, &var, count, config)?;
-        let stats = Stats { inv_std: inverse_std(&var, config.eps), mean };
-        return normalise(x, weight, bias, stats, true, config.relu);
-    }
-    let wide = cast(x, weight.dtype())?;
-    let mean = wide.mean_keepdim((0, 2, 3))?;
-    let centred = wide.broadcast_sub(&mean)?;
-    let var = centred.sqr()?.mean_keepdim((0, 2, 3))?;
-    let y = cast(&composite(&centred, &var, weight, bias, config)?, x.dtype())?;
-    running.blend(mean.flatten_all()?.detach(), var.flatten_all()?.detach(), count, config)?;
-    Ok(y)
 }
 
-/// `max(batch_norm_train(x) + residual, 0)`: the end of a residual block, with gradients for the residual as well. On
-/// CUDA the sum takes no pass of its own. The configuration's ReLU is not looked at.
+/// `max(batch_norm_train(x) + residual, 0)`: the end of a residual block, with gradients for the residual as
+/// well. On CUDA the sum takes no pass of its own. `config.relu` is ignored.
 ///
 /// # Errors
 /// Those of [`batch_norm_train`], and if the residual does not have x's shape and type.
@@ -80,7 +82,8 @@ pub fn batch_norm_train_add_relu(
     add_relu(&batch_norm_train(x, weight, bias, running, &plain)?, residual)
 }
 
-/// As one operation, where CUDA's kernels take `x` and there is a tape: candle's graph takes no operation of four inputs.
+/// [`batch_norm_train_add_relu`] as one operation, where CUDA's kernels compute on `x` and there is a tape;
+/// else `None`: candle's graph has no operation of four inputs.
 #[cfg(feature = "cuda")]
 fn join_on_cuda(
     x: &Tensor,
@@ -94,12 +97,12 @@ fn join_on_cuda(
     use crate::layout::to_nhwc;
     use crate::shape::check_same;
     use crate::train::tape::{record, recording};
-    if !has_cuda_kernel(x) || !recording() {
+    if Backend::of(x) != Backend::Cuda || !recording() {
         return Ok(None);
     }
     check(x, weight, bias, &running.mean, &running.var)?;
     check_same("batch_norm_train_add_relu", x, residual)?;
-    check_count(x)?;
+    check_count(x.shape())?;
     let relu = BatchNormConfig { relu: true, ..*config };
     let op = BatchNorm::new(&relu, [&running.mean, &running.var], true);
     let y = {
@@ -128,7 +131,8 @@ fn join_on_cuda(
     Ok(Some(y))
 }
 
-/// [`batch_norm_train`]'s normalisation by given statistics (C), as in evaluation.
+/// [`batch_norm_train`]'s normalisation by the given statistics (C), as in evaluation. Gradients reach `x`,
+/// `weight` and `bias`.
 ///
 /// # Errors
 /// If shapes or types do not fit.
@@ -141,20 +145,27 @@ pub fn batch_norm_eval(
     config: &BatchNormConfig,
 ) -> Result<Tensor> {
     check(x, weight, bias, mean, var)?;
-    #[cfg(feature = "cuda")]
-    if has_cuda_kernel(x) {
-        let op = BatchNorm::new(config, [mean, var], false);
-        return apply3(x, weight, bias, op, Output::ChannelsLast);
+    match Backend::of(x) {
+        #[cfg(feature = "cuda")]
+        Backend::Cuda => {
+            let op = BatchNorm::new(config, [mean, var], false);
+            apply3(x, weight, bias, op, Output::ChannelsLast)
+        }
+        Backend::Cpu => {
+            let values = |t: &Tensor| t.to_dtype(DType::F64)?.to_vec1::<f64>();
+            let stats = Stats { mean: values(mean)?, inv_std: inverse_std(&values(var)?, config.eps) };
+            normalise(x, weight, bias, stats, false, config.relu)
+        }
+        _ => {
+            let (mean, var) = (mean.detach().reshape((1, (), 1, 1))?, var.detach().reshape((1, (), 1, 1))?);
+            let centred = cast(x, weight.dtype())?.broadcast_sub(&mean)?;
+            cast(&composite(&centred, &var, weight, bias, config)?, x.dtype())
+        }
     }
-    if has_cpu_kernel(x) {
-        let values = |t: &Tensor| t.to_dtype(DType::F64)?.to_vec1::<f64>();
-        let stats = Stats { mean: values(mean)?, inv_std: inverse_std(&values(var)?, config.eps) };
-        return normalise(x, weight, bias, stats, false, config.relu);
-    }
-    let centred = cast(x, weight.dtype())?.broadcast_sub(&mean.detach().reshape((1, (), 1, 1))?)?;
-    cast(&composite(&centred, &var.detach().reshape((1, (), 1, 1))?, weight, bias, config)?, x.dtype())
 }
 
+/// The last steps of normalisation by candle's operations: `centred` is x - mean, `var` the variance
+/// (1, C, 1, 1).
 fn composite(
     centred: &Tensor,
     var: &Tensor,
@@ -172,6 +183,7 @@ fn composite(
     Ok(if config.relu { y.relu()? } else { y })
 }
 
+/// Checks that parameters and statistics are (C) and of a type that goes with `x` (N, C, H, W).
 fn check(x: &Tensor, weight: &Tensor, bias: &Tensor, mean: &Tensor, var: &Tensor) -> Result<()> {
     const OP: &str = "batch_norm";
     check_rank(OP, x)?;
@@ -179,7 +191,7 @@ fn check(x: &Tensor, weight: &Tensor, bias: &Tensor, mean: &Tensor, var: &Tensor
     for (input, t) in [("weight", weight), ("bias", bias), ("running mean", mean), ("running variance", var)]
     {
         if t.dims() != [channels] {
-            let expected = format!("[{channels}], one a channel of x");
+            let expected = format!("[{channels}], one per channel of x");
             return Err(Error::Shape { op: OP, input, expected, got: t.shape().clone() });
         }
         if t.dtype() != x.dtype() && !is_master(t.dtype(), x) {
@@ -204,10 +216,11 @@ fn batch_statistics(x: &Tensor) -> Result<(Vec<f64>, Vec<f64>)> {
             let storage: &CpuStorage = &storage;
             Ok(with_float!(storage, inner(storage, layout))?)
         }
-        _ => unreachable!("has_cpu_kernel"),
+        _ => unreachable!("the CPU computes it"),
     }
 }
 
+/// Applies [`Normalise`], on the tape or in candle's graph.
 fn normalise(
     x: &Tensor,
     weight: &Tensor,
@@ -226,19 +239,21 @@ fn normalise(
     apply3(x, weight, bias, op, Output::ChannelsLast)
 }
 
-/// Mean and 1/√(variance + eps) of each channel.
+/// Mean and 1/√(variance + eps) per channel.
 struct Stats {
     mean: Vec<f64>,
     inv_std: Vec<f64>,
 }
 
+/// Normalisation by given statistics as a custom op of `x` (N, C, H, W), weight and bias; returns
+/// (N, H, W, C).
 struct Normalise {
     stats: Stats,
     /// Whether the statistics came from `x` itself, so that its gradient flows through them too.
     training: bool,
     relu: bool,
     input_gradient: bool,
-    /// Of the backward pass: Σ g and Σ g·x̂ a channel.
+    /// Σ g and Σ g·x̂ per channel, set by the backward pass.
     sums: OnceLock<(Vec<f64>, Vec<f64>)>,
 }
 
@@ -264,13 +279,9 @@ impl CustomOp3 for Normalise {
             let x = channels_last::<T>(s[0], l[0])?;
             let (weight, bias) = (row_major::<T>(s[1], l[1])?, row_major::<T>(s[2], l[2])?);
             let (n, c, h, w) = l[0].shape().dims4()?;
-            // y = x·scale + shift
-            let scale: Vec<T> = (0..c).map(|k| T::of_f64(weight[k].as_f64() * op.stats.inv_std[k])).collect();
-            let shift: Vec<T> = (0..c)
-                .map(|k| {
-                    T::of_f64(bias[k].as_f64() - weight[k].as_f64() * op.stats.inv_std[k] * op.stats.mean[k])
-                })
-                .collect();
+            let Stats { mean, inv_std } = &op.stats;
+            let line = |k: usize| scale_and_shift(weight[k].as_f64(), bias[k].as_f64(), mean[k], inv_std[k]);
+            let [scale, shift] = [0, 1].map(|i| (0..c).map(|k| T::of_f64(line(k)[i])).collect::<Vec<T>>());
             let y = T::scale_shift(Isa::current(), &x, &scale, &shift, op.relu);
             Ok((T::to_cpu_storage_owned(y), (n, h, w, c).into()))
         }
@@ -288,17 +299,35 @@ impl CustomOp3 for Normalise {
         let op = NormaliseGradient { forward: self, weight: weight.to_dtype(DType::F64)?.to_vec1()? };
         let grad_x = x.apply_op3_no_bwd(y, grad, &op)?;
         let grad_x = self.input_gradient.then(|| from_nhwc(&grad_x)).transpose()?;
-        let (sum_g, sum_gx) = self.sums.get().expect("set by the gradient's forward");
+        let (sum_g, sum_gx) = self.sums.get().expect("NormaliseGradient sets them");
         let tensor =
             |v: &[f64], like: &Tensor| Tensor::from_slice(v, v.len(), like.device())?.to_dtype(like.dtype());
         Ok((grad_x, Some(tensor(sum_gx, weight)?), Some(tensor(sum_g, bias)?)))
     }
 }
 
-/// The gradient of `x` from `x` (N, C, H, W), the output and its gradient, both (N, H, W, C).
+/// The gradient (N, H, W, C) of `x`, from `x` (N, C, H, W), the output and its gradient, both (N, H, W, C).
 struct NormaliseGradient<'a> {
     forward: &'a Normalise,
     weight: Vec<f64>,
+}
+
+impl NormaliseGradient<'_> {
+    /// The gradient of `x`, from the gradient `g` of ReLU's input, both (N, H, W, C), and its sums.
+    fn input_gradient<T: Element>(&self, x: &[T], g: &[T], [sum_g, sum_gx]: [&[f64]; 2]) -> Vec<T> {
+        let (Stats { mean, inv_std }, c) = (&self.forward.stats, self.weight.len());
+        let coefficients = |k: usize| match self.forward.training {
+            true => {
+                let (a, count) = (self.weight[k] * inv_std[k], (x.len() / c) as f64);
+                let b = -a * inv_std[k] * (sum_gx[k] * inv_std[k]) / count;
+                [a, b, -a * sum_g[k] / count - b * mean[k]]
+            }
+            // The statistics are constants.
+            false => [self.weight[k] * inv_std[k], 0.0, 0.0],
+        };
+        let [a, b, d] = [0, 1, 2].map(|i| (0..c).map(|k| T::of_f64(coefficients(k)[i])).collect::<Vec<T>>());
+        T::combine(Isa::current(), g, x, [&a, &b, &d])
+    }
 }
 
 impl CustomOp3 for NormaliseGradient<'_> {
@@ -323,38 +352,20 @@ impl CustomOp3 for NormaliseGradient<'_> {
             let x = channels_last::<T>(s[0], l[0])?;
             let (y, grad) = (row_major::<T>(s[1], l[1])?, row_major::<T>(s[2], l[2])?);
             let (n, c, h, w) = l[0].shape().dims4()?;
-            let Normalise { stats, training, relu, input_gradient, sums } = op.forward;
+            let Normalise { stats, relu, input_gradient, sums, .. } = op.forward;
             let mean: Vec<T> = stats.mean.iter().map(|&m| T::of_f64(m)).collect();
+            // ReLU lets the gradient pass where the output is positive.
             let (isa, gate) = (Isa::current(), relu.then_some(&y[..]));
             let (sum_g, sum_gx) = T::channel_sums(isa, &grad, gate, &x, &mean);
-            let sum_gx: Vec<f64> = sum_gx.iter().zip(&stats.inv_std).map(|(s, inv)| s * inv).collect();
-            let count = (n * h * w) as f64;
             let out = if *input_gradient {
-                // Training: dx = a·g + b·x + d, where a = weight/σ, b = -a/σ·Σgx̂/count, d = -a·Σg/count - b·mean.
-                // Evaluation: dx = a·g.
-                let coefficient = |k: usize| {
-                    let a = op.weight[k] * stats.inv_std[k];
-                    if !training {
-                        return (a, 0.0, 0.0);
-                    }
-                    let b = -a * stats.inv_std[k] * sum_gx[k] / count;
-                    (a, b, -a * sum_g[k] / count - b * stats.mean[k])
-                };
-                let a: Vec<T> = (0..c).map(|k| T::of_f64(coefficient(k).0)).collect();
-                let b: Vec<T> = (0..c).map(|k| T::of_f64(coefficient(k).1)).collect();
-                let d: Vec<T> = (0..c).map(|k| T::of_f64(coefficient(k).2)).collect();
-                let out = match gate {
-                    Some(y) => {
-                        let gated = T::where_positive(isa, c, y, &grad);
-                        T::combine(isa, &gated, &x, [&a, &b, &d])
-                    }
-                    None => T::combine(isa, &grad, &x, [&a, &b, &d]),
-                };
+                let gated = gate.map(|y| T::where_positive(isa, c, y, &grad));
+                let out = op.input_gradient(&x, gated.as_deref().unwrap_or(&grad), [&sum_g, &sum_gx]);
                 (T::to_cpu_storage_owned(out), (n, h, w, c).into())
             } else {
                 (T::to_cpu_storage_owned(Vec::new()), (0, 0, 0, 0).into())
             };
-            let _ = sums.set((sum_g, sum_gx));
+            let of_normalised = sum_gx.iter().zip(&stats.inv_std).map(|(sum, inv)| sum * inv).collect();
+            let _ = sums.set((sum_g, of_normalised));
             Ok(out)
         }
         with_widened!([s1, s2, s3], inner(self, [s1, s2, s3], [l1, l2, l3]))

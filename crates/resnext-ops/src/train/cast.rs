@@ -1,4 +1,4 @@
-//! Changing the type of a tensor on the way through a network.
+//! Conversion of a tensor to another type, with its gradient: the boundaries of mixed precision.
 
 #[cfg(feature = "cuda")]
 use crate::devices::cuda::log::log_candle;
@@ -8,10 +8,10 @@ use crate::layout::{from_nhwc, to_nhwc};
 use crate::train::tape::{needs_gradient, record, recording};
 use candle_core::{DType, Tensor};
 
-/// `x` in another type, channels-last if it is of four dimensions; its gradient comes back in x's own type.
+/// Converts `x` to `dtype`. A tensor of four dimensions becomes channels-last. The gradient has x's own type.
 ///
 /// # Errors
-/// If `dtype` can't be had on x's device.
+/// If x's device cannot convert to `dtype`.
 pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
     if x.dtype() == dtype {
         return Ok(x.clone());
@@ -24,7 +24,7 @@ pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
     Ok(y)
 }
 
-/// candle writes what it converts in the order of the dimensions.
+/// Converts in channels-last order: candle writes the result in the order of the dimensions it is given.
 fn convert(x: &Tensor, dtype: DType) -> Result<Tensor> {
     let ordered = if x.rank() == 4 { to_nhwc(x)? } else { x.clone() };
     #[cfg(feature = "cuda")]

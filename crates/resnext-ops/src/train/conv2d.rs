@@ -1,82 +1,90 @@
-//! Grouped 2-D convolution.
+//! Grouped 2-D convolution as one operation with gradients.
 
 #[cfg(feature = "cuda")]
 use crate::devices::cuda::{conv as cuda_conv, memory as cuda_memory};
 #[cfg(feature = "metal")]
-use crate::devices::metal;
-use crate::devices::{has_cuda_kernel, has_kernel, has_metal_kernel, is_master};
+use crate::devices::metal::launch as metal;
+use crate::devices::{Backend, is_master};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::layout::{channels_last, contiguous, from_nhwc, row_major, to_nhwc};
-use crate::shape::checked_shape;
+use crate::shape::conv_shape;
 use crate::train::cast::cast;
 use crate::train::fallback;
-use crate::train::tape::{Output, apply2, apply3, needs_gradient, reshape};
+use crate::train::tape::{Output, apply2, apply3, needs_gradient};
 use crate::train::upcast::with_widened;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Shape, Tensor};
 use resnext_kernels::{BlockSink, Conv2dConfig, ConvShape, Isa, Operand};
 
-/// Convolves `x` (N, Cin, H, W) with `weight` (Cout, Cin/groups, kh, kw), giving (N, Cout, H', W').
+/// What its errors call the operation.
+const OP: &str = "conv2d";
+
+/// Convolves `x` (N, Cin, H, W) with `weight` (Cout, Cin/groups, kh, kw). Returns (N, Cout, H', W').
 ///
-/// `x` may have any strides; the result lies channels-last in memory. f32, f64 and bf16 run through
-/// this crate's kernels on the CPU, and f32, bf16 and f16 on CUDA, in one pass whatever the number of groups; 16 bits
-/// are summed in f32 and rounded once. Other types and devices take a composite of candle's operations, the number of
-/// which does not grow with groups either. Both inputs get gradients.
+/// `x` may have any strides; the result is channels-last. f32, f64 and bf16 on the CPU, and f32, bf16 and f16
+/// on CUDA, run through this project's kernels, in one pass whatever the number of groups; bf16 and f16 are
+/// summed in f32 and rounded once. Other types and devices take a composite of candle's operations, whose
+/// number does not grow with the groups either. Both inputs get gradients.
 ///
-/// On the CPU, 3×3 convolutions of stride 1, dilation 1 and padding 1 whose groups have as many channels in as out, whole
-/// vectors of at most 128, are computed by Winograd's algorithm F(2×2, 3×3), and so is their input's gradient: with
-/// rounding errors of the same order, and exactly for small whole numbers. NaN or infinity in a pixel makes NaN of all
-/// results up to one pixel away, and may of some two away.
+/// On the CPU, 3×3 convolutions of stride 1, dilation 1 and padding 1 are computed by Winograd's algorithm
+/// F(2×2, 3×3), and so is the gradient of their input, where groups have as many channels in as out, which
+/// fill whole vectors and are at most 128. Rounding errors are of the same order as those of plain sums;
+/// small integers come out exactly. A NaN or infinite pixel makes all results up to one pixel away NaN, and
+/// possibly some that are two away.
 ///
-/// Mixed precision: beside `x` in bf16 or f16 the weight may be f32. It is rounded to x's type, and its gradient
-/// is f32 again.
+/// Mixed precision: beside `x` in bf16 or f16 the weight may be f32. It is rounded to x's type for the
+/// computation, and its gradient is f32.
 ///
 /// # Errors
 /// If ranks, channels, groups and types do not fit each other, the stride, dilation or groups are
 /// zero, or the kernel is larger than the padded input.
 pub fn conv2d(x: &Tensor, weight: &Tensor, config: &Conv2dConfig) -> Result<Tensor> {
-    let shape = checked_shape(x.shape(), weight.shape(), config)?;
+    let shape = conv_shape(OP, x.shape(), weight.shape(), config)?;
     let weight = &of_type("weight", weight, x)?;
-    if has_metal_kernel(x, &shape) {
-        // The operations around it are candle's there, and so is the graph it is in.
-        let op = Conv { config: *config, input_gradient: x.track_op() };
-        return Ok(from_nhwc(&from_nhwc(&to_nhwc(x)?)?.apply_op2(&weight.contiguous()?, op)?)?);
+    match Backend::of_conv(x, &shape) {
+        Backend::Cpu | Backend::Cuda => {
+            let op = Conv { config: *config, input_gradient: needs_gradient(OP, x)? };
+            apply2(x, weight, op, Output::ChannelsLast)
+        }
+        Backend::Metal => {
+            // The operations around it are candle's, so it goes into candle's graph too.
+            let op = Conv { config: *config, input_gradient: x.track_op() };
+            Ok(from_nhwc(&from_nhwc(&to_nhwc(x)?)?.apply_op2(&weight.contiguous()?, op)?)?)
+        }
+        Backend::Candle => fallback::conv2d(x, weight, &shape),
     }
-    if !has_kernel(x) {
-        return fallback::conv2d(x, weight, &shape);
-    }
-    let op = Conv { config: *config, input_gradient: needs_gradient("conv2d", x)? };
-    apply2(x, weight, op, Output::ChannelsLast)
 }
 
-/// The gradients of [`conv2d`]'s `x` and `weight` from that of its result, for callers that walk back themselves.
+/// The gradients of [`conv2d`]'s `x` and `weight` from the gradient (N, Cout, H', W') of its result, for
+/// callers with a backward pass of their own.
 ///
 /// # Errors
-/// Those of [`conv2d`], if the gradient does not have the result's shape, or where there is no kernel.
+/// Those of [`conv2d`]; also if the gradient does not have the result's shape, or no kernel computes the
+/// convolution.
 pub fn conv2d_gradients(
     x: &Tensor,
     weight: &Tensor,
     gradient: &Tensor,
     config: &Conv2dConfig,
 ) -> Result<(Tensor, Tensor)> {
-    let shape = checked_shape(x.shape(), weight.shape(), config)?;
+    let shape = conv_shape(OP, x.shape(), weight.shape(), config)?;
     check_types(x, &[("weight", weight), ("gradient", gradient)])?;
     let output = [shape.batch, shape.out_channels, shape.out_h, shape.out_w];
     if gradient.dims() != output {
         let (expected, got) = (format!("{output:?}, the shape of the result"), gradient.shape().clone());
-        return Err(Error::Shape { op: "conv2d", input: "gradient", expected, got });
+        return Err(Error::Shape { op: OP, input: "gradient", expected, got });
     }
-    if !has_kernel(x) && !has_metal_kernel(x, &shape) {
+    if Backend::of_conv(x, &shape) == Backend::Candle {
         let expected = "F32, F64 or BF16 on the CPU, or F32, BF16 or F16 on CUDA".to_string();
-        return Err(Error::DType { op: "conv2d", input: "x", expected, got: x.dtype() });
+        return Err(Error::DType { op: OP, input: "x", expected, got: x.dtype() });
     }
-    // The CPU's kernels read any strides.
+    // The CPU's kernels read any strides, others channels-last.
     let x = if x.device().is_cpu() { x } else { &from_nhwc(&to_nhwc(x)?)? };
     let op = Conv { config: *config, input_gradient: true };
     let (grad_x, grad_weight) = CustomOp2::bwd(&op, x, weight, gradient, &to_nhwc(gradient)?)?;
     match (grad_x, grad_weight) {
         (Some(grad_x), Some(grad_weight)) => Ok((grad_x, grad_weight)),
-        _ => unreachable!("both are asked for"),
+        _ => unreachable!("`input_gradient` is set"),
     }
 }
 
@@ -85,52 +93,29 @@ pub fn conv2d_gradients(
 /// # Errors
 /// Those of [`conv2d`], and if the bias does not have Cout elements.
 pub fn conv2d_with_bias(x: &Tensor, weight: &Tensor, bias: &Tensor, config: &Conv2dConfig) -> Result<Tensor> {
-    let shape = checked_shape(x.shape(), weight.shape(), config)?;
+    let shape = conv_shape(OP, x.shape(), weight.shape(), config)?;
     let (weight, bias) = (&of_type("weight", weight, x)?, &of_type("bias", bias, x)?);
     if bias.dims() != [shape.out_channels] {
-        let (op, expected) = ("conv2d", format!("[{}], one a channel of the output", shape.out_channels));
-        return Err(Error::Shape { op, input: "bias", expected, got: bias.shape().clone() });
+        let expected = format!("[{}], one per output channel", shape.out_channels);
+        return Err(Error::Shape { op: OP, input: "bias", expected, got: bias.shape().clone() });
     }
-    if !has_kernel(x) {
-        let y = fallback::conv2d(x, weight, &shape)?;
-        return Ok(y.broadcast_add(&bias.reshape((1, (), 1, 1))?)?);
+    match Backend::of(x) {
+        Backend::Cpu | Backend::Cuda => {
+            let op = Conv { config: *config, input_gradient: needs_gradient(OP, x)? };
+            apply3(x, weight, bias, op, Output::ChannelsLast)
+        }
+        Backend::Metal | Backend::Candle => {
+            let y = fallback::conv2d(x, weight, &shape)?;
+            Ok(y.broadcast_add(&bias.reshape((1, (), 1, 1))?)?)
+        }
     }
-    let op = Conv { config: *config, input_gradient: needs_gradient("conv2d", x)? };
-    apply3(x, weight, bias, op, Output::ChannelsLast)
 }
 
-/// Multiplies `x` (N, I) with the transpose of `weight` (O, I) and adds `bias` (O), giving (N, O).
-///
-/// # Errors
-/// If the shapes or types do not fit each other.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let rank2 = |input, t: &Tensor| {
-        t.dims2().map_err(|_| Error::Shape {
-            op: "linear",
-            input,
-            expected: "two dimensions".into(),
-            got: t.shape().clone(),
-        })
-    };
-    let ((n, inputs), (outputs, expected)) = (rank2("x", x)?, rank2("weight", weight)?);
-    if inputs != expected {
-        let expected = format!("[N, {expected}], to fit the weight");
-        return Err(Error::Shape { op: "linear", input: "x", expected, got: x.shape().clone() });
-    }
-    let x = reshape(x, (n, inputs, 1, 1))?;
-    let weight = reshape(weight, (outputs, inputs, 1, 1))?;
-    let config = Conv2dConfig::default();
-    let y = match bias {
-        None => conv2d(&x, &weight, &config)?,
-        Some(bias) => conv2d_with_bias(&x, &weight, bias, &config)?,
-    };
-    reshape(&y, (n, outputs))
-}
-
-/// A parameter in the type of `x`, which it must have unless it is a master copy. CUDA's kernels round as they read.
+/// The parameter in x's type, which it must have already unless it is an f32 master copy. CUDA's kernels take
+/// a master copy as it is and round it while they read.
 fn of_type(input: &'static str, parameter: &Tensor, x: &Tensor) -> Result<Tensor> {
     if is_master(parameter.dtype(), x) {
-        if has_cuda_kernel(x) {
+        if Backend::of(x) == Backend::Cuda {
             return Ok(parameter.clone());
         }
         return cast(parameter, x.dtype());
@@ -143,16 +128,16 @@ fn check_types(x: &Tensor, others: &[(&'static str, &Tensor)]) -> Result<()> {
     for &(input, other) in others {
         if other.dtype() != x.dtype() {
             let expected = format!("{:?}, the type of x", x.dtype());
-            return Err(Error::DType { op: "conv2d", input, expected, got: other.dtype() });
+            return Err(Error::DType { op: OP, input, expected, got: other.dtype() });
         }
     }
     Ok(())
 }
 
-/// The convolution itself; its second and third inputs are weight and bias.
+/// The convolution as a custom op of input, weight and, as the third input, bias.
 struct Conv {
     config: Conv2dConfig,
-    /// Whether the input's gradient is wanted: an image's is not.
+    /// Whether the gradient of the input is needed; that of an image is not.
     input_gradient: bool,
 }
 
@@ -168,7 +153,7 @@ fn forward<T: Element>(
     weight: (&CpuStorage, &Layout),
     bias: Option<(&CpuStorage, &Layout)>,
 ) -> Output4 {
-    let shape = checked_shape(x.1.shape(), weight.1.shape(), config)?;
+    let shape = conv_shape(OP, x.1.shape(), weight.1.shape(), config)?;
     let (x, weight) = (channels_last::<T>(x.0, x.1)?, row_major::<T>(weight.0, weight.1)?);
     let bias = bias.map(|(storage, layout)| row_major::<T>(storage, layout)).transpose()?;
     let sink = bias.as_ref().map_or(BlockSink::Output, |bias| BlockSink::Bias(bias));
@@ -193,7 +178,7 @@ impl CustomOp2 for Conv {
         s2: &candle_core::CudaStorage,
         l2: &Layout,
     ) -> CudaOutput {
-        let shape = checked_shape(l1.shape(), l2.shape(), &self.config)?;
+        let shape = conv_shape(OP, l1.shape(), l2.shape(), &self.config)?;
         let y = cuda_conv::forward(&shape, (s1, l1), (s2, l2))?;
         Ok((y, (shape.batch, shape.out_h, shape.out_w, shape.out_channels).into()))
     }
@@ -206,7 +191,7 @@ impl CustomOp2 for Conv {
         s2: &candle_core::MetalStorage,
         l2: &Layout,
     ) -> MetalOutput {
-        let shape = checked_shape(l1.shape(), l2.shape(), &self.config)?;
+        let shape = conv_shape(OP, l1.shape(), l2.shape(), &self.config)?;
         metal::forward(&shape, (s1, &l1.permute(&[0, 2, 3, 1])?), (s2, l2))
     }
 
@@ -217,14 +202,18 @@ impl CustomOp2 for Conv {
         _y: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let shape = checked_shape(x.shape(), weight.shape(), &self.config)?;
+        let shape = conv_shape(OP, x.shape(), weight.shape(), &self.config)?;
         let grad = &contiguous(grad)?;
         let grad_x = self
             .input_gradient
             .then(|| from_nhwc(&grad.apply_op2_no_bwd(weight, &InputGradient(shape))?))
             .transpose()?;
-        let dtype = weight.dtype();
-        let grad_weight = x.apply_op2_no_bwd(grad, &WeightGradient { shape, dtype })?;
+        let op = WeightGradient {
+            shape,
+            #[cfg(feature = "cuda")]
+            dtype: weight.dtype(),
+        };
+        let grad_weight = x.apply_op2_no_bwd(grad, &op)?;
         Ok((grad_x, Some(grad_weight)))
     }
 }
@@ -275,10 +264,10 @@ impl CustomOp3 for Conv {
     }
 }
 
-/// The sum over all pixels of a (N, H, W, C) tensor, a channel each.
+/// The sum of each channel over all pixels of a tensor (N, H, W, C).
 fn to_channel_sums(x: &Tensor, dtype: DType) -> candle_core::Result<Tensor> {
     #[cfg(feature = "cuda")]
-    if has_cuda_kernel(x) {
+    if Backend::of(x) == Backend::Cuda {
         let channels = x.dims4()?.3;
         let (storage, layout) = x.storage_and_layout();
         let sums = cuda_conv::bias_gradient((cuda_memory::cuda(&storage)?, layout), channels, dtype)?;
@@ -288,7 +277,7 @@ fn to_channel_sums(x: &Tensor, dtype: DType) -> candle_core::Result<Tensor> {
     x.contiguous()?.flatten_to(2)?.to_dtype(wide)?.sum(0)?.to_dtype(dtype)
 }
 
-/// From the output's gradient (N, H', W', Cout) and the weight to the input's (N, H, W, Cin).
+/// The gradient (N, H, W, Cin) of the input, from the output's (N, H', W', Cout) and the weight.
 struct InputGradient(ConvShape);
 
 impl CustomOp2 for InputGradient {
@@ -344,11 +333,11 @@ impl CustomOp2 for InputGradient {
     }
 }
 
-/// From the input (N, Cin, H, W) and the output's gradient (N, H', W', Cout) to the weight's.
+/// The gradient of the weight, from the input (N, Cin, H, W) and the output's gradient (N, H', W', Cout).
 struct WeightGradient {
     shape: ConvShape,
-    /// Of the weight; on CUDA that may be another than the input's.
-    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    /// The weight's type, which on CUDA may differ from the input's.
+    #[cfg(feature = "cuda")]
     dtype: DType,
 }
 
@@ -397,10 +386,4 @@ impl CustomOp2 for WeightGradient {
 
 fn weight_size(shape: &ConvShape) -> (usize, usize, usize, usize) {
     (shape.out_channels, shape.group_in(), shape.kernel_h, shape.kernel_w)
-}
-
-/// The composite route, reached on purpose: for tests that hold it and the kernels to each other.
-#[doc(hidden)]
-pub fn conv2d_composite(x: &Tensor, weight: &Tensor, config: &Conv2dConfig) -> Result<Tensor> {
-    fallback::conv2d(x, weight, &checked_shape(x.shape(), weight.shape(), config)?)
 }

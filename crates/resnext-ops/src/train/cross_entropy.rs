@@ -1,12 +1,10 @@
 //! Softmax cross-entropy with label smoothing, as one operation.
 
+use crate::devices::Backend;
 #[cfg(feature = "cuda")]
 use crate::devices::cuda::cross_entropy::{loss, loss_gradient};
 #[cfg(feature = "cuda")]
 use crate::devices::cuda::memory::{cuda, tensor};
-use crate::devices::has_cpu_kernel;
-#[cfg(feature = "cuda")]
-use crate::devices::has_cuda_kernel;
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::layout::row_major;
@@ -15,15 +13,15 @@ use crate::train::tape::{Output, apply1};
 use crate::train::upcast::{widened, with_float};
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
 
-/// The mean over the batch of the cross-entropy between softmax(`logits` (N, K)) and `labels` (N, u32),
-/// as a scalar. With `smoothing` s the target is 1 - s + s/K for the label and s/K for the others,
-/// as in PyTorch. The loss of bf16 or f16 logits is f32.
+/// The mean over the batch of the cross-entropy between softmax(`logits` (N, K)) and `labels` (N) u32, as a
+/// scalar. With `smoothing` s the target is 1 - s + s/K for the label and s/K for the other classes, as in
+/// PyTorch. The loss of bf16 and f16 logits is f32.
 ///
-/// On CUDA a label that is no class makes the loss, and the gradient of its example, NaN: to look at the labels here would
-/// have the host wait for the device in every step. [`loss_value`] tells such a NaN from others.
+/// On CUDA a label that is not below K makes the loss, and the gradient of its example, NaN: checking labels
+/// here would synchronise host and device every step. [`loss_value`] reports such a label.
 ///
 /// # Errors
-/// If shapes do not fit, the batch is empty, a label is not below K, or `smoothing` isn't in 0..=1.
+/// If shapes do not fit, the batch is empty, a label is not below K, or `smoothing` is not in 0..=1.
 pub fn cross_entropy(logits: &Tensor, labels: &Tensor, smoothing: f64) -> Result<Tensor> {
     const OP: &str = "cross_entropy";
     let shape = |input, expected: String, got: &Tensor| Error::Shape {
@@ -45,34 +43,40 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor, smoothing: f64) -> Result
             message: format!("label smoothing must be from 0 to 1, got {smoothing}"),
         });
     }
-    #[cfg(feature = "cuda")]
-    if has_cuda_kernel(logits) {
-        if !labels.device().same_device(logits.device()) {
-            let message = "logits and labels are on different devices".to_string();
-            return Err(Error::Config { op: OP, message });
+    match Backend::of(logits) {
+        #[cfg(feature = "cuda")]
+        Backend::Cuda => {
+            if !labels.device().same_device(logits.device()) {
+                let message = "logits and labels are on different devices".to_string();
+                return Err(Error::Config { op: OP, message });
+            }
+            apply1(logits, OnCuda { labels: labels.clone(), smoothing }, Output::Plain)
         }
-        return apply1(logits, OnCuda { labels: labels.clone(), smoothing }, Output::Plain);
+        Backend::Cpu => {
+            let labels = checked(labels, classes)?;
+            apply1(logits, CrossEntropy { labels, smoothing }, Output::Plain)
+        }
+        _ => {
+            checked(labels, classes)?;
+            let wide = if logits.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+            let logits = cast(logits, wide)?;
+            let shifted = logits.broadcast_sub(&logits.max_keepdim(1)?.detach())?;
+            let log_p = shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(1)?.log()?)?;
+            let label = log_p.gather(&labels.unsqueeze(1)?, 1)?.mean_all()?;
+            Ok(((label * (smoothing - 1.0))? - (log_p.mean_all()? * smoothing)?)?)
+        }
     }
-    let values = checked(labels, classes)?;
-    if has_cpu_kernel(logits) {
-        return apply1(logits, CrossEntropy { labels: values, smoothing }, Output::Plain);
-    }
-    let wide = if logits.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
-    let logits = cast(logits, wide)?;
-    let shifted = logits.broadcast_sub(&logits.max_keepdim(1)?.detach())?;
-    let log_p = shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(1)?.log()?)?;
-    let label = log_p.gather(&labels.unsqueeze(1)?, 1)?.mean_all()?;
-    Ok(((label * (smoothing - 1.0))? - (log_p.mean_all()? * smoothing)?)?)
 }
 
-/// A loss of [`cross_entropy`] as a number: waits for the device, once, and looks at the labels only if it is NaN.
+/// The value of a loss of [`cross_entropy`] over `classes` classes. Waits for the device once, and checks the
+/// labels only if the value is NaN.
 ///
 /// # Errors
-/// If it is NaN and a label is no class; if it is not a scalar.
+/// If it is NaN and a label is not below `classes`; if it is not a scalar.
 pub fn loss_value(loss: &Tensor, labels: &Tensor, classes: usize) -> Result<f64> {
     let value = match loss.dtype() {
         DType::F64 => loss.to_scalar::<f64>()?,
-        // Read as it is: casting would be a launch.
+        // Read in its own type: a cast would be one more launch.
         _ => f64::from(loss.to_scalar::<f32>()?),
     };
     if value.is_nan() {
@@ -81,7 +85,7 @@ pub fn loss_value(loss: &Tensor, labels: &Tensor, classes: usize) -> Result<f64>
     Ok(value)
 }
 
-/// The labels, all of them below `classes`.
+/// The labels as integers, which must all be below `classes`.
 fn checked(labels: &Tensor, classes: usize) -> Result<Vec<u32>> {
     let values = labels.to_vec1::<u32>()?;
     match values.iter().enumerate().find(|&(_, &label)| label as usize >= classes) {
@@ -93,13 +97,14 @@ fn checked(labels: &Tensor, classes: usize) -> Result<Vec<u32>> {
     }
 }
 
+/// The loss as a custom op of logits (N, K), with labels that are all below K.
 struct CrossEntropy {
     labels: Vec<u32>,
     smoothing: f64,
 }
 
 impl CrossEntropy {
-    /// Log-probabilities of a row, in f64.
+    /// The log-probabilities of one example, in f64.
     fn log_softmax<T: Element>(row: &[T]) -> Vec<f64> {
         let max = row.iter().map(|v| v.as_f64()).fold(f64::NEG_INFINITY, f64::max);
         let sum: f64 = row.iter().map(|v| (v.as_f64() - max).exp()).sum();
@@ -149,7 +154,7 @@ impl CustomOp1 for CrossEntropy {
     }
 }
 
-/// The same on CUDA.
+/// [`CrossEntropy`] with labels on a CUDA device.
 #[cfg(feature = "cuda")]
 struct OnCuda {
     labels: Tensor,

@@ -1,12 +1,10 @@
-//! Element-wise operations of the residual block: ReLU, the sum with the shortcut, sums of paths.
+//! ReLU and addition as candle custom ops, below the tape, which adds gradients with them.
 
+use crate::devices::Backend;
 #[cfg(feature = "cuda")]
 use crate::devices::cuda::memory::{cuda, tensor};
 #[cfg(feature = "cuda")]
 use crate::devices::cuda::pointwise::{Pointwise, pointwise};
-#[cfg(feature = "cuda")]
-use crate::devices::has_cuda_kernel;
-use crate::devices::has_kernel;
 use crate::element::Element;
 use crate::error::Result;
 use crate::layout::{channels_last, from_nhwc, row_major};
@@ -14,22 +12,25 @@ use crate::train::upcast::with_widened;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-/// Elements a task; large enough that the hand-over costs nothing.
+/// Elements per task: enough that distributing tasks costs nothing beside them.
 const CHUNK: usize = 1 << 14;
 
-/// The sum of two gradients of one shape, outside any graph.
+/// The sum of two gradients of one shape, outside of tape and graph.
 pub(crate) fn add_untracked(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    if a.rank() == 4 && has_kernel(a) {
-        return Ok(from_nhwc(&a.apply_op2_no_bwd(b, &Add { relu: false })?)?);
+    match Backend::of(a) {
+        Backend::Cpu | Backend::Cuda if a.rank() == 4 => {
+            Ok(from_nhwc(&a.apply_op2_no_bwd(b, &Add { relu: false })?)?)
+        }
+        #[cfg(feature = "cuda")]
+        Backend::Cuda => {
+            let ((a_values, a_layout), (b_values, b_layout)) =
+                (a.storage_and_layout(), b.storage_and_layout());
+            let (a_values, b_values) = (cuda(&a_values)?, cuda(&b_values)?);
+            let sum = pointwise(Pointwise::Add, (a_values, a_layout), (b_values, b_layout))?;
+            Ok(tensor(sum, a.shape()))
+        }
+        _ => Ok((a + b)?),
     }
-    #[cfg(feature = "cuda")]
-    if has_cuda_kernel(a) {
-        let ((a_values, a_layout), (b_values, b_layout)) = (a.storage_and_layout(), b.storage_and_layout());
-        let (a_values, b_values) = (cuda(&a_values)?, cuda(&b_values)?);
-        let sum = pointwise(Pointwise::Add, (a_values, a_layout), (b_values, b_layout))?;
-        return Ok(tensor(sum, a.shape()));
-    }
-    Ok((a + b)?)
 }
 
 fn nhwc_shape(layout: &Layout) -> candle_core::Result<Shape> {
@@ -37,7 +38,7 @@ fn nhwc_shape(layout: &Layout) -> candle_core::Result<Shape> {
     Ok((n, h, w, c).into())
 }
 
-/// `f` of two slices, element by element, on all cores.
+/// `f` of two slices of one length, element by element, on all cores.
 fn zip<T: Element>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
     let mut out = vec![T::ZERO; a.len()];
     out.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).zip(b.par_chunks(CHUNK)).for_each(|((out, a), b)| {
@@ -50,7 +51,7 @@ fn zip<T: Element>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
 
 #[inline(always)]
 fn positive<T: Element>(x: T) -> T {
-    // In this order NaN stays NaN.
+    // Written so that NaN stays NaN.
     if x < T::ZERO { T::ZERO } else { x }
 }
 
@@ -88,7 +89,7 @@ impl CustomOp1 for Relu {
     }
 }
 
-/// `a + b`, through a ReLU if asked for.
+/// `a + b`, or `max(a + b, 0)`.
 pub(crate) struct Add {
     pub(crate) relu: bool,
 }
@@ -145,7 +146,7 @@ impl CustomOp2 for Add {
     }
 }
 
-/// The gradient where the output was positive, zero elsewhere; both row-major of one shape.
+/// The output's gradient where the output is positive, zero elsewhere; both are contiguous and of one shape.
 struct ReluGradient;
 
 impl CustomOp2 for ReluGradient {

@@ -1,16 +1,15 @@
-//! Convolution from candle's own operations, for devices and types without a kernel of ours.
+//! Convolution from candle's own operations, for devices and types without kernels of this project.
 //!
-//! The padded input is viewed once for each kernel position (kh·kw strided views), the views are
-//! stacked, and one batched matrix product, a batch element a group, does the arithmetic: the number
-//! of launches depends on the kernel's size alone, not on the groups. candle's autograd
-//! differentiates it.
+//! The padded input is viewed once for each kernel position (kh·kw strided views), the views are stacked, and
+//! one batched matmul, with one batch entry per group, does the arithmetic. The number of launches depends on
+//! the kernel's size, not on the number of groups. candle's autograd differentiates it.
 
 use crate::error::Result;
 use crate::layout::to_nhwc;
 use candle_core::Tensor;
 use resnext_kernels::ConvShape;
 
-/// `conv2d` by candle's operations; `shape` is already checked against the inputs.
+/// `conv2d` by candle's operations, for sizes that have been checked. Returns (N, C, H, W).
 pub(crate) fn conv2d(x: &Tensor, weight: &Tensor, shape: &ConvShape) -> Result<Tensor> {
     let ConvShape { batch, out_h, out_w, .. } = *shape;
     let (groups, group_in, group_out) = (shape.config.groups, shape.group_in(), shape.group_out());
@@ -40,7 +39,7 @@ pub(crate) fn conv2d(x: &Tensor, weight: &Tensor, shape: &ConvShape) -> Result<T
     Ok(y.reshape((batch, out_h, out_w, shape.out_channels))?.permute((0, 3, 1, 2))?)
 }
 
-/// `count` elements of dimension `dim`, from `start` on, each `step` after the last.
+/// `count` elements along dimension `dim`: `start`, `start + step` and so on.
 pub(crate) fn every(
     x: &Tensor,
     dim: usize,

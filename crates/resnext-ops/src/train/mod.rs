@@ -7,6 +7,7 @@ mod cross_entropy;
 mod elementwise;
 pub(crate) mod fallback;
 mod fused;
+mod linear;
 mod modulo;
 mod norm;
 mod pool;
@@ -16,11 +17,10 @@ mod upcast;
 
 pub use batch_norm::{batch_norm_eval, batch_norm_train, batch_norm_train_add_relu};
 pub use cast::cast;
-#[doc(hidden)]
-pub use conv2d::conv2d_composite;
-pub use conv2d::{conv2d, conv2d_gradients, conv2d_with_bias, linear};
+pub use conv2d::{conv2d, conv2d_gradients, conv2d_with_bias};
 pub use cross_entropy::{cross_entropy, loss_value};
 pub use fused::{Bottleneck, ConvNorm, Stem};
+pub use linear::linear;
 pub use modulo::residue;
 pub use norm::RunningStats;
 pub use pool::{global_avg_pool, max_pool2d};

@@ -1,4 +1,4 @@
-//! Arithmetic modulo a prime, by floating-point kernels: what a proof by exact computation needs.
+//! Arithmetic modulo an odd number in floating point, for proofs by exact computation.
 
 #[cfg(feature = "cuda")]
 use crate::devices::cuda::pointwise;
@@ -15,14 +15,14 @@ use candle_core::DType;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Shape, Tensor};
 
-/// Each element of `x` (N, C, H, W), an integer, modulo an odd `modulus`: the one of its class between
-/// `-(modulus - 1)/2` and `(modulus - 1)/2`. The gradient is taken modulo `modulus` as well.
+/// Reduces each element of `x` (N, C, H, W), an integer, modulo an odd `modulus` to its representative in
+/// `-(modulus - 1)/2..=(modulus - 1)/2`. The gradient is reduced in the same way.
 ///
 /// Integers that the type holds exactly (below 2^24 in f32, 2^53 in f64) stay exact, so sums and
-/// products with this between them compute in the ring of integers modulo `modulus`.
+/// products with this operation between them compute in the ring of integers modulo `modulus`.
 ///
 /// # Errors
-/// If `x` is not of four dimensions, or the modulus is even.
+/// If `x` does not have four dimensions, or the modulus is even.
 pub fn residue(x: &Tensor, modulus: u32) -> Result<Tensor> {
     check_rank("residue", x)?;
     if modulus.is_multiple_of(2) {
@@ -37,8 +37,8 @@ pub fn residue(x: &Tensor, modulus: u32) -> Result<Tensor> {
     add(&x.contiguous()?.apply_op1(op)?, &multiple)
 }
 
-/// Where there are kernels of ours, the residue. Elsewhere its forward is the identity, and the residue of its gradient is
-/// what it is there for: candle's own `round` has none.
+/// The reduction as a custom op. On devices and types without our kernels its forward is the identity, and it
+/// is only there to reduce the gradient: candle's own `round` has no gradient.
 struct Residue {
     modulus: u32,
 }
@@ -90,7 +90,7 @@ impl CustomOp1 for Residue {
     }
 
     fn bwd(&self, _x: &Tensor, _y: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        // The tape hands gradients over as (N, H, W, C), candle as they lie; either is of four dimensions.
+        // The tape passes gradients as (N, H, W, C), candle in any order; both have four dimensions.
         if has_kernel(grad) {
             let grad = from_nhwc(&grad.contiguous()?)?;
             return Ok(Some(from_nhwc(&grad.apply_op1_no_bwd(&Residue { modulus: self.modulus })?)?));

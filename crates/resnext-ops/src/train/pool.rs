@@ -1,12 +1,12 @@
-//! Pooling: the stem's overlapping maximum and the head's global average.
+//! Pooling: overlapping max-pooling, as in the stem, and global average pooling, as in the head.
 
 use crate::config::Pool2dConfig;
+#[cfg(feature = "cuda")]
+use crate::devices::Backend;
 #[cfg(feature = "cuda")]
 use crate::devices::cuda::memory::{cuda, tensor};
 #[cfg(feature = "cuda")]
 use crate::devices::cuda::pool as cuda_pool;
-#[cfg(feature = "cuda")]
-use crate::devices::has_cuda_kernel;
 use crate::devices::has_kernel;
 use crate::element::Element;
 use crate::error::{Error, Result};
@@ -18,13 +18,14 @@ use crate::train::upcast::with_widened;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-/// The maximum of each window of `x` (N, C, H, W), giving (N, C, H', W') channels-last.
-/// Windows may overlap. Where several elements are the maximum the first, row by row, takes the
-/// gradient; NaN in a window makes its maximum NaN, as in PyTorch.
+/// The maximum of each window of `x` (N, C, H, W). Returns (N, C, H', W'), channels-last.
+///
+/// Windows may overlap. If several elements are the maximum, the first in row-major order takes the
+/// gradient. A NaN in a window makes its maximum NaN, as in PyTorch.
 ///
 /// # Errors
-/// If `x` is not of four dimensions, a setting is zero, the padding is more than half the kernel, or
-/// a window is larger than the padded input.
+/// If `x` does not have four dimensions, `kernel` or `stride` is zero, the padding is more than half the
+/// kernel, or a window is larger than the padded input.
 pub fn max_pool2d(x: &Tensor, config: &Pool2dConfig) -> Result<Tensor> {
     check_rank("max_pool2d", x)?;
     let (_, _, h, w) = x.dims4()?;
@@ -32,7 +33,7 @@ pub fn max_pool2d(x: &Tensor, config: &Pool2dConfig) -> Result<Tensor> {
     if has_kernel(x) {
         return apply1(x, MaxPool::new(config), Output::ChannelsLast);
     }
-    // By candle's operations: the maximum of one strided view a window position.
+    // By candle's operations: the maximum of one strided view per window position.
     let lowest = if x.dtype() == DType::F16 { -65504.0 } else { -3.0e38 };
     let x = to_nhwc(x)?;
     let (device, dtype) = (x.device().clone(), x.dtype());
@@ -60,7 +61,7 @@ pub fn max_pool2d(x: &Tensor, config: &Pool2dConfig) -> Result<Tensor> {
 
 struct MaxPool {
     config: Pool2dConfig,
-    /// Where in its window each maximum was, on CUDA.
+    /// On CUDA: where in its window each maximum was, set by the forward pass.
     #[cfg(feature = "cuda")]
     at: std::sync::OnceLock<candle_core::CudaStorage>,
 }
@@ -74,7 +75,8 @@ impl MaxPool {
         }
     }
 
-    /// For output pixel (y, x) of an image: the maximum of every channel and the source pixel it is at.
+    /// For output pixel (y, x) of an image (H, W, C): the maximum of each channel, and the index of its
+    /// source pixel.
     fn window_max<T: Element>(
         &self,
         image: &[T],
@@ -89,7 +91,7 @@ impl MaxPool {
                 let pixel = sy * w + sx;
                 let row = &image[pixel * c..(pixel + 1) * c];
                 for k in 0..c {
-                    // NaN wins and stays.
+                    // Once NaN, a maximum stays NaN: no comparison with it is true.
                     if first || row[k] > best[k] || row[k].as_f64().is_nan() {
                         best[k] = row[k];
                         at[k] = pixel;
@@ -163,7 +165,8 @@ impl CustomOp1 for MaxPool {
     }
 }
 
-/// From the input (N, C, H, W) and the output's gradient (N, H', W', C) to the input's (N, H, W, C).
+/// The gradient (N, H, W, C) of the input, from the input (N, C, H, W) and the output's gradient
+/// (N, H', W', C).
 struct MaxPoolGradient<'a>(&'a MaxPool);
 
 impl CustomOp2 for MaxPoolGradient<'_> {
@@ -189,7 +192,7 @@ impl CustomOp2 for MaxPoolGradient<'_> {
             let (n, c, h, w) = l1.shape().dims4()?;
             let (_, out_h, out_w, _) = l2.shape().dims4()?;
             let mut out = vec![T::ZERO; n * h * w * c];
-            // Windows overlap, so an image is one task; the position is found again rather than kept.
+            // Windows overlap, so each task is a whole image. Positions are found again rather than stored.
             out.par_chunks_mut((h * w * c).max(1)).enumerate().for_each(|(i, out)| {
                 let image = &x[i * h * w * c..][..h * w * c];
                 let (mut best, mut at) = (vec![T::ZERO; c], vec![0; c]);
@@ -209,10 +212,10 @@ impl CustomOp2 for MaxPoolGradient<'_> {
     }
 }
 
-/// The mean over all pixels of `x` (N, C, H, W), giving (N, C).
+/// The mean over all pixels of each channel of `x` (N, C, H, W). Returns (N, C).
 ///
 /// # Errors
-/// If `x` is not of four dimensions or has no pixels.
+/// If `x` does not have four dimensions or has no pixels.
 pub fn global_avg_pool(x: &Tensor) -> Result<Tensor> {
     check_rank("global_avg_pool", x)?;
     let (_, _, h, w) = x.dims4()?;
@@ -270,7 +273,7 @@ impl CustomOp1 for GlobalAvgPool {
     fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let (n, c, h, w) = x.dims4()?;
         #[cfg(feature = "cuda")]
-        if has_cuda_kernel(grad) {
+        if Backend::of(grad) == Backend::Cuda {
             let (storage, layout) = grad.storage_and_layout();
             let dx = cuda_pool::average_pool_gradient((cuda(&storage)?, layout), (n, c, h, w))?;
             return Ok(Some(from_nhwc(&tensor(dx, (n, h, w, c)))?));

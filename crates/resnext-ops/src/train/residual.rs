@@ -1,4 +1,5 @@
-//! Element-wise operations of the residual block: ReLU, the sum with the shortcut, sums and concatenations of paths.
+//! Element-wise operations of the residual block: ReLU, the sum with the shortcut, sums and concatenations of
+//! paths.
 
 use crate::devices::has_kernel;
 use crate::error::{Error, Result};
@@ -44,7 +45,7 @@ pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     apply2(a, b, Add { relu: false }, Output::ChannelsLast)
 }
 
-/// The sum of tensors (N, C, H, W) of one shape, added in order: the paths of figure 3 (a).
+/// The sum of tensors (N, C, H, W) of one shape, added in order: the paths of the paper's figure 3 (a).
 ///
 /// # Errors
 /// If there is no tensor, or shapes differ.
@@ -53,7 +54,7 @@ pub fn sum(tensors: &[Tensor]) -> Result<Tensor> {
     rest.iter().try_fold(first.clone(), |sum, x| add(&sum, x))
 }
 
-/// Joins tensors (N, Ci, H, W) to one (N, ΣCi, H, W): the concatenation of figure 3 (b).
+/// Concatenates tensors (N, Ci, H, W) to one (N, ΣCi, H, W), as the paper's figure 3 (b) does.
 ///
 /// # Errors
 /// If there is no tensor, or sizes other than C differ.

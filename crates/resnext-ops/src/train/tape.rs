@@ -1,8 +1,8 @@
-//! A tape of this crate's operations, for training.
+//! A tape that records this crate's operations for training.
 //!
-//! candle's own backward pass adds every gradient to a tensor of zeros first and lets all
-//! intermediate results live until its end. The tape hands gradients on as they are and frees every
-//! result once it is used. Outside [`value_and_gradients`] the same operations build candle's graph.
+//! candle's own backward pass adds every gradient to a tensor of zeros first and keeps all intermediate
+//! results until its end. The tape hands gradients on without such additions and frees each result after
+//! its last use. Outside [`value_and_gradients`] the same operations build candle's graph.
 
 #[cfg(feature = "cuda")]
 use crate::devices::cuda::log::log_candle;
@@ -20,7 +20,7 @@ use std::collections::{HashMap, HashSet};
 pub struct Gradients(HashMap<TensorId, Tensor>);
 
 impl Gradients {
-    /// The gradient for `variable`, shaped like it, or `None` if the value does not depend on it.
+    /// The gradient for `variable`, in its shape, or `None` if the value does not depend on it.
     pub fn get(&self, variable: &Tensor) -> Option<&Tensor> {
         self.0.get(&variable.id())
     }
@@ -28,11 +28,11 @@ impl Gradients {
 
 type Backward = Box<dyn Fn(&Tensor) -> Result<Vec<(Tensor, Option<Tensor>)>>>;
 
-/// One operation done: its output, and how the output's gradient becomes its inputs'.
+/// A recorded operation: its output, and how the output's gradient becomes the inputs' gradients.
 struct Entry {
     output: TensorId,
     backward: Backward,
-    /// The scope it was done in.
+    /// The profile's scope in which it ran.
     path: String,
 }
 
@@ -46,12 +46,12 @@ thread_local! {
     static TAPE: RefCell<Option<Tape>> = const { RefCell::new(None) };
 }
 
-/// Runs `f`, which computes a scalar by operations of this crate, and gives the scalar and its
-/// gradient with respect to every [`Var`](candle_core::Var) behind it.
+/// Runs `f`, which computes a scalar by operations of this crate, and returns the scalar and its
+/// gradients with respect to every [`Var`](candle_core::Var) that it depends on.
 ///
 /// # Errors
-/// Those of `f`; [`Error::Untaped`] if an operation of candle's stands between a variable and the
-/// result; and a shape error if the result isn't a scalar.
+/// Those of `f`; [`Error::Untaped`] if one of candle's operations stands between a variable and the
+/// result; a shape error if the result is not a scalar.
 pub fn value_and_gradients<E: From<Error>>(
     f: impl FnOnce() -> std::result::Result<Tensor, E>,
 ) -> std::result::Result<(Tensor, Gradients), E> {
@@ -68,9 +68,9 @@ pub fn value_and_gradients<E: From<Error>>(
     Ok((value.detach(), tape.backward(&value, &one)?))
 }
 
-/// Runs `f`, which computes a tensor by operations of this crate, and gives the tensor and the
-/// vector-Jacobian product: the gradient of `sum(value · cotangent)` with respect to every
-/// [`Var`](candle_core::Var) behind it.
+/// Runs `f`, which computes a tensor by operations of this crate, and returns the tensor and a
+/// vector-Jacobian product: the gradients of `sum(value · cotangent)` with respect to every
+/// [`Var`](candle_core::Var) that it depends on.
 ///
 /// # Errors
 /// Those of [`value_and_gradients`], and if the cotangent does not have the value's shape.
@@ -87,7 +87,7 @@ pub fn vjp<E: From<Error>>(
     Ok((value.detach(), tape.backward(&value, cotangent)?))
 }
 
-/// Runs `f` and records it.
+/// Runs `f` and returns its value with the tape of its operations.
 fn taped<E>(f: impl FnOnce() -> std::result::Result<Tensor, E>) -> std::result::Result<(Tensor, Tape), E> {
     let outer = TAPE.replace(Some(Tape::default()));
     let value = f();
@@ -107,7 +107,7 @@ pub fn untaped<T>(f: impl FnOnce() -> T) -> T {
 impl Tape {
     fn backward(self, value: &Tensor, cotangent: &Tensor) -> Result<Gradients> {
         if self.entries.is_empty() && value.track_op() {
-            // Devices without kernels of ours compute by candle's operations, and so does their gradient.
+            // On a device without our kernels all operations were candle's, whose graph has the gradients.
             let store = (value * cotangent)?.sum_all()?.backward()?;
             let all = store.get_ids().filter_map(|&id| Some((id, store.get_id(id)?.clone())));
             return Ok(Gradients(all.collect()));
@@ -136,7 +136,7 @@ pub(crate) fn recording() -> bool {
     TAPE.with_borrow(Option::is_some)
 }
 
-/// Whether a gradient with respect to `x` will be asked for.
+/// Whether the gradient with respect to `x` is needed: `x` is a variable or depends on one.
 pub(crate) fn needs_gradient(op: &'static str, x: &Tensor) -> Result<bool> {
     TAPE.with_borrow(|tape| match tape {
         None => Ok(x.track_op()),
@@ -147,7 +147,8 @@ pub(crate) fn needs_gradient(op: &'static str, x: &Tensor) -> Result<bool> {
     })
 }
 
-/// Puts `output` on the tape, if there is one.
+/// Puts an operation on the tape, if there is one: its output, and the function from the output's gradient to
+/// the inputs and their gradients.
 pub(crate) fn record(
     output: &Tensor,
     backward: impl Fn(&Tensor) -> Result<Vec<(Tensor, Option<Tensor>)>> + 'static,
@@ -161,12 +162,12 @@ pub(crate) fn record(
     });
 }
 
-/// How an operation's result is handed out.
+/// How an operation's result becomes the tensor that the caller gets.
 #[derive(Clone, Copy)]
 pub(crate) enum Output {
-    /// The operation gives (N, H, W, C), the caller sees (N, C, H, W).
+    /// The operation returns (N, H, W, C), the caller gets a view of it as (N, C, H, W).
     ChannelsLast,
-    /// As it is.
+    /// The caller gets the result itself.
     Plain,
 }
 
@@ -186,7 +187,7 @@ impl Output {
     }
 }
 
-/// Applies an operation of one input, on the tape or in candle's graph.
+/// Applies an operation of one input, on the tape if there is one, else in candle's graph.
 pub(crate) fn apply1<C: CustomOp1 + Send + Sync + 'static>(
     x: &Tensor,
     op: C,
@@ -204,7 +205,7 @@ pub(crate) fn apply1<C: CustomOp1 + Send + Sync + 'static>(
     Ok(y)
 }
 
-/// Applies an operation of two inputs, on the tape or in candle's graph.
+/// Applies an operation of two inputs, on the tape if there is one, else in candle's graph.
 pub(crate) fn apply2<C: CustomOp2 + Send + Sync + 'static>(
     a: &Tensor,
     b: &Tensor,
@@ -226,7 +227,7 @@ pub(crate) fn apply2<C: CustomOp2 + Send + Sync + 'static>(
     Ok(y)
 }
 
-/// Applies an operation of three inputs, on the tape or in candle's graph.
+/// Applies an operation of three inputs, on the tape if there is one, else in candle's graph.
 pub(crate) fn apply3<C: CustomOp3 + Send + Sync + 'static>(
     a: &Tensor,
     b: &Tensor,
@@ -249,7 +250,7 @@ pub(crate) fn apply3<C: CustomOp3 + Send + Sync + 'static>(
     Ok(y)
 }
 
-/// `x.reshape(shape)`, recorded where kernels of ours compute.
+/// `x.reshape(shape)`, recorded on the tape where this project's kernels compute.
 pub(crate) fn reshape(x: &Tensor, shape: impl Into<Shape>) -> Result<Tensor> {
     let y = x.reshape(shape.into())?;
     if recording() && has_kernel(x) && needs_gradient("reshape", x)? {

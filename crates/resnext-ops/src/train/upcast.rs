@@ -1,4 +1,5 @@
-//! Single operations in bf16 on the CPU: operands are widened to f32 for a kernel, and its result is rounded once.
+//! Single operations in bf16 on the CPU: operands are converted to f32 for a kernel, and its result is
+//! rounded once.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, DType};
@@ -6,7 +7,7 @@ use half::bf16;
 use resnext_kernels::Storage;
 use std::borrow::Cow;
 
-/// A storage in the type that kernels compute in: f32 for bf16, otherwise as it is.
+/// The storage in the type that kernels compute in: bf16 is converted to f32, other types are borrowed.
 pub(crate) fn widened(storage: &CpuStorage) -> Cow<'_, CpuStorage> {
     match storage {
         CpuStorage::BF16(values) => Cow::Owned(CpuStorage::F32(bf16::widen_all(values).into_owned())),
@@ -14,7 +15,7 @@ pub(crate) fn widened(storage: &CpuStorage) -> Cow<'_, CpuStorage> {
     }
 }
 
-/// A kernel's result in `dtype`, that of its operands before they were widened.
+/// A kernel's result in `dtype`, the type that its operands had before [`widened`].
 pub(crate) fn rounded(storage: CpuStorage, dtype: DType) -> CpuStorage {
     match (storage, dtype) {
         (CpuStorage::F32(values), DType::BF16) => CpuStorage::BF16(bf16::narrow_all(values)),
@@ -22,7 +23,7 @@ pub(crate) fn rounded(storage: CpuStorage, dtype: DType) -> CpuStorage {
     }
 }
 
-/// The type of a storage's elements.
+/// The type of a storage's elements; the macros below use it.
 pub(crate) fn dtype_of(storage: &CpuStorage) -> DType {
     storage.dtype()
 }
@@ -42,8 +43,8 @@ macro_rules! with_float {
 }
 pub(crate) use with_float;
 
-/// Calls `$f::<T>`, which gives a storage and its shape, with the named storages widened, and rounds what it gives to
-/// the type of the first.
+/// Calls `$f::<T>`, which returns a storage and its shape, with the named storages [`widened`], and rounds
+/// the storage that it returns to the type of the first.
 macro_rules! with_widened {
     ([$first:ident $(, $rest:ident)*], $f:ident ( $($arg:expr),* )) => {{
         let dtype = $crate::train::upcast::dtype_of($first);

@@ -5,13 +5,13 @@ struct Case {
     int batch, groups, group_in, group_out, h, w, kernel_h, kernel_w, stride, padding, dilation;
 };
 static const std::vector<Case> CASES = {
-    {2, 1, 3, 70, 9, 8, 7, 7, 2, 3, 1}, // a network's entrance
+    {2, 1, 3, 70, 9, 8, 7, 7, 2, 3, 1}, // a stem
     {1, 1, 67, 66, 3, 5, 1, 1, 1, 0, 1},
     {3, 4, 5, 3, 6, 7, 3, 3, 1, 1, 1},
     {2, 9, 1, 1, 8, 9, 3, 3, 2, 1, 1},  // depthwise
     {1, 2, 16, 80, 7, 7, 3, 3, 1, 0, 2},
     {2, 3, 4, 2, 5, 6, 2, 3, 3, 2, 1},
-    {1, 1, 8, 8, 5, 5, 1, 1, 2, 0, 1},  // leaves out pixels
+    {1, 1, 8, 8, 5, 5, 1, 1, 2, 0, 1},  // skips pixels
     {2, 2, 64, 64, 4, 4, 3, 3, 1, 1, 1},
 };
 

@@ -1,8 +1,9 @@
-// A CUDA device on the CPU: the calls of the driver, NVRTC, cuBLAS, cuRAND and cuDNN that this project makes, in one
-// library under all their names, so that the tests of a build for CUDA run as they would on a GPU: scripts/cuda/emulate.sh.
-// NVRTC compiles the kernels by g++ with emulator.h; cuBLAS and cuDNN are loops, written from their documentation. Of
-// candle's own kernels there are only copies, casts and fills. EMULATED_DEVICE names the folder of this file, EMULATED_CACHE one
-// for compiled kernels, EMULATED_LOG a file that gets a line for everything put on the stream.
+// A CUDA device on the CPU: one library with the functions of the driver, NVRTC, cuBLAS, cuRAND and cuDNN
+// that this project calls, so that the tests of a CUDA build run as they would on a GPU
+// (scripts/cuda/emulate.sh). NVRTC compiles the kernels with g++ and emulator.h; cuBLAS and cuDNN are loops,
+// written from their documentation. Of candle's own kernels there are only copies, casts and fills.
+// EMULATED_DEVICE names the folder of this file, EMULATED_CACHE a folder for compiled kernels, EMULATED_LOG a
+// file that gets a line for everything put on the stream.
 #include "emulator.h"
 #include <dlfcn.h>
 #include <fstream>
@@ -13,9 +14,9 @@
 
 typedef unsigned long long Address;
 enum { OK = 0, OUT_OF_MEMORY = 2, NOT_SUPPORTED = 801 };
-static constexpr size_t TOO_MUCH = size_t(1) << 40; // bytes: the device has fewer
+static constexpr size_t TOO_MUCH = size_t(1) << 40; // bytes, more than the device has
 
-static std::recursive_mutex device; // one thing at a time
+static std::recursive_mutex device; // one call at a time
 
 static void log(const std::string& what) {
     static FILE* file = getenv("EMULATED_LOG") ? fopen(getenv("EMULATED_LOG"), "w") : nullptr;
@@ -104,7 +105,7 @@ int cuDeviceGetAttribute(int* value, int attribute, int) {
     switch (attribute) {
     case 16: *value = 4; break;       // multiprocessors
     case 75: *value = 8; break;       // compute capability
-    case 97: *value = 163 << 10; break; // shared memory a block may have
+    case 97: *value = 163 << 10; break; // shared memory per block
     default: *value = 0;
     }
     return OK;
@@ -261,8 +262,8 @@ static int four(Descriptor* d, int format, int type, int n, int c, int h, int w)
     d->type = type, d->sizes[0] = n, d->sizes[1] = c, d->sizes[2] = h, d->sizes[3] = w;
     return OK;
 }
-// The first proposal never gives the same bits twice, the second does not do what it says, the third wants more memory
-// than there is: the fourth is to be taken.
+// The first proposal is not deterministic, the second refuses to run, the third needs more memory than there
+// is: the fourth must be chosen.
 enum Algorithm { RANDOM, LIAR, GREEDY, GOOD };
 static int propose(int room, int* count, Proposal* to) {
     if (room < 4) return 3000;
@@ -270,11 +271,11 @@ static int propose(int room, int* count, Proposal* to) {
     to[2] = {GREEDY, 0, 3, TOO_MUCH, 1, 1, {}}, to[3] = {GOOD, 0, 4, 64, 1, 1, {}};
     return *count = 4, OK;
 }
-// All products of a convolution: y += x · w with the third of them chosen by `result`.
+// All products of a convolution; `result` says which of y, x and w is summed to.
 static int convolve(Descriptor* xd, const void* x, Descriptor* wd, const void* w, Descriptor* conv, Descriptor* yd, const void* y,
                     int result, void* out, int algorithm, void* room, size_t bytes) {
     std::lock_guard lock(device);
-    if (algorithm == LIAR || conv->dilation > 2) return 3002; // a kind of NOT_SUPPORTED
+    if (algorithm == LIAR || conv->dilation > 2) return 3002; // one of the NOT_SUPPORTED codes
     if (algorithm != GOOD || !room || bytes < 64 || xd->type != wd->type || xd->type != yd->type) return 2000;
     log(std::string("cuDNN: convolution ") + (result == 0 ? "forward" : result == 1 ? "input gradient" : "weight gradient"));
     memset(room, 0, bytes);

@@ -1,7 +1,7 @@
-// Runs CUDA kernels on a CPU: what src/devices/cuda/kernels/device.cuh asks of a GPU, done here. A block's threads are fibers,
-// which go on in random order from barrier to barrier, or a warp as far ahead of others as it may: a missing barrier
-// shows as a wrong result. Shared memory starts as NaN and ends at a page that can't be touched; asynchronous copies
-// happen as late as they may, or at once.
+// Runs CUDA kernels on a CPU: the functions of src/devices/cuda/kernels/device.cuh. A block's threads are
+// fibers, which run between barriers in random order, or one warp as far ahead of the others as it can: a
+// missing barrier shows as a wrong result. Shared memory is initialised with NaN and ends at an inaccessible
+// page; asynchronous copies happen as late as allowed, or at once.
 #pragma once
 #include <algorithm>
 #include <csetjmp>
@@ -38,7 +38,7 @@ namespace emulator {
     _exit(1);
 }
 
-// Memory that ends where a page begins that can't be touched, and starts behind bytes that must not change.
+// Memory that ends at an inaccessible page, and starts behind bytes that must not change.
 class Memory {
     unsigned char *pages, *data;
     size_t length, all;
@@ -78,7 +78,7 @@ struct Fiber {
     jmp_buf at;
     bool started = false;
     State state = READY;
-    const char* operation = nullptr; // what its warp is to do together
+    const char* operation = nullptr; // the warp-wide operation it waits for
     const void* input = nullptr;
     void* output = nullptr;
     std::vector<std::vector<Copy>> groups;
@@ -103,7 +103,7 @@ inline void enter() {
     _longjmp(scheduler, 1);
 }
 
-// Waits until all lanes of the warp are here with the same operation, which the last one does for all.
+// Waits until all lanes of the warp have reached the same operation, which the last one performs for all.
 inline void together(const char* operation, const void* input, void* output,
                      void (*all)(const void* const* inputs, void* const* outputs)) {
     Fiber& mine = fibers[current];
@@ -137,7 +137,7 @@ template <class F> void launch(dim3 grid, unsigned threads, size_t shared_bytes,
                     fiber.groups.clear(), fiber.open.clear();
                     fiber.stack.resize(1 << 17);
                 }
-                // Either all go on in turns, or one warp runs as far ahead of the next as it can.
+                // Either all take turns, or one warp runs as far ahead of the next as it can.
                 std::vector<unsigned> ready, order(threads / 32);
                 std::iota(order.begin(), order.end(), 0);
                 std::shuffle(order.begin(), order.end(), random);
@@ -185,7 +185,7 @@ template <class F> void launch(dim3 grid, unsigned threads, size_t shared_bytes,
             }
 }
 
-// A kernel with its arguments where the driver is handed them.
+// A kernel with its arguments, as the driver receives them.
 template <class... A, size_t... I> void call(void (*kernel)(A...), void** p, std::index_sequence<I...>) {
     kernel(*(A*)p[I]...);
 }
@@ -230,7 +230,7 @@ inline void from_float(float x, f16& y) {
     _Float16 z = (_Float16)x;
     memcpy(&y.bits, &z, 2);
 }
-// To the nearest, halves away from zero; infinities and NaN stay.
+// Rounds to nearest, ties away from zero; infinities and NaN stay.
 inline unsigned to_tf32(float x) {
     unsigned bits = __float_as_uint(x);
     return (bits & 0x7F800000) == 0x7F800000 ? bits : (bits + 0x1000) & ~0x1FFFu;
@@ -284,12 +284,12 @@ template <> inline float element<float>(unsigned bits, int) {
     if (bits & 0x1FFF && (bits & 0x7F800000) != 0x7F800000) fail("an operand is not rounded to TF32");
     return __uint_as_float(bits);
 }
-// The operands of a warp's product, as lanes hold them.
+// The operands of a warp's matrix product, as lanes hold them.
 template <class E> struct Operands {
     static constexpr int DEPTH = sizeof(E) == 2 ? 16 : 8;
     float a[16][DEPTH], b[DEPTH][8];
     Operands(const void* const* inputs) {
-        constexpr int EACH = DEPTH / 8; // elements a register
+        constexpr int EACH = DEPTH / 8; // elements per register
         for (int lane = 0; lane < 32; lane++) {
             const Product& in = *(const Product*)inputs[lane];
             int g = lane / 4, t = lane % 4;

@@ -8,12 +8,12 @@ struct Case {
 static const std::vector<Case> CASES = {
     {1, 2, 5, 6, 5, 6, 1},   // one strip
     {2, 3, 7, 7, 7, 7, 7},   // all rows at once
-    {3, 18, 9, 5, 4, 3, 2},  // strips that don't divide, more than 64 channels
+    {3, 18, 9, 5, 4, 3, 2},  // strips that do not divide the image, more than 64 channels
     {1, 16, 12, 21, 6, 20, 3},
     {1, 2, 1, 1, 1, 1, 1},
 };
 
-// The sum in f64 for element i of the result, and the sum of its terms' sizes.
+// Element i of the result as a sum in f64, and the sum of its terms' magnitudes.
 struct Terms {
     double sum = 0, size = 0;
     void add(double a, double b) { sum += a * b, size += std::fabs(a * b); }
@@ -93,7 +93,7 @@ static int ceil_div(int a, int b) { return (a + b - 1) / b; }
 namespace sums {
 #include "../../src/devices/cuda/kernels/sum_parts.cu"
 }
-// How products are made: by multiply-adds of f32, by tensor cores of f32 as TF32, or of 16-bit elements.
+// The arithmetic: FMA in f32, tensor cores with f32 as TF32, or tensor cores with 16-bit elements.
 #define BY fma
 #define FMA 1
 #define TF32 0

@@ -1,4 +1,4 @@
-// What the checks share: seeded tensors in guarded memory, and the judgement of a result.
+// What the checks share: seeded tensors in guarded memory, and the comparison of results.
 #pragma once
 #include "emulator.h"
 #include "../../src/devices/cuda/kernels/common.cuh"
@@ -27,13 +27,14 @@ template <class E> struct Buffer {
 
 static int checks, failures;
 
-// Checks that kernels put here as they are included.
+// Checks register themselves here when they are included.
 inline std::vector<void (*)()>& all_checks() {
     static std::vector<void (*)()> all;
     return all;
 }
 
-// Compares with sums in f64: `size(i)` is the sum of the terms' sizes, by which rounding in f32 is bounded.
+// Compares with sums in f64: `size(i)` is the sum of the terms' magnitudes, which bounds the rounding error
+// in f32.
 template <class E, class Value, class Size>
 void compare(const std::string& what, const Buffer<E>& got, Value value, Size size) {
     got.memory.check();

@@ -1,4 +1,4 @@
-//! Batch norm with ReLU, and with a residual added between the two: statistics, normalisation and gradients.
+//! Batch norm with an optional residual and ReLU behind it: statistics, normalisation and gradients.
 
 use crate::config::BatchNormConfig;
 use crate::devices::cuda::launch::Launch;
@@ -27,24 +27,25 @@ pub(super) fn module(
         .define("RESIDUAL", usize::from(residual)))
 }
 
-/// Sizes and types of one normalisation.
+/// The sizes and types of one normalisation.
 struct Plan<'a> {
     device: &'a CudaDevice,
     dtype: DType,
     parameter: DType,
     pixels: usize,
     channels: usize,
-    /// Elements an access.
+    /// Elements per access.
     width: usize,
     relu: bool,
     residual: bool,
-    /// Accesses side by side in a block, and shares of the pixels, when channels are summed.
+    /// When channels are summed: the accesses side by side in a block, and the shares that pixels are split
+    /// into.
     across: usize,
     shares: usize,
 }
 
 impl<'a> Plan<'a> {
-    /// Of `x` (N, C, H, W), which lies with all else that is read or written at `addresses`.
+    /// The plan for `x` (N, C, H, W); `addresses` are those that kernels read `width` elements at a time.
     fn new(
         x: Stored<'a>,
         addresses: &[u64],
@@ -68,12 +69,12 @@ impl<'a> Plan<'a> {
         Ok(Launch::new(self.device, module, function))
     }
 
-    /// Blocks, and bytes of shared memory, of a kernel that sums channels.
+    /// The grid, and the bytes of shared memory per block, of a kernel that sums channels.
     fn sums(&self) -> ([usize; 3], usize) {
         ([(self.channels / self.width).div_ceil(self.across), self.shares, 1], THREADS * 2 * self.width * 4)
     }
 
-    /// Room for the shares' sums.
+    /// A buffer for the shares' sums.
     fn parts(&self) -> candle_core::Result<CudaStorage> {
         uninitialised(self.device, self.shares * 2 * self.channels, DType::F32)
     }
@@ -87,13 +88,13 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Batch norm as an operation on `x` (N, C, H, W), weight and bias (C); gives (N, H, W, C).
+/// Batch norm as a custom op of `x` (N, C, H, W), weight and bias (C). Returns (N, H, W, C).
 pub(crate) struct BatchNorm {
     config: BatchNormConfig,
-    /// Mean and variance (C): moved in training, used in evaluation.
+    /// Running mean and variance (C): updated in training, used in evaluation.
     running: [Tensor; 2],
     training: bool,
-    /// Scale, shift, mean and 1/σ a channel, of the forward pass.
+    /// Scale, shift, mean and 1/σ per channel, set by the forward pass.
     line: OnceLock<CudaStorage>,
 }
 
@@ -102,7 +103,7 @@ impl BatchNorm {
         BatchNorm { config: *config, running: running.map(Clone::clone), training, line: OnceLock::new() }
     }
 
-    /// The result, with `residual` (N, C, H, W) added before ReLU if there is one.
+    /// The result (N, H, W, C), with `residual` (N, C, H, W) added before ReLU if there is one.
     pub(crate) fn forward(
         &self,
         x: Stored,
@@ -120,8 +121,8 @@ impl BatchNorm {
             let launch = plan.launch("moments")?.pointer(from.pointer()?).storage(parts)?;
             let launch = launch.int(plan.pixels)?.int(plan.channels)?.int(plan.across)?;
             let (blocks, shared) = plan.sums();
-            // SAFETY: `x` has pixels · channels elements, `parts` two values a channel and share.
-            unsafe { launch.run(blocks, THREADS, shared) }?;
+            // SAFETY: `x` has pixels · channels elements, `parts` two values per channel and share.
+            unsafe { launch.enqueue(blocks, THREADS, shared) }?;
         }
         let line = uninitialised(plan.device, 4 * plan.channels, DType::F32)?;
         let mut launch = plan.launch("make_line")?.pointer(from.pointer()?);
@@ -132,21 +133,21 @@ impl BatchNorm {
         }
         let launch = launch.storage(&line)?.int(plan.pixels)?.int(plan.channels)?;
         let launch = launch.float(self.config.eps).float(self.config.momentum);
-        // SAFETY: parameters and running statistics have an element a channel, the line four. The statistics are
-        // changed by this kernel alone: what else reads them is before or behind it on the stream.
-        unsafe { launch.run(plan.per_channel(), 128, 0) }?;
+        // SAFETY: parameters and running statistics have one element per channel, the line four. This kernel
+        // alone writes the statistics; others that read them run before or after it on the stream.
+        unsafe { launch.enqueue(plan.per_channel(), 128, 0) }?;
         let y = uninitialised(plan.device, plan.len(), plan.dtype)?;
         let launch = plan.launch("normalise")?.pointer(from.pointer()?).pointer(other);
         let launch = launch.storage(&line)?.storage(&y)?;
         let launch = launch.int(plan.pixels)?.int(plan.channels)?;
         // SAFETY: `x`, the residual where the module reads one, and `y` have pixels · channels elements.
-        unsafe { launch.run(grid(plan.len() / plan.width), THREADS, 0) }?;
+        unsafe { launch.enqueue(grid(plan.len() / plan.width), THREADS, 0) }?;
         let _ = self.line.set(line);
         Ok(y)
     }
 
-    /// The gradients of `x`, weight, bias and, if `y` is given, of the residual that led to it, from the output's
-    /// (N, H, W, C).
+    /// The gradients of `x`, weight, bias and, if the output `y` of a sum with a residual is given, of the
+    /// residual, from the output's gradient (N, H, W, C).
     pub(crate) fn gradients(
         &self,
         x: &Tensor,
@@ -181,9 +182,9 @@ impl BatchNorm {
         let launch = launch.pointer(gated.as_ref().map_or(Ok(0), |gated| pointer(gated, 0))?);
         let launch = launch.storage(&parts)?.int(plan.pixels)?.int(channels)?.int(plan.across)?;
         let (blocks, shared) = plan.sums();
-        // SAFETY: `x`, the gradient and, where the module has a residual, `y` and `gated` have `len` elements; the line
-        // four values a channel, `parts` two a channel and share.
-        unsafe { launch.run(blocks, THREADS, shared) }?;
+        // SAFETY: `x`, the gradient and, where the module has a residual, `y` and `gated` have `len`
+        // elements; the line has four values per channel, `parts` two per channel and share.
+        unsafe { launch.enqueue(blocks, THREADS, shared) }?;
         let per_channel = || uninitialised(plan.device, channels, plan.parameter);
         let (weight_gradient, bias_gradient) = (per_channel()?, per_channel()?);
         let gradient_line = uninitialised(plan.device, 3 * channels, DType::F32)?;
@@ -191,15 +192,15 @@ impl BatchNorm {
         let launch = launch.pointer(weights.pointer()?).storage(line)?;
         let launch = launch.storage(&weight_gradient)?.storage(&bias_gradient)?;
         let launch = launch.storage(&gradient_line)?.int(plan.pixels)?.int(channels)?;
-        // SAFETY: all have an element a channel, the lines four and three.
-        unsafe { launch.int(usize::from(self.training))?.run(plan.per_channel(), 128, 0) }?;
+        // SAFETY: all have one element per channel, the lines four and three.
+        unsafe { launch.int(usize::from(self.training))?.enqueue(plan.per_channel(), 128, 0) }?;
         let dx = uninitialised(plan.device, len, plan.dtype)?;
         let launch = plan.launch("input_gradient")?.pointer(from.pointer()?);
         let launch = launch.pointer(gated.as_ref().map_or_else(|| g.pointer(), |gated| pointer(gated, 0))?);
         let launch = launch.storage(line)?.storage(&gradient_line)?;
         let launch = launch.storage(&dx)?.int(plan.pixels)?.int(channels)?;
         // SAFETY: as above.
-        unsafe { launch.run(grid(len / plan.width), THREADS, 0) }?;
+        unsafe { launch.enqueue(grid(len / plan.width), THREADS, 0) }?;
         let (n, c, h, w) = x.dims4()?;
         let image = |storage| tensor(storage, (n, h, w, c)).permute((0, 3, 1, 2));
         Ok([
@@ -211,7 +212,7 @@ impl BatchNorm {
     }
 }
 
-/// Where a channel's statistics lie, one after another, to be changed.
+/// The address of running statistics, which must be contiguous and of type `dtype`.
 fn address(running: &Tensor, dtype: DType, channels: usize) -> candle_core::Result<u64> {
     let (storage, layout) = running.storage_and_layout();
     match layout.contiguous_offsets() {

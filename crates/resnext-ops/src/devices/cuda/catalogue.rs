@@ -1,4 +1,4 @@
-//! Every kernel in every form, for tests.
+//! Every kernel in every form that it is compiled in.
 
 use crate::devices::cuda::conv::job::Direction;
 use crate::devices::cuda::conv::{general, grouped, weights};
@@ -8,11 +8,11 @@ use crate::devices::cuda::{batch_norm, cross_entropy, pointwise, pool};
 use candle_core::DType;
 use std::collections::BTreeMap;
 
-/// Every module that can be asked for on some input, compiled for a capability: name and PTX. For tests, which need no
-/// GPU for this.
+/// The name and PTX of every module that some input needs, compiled for a compute capability. For tests;
+/// needs no GPU.
 ///
 /// # Errors
-/// What the compiler says.
+/// Those of the compiler.
 #[doc(hidden)]
 pub fn ptx_of_all(capability: (u32, u32)) -> candle_core::Result<Vec<(String, String)>> {
     const TYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];

@@ -22,15 +22,15 @@ pub(crate) fn loss(logits: Stored, labels: Stored, smoothing: f64) -> candle_cor
     let launch = Launch::new(device, module(dtype)?, "example_losses").pointer(from.pointer()?);
     let launch = launch.pointer(labels.pointer()?).storage(&losses)?.int(classes)?.float(smoothing);
     // SAFETY: a block for each of n rows of `classes` logits, one label and one loss.
-    unsafe { launch.run([n, 1, 1], THREADS, SHARED) }?;
+    unsafe { launch.enqueue([n, 1, 1], THREADS, SHARED) }?;
     let launch = Launch::new(device, module(dtype)?, "mean_loss").storage(&losses)?;
     let launch = launch.storage(&loss)?.int(n)?;
     // SAFETY: n losses are read and one written.
-    unsafe { launch.run([1, 1, 1], THREADS, SHARED) }?;
+    unsafe { launch.enqueue([1, 1, 1], THREADS, SHARED) }?;
     Ok(loss)
 }
 
-/// The logits' gradient from the loss's, a f32 on the device.
+/// The gradient of the logits, from that of the loss, a single f32 on the device.
 pub(crate) fn loss_gradient(
     logits: Stored,
     labels: Stored,
@@ -46,6 +46,6 @@ pub(crate) fn loss_gradient(
     let launch = launch.pointer(labels.pointer()?).pointer(gradient.pointer()?).storage(&out)?;
     let launch = launch.int(classes)?.float(smoothing);
     // SAFETY: as above, with a gradient as long as the logits.
-    unsafe { launch.run([n, 1, 1], THREADS, SHARED) }?;
+    unsafe { launch.enqueue([n, 1, 1], THREADS, SHARED) }?;
     Ok(out)
 }

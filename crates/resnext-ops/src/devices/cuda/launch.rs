@@ -1,4 +1,4 @@
-//! Compiling a kernel when it is first used, launching it, and the list of what is launched.
+//! Compiling a kernel when it is first used, and launching it.
 
 use crate::devices::cuda::log::{Launched, log};
 use crate::devices::cuda::sources::Module;
@@ -10,10 +10,10 @@ use candle_core::{CudaDevice, CudaStorage};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A compiled module's name and PTX by the module's name and a capability.
+/// PTX by the module's name and the compute capability.
 type Compiled = HashMap<(String, (u32, u32)), Arc<str>>;
 
-/// The module's PTX, compiled at most once a process.
+/// The module's PTX, compiled at most once per process.
 fn compiled(module: &Module, device: &CudaDevice) -> candle_core::Result<Arc<str>> {
     static COMPILED: Mutex<Option<Compiled>> = Mutex::new(None);
     let key = (module.name(), settings::capability(device)?);
@@ -27,18 +27,18 @@ fn compiled(module: &Module, device: &CudaDevice) -> candle_core::Result<Arc<str
     Ok(ptx)
 }
 
-/// A kernel's argument, as the kernel's parameter of the same place has it.
+/// A kernel's argument, in the type of the kernel's parameter.
 enum Argument {
-    /// Of device memory, or null.
+    /// An address in device memory, or null.
     Pointer(u64),
     Int(i32),
     Long(i64),
     Float(f32),
-    /// A structure of up to so many ints; the kernel's has its own length.
+    /// A structure of ints; the kernel's may be shorter.
     Ints([i32; 13]),
 }
 
-/// A kernel on its way to a device.
+/// A launch of a kernel, built argument by argument.
 pub(super) struct Launch<'a> {
     device: &'a CudaDevice,
     module: Module,
@@ -56,7 +56,7 @@ impl<'a> Launch<'a> {
         self
     }
 
-    /// The address of a buffer.
+    /// Passes the address of a buffer.
     pub(super) fn storage(self, storage: &CudaStorage) -> candle_core::Result<Self> {
         Ok(self.pointer(memory::pointer(storage, 0)?))
     }
@@ -92,9 +92,9 @@ impl<'a> Launch<'a> {
     /// Launches `grid` blocks of `threads` threads with `shared` bytes of shared memory each.
     ///
     /// # Safety
-    /// The arguments must be the kernel's parameters, in order and type, and every pointer must be of memory on this
-    /// device that is as long as the kernel takes it to be.
-    pub(super) unsafe fn run(
+    /// The arguments must be the kernel's parameters, in order and type, and every pointer must be of memory
+    /// on this device that is as long as the kernel takes it to be.
+    pub(super) unsafe fn enqueue(
         self,
         grid: [usize; 3],
         threads: usize,
@@ -143,7 +143,7 @@ impl<'a> Launch<'a> {
     }
 }
 
-/// As the kernels count.
+/// A size as kernels take it, in 32 bits.
 pub(super) fn int(value: usize) -> candle_core::Result<i32> {
     match i32::try_from(value) {
         Ok(value) => Ok(value),

@@ -1,4 +1,4 @@
-//! Device memory: where a tensor's elements lie, and new buffers.
+//! Device memory: addresses of a tensor's elements, new buffers, and tensors of kernels' results.
 
 use crate::devices::cuda::log::log_candle;
 use candle_core::backend::{BackendDevice, BackendStorage};
@@ -7,10 +7,10 @@ use candle_core::cuda_backend::cudarc::driver::DevicePtr;
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, DType, Layout, Shape, Storage, Tensor};
 
-/// A tensor's storage and layout, as custom operations get them.
+/// A tensor's storage and layout, as candle passes them to custom ops.
 pub(crate) type Stored<'a> = (&'a CudaStorage, &'a Layout);
 
-/// Elements that lie one after another: a tensor's own memory, or a copy in order.
+/// Contiguous elements: a tensor's own memory, or a contiguous copy.
 pub(super) enum Elements<'a> {
     Borrowed(&'a CudaStorage, usize),
     Copied(CudaStorage),
@@ -33,6 +33,7 @@ impl<'a> Elements<'a> {
         Self::row_major((storage, &layout.permute(&[0, 2, 3, 1])?))
     }
 
+    /// The address of the first element.
     pub(super) fn pointer(&self) -> candle_core::Result<u64> {
         match self {
             Elements::Borrowed(storage, start) => pointer(storage, *start),
@@ -44,7 +45,7 @@ impl<'a> Elements<'a> {
 /// The address of an element.
 pub(super) fn pointer(storage: &CudaStorage, element: usize) -> candle_core::Result<u64> {
     let stream = storage.device().cuda_stream();
-    // What comes with the address orders streams; this device has one.
+    // The guard that comes with the address orders several streams; this device has one.
     let start = match &storage.slice {
         CudaStorageSlice::U8(slice) => slice.device_ptr(&stream).0,
         CudaStorageSlice::U32(slice) => slice.device_ptr(&stream).0,
@@ -57,7 +58,7 @@ pub(super) fn pointer(storage: &CudaStorage, element: usize) -> candle_core::Res
     Ok(start + (element * storage.dtype().size_in_bytes()) as u64)
 }
 
-/// A buffer for a kernel to fill.
+/// A new buffer, whose elements a kernel must write before anything reads them.
 pub(super) fn uninitialised(
     device: &CudaDevice,
     len: usize,
@@ -67,22 +68,23 @@ pub(super) fn uninitialised(
     unsafe { device.alloc_uninit(&Shape::from(len), dtype) }
 }
 
-/// How many elements of rows of `channels` one access takes: 16 bytes of them where they fit.
+/// How many elements of rows of `channels` elements one access takes: 16 bytes, or as much as divides a row.
 pub(super) fn width(dtype: DType, channels: usize) -> usize {
     let most = 16 / dtype.size_in_bytes();
     (0..).map(|i| most >> i).find(|&w| w <= 1 || channels.is_multiple_of(w)).unwrap_or(1)
 }
 
-/// Whether accesses of 16 bytes may start at an address; tensors may be views that start anywhere.
+/// Whether accesses of 16 bytes may start at these addresses; a tensor may be a view that starts anywhere.
 pub(super) fn aligned(pointers: &[u64]) -> bool {
     pointers.iter().all(|pointer| pointer.is_multiple_of(16))
 }
 
-/// A tensor, outside of any graph, of what a kernel wrote.
+/// Wraps a kernel's output in a tensor outside of any graph.
 pub(crate) fn tensor(storage: CudaStorage, shape: impl Into<Shape>) -> Tensor {
     Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false)
 }
 
+/// The CUDA storage of a tensor that must have one.
 pub(crate) fn cuda(storage: &Storage) -> candle_core::Result<&CudaStorage> {
     match storage {
         Storage::Cuda(storage) => Ok(storage),

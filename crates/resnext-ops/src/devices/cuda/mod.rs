@@ -1,12 +1,12 @@
-//! CUDA: kernels of ours for every operation of a training step, and cuDNN or cuBLAS where asked.
+//! CUDA: own kernels for every operation of a training step, with cuBLAS and cuDNN for some convolutions.
 //!
-//! The kernels are compiled by NVRTC when they are first used, for the very device and for the sizes that matter (the
-//! channels a group, the stride): a build needs no `nvcc` for them, one binary serves every compute capability from 8.0
-//! on, and a kernel's constants stay constants. The price is some tenths of a second for each when a process first needs it.
+//! NVRTC compiles a kernel when it is first used, for the device at hand and with the sizes that matter as
+//! constants (channels per group, stride). A build therefore needs no `nvcc` for them, and one binary serves
+//! every compute capability from 8.0 on. The price is some tenths of a second per kernel in each process.
 //! (candle's own kernels are compiled by `nvcc` in its build, for one capability.)
 //!
-//! All work of a device is on its one stream, so nothing waits for anything else and buffers may be freed as soon as
-//! what reads them is launched.
+//! All work of a device is on one stream, in order, so a buffer may be freed as soon as the kernels that read
+//! it are launched.
 
 pub(crate) mod batch_norm;
 mod catalogue;

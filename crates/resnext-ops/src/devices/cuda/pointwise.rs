@@ -8,7 +8,7 @@ use candle_core::{CudaStorage, DType};
 
 pub(super) const THREADS: usize = 256;
 
-/// What becomes of `a` and `b`.
+/// The result of the operands `a` and `b`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pointwise {
     /// max(a, 0)
@@ -31,22 +31,23 @@ pub(super) fn module(dtype: DType, parameter: DType, width: usize) -> candle_cor
     Ok(module.define("WIDTH", width))
 }
 
-/// Blocks for so many accesses; each thread takes as many as there are left.
+/// The grid for a number of accesses; threads loop over those beyond it.
 pub(super) fn grid(accesses: usize) -> [usize; 3] {
     [accesses.div_ceil(THREADS).min(1 << 16), 1, 1]
 }
 
-/// Of two tensors of one shape and type, in any strides; the result is in row-major order.
+/// Computes `operation` on two tensors of one shape and type, with any strides. The result is in row-major
+/// order.
 pub(crate) fn pointwise(operation: Pointwise, a: Stored, b: Stored) -> candle_core::Result<CudaStorage> {
-    run(operation, a, b, 0)
+    compute(operation, a, b, 0)
 }
 
-/// Integers modulo an odd number, from -(modulus - 1)/2 to (modulus - 1)/2.
+/// Reduces integers modulo an odd number, to -(modulus - 1)/2..=(modulus - 1)/2.
 pub(crate) fn residue(x: Stored, modulus: u32) -> candle_core::Result<CudaStorage> {
-    run(Pointwise::Residue, x, x, modulus)
+    compute(Pointwise::Residue, x, x, modulus)
 }
 
-/// Writes the elements of one tensor over those of another, of its shape and type.
+/// Copies the elements of a tensor into another of its shape and type.
 pub(crate) fn copy(from: Stored, to: Stored) -> candle_core::Result<()> {
     let (Some((first, _)), Some((first_to, _))) = (from.1.contiguous_offsets(), to.1.contiguous_offsets())
     else {
@@ -59,14 +60,16 @@ pub(crate) fn copy(from: Stored, to: Stored) -> candle_core::Result<()> {
     launch(Pointwise::Copy, from, [from_at, from_at], pointer(to.0, first_to)?, 0)
 }
 
-fn run(operation: Pointwise, a: Stored, b: Stored, modulus: u32) -> candle_core::Result<CudaStorage> {
+/// [`pointwise`], with the modulus of [`Pointwise::Residue`].
+fn compute(operation: Pointwise, a: Stored, b: Stored, modulus: u32) -> candle_core::Result<CudaStorage> {
     let (from, other) = (Elements::row_major(a)?, Elements::row_major(b)?);
     let out = uninitialised(a.0.device(), a.1.shape().elem_count(), a.0.dtype())?;
     launch(operation, a, [from.pointer()?, other.pointer()?], pointer(&out, 0)?, modulus)?;
     Ok(out)
 }
 
-/// From `operands` to `out`, which all have as many elements as `like` and its type.
+/// Launches `operation` from the addresses `operands` to `out`, which have the type and number of elements of
+/// `like`.
 fn launch(
     operation: Pointwise,
     like: Stored,
@@ -80,5 +83,5 @@ fn launch(
     let launch = launch.pointer(operands[1]).pointer(out).long(count).int(operation as usize)?;
     let launch = launch.float(f64::from(modulus));
     // SAFETY: both operands and the result have `count` elements, which accesses of `width` divide.
-    unsafe { launch.run(grid(count / width), THREADS, 0) }
+    unsafe { launch.enqueue(grid(count / width), THREADS, 0) }
 }

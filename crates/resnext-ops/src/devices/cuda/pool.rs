@@ -12,7 +12,7 @@ pub(super) fn module(dtype: DType, width: usize, position: &'static str) -> cand
     Ok(Module::new(&POOL).define_type("ELEMENT", dtype)?.define("WIDTH", width).define("POSITION", position))
 }
 
-/// The type a position in a window takes: in the kernels, and as a tensor.
+/// The type of a position in a window, in the kernels and as a tensor.
 fn position(config: &Pool2dConfig) -> (&'static str, DType) {
     if config.kernel <= 16 { ("u8", DType::U8) } else { ("u32", DType::U32) }
 }
@@ -22,7 +22,7 @@ fn sizes(input: (usize, usize, usize, usize), output: (usize, usize), config: &P
     [n, c, h, w, output.0, output.1, config.kernel, config.stride, config.padding]
 }
 
-/// The maxima (N, H', W', C) of `x` (N, C, H, W), and where in its window each was.
+/// The maxima (N, H', W', C) of `x` (N, C, H, W), and the position of each in its window.
 pub(crate) fn max_pool(
     x: Stored,
     output: (usize, usize),
@@ -36,12 +36,13 @@ pub(crate) fn max_pool(
     let width = if aligned(&[from.pointer()?]) { width(dtype, input.1) } else { 1 };
     let launch = Launch::new(device, module(dtype, width, name)?, "max_pool").pointer(from.pointer()?);
     let launch = launch.storage(&y)?.storage(&at)?.ints(&sizes(input, output, config))?;
-    // SAFETY: `x` has the sizes that are handed over, and the results one element for each window and channel.
-    unsafe { launch.run(grid(count / width), THREADS, 0) }?;
+    // SAFETY: `x` has the sizes that are passed, and the results have one element for each window and
+    // channel.
+    unsafe { launch.enqueue(grid(count / width), THREADS, 0) }?;
     Ok((y, at))
 }
 
-/// The gradient (N, H, W, C) of the input, sized `input` (N, C, H, W), from the output's (N, H', W', C).
+/// The gradient (N, H, W, C) of an input of sizes `input` (N, C, H, W), from the output's (N, H', W', C).
 pub(crate) fn max_pool_gradient(
     gradient: Stored,
     at: &CudaStorage,
@@ -57,11 +58,11 @@ pub(crate) fn max_pool_gradient(
     let launch = launch.pointer(from.pointer()?).storage(at)?.storage(&out)?;
     let launch = launch.ints(&sizes(input, output, config))?;
     // SAFETY: as above; the gradient and the positions are as long as the output.
-    unsafe { launch.run(grid(count / width), THREADS, 0) }?;
+    unsafe { launch.enqueue(grid(count / width), THREADS, 0) }?;
     Ok(out)
 }
 
-/// The mean (N, C) over each image's pixels.
+/// The mean (N, C) over the pixels of each channel of `x` (N, C, H, W).
 pub(crate) fn average_pool(x: Stored) -> candle_core::Result<CudaStorage> {
     let (n, c, h, w) = x.1.shape().dims4()?;
     let (device, dtype, from) = (x.0.device(), x.0.dtype(), Elements::channels_last(x)?);
@@ -70,11 +71,11 @@ pub(crate) fn average_pool(x: Stored) -> candle_core::Result<CudaStorage> {
     let launch =
         average(device, dtype, width, "average_pool", (from.pointer()?, pointer(&out, 0)?), [n, h * w, c])?;
     // SAFETY: n·h·w·c elements are read, n·c written.
-    unsafe { launch.run([(n * c / width).div_ceil(THREADS), 1, 1], THREADS, 0) }?;
+    unsafe { launch.enqueue([(n * c / width).div_ceil(THREADS), 1, 1], THREADS, 0) }?;
     Ok(out)
 }
 
-/// The gradient (N, H, W, C) from the means' (N, C).
+/// The gradient (N, H, W, C) of the input, from that of the means (N, C).
 pub(crate) fn average_pool_gradient(
     gradient: Stored,
     (n, c, h, w): (usize, usize, usize, usize),
@@ -85,7 +86,7 @@ pub(crate) fn average_pool_gradient(
     let operands = (from.pointer()?, pointer(&out, 0)?);
     let launch = average(device, dtype, width, "average_pool_gradient", operands, [n, h * w, c])?;
     // SAFETY: n·c elements are read, n·h·w·c written.
-    unsafe { launch.run(grid(n * h * w * c / width), THREADS, 0) }?;
+    unsafe { launch.enqueue(grid(n * h * w * c / width), THREADS, 0) }?;
     Ok(out)
 }
 

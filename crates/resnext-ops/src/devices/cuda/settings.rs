@@ -1,39 +1,39 @@
-//! What a process asks of CUDA, and what a device is.
+//! Process-wide CUDA settings and device properties.
 
 use crate::error::{Error, Result};
 use candle_core::cuda_backend::cudarc::driver::sys::CUdevice_attribute;
 use candle_core::{CudaDevice, Device};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-/// Which code computes convolutions on CUDA devices.
+/// Which implementation computes convolutions on CUDA devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Convolutions {
-    /// The kernel of ours for grouped 3×3 with 4, 8, 16 or 32 channels a group; cuBLAS for dense 1×1; for any other
-    /// cuDNN, or without the feature `cudnn` a kernel of ours.
+    /// Own kernels for grouped 3×3 convolutions with 4, 8, 16 or 32 channels per group; cuBLAS for dense 1×1;
+    /// for all others cuDNN or, without the feature `cudnn`, an own kernel.
     Auto,
-    /// As `Auto` without cuDNN.
+    /// `Auto` without cuDNN.
     Ours,
-    /// cuDNN for all.
+    /// cuDNN for all convolutions.
     Cudnn,
 }
 
 static CONVOLUTIONS: AtomicU8 = AtomicU8::new(0);
 static TF32: AtomicBool = AtomicBool::new(false);
 
-/// Chooses the code that computes convolutions, for the whole process.
+/// Chooses the implementation of convolutions for the whole process.
 ///
 /// # Errors
-/// If cuDNN is asked for in a build without the feature `cudnn`.
+/// If cuDNN is chosen in a build without the feature `cudnn`.
 pub fn set_convolutions(choice: Convolutions) -> Result<()> {
     if choice == Convolutions::Cudnn && !cfg!(feature = "cudnn") {
-        let message = "cuDNN is asked for, but this build is without the feature cudnn".to_string();
+        let message = "cuDNN was chosen, but this build does not have the feature cudnn".to_string();
         return Err(Error::Config { op: "set_convolutions", message });
     }
     CONVOLUTIONS.store(choice as u8, Ordering::Relaxed);
     Ok(())
 }
 
-/// What computes convolutions; [`Convolutions::Auto`] until [`set_convolutions`].
+/// The implementation of convolutions: [`Convolutions::Auto`] unless [`set_convolutions`] chose another.
 pub fn convolutions() -> Convolutions {
     match CONVOLUTIONS.load(Ordering::Relaxed) {
         1 => Convolutions::Ours,
@@ -42,10 +42,11 @@ pub fn convolutions() -> Convolutions {
     }
 }
 
-/// Runs `f`, in which convolutions may round f32 to TF32's 10 bits of fraction, which tensor cores multiply several times
-/// as fast: those by the grouped 3×3 kernels of ours, cuBLAS and cuDNN, of the whole process. Else none may.
+/// Runs `f` with TF32 on or off, for the whole process. If on, f32 convolutions may round their inputs to
+/// TF32's 10 bits of fraction, which tensor cores multiply several times as fast: those of the own grouped
+/// 3×3 kernels, cuBLAS and cuDNN.
 pub fn with_tf32<T>(on: bool, f: impl FnOnce() -> T) -> T {
-    /// Takes the setting back, after a panic of `f` too.
+    /// Restores the setting, even if `f` panics.
     struct Before(bool);
     impl Drop for Before {
         fn drop(&mut self) {
@@ -56,37 +57,38 @@ pub fn with_tf32<T>(on: bool, f: impl FnOnce() -> T) -> T {
     f()
 }
 
-/// Whether f32 may be rounded to TF32 now.
+/// Whether f32 may be rounded to TF32.
 pub(super) fn tf32() -> bool {
     TF32.load(Ordering::Relaxed)
 }
 
-/// The CUDA device `ordinal` with a stream of its own, as this crate's operations like it: they may be called from any
-/// thread, and cost no events.
+/// Opens the CUDA device `ordinal` with a stream of its own, so that operations may be called from any thread
+/// and need no events.
 ///
 /// # Errors
 /// If there is no such device or no driver.
 pub fn open(ordinal: usize) -> Result<Device> {
     let device = Device::new_cuda_with_stream(ordinal)?;
     if let Device::Cuda(cuda) = &device {
-        // SAFETY: events order the work of several streams. This device's tensors are all used on its one stream.
+        // SAFETY: events order the work of several streams. This device's tensors are all used on its one
+        // stream.
         unsafe { cuda.disable_event_tracking() };
     }
     Ok(device)
 }
 
-/// What a CUDA device is.
+/// The properties of a CUDA device.
 #[derive(Debug, Clone)]
 pub struct Description {
-    /// As the driver names it.
+    /// The driver's name for it.
     pub name: String,
     /// Compute capability, such as (9, 0).
     pub capability: (u32, u32),
-    /// How many of these it has.
+    /// The number of multiprocessors.
     pub multiprocessors: u32,
 }
 
-/// Describes a device.
+/// The properties of `device`.
 ///
 /// # Errors
 /// If it is not a CUDA device.
@@ -121,7 +123,7 @@ pub(super) fn capability(device: &CudaDevice) -> candle_core::Result<(u32, u32)>
     Ok((major.max(0) as u32, minor.max(0) as u32))
 }
 
-/// Bytes of shared memory that a block may have.
+/// The most bytes of shared memory per block.
 pub(super) fn shared_memory(device: &CudaDevice) -> candle_core::Result<usize> {
     let most = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
     Ok(attribute(device, most)? as usize)

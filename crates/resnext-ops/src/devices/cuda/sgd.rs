@@ -10,38 +10,39 @@ use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::CudaStorageSlice;
 use candle_core::{CudaDevice, CudaStorage, DType, Storage, Tensor, Var};
 
-/// Threads a block, and elements.
+/// Threads and elements per block.
 const THREADS: usize = 256;
 const BLOCK: usize = 4096;
 
-/// A variable in a step: all are f32, contiguous, and of the value's shape.
+/// A variable of a step. All its tensors are f32, contiguous, and of the value's shape.
 #[derive(Debug, Clone, Copy)]
 pub struct SgdParameter<'a> {
     /// The variable.
     pub value: &'a Var,
-    /// Its momentum, which is moved as the value is, and its gradient; none where the value stays.
+    /// Its momentum, which the step updates too, and its gradient; `None` if the value stays.
     pub moved: Option<(&'a Var, &'a Tensor)>,
-    /// An average of the value over steps, which is moved, if there is one.
+    /// An average of the value over steps, which the step updates, if there is one.
     pub average: Option<&'a Var>,
 }
 
-/// What a step does: with g = gradient + decay·value the momentum becomes b = momentum·b + g, and the value moves by
-/// -learning_rate·b, or -learning_rate·(g + momentum·b) with Nesterov; then the average becomes
-/// keep·average + (1 - keep)·value.
+/// The settings of a step. With g = gradient + decay·value the momentum buffer becomes b = momentum·b + g,
+/// and the value moves by -learning_rate·b or, with Nesterov momentum, by -learning_rate·(g + momentum·b).
+/// Then the average becomes keep·average + (1 - keep)·value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SgdSettings {
-    /// How far.
+    /// The length of the step.
     pub learning_rate: f64,
-    /// How much of the last steps' direction is kept.
+    /// The factor of the momentum buffer, from 0 to 1.
     pub momentum: f64,
-    /// Whether the gradient is taken to be that after the momentum's step.
+    /// Whether the step is Nesterov's.
     pub nesterov: bool,
-    /// Multiple of each value that is added to its gradient.
+    /// The multiple of each value that is added to its gradient (weight decay).
     pub decay: f64,
-    /// How much of the averages is kept.
+    /// The factor of the average, from 0 to 1.
     pub keep: f64,
 }
 
+/// The address of a tensor's elements, which must be f32, contiguous and of the value's shape.
 fn address(of: &Tensor, value: &Tensor, what: &'static str) -> Result<u64> {
     if of.dims() != value.dims() {
         let expected = format!("{:?}, the shape of the parameter", value.dims());
@@ -64,14 +65,15 @@ fn address(of: &Tensor, value: &Tensor, what: &'static str) -> Result<u64> {
     }
 }
 
-/// Moves all `parameters`, and their averages, in one launch.
+/// Updates all `parameters`, their momenta and their averages in one launch.
 ///
 /// # Errors
-/// If a tensor is not f32, contiguous, of its parameter's shape and on a CUDA device, or if they are on different ones.
+/// If a tensor is not f32, contiguous, of its parameter's shape and on a CUDA device, or if devices differ.
 pub fn sgd_step(parameters: &[SgdParameter], settings: &SgdSettings) -> Result<()> {
     let Some(first) = parameters.first() else { return Ok(()) };
     let device: CudaDevice = cuda_device("sgd_step", first.value.device())?.clone();
-    // What the kernel calls a Parameter: four addresses, a count, and the number of the first block that is its own.
+    // The kernel's `Parameter`: four addresses, the number of elements, and the index of the parameter's
+    // first block.
     let mut table: Vec<i64> = Vec::with_capacity(parameters.len() * 6);
     let mut blocks = 0;
     for SgdParameter { value, moved, average } in parameters {
@@ -104,8 +106,8 @@ pub fn sgd_step(parameters: &[SgdParameter], settings: &SgdSettings) -> Result<(
     let launch = Launch::new(&device, Module::new(&SGD), "sgd").storage(&table)?;
     let launch = launch.int(parameters.len())?.float(settings.learning_rate).float(settings.momentum);
     let launch = launch.float(settings.decay).float(settings.keep).int(usize::from(settings.nesterov))?;
-    // SAFETY: the table has an entry for each parameter, with addresses of as many f32 as its count says, which live
-    // until the launch is behind everything queued so far; nothing else on the stream runs beside it.
-    unsafe { launch.run([blocks, 1, 1], THREADS, 0) }?;
+    // SAFETY: the table has an entry for each parameter, with addresses of as many f32 as its count says.
+    // They live until the launch is queued, and the stream runs it in order.
+    unsafe { launch.enqueue([blocks, 1, 1], THREADS, 0) }?;
     Ok(())
 }

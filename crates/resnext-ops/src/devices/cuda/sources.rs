@@ -1,9 +1,9 @@
-//! The kernels' sources, and the forms they are compiled in.
+//! The kernels' sources, and modules compiled from them with constants.
 
 use candle_core::DType;
 use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 
-/// A file of kernels.
+/// A source file of kernels, headers included.
 #[derive(Debug)]
 pub(crate) struct Source {
     pub(super) name: &'static str,
@@ -38,14 +38,14 @@ pub(super) static POOL: Source = source!("pool");
 pub(super) static CROSS_ENTROPY: Source = source!("cross_entropy");
 pub(super) static SGD: Source = source!("sgd");
 
-/// A source with what is defined before it.
+/// A source with macro definitions, which is compiled as one module.
 #[derive(Debug)]
 pub(crate) struct Module {
     pub(super) source: &'static Source,
     defines: Vec<(&'static str, String)>,
 }
 
-/// The name of an element type in the sources.
+/// The name of an element type in the sources: `float`, `bf16` or `f16`.
 pub(super) fn element(dtype: DType) -> candle_core::Result<&'static str> {
     match dtype {
         DType::F32 => Ok("float"),
@@ -69,13 +69,16 @@ impl Module {
         Ok(self.define(name, element(dtype)?))
     }
 
-    /// Tells modules apart.
+    /// A name that is unique among modules.
     pub(super) fn name(&self) -> String {
         let defines = self.defines.iter().map(|(name, value)| format!("-{name}={value}"));
         std::iter::once(format!("resnext-{}", self.source.name)).chain(defines).collect()
     }
 
-    /// Compiled to PTX for a compute capability.
+    /// The PTX for a compute capability.
+    ///
+    /// # Errors
+    /// Those of the compiler, and if the capability is below 8.0.
     pub(super) fn ptx(&self, capability: (u32, u32)) -> candle_core::Result<String> {
         let (major, minor) = capability;
         if capability < (8, 0) {
@@ -85,7 +88,7 @@ impl Module {
         }
         let mut options =
             vec![format!("--gpu-architecture=compute_{major}{minor}"), "--std=c++17".to_string()];
-        // Of what a kernel passes to a function, code too: a lambda has no place to say that it is for the device.
+        // For lambdas, which have no `__device__` of their own, as arguments of device functions.
         options.push("--device-as-default-execution-space".to_string());
         options.extend(self.defines.iter().map(|(name, value)| format!("-D{name}={value}")));
         let options =

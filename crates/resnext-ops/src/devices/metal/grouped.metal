@@ -1,37 +1,38 @@
 // Grouped 3×3 convolution of channels-last maps: forward, input gradient, weight gradient.
 //
-// A threadgroup reads a tile of pixels, of the channels of some groups, once into threadgroup memory; its threads lie
-// along channels, so that neighbours read and write neighbours. Sums are f32. src/devices/metal/plan.rs makes the sizes; tests
-// compile this file as C++ (emulator.h) and run it on the CPU.
+// A threadgroup reads a tile of pixels, with the channels of some groups, once into threadgroup memory.
+// Threads map to channels, so that neighbouring threads access neighbouring addresses. Sums are f32. plan.rs
+// computes the sizes; tests compile this file as C++ (src/tests/metal) and run it on the CPU.
 
 #include <metal_stdlib>
 using namespace metal;
 
 // As in plan.rs.
-constant constexpr int LANES = 32;   // channels of a tile at most: a threadgroup's width
-constant constexpr int COLUMNS = 8;  // pixels of a tile along a row
-constant constexpr int ROWS = 4;     // and along a column
-constant constexpr int SLOTS = 8;    // of the weight gradient: input channels of a group side by side
-constant constexpr int PER_SLOT = 4; // and one after another
+constant constexpr int LANES = 32;   // the most channels of a tile: a threadgroup's width
+constant constexpr int COLUMNS = 8;  // pixels along a row of a tile
+constant constexpr int ROWS = 4;     // and along a column of it
+constant constexpr int SLOTS = 8;    // weight gradient: input channels of a group in parallel
+constant constexpr int PER_SLOT = 4; // and one after another per thread
 
 struct Sizes {
     int batch, in_h, in_w, out_h, out_w;
     int groups, group_in, group_out;
     int stride, padding;
-    int tile_groups; // groups of a threadgroup
-    int chunks;      // threadgroups for all groups
-    int blocks;      // of the weight gradient: threadgroups that share its pixels
+    int tile_groups; // groups per threadgroup
+    int chunks;      // threadgroups that cover all groups
+    int blocks;      // weight gradient: threadgroups that share the pixels
 };
 
-// The largest integer at most a/b, of b > 0.
+// a/b rounded down, for b > 0.
 static int floor_div(int a, int b) {
     return a >= 0 ? a / b : -((b - 1 - a) / b);
 }
 
-// A window of an (N, H, W, C) map, whose corner may lie outside: zero there. Pixels one after another, LANES each.
+// Copies a window of an (N, H, W, C) map, which is zero outside its borders: pixel after pixel, LANES
+// channels each.
 struct Window {
     int image, height, width, channels;
-    int first_channel, count; // of the channels to read
+    int first_channel, count; // the channels to read
     int y, x, rows, columns;
 };
 
@@ -49,12 +50,12 @@ static void read_window(device const T* map, threadgroup float* tile, Window w, 
     }
 }
 
-// Groups of this chunk, from the first on.
+// The number of groups in this chunk.
 static int groups_of(constant Sizes& s, int chunk) {
     return min(s.tile_groups, s.groups - chunk * s.tile_groups);
 }
 
-// A thread: an output channel, COLUMNS pixels of a row.
+// Each thread computes one output channel of COLUMNS pixels of a row.
 template <typename T>
 static void conv_forward(device const T* x, device const T* weight, device T* out, constant Sizes& s,
                     threadgroup float* tile, uint3 group, uint3 self) {
@@ -92,14 +93,15 @@ static void conv_forward(device const T* x, device const T* weight, device T* ou
     }
 }
 
-// A thread: an input channel, COLUMNS pixels of a row. A pixel gathers from the outputs that read it.
+// Each thread computes one input channel of COLUMNS pixels of a row. A pixel gathers from the outputs that
+// read it.
 template <typename T>
 static void conv_input_gradient(device const T* gradient, device const T* weight, device T* out, constant Sizes& s,
                            threadgroup float* tile, uint3 group, uint3 self) {
     const int image = int(group.z) / s.chunks, chunk = int(group.z) % s.chunks;
     const int first_group = chunk * s.tile_groups, groups = groups_of(s, chunk);
     const int y0 = int(group.y) * ROWS, x0 = int(group.x) * COLUMNS;
-    // The first output that reads the tile, and as many as may.
+    // The first output that reads the tile, and the most that can.
     const int first_y = floor_div(y0 + s.padding - 2, s.stride), first_x = floor_div(x0 + s.padding - 2, s.stride);
     const int rows = (ROWS + s.stride) / s.stride + 1, columns = (COLUMNS + s.stride) / s.stride + 1;
     const Window window = {image, s.out_h, s.out_w, s.groups * s.group_out, first_group * s.group_out,
@@ -138,8 +140,8 @@ static void conv_input_gradient(device const T* gradient, device const T* weight
     }
 }
 
-// A thread: an output channel, every SLOTSth input channel of its group, all nine positions; the tiles of its block.
-// `partial` is (blocks, Cout, Cin/groups, 3, 3).
+// Each thread sums one output channel, every SLOTSth input channel of its group and all nine kernel positions
+// over the tiles of its block. `partial` is (blocks, Cout, Cin/groups, 3, 3).
 template <typename T>
 static void conv_weight_gradient(device const T* x, device const T* gradient, device float* partial, constant Sizes& s,
                             threadgroup float* tile, uint3 group, uint3 self) {
@@ -152,7 +154,7 @@ static void conv_weight_gradient(device const T* x, device const T* gradient, de
     const bool used = lane < groups * s.group_out;
     const int from = lane / s.group_out * s.group_in;
     float sums[PER_SLOT][9] = {{0}};
-    // Every thread goes through every tile of the block: all of them meet at the barriers.
+    // Every thread visits every tile of the block, because all threads must reach the barriers.
     for (int i = block; i < s.batch * down * across; i += s.blocks) {
         const int image = i / (down * across), y0 = i / across % down * ROWS, x0 = i % across * COLUMNS;
         const Window inputs = {image, s.in_h, s.in_w, s.groups * s.group_in, first_group * s.group_in,
@@ -168,7 +170,7 @@ static void conv_weight_gradient(device const T* x, device const T* gradient, de
             if (!used || c >= s.group_in) {
                 break;
             }
-            // Not beyond the map: what a pixel of zeros is multiplied by there may be infinite, or NaN.
+            // Only inside the map: beyond it zeros might be multiplied by infinity or NaN.
             for (int y = 0; y < min(ROWS, s.out_h - y0); y++) {
                 for (int t = 0; t < min(COLUMNS, s.out_w - x0); t++) {
                     const float g = gradients[(y * COLUMNS + t) * LANES + lane];
@@ -195,7 +197,8 @@ static void conv_weight_gradient(device const T* x, device const T* gradient, de
     }
 }
 
-// A thread: an element of the weight. Blocks are added in order, so that a sum has the same bits every time.
+// Each thread sums one element of the weight. Blocks are added in order, so that results are reproducible bit
+// by bit.
 template <typename T>
 static void add_blocks(device const float* partial, device T* out, constant Sizes& s, uint self) {
     const int weights = s.groups * s.group_out * s.group_in * 9;

@@ -1,17 +1,21 @@
-//! How the kernels of `grouped.metal` are launched: sizes, threadgroups, threadgroup memory.
+//! Launches of the kernels in `grouped.metal`: sizes, threadgroups, threadgroup memory.
 
 use resnext_kernels::{Conv2dConfig, ConvShape};
 
-/// As in `grouped.metal`.
+/// The kernels' source.
+pub(crate) const SOURCE: &str = include_str!("grouped.metal");
+
+// The same constants as in `grouped.metal`.
 const LANES: usize = 32;
 const COLUMNS: usize = 8;
 const ROWS: usize = 4;
 const SLOTS: usize = 8;
 
-/// Threadgroups that the weight gradient aims at: enough for any GPU, few enough that the sums they leave stay small.
+/// The number of threadgroups that the weight gradient aims at: enough for any GPU, and few enough that their
+/// partial sums stay small.
 const WEIGHT_THREADGROUPS: usize = 256;
 
-/// What the kernels are told, in their `Sizes`.
+/// The kernels' `Sizes`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sizes {
@@ -32,7 +36,7 @@ pub(crate) struct Sizes {
 
 #[cfg(test)]
 impl Sizes {
-    /// As they lie in memory.
+    /// The bytes of the structure.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let Sizes { batch, in_h, in_w, out_h, out_w, groups, group_in, group_out, .. } = *self;
         let Sizes { stride, padding, tile_groups, chunks, blocks, .. } = *self;
@@ -59,7 +63,7 @@ impl Sizes {
 /// One launch of a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Launch {
-    /// The kernel's name without the type behind it.
+    /// The kernel's name without its type suffix.
     pub(crate) kernel: &'static str,
     pub(crate) threadgroups: [usize; 3],
     pub(crate) threads: [usize; 3],
@@ -77,8 +81,8 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// The plan for a convolution, if it is one that the kernels compute: 3×3, stride 1 or 2, not dilated, at most 32
-    /// channels a group, not empty.
+    /// The plan for a convolution, if the kernels compute it: 3×3, stride 1 or 2, not dilated, at most 32
+    /// channels per group, not empty.
     pub(crate) fn new(shape: &ConvShape) -> Option<Self> {
         let Conv2dConfig { stride, padding, dilation, groups } = shape.config;
         let width = shape.group_in().max(shape.group_out());
@@ -86,7 +90,7 @@ impl Plan {
             && matches!(stride, 1 | 2)
             && padding < 1 << 15
             && width <= LANES;
-        // Offsets inside an image are 32 bits, and so are a weight's.
+        // Offsets inside an image or the weight are 32 bits.
         let small = [shape.batch, shape.in_h, shape.in_w, shape.out_h, shape.out_w, shape.weight_len()];
         if !fits || small.iter().any(|&size| size >= 1 << 30) || shape.input_len() * shape.output_len() == 0 {
             return None;
@@ -98,10 +102,10 @@ impl Plan {
         (tiles < 1 << 30).then_some(Plan { shape: *shape, tile_groups, chunks, blocks })
     }
 
-    /// What all kernels are told.
+    /// The sizes that all kernels get.
     pub(crate) fn sizes(&self) -> Sizes {
         let ConvShape { batch, in_h, in_w, out_h, out_w, config, .. } = self.shape;
-        // `new` has seen that they fit.
+        // `new` has checked that they fit.
         let size = |value: usize| value as i32;
         Sizes {
             batch: size(batch),
@@ -141,7 +145,7 @@ impl Plan {
         }
     }
 
-    /// Leaves [`Self::partial_len`] sums for [`Self::add_blocks`].
+    /// Writes [`Self::partial_len`] partial sums for [`Self::add_blocks`].
     pub(crate) fn weight_gradient(&self) -> Launch {
         let tile = self.forward().memory + ROWS * COLUMNS * LANES * size_of::<f32>();
         Launch {
@@ -152,7 +156,7 @@ impl Plan {
         }
     }
 
-    /// f32 numbers between the weight gradient's two launches.
+    /// The number of f32 partial sums between the weight gradient's two launches.
     pub(crate) fn partial_len(&self) -> usize {
         self.blocks * self.shape.weight_len()
     }

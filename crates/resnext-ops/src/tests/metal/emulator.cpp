@@ -1,5 +1,6 @@
-// Runs one launch of a kernel of grouped.metal on the CPU: sizes and buffers come on standard input, what it wrote goes
-// to standard output. Buffers end where memory does, so that a read or write behind them is a crash.
+// Runs one launch of a kernel of grouped.metal on the CPU: sizes and buffers are read from standard input,
+// the result is written to standard output. Each buffer ends at an inaccessible page, so that an access
+// behind it crashes.
 
 #include "metal_stdlib"
 #include "grouped.inc"
@@ -47,7 +48,7 @@ static void run(const std::string& name, Launch l, const Sizes& sizes, void* a, 
     for (uint i = 0; i < count; i++) {
         const uint at = l.backwards ? count - 1 - i : i;
         const uint3 group = {at % grid.x, at / grid.x % grid.y, at / grid.x / grid.y};
-        // What was not written must not be used: NaN.
+        // Uninitialised memory is NaN, so that its use shows.
         std::memset(tile, 0xff, l.memory);
         emulator::body = [&](uint3 self) {
             if (name == "grouped_forward") {

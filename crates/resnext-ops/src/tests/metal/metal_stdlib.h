@@ -1,5 +1,5 @@
-// A stand-in for Metal's standard library that lets a C++17 compiler take grouped.metal, less its [[attributes]].
-// A threadgroup's threads are fibers that take turns from barrier to barrier.
+// A stand-in for Metal's standard library with which a C++17 compiler accepts grouped.metal without its
+// [[attributes]]. A threadgroup's threads are fibers that take turns between barriers.
 
 #pragma once
 #include <algorithm>
@@ -22,7 +22,7 @@ struct uint3 {
     uint x, y, z;
 };
 
-// IEEE's half, by way of the upper and lower bits of a float.
+// IEEE half precision, converted through the bits of a float.
 struct half {
     uint16_t bits;
     half() = default;
@@ -36,7 +36,7 @@ struct half {
         } else if (b >= 0x477ff000) {
             bits = uint16_t(sign | 0x7c00); // rounds to infinity
         } else if (b < 0x38800000) {
-            // Subnormal: an addition rounds it.
+            // Subnormal: adding a constant rounds it.
             float f, magic = 0.5f;
             std::memcpy(&f, &b, 4);
             f += magic;
@@ -100,7 +100,7 @@ static void enter() {
     swapcontext(&running->context, &scheduler);
 }
 
-// Runs one threadgroup; `backwards` takes threads from the last to the first.
+// Runs one threadgroup, with threads in order or, if `backwards`, from the last to the first.
 static void run_threadgroup(uint3 threads, bool backwards) {
     const uint count = threads.x * threads.y * threads.z;
     static std::vector<Fiber> fibers;
@@ -129,7 +129,7 @@ static void run_threadgroup(uint3 threads, bool backwards) {
             left -= fiber.done;
             waiting += fiber.waits;
         }
-        // On a GPU a barrier that some threads never reach is undefined.
+        // On a GPU, behaviour is undefined if some threads never reach a barrier.
         if (waiting > 0 && left < count) {
             std::fprintf(stderr, "a barrier was not reached by all threads\n");
             std::exit(3);

@@ -1,7 +1,7 @@
-//! The kernels of `grouped.metal`, compiled as C++ and run on the CPU, launched as a Mac would launch them.
+//! The kernels in `grouped.metal`, compiled as C++ and run on the CPU with the launches that a Mac would
+//! make.
 
-use crate::devices::metal::SOURCE;
-use crate::devices::metal::plan::{Launch, Plan};
+use crate::devices::metal::plan::{Launch, Plan, SOURCE};
 use crate::train::conv2d::{conv2d, conv2d_gradients};
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
@@ -10,14 +10,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The kernels' source without its attributes, such as `[[buffer(0)]]`, whose names the emulator defines away.
+/// The kernels' source without its attributes, such as `[[buffer(0)]]`, which C++ does not know.
 fn without_attributes(source: &str) -> String {
     let mut parts = source.split("[[");
     let first = parts.next().unwrap_or_default().to_string();
     parts.fold(first, |text, part| text + part.split_once("]]").expect("an attribute ends").1)
 }
 
-/// The emulator's binary in `folder` with kernels of this source, or `None` where there is no C++ compiler.
+/// Compiles the emulator with the kernels of `source` in `folder`; `None` without a C++ compiler.
 fn compiled(folder: &Path, source: &str) -> Option<PathBuf> {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
     if Command::new(&compiler).arg("--version").output().is_err() {
@@ -103,7 +103,7 @@ impl Emulator<'_> {
         output.stdout
     }
 
-    /// Output, input gradient and weight gradient.
+    /// The output, the input's gradient and the weight's gradient.
     fn all(&self, shape: &ConvShape, x: &[u8], weight: &[u8], gradient: &[u8]) -> [Vec<u8>; 3] {
         let (plan, size) = (&self.plan, self.dtype.size_in_bytes());
         let partial = self.run(plan.weight_gradient(), [x, gradient], plan.partial_len() * 4);
@@ -122,7 +122,7 @@ fn fill(dims: [usize; 4], salt: u64, dtype: DType) -> Tensor {
     Tensor::from_vec(values, dims.as_slice(), &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
 }
 
-/// `x` (N, C, H, W) with NaN in the rows and columns behind the last window, which nothing may be computed from.
+/// `x` (N, C, H, W) with NaN in the rows and columns behind the last window, which no result may depend on.
 fn with_unread_pixels_nan(x: &Tensor, shape: &ConvShape) -> Tensor {
     let Conv2dConfig { stride, padding, .. } = shape.config;
     let read = |out: usize, side: usize| ((out - 1) * stride + 3 - padding).min(side);
@@ -133,7 +133,7 @@ fn with_unread_pixels_nan(x: &Tensor, shape: &ConvShape) -> Tensor {
     all.slice_assign(&[0..n, 0..c, 0..h, 0..w], &inside).unwrap()
 }
 
-/// Channels in and out a group, groups, stride, padding, batch, height, width.
+/// Input and output channels per group, groups, stride, padding, batch, height, width.
 const SHAPES: [[usize; 8]; 14] = [
     [4, 4, 32, 1, 1, 2, 9, 11],
     [4, 4, 8, 2, 1, 1, 12, 17],
@@ -147,9 +147,9 @@ const SHAPES: [[usize; 8]; 14] = [
     [3, 5, 7, 2, 0, 2, 8, 9],
     [5, 3, 11, 1, 2, 1, 6, 3],
     [10, 32, 2, 2, 3, 1, 1, 1],
-    // Rows and columns that no window reads, beside pixels of a tile that lie beyond the map.
+    // Rows and columns that no window reads, and tiles that reach beyond the map.
     [4, 4, 8, 2, 0, 1, 8, 10],
-    // More tiles than blocks in the weight gradient.
+    // More tiles than blocks in the weight's gradient.
     [17, 17, 64, 1, 1, 1, 9, 20],
 ];
 
@@ -207,7 +207,7 @@ fn the_kernels_compute_the_convolution_and_its_gradients() {
                 assert_eq!(got.len(), want.len());
                 let scale = want.iter().fold(1f64, |m, v| m.max(v.abs()));
                 for (i, (got, want)) in got.iter().zip(&want).enumerate() {
-                    // NaN, which unwritten memory is, is not close to anything.
+                    // NaN, which marks unwritten memory, is close to nothing.
                     let close = (got - want).abs() <= tolerance * scale;
                     assert!(close, "{what} of {shape:?} in {dtype:?}, element {i}: {got}, not {want}");
                 }
@@ -216,8 +216,8 @@ fn the_kernels_compute_the_convolution_and_its_gradients() {
     }
 }
 
-/// Threadgroup memory that a kernel reads but has not written is NaN in its results here: shown by kernels that leave out
-/// the zeros around a map.
+/// If a kernel reads threadgroup memory that it has not written, its results become NaN here, as kernels that
+/// do not write the zeros around a map show.
 #[test]
 fn memory_that_was_not_written_is_found() {
     let folder = tempfile::tempdir().unwrap();
@@ -261,7 +261,7 @@ fn other_convolutions_are_left_to_candle() {
     assert!(Plan::new(&shape(3, 66, config)).is_none());
     assert!(Plan::new(&shape(3, 64, Conv2dConfig { stride: 3, ..config })).is_none());
     assert!(Plan::new(&shape(3, 64, Conv2dConfig { dilation: 2, ..config })).is_none());
-    // Every threadgroup fits the 32 KiB that every Apple GPU has.
+    // Every threadgroup fits in the 32 KiB of any Apple GPU.
     for stride in [1, 2] {
         let plan = Plan::new(&shape(3, 64, Conv2dConfig { stride, ..config })).unwrap();
         for launch in [plan.forward(), plan.input_gradient(), plan.weight_gradient(), plan.add_blocks()] {

@@ -1,89 +1,110 @@
 //! A residual block in training as one operation: three convolutions with batch norm, a shortcut, ReLU.
 //!
-//! Of each convolution only its result is kept. Batch norm's statistics come with it, normalisation and ReLU happen
-//! while the next convolution reads it, and their gradients while the gradients' convolutions do: no pass over
-//! memory is made for them alone.
+//! Of each convolution only the raw output is kept. Batch norm's statistics are summed while it is written;
+//! normalisation and ReLU happen while the next convolution packs it, and their gradients while the gradient
+//! convolutions do. None of them takes a pass over memory of its own.
 
 use crate::element::Stored;
 use crate::error::{Error, Result};
 use crate::layout::from_nhwc;
-use crate::profile::timed;
-use crate::train::fused::conv_bn::{ConvNorm, Unit, UnitGradients, fused};
-use crate::train::fused::elements::with_elements;
+use crate::profile::span;
+use crate::shape::output_shape;
+use crate::train::fused::conv_bn::{ConvNorm, Gradients, Unit, supports};
+use crate::train::fused::elements::{ForwardAs, with_elements};
 use crate::train::tape::{needs_gradient, record};
-use candle_core::{DType, Tensor};
-use half::bf16;
+use candle_core::{Shape, Tensor};
 use resnext_kernels::{BlockSink, Conv2dConfig, ConvShape, Isa, Operand, Shortcut, StridedGradient};
 use std::cell::RefCell;
 
 /// The layers of a residual block.
 #[derive(Debug, Clone)]
 pub struct Bottleneck {
-    /// 1×1, 3×3 and 1×1.
+    /// The 1×1, 3×3 and 1×1 convolutions with their batch norms.
     pub convs: [ConvNorm; 3],
-    /// The shortcut's projection, where shapes differ.
+    /// The shortcut's projection, where input and output differ in shape.
     pub projection: Option<ConvNorm>,
-    /// Whether the convolutions' results are given up after the forward pass, and computed again in the backward one.
+    /// Whether the convolutions' outputs are dropped after the forward pass and computed again in the
+    /// backward pass.
     pub recompute: bool,
 }
 
 impl Bottleneck {
-    /// Whether [`Self::forward_train`] can be used for `x`: inside [`value_and_gradients`](crate::value_and_gradients),
-    /// on a CPU, with channels that fill vectors, and where what reads `x` are 1×1 convolutions. Anything else goes
-    /// through the operations one by one.
+    /// Whether [`Self::forward_train`] can be used for `x`: inside
+    /// [`value_and_gradients`](crate::value_and_gradients), on a CPU, with channels that fill whole vectors,
+    /// and where the convolutions that read `x` are 1×1. Anything else goes through the single operations.
     ///
-    /// `x` is f32 or f64 like the parameters, or bf16 beside parameters of f32: then all maps and their gradients are
-    /// bf16 in memory, and computed in f32 with the parameters as they are.
+    /// `x` is f32 or f64 like the parameters, or bf16 beside f32 parameters: then all maps and their
+    /// gradients are stored as bf16 and computed in f32, with the parameters as they are.
     pub fn takes(&self, x: &Tensor) -> bool {
-        let pointwise = |unit: &ConvNorm| {
-            let Conv2dConfig { padding, groups, .. } = unit.conv;
-            unit.weight.dims().get(2..) == Some(&[1, 1]) && padding == 0 && groups == 1
+        let pointwise = |layer: &ConvNorm| {
+            let Conv2dConfig { padding, groups, .. } = layer.conv;
+            layer.weight.dims().get(2..) == Some(&[1, 1]) && padding == 0 && groups == 1
         };
         if !self.projection.iter().chain([&self.convs[0]]).all(pointwise) || self.convs[0].conv.stride != 1 {
             return false;
         }
-        fused(x, self.convs.iter().chain(&self.projection), x.dims().get(1).copied())
+        supports(x, self.convs.iter().chain(&self.projection), x.dims().get(1).copied())
     }
 
-    /// `max(norm3(conv3(relu(norm2(conv2(relu(norm1(conv1(x))))))) + shortcut(x), 0)` with batch statistics, which
-    /// also move the running ones.
+    /// `max(norm3(conv3(relu(norm2(conv2(relu(norm1(conv1(x))))))) + shortcut(x), 0)` of `x` (N, C, H, W),
+    /// normalised by the batch's statistics, which also move the running ones. Section 3 of the paper, figure
+    /// 3 (c).
     ///
     /// # Errors
     /// If shapes do not fit each other.
     pub fn forward_train(&self, x: &Tensor) -> Result<Tensor> {
-        match x.dtype() {
-            DType::F64 => self.run::<f64>(x),
-            DType::BF16 => self.run::<bf16>(x),
-            _ => self.run::<f32>(x),
-        }
+        self.forward_by_dtype(x)
     }
 
-    fn run<D: Stored>(&self, x: &Tensor) -> Result<Tensor> {
+    /// The sizes of all convolutions for an input `x`, whose shortcut must have the shape of the block's
+    /// output.
+    fn shapes(&self, x: &Shape) -> Result<Shapes> {
+        let [conv1, conv2, conv3] = &self.convs;
+        let first = conv1.shape(x)?;
+        let second = conv2.shape(&output_shape(&first))?;
+        let third = conv3.shape(&output_shape(&second))?;
+        let projection = self.projection.as_ref().map(|layer| layer.shape(x)).transpose()?;
+        let output = output_shape(&third);
+        if projection.map_or(x.clone(), |shape| output_shape(&shape)) != output {
+            let expected = format!("{output:?}, the shape of the block's output");
+            return Err(Error::Shape { op: "bottleneck", input: "the shortcut", expected, got: x.clone() });
+        }
+        Ok(Shapes { convs: [first, second, third], projection })
+    }
+}
+
+/// The sizes of a block's convolutions.
+struct Shapes {
+    convs: [ConvShape; 3],
+    projection: Option<ConvShape>,
+}
+
+impl ForwardAs for Bottleneck {
+    fn forward_as<D: Stored>(&self, x: &Tensor) -> Result<Tensor> {
         let x = x.clone();
         let input_gradient = needs_gradient("bottleneck", &x)?;
+        let Shapes { convs: [shape1, shape2, shape3], projection } = self.shapes(x.shape())?;
         let (mut saved, y) = with_elements(&x, |values: &[D]| {
             let operand = Operand::Plain(values);
             let [conv1, conv2, conv3] = &self.convs;
-            let first = Unit::forward("conv1", conv1, x.shape(), operand)?;
-            let second = Unit::forward("conv2", conv2, &first.output(), first.activation())?;
-            let third = Unit::forward("conv3", conv3, &second.output(), second.activation())?;
-            let project = |layer| Unit::forward("downsample.0", layer, x.shape(), operand);
-            let projection = self.projection.as_ref().map(project).transpose()?;
-            let around = match &projection {
-                None if x.shape() == &third.output() => Shortcut::Identity(values),
-                Some(unit) if unit.output() == third.output() => Shortcut::Projection(unit.line()),
-                _ => {
-                    let expected = format!("{:?}, the shape of the block's output", third.output());
-                    let got = x.shape().clone();
-                    return Err(Error::Shape { op: "bottleneck", input: "the shortcut", expected, got });
-                }
+            let first = Unit::forward("conv1", conv1, shape1, operand)?;
+            let second = Unit::forward("conv2", conv2, shape2, first.activation())?;
+            let third = Unit::forward("conv3", conv3, shape3, second.activation())?;
+            let projection = match self.projection.as_ref().zip(projection) {
+                Some((layer, shape)) => Some(Unit::forward("downsample.0", layer, shape, operand)?),
+                None => None,
             };
-            let join = || D::residual_relu(Isa::current(), third.shape.out_channels, third.line(), around);
-            let y = timed("", "join", join);
-            let shape = &third.shape;
-            let y =
-                Tensor::from_vec(y, (shape.batch, shape.out_h, shape.out_w, shape.out_channels), x.device())?;
-            Ok((Saved { units: [first, second, third], projection }, from_nhwc(&y)?))
+            let around = match &projection {
+                None => Shortcut::Identity(values),
+                Some(unit) => Shortcut::Projection(unit.line()),
+            };
+            let y = {
+                let _span = span("", "join");
+                D::residual_relu(Isa::current(), shape3.out_channels, third.line(), around)
+            };
+            let sizes = (shape3.batch, shape3.out_h, shape3.out_w, shape3.out_channels);
+            let y = from_nhwc(&Tensor::from_vec(y, sizes, x.device())?)?;
+            Ok((Saved { units: [first, second, third], projection }, y))
         })?;
         if self.recompute {
             saved.units.iter_mut().chain(&mut saved.projection).for_each(|unit| unit.raw = Vec::new());
@@ -108,12 +129,14 @@ struct Saved<D: Stored> {
 }
 
 impl<D: Stored> Saved<D> {
+    /// The gradients of all parameters and, if `input_gradient` is set, of `x`, from the output `y` and its
+    /// gradient.
     fn backward(
         self,
         (x, values): (&Tensor, &[D]),
         (y, gradient): (&[D], &[D]),
         input_gradient: bool,
-    ) -> Result<UnitGradients> {
+    ) -> Result<Gradients> {
         let Saved { units: [mut first, mut second, mut third], mut projection } = self;
         let input = Operand::Plain(values);
         first.recompute(input);
@@ -125,16 +148,17 @@ impl<D: Stored> Saved<D> {
         let mut gradients = Vec::new();
         let channels = third.shape.out_channels;
         let around = projection.as_ref().map(Unit::centred);
-        let (g, sums, around_sums) = timed("", "join gradient", || {
+        let (g, sums, around_sums) = {
+            let _span = span("", "join gradient");
             D::residual_relu_gradient(Isa::current(), channels, (y, gradient), third.centred(), around)
-        });
+        };
         let gate = Some(BlockSink::Gate(second.gate()));
         let (g2, totals2) = third.backward(second.activation(), &g, &sums, &mut gradients, gate)?;
         drop(third);
         let (gate, sums2) = (Some(BlockSink::Gate(first.gate())), totals2.gradient_sums);
         let (g1, totals1) = second.backward(first.activation(), &g2, &sums2, &mut gradients, gate)?;
         drop((second, g2));
-        // The shortcut's gradient joins that of the path while it is in the cache.
+        // The shortcut's gradient is added to the path's while that is in the cache.
         let (around, strides) = match (&projection, around_sums) {
             (Some(unit), Some(sums)) => (unit.pixel_gradient(input, &g, &sums, &mut gradients)?, unit.shape),
             _ => (g, ConvShape { config: Default::default(), ..first.shape }),

@@ -1,5 +1,4 @@
-//! Convolution by cuDNN with its count of groups: channels-last, sums in f32, and only algorithms that give the same
-//! bits each time.
+//! Grouped convolution by cuDNN: channels-last, sums in f32, and only deterministic algorithms.
 
 use crate::devices::cuda::conv::job::{Direction, Job};
 use crate::devices::cuda::conv::weights;
@@ -14,7 +13,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-/// A thing of cuDNN's that is given back when it goes out of use.
+/// A cuDNN object that is destroyed when it is dropped.
 struct Owned<T: Copy> {
     raw: T,
     destroy: unsafe fn(T) -> Result<(), CudnnError>,
@@ -22,7 +21,8 @@ struct Owned<T: Copy> {
 
 impl<T: Copy> Drop for Owned<T> {
     fn drop(&mut self) {
-        // SAFETY: made together with its way of being destroyed, and not given to anyone. A failure has no remedy.
+        // SAFETY: `destroy` is the function for the kind of `raw`, which nobody else owns. A failure has no
+        // remedy.
         let _ = unsafe { (self.destroy)(self.raw) };
     }
 }
@@ -30,7 +30,7 @@ impl<T: Copy> Drop for Owned<T> {
 type Handle = Rc<Owned<sys::cudnnHandle_t>>;
 
 thread_local! {
-    /// cuDNN's handles belong to a thread.
+    /// A cuDNN handle belongs to one thread.
     static HANDLES: RefCell<HashMap<DeviceId, Handle>> = RefCell::default();
 }
 
@@ -46,7 +46,8 @@ fn handle(device: &CudaDevice) -> candle_core::Result<Handle> {
             return Ok(handle.clone());
         }
         let handle = Owned { raw: result::create_handle().map_err(wrap)?, destroy: result::destroy_handle };
-        // SAFETY: the handle is new, and the stream lives as long as the device, whose tensors outlive their use here.
+        // SAFETY: the handle is new, and the stream lives as long as the device, whose tensors outlive their
+        // use here.
         unsafe { result::set_stream(handle.raw, stream.cu_stream().cast()) }.map_err(wrap)?;
         let handle = Rc::new(handle);
         handles.insert(device.id(), handle.clone());
@@ -65,7 +66,7 @@ fn data_type(dtype: DType) -> candle_core::Result<sys::cudnnDataType_t> {
 
 const CHANNELS_LAST: sys::cudnnTensorFormat_t = sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC;
 
-/// What cuDNN is told of a convolution.
+/// cuDNN's descriptors of a convolution.
 struct Descriptors {
     input: Owned<sys::cudnnTensorDescriptor_t>,
     weight: Owned<sys::cudnnFilterDescriptor_t>,
@@ -98,7 +99,7 @@ impl Descriptors {
         let sums = sys::cudnnDataType_t::CUDNN_DATA_FLOAT;
         let math = match (job.dtype, tf32()) {
             (DType::F32, false) => sys::cudnnMathType_t::CUDNN_FMA_MATH,
-            // What cuDNN calls its default is TF32 for f32.
+            // cuDNN's default math for f32 is TF32.
             (DType::F32, true) => sys::cudnnMathType_t::CUDNN_DEFAULT_MATH,
             _ => sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
         };
@@ -120,23 +121,23 @@ impl Descriptors {
     }
 }
 
-/// Whether another algorithm may do what this error says can't be done.
+/// Whether the error says that the algorithm does not support the convolution, so that another may.
 fn not_supported(error: CudnnError) -> bool {
-    // In cuDNN 9 these are numbered by kind, NOT_SUPPORTED's from 3000 on.
+    // cuDNN 9 numbers errors by kind; NOT_SUPPORTED's begin at 3000.
     error.0 as u32 / 1000 == 3
 }
 
-/// Asks cuDNN by `query` for algorithms, the fastest first, and runs `call` with the first that gives the same bits each
-/// time, has room to work in, and does what it proposed: from two operands to the result, with their descriptors. Whether
-/// there was one.
+/// Asks cuDNN by `query` for algorithms, fastest first, and runs `call`, from two operands to the result,
+/// with the first that is deterministic, whose workspace fits in memory, and that supports the convolution
+/// after all. Evaluates to whether there was one.
 macro_rules! first_usable {
     ($job:expr, $handle:expr, $conv:expr, $perf:ty, $query:path, $call:path,
      $a:expr, $a_data:expr, $b:expr, $b_data:expr, $result:expr, $to:expr) => {{
         let mut count = 0;
-        // SAFETY: a structure of numbers, for which zeros are a value; written by cuDNN.
+        // SAFETY: a structure of numbers, for which zeros are valid; cuDNN writes it.
         let mut found: [$perf; 8] = unsafe { std::mem::zeroed() };
         let room = found.len() as i32;
-        // SAFETY: handle and descriptors are alive, and there is room for as many as are asked for.
+        // SAFETY: handle and descriptors are alive, and `found` has room for as many as are requested.
         unsafe { $query($handle, $a, $b, $conv, $result, room, &mut count, found.as_mut_ptr()) }
             .map_err(wrap)?;
         let one = (&raw const SCALES[0]).cast();
@@ -147,15 +148,17 @@ macro_rules! first_usable {
             if !proposed || best.determinism != sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC {
                 continue;
             }
-            // At least a byte, so that there is an address. Where memory is short the next may ask for less.
+            // At least a byte, so that there is an address. If memory is short, the next algorithm may need
+            // less.
             let Ok(room) = uninitialised($job.device, best.memory.max(1), DType::U8) else { continue };
             let (space, bytes) = (address(&room).cast_mut(), best.memory);
-            // SAFETY: handle and descriptors are alive; operands and result are device memory as long as the descriptors
-            // say, the workspace as long as cuDNN said.
+            // SAFETY: handle and descriptors are alive; operands and result are device memory as long as the
+            // descriptors say, the workspace as long as cuDNN said.
             let outcome = unsafe {
                 result::set_convolution_math_type($conv, best.mathType).and_then(|()| {
                     $call(
-                        $handle, one, $a, $a_data, $b, $b_data, $conv, best.algo, space, bytes, zero, $result, $to,
+                        $handle, one, $a, $a_data, $b, $b_data, $conv, best.algo, space, bytes, zero,
+                        $result, $to,
                     )
                 })
             };
@@ -173,7 +176,7 @@ macro_rules! first_usable {
 }
 
 /// The convolution, if cuDNN has a usable algorithm for it.
-pub(super) fn run(job: &Job) -> candle_core::Result<Option<CudaStorage>> {
+pub(super) fn try_compute(job: &Job) -> candle_core::Result<Option<CudaStorage>> {
     use result::{
         convolution_backward_data, convolution_backward_filter, convolution_forward,
         get_convolution_backward_data_algorithm, get_convolution_backward_filter_algorithm,
@@ -228,10 +231,10 @@ pub(super) fn run(job: &Job) -> candle_core::Result<Option<CudaStorage>> {
     }))
 }
 
-/// What cuDNN multiplies the result, and what was there before, by.
+/// The factors of the result and of the destination's previous contents.
 static SCALES: [f32; 2] = [1.0, 0.0];
 
-/// Null if it has none, which cuDNN reports.
+/// The address of a buffer; null, which cuDNN reports, if it has none.
 fn address(storage: &CudaStorage) -> *const std::ffi::c_void {
     pointer(storage, 0).unwrap_or(0) as *const _
 }

@@ -1,4 +1,4 @@
-//! Dense 1×1 convolution as one product of matrices by cuBLAS, which candle brings.
+//! Dense 1×1 convolution and its gradients as one gemm of cuBLAS, which candle links.
 
 use crate::devices::cuda::conv::job::{Direction, Job};
 use crate::devices::cuda::conv::weights;
@@ -11,19 +11,19 @@ use candle_core::cuda_backend::cudarc::cublas::{result, sys};
 use candle_core::{CudaStorage, DType};
 use resnext_kernels::ConvShape;
 
-/// c = op(a) · op(b) in cuBLAS's terms: matrices lie column by column, (m × k) · (k × n).
+/// c = op(a) · op(b) in cuBLAS's terms: matrices are column-major, (m × k) · (k × n).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Product {
     transpose: (bool, bool),
     m: usize,
     n: usize,
     k: usize,
-    /// Elements from one column of a, b and c to the next.
+    /// The leading dimensions of a, b and c: elements from one column to the next.
     leading: (usize, usize, usize),
 }
 
-/// The product of two operands in the order (`Job::other`, `Job::image`). A matrix of ours, row by row, is cuBLAS's
-/// transpose of it: so each product is computed as its transpose.
+/// The product of the operands in the order (`Job::other`, `Job::image`). Our matrices are row-major, so
+/// cuBLAS sees their transposes, and computes the transpose of each product.
 fn product(shape: &ConvShape, direction: Direction) -> Product {
     let pixels = shape.batch * shape.out_h * shape.out_w;
     let (inputs, outputs) = (shape.in_channels, shape.out_channels);
@@ -64,8 +64,8 @@ fn cuda_type(dtype: DType) -> candle_core::Result<sys::cudaDataType> {
     }
 }
 
-/// The convolution, if it is a dense 1×1 one that reads every pixel.
-pub(super) fn run(job: &Job) -> candle_core::Result<Option<CudaStorage>> {
+/// Computes the job if its convolution is dense, 1×1 and reads every pixel; else returns `None`.
+pub(super) fn try_compute(job: &Job) -> candle_core::Result<Option<CudaStorage>> {
     let (device, shape, config) = (job.device, job.shape, job.shape.config);
     let plain =
         shape.kernel_positions() == 1 && config.groups == 1 && config.stride == 1 && config.padding == 0;
@@ -73,7 +73,7 @@ pub(super) fn run(job: &Job) -> candle_core::Result<Option<CudaStorage>> {
         return Ok(None);
     }
     let p = product(shape, job.direction);
-    // The weight's gradient comes in any type; both factors have to be of one.
+    // The weight's gradient may have any type, but both factors must have the same.
     let result_dtype = if job.direction == Direction::Weight { job.weight_dtype } else { job.dtype };
     let converted = (job.direction != Direction::Weight && job.weight_dtype != job.dtype)
         .then(|| weights::to_elements(device, shape, job.other, job.weight_dtype, job.dtype))
@@ -91,8 +91,8 @@ pub(super) fn run(job: &Job) -> candle_core::Result<Option<CudaStorage>> {
     };
     log_call("cuBLAS: gemm");
     device.cuda_stream().context().bind_to_thread().w()?;
-    // SAFETY: the operands have the sizes of `product`, which are checked to fit ints; factors and result are on the
-    // device of the handle, and α and β are f32 as the computation's type asks.
+    // SAFETY: the operands have the sizes of `product`, which are checked to fit ints; operands and result
+    // are on the handle's device, and α and β are f32, as the compute type requires.
     unsafe {
         result::gemm_ex(
             *blas.handle(),
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
     use crate::Conv2dConfig;
 
-    /// What cuBLAS documents, element by element: column-major, (m × k) · (k × n).
+    /// The product as cuBLAS documents it, element by element: column-major, (m × k) · (k × n).
     fn documented(p: Product, a: &[f64], b: &[f64]) -> Vec<f64> {
         let mut c = vec![0.0; p.leading.2 * p.n];
         for (i, j, k) in (0..p.m).flat_map(|i| (0..p.n).flat_map(move |j| (0..p.k).map(move |k| (i, j, k)))) {

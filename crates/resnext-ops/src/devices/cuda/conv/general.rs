@@ -1,4 +1,4 @@
-//! Any convolution by `kernels/conv.cu`.
+//! Any convolution, as an implicit gemm by `kernels/conv.cu`.
 
 use crate::devices::cuda::conv::job::{Direction, Job};
 use crate::devices::cuda::conv::weights;
@@ -8,9 +8,9 @@ use crate::devices::cuda::settings::multiprocessors;
 use crate::devices::cuda::sources::{CONV, Module};
 use candle_core::{CudaStorage, DType};
 
-/// Rows and columns of the result's matrix a block.
+/// The rows and columns of the result that a block computes.
 const TILE: usize = 64;
-/// Bytes of shared memory: two tiles, 16 deep.
+/// Bytes of shared memory per block: two tiles with a depth of 16.
 const SHARED: usize = 2 * 16 * (TILE + 4) * 4;
 
 pub(crate) fn module(direction: Direction, dtype: DType, weight: DType) -> candle_core::Result<Module> {
@@ -25,7 +25,8 @@ pub(crate) fn module(direction: Direction, dtype: DType, weight: DType) -> candl
         .map(|m| m.define("DIRECTION", number))
 }
 
-pub(super) fn run(job: &Job) -> candle_core::Result<CudaStorage> {
+/// Computes the job, whatever its convolution.
+pub(super) fn compute(job: &Job) -> candle_core::Result<CudaStorage> {
     let (device, s) = (job.device, job.shape);
     let (group_in, group_out, taps) = (s.group_in(), s.group_out(), s.kernel_positions());
     let (out_pixels, in_pixels) = (s.batch * s.out_h * s.out_w, s.batch * s.in_h * s.in_w);
@@ -58,7 +59,7 @@ pub(super) fn run(job: &Job) -> candle_core::Result<CudaStorage> {
         .int(shares)?;
     let grid = [rows.div_ceil(TILE) * shares, columns.div_ceil(TILE), c.groups];
     // SAFETY: the operands are as long as the shape says, and so is the result, or each share's part of it.
-    unsafe { launch.run(grid, 256, SHARED) }?;
+    unsafe { launch.enqueue(grid, 256, SHARED) }?;
     match job.direction {
         Direction::Weight => weights::sum_parts(device, &out, shares, s.weight_len(), job.weight_dtype),
         _ => Ok(out),

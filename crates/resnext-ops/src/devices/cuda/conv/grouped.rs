@@ -1,4 +1,5 @@
-//! Grouped 3×3 by `kernels/grouped3x3*.cu`: how an image is cut into strips, and how much shared memory that takes.
+//! Grouped 3×3 convolution by `kernels/grouped3x3*.cu`: how images are cut into strips, and the shared memory
+//! they take.
 
 use crate::devices::cuda::conv::job::{Direction, Job};
 use crate::devices::cuda::conv::weights;
@@ -8,13 +9,13 @@ use crate::devices::cuda::settings::{multiprocessors, shared_memory, tf32};
 use crate::devices::cuda::sources::{GROUPED, GROUPED_F32, GROUPED_WEIGHT, GROUPED_WEIGHT_F32, Module};
 use candle_core::{CudaStorage, DType};
 
-/// Channels a group that there are kernels for.
+/// The channels per group that there are kernels for.
 pub(crate) const GROUPS: [usize; 4] = [4, 8, 16, 32];
 
-/// Bytes of a pixel's channels that a block works on.
+/// The bytes of each pixel's channels that a block works on.
 const PIXEL: usize = 128;
 
-/// The kernel for `dtype`: by tensor cores, which round f32 to TF32, or by multiply-adds of f32.
+/// The kernel for `dtype`: by tensor cores, which round f32 to TF32, or by FMA in f32.
 pub(crate) fn module(
     direction: Direction,
     dtype: DType,
@@ -36,15 +37,15 @@ pub(crate) fn module(
     })
 }
 
-/// Whether tensor cores compute it.
+/// Whether tensor cores compute the job.
 fn by_cores(job: &Job) -> bool {
     job.dtype != DType::F32 || tf32()
 }
 
-/// How windows go over an image.
+/// How windows move over an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Walk {
-    /// Pixels from one window to the next, pixels a window is wide, and pixels it makes a side.
+    /// Pixels from one window to the next, pixels per side of a window, and pixels per side that it computes.
     step: usize,
     window: usize,
     spread: usize,
@@ -66,18 +67,19 @@ impl Walk {
     }
 }
 
-/// Part of an image's windows: a block goes down it, `rows` at a time.
+/// The strips that an image's windows are cut into: a block moves down one, `rows` rows at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Strips {
     height: usize,
     width: usize,
     rows: usize,
-    /// Bytes of shared memory a block.
+    /// Bytes of shared memory per block.
     shared: usize,
 }
 
 impl Strips {
-    /// Cuts `walk` so that about `blocks` blocks have one each, of `others` images and channels apart.
+    /// Cuts `walk` into so many strips that about `blocks` blocks have one each, with `others` images and
+    /// channel chunks.
     fn new(
         walk: Walk,
         shared: impl Fn(&Strips) -> usize,
@@ -86,13 +88,15 @@ impl Strips {
         blocks: usize,
     ) -> Option<Self> {
         let (grid_h, grid_w) = walk.grid;
-        // A warp's product is 16 windows, and strips share two pixels with each neighbour: wide ones are better.
+        // A warp computes 16 windows, and neighbouring strips both read two columns of pixels, so wide strips
+        // are better.
         let mut most = 64 / walk.step;
         loop {
             let width = grid_w.div_ceil(grid_w.div_ceil(most));
             let rows = (64 / width).clamp(1, grid_h);
             let across = grid_w.div_ceil(width);
-            // Segments read two rows of their neighbours; below four times that it is not worth more blocks.
+            // A segment reads two rows of its neighbours, so shorter ones than four times that are not worth
+            // more blocks.
             let segments = (blocks / (others * across).max(1)).clamp(1, grid_h.div_ceil(8));
             let height = grid_h.div_ceil(segments).next_multiple_of(rows);
             let mut strips = Strips { height, width, rows, shared: 0 };
@@ -111,15 +115,15 @@ impl Strips {
         walk.grid.0.div_ceil(self.height) * walk.grid.1.div_ceil(self.width)
     }
 
-    /// Pixels in the ring of rows.
+    /// The pixels in the ring of rows.
     fn ring(&self, walk: &Walk) -> usize {
         let rows = 2 * self.rows * walk.step + walk.window - walk.step;
         rows * ((self.width - 1) * walk.step + walk.window)
     }
 }
 
-/// The convolution, if it is one that these kernels are for.
-pub(super) fn run(job: &Job) -> candle_core::Result<Option<CudaStorage>> {
+/// Computes the job if these kernels are for its convolution; else returns `None`.
+pub(super) fn try_compute(job: &Job) -> candle_core::Result<Option<CudaStorage>> {
     let (shape, config) = (job.shape, job.shape.config);
     let group = shape.group_in();
     let fits = (shape.kernel_h, shape.kernel_w) == (3, 3)
@@ -130,7 +134,7 @@ pub(super) fn run(job: &Job) -> candle_core::Result<Option<CudaStorage>> {
         && GROUPS.contains(&group)
         && shape.in_channels.is_multiple_of(16 / job.dtype.size_in_bytes())
         && shape.batch <= 65535;
-    // Weights are read one by one, images 16 bytes at a time.
+    // Weights are read one element, feature maps 16 bytes at a time.
     let images: &[u64] =
         if job.direction == Direction::Weight { &[job.image, job.other] } else { &[job.image] };
     if !fits || !aligned(images) {
@@ -178,9 +182,9 @@ fn convolve(job: &Job) -> candle_core::Result<Option<CudaStorage>> {
         strips.rows,
     ])?;
     let threads = if job.dtype == DType::F32 || group >= 16 { 128 } else { 256 };
-    // SAFETY: input, weight and output are as long as the shape says, `fits` is what the kernel is for, and the shared
-    // memory is what its source asks for.
-    unsafe { launch.run([chunks, count, shape.batch], threads, strips.shared) }?;
+    // SAFETY: input, weight and output are as long as the shape says, `fits` is what the kernel supports, and
+    // the shared memory is as large as its source says.
+    unsafe { launch.enqueue([chunks, count, shape.batch], threads, strips.shared) }?;
     Ok(Some(out))
 }
 
@@ -197,7 +201,8 @@ fn weight_gradient(job: &Job) -> candle_core::Result<Option<CudaStorage>> {
     // Blocks take several strips, so there is no need for short ones.
     let Some(strips) = Strips::new(walk, shared, most, shape.batch, 1) else { return Ok(None) };
     let units = strips.count(&walk) * shape.batch;
-    // Every share writes all of its sums: twice the machine's blocks, but once where that is much to write.
+    // Every share writes all sums. There are twice as many shares as the device runs at once, fewer if that
+    // is much to write.
     let machine = multiprocessors(device)?;
     let sums = channels * group * 9 * 4;
     let read = (shape.input_len() + shape.output_len()) * job.dtype.size_in_bytes();
@@ -224,7 +229,7 @@ fn weight_gradient(job: &Job) -> candle_core::Result<Option<CudaStorage>> {
         _ => 256,
     };
     // SAFETY: as above; there is a part for every share.
-    unsafe { launch.run([chunks, shares, 1], threads, strips.shared) }?;
+    unsafe { launch.enqueue([chunks, shares, 1], threads, strips.shared) }?;
     Ok(Some(weights::sum_parts(device, &parts, shares, shape.weight_len(), job.weight_dtype)?))
 }
 
@@ -232,7 +237,7 @@ fn weight_gradient(job: &Job) -> candle_core::Result<Option<CudaStorage>> {
 mod tests {
     use super::*;
 
-    /// Strips cover every window of any image and fit the memory they are given.
+    /// Strips cover every window of any image and fit the given shared memory.
     #[test]
     fn strips_cover_images_and_fit() {
         for side in [1, 2, 3, 7, 8, 14, 28, 33, 56, 112, 300, 1000] {

@@ -1,16 +1,16 @@
-//! One convolution to compute: sizes, types and addresses.
+//! A convolution, or one of its gradients, to compute: sizes, types and addresses.
 
 use candle_core::{CudaDevice, DType};
 use resnext_kernels::ConvShape;
 
-/// What is computed from what.
+/// Which tensor is computed from which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Direction {
-    /// The output from input and weight.
+    /// The output, from the input and the weight.
     Forward,
-    /// The input's gradient from the output's and the weight.
+    /// The input's gradient, from the output's gradient and the weight.
     Input,
-    /// The weight's gradient from the output's and the input.
+    /// The weight's gradient, from the output's gradient and the input.
     Weight,
 }
 
@@ -18,25 +18,24 @@ impl Direction {
     pub(crate) const ALL: [Direction; 3] = [Direction::Forward, Direction::Input, Direction::Weight];
 }
 
-/// A convolution of elements at two addresses: input or output's gradient, and weight or, for the weight's gradient,
-/// the input.
+/// A convolution or gradient, with the addresses of its two operands.
 #[derive(Clone, Copy)]
 pub(super) struct Job<'a> {
     pub(super) device: &'a CudaDevice,
     pub(super) shape: &'a ConvShape,
     pub(super) direction: Direction,
-    /// Of the images.
+    /// The type of the feature maps.
     pub(super) dtype: DType,
-    /// Of the weight, or of its gradient.
+    /// The type of the weight or of its gradient.
     pub(super) weight_dtype: DType,
-    /// Forward the input; else the output's gradient. Channels-last.
+    /// The input if the output is computed, else the output's gradient; channels-last.
     pub(super) image: u64,
-    /// Forward, and for the input's gradient, the weight (Cout, Cin/groups, kh, kw); else the input.
+    /// The weight (Cout, Cin/groups, kh, kw) or, if its gradient is computed, the input, channels-last.
     pub(super) other: u64,
 }
 
 impl Job<'_> {
-    /// Elements of the result.
+    /// The number of elements of the result.
     pub(super) fn result_len(&self) -> usize {
         match self.direction {
             Direction::Forward => self.shape.output_len(),

@@ -1,4 +1,4 @@
-//! Convolution on CUDA: which code computes which.
+//! Convolution on CUDA, and the choice of the implementation.
 
 #[cfg(feature = "cudnn")]
 mod cudnn;
@@ -20,13 +20,13 @@ use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::{CudaStorage, DType};
 use resnext_kernels::ConvShape;
 
-/// The output (N, H', W', Cout) of `x` (N, C, H, W) and a weight of x's type or f32.
+/// The output (N, H', W', Cout) from `x` (N, C, H, W) and a weight of x's type or f32.
 pub(crate) fn forward(shape: &ConvShape, x: Stored, weight: Stored) -> candle_core::Result<CudaStorage> {
     let (image, other) = (Elements::channels_last(x)?, Elements::row_major(weight)?);
     convolve(shape, Direction::Forward, x.0, weight.0.dtype(), &image, &other)
 }
 
-/// The input's gradient (N, H, W, C) from the output's (N, H', W', Cout) and the weight.
+/// The gradient (N, H, W, C) of the input, from the output's (N, H', W', Cout) and the weight.
 pub(crate) fn input_gradient(
     shape: &ConvShape,
     gradient: Stored,
@@ -36,7 +36,8 @@ pub(crate) fn input_gradient(
     convolve(shape, Direction::Input, gradient.0, weight.0.dtype(), &image, &other)
 }
 
-/// The weight's gradient, of type `dtype`, from `x` (N, C, H, W) and the output's (N, H', W', Cout).
+/// The gradient of the weight, of type `dtype`, from `x` (N, C, H, W) and the output's gradient
+/// (N, H', W', Cout).
 pub(crate) fn weight_gradient(
     shape: &ConvShape,
     x: Stored,
@@ -47,7 +48,8 @@ pub(crate) fn weight_gradient(
     convolve(shape, Direction::Weight, x.0, dtype, &image, &other)
 }
 
-fn run(job: &Job) -> candle_core::Result<CudaStorage> {
+/// Computes a convolution by the first implementation that takes it, in the order of [`Convolutions`].
+fn compute(job: &Job) -> candle_core::Result<CudaStorage> {
     let choice = convolutions();
     let empty = job.shape.input_len() == 0 || job.shape.output_len() == 0;
     if empty {
@@ -55,16 +57,16 @@ fn run(job: &Job) -> candle_core::Result<CudaStorage> {
         return job.device.zeros_impl(&job.result_len().into(), job.result_dtype());
     }
     if choice != Convolutions::Cudnn {
-        if let Some(result) = grouped::run(job)? {
+        if let Some(result) = grouped::try_compute(job)? {
             return Ok(result);
         }
-        if let Some(result) = gemm::run(job)? {
+        if let Some(result) = gemm::try_compute(job)? {
             return Ok(result);
         }
     }
     #[cfg(feature = "cudnn")]
     if choice != Convolutions::Ours {
-        if let Some(result) = cudnn::run(job)? {
+        if let Some(result) = cudnn::try_compute(job)? {
             return Ok(result);
         }
         if choice == Convolutions::Cudnn {
@@ -72,10 +74,10 @@ fn run(job: &Job) -> candle_core::Result<CudaStorage> {
             return Err(Error::Config { op: "conv2d", message }.into());
         }
     }
-    general::run(job)
+    general::compute(job)
 }
 
-/// Of `images`, whose device and type it has.
+/// Computes the result of `direction` on the device and in the type of `images`.
 fn convolve(
     shape: &ConvShape,
     direction: Direction,
@@ -86,10 +88,10 @@ fn convolve(
 ) -> candle_core::Result<CudaStorage> {
     let (device, dtype) = (images.device(), images.dtype());
     let (image, other) = (image.pointer()?, other.pointer()?);
-    run(&Job { device, shape, direction, dtype, weight_dtype, image, other })
+    compute(&Job { device, shape, direction, dtype, weight_dtype, image, other })
 }
 
-/// Adds a bias (C) to `y`, (…, C) channels-last.
+/// Adds a bias (C) to `y` (…, C), in place.
 pub(crate) fn add_bias(
     y: &CudaStorage,
     len: usize,
@@ -101,10 +103,10 @@ pub(crate) fn add_bias(
     let launch = Launch::new(device, module, "add_bias").storage(y)?.pointer(from.pointer()?);
     let launch = launch.long(len).int(channels)?;
     // SAFETY: `y` has `len` elements and the bias `channels`, which the caller checked.
-    unsafe { launch.run(pointwise::grid(len), pointwise::THREADS, 0) }
+    unsafe { launch.enqueue(pointwise::grid(len), pointwise::THREADS, 0) }
 }
 
-/// The sum of a gradient (…, C) over all but its channels, of type `dtype`.
+/// The sum (C) of a gradient (…, C) over all but its channels, of type `dtype`.
 pub(crate) fn bias_gradient(
     gradient: Stored,
     channels: usize,
@@ -118,6 +120,6 @@ pub(crate) fn bias_gradient(
     let launch = Launch::new(device, module, "sum_rows").pointer(from.pointer()?).storage(&out)?;
     let launch = launch.int(rows)?.int(channels)?;
     // SAFETY: rows · channels elements are read and `channels` written.
-    unsafe { launch.run([channels.div_ceil(pointwise::THREADS), 1, 1], pointwise::THREADS, 0) }?;
+    unsafe { launch.enqueue([channels.div_ceil(pointwise::THREADS), 1, 1], pointwise::THREADS, 0) }?;
     Ok(out)
 }

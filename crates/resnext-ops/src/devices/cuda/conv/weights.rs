@@ -1,4 +1,4 @@
-//! Weights in another order or type, and sums of parts.
+//! Conversion of weights to another order or type, and sums of partial gradients.
 
 use crate::devices::cuda::launch::Launch;
 use crate::devices::cuda::memory::uninitialised;
@@ -20,7 +20,7 @@ pub(super) fn count(shape: &ConvShape) -> usize {
     shape.out_channels * shape.group_in() * shape.kernel_positions()
 }
 
-/// From (out, in, taps) at `from`, of type `dtype`, to (out, taps, in) of type `element`.
+/// Converts weights (out, in, kh·kw) of type `dtype` at `from` to (out, kh·kw, in) of type `element`.
 pub(super) fn to_elements(
     device: &CudaDevice,
     shape: &ConvShape,
@@ -33,7 +33,7 @@ pub(super) fn to_elements(
     Ok(out)
 }
 
-/// Back to (out, in, taps) of type `dtype`.
+/// Converts weights (out, kh·kw, in) of type `element` at `from` to (out, in, kh·kw) of type `dtype`.
 pub(super) fn from_elements(
     device: &CudaDevice,
     shape: &ConvShape,
@@ -58,10 +58,10 @@ fn convert(
     let launch = Launch::new(device, module, function).pointer(from).storage(out)?;
     let launch = launch.int(count)?.int(shape.group_in())?.int(shape.kernel_positions())?;
     // SAFETY: both are `count` elements of the module's types: the weights of a convolution of this shape.
-    unsafe { launch.run([count.div_ceil(THREADS).min(4096), 1, 1], THREADS, 0) }
+    unsafe { launch.enqueue([count.div_ceil(THREADS).min(4096), 1, 1], THREADS, 0) }
 }
 
-/// Adds `parts` buffers of `count` f32, one behind another.
+/// The sum, of type `dtype`, of `parts` vectors of `count` f32, which follow each other in `from`.
 pub(super) fn sum_parts(
     device: &CudaDevice,
     from: &CudaStorage,
@@ -73,6 +73,6 @@ pub(super) fn sum_parts(
     let launch = Launch::new(device, sum_parts_module(dtype)?, "sum_parts");
     let launch = launch.storage(from)?.storage(&out)?.int(count)?.int(parts)?;
     // SAFETY: `from` has parts · count f32, `out` count elements of the module's type.
-    unsafe { launch.run([count.div_ceil(THREADS), 1, 1], THREADS, 0) }?;
+    unsafe { launch.enqueue([count.div_ceil(THREADS), 1, 1], THREADS, 0) }?;
     Ok(out)
 }

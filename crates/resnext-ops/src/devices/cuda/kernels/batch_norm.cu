@@ -1,11 +1,11 @@
-// Batch norm with ReLU, and with a residual added before it, on (pixels, channels). Statistics and sums are in f32 within
-// a block, and in f64 and in order between blocks.
+// Batch norm on (pixels, channels), with an optional residual and ReLU behind it. Statistics and sums are f32
+// within a block; across blocks they are f64 and added in order.
 //
-// ELEMENT float, bf16, f16; PARAMETER float or ELEMENT; WIDTH elements an access; RELU 0, 1; RESIDUAL 0, 1.
+// ELEMENT float, bf16, f16; PARAMETER float or ELEMENT; WIDTH elements per access; RELU 0, 1; RESIDUAL 0, 1.
 
 constexpr int THREADS = 256;
 
-// Sums a block's two values a channel over the threads below each other, and puts them behind `part`.
+// Sums a block's two values per channel over the threads of each column, and writes them to `part`.
 __device__ inline void sum_block(float (&first)[WIDTH], float (&second)[WIDTH], float* part, int channels, int across) {
     SHARED(shared);
     float (*sums)[2 * WIDTH] = (float (*)[2 * WIDTH])shared;
@@ -27,8 +27,8 @@ __device__ inline void sum_block(float (&first)[WIDTH], float (&second)[WIDTH], 
     }
 }
 
-// Of each channel, over a share of the pixels: Σ x - x₀ and Σ (x - x₀)², x₀ being the first pixel. A block: blockIdx.x
-// `across` (a power of two) times WIDTH channels, y a share.
+// Per channel, over a share of the pixels: Σ (x - x₀) and Σ (x - x₀)², where x₀ is the first pixel.
+// blockIdx.x selects `across` (a power of two) times WIDTH channels, blockIdx.y a share.
 KERNEL(moments)
 (const ELEMENT* x, float* parts, int pixels, int channels, int across) {
     int channel = (blockIdx.x * across + threadIdx.x % across) * WIDTH;
@@ -52,8 +52,8 @@ KERNEL(moments)
     sum_block(sum, squares, parts + (i64)blockIdx.y * 2 * channels, channels, across);
 }
 
-// From the moments' parts (or, if there are none, the running statistics) what normalisation multiplies by and adds:
-// `line` is scale, shift, mean and 1/σ, a channel each. Moves the running statistics by `momentum`.
+// `line`: scale, shift, mean and 1/σ per channel, from the parts of the moments or, if there are none, from
+// the running statistics. Moves the running statistics by `momentum`.
 KERNEL(make_line)
 (const ELEMENT* x, const float* parts, int parts_count, const PARAMETER* weight, const PARAMETER* bias,
  PARAMETER* running_mean, PARAMETER* running_var, float* line, int pixels, int channels, float eps, float momentum) {
@@ -69,7 +69,7 @@ KERNEL(make_line)
         double running[2] = {mean, var};
         mean = sum / pixels;
         var = squares / pixels - mean * mean;
-        // Not fmax, which would hide a NaN.
+        // Not fmax, which would drop a NaN.
         if (var < 0) var = 0;
         mean += to_float(x[c]);
         double unbiased = var * pixels / (pixels - 1);
@@ -85,7 +85,7 @@ KERNEL(make_line)
 
 __device__ inline float on_line(float x, float scale, float shift) { return x * scale + shift; }
 
-// y = line(x), with the residual added and through ReLU where there are.
+// y = scale·x + shift, plus the residual and through ReLU as compiled.
 KERNEL(normalise)
 (const ELEMENT* x, const ELEMENT* residual, const float* line, ELEMENT* y, int pixels, int channels) {
     i64 count = (i64)pixels * channels / WIDTH;
@@ -98,15 +98,16 @@ KERNEL(normalise)
         for (int k = 0; k < WIDTH; k++) {
             value[k] = on_line(value[k], scale[k], shift[k]);
             if (RESIDUAL) value[k] += other[k];
-            // In this order NaN stays NaN.
+            // Written so that NaN stays NaN.
             if (RELU && value[k] < 0) value[k] = 0;
         }
         store(y + i * WIDTH, value);
     }
 }
 
-// Of the output's gradient behind ReLU, over a share of the pixels: Σ g and Σ g·(x - mean). With a residual ReLU's
-// gate is the output, and the gradient behind it, which is the residual's own, goes to `gated`.
+// Σ g and Σ g·(x - mean) over a share of the pixels, where g is the output's gradient where ReLU lets it
+// pass. With a residual the output decides where that is, and g, which is the residual's gradient, goes to
+// `gated`.
 KERNEL(gradient_sums)
 (const ELEMENT* x, const ELEMENT* y, const ELEMENT* gradient, const float* line, ELEMENT* gated, float* parts, int pixels,
  int channels, int across) {
@@ -135,8 +136,8 @@ KERNEL(gradient_sums)
     sum_block(sum, product, parts + (i64)blockIdx.y * 2 * channels, channels, across);
 }
 
-// From the sums' parts the parameters' gradients, and what makes the gradient of x: a·g + b·(x - mean) + d. Where
-// statistics were given (`training` 0) it is a·g.
+// From the parts of the sums: the gradients of weight and bias, and the coefficients of the gradient of x,
+// which is a·g + b·(x - mean) + d, or a·g where statistics were given (`training` 0).
 KERNEL(make_gradient_line)
 (const float* parts, int parts_count, const PARAMETER* weight, const float* line, PARAMETER* weight_gradient,
  PARAMETER* bias_gradient, float* gradient_line, int pixels, int channels, int training) {
@@ -155,7 +156,7 @@ KERNEL(make_gradient_line)
     gradient_line[2 * channels + c] = training ? (float)(-a * sum / pixels) : 0;
 }
 
-// The gradient of x. With a residual `gradient` is what gradient_sums put behind ReLU.
+// The gradient of x. With a residual, `gradient` is what gradient_sums wrote to `gated`.
 KERNEL(input_gradient)
 (const ELEMENT* x, const ELEMENT* gradient, const float* line, const float* gradient_line, ELEMENT* out, int pixels,
  int channels) {

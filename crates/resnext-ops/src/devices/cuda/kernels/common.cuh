@@ -12,12 +12,12 @@ template <class E> __device__ inline E rounded(float x) {
     from_float(x, y);
     return y;
 }
-// A register of the tensor cores' operands: two 16-bit elements, the first in the low half, or a f32 as TF32.
+// One register of a tensor core operand: two 16-bit elements, the first in the low half, or one f32 as TF32.
 template <class E> __device__ inline u32 operand(const float (&x)[2]) {
     return (u32)rounded<E>(x[0]).bits | (u32)rounded<E>(x[1]).bits << 16;
 }
 template <class E> __device__ inline u32 operand(const float (&x)[1]) { return to_tf32(x[0]); }
-// Makes operands of what such registers were loaded with.
+// Converts registers that were loaded from memory to operands.
 template <class E> __device__ inline void as_operands(u32 (&registers)[4]) {
     if constexpr (sizeof(E) == 4) {
 #pragma unroll
@@ -25,7 +25,7 @@ template <class E> __device__ inline void as_operands(u32 (&registers)[4]) {
     }
 }
 
-// V elements that are read and written in one access.
+// V elements that are read or written in one access.
 template <class E, int V> struct alignas(sizeof(E) * V) Vector {
     E at[V];
 };

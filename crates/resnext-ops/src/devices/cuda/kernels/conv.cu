@@ -1,8 +1,8 @@
-// Any 2-D convolution and its gradients as a product of matrices whose elements are looked up where they lie: no
-// columns are stored, and one launch does all groups. Sums are in f32.
+// Any 2-D convolution and its gradients as an implicit gemm: elements are gathered from the tensors, no
+// im2col matrix is stored, and one launch computes all groups. Sums are f32.
 //
-// ELEMENT float, bf16, f16; WEIGHT float or ELEMENT. DIRECTION 0: y = pixels of y × channels; 1: the input's gradient;
-// 2: the weight's, in parts over shares of the pixels.
+// ELEMENT float, bf16, f16; WEIGHT float or ELEMENT. DIRECTION 0: the output; 1: the input's gradient; 2: the
+// weight's gradient, in parts over shares of the pixels.
 
 struct Convolution {
     int batch, in_channels, in_h, in_w, out_channels, out_h, out_w, kernel_h, kernel_w, stride, padding, dilation, groups;
@@ -44,7 +44,8 @@ KERNEL(conv)
 
     for (int first = from; first < to; first += DEPTH) {
         if (DIRECTION < 2) {
-            // A thread looks up one k for 4 rows and 4 columns: neighbours read neighbouring channels.
+            // A thread gathers one k for 4 rows and 4 columns: neighbouring threads read neighbouring
+            // channels.
             const WEIGHT* weight = (const WEIGHT*)other;
             int k = first + thread % DEPTH, depth = DIRECTION == 0 ? group_in : group_out;
             int tap = k / depth, channel = k % depth;
@@ -71,7 +72,7 @@ KERNEL(conv)
                     w = to_float(weight[((i64)(group * group_out + o) * group_in + c) * taps + tap]);
                 }
                 a[thread % DEPTH][thread / DEPTH + i * 16] = value;
-                // As in the 16-bit kernels, weights are rounded to the type of the elements.
+                // Weights are rounded to the elements' type, as in the 16-bit kernels.
                 b[thread % DEPTH][thread / DEPTH + i * 16] = to_float(rounded<ELEMENT>(w));
             }
         } else {

@@ -1,4 +1,4 @@
-// The mean over a batch of the cross-entropy between softmax and labels, and its gradient; in f32 for any logits.
+// The mean over a batch of the cross-entropy between softmax and labels, and its gradient, computed in f32.
 //
 // ELEMENT float, bf16, f16.
 
@@ -7,7 +7,7 @@ constexpr int THREADS = 128;
 __device__ inline float not_a_number() { return __int_as_float(0x7fc00000); }
 
 enum Join { SUM, MAXIMUM };
-// The sum or maximum over a block's threads, the same in all of them.
+// The sum or maximum over a block's threads; all of them get it.
 template <Join join> __device__ inline float over_block(float mine) {
     SHARED(shared);
     float* values = (float*)shared;
@@ -36,7 +36,7 @@ __device__ inline void normaliser(const ELEMENT* row, int classes, float& larges
     log_sum = logf(over_block<SUM>(sum));
 }
 
-// The loss of each example, a block each; NaN if the label is not one of the classes.
+// The loss of each example, one block per example; NaN if the label is not below the number of classes.
 KERNEL(example_losses)
 (const ELEMENT* logits, const u32* labels, float* losses, int classes, float smoothing) {
     const ELEMENT* row = logits + (i64)blockIdx.x * classes;
@@ -50,7 +50,7 @@ KERNEL(example_losses)
     losses[blockIdx.x] = -(1 - smoothing) * own - smoothing * sum / classes;
 }
 
-// Their mean; one block.
+// The mean of the losses, by one block.
 KERNEL(mean_loss)
 (const float* losses, float* loss, int count) {
     float sum = 0;
@@ -59,7 +59,8 @@ KERNEL(mean_loss)
     if (threadIdx.x == 0) *loss = sum / count;
 }
 
-// The gradient of an example's logits, a block each, from that of the mean; NaN if the label is not one of the classes.
+// The gradient of each example's logits from that of the mean, one block per example; NaN if the label is not
+// below the number of classes.
 KERNEL(logits_gradient)
 (const ELEMENT* logits, const u32* labels, const float* gradient, ELEMENT* out, int classes, float smoothing) {
     const ELEMENT* row = logits + (i64)blockIdx.x * classes;

@@ -1,28 +1,30 @@
-// Grouped 3×3 convolution by tensor cores, with padding 1 and as many input as output channels a group: forward, and
-// the input's gradient. Bound by memory: a block goes down a strip of 128 bytes of a pixel's channels with a window of
-// rows in shared memory, so every activation is read once. A warp computes 16 pixels by 8 channels; where groups are
-// narrower than 8 channels the weights are a block-diagonal matrix with zeros between groups. Weights stay in registers.
+// Grouped 3×3 convolution by tensor cores, with padding 1 and as many input as output channels per group:
+// forward, and the input's gradient. It is bound by memory: a block moves down a strip, 128 bytes of channels
+// wide, with a window of rows in shared memory, so every element is read once. A warp computes 16 pixels by 8
+// channels; where groups are narrower than 8 channels the weights are a block-diagonal matrix with zeros
+// between groups. Weights stay in registers.
 //
-// ELEMENT bf16, f16, or float, which is multiplied as TF32; WEIGHT float or ELEMENT; GROUP channels a group: 4, 8, 16, 32;
-// and what grouped3x3.cuh asks for.
+// ELEMENT bf16, f16, or float, which is multiplied as TF32; WEIGHT float or ELEMENT; GROUP channels per
+// group: 4, 8, 16, 32; and the definitions of grouped3x3.cuh.
 
 constexpr int CHANNELS = PIXEL / sizeof(ELEMENT);
 constexpr int PER_CHUNK = 16 / sizeof(ELEMENT), PER_REGISTER = 4 / sizeof(ELEMENT);
-constexpr int TILES = sizeof(ELEMENT) == 2 && GROUP >= 16 ? 2 : 1; // times 8 channels a warp, which read the same of x
+constexpr int TILES = sizeof(ELEMENT) == 2 && GROUP >= 16 ? 2 : 1; // of 8 channels per warp, which read the same of x
 constexpr int THREADS = CHANNELS / 8 / TILES * 32;
-constexpr int DEPTH = (GROUP < 8 ? 8 : GROUP) / PER_CHUNK; // chunks of x that a channel of y is computed from
+constexpr int DEPTH = (GROUP < 8 ? 8 : GROUP) / PER_CHUNK; // chunks of x that a channel of y depends on
 
-// A step of the tensor cores takes two slabs: a chunk at a tap each.
+// A step of the tensor cores takes two slabs, each a chunk at a kernel position.
 __host__ __device__ constexpr int slabs(int phase) { return taps(phase) * DEPTH; }
 __host__ __device__ constexpr int steps(int phase) { return (slabs(phase) + 1) / 2; }
 __host__ __device__ constexpr int first_step(int phase) { return phase == 0 ? 0 : first_step(phase - 1) + steps(phase - 1); }
 constexpr int STEPS = first_step(SPREAD * SPREAD);
 
-// The first of this warp's channels, and of the chunks that they are computed from.
+// The first of this warp's channels, and the first of the chunks that they depend on.
 __device__ inline int first_to() { return threadIdx.x / 32 * TILES * 8; }
 __device__ inline int first_from() { return first_to() / PER_CHUNK / DEPTH * DEPTH; }
 
-// The weight from channel `from` of x to channel `to` of y at a tap of the kernel; both count in the whole tensor.
+// The weight from channel `from` of x to channel `to` of y at a kernel position; both are indices in the
+// whole tensor.
 __device__ inline float weight(const WEIGHT* w, int channels, int from, int to, int tap) {
     if (from / GROUP != to / GROUP || from >= channels || to >= channels) return 0;
     int out = GRADIENT ? from : to, in = GRADIENT ? to : from;
@@ -48,11 +50,11 @@ __device__ inline void phase_weights(u32 (&b)[TILES][STEPS][2], const WEIGHT* w,
     }
 }
 
-// 16 windows of x, which start at `row` and `column` (this lane's), by this warp's channels.
+// Multiplies 16 windows of x, of which this lane's starts at `row` and `column`, by this warp's weights.
 template <int phase, class X>
 __device__ inline void phase_product(float (&c)[TILES][4], const u32 (&b)[TILES][STEPS][2], const X& x, int row,
                                      int column) {
-    int second = threadIdx.x % 32 / 16; // lanes 16 up name the rows of a step's second slab
+    int second = threadIdx.x % 32 / 16; // lanes from 16 on address the rows of a step's second slab
     int zeros = x.ring_rows * x.columns;
 #pragma unroll
     for (int tile = 0; tile < TILES; tile++) {
@@ -75,7 +77,7 @@ __device__ inline void phase_product(float (&c)[TILES][4], const u32 (&b)[TILES]
     }
 }
 
-// Puts a pixel's two neighbouring channels where they are written to memory from.
+// Stages two neighbouring channels of a pixel in shared memory, from where they are written.
 __device__ inline void put(u8* stage, int pixel, int channel, float first, float second) {
     if (pixel < 0) return;
     float both[2] = {first, second};
@@ -106,7 +108,7 @@ __device__ inline void one_phase(u8* stage, const u32 (&b)[TILES][STEPS][2], con
     }
 }
 
-// Shared memory: the window's ring, a pixel of zeros, and the pixels of y that are made at a time.
+// Shared memory: the window's ring, a pixel of zeros, and the pixels of y that are computed at a time.
 KERNEL(grouped3x3)
 (const ELEMENT* x, const WEIGHT* w, ELEMENT* y, Sizes s) {
     SHARED(shared);

@@ -1,16 +1,17 @@
-// What the kernels for the output and for the input's gradient share: which pixels are multiplied by which weights, and
-// which windows are a block's.
+// What the kernels for the output and for the input's gradient share: which pixels are multiplied by which
+// weights, and which windows each block computes.
 //
 // STRIDE 1, 2; GRADIENT 0: x is the input, y the output; 1: x is the output's gradient, y the input's.
 
-// With a stride the gradient comes from a 2×2 window for each of the 4 phases a pixel of y can be in.
+// With stride 2 the gradient is computed from 2×2 windows, one product for each of a pixel's 4 possible
+// phases.
 constexpr bool PHASES = GRADIENT && STRIDE == 2;
 constexpr int STEP = PHASES ? 1 : STRIDE;  // pixels of x from one window to the next
-constexpr int WINDOW = PHASES ? 2 : 3;     // pixels a side
-constexpr int SPREAD = PHASES ? 2 : 1;     // pixels of y a window makes, a side
-constexpr int BEFORE = PHASES ? 0 : 1;     // where the first window starts before the image
+constexpr int WINDOW = PHASES ? 2 : 3;     // pixels per side
+constexpr int SPREAD = PHASES ? 2 : 1;     // pixels of y per window and side
+constexpr int BEFORE = PHASES ? 0 : 1;     // how far before the image the first window starts
 
-// A phase's taps: which pixels of the window are multiplied by which weights.
+// The kernel positions of a phase: which pixels of the window are multiplied by which weights.
 __host__ __device__ constexpr int sides(int odd) { return odd ? 2 : 1; }
 __host__ __device__ constexpr int taps(int phase) { return PHASES ? sides(phase / 2) * sides(phase % 2) : 9; }
 __host__ __device__ constexpr int along(int odd, int i) { return PHASES ? (odd ? 1 - i : 0) : i; }
@@ -22,12 +23,14 @@ __host__ __device__ constexpr int tap_weight(int phase, int i) {
     return weight_along(phase / 2, i / columns_of(phase)) * 3 + weight_along(phase % 2, i % columns_of(phase));
 }
 
-// Windows lie in a grid of grid_h by grid_w; a strip is `strip_h` by `strip_w` of it, and goes down `rows` at a time.
+// Windows form a grid of grid_h by grid_w; a strip is `strip_h` by `strip_w` of it, and is computed `rows`
+// rows at a time.
 struct Sizes {
     int channels, x_h, x_w, y_h, y_w, grid_h, grid_w, strip_h, strip_w, rows;
 };
 
-// A block's part: blockIdx.x so many channels as a pixel in shared memory has, y a strip, z an image.
+// A block's part: blockIdx.x selects the channels (as many as a pixel in shared memory has), y a strip, z an
+// image.
 template <class E> struct Part {
     Segment windows;
     Strip<E> x;

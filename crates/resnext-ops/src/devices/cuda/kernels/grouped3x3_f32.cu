@@ -1,12 +1,12 @@
-// Grouped 3×3 convolution of f32 with padding 1 and as many input as output channels a group, in f32 throughout:
-// forward, and the input's gradient. As grouped3x3.cu, with multiply-adds in place of tensor cores: a thread computes 4
-// channels of several pixels, and weights lie in shared memory.
+// Grouped 3×3 convolution of f32 with padding 1 and as many input as output channels per group, in f32
+// throughout: forward, and the input's gradient. Like grouped3x3.cu, with FMA instructions in place of tensor
+// cores: a thread computes 4 channels of several pixels, and weights are in shared memory.
 //
-// GROUP 4, 8, 16, 32, and what grouped3x3.cuh asks for.
+// GROUP 4, 8, 16, 32; and the definitions of grouped3x3.cuh.
 
 constexpr int CHANNELS = PIXEL / sizeof(float);
-constexpr int THREADS = 128, LANES = THREADS / CHUNKS, PIXELS = 4; // pixels a thread at a time
-constexpr int WEIGHTS = 9 * GROUP * CHANNELS; // tap, channel of x in its group, channel of y
+constexpr int THREADS = 128, LANES = THREADS / CHUNKS, PIXELS = 4; // pixels per thread at a time
+constexpr int WEIGHTS = 9 * GROUP * CHANNELS; // kernel position, channel of x in its group, channel of y
 
 // Shared memory: weights, then the window's ring.
 KERNEL(grouped3x3_f32)

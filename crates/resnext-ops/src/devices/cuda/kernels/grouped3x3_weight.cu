@@ -1,20 +1,22 @@
-// The weight's gradient of a grouped 3×3 convolution with padding 1, by tensor cores, which multiply 16 output by 8 input
-// channels, pixels being summed over. What is computed between different groups is thrown away.
+// The weight's gradient of a grouped 3×3 convolution with padding 1, by tensor cores, which multiply 16
+// output by 8 input channels and sum over pixels. Products between different groups are discarded.
 //
-// ELEMENT bf16, f16, or float, which is multiplied as TF32; and what grouped3x3_weight.cuh asks for.
+// ELEMENT bf16, f16, or float, which is multiplied as TF32; and the definitions of
+// grouped3x3_weight.cuh.
 
 constexpr int CHANNELS = PIXEL / sizeof(ELEMENT);
 constexpr int OUTS = CHANNELS / 16;
-constexpr int THREADS = 2 * OUTS * 32;     // each 16 output channels' input channels are two warps'
-constexpr int TILES = GROUP == 32 ? 2 : 1; // times 8 input channels a warp
+constexpr int THREADS = 2 * OUTS * 32;     // two warps per 16 output channels share the input channels
+constexpr int TILES = GROUP == 32 ? 2 : 1; // of 8 input channels per warp
 constexpr int SLABS = 9 * TILES, STEPS = (SLABS + 1) / 2;
 
 // The first of this warp's output channels, and of its input channels.
 __device__ inline int first_out() { return threadIdx.x / 32 % OUTS * 16; }
 __device__ inline int first_in() { return first_out() / (8 * TILES * 2) * (8 * TILES * 2) + threadIdx.x / 32 / OUTS * 8 * TILES; }
 
-// c += g · x over 16 pixels from `first` on, of 16-bit elements: matrices of pixels by channels, which are transposed on
-// their way to registers. A lane names a row: 8 pixels, then 8 more for lanes with bit 4 set (g) or 3 (x).
+// c += gᵀ · x over 16 pixels from `first` on, for 16-bit elements: matrices of pixels by channels, which are
+// transposed on their way to registers. Each lane addresses a row: 8 pixels, then 8 more for lanes with bit 4
+// set (g) or 3 (x).
 template <class X, class G>
 __device__ inline void pixels(float (&c)[SLABS][4], const X& x, const G& g, const u8* zeros, int down, int wide, int count,
                               int first) {
@@ -42,13 +44,13 @@ __device__ inline void pixels(float (&c)[SLABS][4], const X& x, const G& g, cons
     }
 }
 
-// A channel of a pixel of f32, as an operand.
+// A channel of an f32 pixel, as an operand.
 template <int step> __device__ inline u32 tf32_at(const u8* ring, int pixel, int channel) {
     return to_tf32(*(const float*)(ring + place<step>(pixel, channel / 4) + channel % 4 * 4));
 }
 
-// The same over 8 pixels of f32, whose elements lanes take one by one. Pixels may be summed over in any order: with this
-// one a warp's lanes meet different banks.
+// The same over 8 pixels of f32, whose elements lanes load one by one. Pixels may be summed in any order: in
+// this one a warp's lanes access different banks.
 template <class X, class G>
 __device__ inline void pixels_f32(float (&c)[SLABS][4], const X& x, const G& g, int down, int wide, int count, int first) {
     int row = threadIdx.x % 32 / 4, x_row[2], x_column[2];

@@ -1,6 +1,6 @@
-// What the kernels for the weight's gradient share: windows of rows of the input and of the output's gradient go down
-// strips together, so every activation is read once. A block sums its share of the strips; `sum_parts` adds the blocks'
-// sums in order.
+// What the kernels for the weight's gradient share: windows of rows of the input and of the output's gradient
+// move down strips together, so every element is read once. A block sums its share of the strips; `sum_parts`
+// adds the blocks' sums in order.
 //
 // GROUP 4, 8, 16, 32; STRIDE 1, 2.
 
@@ -8,9 +8,9 @@ struct Sizes {
     int n, channels, x_h, x_w, g_h, g_w, strip_h, strip_w, rows;
 };
 
-// Hands all pixels of a block's share to `use`, `count` at a time, row by row in strips `wide`: those of g from row `down`
-// of its window on. A block: blockIdx.x so many channels as a pixel in shared memory has, y its share of n · strips.
-// `ring` has room for the windows' rings.
+// Passes all pixels of a block's share to `use`, `count` at a time, row by row in strips that are `wide`
+// pixels wide: those of g from row `down` of its window on. blockIdx.x selects the channels (as many as a
+// pixel in shared memory has), y the share of the n · strips. `ring` has room for the windows' rings.
 template <int threads, class E, class Use>
 __device__ inline void over_share(const E* x, const E* g, const Sizes& s, u8* ring, Use use) {
     int strips = (s.g_h + s.strip_h - 1) / s.strip_h * ((s.g_w + s.strip_w - 1) / s.strip_w);
@@ -39,5 +39,5 @@ __device__ inline void over_share(const E* x, const E* g, const Sizes& s, u8* ri
     copies_wait<0>();
 }
 
-// This block's part of the sums.
+// Where this block's part of the sums goes.
 __device__ inline float* own_part(float* parts, const Sizes& s) { return parts + (i64)blockIdx.y * s.channels * GROUP * 9; }

@@ -1,16 +1,17 @@
-// The weight's gradient of a grouped 3×3 convolution of f32 with padding 1, in f32 throughout. As grouped3x3_weight.cu,
-// with multiply-adds: a thread sums 4 output by 4 input channels by a row of the kernel, over a share of the pixels.
+// The weight's gradient of a grouped 3×3 convolution of f32 with padding 1, in f32 throughout. Like
+// grouped3x3_weight.cu, with FMA instructions: a thread sums 4 output channels by 4 input channels by a
+// kernel row, over a share of the pixels.
 //
-// What grouped3x3_weight.cuh asks for.
+// The definitions of grouped3x3_weight.cuh.
 
 constexpr int CHANNELS = PIXEL / sizeof(float);
 constexpr int THREADS = 192;
-constexpr int DEPTH = GROUP / 4;     // chunks a group
-constexpr int SHARES = 8 / DEPTH;    // of the pixels
-constexpr int SUMS = 48;             // a thread
+constexpr int DEPTH = GROUP / 4;     // chunks per group
+constexpr int SHARES = 8 / DEPTH;    // shares of the pixels
+constexpr int SUMS = 48;             // per thread
 constexpr int OWNERS = 24 * DEPTH;   // threads with different sums
 
-// Shared memory, as much as the larger of: the windows' rings; OWNERS · SUMS floats.
+// Shared memory: the windows' rings, later OWNERS · SUMS floats, whichever is larger.
 KERNEL(grouped3x3_weight_f32)
 (const float* x, const float* g, float* parts, Sizes s) {
     SHARED(shared);

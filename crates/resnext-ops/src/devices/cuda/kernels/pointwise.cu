@@ -1,11 +1,11 @@
-// Element by element: ReLU, sums, ReLU's gradient, a bias; and a plain copy, by which memory's bandwidth is measured.
+// Element-wise: ReLU, sums, ReLU's gradient, a bias; and a plain copy, which measures memory bandwidth.
 //
-// ELEMENT float, bf16, f16; PARAMETER float or ELEMENT; WIDTH elements an access.
+// ELEMENT float, bf16, f16; PARAMETER float or ELEMENT; WIDTH elements per access.
 
 constexpr int THREADS = 256;
 
-// operation 0: max(a, 0); 1: a + b; 2: max(a + b, 0); 3: a where b is positive, else 0; 4: a; 5: a - m·round(a / m), for
-// integers, m being odd.
+// operation 0: max(a, 0); 1: a + b; 2: max(a + b, 0); 3: a where b is positive, else 0; 4: a; 5: a -
+// m·round(a / m), for integers and odd m.
 KERNEL(pointwise)
 (const ELEMENT* a, const ELEMENT* b, ELEMENT* out, i64 count, int operation, float m) {
     for (i64 i = (i64)blockIdx.x * THREADS + threadIdx.x; i < count / WIDTH; i += (i64)gridDim.x * THREADS) {
@@ -15,7 +15,7 @@ KERNEL(pointwise)
 #pragma unroll
         for (int k = 0; k < WIDTH; k++) {
             if (operation == 1 || operation == 2) x[k] += y[k];
-            // In this order NaN stays NaN.
+            // Written so that NaN stays NaN.
             if ((operation == 0 || operation == 2) && x[k] < 0) x[k] = 0;
             if (operation == 3 && !(y[k] > 0)) x[k] = 0;
             if (operation == 5) x[k] = (float)(x[k] - (double)m * round((double)x[k] / m));

@@ -1,7 +1,8 @@
-// Max-pooling with overlapping, padded windows and global average pooling, channels-last, and their gradients.
+// Max-pooling with overlapping, padded windows and global average pooling, channels-last, and their
+// gradients.
 //
-// ELEMENT float, bf16, f16; WIDTH channels an access; POSITION the type of a position in a window: u8, or u32 where windows
-// have more than 256 pixels.
+// ELEMENT float, bf16, f16; WIDTH channels per access; POSITION the type of a position in a window: u8, or
+// u32 where windows have more than 256 pixels.
 
 constexpr int THREADS = 256;
 
@@ -9,7 +10,8 @@ struct Pool {
     int batch, channels, in_h, in_w, out_h, out_w, kernel, stride, padding;
 };
 
-// The maximum of each window, and where in it that is: the first such pixel, row by row. NaN is the maximum.
+// The maximum of each window, and its position there: the first in row-major order. NaN counts as the
+// maximum.
 KERNEL(max_pool)
 (const ELEMENT* x, ELEMENT* y, POSITION* at, Pool s) {
     i64 count = (i64)s.batch * s.out_h * s.out_w * s.channels / WIDTH;
@@ -39,7 +41,7 @@ KERNEL(max_pool)
     }
 }
 
-// Each input pixel takes the gradients of the windows it is the maximum of, in order.
+// Each input pixel sums the gradients of the windows whose maximum it is, in order.
 KERNEL(max_pool_gradient)
 (const ELEMENT* gradient, const POSITION* at, ELEMENT* out, Pool s) {
     i64 count = (i64)s.batch * s.in_h * s.in_w * s.channels / WIDTH;
@@ -51,7 +53,7 @@ KERNEL(max_pool_gradient)
         float sum[WIDTH], g[WIDTH];
 #pragma unroll
         for (int k = 0; k < WIDTH; k++) sum[k] = 0;
-        // Window p covers y from p·stride - padding on.
+        // Window p begins at p·stride - padding.
         int below = y + s.padding - s.kernel, left = x + s.padding - s.kernel;
         for (int py = below < 0 ? 0 : below / s.stride + 1; py < s.out_h && py * s.stride <= y + s.padding; py++) {
             for (int px = left < 0 ? 0 : left / s.stride + 1; px < s.out_w && px * s.stride <= x + s.padding; px++) {
@@ -67,7 +69,7 @@ KERNEL(max_pool_gradient)
     }
 }
 
-// The mean over the pixels of an image, a channel each.
+// The mean of each channel over the pixels of an image.
 KERNEL(average_pool)
 (const ELEMENT* x, ELEMENT* y, int batch, int pixels, int channels) {
     int i = blockIdx.x * THREADS + threadIdx.x;
@@ -87,7 +89,7 @@ KERNEL(average_pool)
     store(y + (i64)i * WIDTH, sum);
 }
 
-// Each pixel's share of its image's gradient.
+// The gradient of each pixel: its share of the mean's gradient.
 KERNEL(average_pool_gradient)
 (const ELEMENT* gradient, ELEMENT* out, int batch, int pixels, int channels) {
     i64 count = (i64)batch * pixels * channels / WIDTH;

@@ -1,12 +1,13 @@
-// A step of stochastic gradient descent with momentum, and of the weights' average, for all parameters in one launch.
+// A step of stochastic gradient descent with momentum, and of the weights' average, for all parameters in one
+// launch.
 
-constexpr int THREADS = 256, BLOCK = 4096; // elements a block
+constexpr int THREADS = 256, BLOCK = 4096; // elements per block
 
 struct Parameter {
     float* value;
     float* momentum;
-    const float* gradient; // null where the value stays, and only its average moves
-    float* average; // null where there is none
+    const float* gradient; // null if the value stays and only its average moves
+    float* average; // null if there is none
     i64 count;
     i64 first_block;
 };
@@ -14,7 +15,7 @@ struct Parameter {
 KERNEL(sgd)
 (const Parameter* parameters, int parameters_count, float learning_rate, float momentum, float decay, float keep,
  int nesterov) {
-    // The last parameter whose first block is not behind this one.
+    // The last parameter whose first block is at or before this one.
     int low = 0, high = parameters_count - 1;
     while (low < high) {
         int middle = (low + high + 1) / 2;

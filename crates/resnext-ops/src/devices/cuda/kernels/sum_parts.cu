@@ -1,4 +1,4 @@
-// Adds the parts of a sum that different blocks made, in order.
+// Adds the parts of a sum that different blocks computed, in order.
 //
 // OUTPUT float, bf16, f16.
 

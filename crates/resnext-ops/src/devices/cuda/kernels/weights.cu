@@ -1,5 +1,5 @@
-// A convolution's weights between (out, in, taps), as they are kept, and (out, taps, in), as cuDNN takes them
-// channels-last; and between their own type and the elements'.
+// Converts a convolution's weights between (out, in, kh·kw), as they are stored, and (out, kh·kw, in), which
+// cuDNN's channels-last filters are; and between their own type and the elements'.
 //
 // ELEMENT float, bf16, f16; WEIGHT float or ELEMENT.
 

@@ -1,24 +1,25 @@
-// A window of image rows in shared memory, which moves down an image: each row is read from memory once, ahead of time.
-// A pixel is 128 bytes: so many channels that it fills a line of the cache, in 8 chunks of 16 bytes.
+// A window of image rows in shared memory that moves down an image: each row is read from memory once, ahead
+// of use. Of each pixel a block reads 128 bytes of channels, a full cache line, as 8 chunks of 16 bytes.
 
 constexpr int CHUNKS = 8, PIXEL = 128;
 
-// Where a chunk of a pixel lies. Chunks change places with the pixel, so that 8 lanes reading one chunk of 8 pixels,
-// each `step` after the last, meet 8 different banks.
+// Where a chunk of a pixel is stored. Chunks are swizzled by pixel, so that 8 lanes that read one chunk of 8
+// pixels, `step` apart, access 8 different banks.
 template <int step> __device__ inline int place(int pixel, int chunk) {
     return (pixel * CHUNKS + (chunk ^ (pixel / step & 7))) * 16;
 }
 
-// A strip of an image (H, W, C), channels-last, as it is read.
+// A strip of a channels-last image (H, W, C), as a block reads it.
 template <class E> struct Strip {
     const E* image;
     int height, width, channels;
     int first_channel;
-    int first_row, first_column; // of the window; may be outside of the image, which has zeros there
+    int first_row, first_column; // of the window; outside the image it is zero
 };
 
-// What a block sees of a strip as it goes down: in a ring of rows in shared memory, what `rows` rows of a grid of windows
-// read, and the same of the rows behind them, which are on their way. Windows are `size` pixels a side and `step` apart.
+// What a block holds of a strip as it moves down: a ring of rows in shared memory, with what `rows` rows of a
+// grid of windows read, and what the next `rows` rows read, whose copies are in flight. Windows have `size`
+// pixels per side and are `step` apart.
 template <int step, int size, int threads, class E> struct Window {
     u8* ring;
     Strip<E> strip;
@@ -28,14 +29,14 @@ template <int step, int size, int threads, class E> struct Window {
         : ring(ring), strip(strip), rows(rows), ring_rows(2 * rows * step + size - step),
           columns((windows_across - 1) * step + size) {}
     __device__ inline u8* end() const { return ring + ring_rows * columns * PIXEL; }
-    // The pixel of the ring at a row that may be up to a ring behind its end.
+    // The pixel of the ring at a row that may lie up to one ring length behind its end.
     __device__ inline int pixel(int row, int column) const {
         return (row >= ring_rows ? row - ring_rows : row) * columns + column;
     }
 
-    // Starts copying what the strip's first `rows` rows of windows read.
+    // Starts copying what the first `rows` rows of windows read.
     __device__ inline void start() const { copy(0, (rows - 1) * step + size); }
-    // Starts copying what the `rows` rows behind those from `down` on read.
+    // Starts copying what the `rows` rows after those that begin at `down` read.
     __device__ inline void start_next(int down) const {
         int have = (down + rows - 1) * step + size;
         copy(have, have + rows * step);
@@ -55,14 +56,15 @@ template <int step, int size, int threads, class E> struct Window {
     }
 };
 
-// Ends a group of copies; those before it are there for all threads then.
+// Commits a group of copies, and waits until those before it are complete for all threads.
 __device__ inline void next_rows() {
     copies_commit();
     copies_wait<1>();
     __syncthreads();
 }
 
-// The part of a grid of windows that is strip number `index`, `high` by `across` at most: strips lie row by row.
+// Strip number `index` of a grid of windows, in row-major order; a strip is at most `high` by `across`
+// windows.
 struct Segment {
     int first_row, last_row, first_column, wide;
     __device__ inline Segment(int index, int grid_h, int grid_w, int high, int across) {
