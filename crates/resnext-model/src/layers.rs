@@ -53,6 +53,7 @@ impl Conv {
             conv: self.config,
             scale_shift: (bn.weight.clone(), bn.bias.clone()),
             running: bn.running.clone(),
+            norm: bn.config,
         }
     }
 

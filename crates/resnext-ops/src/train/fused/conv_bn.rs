@@ -28,6 +28,8 @@ pub struct ConvNorm {
     pub scale_shift: (Tensor, Tensor),
     /// Batch norm's running statistics (Cout), which each training step moves towards the batch's.
     pub running: RunningStats,
+    /// Batch norm's `eps` and `momentum`. `relu` is ignored: the block decides where ReLUs are.
+    pub norm: BatchNormConfig,
 }
 
 impl ConvNorm {
@@ -100,8 +102,8 @@ impl<D: Stored> Unit<D> {
             D::conv_forward(isa, &shape, operand, &weight, BlockSink::Statistics)
         };
         let (mean, variance) = totals.statistics;
-        layer.running.update(&mean, &variance, shape.output_len() / channels, &BatchNormConfig::default())?;
-        let inv_std = inverse_std(&variance, BatchNormConfig::default().eps);
+        layer.running.update(&mean, &variance, shape.output_len() / channels, &layer.norm)?;
+        let inv_std = inverse_std(&variance, layer.norm.eps);
         let wide = |t: &Tensor| -> Result<Vec<f64>> {
             Ok(elements::<D::Compute>(t)?.into_iter().map(|v| v.as_f64()).collect())
         };
