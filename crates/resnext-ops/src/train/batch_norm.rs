@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::layout::{channels_last, from_nhwc, row_major};
 use crate::shape::check_rank;
 use crate::train::cast::cast;
-use crate::train::norm::{RunningStats, check_count, inverse_std, scale_and_shift};
+use crate::train::norm::{RunningStats, check_count, gradient_coefficients, inverse_std, scale_and_shift};
 use crate::train::residual::add_relu;
 use crate::train::tape::{Output, apply3, needs_gradient};
 use crate::train::upcast::{widened, with_float, with_widened};
@@ -318,9 +318,8 @@ impl NormaliseGradient<'_> {
         let (Stats { mean, inv_std }, c) = (&self.forward.stats, self.weight.len());
         let coefficients = |k: usize| match self.forward.training {
             true => {
-                let (a, count) = (self.weight[k] * inv_std[k], (x.len() / c) as f64);
-                let b = -a * inv_std[k] * (sum_gx[k] * inv_std[k]) / count;
-                [a, b, -a * sum_g[k] / count - b * mean[k]]
+                let sums = [sum_g[k], sum_gx[k]];
+                gradient_coefficients(self.weight[k], mean[k], inv_std[k], sums, x.len() / c)
             }
             // The statistics are constants.
             false => [self.weight[k] * inv_std[k], 0.0, 0.0],
