@@ -12,7 +12,7 @@ use crate::train::cast::cast;
 use crate::train::norm::{RunningStats, check_count, gradient_coefficients, inverse_std, scale_and_shift};
 use crate::train::residual::add_relu;
 use crate::train::tape::{Output, apply3, needs_gradient};
-use crate::train::upcast::{widened, with_float, with_widened};
+use crate::train::upcast::{upcast, with_float, with_upcast};
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape, Storage, Tensor};
 use resnext_kernels::Isa;
 use std::sync::OnceLock;
@@ -212,7 +212,7 @@ fn batch_statistics(x: &Tensor) -> Result<(Vec<f64>, Vec<f64>)> {
     let (storage, layout) = x.storage_and_layout();
     match &*storage {
         Storage::Cpu(storage) => {
-            let storage = widened(storage);
+            let storage = upcast(storage);
             let storage: &CpuStorage = &storage;
             Ok(with_float!(storage, inner(storage, layout))?)
         }
@@ -285,7 +285,7 @@ impl CustomOp3 for Normalise {
             let y = T::scale_shift(Isa::current(), &x, &scale, &shift, op.relu);
             Ok((T::to_cpu_storage_owned(y), (n, h, w, c).into()))
         }
-        with_widened!([s1, s2, s3], inner(self, [s1, s2, s3], [l1, l2, l3]))
+        with_upcast!([s1, s2, s3], inner(self, [s1, s2, s3], [l1, l2, l3]))
     }
 
     fn bwd(
@@ -367,6 +367,6 @@ impl CustomOp3 for NormaliseGradient<'_> {
             let _ = sums.set((sum_g, of_normalised));
             Ok(out)
         }
-        with_widened!([s1, s2, s3], inner(self, [s1, s2, s3], [l1, l2, l3]))
+        with_upcast!([s1, s2, s3], inner(self, [s1, s2, s3], [l1, l2, l3]))
     }
 }

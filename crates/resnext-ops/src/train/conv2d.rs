@@ -12,7 +12,7 @@ use crate::shape::conv_shape;
 use crate::train::cast::cast;
 use crate::train::fallback;
 use crate::train::tape::{Output, apply2, apply3, needs_gradient};
-use crate::train::upcast::with_widened;
+use crate::train::upcast::with_upcast;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Shape, Tensor};
 use resnext_kernels::{BlockSink, Conv2dConfig, ConvShape, Isa, Operand};
 
@@ -167,7 +167,7 @@ impl CustomOp2 for Conv {
     }
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Output4 {
-        with_widened!([s1, s2], forward(&self.config, (s1, l1), (s2, l2), None))
+        with_upcast!([s1, s2], forward(&self.config, (s1, l1), (s2, l2), None))
     }
 
     #[cfg(feature = "cuda")]
@@ -232,7 +232,7 @@ impl CustomOp3 for Conv {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Output4 {
-        with_widened!([s1, s2, s3], forward(&self.config, (s1, l1), (s2, l2), Some((s3, l3))))
+        with_upcast!([s1, s2, s3], forward(&self.config, (s1, l1), (s2, l2), Some((s3, l3))))
     }
 
     #[cfg(feature = "cuda")]
@@ -305,7 +305,7 @@ impl CustomOp2 for InputGradient {
                 (shape.batch, shape.in_h, shape.in_w, shape.in_channels).into(),
             ))
         }
-        with_widened!([s1, s2], inner(&self.0, (s1, l1), (s2, l2)))
+        with_upcast!([s1, s2], inner(&self.0, (s1, l1), (s2, l2)))
     }
 
     #[cfg(feature = "cuda")]
@@ -357,7 +357,7 @@ impl CustomOp2 for WeightGradient {
                 T::conv_weight_gradient(Isa::current(), shape, Operand::Plain(&x), Operand::Plain(&grad));
             Ok((T::to_cpu_storage_owned(out), weight_size(shape).into()))
         }
-        with_widened!([s1, s2], inner(&self.shape, (s1, l1), (s2, l2)))
+        with_upcast!([s1, s2], inner(&self.shape, (s1, l1), (s2, l2)))
     }
 
     #[cfg(feature = "cuda")]

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::layout::row_major;
 use crate::train::cast::cast;
 use crate::train::tape::{Output, apply1};
-use crate::train::upcast::{widened, with_float};
+use crate::train::upcast::{upcast, with_float};
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
 
 /// The mean over the batch of the cross-entropy between softmax(`logits` (N, K)) and `labels` (N) u32, as a
@@ -133,7 +133,7 @@ impl CustomOp1 for CrossEntropy {
             }
             Ok((T::to_cpu_storage_owned(vec![T::of_f64(loss / n as f64)]), Shape::from(())))
         }
-        let storage = widened(storage);
+        let storage = upcast(storage);
         let storage: &CpuStorage = &storage;
         with_float!(storage, inner(self, storage, layout))
     }

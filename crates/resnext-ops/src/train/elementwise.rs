@@ -8,7 +8,7 @@ use crate::devices::cuda::pointwise::{Pointwise, pointwise};
 use crate::element::Element;
 use crate::error::Result;
 use crate::layout::{channels_last, from_nhwc, row_major};
-use crate::train::upcast::with_widened;
+use crate::train::upcast::with_upcast;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -71,7 +71,7 @@ impl CustomOp1 for Relu {
             let x = channels_last::<T>(storage, layout)?;
             Ok((T::to_cpu_storage_owned(zip(&x, &x, |x, _| positive(x))), nhwc_shape(layout)?))
         }
-        with_widened!([storage], inner(storage, layout))
+        with_upcast!([storage], inner(storage, layout))
     }
 
     #[cfg(feature = "cuda")]
@@ -117,7 +117,7 @@ impl CustomOp2 for Add {
             let y = if relu { zip(&a, &b, |a, b| positive(a + b)) } else { zip(&a, &b, |a, b| a + b) };
             Ok((T::to_cpu_storage_owned(y), nhwc_shape(l1)?))
         }
-        with_widened!([s1, s2], inner(self.relu, s1, l1, s2, l2))
+        with_upcast!([s1, s2], inner(self.relu, s1, l1, s2, l2))
     }
 
     #[cfg(feature = "cuda")]
@@ -171,7 +171,7 @@ impl CustomOp2 for ReluGradient {
             let out = zip(&grad, &y, |g, y| if y > T::ZERO { g } else { T::ZERO });
             Ok((T::to_cpu_storage_owned(out), l1.shape().clone()))
         }
-        with_widened!([s1, s2], inner(s1, l1, s2, l2))
+        with_upcast!([s1, s2], inner(s1, l1, s2, l2))
     }
 
     #[cfg(feature = "cuda")]

@@ -9,7 +9,7 @@ use crate::layout::{channels_last, from_nhwc};
 use crate::shape::check_rank;
 use crate::train::residual::add;
 use crate::train::tape::{Output, apply1};
-use crate::train::upcast::with_widened;
+use crate::train::upcast::with_upcast;
 #[cfg(feature = "cuda")]
 use candle_core::DType;
 use candle_core::backend::BackendStorage;
@@ -65,7 +65,7 @@ impl CustomOp1 for Residue {
         }
         match storage {
             CpuStorage::F32(_) | CpuStorage::F64(_) | CpuStorage::BF16(_) => {
-                with_widened!([storage], inner(storage, layout, self.modulus))
+                with_upcast!([storage], inner(storage, layout, self.modulus))
             }
             other => Ok((other.try_clone(layout)?, layout.shape().clone())),
         }

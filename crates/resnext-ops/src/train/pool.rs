@@ -14,7 +14,7 @@ use crate::layout::{channels_last, from_nhwc, row_major, to_nhwc};
 use crate::shape::check_rank;
 use crate::train::fallback::every;
 use crate::train::tape::{Output, apply1};
-use crate::train::upcast::with_widened;
+use crate::train::upcast::with_upcast;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -135,7 +135,7 @@ impl CustomOp1 for MaxPool {
         ) -> candle_core::Result<(CpuStorage, Shape)> {
             op.forward::<T>(storage, layout)
         }
-        with_widened!([storage], inner(self, storage, layout))
+        with_upcast!([storage], inner(self, storage, layout))
     }
 
     #[cfg(feature = "cuda")]
@@ -208,7 +208,7 @@ impl CustomOp2 for MaxPoolGradient<'_> {
             });
             Ok((T::to_cpu_storage_owned(out), (n, h, w, c).into()))
         }
-        with_widened!([s1, s2], inner(self.0, s1, l1, s2, l2))
+        with_upcast!([s1, s2], inner(self.0, s1, l1, s2, l2))
     }
 }
 
@@ -257,7 +257,7 @@ impl CustomOp1 for GlobalAvgPool {
             });
             Ok((T::to_cpu_storage_owned(y), (n, c).into()))
         }
-        with_widened!([storage], inner(storage, layout))
+        with_upcast!([storage], inner(storage, layout))
     }
 
     #[cfg(feature = "cuda")]

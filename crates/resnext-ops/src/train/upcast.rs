@@ -8,14 +8,14 @@ use resnext_kernels::Storage;
 use std::borrow::Cow;
 
 /// The storage in the type that kernels compute in: bf16 is converted to f32, other types are borrowed.
-pub(crate) fn widened(storage: &CpuStorage) -> Cow<'_, CpuStorage> {
+pub(crate) fn upcast(storage: &CpuStorage) -> Cow<'_, CpuStorage> {
     match storage {
         CpuStorage::BF16(values) => Cow::Owned(CpuStorage::F32(bf16::widen_all(values).into_owned())),
         other => Cow::Borrowed(other),
     }
 }
 
-/// A kernel's result in `dtype`, the type that its operands had before [`widened`].
+/// A kernel's result in `dtype`, the type that its operands had before [`upcast`].
 pub(crate) fn rounded(storage: CpuStorage, dtype: DType) -> CpuStorage {
     match (storage, dtype) {
         (CpuStorage::F32(values), DType::BF16) => CpuStorage::BF16(bf16::narrow_all(values)),
@@ -43,19 +43,19 @@ macro_rules! with_float {
 }
 pub(crate) use with_float;
 
-/// Calls `$f::<T>`, which returns a storage and its shape, with the named storages [`widened`], and rounds
-/// the storage that it returns to the type of the first.
-macro_rules! with_widened {
+/// Calls `$f::<T>`, which returns a storage and its shape, with the named storages converted by [`upcast`],
+/// and rounds the storage that it returns to the type of the first.
+macro_rules! with_upcast {
     ([$first:ident $(, $rest:ident)*], $f:ident ( $($arg:expr),* )) => {{
         let dtype = $crate::train::upcast::dtype_of($first);
-        let $first = $crate::train::upcast::widened($first);
+        let $first = $crate::train::upcast::upcast($first);
         let $first: &candle_core::CpuStorage = &$first;
         $(
-            let $rest = $crate::train::upcast::widened($rest);
+            let $rest = $crate::train::upcast::upcast($rest);
             let $rest: &candle_core::CpuStorage = &$rest;
         )*
         $crate::train::upcast::with_float!($first, $f($($arg),*))
             .map(|(storage, shape)| ($crate::train::upcast::rounded(storage, dtype), shape))
     }};
 }
-pub(crate) use with_widened;
+pub(crate) use with_upcast;

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::layout::from_nhwc;
 use crate::profile::span;
 use crate::shape::output_shape;
-use crate::train::fused::conv_bn::{ConvNorm, Gradients, Unit, supports};
+use crate::train::fused::conv_bn::{ConvBnState, ConvNorm, Gradients, supports};
 use crate::train::fused::elements::{ForwardAs, with_elements};
 use crate::train::tape::{needs_gradient, record};
 use candle_core::{Shape, Tensor};
@@ -87,27 +87,27 @@ impl ForwardAs for Bottleneck {
         let (mut saved, y) = with_elements(&x, |values: &[D]| {
             let operand = Operand::Plain(values);
             let [conv1, conv2, conv3] = &self.convs;
-            let first = Unit::forward("conv1", conv1, shape1, operand)?;
-            let second = Unit::forward("conv2", conv2, shape2, first.activation())?;
-            let third = Unit::forward("conv3", conv3, shape3, second.activation())?;
+            let first = ConvBnState::forward("conv1", conv1, shape1, operand)?;
+            let second = ConvBnState::forward("conv2", conv2, shape2, first.activation())?;
+            let third = ConvBnState::forward("conv3", conv3, shape3, second.activation())?;
             let projection = match self.projection.as_ref().zip(projection) {
-                Some((layer, shape)) => Some(Unit::forward("downsample.0", layer, shape, operand)?),
+                Some((layer, shape)) => Some(ConvBnState::forward("downsample.0", layer, shape, operand)?),
                 None => None,
             };
-            let around = match &projection {
+            let shortcut = match &projection {
                 None => Shortcut::Identity(values),
-                Some(unit) => Shortcut::Projection(unit.line()),
+                Some(conv) => Shortcut::Projection(conv.line()),
             };
             let y = {
                 let _span = span("", "join");
-                D::residual_relu(Isa::current(), shape3.out_channels, third.line(), around)
+                D::residual_relu(Isa::current(), shape3.out_channels, third.line(), shortcut)
             };
             let sizes = (shape3.batch, shape3.out_h, shape3.out_w, shape3.out_channels);
             let y = from_nhwc(&Tensor::from_vec(y, sizes, x.device())?)?;
-            Ok((Saved { units: [first, second, third], projection }, y))
+            Ok((Saved { convs: [first, second, third], projection }, y))
         })?;
         if self.recompute {
-            saved.units.iter_mut().chain(&mut saved.projection).for_each(|unit| unit.raw = Vec::new());
+            saved.convs.iter_mut().chain(&mut saved.projection).for_each(|conv| conv.raw = Vec::new());
         }
         let (saved, output) = (RefCell::new(Some(saved)), y.detach());
         record(&y, move |gradient| {
@@ -124,8 +124,8 @@ impl ForwardAs for Bottleneck {
 
 /// What the backward pass needs.
 struct Saved<D: Stored> {
-    units: [Unit<D>; 3],
-    projection: Option<Unit<D>>,
+    convs: [ConvBnState<D>; 3],
+    projection: Option<ConvBnState<D>>,
 }
 
 impl<D: Stored> Saved<D> {
@@ -137,20 +137,20 @@ impl<D: Stored> Saved<D> {
         (y, gradient): (&[D], &[D]),
         input_gradient: bool,
     ) -> Result<Gradients> {
-        let Saved { units: [mut first, mut second, mut third], mut projection } = self;
+        let Saved { convs: [mut first, mut second, mut third], mut projection } = self;
         let input = Operand::Plain(values);
         first.recompute(input);
         second.recompute(first.activation());
         third.recompute(second.activation());
-        if let Some(unit) = &mut projection {
-            unit.recompute(input);
+        if let Some(conv) = &mut projection {
+            conv.recompute(input);
         }
         let mut gradients = Vec::new();
         let channels = third.shape.out_channels;
-        let around = projection.as_ref().map(Unit::centred);
-        let (g, sums, around_sums) = {
+        let shortcut = projection.as_ref().map(ConvBnState::centred);
+        let (g, sums, shortcut_sums) = {
             let _span = span("", "join gradient");
-            D::residual_relu_gradient(Isa::current(), channels, (y, gradient), third.centred(), around)
+            D::residual_relu_gradient(Isa::current(), channels, (y, gradient), third.centred(), shortcut)
         };
         let gate = Some(BlockSink::Gate(second.gate()));
         let (g2, totals2) = third.backward(second.activation(), &g, &sums, &mut gradients, gate)?;
@@ -159,13 +159,13 @@ impl<D: Stored> Saved<D> {
         let (g1, totals1) = second.backward(first.activation(), &g2, &sums2, &mut gradients, gate)?;
         drop((second, g2));
         // The shortcut's gradient is added to the path's while that is in the cache.
-        let (around, strides) = match (&projection, around_sums) {
-            (Some(unit), Some(sums)) => (unit.pixel_gradient(input, &g, &sums, &mut gradients)?, unit.shape),
+        let (shortcut, strides) = match (&projection, shortcut_sums) {
+            (Some(conv), Some(sums)) => (conv.pixel_gradient(input, &g, &sums, &mut gradients)?, conv.shape),
             _ => (g, ConvShape { config: Default::default(), ..first.shape }),
         };
         drop(projection);
         let shape = first.shape;
-        let add = BlockSink::Add(StridedGradient { values: &around, shape: &strides });
+        let add = BlockSink::Add(StridedGradient { values: &shortcut, shape: &strides });
         let sink = input_gradient.then_some(add);
         let (gx, _) = first.backward(input, &g1, &totals1.gradient_sums, &mut gradients, sink)?;
         if input_gradient {

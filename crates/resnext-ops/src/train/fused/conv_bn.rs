@@ -67,7 +67,7 @@ pub(crate) fn supports<'a>(
 
 /// A [`ConvNorm`] between its forward and its backward pass. Maps are stored as `D`; parameters are
 /// `D::Compute`, the type that `D` is computed in.
-pub(crate) struct Unit<D: Stored> {
+pub(crate) struct ConvBnState<D: Stored> {
     name: &'static str,
     layer: ConvNorm,
     pub(crate) shape: ConvShape,
@@ -85,7 +85,7 @@ pub(crate) struct Unit<D: Stored> {
 /// Tensors, and the gradient of each.
 pub(crate) type Gradients = Vec<(Tensor, Option<Tensor>)>;
 
-impl<D: Stored> Unit<D> {
+impl<D: Stored> ConvBnState<D> {
     /// Convolves `operand` (N, H, W, Cin) and moves the running statistics. `shape` is the layer's, from
     /// [`ConvNorm::shape`].
     pub(crate) fn forward(
@@ -111,7 +111,19 @@ impl<D: Stored> Unit<D> {
         let lines = (0..channels).map(|k| scale_and_shift(gamma[k], beta[k], mean[k], inv_std[k]));
         let (scale, shift) =
             lines.map(|[scale, shift]| (D::Compute::of_f64(scale), D::Compute::of_f64(shift))).unzip();
-        Ok(Unit { name, layer: layer.clone(), shape, isa, weight, gamma, raw, mean, inv_std, scale, shift })
+        Ok(ConvBnState {
+            name,
+            layer: layer.clone(),
+            shape,
+            isa,
+            weight,
+            gamma,
+            raw,
+            mean,
+            inv_std,
+            scale,
+            shift,
+        })
     }
 
     /// Computes the convolution's output again if it was dropped.
@@ -137,7 +149,7 @@ impl<D: Stored> Unit<D> {
         (&self.raw, &self.mean)
     }
 
-    /// Turns the gradient of this unit's activation into that of ReLU's input.
+    /// Turns the gradient of this layer's activation into that of ReLU's input.
     pub(crate) fn gate(&self) -> Gate<'_, D> {
         Gate { x: &self.raw, scale: &self.scale, shift: &self.shift, mean: &self.mean }
     }

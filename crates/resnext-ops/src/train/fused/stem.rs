@@ -6,7 +6,7 @@ use crate::element::Stored;
 use crate::error::Result;
 use crate::layout::from_nhwc;
 use crate::profile::span;
-use crate::train::fused::conv_bn::{ConvNorm, Gradients, Unit, supports};
+use crate::train::fused::conv_bn::{ConvBnState, ConvNorm, Gradients, supports};
 use crate::train::fused::elements::{ForwardAs, with_elements};
 use crate::train::tape::{needs_gradient, record};
 use candle_core::Tensor;
@@ -44,34 +44,35 @@ impl ForwardAs for Stem {
     fn forward_as<D: Stored>(&self, x: &Tensor) -> Result<Tensor> {
         let shape = self.conv.shape(x.shape())?;
         let x = x.clone();
-        let unit: Unit<D> =
-            with_elements(&x, |values| Unit::forward("conv1", &self.conv, shape, Operand::Plain(values)))?;
+        let conv: ConvBnState<D> = with_elements(&x, |values| {
+            ConvBnState::forward("conv1", &self.conv, shape, Operand::Plain(values))
+        })?;
         match self.pool {
-            Some(config) => pooled(x, unit, config),
-            None => unpooled(x, unit),
+            Some(config) => pooled(x, conv, config),
+            None => unpooled(x, conv),
         }
     }
 }
 
-/// ReLU of the unit's output.
-fn unpooled<D: Stored>(x: Tensor, unit: Unit<D>) -> Result<Tensor> {
-    let (isa, shape) = (Isa::current(), unit.shape);
+/// ReLU of the normalised output.
+fn unpooled<D: Stored>(x: Tensor, conv: ConvBnState<D>) -> Result<Tensor> {
+    let (isa, shape) = (Isa::current(), conv.shape);
     let c = shape.out_channels;
-    let y = D::residual_relu(isa, c, unit.line(), Shortcut::None);
+    let y = D::residual_relu(isa, c, conv.line(), Shortcut::None);
     let y = from_nhwc(&Tensor::from_vec(y, (shape.batch, shape.out_h, shape.out_w, c), x.device())?)?;
     let output = y.detach();
     record(&y, move |gradient| {
         let (g, sums, _) = with_elements(&output, |y| {
-            with_elements(gradient, |g| Ok(D::residual_relu_gradient(isa, c, (y, g), unit.centred(), None)))
+            with_elements(gradient, |g| Ok(D::residual_relu_gradient(isa, c, (y, g), conv.centred(), None)))
         })?;
-        parameter_gradients(&x, &unit, &g, &sums)
+        parameter_gradients(&x, &conv, &g, &sums)
     });
     Ok(y)
 }
 
-/// Max-pooling of ReLU of the unit's output.
-fn pooled<D: Stored>(x: Tensor, unit: Unit<D>, config: Pool2dConfig) -> Result<Tensor> {
-    let (isa, shape) = (Isa::current(), unit.shape);
+/// Max-pooling of ReLU of the normalised output.
+fn pooled<D: Stored>(x: Tensor, conv: ConvBnState<D>, config: Pool2dConfig) -> Result<Tensor> {
+    let (isa, shape) = (Isa::current(), conv.shape);
     let window = Window {
         batch: shape.batch,
         src: (shape.out_h, shape.out_w),
@@ -83,17 +84,17 @@ fn pooled<D: Stored>(x: Tensor, unit: Unit<D>, config: Pool2dConfig) -> Result<T
     };
     let (y, at) = {
         let _span = span("", "pool");
-        D::max_pool(isa, &window, unit.line())
+        D::max_pool(isa, &window, conv.line())
     };
     let sizes = (window.batch, window.dst.0, window.dst.1, window.channels);
     let y = from_nhwc(&Tensor::from_vec(y, sizes, x.device())?)?;
     record(&y, move |gradient| {
-        let gate = BlockSink::Gate(unit.gate());
+        let gate = BlockSink::Gate(conv.gate());
         let (g, totals) = with_elements(gradient, |gradient| {
             let _span = span("", "pool gradient");
             Ok(D::max_pool_gradient(isa, &window, &at, gradient, gate))
         })?;
-        parameter_gradients(&x, &unit, &g, &totals.gradient_sums)
+        parameter_gradients(&x, &conv, &g, &totals.gradient_sums)
     });
     Ok(y)
 }
@@ -101,11 +102,11 @@ fn pooled<D: Stored>(x: Tensor, unit: Unit<D>, config: Pool2dConfig) -> Result<T
 /// The gradients of the layer's weight, scale and shift, from that of batch norm's output and its sums.
 fn parameter_gradients<D: Stored>(
     x: &Tensor,
-    unit: &Unit<D>,
+    conv: &ConvBnState<D>,
     g: &[D],
     sums: &[Vec<f64>; 2],
 ) -> Result<Gradients> {
     let mut gradients = Vec::new();
-    with_elements(x, |values| unit.backward(Operand::Plain(values), g, sums, &mut gradients, None))?;
+    with_elements(x, |values| conv.backward(Operand::Plain(values), g, sums, &mut gradients, None))?;
     Ok(gradients)
 }
