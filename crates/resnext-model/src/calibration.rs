@@ -1,7 +1,7 @@
 //! Calibration: the range of each feature map, found on images. An int8 network is built from these ranges.
 
 use crate::error::{Error, Result};
-use resnext_ops::{Activations, Quantization};
+use resnext_ops::{FeatureMap, Quantization};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ impl Calibration {
     }
 
     /// Adds the map that layer `name` has written. `signed` says whether it may have negative values.
-    pub(crate) fn observe(&mut self, name: &str, map: &Activations, signed: bool) {
+    pub(crate) fn observe(&mut self, name: &str, map: &FeatureMap, signed: bool) {
         let histogram = self.maps.entry(name.to_string()).or_default();
         histogram.signed |= signed;
         map.values().for_each(|value| histogram.add(value));

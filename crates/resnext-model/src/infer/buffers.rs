@@ -1,6 +1,6 @@
 //! The feature maps that a forward pass writes, reused by later passes.
 
-use resnext_ops::{Activations, Images};
+use resnext_ops::{FeatureMap, Images};
 
 /// All buffers of one forward pass.
 ///
@@ -13,8 +13,8 @@ pub(super) struct Buffers {
     pub(super) per_image: Vec<ImageBuffers>,
     pub(super) last_stage: LastStageBuffers,
     /// The last layer's input, (N, 1, 1, features).
-    pub(super) features: Activations,
-    pub(super) logits: Activations,
+    pub(super) features: FeatureMap,
+    pub(super) logits: FeatureMap,
 }
 
 /// The buffers of one image, from the stem to the last stage but one.
@@ -29,16 +29,16 @@ pub(super) struct ImageBuffers {
 /// The maps of the stem, each written if the network has that step.
 #[derive(Debug, Default)]
 pub(super) struct StemMaps {
-    pub(super) conv: Activations,
-    pub(super) pooled: Activations,
-    pub(super) quantized: Activations,
+    pub(super) conv: FeatureMap,
+    pub(super) pooled: FeatureMap,
+    pub(super) quantized: FeatureMap,
 }
 
 /// The maps of the last stage, which may compute several images at once.
 #[derive(Debug, Default)]
 pub(super) struct LastStageBuffers {
     /// The maps of several images, gathered to be the stage's input.
-    pub(super) input: Activations,
+    pub(super) input: FeatureMap,
     pub(super) maps: StageMaps,
 }
 
@@ -47,21 +47,21 @@ pub(super) struct LastStageBuffers {
 pub(super) struct StageMaps {
     /// The output of the block before and so, in the end, of the stage; within the first block, the output of
     /// its projection.
-    pub(super) x: Activations,
+    pub(super) x: FeatureMap,
     /// The output of the current block.
-    pub(super) y: Activations,
+    pub(super) y: FeatureMap,
     /// The output of the current block's first convolution.
-    pub(super) after_first: Activations,
+    pub(super) after_first: FeatureMap,
     /// The output of the current block's middle convolution.
-    pub(super) after_middle: Activations,
+    pub(super) after_middle: FeatureMap,
 }
 
 /// The input of a stage, of which `before` are the stages before it and `stem` is the stem's output; and a
 /// map of the same size that may be overwritten, if there is a stage before.
 pub(super) fn input_and_spare<'a>(
-    stem: &'a Activations,
+    stem: &'a FeatureMap,
     before: &'a mut [StageMaps],
-) -> (&'a Activations, Option<&'a mut Activations>) {
+) -> (&'a FeatureMap, Option<&'a mut FeatureMap>) {
     match before.last_mut() {
         Some(StageMaps { x, y, .. }) => (x, Some(y)),
         None => (stem, None),

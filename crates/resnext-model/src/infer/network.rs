@@ -6,7 +6,7 @@ use crate::calibration::Calibration;
 use crate::config::StemKind;
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
-use resnext_ops::{Activations, FusedConv, Fusion, Quantization, ThreadTeam};
+use resnext_ops::{FeatureMap, FusedConv, Fusion, Quantization, ThreadTeam};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -90,7 +90,7 @@ impl Fused {
             let message = "expected a network in f32 or bf16, this one is in int8 already";
             return Err(Error::Calibration(message.into()));
         }
-        let mut observe = |name: &str, map: &Activations| {
+        let mut observe = |name: &str, map: &FeatureMap| {
             // Maps that no int8 convolution reads or writes need no range: of the stem, only its output does.
             let inside_stem = name == "conv1" && self.stem.pool().is_some();
             if !inside_stem && !matches!(name, "input" | "avgpool" | "fc") {
@@ -112,7 +112,7 @@ impl Fused {
     /// As [`forward`](Self::forward).
     pub fn forward_observed(&self, x: &Tensor, observe: &mut dyn FnMut(&str, Duration)) -> Result<Tensor> {
         let mut clock = Instant::now();
-        let mut timed = |name: &str, _: &Activations| {
+        let mut timed = |name: &str, _: &FeatureMap| {
             let now = Instant::now();
             observe(name, now - std::mem::replace(&mut clock, now));
         };
@@ -131,7 +131,7 @@ impl Fused {
             _ => return Err(Error::Input(x.shape().clone())),
         };
         let fits = observe.is_none() && pixels <= PIXELS_PER_THREAD;
-        let mut nobody = |_: &str, _: &Activations| {};
+        let mut nobody = |_: &str, _: &FeatureMap| {};
         let observe = observe.unwrap_or(&mut nobody);
         let free = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut buffers = free.unwrap_or_default();
@@ -229,7 +229,7 @@ impl Fused {
     }
 
     /// The map that the first stage reads.
-    fn stem_output<'a>(&self, stem: &'a StemMaps) -> &'a Activations {
+    fn stem_output<'a>(&self, stem: &'a StemMaps) -> &'a FeatureMap {
         match (self.quantization, self.stem.pool()) {
             (Some(_), _) => &stem.quantized,
             (None, Some(_)) => &stem.pooled,
@@ -270,8 +270,8 @@ impl Fused {
         &self,
         team: &ThreadTeam,
         s: usize,
-        input: &Activations,
-        spare: Option<&mut Activations>,
+        input: &FeatureMap,
+        spare: Option<&mut FeatureMap>,
         maps: &mut StageMaps,
         observe: &mut Observer,
     ) -> Result<()> {

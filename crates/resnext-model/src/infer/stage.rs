@@ -2,10 +2,10 @@
 
 use super::buffers::StageMaps;
 use crate::error::Result;
-use resnext_ops::{Activations, FusedConv, Fusion, ThreadTeam};
+use resnext_ops::{FeatureMap, FusedConv, Fusion, ThreadTeam};
 
 /// Called after each layer with its name and output; for `input`, with the first map that will be written.
-pub(super) type Observer<'a> = dyn FnMut(&str, &Activations) + 'a;
+pub(super) type Observer<'a> = dyn FnMut(&str, &FeatureMap) + 'a;
 
 /// A stage of blocks.
 #[derive(Debug)]
@@ -35,8 +35,8 @@ impl FusedStage {
     pub(super) fn forward(
         &self,
         team: &ThreadTeam,
-        input: &Activations,
-        mut spare: Option<&mut Activations>,
+        input: &FeatureMap,
+        mut spare: Option<&mut FeatureMap>,
         StageMaps { x, y, after_first, after_middle }: &mut StageMaps,
         next: &FusedConv,
         observe: &mut Observer,

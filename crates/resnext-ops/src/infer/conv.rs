@@ -2,7 +2,7 @@
 
 use crate::element::{map_type_of, precision_of};
 use crate::error::{Error, Result};
-use crate::infer::feature_map::Activations;
+use crate::infer::feature_map::FeatureMap;
 use crate::infer::input::{Images, InputFormat};
 use crate::infer::int8::quantize_weights;
 use crate::infer::map_view::MapView;
@@ -83,7 +83,7 @@ enum Plan {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Fusion<'a> {
     /// Feature maps that are added to the output.
-    pub residual: Option<&'a Activations>,
+    pub residual: Option<&'a FeatureMap>,
     /// Whether ReLU comes last.
     pub relu: bool,
     /// The convolutions that run next: their weights are prefetched while this one computes.
@@ -254,9 +254,9 @@ impl FusedConv {
     pub fn forward(
         &self,
         team: &ThreadTeam,
-        x: &Activations,
+        x: &FeatureMap,
         fusion: Fusion,
-        out: &mut Activations,
+        out: &mut FeatureMap,
     ) -> Result<()> {
         self.convolve(team, x.view(), fusion, out)
     }
@@ -271,7 +271,7 @@ impl FusedConv {
         team: &ThreadTeam,
         x: &Images,
         fusion: Fusion,
-        out: &mut Activations,
+        out: &mut FeatureMap,
     ) -> Result<()> {
         let (view, expected) = (x.view(), self.access.pixel_stride);
         if view.pixel_stride != expected {
@@ -282,7 +282,7 @@ impl FusedConv {
         self.convolve(team, view, fusion, out)
     }
 
-    fn convolve(&self, team: &ThreadTeam, x: MapView, fusion: Fusion, out: &mut Activations) -> Result<()> {
+    fn convolve(&self, team: &ThreadTeam, x: MapView, fusion: Fusion, out: &mut FeatureMap) -> Result<()> {
         let shape = self.check(&x)?;
         let size = [shape.batch, shape.out_h, shape.out_w, shape.out_channels];
         if let Some(residual) = fusion.residual {
@@ -297,7 +297,7 @@ impl FusedConv {
         }
         out.resize(size, self.writes, true);
         let ahead: Vec<&Packed> = fusion.ahead.iter().map(|conv| &conv.packed).collect();
-        let residual = fusion.residual.map(Activations::view);
+        let residual = fusion.residual.map(FeatureMap::view);
         let job = Job {
             src: x.pixels(),
             residual: residual.map(|residual| residual.pixels()),

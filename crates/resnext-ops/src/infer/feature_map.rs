@@ -16,7 +16,7 @@ use resnext_kernels::{
 /// A pixel of zeros lies behind the last one; a convolution's padding reads it. Pixels are a few elements
 /// further apart than C where they would otherwise all fall into one set of the cache.
 #[derive(Debug, Clone, Default)]
-pub struct Activations {
+pub struct FeatureMap {
     pub(crate) data: AlignedBuffer,
     /// N, H, W and C.
     size: [usize; 4],
@@ -25,7 +25,7 @@ pub struct Activations {
     map_type: MapType,
 }
 
-impl Activations {
+impl FeatureMap {
     /// Creates an empty map for an operation to write.
     pub fn new() -> Self {
         Self::default()
@@ -42,7 +42,7 @@ impl Activations {
     }
 
     pub(crate) fn view(&self) -> MapView<'_> {
-        let Activations { ref data, size, stride, map_type } = *self;
+        let FeatureMap { ref data, size, stride, map_type } = *self;
         MapView { data, size, map_type, pixel_stride: stride * map_type.channels() }
     }
 
@@ -86,13 +86,7 @@ impl Activations {
     /// # Errors
     /// If `source` is not a single image, `place` is not below `places`, or the maps differ in size or type
     /// from those at the places before.
-    pub fn put(
-        &mut self,
-        team: &ThreadTeam,
-        source: &Activations,
-        place: usize,
-        places: usize,
-    ) -> Result<()> {
+    pub fn put(&mut self, team: &ThreadTeam, source: &FeatureMap, place: usize, places: usize) -> Result<()> {
         let [n, h, w, c] = source.size;
         if n != 1 || place >= places {
             let message = format!("{n} images cannot be put at place {place} of {places}");
@@ -125,7 +119,7 @@ impl Activations {
     pub fn quantize(
         &mut self,
         team: &ThreadTeam,
-        source: &Activations,
+        source: &FeatureMap,
         quantization: Quantization,
     ) -> Result<bool> {
         if let MapType::U8(_) = source.map_type {
@@ -168,7 +162,7 @@ impl Activations {
     ///
     /// # Errors
     /// If the settings are not valid or the window does not fit the padded map.
-    pub fn max_pool(&self, team: &ThreadTeam, config: &Pool2dConfig, out: &mut Activations) -> Result<()> {
+    pub fn max_pool(&self, team: &ThreadTeam, config: &Pool2dConfig, out: &mut FeatureMap) -> Result<()> {
         let [n, h, w, c] = self.size;
         let (out_h, out_w) = (config.output(h)?, config.output(w)?);
         out.resize([n, out_h, out_w, c], self.map_type, true);
@@ -228,7 +222,7 @@ mod tests {
             let (signed, pool) =
                 (Quantization::signed(0.9).unwrap(), Pool2dConfig { kernel: 3, stride: 2, padding: 1 });
             let [mut loaded, mut pooled, mut first, mut last, mut quantized] =
-                std::array::from_fn(|_| Activations::new());
+                std::array::from_fn(|_| FeatureMap::new());
             ThreadTeam::scope(|team| {
                 loaded.load(team, &x, DType::F32).unwrap();
                 loaded.max_pool(team, &pool, &mut pooled).unwrap();

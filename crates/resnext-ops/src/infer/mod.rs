@@ -8,5 +8,5 @@ mod map_view;
 mod rows;
 
 pub use conv::{FusedConv, Fusion, fused_dtype_is_supported};
-pub use feature_map::Activations;
+pub use feature_map::FeatureMap;
 pub use input::{Images, InputFormat};

@@ -5,7 +5,7 @@ use candle_core::{DType, Storage, Tensor};
 use resnext_kernels::{CacheLevel, MapType, SharedSlice, ThreadTeam, bf16_bits, halves_mut, prefetch};
 
 /// What errors of both buffers call the operation.
-pub(crate) const OP: &str = "activations";
+pub(crate) const OP: &str = "feature map";
 
 /// N, C, H and W of an f32 tensor.
 pub(crate) fn dims(x: &Tensor) -> Result<[usize; 4]> {

@@ -2,7 +2,7 @@
 
 use crate::element::precision_of;
 use crate::infer::conv::{FusedConv, Fusion, fused_dtype_is_supported};
-use crate::infer::feature_map::Activations;
+use crate::infer::feature_map::FeatureMap;
 use crate::infer::input::Images;
 use crate::tests::fallback::fallback_conv2d;
 use crate::train::conv2d::{conv2d, conv2d_with_bias};
@@ -24,7 +24,7 @@ fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
 
 /// `conv(x)` as f32, plus the residual if there is one, and through ReLU if `relu` is set.
 fn fused(conv: &FusedConv, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Tensor {
-    let (mut input, mut added, mut out) = <(Activations, Activations, Activations)>::default();
+    let (mut input, mut added, mut out) = <(FeatureMap, FeatureMap, FeatureMap)>::default();
     let dtype = |maps| if maps == MapType::Bf16 { DType::BF16 } else { DType::F32 };
     ThreadTeam::scope(|team| {
         input.load(team, x, dtype(conv.reads)).unwrap();
@@ -201,7 +201,7 @@ fn a_first_convolution_reads_images() {
             .filter(|&(isa, dtype, _)| precision_of(dtype, isa).is_some())
         {
             let conv = FusedConv::on(isa, &weight, &bias, &config, dtype, true).unwrap();
-            let (mut images, mut out) = (Images::new(), Activations::new());
+            let (mut images, mut out) = (Images::new(), FeatureMap::new());
             for x in
                 [&x, &x.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap().permute((0, 3, 1, 2)).unwrap()]
             {
@@ -322,7 +322,7 @@ fn quantized_error(
     let output = if relu { Quantization::positive(3.0) } else { Quantization::signed(3.0) }.unwrap();
     let conv = FusedConv::quantized(&weight, bias, config, input, output).unwrap();
     let maps = |t: &Tensor, quantization| {
-        let (mut loaded, mut maps) = <(Activations, Activations)>::default();
+        let (mut loaded, mut maps) = <(FeatureMap, FeatureMap)>::default();
         ThreadTeam::scope(|team| {
             loaded.load(team, t, DType::F32).unwrap();
             assert!(maps.quantize(team, &loaded, quantization).unwrap());
@@ -331,7 +331,7 @@ fn quantized_error(
     };
     let x = maps(&x.abs().unwrap(), input);
     let residual = residual.map(|r| maps(r, Quantization::signed(1.2).unwrap()));
-    let mut out = Activations::new();
+    let mut out = FeatureMap::new();
     let fusion = Fusion { residual: residual.as_ref(), relu, ahead: &[&conv] };
     ThreadTeam::scope(|team| conv.forward(team, &x, fusion, &mut out)).unwrap();
     let mut want = conv2d(&wide(&x.to_tensor().unwrap()), &wide(&weight), config).unwrap();
@@ -377,7 +377,7 @@ proptest! {
             want = want.relu().unwrap();
         }
         let greatest = want.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
-        let (mut input, mut added, mut out) = <(Activations, Activations, Activations)>::default();
+        let (mut input, mut added, mut out) = <(FeatureMap, FeatureMap, FeatureMap)>::default();
         for (isa, dtype) in Isa::available().into_iter().flat_map(|isa| [(isa, DType::F32), (isa, DType::BF16)]) {
             if precision_of(dtype, isa).is_none() {
                 continue;
