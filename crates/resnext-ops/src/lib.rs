@@ -29,7 +29,7 @@ pub use train::{
 pub use train::{max_pool2d, relu, residue, sum, untaped, value_and_gradients, vjp};
 
 // Inference: packed convolutions on reused buffers, on the CPU.
-pub use infer::{FeatureMap, FusedConv, Fusion, Images, InputFormat, fused_dtype_is_supported};
+pub use infer::{FeatureMap, FusedConv, Fusion, InputFormat, InputImages, fused_dtype_is_supported};
 pub use resnext_kernels::{Quantization, QuantizationError, ThreadTeam};
 
 // The machine.

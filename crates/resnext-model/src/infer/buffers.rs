@@ -1,6 +1,6 @@
 //! The feature maps that a forward pass writes, reused by later passes.
 
-use resnext_ops::{FeatureMap, Images};
+use resnext_ops::{FeatureMap, InputImages};
 
 /// All buffers of one forward pass.
 ///
@@ -20,7 +20,7 @@ pub(super) struct Buffers {
 /// The buffers of one image, from the stem to the last stage but one.
 #[derive(Debug, Default)]
 pub(super) struct ImageBuffers {
-    pub(super) image: Images,
+    pub(super) image: InputImages,
     pub(super) stem: StemMaps,
     /// All stages but the last.
     pub(super) stages: Vec<StageMaps>,

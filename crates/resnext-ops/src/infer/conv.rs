@@ -3,7 +3,7 @@
 use crate::element::{map_type_of, precision_of};
 use crate::error::{Error, Result};
 use crate::infer::feature_map::FeatureMap;
-use crate::infer::input::{Images, InputFormat};
+use crate::infer::input::{InputFormat, InputImages};
 use crate::infer::int8::quantize_weights;
 use crate::infer::map_view::MapView;
 use crate::layout::row_major;
@@ -42,7 +42,7 @@ pub struct FusedConv {
 struct Access {
     /// Whether a kernel row is read as one run of words, across its pixels.
     row_runs: bool,
-    /// Channels from one pixel of such a run, or of an [`Images`] buffer, to the next.
+    /// Channels from one pixel of such a run, or of an [`InputImages`] buffer, to the next.
     pixel_stride: usize,
     /// Whether what is read of a source pixel serves all output pixels of a row that it reaches.
     neighbours: bool,
@@ -108,7 +108,7 @@ impl FusedConv {
         Self::on(Isa::current(), weight, bias, config, dtype, false)
     }
 
-    /// [`new`](Self::new) for a convolution that reads [`Images`], whose pixels then follow each other
+    /// [`new`](Self::new) for a convolution that reads [`InputImages`], whose pixels then follow each other
     /// without gaps where the kernel can read them so.
     ///
     /// # Errors
@@ -231,7 +231,7 @@ impl FusedConv {
         self.packed.bytes()
     }
 
-    /// How [`Images`] are to be loaded for it.
+    /// How [`InputImages`] are to be loaded for it.
     pub fn input_format(&self) -> InputFormat {
         InputFormat {
             channels: self.channels(),
@@ -269,7 +269,7 @@ impl FusedConv {
     pub fn forward_images(
         &self,
         team: &ThreadTeam,
-        x: &Images,
+        x: &InputImages,
         fusion: Fusion,
         out: &mut FeatureMap,
     ) -> Result<()> {
@@ -329,7 +329,7 @@ impl FusedConv {
         let (expected, got) = (self.access.pixel_stride, x.pixel_stride);
         if self.access.row_runs && got != expected {
             return wrong(format!(
-                "expected pixels {expected} channels apart, got {got}; such a convolution reads Images"
+                "expected pixels {expected} channels apart, got {got}; such a convolution reads InputImages"
             ));
         }
         let shape = conv_sizes(OP, [n, c, h, w], self.weight, &self.config)?;

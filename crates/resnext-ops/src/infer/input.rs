@@ -20,7 +20,7 @@ pub struct InputFormat {
 /// reads. For a kernel whose rows are read as runs of channels, pixels follow each other without gaps; in
 /// bf16 a word then holds channels of two pixels.
 #[derive(Debug, Clone, Default)]
-pub struct Images {
+pub struct InputImages {
     data: AlignedBuffer,
     /// N, H, W and C, border included.
     size: [usize; 4],
@@ -29,7 +29,7 @@ pub struct Images {
     map_type: MapType,
 }
 
-impl Images {
+impl InputImages {
     /// Creates an empty buffer; [`load`](Self::load) fills it.
     pub fn new() -> Self {
         Self::default()
@@ -62,7 +62,7 @@ impl Images {
     }
 
     pub(crate) fn view(&self) -> MapView<'_> {
-        let Images { ref data, size, pixel_stride, map_type } = *self;
+        let InputImages { ref data, size, pixel_stride, map_type } = *self;
         MapView { data, size, map_type, pixel_stride }
     }
 }

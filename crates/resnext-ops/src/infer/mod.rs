@@ -9,4 +9,4 @@ mod rows;
 
 pub use conv::{FusedConv, Fusion, fused_dtype_is_supported};
 pub use feature_map::FeatureMap;
-pub use input::{Images, InputFormat};
+pub use input::{InputFormat, InputImages};

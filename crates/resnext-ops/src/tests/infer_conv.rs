@@ -3,7 +3,7 @@
 use crate::element::precision_of;
 use crate::infer::conv::{FusedConv, Fusion, fused_dtype_is_supported};
 use crate::infer::feature_map::FeatureMap;
-use crate::infer::input::Images;
+use crate::infer::input::InputImages;
 use crate::tests::fallback::fallback_conv2d;
 use crate::train::conv2d::{conv2d, conv2d_with_bias};
 use candle_core::{DType, Device, Tensor};
@@ -201,7 +201,7 @@ fn a_first_convolution_reads_images() {
             .filter(|&(isa, dtype, _)| precision_of(dtype, isa).is_some())
         {
             let conv = FusedConv::on(isa, &weight, &bias, &config, dtype, true).unwrap();
-            let (mut images, mut out) = (Images::new(), FeatureMap::new());
+            let (mut images, mut out) = (InputImages::new(), FeatureMap::new());
             for x in
                 [&x, &x.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap().permute((0, 3, 1, 2)).unwrap()]
             {
@@ -215,7 +215,7 @@ fn a_first_convolution_reads_images() {
             let other = FusedConv::on(isa, &weight, &bias, &config, dtype, false).unwrap();
             let wide = values(&[n, c + 1, h, w], 1);
             let result =
-                ThreadTeam::scope(|team| Images::new().load(team, &wide, conv.input_format(), border));
+                ThreadTeam::scope(|team| InputImages::new().load(team, &wide, conv.input_format(), border));
             assert!(result.unwrap_err().to_string().contains("channels, got"));
             if conv.input_format() != other.input_format() {
                 let result = ThreadTeam::scope(|team| {
