@@ -8,7 +8,7 @@ use candle_core::{DType, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
 use resnext_ops::{
     BatchNormConfig, Conv2dConfig, ConvNorm, RunningStats, add, add_relu, batch_norm_eval, batch_norm_train,
-    batch_norm_train_add_relu, conv2d, residue,
+    batch_norm_train_add_relu, conv2d, modulo,
 };
 
 /// A convolution without bias: `weight` (Cout, Cin/groups, k, k).
@@ -108,7 +108,7 @@ impl BatchNorm {
         Ok(match mode {
             Mode::Train => batch_norm_train_add_relu(x, weight, bias, running, shortcut, config)?,
             Mode::Eval => add_relu(&self.forward(x, mode)?, shortcut)?,
-            Mode::Polynomial { modulus } => residue(&add(&self.forward(x, mode)?, shortcut)?, modulus)?,
+            Mode::Polynomial { modulus } => modulo(&add(&self.forward(x, mode)?, shortcut)?, modulus)?,
         })
     }
 
@@ -118,7 +118,7 @@ impl BatchNorm {
         Ok(match mode {
             Mode::Train => batch_norm_train(x, weight, bias, running, &config)?,
             Mode::Eval => batch_norm_eval(x, weight, bias, &running.mean, &running.var, &config)?,
-            Mode::Polynomial { modulus } => residue(x, modulus)?,
+            Mode::Polynomial { modulus } => modulo(x, modulus)?,
         })
     }
 }

@@ -21,7 +21,7 @@ pub use conv2d::{conv2d, conv2d_gradients, conv2d_with_bias};
 pub use cross_entropy::{cross_entropy, loss_value};
 pub use fused::{Bottleneck, ConvNorm, Stem};
 pub use linear::linear;
-pub use modulo::residue;
+pub use modulo::modulo;
 pub use norm::RunningStats;
 pub use pool::{global_avg_pool, max_pool2d};
 pub use residual::{add, add_relu, cat_channels, relu, sum};

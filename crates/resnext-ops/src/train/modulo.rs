@@ -23,13 +23,13 @@ use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, MetalStorage, Shap
 ///
 /// # Errors
 /// If `x` does not have four dimensions, or the modulus is even.
-pub fn residue(x: &Tensor, modulus: u32) -> Result<Tensor> {
-    check_rank("residue", x)?;
+pub fn modulo(x: &Tensor, modulus: u32) -> Result<Tensor> {
+    check_rank("modulo", x)?;
     if modulus.is_multiple_of(2) {
         let message = format!("the modulus must be odd, got {modulus}");
-        return Err(Error::Config { op: "residue", message });
+        return Err(Error::Config { op: "modulo", message });
     }
-    let op = Residue { modulus };
+    let op = Modulo { modulus };
     if has_kernel(x) {
         return apply1(x, op, Output::ChannelsLast);
     }
@@ -39,13 +39,13 @@ pub fn residue(x: &Tensor, modulus: u32) -> Result<Tensor> {
 
 /// The reduction as a custom op. On devices and types without our kernels its forward is the identity, and it
 /// is only there to reduce the gradient: candle's own `round` has no gradient.
-struct Residue {
+struct Modulo {
     modulus: u32,
 }
 
-impl CustomOp1 for Residue {
+impl CustomOp1 for Modulo {
     fn name(&self) -> &'static str {
-        "residue"
+        "modulo"
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
@@ -56,11 +56,11 @@ impl CustomOp1 for Residue {
         ) -> candle_core::Result<(CpuStorage, Shape)> {
             let (n, c, h, w) = layout.shape().dims4()?;
             let modulus = modulus as f64;
-            let residue = |&x: &T| {
+            let modulo = |&x: &T| {
                 let x = x.as_f64();
                 T::of_f64(x - modulus * (x / modulus).round())
             };
-            let y = channels_last::<T>(storage, layout)?.iter().map(residue).collect();
+            let y = channels_last::<T>(storage, layout)?.iter().map(modulo).collect();
             Ok((T::to_cpu_storage_owned(y), (n, h, w, c).into()))
         }
         match storage {
@@ -75,7 +75,7 @@ impl CustomOp1 for Residue {
         #[cfg(feature = "cuda")]
         if matches!(storage.dtype(), DType::F32 | DType::BF16 | DType::F16) {
             let (n, c, h, w) = layout.shape().dims4()?;
-            let y = pointwise::residue((storage, &layout.permute(&[0, 2, 3, 1])?), self.modulus)?;
+            let y = pointwise::modulo((storage, &layout.permute(&[0, 2, 3, 1])?), self.modulus)?;
             return Ok((y, (n, h, w, c).into()));
         }
         Ok((storage.try_clone(layout)?, layout.shape().clone()))
@@ -93,7 +93,7 @@ impl CustomOp1 for Residue {
         // The tape passes gradients as (N, H, W, C), candle in any order; both have four dimensions.
         if has_kernel(grad) {
             let grad = from_nhwc(&grad.contiguous()?)?;
-            return Ok(Some(from_nhwc(&grad.apply_op1_no_bwd(&Residue { modulus: self.modulus })?)?));
+            return Ok(Some(from_nhwc(&grad.apply_op1_no_bwd(&Modulo { modulus: self.modulus })?)?));
         }
         let modulus = self.modulus as f64;
         Ok(Some((grad - ((grad / modulus)?.round()? * modulus)?)?))

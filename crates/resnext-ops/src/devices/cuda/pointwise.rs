@@ -22,7 +22,7 @@ pub(crate) enum Pointwise {
     /// a
     Copy = 4,
     /// a - m·round(a / m)
-    Residue = 5,
+    Modulo = 5,
 }
 
 pub(super) fn module(dtype: DType, parameter: DType, width: usize) -> candle_core::Result<Module> {
@@ -43,8 +43,8 @@ pub(crate) fn pointwise(operation: Pointwise, a: Stored, b: Stored) -> candle_co
 }
 
 /// Reduces integers modulo an odd number, to -(modulus - 1)/2..=(modulus - 1)/2.
-pub(crate) fn residue(x: Stored, modulus: u32) -> candle_core::Result<CudaStorage> {
-    compute(Pointwise::Residue, x, x, modulus)
+pub(crate) fn modulo(x: Stored, modulus: u32) -> candle_core::Result<CudaStorage> {
+    compute(Pointwise::Modulo, x, x, modulus)
 }
 
 /// Copies the elements of a tensor into another of its shape and type.
@@ -60,7 +60,7 @@ pub(crate) fn copy(from: Stored, to: Stored) -> candle_core::Result<()> {
     launch(Pointwise::Copy, from, [from_at, from_at], pointer(to.0, first_to)?, 0)
 }
 
-/// [`pointwise`], with the modulus of [`Pointwise::Residue`].
+/// [`pointwise`], with the modulus of [`Pointwise::Modulo`].
 fn compute(operation: Pointwise, a: Stored, b: Stored, modulus: u32) -> candle_core::Result<CudaStorage> {
     let (from, other) = (Elements::row_major(a)?, Elements::row_major(b)?);
     let out = uninitialised(a.0.device(), a.1.shape().elem_count(), a.0.dtype())?;

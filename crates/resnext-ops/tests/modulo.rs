@@ -1,7 +1,7 @@
 //! Arithmetic modulo a prime, and vector-Jacobian products, with which proofs differentiate.
 
 use candle_core::{DType, Device, Tensor, Var};
-use resnext_ops::{Error, add, residue, value_and_gradients, vjp};
+use resnext_ops::{Error, add, modulo, value_and_gradients, vjp};
 
 fn tensor(values: &[f64], dtype: DType) -> Tensor {
     Tensor::from_slice(values, (1, values.len(), 1, 1), &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
@@ -17,12 +17,12 @@ fn residues_are_centred_and_so_are_their_gradients() {
     for dtype in [DType::F64, DType::F32, DType::BF16, DType::F16] {
         let x = Var::from_tensor(&tensor(&[-8.0, -4.0, -3.0, 0.0, 3.0, 4.0, 13.0], dtype)).unwrap();
         let g = tensor(&[1.0, 9.0, 0.0, -4.0, 7.0, 3.0, 4.0], dtype);
-        let f = || residue(x.as_tensor(), 7);
+        let f = || modulo(x.as_tensor(), 7);
         let (y, gradients) = vjp::<Error>(f, &g).unwrap();
         assert_eq!(values(&y), [-1.0, 3.0, -3.0, 0.0, 3.0, -3.0, -1.0], "{dtype:?}");
         assert_eq!(values(gradients.get(&x).unwrap()), [1.0, 2.0, 0.0, 3.0, 0.0, 3.0, -3.0], "{dtype:?}");
     }
-    assert!(residue(&tensor(&[1.0], DType::F32), 6).unwrap_err().to_string().contains("odd, got 6"));
+    assert!(modulo(&tensor(&[1.0], DType::F32), 6).unwrap_err().to_string().contains("odd, got 6"));
 }
 
 #[test]
