@@ -7,7 +7,7 @@ use crate::mode::Mode;
 use candle_core::{DType, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
 use resnext_ops::{
-    BatchNormConfig, Conv2dConfig, ConvNorm, RunningStats, add, add_relu, batch_norm_eval, batch_norm_train,
+    BatchNormConfig, Conv2dConfig, ConvBn, RunningStats, add, add_relu, batch_norm_eval, batch_norm_train,
     batch_norm_train_add_relu, conv2d, modulo,
 };
 
@@ -47,8 +47,8 @@ impl Conv {
     }
 
     /// This convolution and the batch norm behind it, as fused training operations take them.
-    pub(crate) fn with_norm(&self, bn: &BatchNorm) -> ConvNorm {
-        ConvNorm {
+    pub(crate) fn with_norm(&self, bn: &BatchNorm) -> ConvBn {
+        ConvBn {
             weight: self.weight.clone(),
             conv: self.config,
             scale_shift: (bn.weight.clone(), bn.bias.clone()),

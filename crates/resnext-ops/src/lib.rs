@@ -19,7 +19,7 @@ pub use layout::{is_channels_last, to_channels_last};
 pub use resnext_kernels::Conv2dConfig;
 
 // Training: operations with gradients, and the tape that records them.
-pub use train::{Bottleneck, ConvNorm, Gradients, RunningStats, Stem};
+pub use train::{Bottleneck, ConvBn, Gradients, RunningStats, Stem};
 pub use train::{
     add, add_relu, batch_norm_eval, batch_norm_train, batch_norm_train_add_relu, cast, cat_channels,
 };

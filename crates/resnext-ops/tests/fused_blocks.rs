@@ -10,13 +10,13 @@ use resnext_ops::*;
 const NORM: BatchNormConfig = BatchNormConfig { eps: 0.3, momentum: 0.7, relu: false };
 
 /// A convolution with its batch norm, whose running statistics begin at 0 and 1.
-fn layer(input: usize, output: usize, kernel: usize, groups: usize, salt: u64) -> ConvNorm {
+fn layer(input: usize, output: usize, kernel: usize, groups: usize, salt: u64) -> ConvBn {
     let var = |shape: &[usize], salt| Var::from_tensor(&fill(shape, salt)).unwrap().into_inner();
     let running = RunningStats {
         mean: Var::zeros(output, DType::F64, &Device::Cpu).unwrap(),
         var: Var::ones(output, DType::F64, &Device::Cpu).unwrap(),
     };
-    ConvNorm {
+    ConvBn {
         weight: var(&[output, input / groups, kernel, kernel], salt),
         conv: Conv2dConfig { padding: kernel / 2, groups, ..Default::default() },
         scale_shift: (var(&[output], salt + 1), var(&[output], salt + 2)),
@@ -26,14 +26,14 @@ fn layer(input: usize, output: usize, kernel: usize, groups: usize, salt: u64) -
 }
 
 /// A copy that shares parameters, with running statistics of its own.
-fn with_own_statistics(layer: &ConvNorm) -> ConvNorm {
+fn with_own_statistics(layer: &ConvBn) -> ConvBn {
     let copy = |var: &Var| Var::from_tensor(&var.copy().unwrap()).unwrap();
     let running = RunningStats { mean: copy(&layer.running.mean), var: copy(&layer.running.var) };
-    ConvNorm { running, ..layer.clone() }
+    ConvBn { running, ..layer.clone() }
 }
 
 /// The layer by single operations.
-fn apart(layer: &ConvNorm, x: &Tensor, relu: bool) -> Result<Tensor> {
+fn apart(layer: &ConvBn, x: &Tensor, relu: bool) -> Result<Tensor> {
     let config = BatchNormConfig { relu, ..layer.norm };
     let (weight, bias) = &layer.scale_shift;
     batch_norm_train(&conv2d(x, &layer.weight, &layer.conv)?, weight, bias, &layer.running, &config)
@@ -43,7 +43,7 @@ fn apart(layer: &ConvNorm, x: &Tensor, relu: bool) -> Result<Tensor> {
 fn same(
     fused: impl Fn() -> Result<Tensor>,
     single: impl Fn() -> Result<Tensor>,
-    layers: &[(&ConvNorm, &ConvNorm)],
+    layers: &[(&ConvBn, &ConvBn)],
     x: &Var,
 ) {
     let g = fill(single().unwrap().dims(), 99);
@@ -55,7 +55,7 @@ fn same(
     let ((got, got_gradients), (want, want_gradients)) = (vjp(fused, &g).unwrap(), vjp(single, &g).unwrap());
     assert!(error(&got, &values(&want)) < 1e-12);
     let parameters =
-        |layer: &ConvNorm| [layer.weight.clone(), layer.scale_shift.0.clone(), layer.scale_shift.1.clone()];
+        |layer: &ConvBn| [layer.weight.clone(), layer.scale_shift.0.clone(), layer.scale_shift.1.clone()];
     let mut variables: Vec<Tensor> = layers.iter().flat_map(|(fused, _)| parameters(fused)).collect();
     if want_gradients.get(x).is_some() {
         variables.push(x.as_tensor().clone());

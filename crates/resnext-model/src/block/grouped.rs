@@ -8,7 +8,7 @@ use crate::layers::{BatchNorm, Conv};
 use crate::mode::Mode;
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
-use resnext_ops::ConvNorm;
+use resnext_ops::ConvBn;
 
 /// Figure 3 (c): a chain of convolutions with batch norm and ReLU between them: three in a bottleneck block,
 /// two in a basic one.
@@ -48,7 +48,7 @@ impl Transform for Grouped {
         self.with_norms(last_norm).map(|(conv, bn)| conv.fold(bn)).collect()
     }
 
-    fn chain(&self, last_norm: &BatchNorm) -> Option<Vec<ConvNorm>> {
+    fn chain(&self, last_norm: &BatchNorm) -> Option<Vec<ConvBn>> {
         Some(self.with_norms(last_norm).map(|(conv, bn)| conv.with_norm(bn)).collect())
     }
 }

@@ -7,7 +7,7 @@ use crate::layers::{BatchNorm, Conv};
 use crate::mode::Mode;
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
-use resnext_ops::ConvNorm;
+use resnext_ops::ConvBn;
 
 /// Σ T_i(x) of equation (3) in one of the three forms, without the batch norm that follows the sum: that one
 /// is the same in every form, and belongs to the block.
@@ -24,7 +24,7 @@ pub(super) trait Transform: std::fmt::Debug + Send + Sync {
 
     /// The convolutions, each with the batch norm behind it, if T is nothing but a chain of them with ReLU
     /// between: fused training takes those. `last_norm` is the batch norm behind the last.
-    fn chain(&self, _last_norm: &BatchNorm) -> Option<Vec<ConvNorm>> {
+    fn chain(&self, _last_norm: &BatchNorm) -> Option<Vec<ConvBn>> {
         None
     }
 }

@@ -19,7 +19,7 @@ pub use batch_norm::{batch_norm_eval, batch_norm_train, batch_norm_train_add_rel
 pub use cast::cast;
 pub use conv2d::{conv2d, conv2d_gradients, conv2d_with_bias};
 pub use cross_entropy::{cross_entropy, loss_value};
-pub use fused::{Bottleneck, ConvNorm, Stem};
+pub use fused::{Bottleneck, ConvBn, Stem};
 pub use linear::linear;
 pub use modulo::modulo;
 pub use norm::RunningStats;

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::layout::from_nhwc;
 use crate::profile::span;
 use crate::shape::output_shape;
-use crate::train::fused::conv_bn::{ConvBnState, ConvNorm, Gradients, supports};
+use crate::train::fused::conv_bn::{ConvBn, ConvBnState, Gradients, supports};
 use crate::train::fused::elements::{ForwardAs, with_elements};
 use crate::train::tape::{needs_gradient, record};
 use candle_core::{Shape, Tensor};
@@ -20,9 +20,9 @@ use std::cell::RefCell;
 #[derive(Debug, Clone)]
 pub struct Bottleneck {
     /// The 1×1, 3×3 and 1×1 convolutions with their batch norms.
-    pub convs: [ConvNorm; 3],
+    pub convs: [ConvBn; 3],
     /// The shortcut's projection, where input and output differ in shape.
-    pub projection: Option<ConvNorm>,
+    pub projection: Option<ConvBn>,
     /// Whether the convolutions' outputs are dropped after the forward pass and computed again in the
     /// backward pass.
     pub recompute: bool,
@@ -36,7 +36,7 @@ impl Bottleneck {
     /// `x` is f32 or f64 like the parameters, or bf16 beside f32 parameters: then all maps and their
     /// gradients are stored as bf16 and computed in f32, with the parameters as they are.
     pub fn takes(&self, x: &Tensor) -> bool {
-        let pointwise = |layer: &ConvNorm| {
+        let pointwise = |layer: &ConvBn| {
             let Conv2dConfig { padding, groups, .. } = layer.conv;
             layer.weight.dims().get(2..) == Some(&[1, 1]) && padding == 0 && groups == 1
         };

@@ -19,7 +19,7 @@ use resnext_kernels::{
 
 /// A convolution without bias, and the batch norm behind it.
 #[derive(Debug, Clone)]
-pub struct ConvNorm {
+pub struct ConvBn {
     /// The convolution's weight (Cout, Cin/groups, kh, kw).
     pub weight: Tensor,
     /// The convolution's settings.
@@ -32,7 +32,7 @@ pub struct ConvNorm {
     pub norm: BatchNormConfig,
 }
 
-impl ConvNorm {
+impl ConvBn {
     /// The sizes of the convolution of an input (N, Cin, H, W).
     ///
     /// # Errors
@@ -49,7 +49,7 @@ impl ConvNorm {
 /// in.
 pub(crate) fn supports<'a>(
     x: &Tensor,
-    layers: impl Iterator<Item = &'a ConvNorm> + Clone,
+    layers: impl Iterator<Item = &'a ConvBn> + Clone,
     channels: Option<usize>,
 ) -> bool {
     let isa = Isa::current();
@@ -65,11 +65,11 @@ pub(crate) fn supports<'a>(
         && layers.map(|layer| &layer.weight).all(|weight| weight.dtype() == parameters)
 }
 
-/// A [`ConvNorm`] between its forward and its backward pass. Maps are stored as `D`; parameters are
+/// A [`ConvBn`] between its forward and its backward pass. Maps are stored as `D`; parameters are
 /// `D::Compute`, the type that `D` is computed in.
 pub(crate) struct ConvBnState<D: Stored> {
     name: &'static str,
-    layer: ConvNorm,
+    layer: ConvBn,
     pub(crate) shape: ConvShape,
     isa: Isa,
     weight: Vec<D::Compute>,
@@ -87,10 +87,10 @@ pub(crate) type Gradients = Vec<(Tensor, Option<Tensor>)>;
 
 impl<D: Stored> ConvBnState<D> {
     /// Convolves `operand` (N, H, W, Cin) and moves the running statistics. `shape` is the layer's, from
-    /// [`ConvNorm::shape`].
+    /// [`ConvBn::shape`].
     pub(crate) fn forward(
         name: &'static str,
-        layer: &ConvNorm,
+        layer: &ConvBn,
         shape: ConvShape,
         operand: Operand<D>,
     ) -> Result<Self> {

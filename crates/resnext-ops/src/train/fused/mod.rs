@@ -6,5 +6,5 @@ mod elements;
 mod stem;
 
 pub use bottleneck::Bottleneck;
-pub use conv_bn::ConvNorm;
+pub use conv_bn::ConvBn;
 pub use stem::Stem;

@@ -6,7 +6,7 @@ use crate::element::Stored;
 use crate::error::Result;
 use crate::layout::from_nhwc;
 use crate::profile::span;
-use crate::train::fused::conv_bn::{ConvBnState, ConvNorm, Gradients, supports};
+use crate::train::fused::conv_bn::{ConvBn, ConvBnState, Gradients, supports};
 use crate::train::fused::elements::{ForwardAs, with_elements};
 use crate::train::tape::{needs_gradient, record};
 use candle_core::Tensor;
@@ -16,7 +16,7 @@ use resnext_kernels::{BlockSink, Isa, MAX_WINDOW, Operand, Shortcut, Window};
 #[derive(Debug, Clone)]
 pub struct Stem {
     /// The convolution with its batch norm; ReLU follows.
-    pub conv: ConvNorm,
+    pub conv: ConvBn,
     /// The max-pooling behind those, if there is one.
     pub pool: Option<Pool2dConfig>,
 }
