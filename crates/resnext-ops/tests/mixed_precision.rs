@@ -1,4 +1,4 @@
-//! bf16 beside f32 parameters: what is rounded, what is not, and whose type a gradient has.
+//! bf16 beside f32 parameters: which values are rounded, which are not, and the types of gradients.
 
 mod common;
 
@@ -6,10 +6,10 @@ use candle_core::{DType, Device, Tensor, Var};
 use common::{error, fill, reference_conv, values};
 use resnext_ops::*;
 
-/// Half the distance from 1 to the next bf16: the most that one rounding changes, relatively.
+/// Half the distance from 1 to the next bf16: the largest relative error of one rounding.
 const ROUNDING: f64 = 1.0 / 256.0;
 
-/// By way of f32, which f64's own way to bf16 rounds differently now and then.
+/// Converts through f32: from f64 directly, bf16 is now and then rounded differently.
 fn of(t: &Tensor, dtype: DType) -> Tensor {
     match dtype {
         DType::F64 => t.to_dtype(dtype).unwrap(),
@@ -21,7 +21,7 @@ fn var(t: &Tensor, dtype: DType) -> Var {
     Var::from_tensor(&of(t, dtype)).unwrap()
 }
 
-/// Gradients of `<y, g>` on the tape or in candle's graph, of each variable in its own type.
+/// Gradients of `<y, g>` on the tape or in candle's graph, each in its variable's type.
 fn gradients(
     f: impl Fn() -> Result<Tensor>,
     g: &Tensor,
@@ -45,7 +45,7 @@ fn gradients(
 
 #[test]
 fn a_convolution_rounds_its_operands_and_its_result_once() {
-    // 9·64 products a sum: were sums themselves bf16, the error would be tens of roundings.
+    // Sums of 9·64 products: if they were bf16 themselves, the error would be tens of roundings.
     let config = Conv2dConfig { padding: 1, ..Default::default() };
     let (x, weight) = (of(&fill(&[2, 64, 6, 5], 1), DType::BF16), fill(&[8, 64, 3, 3], 2));
     let (shape, want) = reference_conv(&x, &of(&weight, DType::BF16), &config);
@@ -58,7 +58,7 @@ fn a_convolution_rounds_its_operands_and_its_result_once() {
         for (got, want) in values(&y).iter().zip(&want) {
             assert!((got - want).abs() <= 1.01 * ROUNDING * want.abs() + 1e-4, "{got} {want}");
         }
-        // The gradients of f64 from the same rounded operands.
+        // The gradients in f64 from the same rounded operands.
         let (x64, w64) = (var(&x, DType::F64), var(&of(&weight, DType::BF16), DType::F64));
         let (_, wide) = gradients(|| conv2d(&x64, &w64, &config), &of(&g, DType::F64), &[&x64, &w64], true);
         for (got, want) in all.iter().zip(&wide) {
@@ -69,7 +69,7 @@ fn a_convolution_rounds_its_operands_and_its_result_once() {
 
 #[test]
 fn batch_norm_keeps_its_statistics_in_f32() {
-    // A channel's mean is 16 times its spread: sums in bf16 would lose the variance altogether.
+    // Each channel's mean is 16 times its spread: sums in bf16 would lose the variance altogether.
     let x = of(&(fill(&[4, 16, 9, 9], 1) + 16.0).unwrap(), DType::BF16);
     let f32 = |t: Tensor| var(&t, DType::F32);
     let (weight, bias) = (f32((fill(&[16], 2) + 2.0).unwrap()), f32(fill(&[16], 3)));
@@ -93,7 +93,7 @@ fn batch_norm_keeps_its_statistics_in_f32() {
             assert!(error(got, &values(want)) < 1e-6);
         }
         for (i, (got, want)) in all.iter().zip(&want).enumerate() {
-            // A pixel whose result rounds to 0 has no gradient; those of parameters are sums in f64.
+            // A pixel whose result rounds to 0 has no gradient; parameters' gradients are sums in f64.
             let tolerance = if i == 0 { 1.01 * ROUNDING } else { 1e-4 };
             assert!(error(got, &values(want)) < tolerance, "{i}: {}", error(got, &values(want)));
         }

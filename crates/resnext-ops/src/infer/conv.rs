@@ -44,7 +44,7 @@ struct Access {
     row_runs: bool,
     /// Channels from one pixel of such a run, or of an [`InputImages`] buffer, to the next.
     pixel_stride: usize,
-    /// Whether what is read of a source pixel serves all output pixels of a row that it reaches.
+    /// Whether a source pixel is loaded once for all output pixels of a row that it contributes to.
     neighbours: bool,
 }
 

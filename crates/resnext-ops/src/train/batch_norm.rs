@@ -183,7 +183,7 @@ fn composite(
     Ok(if config.relu { y.relu()? } else { y })
 }
 
-/// Checks that parameters and statistics are (C) and of a type that goes with `x` (N, C, H, W).
+/// Checks that parameters and statistics are (C) and have the type of `x` (N, C, H, W), or are master copies.
 fn check(x: &Tensor, weight: &Tensor, bias: &Tensor, mean: &Tensor, var: &Tensor) -> Result<()> {
     const OP: &str = "batch_norm";
     check_rank(OP, x)?;

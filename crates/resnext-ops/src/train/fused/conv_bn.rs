@@ -163,9 +163,9 @@ impl<D: Stored> ConvBnState<D> {
         [0, 1, 2].map(|i| (0..self.gamma.len()).map(|k| D::Compute::of_f64(of(k)[i])).collect())
     }
 
-    /// From the gradient `g` of batch norm's output, and its sums: the gradients of weight, scale and shift go to
-    /// `gradients`. The input's gradient is computed if `sink` is given, which processes it block by block, and is
-    /// returned with the sink's totals.
+    /// From the gradient `g` of batch norm's output, and its sums: the gradients of weight, scale and shift
+    /// go to `gradients`. The input's gradient is computed if `sink` is given, which processes it block by
+    /// block, and is returned with the sink's totals.
     pub(crate) fn backward(
         &self,
         operand: Operand<D>,
