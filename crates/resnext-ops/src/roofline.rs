@@ -13,12 +13,12 @@ use std::time::Instant;
 /// registers, with a multiply-add counted as two: of f32, of bf16 with f32 sums, or of u8 with integer sums.
 /// `None` where this machine has no instructions for `dtype`. Takes about 200 ms.
 pub fn fma_peak(dtype: DType) -> Option<f64> {
-    let words = precision_of(dtype, Isa::current())?;
+    let precision = precision_of(dtype, Isa::current())?;
     const STEPS: usize = 8_000_000;
     let threads = rayon::current_num_threads();
     let once = || {
         let start = Instant::now();
-        let operations: u64 = (0..threads).into_par_iter().map(|_| fma_chains(words, STEPS)).sum();
+        let operations: u64 = (0..threads).into_par_iter().map(|_| fma_chains(precision, STEPS)).sum();
         operations as f64 / start.elapsed().as_secs_f64()
     };
     Some((0..8).map(|_| once()).fold(0.0, f64::max))

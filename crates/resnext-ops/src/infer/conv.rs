@@ -50,19 +50,19 @@ struct Access {
 
 impl Access {
     /// The access for weights of sizes `weight`; `of_images` if pixels may follow each other without gaps.
-    fn new(words: Precision, weight: [usize; 4], config: &Conv2dConfig, of_images: bool) -> Self {
+    fn new(precision: Precision, weight: [usize; 4], config: &Conv2dConfig, of_images: bool) -> Self {
         let [_, group_in, _, kernel_w] = weight;
         let Conv2dConfig { stride, padding, dilation, groups } = *config;
         // Few channels, as an image has, would leave most of a vector of words unused.
         let row_runs = groups == 1 && kernel_w > 1 && padding == 0 && dilation == 1 && group_in <= 16;
         let narrow = groups > 1 && (3..=32).contains(&group_in);
         // Mixed input and output types exist only for the classifier, which is 1×1.
-        let one_type = words.written() == words.channels();
+        let one_type = precision.written() == precision.channels();
         let neighbours = one_type && narrow && kernel_w == 3 && dilation == 1 && stride <= 2;
-        let padded = (group_in * groups).next_multiple_of(words.channels());
+        let padded = (group_in * groups).next_multiple_of(precision.channels());
         let pixel_stride = match row_runs {
             // Pack densely when every run starts on a word boundary.
-            true if of_images && (stride * group_in).is_multiple_of(words.channels()) => group_in,
+            true if of_images && (stride * group_in).is_multiple_of(precision.channels()) => group_in,
             _ => padded,
         };
         Access { row_runs, pixel_stride, neighbours }
@@ -123,8 +123,8 @@ impl FusedConv {
     /// # Errors
     /// Those of `new`.
     pub fn writing_f32(weight: &Tensor, bias: &Tensor, config: &Conv2dConfig, dtype: DType) -> Result<Self> {
-        let (words, maps) = floats(Isa::current(), dtype)?;
-        let types = Types { words: words.writing_f32(), reads: maps, writes: MapType::F32 };
+        let (precision, maps) = floats(Isa::current(), dtype)?;
+        let types = Types { precision: precision.writing_f32(), reads: maps, writes: MapType::F32 };
         Self::pack(types, weight, bias, config, false)
     }
 
@@ -143,7 +143,7 @@ impl FusedConv {
         output: Quantization,
     ) -> Result<Self> {
         let isa = Isa::current();
-        let words = precision_of(DType::U8, isa).ok_or_else(|| Error::Config {
+        let precision = precision_of(DType::U8, isa).ok_or_else(|| Error::Config {
             op: OP,
             message: format!("int8 needs a CPU with AVX-512 VNNI, this one runs {}; use f32", isa.name()),
         })?;
@@ -151,7 +151,7 @@ impl FusedConv {
             let message = format!("expected an input whose zero is 0, got {input:?}");
             return Err(Error::Config { op: OP, message });
         }
-        let types = Types { words, reads: MapType::U8(input), writes: MapType::U8(output) };
+        let types = Types { precision, reads: MapType::U8(input), writes: MapType::U8(output) };
         Self::pack(types, weight, bias, config, false)
     }
 
@@ -163,8 +163,8 @@ impl FusedConv {
         dtype: DType,
         of_images: bool,
     ) -> Result<Self> {
-        let (words, maps) = floats(isa, dtype)?;
-        Self::pack(Types { words, reads: maps, writes: maps }, weight, bias, config, of_images)
+        let (precision, maps) = floats(isa, dtype)?;
+        Self::pack(Types { precision, reads: maps, writes: maps }, weight, bias, config, of_images)
     }
 
     fn pack(
@@ -174,7 +174,7 @@ impl FusedConv {
         config: &Conv2dConfig,
         of_images: bool,
     ) -> Result<Self> {
-        let Types { words, reads, writes } = types;
+        let Types { precision, reads, writes } = types;
         let sizes = check_weight(OP, weight.shape(), config)?;
         for (input, t) in [("weight", weight), ("bias", bias)] {
             if t.dtype() != DType::F32 {
@@ -194,7 +194,7 @@ impl FusedConv {
         if let (MapType::U8(input), MapType::U8(output)) = (reads, writes) {
             scales = quantize_weights(OP, values.to_mut(), &mut biases, input, output)?;
         }
-        let access = Access::new(words, sizes, config, of_images);
+        let access = Access::new(precision, sizes, config, of_images);
         if access.row_runs {
             values = Cow::Owned(as_row_runs(&values, sizes, access.pixel_stride));
         }
@@ -209,7 +209,7 @@ impl FusedConv {
             bias: &biases,
             scales: &scales,
         };
-        let packed = Packed::new(words, &filter);
+        let packed = Packed::new(precision, &filter);
         Ok(FusedConv {
             packed,
             reads,
@@ -392,7 +392,7 @@ impl FusedConv {
 
 /// The types of a convolution: how kernels compute, and the maps they read and write.
 struct Types {
-    words: Precision,
+    precision: Precision,
     reads: MapType,
     writes: MapType,
 }
@@ -402,11 +402,11 @@ fn floats(isa: Isa, dtype: DType) -> Result<(Precision, MapType)> {
     let Some(maps) = map_type_of(dtype) else {
         return Err(Error::DType { op: OP, input: "maps", expected: "F32 or BF16".into(), got: dtype });
     };
-    let words = precision_of(dtype, isa).ok_or_else(|| Error::Config {
+    let precision = precision_of(dtype, isa).ok_or_else(|| Error::Config {
         op: OP,
         message: format!("bf16 needs a CPU with AVX-512 BF16, this one runs {}; use f32", isa.name()),
     })?;
-    Ok((words, maps))
+    Ok((precision, maps))
 }
 
 /// Weights (Cout, Cin, kh, kw) in the order (Cout, kw, `pixel_stride`, kh): the pixels of a kernel row become

@@ -1,4 +1,5 @@
-//! Copying a tensor's rows into a buffer, in the type and at the distance that kernels read pixels.
+//! Copying a tensor's rows into a buffer, in the type and at the distance that kernels read pixels. Buffers
+//! are made of 32-bit words, each of one f32, two bf16 or four u8 channels.
 
 use crate::error::{Error, Result};
 use candle_core::{DType, Storage, Tensor};

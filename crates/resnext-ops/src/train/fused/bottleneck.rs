@@ -99,7 +99,7 @@ impl ForwardAs for Bottleneck {
                 Some(conv) => Shortcut::Projection(conv.line()),
             };
             let y = {
-                let _span = span("", "join");
+                let _span = span("", "residual sum");
                 D::residual_relu(Isa::current(), shape3.out_channels, third.line(), shortcut)
             };
             let sizes = (shape3.batch, shape3.out_h, shape3.out_w, shape3.out_channels);
@@ -149,7 +149,7 @@ impl<D: Stored> Saved<D> {
         let channels = third.shape.out_channels;
         let shortcut = projection.as_ref().map(ConvBnState::centred);
         let (g, sums, shortcut_sums) = {
-            let _span = span("", "join gradient");
+            let _span = span("", "residual gradient");
             D::residual_relu_gradient(Isa::current(), channels, (y, gradient), third.centred(), shortcut)
         };
         let gate = Some(BlockSink::Gate(second.gate()));
