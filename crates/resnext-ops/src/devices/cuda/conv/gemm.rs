@@ -123,7 +123,7 @@ pub(super) fn try_compute(job: &Job) -> candle_core::Result<Option<CudaStorage>>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Conv2dConfig;
+    use resnext_kernels::Conv2dConfig;
 
     /// The product as cuBLAS documents it, element by element: column-major, (m × k) · (k × n).
     fn documented(p: Product, a: &[f64], b: &[f64]) -> Vec<f64> {
