@@ -43,12 +43,12 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, config: &Conv2dConfig) -> Result<Tens
     let weight = &of_type("weight", weight, x)?;
     match Backend::of_conv(x, &shape) {
         Backend::Cpu | Backend::Cuda => {
-            let op = Conv { config: *config, input_gradient: needs_gradient(OP, x)? };
+            let op = Conv { shape, input_gradient: needs_gradient(OP, x)? };
             apply2(x, weight, op, Output::ChannelsLast)
         }
         Backend::Metal => {
             // The operations around it are candle's, so it goes into candle's graph too.
-            let op = Conv { config: *config, input_gradient: x.track_op() };
+            let op = Conv { shape, input_gradient: x.track_op() };
             Ok(from_nhwc(&from_nhwc(&to_nhwc(x)?)?.apply_op2(&weight.contiguous()?, op)?)?)
         }
         Backend::Candle => fallback::conv2d(x, weight, &shape),
@@ -80,7 +80,7 @@ pub fn conv2d_gradients(
     }
     // The CPU's kernels read any strides, others channels-last.
     let x = if x.device().is_cpu() { x } else { &from_nhwc(&to_nhwc(x)?)? };
-    let op = Conv { config: *config, input_gradient: true };
+    let op = Conv { shape, input_gradient: true };
     let (grad_x, grad_weight) = CustomOp2::bwd(&op, x, weight, gradient, &to_nhwc(gradient)?)?;
     match (grad_x, grad_weight) {
         (Some(grad_x), Some(grad_weight)) => Ok((grad_x, grad_weight)),
@@ -101,7 +101,7 @@ pub fn conv2d_with_bias(x: &Tensor, weight: &Tensor, bias: &Tensor, config: &Con
     }
     match Backend::of(x) {
         Backend::Cpu | Backend::Cuda => {
-            let op = Conv { config: *config, input_gradient: needs_gradient(OP, x)? };
+            let op = Conv { shape, input_gradient: needs_gradient(OP, x)? };
             apply3(x, weight, bias, op, Output::ChannelsLast)
         }
         Backend::Metal | Backend::Candle => {
@@ -136,7 +136,7 @@ fn check_types(x: &Tensor, others: &[(&'static str, &Tensor)]) -> Result<()> {
 
 /// The convolution as a custom op of input, weight and, as the third input, bias.
 struct Conv {
-    config: Conv2dConfig,
+    shape: ConvShape,
     /// Whether the gradient of the input is needed; that of an image is not.
     input_gradient: bool,
 }
@@ -148,16 +148,15 @@ type CudaOutput = candle_core::Result<(candle_core::CudaStorage, Shape)>;
 type MetalOutput = candle_core::Result<(candle_core::MetalStorage, Shape)>;
 
 fn forward<T: Element>(
-    config: &Conv2dConfig,
+    shape: &ConvShape,
     x: (&CpuStorage, &Layout),
     weight: (&CpuStorage, &Layout),
     bias: Option<(&CpuStorage, &Layout)>,
 ) -> Output4 {
-    let shape = conv_shape(OP, x.1.shape(), weight.1.shape(), config)?;
     let (x, weight) = (channels_last::<T>(x.0, x.1)?, row_major::<T>(weight.0, weight.1)?);
     let bias = bias.map(|(storage, layout)| row_major::<T>(storage, layout)).transpose()?;
     let sink = bias.as_ref().map_or(BlockSink::Output, |bias| BlockSink::Bias(bias));
-    let (y, _) = T::conv_forward(Isa::current(), &shape, Operand::Plain(&x), &weight, sink);
+    let (y, _) = T::conv_forward(Isa::current(), shape, Operand::Plain(&x), &weight, sink);
     Ok((T::to_cpu_storage_owned(y), (shape.batch, shape.out_h, shape.out_w, shape.out_channels).into()))
 }
 
@@ -167,7 +166,7 @@ impl CustomOp2 for Conv {
     }
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Output4 {
-        with_upcast!([s1, s2], forward(&self.config, (s1, l1), (s2, l2), None))
+        with_upcast!([s1, s2], forward(&self.shape, (s1, l1), (s2, l2), None))
     }
 
     #[cfg(feature = "cuda")]
@@ -178,8 +177,8 @@ impl CustomOp2 for Conv {
         s2: &candle_core::CudaStorage,
         l2: &Layout,
     ) -> CudaOutput {
-        let shape = conv_shape(OP, l1.shape(), l2.shape(), &self.config)?;
-        let y = cuda_conv::forward(&shape, (s1, l1), (s2, l2))?;
+        let shape = &self.shape;
+        let y = cuda_conv::forward(shape, (s1, l1), (s2, l2))?;
         Ok((y, (shape.batch, shape.out_h, shape.out_w, shape.out_channels).into()))
     }
 
@@ -191,8 +190,8 @@ impl CustomOp2 for Conv {
         s2: &candle_core::MetalStorage,
         l2: &Layout,
     ) -> MetalOutput {
-        let shape = conv_shape(OP, l1.shape(), l2.shape(), &self.config)?;
-        metal::forward(&shape, (s1, &l1.permute(&[0, 2, 3, 1])?), (s2, l2))
+        let shape = &self.shape;
+        metal::forward(shape, (s1, &l1.permute(&[0, 2, 3, 1])?), (s2, l2))
     }
 
     fn bwd(
@@ -202,7 +201,7 @@ impl CustomOp2 for Conv {
         _y: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let shape = conv_shape(OP, x.shape(), weight.shape(), &self.config)?;
+        let shape = self.shape;
         let grad = &contiguous(grad)?;
         let grad_x = self
             .input_gradient
@@ -232,7 +231,7 @@ impl CustomOp3 for Conv {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Output4 {
-        with_upcast!([s1, s2, s3], forward(&self.config, (s1, l1), (s2, l2), Some((s3, l3))))
+        with_upcast!([s1, s2, s3], forward(&self.shape, (s1, l1), (s2, l2), Some((s3, l3))))
     }
 
     #[cfg(feature = "cuda")]
