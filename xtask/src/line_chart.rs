@@ -1,8 +1,9 @@
 //! Line charts as SVG: panels of lines over counted things such as epochs, each panel with a legend.
 
 use anyhow::{Result, anyhow};
-use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
+use plotters::coord::ranged1d::{AsRangedCoord, DefaultFormatting, KeyPointHint, Ranged, ValueFormatter};
 use plotters::prelude::*;
+use std::ops::Range;
 
 pub const BLUE: RGBColor = RGBColor(70, 130, 180);
 pub const RED: RGBColor = RGBColor(200, 80, 40);
@@ -49,7 +50,7 @@ pub fn draw(panels: &[Panel]) -> Result<String> {
         root.fill(&WHITE).map_err(failed)?;
         for (area, panel) in root.split_evenly((rows, columns)).iter().zip(panels) {
             match panel.scale {
-                Scale::Linear(top) => draw_panel(area, panel, 0.0..top)?,
+                Scale::Linear(top) => draw_panel(area, panel, 0.0..top * 1.03)?,
                 Scale::Log(bottom, top) => draw_panel(area, panel, (bottom..top).log_scale())?,
             }
         }
@@ -66,20 +67,17 @@ where
     Y::CoordDescType: ValueFormatter<f64>,
 {
     let xs = || panel.lines.iter().flat_map(|line| &line.points).map(|&(x, _)| x);
-    let first = xs().min().unwrap_or(1);
-    // An axis needs a length, also for a single point.
-    let last = xs().max().unwrap_or(1).max(first + 1);
+    let x = Counts { first: xs().min().unwrap_or(1), last: xs().max().unwrap_or(1) };
     let mut chart = ChartBuilder::on(area)
         .caption(&panel.title, ("sans-serif", 18))
         .margin(12)
         .margin_right(20)
         .x_label_area_size(40)
         .y_label_area_size(60)
-        // On an axis of integers no tick can appear twice.
-        .build_cartesian_2d(first..last, y)
+        .build_cartesian_2d(x, y)
         .map_err(failed)?;
     let mut mesh = chart.configure_mesh();
-    mesh.x_desc(panel.x).x_label_formatter(&|x| x.to_string()).light_line_style(WHITE);
+    mesh.x_desc(panel.x).x_label_formatter(&|x| tick(*x)).light_line_style(WHITE);
     mesh.y_label_formatter(&|y| tick(*y));
     if !panel.y.is_empty() {
         mesh.y_desc(panel.y);
@@ -87,7 +85,8 @@ where
     mesh.draw().map_err(failed)?;
     for line in &panel.lines {
         let colour = line.colour;
-        let series = LineSeries::new(line.points.iter().copied(), colour.stroke_width(2)).point_size(2);
+        let points = line.points.iter().map(|&(x, y)| (x as f64, y));
+        let series = LineSeries::new(points, colour.stroke_width(2).filled()).point_size(3);
         let drawn = chart.draw_series(series).map_err(failed)?;
         drawn
             .label(line.name)
@@ -102,12 +101,42 @@ where
         .map_err(failed)
 }
 
+/// An axis of counted things, whose ticks are integers and therefore distinct.
+struct Counts {
+    first: i32,
+    last: i32,
+}
+
+impl Ranged for Counts {
+    type FormatOption = DefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, (left, right): (i32, i32)) -> i32 {
+        let Range { start, end } = self.range();
+        left + ((value - start) / (end - start) * (right - left) as f64).round() as i32
+    }
+
+    /// Multiples of 1, 2, 5, 10 and so on: the smallest of these steps with few enough of them.
+    fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {
+        let steps = (0..9).flat_map(|power| [1, 2, 5].map(|digit| digit * 10i32.pow(power)));
+        let multiples = |step: i32| (self.first..=self.last).filter(move |x| x % step == 0);
+        let ticks = steps.map(multiples).find(|ticks| ticks.clone().count() <= hint.max_num_points());
+        ticks.into_iter().flatten().map(f64::from).collect()
+    }
+
+    /// With room at both ends for the markers of points.
+    fn range(&self) -> Range<f64> {
+        let room = ((self.last - self.first) as f64 * 0.02).max(0.02);
+        self.first as f64 - room..self.last as f64 + room
+    }
+}
+
 /// A tick's label: as many digits as it takes and no more.
 fn tick(value: f64) -> String {
     // Ticks are computed as sums such as 0.1 + 0.2; nine digits are enough to tell them apart.
     let rounded: f64 = format!("{value:.8e}").parse().unwrap_or(value);
     match rounded.abs() {
-        size if size != 0.0 && !(1e-4..1e5).contains(&size) => format!("{rounded:e}"),
+        size if size != 0.0 && !(1e-4..1e6).contains(&size) => format!("{rounded:e}"),
         _ => rounded.to_string(),
     }
 }
@@ -149,13 +178,16 @@ mod tests {
             // On the vertical axis, 0 is the only integer.
             let epochs_shown = shown.iter().filter_map(|tick| tick.parse().ok()).filter(|&epoch| epoch != 0);
             let epochs_shown: Vec<i32> = epochs_shown.collect();
-            assert!(epochs_shown.len() >= 2 && epochs_shown.iter().all(|e| (1..=epochs.max(2)).contains(e)));
+            assert!(!epochs_shown.is_empty() && epochs_shown.iter().all(|e| (1..=epochs).contains(e)));
         }
     }
 
     #[test]
     fn labels_have_the_digits_they_need() {
-        assert_eq!([0.1 + 0.2, 1.0, 50.0, 1e5, 0.0, 1e-6].map(tick), ["0.3", "1", "50", "1e5", "0", "1e-6"]);
+        assert_eq!(
+            [0.1 + 0.2, 1.0, 50.0, 1e5, 2e6, 0.0, 1e-6].map(tick),
+            ["0.3", "1", "50", "100000", "2e6", "0", "1e-6"]
+        );
     }
 
     #[test]

@@ -182,6 +182,43 @@ fn a_training_bench_measures_every_part() {
     refused(two, "--train takes one --batch");
 }
 
+#[test]
+fn an_inference_bench_measures_every_type_and_draws_a_chart() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["bench", "resnext11_4x4d", "--batch", "1,2", "--rounds", "2", "--layers", "--json"];
+    let output = xtask(folder.path(), &[&args[..], &["--chart", "chart.svg"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_str(&text(&output)).unwrap();
+    let work = 2.0
+        * Summary::new(&Config::by_name("resnext11_4x4d").unwrap(), 32, 32).unwrap().multiply_adds() as f64;
+    let contestants = report["contestants"].as_array().unwrap();
+    for contestant in contestants {
+        for (timing, batch) in contestant["timings"].as_array().unwrap().iter().zip([1.0, 2.0]) {
+            let number = |key: &str| timing[key].as_f64().unwrap();
+            let close = |a: f64, b: f64| (a / b - 1.0).abs() < 1e-9;
+            assert_eq!(number("batch"), batch);
+            assert!(number("p10_ms") <= number("median_ms") && number("median_ms") <= number("p90_ms"));
+            assert!(close(number("images_per_s"), batch / number("median_ms") * 1e3), "{timing}");
+            assert!(close(number("gflops"), work * batch / number("median_ms") / 1e6), "{timing}");
+        }
+        let error = contestant["logits_error"].as_f64().unwrap();
+        let bound = if contestant["precision"] == "f32" { 0.0 } else { 0.2 };
+        assert!(error <= bound, "{contestant}");
+    }
+    assert_eq!(contestants[0]["precision"], "f32");
+    let layers = report["layers"].as_array().unwrap();
+    for name in ["conv1", "layer1.0.conv2", "layer3.0.downsample.0", "fc"] {
+        let layer = layers.iter().find(|layer| layer["name"] == name);
+        let layer = layer.unwrap_or_else(|| panic!("{name} is missing in {layers:?}"));
+        let floor = layer["floor_ms"].as_f64().unwrap();
+        assert!(floor > 0.0 && floor < 10.0, "{layer}");
+    }
+    let chart = std::fs::read_to_string(folder.path().join("chart.svg")).unwrap();
+    for label in ["batch 1\n", "batch 2\n", "resnext, f32\n"] {
+        assert!(chart.contains(label), "{label} in {chart}");
+    }
+}
+
 /// Ranges come from a run's own training images, and int8 is compared with f32.
 #[test]
 fn int8_is_calibrated_and_evaluated_beside_f32() {

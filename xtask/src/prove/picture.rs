@@ -18,15 +18,15 @@ fn panel(network: &NetworkErrors) -> Panel {
     let line = |name, colour, value: fn(&Depth) -> f64| Line {
         name,
         colour,
-        // Equal forms have no place on a logarithmic axis, so they lie at its lower end.
+        // Equal forms have no place on a logarithmic axis, so they lie just above its lower end.
         points: (1..).zip(depth).map(|(block, at)| (block, value(at).max(0.1))).collect(),
     };
     Panel {
         title: format!("{}, f32", network.network),
         x: "block",
         y: "error in ulps of the largest value",
-        scale: Scale::Log(0.1, largest * 2.0),
-        legend: SeriesLabelPosition::LowerRight,
+        scale: Scale::Log(0.07, largest * 20.0),
+        legend: SeriesLabelPosition::UpperLeft,
         lines: vec![
             line("bound", GREY, |at| at.bound),
             line("form (c) against f64", GREEN, |at| at.precision),
