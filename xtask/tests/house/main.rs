@@ -19,7 +19,6 @@ fn root() -> PathBuf {
 }
 
 #[test]
-#[ignore = "the layout is being moved"]
 fn the_workspace_keeps_to_its_layout() {
     let crates = tree::workspace(&root()).unwrap();
     let document = tree::text(&root().join("docs/architecture.md")).unwrap();
@@ -32,7 +31,6 @@ fn the_workspace_keeps_to_its_layout() {
 /// Every path in backticks in `docs/architecture.md` exists, relative to the workspace's folder or to
 /// `crates`.
 #[test]
-#[ignore = "the layout is being moved"]
 fn the_map_names_files_that_exist() {
     let document = tree::text(&root().join("docs/architecture.md")).unwrap();
     let named = document
