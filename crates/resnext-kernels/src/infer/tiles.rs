@@ -372,9 +372,10 @@ impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
                 let at = first + x.min(self.width - M);
                 // SAFETY: as for the other tiles.
                 unsafe {
-                    match both {
-                        true => self.tile::<W, ROWS>(at, &indices),
-                        false => self.tile::<W, 1>(at, &indices),
+                    if const { ROWS == 1 } || both {
+                        self.tile::<W, ROWS>(at, &indices);
+                    } else {
+                        self.tile::<W, 1>(at, &indices);
                     }
                 }
             }
@@ -433,7 +434,7 @@ impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
                         0 => W::S::splat(rows[0][j].add(c)),
                         _ => W::S::permute(W::S::load(rows[0][j]), indices[c]),
                     });
-                    if R == 2 {
+                    if const { R == 2 } {
                         fma_row3!(M, STRIDE, W::dot, below, w, |j| match DEPTH {
                             0 => W::S::splat(rows[R - 1][j].add(c)),
                             _ => W::S::permute(W::S::load(rows[R - 1][j]), indices[c]),
@@ -442,7 +443,7 @@ impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
                 }
             }
             self.strip.finish::<W, M, 1>(first, &mut acc);
-            if R == 2 {
+            if const { R == 2 } {
                 self.strip.finish::<W, M, 1>(first + self.width, &mut below);
             }
         }

@@ -336,7 +336,7 @@ impl<D: Storage> Strips<'_, D> {
                     self.row::<S, DEPTH, STRIDE, M, ROWS>(vector, row, planes, weights, &lane_indices);
                     row += ROWS;
                 }
-                if row < self.rows.len() {
+                if const { ROWS > 1 } && row < self.rows.len() {
                     self.row::<S, DEPTH, STRIDE, M, 1>(vector, row, planes, weights, &lane_indices);
                 }
             }
@@ -427,7 +427,7 @@ impl<D: Storage> Strips<'_, D> {
                                 _ => S::permute(S::load(line.add(j * S::LANES)), lane_indices[c]),
                             });
                         }
-                        if second {
+                        if const { ROWS == 2 } && second {
                             fma_row3!(M, STRIDE, S::fma, below, w, |j| match DEPTH {
                                 0 => S::splat(line.add(next_row + j * S::LANES + c)),
                                 _ => S::permute(S::load(line.add(next_row + j * S::LANES)), lane_indices[c]),
@@ -439,7 +439,7 @@ impl<D: Storage> Strips<'_, D> {
             for m in 0..M {
                 D::store::<S>(out.add(m * self.walk.channels), acc[m]);
             }
-            if ROWS == 2 {
+            if const { ROWS == 2 } {
                 for m in 0..M {
                     D::store::<S>(out.add((self.walk.dst.1 + m) * self.walk.channels), below[m]);
                 }
