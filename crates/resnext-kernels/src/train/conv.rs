@@ -80,7 +80,7 @@ pub fn conv_forward<D: Storage>(
         ),
         (_, operand) => {
             let x = operand.values(isa);
-            let out = direct::forward(isa, shape, &x, weight, None);
+            let out = direct::forward(isa, shape, &x, weight);
             finished(isa, D::narrow_all(out), shape.out_channels, sink)
         }
     }

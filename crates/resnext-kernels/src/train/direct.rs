@@ -23,14 +23,12 @@ struct Problem<'a, T> {
     group_src: usize,
     group_dst: usize,
     groups: usize,
-    bias: Option<&'a [T]>,
 }
 
-/// `out = conv(x, weight) + bias`, `x` channels-last, `weight` (Cout, Cin/groups, kh, kw).
-pub fn forward<T: Element>(isa: Isa, shape: &ConvShape, x: &[T], weight: &[T], bias: Option<&[T]>) -> Vec<T> {
+/// `conv(x, weight)`, `x` channels-last, `weight` (Cout, Cin/groups, kh, kw).
+pub fn forward<T: Element>(isa: Isa, shape: &ConvShape, x: &[T], weight: &[T]) -> Vec<T> {
     assert_eq!(x.len(), shape.input_len());
     assert_eq!(weight.len(), shape.weight_len());
-    assert!(bias.is_none_or(|b| b.len() == shape.out_channels));
     let (group_in, group_out, taps) = (shape.group_in(), shape.group_out(), shape.kernel_positions());
     let mut out = vec![T::ZERO; shape.output_len()];
     let problem = Problem {
@@ -39,7 +37,6 @@ pub fn forward<T: Element>(isa: Isa, shape: &ConvShape, x: &[T], weight: &[T], b
         group_src: group_in,
         group_dst: group_out,
         groups: shape.config.groups,
-        bias,
     };
     let at = |g: usize, dst: usize, src: usize, tap: usize| {
         weight[((g * group_out + dst) * group_in + src) * taps + tap]
@@ -60,7 +57,6 @@ pub fn input_gradient<T: Element>(isa: Isa, shape: &ConvShape, grad: &[T], weigh
         group_src: group_out,
         group_dst: group_in,
         groups: shape.config.groups,
-        bias: None,
     };
     let at = |g: usize, dst: usize, src: usize, tap: usize| {
         weight[((g * group_out + src) * group_in + dst) * taps + tap]
@@ -351,7 +347,6 @@ impl<T: Element> Block<'_, T> {
         acc: [[S::V; VECTORS]; MAX_PIXELS],
     ) {
         let channels = self.problem.groups * self.problem.group_dst;
-        let bias = self.problem.bias.map(|b| &b[panel.dst_channel..panel.dst_channel + panel.width]);
         for (m, &pixel) in dst.iter().enumerate() {
             let mut row = [T::ZERO; 2 * 16];
             // SAFETY: a row holds two vectors of the widest instruction set; tasks own disjoint
@@ -359,11 +354,6 @@ impl<T: Element> Block<'_, T> {
             unsafe {
                 for v in 0..VECTORS {
                     S::store(row.as_mut_ptr().add(v * S::LANES), acc[m][v]);
-                }
-                if let Some(bias) = bias {
-                    for (value, &b) in row.iter_mut().zip(bias) {
-                        *value += b;
-                    }
                 }
                 self.out
                     .slice(pixel * channels + panel.dst_channel, panel.width)

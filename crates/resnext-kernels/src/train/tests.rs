@@ -57,10 +57,10 @@ fn compare<T: Element>(tolerance: f64) {
                 config: Conv2dConfig { stride, padding, dilation, groups },
             };
             let (x, grad) = (fill::<T>(shape.input_len(), 1), fill::<T>(shape.output_len(), 2));
-            let (weight, bias) = (fill::<T>(shape.weight_len(), 3), fill::<T>(shape.out_channels, 4));
+            let weight = fill::<T>(shape.weight_len(), 3);
             let all = |isa| {
                 (
-                    direct::forward(isa, &shape, &x, &weight, Some(&bias)),
+                    direct::forward(isa, &shape, &x, &weight),
                     direct::input_gradient(isa, &shape, &grad, &weight),
                     direct_wgrad::weight_gradient(isa, &shape, &x, &grad),
                 )
@@ -173,7 +173,7 @@ fn training_kernels<T: Element>(tolerance: f64) {
             for (x, grad) in operands(&x, &c_in).into_iter().zip(operands(&grad, &c_out)) {
                 let (values, gradient) = (x.values(isa), grad.values(isa));
                 let (got, blocks) = conv_forward(isa, &shape, x, &weight, BlockSink::Statistics);
-                close(&got, &direct::forward(isa, &shape, &values, &weight, None), tolerance);
+                close(&got, &direct::forward(isa, &shape, &values, &weight), tolerance);
                 let (biased, _) = conv_forward(isa, &shape, x, &weight, BlockSink::Bias(&c_out));
                 follow_each_other(isa, shape.out_channels, &got, &blocks);
                 for (i, (biased, &y)) in biased.iter().zip(&got).enumerate() {
