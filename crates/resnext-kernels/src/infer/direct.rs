@@ -5,7 +5,7 @@ use super::packed::{DirectWeights, Filter, PackedPanels, Panel};
 use super::precision::{Precision, bytes_mut, pair, quad};
 use super::split::{STEP, Split, TILE, strips};
 use super::tiles::{Strip, Task, row_tile};
-use crate::group_lanes::spans_groups;
+use crate::group_lanes::{ChannelPanel, channel_panels};
 use crate::simd::traits::MAX_LANES;
 use crate::threads::shared_slice::SharedSlice;
 use crate::threads::team::ThreadTeam;
@@ -64,37 +64,23 @@ fn panels(precision: Precision, filter: &Filter) -> Vec<Panel> {
     let Filter { groups, group_in, group_out, taps, columns, .. } = *filter;
     let ((lanes, _), channels) = (precision.tile(), precision.channels());
     let constants = if filter.scales.is_empty() { 1 } else { 2 };
-    let mut panels = Vec::new();
+    // The row kernels have registers for one vector.
+    let vectors = if columns > 1 { 1 } else { 2 };
     let (mut weights, mut biases) = (0, 0);
-    let spanning = spans_groups(lanes, groups, group_in, group_out);
-    let (blocks, width) = if spanning { (1, groups * group_out) } else { (groups, group_out) };
-    let step = if spanning || columns > 1 { lanes } else { 2 * lanes };
-    for block in 0..blocks {
-        for first in (0..width).step_by(step) {
-            let panel_width = step.min(width - first);
-            let vectors = panel_width.div_ceil(lanes);
-            let src_channel = if spanning { first } else { block * group_in };
-            let src_word = src_channel / channels;
-            let depth = match spanning {
-                true => group_in.div_ceil(channels),
-                false => (src_channel + group_in).div_ceil(channels) - src_word,
-            };
-            let (weights_end, biases_end) =
-                (weights + taps * depth * vectors * lanes, biases + constants * vectors * lanes);
-            panels.push(Panel {
-                weights: weights..weights_end,
-                bias: biases..biases_end,
-                src_word,
-                dst_channel: block * group_out + first,
-                width: panel_width,
-                vectors,
-                depth,
-                spanning,
-            });
-            (weights, biases) = (weights_end, biases_end);
-        }
-    }
-    panels
+    let place = |panel: ChannelPanel| {
+        let ChannelPanel { src_channel, dst_channel, width, vectors, spanning } = panel;
+        let src_word = src_channel / channels;
+        let depth = match spanning {
+            true => group_in.div_ceil(channels),
+            false => (src_channel + group_in).div_ceil(channels) - src_word,
+        };
+        let (first, first_bias) = (weights, biases);
+        weights += taps * depth * vectors * lanes;
+        biases += constants * vectors * lanes;
+        let (weights, bias) = (first..weights, first_bias..biases);
+        Panel { weights, bias, src_word, dst_channel, width, vectors, depth, spanning }
+    };
+    channel_panels(lanes, vectors, groups, group_in, group_out).map(place).collect()
 }
 
 impl Panel {

@@ -6,7 +6,7 @@
 //! than a vector (d = 1, 2, 4, 8), a vector spans several groups and the broadcast becomes a permute.
 
 use super::gather::{Gather, OUTSIDE, Phase};
-use crate::group_lanes::spans_groups;
+use crate::group_lanes::{ChannelPanel, channel_panels};
 use crate::shape::ConvShape;
 use crate::simd::dispatch::{Isa, dispatch};
 use crate::simd::traits::{Element, Kernel, MAX_PIXELS, Simd};
@@ -38,9 +38,7 @@ pub fn forward<T: Element>(isa: Isa, shape: &ConvShape, x: &[T], weight: &[T]) -
         group_dst: group_out,
         groups: shape.config.groups,
     };
-    let at = |g: usize, dst: usize, src: usize, tap: usize| {
-        weight[((g * group_out + dst) * group_in + src) * taps + tap]
-    };
+    let at = |dst: usize, src: usize, tap: usize| weight[(dst * group_in + src) * taps + tap];
     solve(isa, &problem, taps, &at, &mut out);
     out
 }
@@ -58,8 +56,8 @@ pub fn input_gradient<T: Element>(isa: Isa, shape: &ConvShape, grad: &[T], weigh
         group_dst: group_in,
         groups: shape.config.groups,
     };
-    let at = |g: usize, dst: usize, src: usize, tap: usize| {
-        weight[((g * group_out + src) * group_in + dst) * taps + tap]
+    let at = |dst: usize, src: usize, tap: usize| {
+        weight[((dst / group_in * group_out + src) * group_in + dst % group_in) * taps + tap]
     };
     solve(isa, &problem, taps, &at, &mut out);
     out
@@ -69,7 +67,7 @@ fn solve<T: Element>(
     isa: Isa,
     problem: &Problem<T>,
     taps: usize,
-    weight: &(impl Fn(usize, usize, usize, usize) -> T + Sync),
+    weight: &(impl Fn(usize, usize, usize) -> T + Sync),
     out: &mut [T],
 ) {
     dispatch(isa, Solve { problem, taps, weight, out, isa });
@@ -85,28 +83,26 @@ struct Solve<'a, T, W> {
     isa: Isa,
 }
 
-impl<T: Element, W: Fn(usize, usize, usize, usize) -> T + Sync> Kernel<T> for Solve<'_, T, W> {
+impl<T: Element, W: Fn(usize, usize, usize) -> T + Sync> Kernel<T> for Solve<'_, T, W> {
     #[inline(always)]
     unsafe fn with_simd<S: Simd<T = T>>(self) {
         let Problem { gather, group_src, group_dst, groups, .. } = self.problem;
-        let panels = if spans_groups(S::LANES, *groups, *group_src, *group_dst) {
-            Panels::spanning(S::LANES, *groups, *group_dst, self.taps, self.weight)
-        } else {
-            Panels::dense(S::LANES, *groups, *group_src, *group_dst, self.taps, self.weight)
-        };
+        let channels: Vec<_> = channel_panels(S::LANES, 2, *groups, *group_src, *group_dst).collect();
+        let pack = |&channels| Panel::pack(S::LANES, channels, *group_src, self.taps, self.weight);
+        let panels: Vec<_> = channels.par_iter().map(pack).collect();
         // Zeros for the taps that fall outside; one vector longer than a group, for full-vector loads.
         let zeros = vec![T::ZERO; group_src + S::LANES];
         let out = SharedSlice::new(self.out);
         for phase in &gather.phases {
             let pixels = gather.pixels(phase);
             let row_bytes = groups * group_src * size_of::<T>();
-            let tasks = SplitTasks::new(pixels, S::PIXELS, row_bytes, panels.list.len());
+            let tasks = SplitTasks::new(pixels, S::PIXELS, row_bytes, panels.len());
             (0..tasks.count()).into_par_iter().for_each_init(
                 || (Vec::new(), Vec::new()),
                 |(dst, src), task| {
                     let (first, count, panel_range) = tasks.get(task);
                     gather.block(phase, first, count, dst, src);
-                    let panels = &panels.list[panel_range];
+                    let panels = &panels[panel_range];
                     dispatch(
                         self.isa,
                         Block { problem: self.problem, phase, dst, src, panels, zeros: &zeros, out: &out },
@@ -117,93 +113,32 @@ impl<T: Element, W: Fn(usize, usize, usize, usize) -> T + Sync> Kernel<T> for So
     }
 }
 
-/// Weights in the order the kernel reads them.
-struct Panels<T> {
-    list: Vec<Panel<T>>,
-}
-
-/// The weights of up to two vectors of destination channels.
+/// The weights of a panel of up to two vectors of destination channels.
 struct Panel<T> {
-    /// `[tap][source channel][vectors · LANES]`, zero-padded.
+    /// `[kernel position][source channel][vectors · LANES]`, padded with zeros.
     weights: Vec<T>,
-    /// The first channel read of every source pixel.
-    src_channel: usize,
-    /// The first channel written of every destination pixel.
-    dst_channel: usize,
-    /// Channels written.
-    width: usize,
-    vectors: usize,
+    channels: ChannelPanel,
     /// Source channels a destination channel sums over.
     depth: usize,
-    /// Whether a vector spans several groups of `depth` channels.
-    spanning: bool,
 }
 
-impl<T: Element> Panels<T> {
-    fn dense(
+impl<T: Element> Panel<T> {
+    /// Packs `weight(destination channel, source channel of its group, kernel position)`.
+    fn pack(
         lanes: usize,
-        groups: usize,
-        group_src: usize,
-        group_dst: usize,
+        channels: ChannelPanel,
+        depth: usize,
         taps: usize,
-        weight: &(impl Fn(usize, usize, usize, usize) -> T + Sync),
+        weight: &(impl Fn(usize, usize, usize) -> T + Sync),
     ) -> Self {
-        let per_group = group_dst.div_ceil(2 * lanes);
-        let list = (0..groups * per_group)
-            .into_par_iter()
-            .map(|i| {
-                let (g, first) = (i / per_group, i % per_group * 2 * lanes);
-                let width = (group_dst - first).min(2 * lanes);
-                let vectors = width.div_ceil(lanes);
-                let mut weights = vec![T::ZERO; taps * group_src * vectors * lanes];
-                for (row, values) in weights.chunks_exact_mut(vectors * lanes).enumerate() {
-                    for (k, value) in values[..width].iter_mut().enumerate() {
-                        *value = weight(g, first + k, row % group_src, row / group_src);
-                    }
-                }
-                Panel {
-                    weights,
-                    src_channel: g * group_src,
-                    dst_channel: g * group_dst + first,
-                    width,
-                    vectors,
-                    depth: group_src,
-                    spanning: false,
-                }
-            })
-            .collect();
-        Panels { list }
-    }
-
-    fn spanning(
-        lanes: usize,
-        groups: usize,
-        width: usize,
-        taps: usize,
-        weight: &(impl Fn(usize, usize, usize, usize) -> T + Sync),
-    ) -> Self {
-        let list = (0..groups * width / lanes)
-            .into_par_iter()
-            .map(|i| {
-                let first = i * lanes;
-                let mut weights = Vec::with_capacity(taps * width * lanes);
-                for tap in 0..taps {
-                    for c in 0..width {
-                        weights.extend((first..first + lanes).map(|k| weight(k / width, k % width, c, tap)));
-                    }
-                }
-                Panel {
-                    weights,
-                    src_channel: first,
-                    dst_channel: first,
-                    width: lanes,
-                    vectors: 1,
-                    depth: width,
-                    spanning: true,
-                }
-            })
-            .collect();
-        Panels { list }
+        let ChannelPanel { dst_channel, width, vectors, .. } = channels;
+        let mut weights = vec![T::ZERO; taps * depth * vectors * lanes];
+        for (row, values) in weights.chunks_exact_mut(vectors * lanes).enumerate() {
+            for (k, value) in values[..width].iter_mut().enumerate() {
+                *value = weight(dst_channel + k, row % depth, row / depth);
+            }
+        }
+        Panel { weights, channels, depth }
     }
 }
 
@@ -230,7 +165,7 @@ impl<T: Element> Kernel<T> for Block<'_, T> {
                 // SAFETY: the CPU has S's instructions (this is S's own entry); `src` holds `taps` pixels
                 // for each of `count`, all inside the source or OUTSIDE, by Gather's construction.
                 unsafe {
-                    match (panel.spanning, panel.vectors, panel.depth) {
+                    match (panel.channels.spanning, panel.channels.vectors, panel.depth) {
                         (true, _, 4) => self.spanning_tile::<S, 4>(panel, src, dst),
                         (true, _, 8) => self.spanning_tile::<S, 8>(panel, src, dst),
                         (true, _, _) => self.spanning_tile::<S, 0>(panel, src, dst),
@@ -257,7 +192,7 @@ impl<T: Element> Block<'_, T> {
             match src.get(m * taps + t) {
                 Some(&pixel) if pixel != OUTSIDE => {
                     pointers[m] =
-                        self.problem.src[pixel * self.channels_src() + panel.src_channel..].as_ptr();
+                        self.problem.src[pixel * self.channels_src() + panel.channels.src_channel..].as_ptr();
                 }
                 _ => {}
             }
@@ -347,6 +282,7 @@ impl<T: Element> Block<'_, T> {
         acc: [[S::V; VECTORS]; MAX_PIXELS],
     ) {
         let channels = self.problem.groups * self.problem.group_dst;
+        let ChannelPanel { dst_channel, width, .. } = panel.channels;
         for (m, &pixel) in dst.iter().enumerate() {
             let mut row = [T::ZERO; 2 * 16];
             // SAFETY: a row holds two vectors of the widest instruction set; tasks own disjoint
@@ -355,9 +291,7 @@ impl<T: Element> Block<'_, T> {
                 for v in 0..VECTORS {
                     S::store(row.as_mut_ptr().add(v * S::LANES), acc[m][v]);
                 }
-                self.out
-                    .slice(pixel * channels + panel.dst_channel, panel.width)
-                    .copy_from_slice(&row[..panel.width]);
+                self.out.slice(pixel * channels + dst_channel, width).copy_from_slice(&row[..width]);
             }
         }
     }
