@@ -13,16 +13,19 @@ macro_rules! fma_row3 {
         if const { $n < ($M - 1) * $STRIDE + 3 } {
             let $j: usize = $n;
             let x = $x;
-            if const { $n % $STRIDE == 0 && $n / $STRIDE < $M } {
-                $acc[$n / $STRIDE] = $fma(x, $w[0], $acc[$n / $STRIDE]);
-            }
-            if const { $n >= 1 && ($n - 1) % $STRIDE == 0 && ($n - 1) / $STRIDE < $M } {
-                $acc[usize::saturating_sub($n, 1) / $STRIDE] = $fma(x, $w[1], $acc[usize::saturating_sub($n, 1) / $STRIDE]);
-            }
-            if const { $n >= 2 && ($n - 2) % $STRIDE == 0 && ($n - 2) / $STRIDE < $M } {
-                $acc[usize::saturating_sub($n, 2) / $STRIDE] = $fma(x, $w[2], $acc[usize::saturating_sub($n, 2) / $STRIDE]);
-            }
+            fma_row3!(@column $M, $STRIDE, $fma, $acc, $w, x, $n, 0);
+            fma_row3!(@column $M, $STRIDE, $fma, $acc, $w, x, $n, 1);
+            fma_row3!(@column $M, $STRIDE, $fma, $acc, $w, x, $n, 2);
         }
     )* };
+    (@column $M:ident, $STRIDE:ident, $fma:path, $acc:ident, $w:ident, $x:ident, $n:literal, $k:literal) => {
+        if const {
+            let from = usize::saturating_sub($n, $k);
+            $n + 1 > $k && from % $STRIDE == 0 && from / $STRIDE < $M
+        } {
+            let m = const { usize::saturating_sub($n, $k) / $STRIDE };
+            $acc[m] = $fma($x, $w[$k], $acc[m]);
+        }
+    };
 }
 pub(crate) use fma_row3;

@@ -3,12 +3,29 @@
 use super::job::{Job, PixelSources, Row, SourceTable};
 use super::packed::{DirectWeights, Filter, PackedPanels, Panel};
 use super::precision::{Precision, bytes_mut, pair, quad};
-use super::split::{STEP, Split, TILE, strips};
-use super::tiles::{Strip, Task, row_tile};
+use super::tiles::{STEP, Strip, Task, row_tile};
 use crate::group_lanes::{ChannelPanel, channel_panels};
 use crate::simd::traits::MAX_LANES;
 use crate::threads::shared_slice::SharedSlice;
+use crate::threads::split::Split;
 use crate::threads::team::ThreadTeam;
+use std::ops::Range;
+
+/// Pixels of the largest tile.
+const TILE: usize = 14;
+
+/// Pixels as strips of whole tiles, with the tile's size: those of the largest, up to `most`, come first, and smaller ones
+/// take the rest.
+fn strips(pixels: Range<usize>, most: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+    let mut start = pixels.start;
+    std::iter::from_fn(move || {
+        let rest = pixels.end - start;
+        let tile = [TILE, 7, 6, 4, 2, 1].into_iter().find(|&tile| tile <= rest.min(most))?;
+        let strip = start..start + rest / tile * tile;
+        start = strip.end;
+        Some((tile, strip))
+    })
+}
 
 /// Packs a filter.
 pub fn pack(precision: Precision, filter: &Filter) -> DirectWeights {
@@ -46,9 +63,11 @@ pub fn convolve(weights: &DirectWeights, team: &ThreadTeam, sources: PixelSource
     sources.check(&job, *taps, packed.reach());
     let Job { src, residual, epilogue, count, out, out_stride, ahead } = job;
     let out = &SharedSlice::new(bytes_mut(out));
+    // A row's pixels read much the same source pixels, so it is not split.
+    let unit = TILE.next_multiple_of(row.map_or(1, |row| row.width));
     let split = Split {
         panels_first: packed.out_channels > count,
-        ..Split::new(count, row.map_or(1, |row| row.width), packed.list.len(), team.threads())
+        ..Split::between(count, unit, packed.list.len(), team.threads())
     };
     team.for_each(split.tasks(), |task| {
         let (pixels, panels) = split.get(task);

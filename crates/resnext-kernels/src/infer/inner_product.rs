@@ -16,11 +16,11 @@ use super::job::{Job, PixelSources, Pixels};
 use super::packed::{Filter, PackedPanels, Panel};
 use super::precision::{DotKernel, DotProduct, Precision, V};
 use super::prefetch_plan::{Outputs, PrefetchPlan};
-use super::split::Split;
 use crate::memory::aligned::AlignedBuffer;
 use crate::memory::prefetch::CacheLevel;
 use crate::simd::traits::{MAX_LANES, Simd};
 use crate::threads::shared_slice::SharedSlice;
+use crate::threads::split::Split;
 use crate::threads::team::ThreadTeam;
 use std::cell::RefCell;
 use std::hint::black_box;
@@ -42,7 +42,7 @@ const BLOCK: usize = 240;
 /// From one pixel's block to the next pixel's: behind a block lie zeros, to a whole group and one more.
 const ROW: usize = BLOCK + MAX_LANES;
 
-/// Groups between two plan of what is wanted next; a block has a multiple of it.
+/// Groups between prefetches; a block has a multiple of it.
 const STEP: usize = 4;
 const _: () = assert!(BLOCK.is_multiple_of(GROUP * STEP) && BLOCK.is_multiple_of(MAX_LANES));
 
@@ -155,7 +155,7 @@ pub fn convolve(packed: &PackedPanels, team: &ThreadTeam, sources: PixelSources,
     let Job { src, residual, epilogue, count, out, out_stride, ahead, .. } = job;
     let number = JOBS.fetch_add(1, Ordering::Relaxed);
     let out = &SharedSlice::new(out);
-    let split = Split::of_units(count, TILE, packed.list.len(), team.threads());
+    let split = Split::between(count, TILE, packed.list.len(), team.threads());
     team.for_each(split.tasks(), |i| {
         let (pixels, panels) = split.get(i);
         let steps = pixels.len().div_ceil(TILE) * groups(packed).div_ceil(STEP);

@@ -11,6 +11,5 @@ pub(crate) mod precision;
 mod prefetch_plan;
 pub(crate) mod quantization;
 pub(crate) mod quantize;
-mod split;
 mod tiles;
 mod winograd;

@@ -7,12 +7,14 @@ use super::job::{Epilogue, PixelSources, Pixels, Row};
 use super::packed::{DirectWeights, Panel};
 use super::precision::{DotKernel, DotProduct, Precision, V};
 use super::prefetch_plan::{Outputs, PrefetchPlan, PrefetchRun};
-use super::split::STEP;
 use crate::memory::prefetch::CacheLevel;
 use crate::row3::fma_row3;
 use crate::simd::traits::{MAX_LANES, Simd};
 use crate::threads::shared_slice::SharedSlice;
 use std::ops::Range;
+
+/// Source words between prefetches.
+pub const STEP: usize = 16;
 
 /// Some pixels times some panels, on one thread.
 pub struct Task<'a> {

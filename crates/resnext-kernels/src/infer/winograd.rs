@@ -4,12 +4,15 @@ use super::job::{Job, Pixels};
 use super::packed::{Filter, PackedPanels, Panel};
 use super::precision::Precision;
 use super::prefetch_plan::{Outputs, PrefetchPlan};
-use super::split::Split;
 use crate::memory::prefetch::CacheLevel;
 use crate::simd::traits::Simd;
 use crate::threads::shared_slice::SharedSlice;
+use crate::threads::split::Split;
 use crate::threads::team::ThreadTeam;
 use crate::winograd::{LARGEST, POSITIONS, Sink, Tiles, Tiling, takes, transform_kernels, vectors_per_group};
+
+/// Neighbouring tiles that are not split between threads.
+const UNIT: usize = 14;
 
 /// Whether a convolution is computed this way.
 pub fn suits(precision: Precision, filter: &Filter) -> bool {
@@ -62,7 +65,7 @@ pub fn convolve(packed: &PackedPanels, team: &ThreadTeam, tiling: &Tiling, job: 
     let group = packed.list.first().map_or(lanes, |panel| panel.depth);
     let vectors = vectors_per_group(lanes, group);
     let out = &SharedSlice::new(out);
-    let split = Split::new(tiling.len(), 1, packed.list.len() / vectors, team.threads());
+    let split = Split::between(tiling.len(), UNIT, packed.list.len() / vectors, team.threads());
     team.for_each(split.tasks(), |task| {
         let (tiles, units) = split.get(task);
         let panels = |task: usize| {

@@ -2,5 +2,6 @@
 
 pub(crate) mod parallel;
 pub(crate) mod shared_slice;
+pub(crate) mod split;
 mod standby;
 pub(crate) mod team;

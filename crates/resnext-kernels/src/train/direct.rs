@@ -11,8 +11,8 @@ use crate::shape::ConvShape;
 use crate::simd::dispatch::{Isa, dispatch};
 use crate::simd::traits::{Element, Kernel, MAX_PIXELS, Simd};
 use crate::threads::shared_slice::SharedSlice;
+use crate::threads::split::Split;
 use rayon::prelude::*;
-use std::ops::Range;
 
 /// What one gather computes: for forward, destination channels are the output's; for the input's
 /// gradient they are the input's.
@@ -95,13 +95,14 @@ impl<T: Element, W: Fn(usize, usize, usize) -> T + Sync> Kernel<T> for Solve<'_,
         let out = SharedSlice::new(self.out);
         for phase in &gather.phases {
             let pixels = gather.pixels(phase);
-            let row_bytes = groups * group_src * size_of::<T>();
-            let tasks = SplitTasks::new(pixels, S::PIXELS, row_bytes, panels.len());
-            (0..tasks.count()).into_par_iter().for_each_init(
+            let pixel_bytes = groups * group_src * size_of::<T>();
+            let threads = rayon::current_num_threads();
+            let split = Split::by_cache(pixels, S::PIXELS, pixel_bytes, panels.len(), threads);
+            (0..split.tasks()).into_par_iter().for_each_init(
                 || (Vec::new(), Vec::new()),
                 |(dst, src), task| {
-                    let (first, count, panel_range) = tasks.get(task);
-                    gather.block(phase, first, count, dst, src);
+                    let (pixels, panel_range) = split.get(task);
+                    gather.block(phase, pixels.start, pixels.len(), dst, src);
                     let panels = &panels[panel_range];
                     dispatch(
                         self.isa,
@@ -294,44 +295,5 @@ impl<T: Element> Block<'_, T> {
                 self.out.slice(pixel * channels + dst_channel, width).copy_from_slice(&row[..width]);
             }
         }
-    }
-}
-
-/// Splits pixels × panels into tasks: blocks of pixels that stay in a core's cache while every
-/// panel passes over them, and, where there are few pixels, ranges of panels as well.
-/// How the work is split never changes a result: every output element is computed by one task.
-struct SplitTasks {
-    pixels: usize,
-    block: usize,
-    blocks: usize,
-    panels: usize,
-    panel_parts: usize,
-}
-
-impl SplitTasks {
-    /// Source bytes a task should touch: half of a small second-level cache.
-    const BLOCK_BYTES: usize = 256 << 10;
-
-    fn new(pixels: usize, tile: usize, row_bytes: usize, panels: usize) -> Self {
-        let threads = rayon::current_num_threads();
-        let cached = (Self::BLOCK_BYTES / row_bytes.max(1)).max(tile) / tile * tile;
-        let shared = pixels.div_ceil(4 * threads).div_ceil(tile) * tile;
-        let block = cached.min(shared).clamp(tile, 4096.max(tile));
-        let blocks = pixels.div_ceil(block);
-        let panel_parts =
-            if blocks == 0 { 1 } else { (4 * threads).div_ceil(blocks).clamp(1, panels.max(1)) };
-        SplitTasks { pixels, block, blocks, panels, panel_parts }
-    }
-
-    fn count(&self) -> usize {
-        self.blocks * self.panel_parts
-    }
-
-    /// The first pixel, the number of pixels and the panels of a task.
-    fn get(&self, task: usize) -> (usize, usize, Range<usize>) {
-        let (block, part) = (task / self.panel_parts, task % self.panel_parts);
-        let first = block * self.block;
-        let bound = |part: usize| self.panels * part / self.panel_parts;
-        (first, self.block.min(self.pixels - first), bound(part)..bound(part + 1))
     }
 }

@@ -1,0 +1,54 @@
+//! How the pixels and panels of a convolution are split into tasks.
+
+use std::ops::Range;
+
+/// Pixels × panels, split into tasks: blocks of pixels that stay in a core's cache while panels pass over them, and
+/// ranges of panels where there are few pixels. How the work is split never changes a result: every output element is
+/// computed by one task.
+pub struct Split {
+    pub pixels: usize,
+    /// Pixels that are not parted.
+    pub unit: usize,
+    pub blocks: usize,
+    pub panels: usize,
+    pub parts: usize,
+    /// Whether a thread's tasks, which are neighbours, share panels rather than pixels: so that it reads only its part
+    /// of the weights, where they are the larger part of all that is read; of groups, only those that it has written.
+    pub panels_first: bool,
+}
+
+impl Split {
+    /// Enough tasks for every thread to have several, with at least seven units of pixels each.
+    pub fn between(pixels: usize, unit: usize, panels: usize, threads: usize) -> Self {
+        let blocks = (pixels / (7 * unit)).clamp(1, 16 * threads);
+        let parts = (16 * threads / blocks).clamp(1, panels);
+        Split { pixels, unit, blocks, panels, parts, panels_first: false }
+    }
+
+    pub fn tasks(&self) -> usize {
+        self.blocks * self.parts
+    }
+
+    pub fn get(&self, task: usize) -> (Range<usize>, Range<usize>) {
+        let (block, part) = match self.panels_first {
+            true => (task % self.blocks, task / self.blocks),
+            false => (task / self.parts, task % self.parts),
+        };
+        let units = self.pixels.div_ceil(self.unit);
+        let pixel = |block: usize| (units * block / self.blocks * self.unit).min(self.pixels);
+        let panel = |part: usize| self.panels * part / self.parts;
+        (pixel(block)..pixel(block + 1), panel(part)..panel(part + 1))
+    }
+
+    /// Blocks of at most so many pixels that their source fits half of a small second-level cache, whole tiles of `tile`
+    /// pixels each; ranges of panels as well where there are few pixels.
+    pub fn by_cache(pixels: usize, tile: usize, pixel_bytes: usize, panels: usize, threads: usize) -> Self {
+        const BLOCK_BYTES: usize = 256 << 10;
+        let cached = (BLOCK_BYTES / pixel_bytes.max(1)).max(tile) / tile * tile;
+        let shared = pixels.div_ceil(4 * threads).div_ceil(tile) * tile;
+        let unit = cached.min(shared).clamp(tile, 4096.max(tile));
+        let blocks = pixels.div_ceil(unit);
+        let parts = if blocks == 0 { 1 } else { (4 * threads).div_ceil(blocks).clamp(1, panels.max(1)) };
+        Split { pixels, unit, blocks, panels, parts, panels_first: false }
+    }
+}
