@@ -79,13 +79,21 @@ impl Strip<'_> {
         // SAFETY: `direct::convolve` checked the farthest pixel.
         unsafe {
             let start = src.data.as_ptr().add(self.panel.src_word);
+            let mut rows = [start; M];
             match sources {
-                PixelSources::Same => std::array::from_fn(|m| start.add((first + m) * src.stride)),
+                PixelSources::Same => {
+                    for m in 0..M {
+                        rows[m] = start.add((first + m) * src.stride);
+                    }
+                }
                 PixelSources::Table(table) => {
                     let table = table.offsets.as_ptr().add(first * weights.taps + tap);
-                    std::array::from_fn(|m| start.add(*table.add(m * weights.taps) as usize))
+                    for m in 0..M {
+                        rows[m] = start.add(*table.add(m * weights.taps) as usize);
+                    }
                 }
             }
+            rows
         }
     }
 

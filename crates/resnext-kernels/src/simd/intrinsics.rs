@@ -124,19 +124,28 @@ pub mod x86 {
     }
     #[inline(always)]
     unsafe fn index_512_32(lane_of: impl Fn(usize) -> usize) -> __m512i {
-        let table: [i32; 16] = std::array::from_fn(|i| lane_of(i) as i32);
+        let mut table = [0i32; 16];
+        for (i, lane) in table.iter_mut().enumerate() {
+            *lane = lane_of(i) as i32;
+        }
         // SAFETY: the table is as long as the vector; the caller has the instructions.
         unsafe { _mm512_loadu_si512(table.as_ptr().cast()) }
     }
     #[inline(always)]
     unsafe fn index_512_64(lane_of: impl Fn(usize) -> usize) -> __m512i {
-        let table: [i64; 8] = std::array::from_fn(|i| lane_of(i) as i64);
+        let mut table = [0i64; 8];
+        for (i, lane) in table.iter_mut().enumerate() {
+            *lane = lane_of(i) as i64;
+        }
         // SAFETY: as above.
         unsafe { _mm512_loadu_si512(table.as_ptr().cast()) }
     }
     #[inline(always)]
     unsafe fn index_256_32(lane_of: impl Fn(usize) -> usize) -> __m256i {
-        let table: [i32; 8] = std::array::from_fn(|i| lane_of(i) as i32);
+        let mut table = [0i32; 8];
+        for (i, lane) in table.iter_mut().enumerate() {
+            *lane = lane_of(i) as i32;
+        }
         // SAFETY: as above.
         unsafe { _mm256_loadu_si256(table.as_ptr().cast()) }
     }
@@ -238,7 +247,10 @@ pub mod neon {
 
     #[inline(always)]
     unsafe fn index_bytes(size: usize, lane_of: impl Fn(usize) -> usize) -> uint8x16_t {
-        let table: [u8; 16] = std::array::from_fn(|i| (lane_of(i / size) * size + i % size) as u8);
+        let mut table = [0u8; 16];
+        for (i, byte) in table.iter_mut().enumerate() {
+            *byte = (lane_of(i / size) * size + i % size) as u8;
+        }
         // SAFETY: the table is as long as the vector.
         unsafe { vld1q_u8(table.as_ptr()) }
     }

@@ -72,7 +72,11 @@ impl<T: Element> Simd for Portable<T> {
     }
     #[inline(always)]
     unsafe fn index(lane_of: impl Fn(usize) -> usize) -> [u8; 8] {
-        std::array::from_fn(|i| lane_of(i) as u8)
+        let mut index = [0; 8];
+        for i in 0..8 {
+            index[i] = lane_of(i) as u8;
+        }
+        index
     }
     #[inline(always)]
     unsafe fn permute(v: [T; 8], index: [u8; 8]) -> [T; 8] {

@@ -324,7 +324,11 @@ impl<D: Storage> Strips<'_, D> {
         let (sources, depth) = sources(group, S::LANES);
         let weights = sources * depth * 9 * S::LANES;
         // SAFETY: the CPU has S's instructions.
-        let lane_indices: [S::Index; 8] = std::array::from_fn(|c| unsafe { group_index::<S, DEPTH>(c) });
+        let mut lane_indices = [unsafe { group_index::<S, DEPTH>(0) }; 8];
+        for c in 1..8 {
+            // SAFETY: as above.
+            lane_indices[c] = unsafe { group_index::<S, DEPTH>(c) };
+        }
         for vector in 0..channels / S::LANES {
             let source = vector * S::LANES / group.max(S::LANES) * sources;
             // SAFETY: passed on; all these exist.
@@ -363,10 +367,13 @@ impl<D: Storage> Strips<'_, D> {
         lane_indices: &[S::Index; 8],
     ) {
         let Walk { channels, dst, src, .. } = *self.walk;
-        let skip: [[bool; 3]; ROWS] = std::array::from_fn(|row| {
+        let mut skip = [[false; 3]; ROWS];
+        for row in 0..ROWS {
             let top = self.walk.top(self.rows.start + i + row);
-            [0, 1, 2].map(|ky| self.walk.row(top + ky).is_none())
-        });
+            for ky in 0..3 {
+                skip[row][ky] = self.walk.row(top + ky as isize).is_none();
+            }
+        }
         for x in (0..dst.1).step_by(M) {
             // The last tile begins early enough to be whole; what it computes again is the same.
             let x = x.min(dst.1 - M);
@@ -420,7 +427,10 @@ impl<D: Storage> Strips<'_, D> {
                     let weights = weights.add((source * 3 + ky) * depth * 3 * S::LANES);
                     let (first, second) = (!skip[0][ky], ROWS == 2 && !skip[ROWS - 1][ky]);
                     for c in 0..depth {
-                        let w = [0, 1, 2].map(|kx| S::load(weights.add((c * 3 + kx) * S::LANES)));
+                        let mut w = [S::zero(); 3];
+                        for kx in 0..3 {
+                            w[kx] = S::load(weights.add((c * 3 + kx) * S::LANES));
+                        }
                         if first {
                             fma_row3!(M, STRIDE, S::fma, acc, w, |j| match DEPTH {
                                 0 => S::splat(line.add(j * S::LANES + c)),

@@ -153,7 +153,11 @@ impl<D: Storage> Sums<'_, D> {
         let group = self.walk.group;
         let (sources, depth) = sources(group, S::LANES);
         // SAFETY: the CPU has S's instructions.
-        let lane_indices: [S::Index; C] = std::array::from_fn(|c| unsafe { group_index::<S, C>(c) });
+        let mut lane_indices = [unsafe { group_index::<S, C>(0) }; C];
+        for c in 1..C {
+            // SAFETY: as above.
+            lane_indices[c] = unsafe { group_index::<S, C>(c) };
+        }
         for vector in 0..self.width / S::LANES {
             let first = vector * S::LANES / group.max(S::LANES) * sources;
             for source in 0..sources {
@@ -211,7 +215,8 @@ impl<D: Storage> Sums<'_, D> {
                     for j in 0..width + 2 {
                         next_x.prefetch(i * self.walk.src.1 + j, read_channel);
                         next_g.prefetch(i * width + j, given_channel);
-                        let g = [2, 1, 0].map(|back| S::load(g.add((j + back) * S::LANES)));
+                        let g = g.add(j * S::LANES);
+                        let g = [S::load(g.add(2 * S::LANES)), S::load(g.add(S::LANES)), S::load(g)];
                         let x = x.add(j * S::LANES);
                         for c in 0..C {
                             let x = bring(x, c);
@@ -229,7 +234,8 @@ impl<D: Storage> Sums<'_, D> {
                             next_x.prefetch(next + 1, read_channel);
                         }
                         next_g.prefetch(i * width + q, given_channel);
-                        let g = [2, 1].map(|back| S::load(g.add((q + back) * S::LANES)));
+                        let g = g.add(q * S::LANES);
+                        let g = [S::load(g.add(2 * S::LANES)), S::load(g.add(S::LANES))];
                         let x = x.add(2 * q * S::LANES);
                         for c in 0..C {
                             let x = bring(x, c);
