@@ -48,6 +48,42 @@ pub struct ConvShape {
 }
 
 impl ConvShape {
+    /// The sizes of a convolution of `[N, H, W, Cin]` by kernels of `[kh, kw]` to `out_channels`.
+    ///
+    /// # Panics
+    /// If the groups do not divide both channel counts, the stride or dilation is zero, or the kernel is larger than the
+    /// padded input.
+    pub fn new(
+        [batch, in_h, in_w, in_channels]: [usize; 4],
+        out_channels: usize,
+        [kernel_h, kernel_w]: [usize; 2],
+        config: Conv2dConfig,
+    ) -> Self {
+        let Conv2dConfig { stride, padding, dilation, groups } = config;
+        assert!(in_channels.is_multiple_of(groups) && out_channels.is_multiple_of(groups));
+        assert!(stride > 0 && dilation > 0);
+        let output = |side: usize, kernel: usize| {
+            let extent = dilation * (kernel - 1) + 1;
+            assert!(
+                extent <= side + 2 * padding,
+                "a kernel of {extent} pixels on {side} padded by {padding}"
+            );
+            (side + 2 * padding - extent) / stride + 1
+        };
+        ConvShape {
+            batch,
+            in_channels,
+            in_h,
+            in_w,
+            out_channels,
+            out_h: output(in_h, kernel_h),
+            out_w: output(in_w, kernel_w),
+            kernel_h,
+            kernel_w,
+            config,
+        }
+    }
+
     /// Input channels per group.
     pub fn group_in(&self) -> usize {
         self.in_channels / self.config.groups
