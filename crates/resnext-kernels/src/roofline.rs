@@ -1,9 +1,10 @@
-//! Multiply-adds with no memory in the way.
+//! Peak arithmetic: multiply-adds on registers alone.
 
 use crate::infer::precision::{DotKernel, DotProduct, Precision};
 use crate::simd::traits::{MAX_LANES, Simd};
 
-/// Runs twelve independent chains of `steps` multiply-adds, and says how many operations these were.
+/// Runs twelve independent chains of `steps` multiply-adds on the calling thread, and returns the number of operations,
+/// counting a multiply-add as two.
 pub fn fma_chains(precision: Precision, steps: usize) -> u64 {
     struct Chains<'a> {
         steps: usize,

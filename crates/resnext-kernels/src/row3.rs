@@ -1,9 +1,9 @@
 //! One row of a kernel of three columns, for neighbouring output pixels.
 
-/// Adds to `$acc`, the sums of `$M` output pixels `$STRIDE` source pixels apart, source pixel `$j` by `$x` times the
-/// weights `$w` of three columns, for every source pixel they read: what is brought to a register of one serves all the
-/// output pixels it reaches. Written out, not a loop, or the sums would be kept in memory. The conditions are const
-/// blocks: what they rule out is not even handed to LLVM, which halves this crate's build time.
+/// Accumulates one kernel row into `$acc`, the sums of `$M` output pixels `$STRIDE` source pixels apart: for every source
+/// pixel `$j` that they read, `$x` times the weights `$w` of the three columns. `$x` is evaluated once per source pixel and
+/// serves all the output pixels that read it. The steps are written out, as the sums would be kept in memory in a loop. The
+/// conditions are const blocks, so that the compiler drops what they rule out before it generates code.
 macro_rules! fma_row3 {
     ($M:ident, $STRIDE:ident, $fma:path, $acc:ident, $w:ident, |$j:ident| $x:expr) => {
         fma_row3!(@each $M, $STRIDE, $fma, $acc, $w, $j, $x;

@@ -1,32 +1,33 @@
-//! 3×3 convolutions of stride 1 in 4/9 of the multiplications: Winograd's F(2×2, 3×3), as Lavin and Gray (2015,
-//! arXiv 1509.09308) use it.
+//! 3×3 convolutions of stride 1 with 4/9 of the multiplications: Winograd's F(2×2, 3×3), after Lavin and Gray (2015,
+//! arXiv 1509.09308). Inference and training share it.
 //!
-//! A tile of 2×2 output pixels reads 4×4 pixels. Those, the kernels and the sums over channels are each of 16
-//! positions: `Y = Aᵀ [Σ (G g Gᵀ) ⊙ (Bᵀ d B)] A`. `A` and `B` have only 0, 1 and -1, `G` halves as well: whole numbers are
-//! computed exactly. A tile's result depends on nothing but its own pixels.
+//! A tile of 2×2 output pixels reads 4×4 source pixels `d`. With kernel `g`, it is `Y = Aᵀ [Σ (G g Gᵀ) ⊙ (Bᵀ d B)] A`: the
+//! transformed kernels, pixels and sums over channels each have 16 positions. `A` and `B` consist of 0, 1 and -1, and `G`
+//! of halves as well, so small integers are computed exactly. A tile depends on its own pixels alone.
 //!
-//! NaN or infinity in a pixel makes NaN of all the pixels of the tiles that read it.
+//! A NaN or infinity in a source pixel makes every pixel of the tiles that read it NaN.
 
 use crate::memory::scratch::Scratch;
 use crate::simd::dispatch::{Isa, dispatch, lanes};
 use crate::simd::traits::{Element, Kernel, MAX_LANES, Simd};
 use std::ops::Range;
 
-/// Positions of a tile and of a kernel, after their transforms.
+/// Positions of a transformed tile or kernel.
 pub const POSITIONS: usize = 16;
 
 /// Tiles of the largest strip.
 pub const LARGEST: usize = 8;
 
-/// Beyond so many channels a group, a vector's weights leave the nearer cache between two strips of tiles.
+/// The most channels per group: with more, a vector's weights leave the first-level cache between two strips of tiles.
 const MOST_INPUTS: usize = 128;
 
-/// Whether groups of so many channels, in and out, are worth it: of whole vectors, or two a vector.
+/// Whether groups of `group` input and output channels are computed in tiles: groups of whole vectors, or two groups per
+/// vector.
 pub const fn takes(lanes: usize, group: usize) -> bool {
     group >= 8 && lanes == 2 * group || group.is_multiple_of(lanes) && group <= MOST_INPUTS
 }
 
-/// Vectors that read the same input channels: those of a group that has several, or one.
+/// Vectors of a group, which read the same input channels; 1 if a vector holds several groups.
 pub fn vectors_per_group(lanes: usize, group: usize) -> usize {
     (group / lanes).max(1)
 }
@@ -34,17 +35,17 @@ pub fn vectors_per_group(lanes: usize, group: usize) -> usize {
 /// The tiles of a batch of maps, in order: which pixels each reads, and which it writes.
 #[derive(Debug, Default)]
 pub struct Tiling {
-    /// Where the 4×4 pixels of each tile begin, row by row.
+    /// The offsets of each tile's 4×4 source pixels, row by row.
     reads: Vec<[u32; 16]>,
-    /// The numbers of its 2×2 output pixels, or [`OUTSIDE`].
+    /// The indices of each tile's 2×2 output pixels, or [`OUTSIDE`].
     writes: Vec<[u32; 4]>,
-    /// The largest of what is read.
+    /// The largest offset in `reads`.
     farthest: usize,
     /// Output pixels so far.
     pixels: usize,
 }
 
-/// In place of an output pixel that is not there.
+/// Marks an output pixel beyond the map's edge.
 const OUTSIDE: u32 = u32::MAX;
 
 impl Tiling {
@@ -78,43 +79,43 @@ impl Tiling {
         self.pixels
     }
 
-    /// The numbers of a tile's output pixels; the last tile of an odd row or column lacks some.
+    /// The indices of a tile's output pixels; `None` for those beyond the edge of a map of odd width or height.
     fn writes(&self, tile: usize) -> impl Iterator<Item = Option<usize>> {
         self.writes[tile].iter().map(|&pixel| (pixel != OUTSIDE).then_some(pixel as usize))
     }
 }
 
-/// What becomes of the sums, an output pixel's vector at a time.
+/// Receives the sums, one vector of an output pixel at a time.
 pub trait Sink<T: Element> {
-    /// Whether there may be two groups in a vector.
+    /// Whether a vector may hold two groups.
     const NARROW_GROUPS: bool;
 
-    /// What to do 16 times while a strip is multiplied with a vector's weights: fetch, a few at a time, what is needed
-    /// later.
+    /// Called 16 times while a strip is multiplied with a vector's weights, to prefetch what is needed later a few lines at a
+    /// time.
     fn meanwhile(&self) -> impl FnMut();
 
-    /// Fetches what [`put`](Self::put) will read and write.
+    /// Prefetches what [`put`](Self::put) will read and write.
     fn expect<S: Simd<T = T>>(&self, pixel: usize, vector: usize);
 
-    /// Takes a sum.
+    /// Receives a sum.
     ///
     /// # Safety
     /// The CPU has `S`'s instructions; the pixel is one of the tiles' and the vector one of the units'.
     unsafe fn put<S: Simd<T = T>>(&self, pixel: usize, vector: usize, sum: S::V);
 }
 
-/// Some tiles of some channels.
+/// Some tiles times some vectors of channels.
 pub struct Tiles<'a, T, K> {
     pub tiling: &'a Tiling,
     pub tiles: Range<usize>,
     pub maps: &'a [T],
-    /// From one vector of a pixel's channels to the next.
+    /// Elements from one vector of a pixel's channels to the next.
     pub pitch: usize,
-    /// Channels a group.
+    /// Channels per group.
     pub group: usize,
-    /// Which vectors of channels, in units of [`vectors_per_group`].
+    /// The vectors of channels, in units of [`vectors_per_group`].
     pub units: Range<usize>,
-    /// Of all vectors: `[output vector][position][input channel][LANES]`, lanes in the order of [`lane`].
+    /// `[output vector][position][input channel][LANES]` for all vectors, lanes in the order of [`lane`].
     pub weights: &'a [T],
     pub sink: K,
 }
@@ -122,8 +123,8 @@ pub struct Tiles<'a, T, K> {
 impl<T: Element, K: Sink<T>> Tiles<'_, T, K> {
     pub fn compute(&self, isa: Isa) {
         let count = self.tiles.len();
-        // The last strip begins early enough to be whole; what it computes again is the same. An instruction waits for
-        // the one before on the same sum, so that fewer than five take as long as five.
+        // The last strip starts early enough to be whole; what it computes twice has the same bits. Each instruction waits
+        // for the one before it on the same sum, so strips of fewer than five tiles take as long as strips of five.
         let cost = |&m: &usize| (count.div_ceil(m) * m.max(5), count % m);
         match [LARGEST, 7, 4, 2, 1].into_iter().filter(|&m| m <= count).min_by_key(cost) {
             Some(LARGEST) => self.strips::<LARGEST>(isa),
@@ -143,14 +144,15 @@ impl<T: Element, K: Sink<T>> Tiles<'_, T, K> {
     }
 }
 
-/// Where channel `channel` of an input or output vector lies in it, in a register: first those of the groups' first
-/// channels, and so on. The channels that the lanes of a weight vector multiply then lie beside each other.
+/// The lane of channel `channel` of an input or output vector in a register: the groups' first channels come first, then
+/// their second ones, and so on. The channels that the lanes of one weight vector multiply are then neighbours.
 fn lane(channel: usize, lanes: usize, groups: usize) -> usize {
     let group = lanes / groups;
     channel % group * groups + channel / group
 }
 
-/// In strips of `M`, each compiled by itself: only then do all sums stay in registers. A vector has `GROUPS` groups.
+/// Strips of `M` tiles, each size a function of its own: only then do all sums stay in registers. A vector holds `GROUPS`
+/// groups.
 struct Strips<'a, 'b, T, K, const M: usize, const GROUPS: usize>(&'a Tiles<'b, T, K>);
 
 impl<T: Element, K: Sink<T>, const M: usize, const GROUPS: usize> Kernel<T>
@@ -168,7 +170,7 @@ impl<T: Element, K: Sink<T>, const M: usize, const GROUPS: usize> Kernel<T>
         assert!(tiling.farthest + (units.end * vectors).saturating_sub(1) * pitch + S::LANES <= maps.len());
         // SAFETY: the CPU has S's instructions, and lanes are below LANES.
         let (gather, scatter) = unsafe {
-            // With the numbers of groups and of their channels exchanged, `lane` is its own inverse.
+            // With groups and channels per group exchanged, `lane` is its own inverse.
             (S::index(|i| lane(i, S::LANES, S::LANES / GROUPS)), S::index(|i| lane(i, S::LANES, GROUPS)))
         };
         let (mut inputs, mut products) = (Scratch::<T>::default(), Scratch::<T>::default());
@@ -177,7 +179,7 @@ impl<T: Element, K: Sink<T>, const M: usize, const GROUPS: usize> Kernel<T>
         for unit in units.clone() {
             for first in tiles.clone().step_by(M) {
                 let first = first.min(tiles.end - M);
-                // SAFETY: the CPU has S's instructions; sizes are as asserted, and as asked for just now.
+                // SAFETY: the CPU has S's instructions; sizes are as asserted, and the scratch buffers as large as asked for.
                 unsafe {
                     for source in 0..vectors {
                         let from = maps.as_ptr().add((unit * vectors + source) * pitch);
@@ -215,7 +217,7 @@ impl<T: Element, K: Sink<T>, const M: usize, const GROUPS: usize> Kernel<T>
     }
 }
 
-/// `Bᵀ d B` of one vector of channels, written `M` vectors apart.
+/// `Bᵀ d B` of one vector of channels, stored `M` vectors apart.
 ///
 /// # Safety
 /// The CPU has `S`'s instructions, all pixels can be read, and 16 vectors can be written.
@@ -226,7 +228,7 @@ unsafe fn transform_pixels<S: Simd, const M: usize, const GROUPS: usize>(
     gather: S::Index,
     to: *mut S::T,
 ) {
-    // SAFETY: the function's contract. Loops and functions, not closures, which would be compiled without S's
+    // SAFETY: the function's contract. Loops and functions rather than closures, which would be compiled without S's
     // instructions.
     unsafe {
         let mut d = [S::zero(); POSITIONS];
@@ -332,8 +334,8 @@ unsafe fn of_sums<S: Simd>(a: S::V, b: S::V, c: S::V, d: S::V) -> [S::V; 2] {
     unsafe { [S::add(S::add(a, b), c), S::sub(S::sub(b, c), d)] }
 }
 
-/// Writes a vector's weights: `G g Gᵀ` of the kernels `kernel(output channel, input channel)`, channels counted in the
-/// vector and in the group, whose taps go row by row.
+/// Writes a vector's weights: `G g Gᵀ` of the 3×3 kernels `kernel(output channel, input channel)`, row-major. Output
+/// channels are counted within the vector, input channels within the group.
 pub fn transform_kernels<T: Element>(
     isa: Isa,
     group: usize,
@@ -354,7 +356,7 @@ impl<T: Element, F: Fn(usize, usize) -> [T; 9]> Kernel<T> for Kernels<'_, T, F> 
     unsafe fn with_simd<S: Simd<T = T>>(self) {
         let Kernels { group, values, kernel } = self;
         assert!(takes(S::LANES, group) && values.len() == POSITIONS * group * S::LANES);
-        // Several at a time: a vector that is read when its last lane has just been written would be waited for.
+        // Several at a time: reading a vector right after its last lane was written would stall.
         const BLOCK: usize = 8;
         let mut taps = [[[T::ZERO; MAX_LANES]; 9]; BLOCK];
         for first in (0..group).step_by(BLOCK) {

@@ -1,4 +1,4 @@
-//! The direct kernel: every product of a source word and a weight.
+//! The direct kernel: every source word times its weights, for any kernel size, stride and group width.
 
 use super::job::{Job, PixelSources, Row, SourceTable};
 use super::packed::{DirectWeights, Filter, PackedPanels, Panel};
@@ -14,8 +14,8 @@ use std::ops::Range;
 /// Pixels of the largest tile.
 const TILE: usize = 14;
 
-/// Pixels as strips of whole tiles, with the tile's size: those of the largest, up to `most`, come first, and smaller ones
-/// take the rest.
+/// Divides pixels into strips of whole tiles, each with its tile size: the largest tiles of at most `most` pixels come
+/// first, and smaller ones take the rest.
 fn strips(pixels: Range<usize>, most: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
     let mut start = pixels.start;
     std::iter::from_fn(move || {
@@ -103,7 +103,7 @@ fn panels(precision: Precision, filter: &Filter) -> Vec<Panel> {
 }
 
 impl Panel {
-    /// Writes rows of `width` words.
+    /// Writes the panel's weights, in rows of `width` words.
     fn fill(
         &self,
         values: &mut [f32],
@@ -121,7 +121,7 @@ impl Panel {
                 let weights = filter.channel(self.dst_channel + l);
                 let word = lane_words.get(c).map_or(c, |words| usize::from(words[l]));
                 let first = (self.src_word + word) * channels;
-                // A word's neighbouring channel may be another group's.
+                // A word may hold a channel of the neighbouring group.
                 let of = |channel: usize| match channel.checked_sub(group * group_in) {
                     Some(i) if i < group_in => weights[i * taps + tap],
                     _ => 0.0,
@@ -162,8 +162,9 @@ impl Task<'_> {
         }
     }
 
-    /// Of the tiles that registers have room for, those that cover a row in the fewest steps: an instruction waits for
-    /// the one before on the same sum, so that fewer than eight sums take as long as eight. Two short rows go together.
+    /// Chooses the tile size that covers a row in the fewest steps, of those that fit the registers. Each instruction waits
+    /// for the one before it on the same sum, so a tile of fewer than eight sums takes as long as one of eight. Two short
+    /// rows are computed together.
     fn rows(&self, panel: &Panel, row: Row) {
         let precision = self.weights.panels.precision;
         let most = row_tile(precision.tile().1);

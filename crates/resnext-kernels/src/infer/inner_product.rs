@@ -1,16 +1,17 @@
-//! Dense 1×1 convolutions of f32 in two thirds of the multiplications: Winograd's inner products (1968).
+//! Dense 1×1 convolutions in f32 with two thirds of the multiplications: Winograd's inner products (1968).
 //!
-//! Of two channels of a pixel, `x₁w₁ + x₂w₂ = (x₁ + w₂)(x₂ + w₁) - x₁x₂ - w₁w₂`: one multiplication in place of two, and two
-//! additions more. What is subtracted belongs to the pixel alone, or to the weights alone, and is summed up once. Nothing
-//! is won where additions wait for the units that multiply. AMD's cores have adders of their own, idle otherwise, and these
-//! keep up: of six channels, four are multiplied in pairs and two as ever, in four instructions of each kind for an output.
+//! For two channels of a pixel, `x₁w₁ + x₂w₂ = (x₁ + w₂)(x₂ + w₁) - x₁x₂ - w₁w₂`: one multiplication instead of two, and two
+//! more additions. The subtracted products depend on the pixel alone or on the weights alone, and are summed once. There is
+//! no gain on CPUs whose additions and multiplications share execution ports. AMD's cores have separate adders, which are
+//! idle otherwise: of six channels, four are multiplied in pairs and two directly, in four multiplications and four
+//! additions per output.
 //!
-//! The error stays that of plain sums, but for a factor. Every other pair is subtracted with the signs of its weights
-//! turned, so that what has to be taken off again does not add up; and pixels, as well as an output channel's weights, are
-//! scaled by a power of two to a mean square near 1, so that neither drowns the other. An output depends on its own pixel
-//! and weights alone, as ever: where an input is NaN, all outputs of its pixel are, and where one is infinite, they may be
-//! NaN or infinite. The powers end at 2^60 either way, and squares must not overflow: pixels or weights with a root mean
-//! square beyond 2^±60 lose precision. A pixel of zeros gives the bias to within rounding, 2^-60 times the weights.
+//! The error is that of plain sums, up to a factor. Every other pair is subtracted with its weights negated, so that the
+//! products to be subtracted cancel instead of growing; and pixels, as well as an output channel's weights, are scaled by a
+//! power of two to a mean square near 1, so that neither dominates the sums. An output still depends on its own pixel and
+//! weights alone: if an input is NaN, all outputs of its pixel are NaN, and if one is infinite, they are NaN or infinite. The
+//! powers of two are clamped to 2^±60 and squares must not overflow: pixels or weights whose root mean square is beyond
+//! 2^±60 lose precision. A pixel of zeros yields the bias up to rounding, 2^-60 times the weights.
 
 use super::job::{Job, PixelSources, Pixels};
 use super::packed::{Filter, PackedPanels, Panel};
@@ -27,26 +28,26 @@ use std::hint::black_box;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Channels of a group: a pair that is added, one alone, a pair that is subtracted, one alone.
+/// Channels that are multiplied together: a pair that is added, a single one, a pair that is subtracted, a single one.
 const GROUP: usize = 6;
 
-/// Of each channel of a group, the factor of its product with the next in what is taken off the sums.
+/// For each channel of a group, the factor of its product with the next channel in the correction of the sums.
 const TAKEN_OFF: [f32; GROUP] = [-1.0, 0.0, 0.0, 1.0, 0.0, 0.0];
 
 /// Pixels of the largest tile.
 const TILE: usize = 12;
 
-/// Channels of a pixel that are copied to lie together: whole groups, and whole vectors.
+/// Channels of a pixel that are packed side by side: whole groups and whole vectors.
 const BLOCK: usize = 240;
 
-/// From one pixel's block to the next pixel's: behind a block lie zeros, to a whole group and one more.
+/// Elements from one pixel's block to the next pixel's: a block is followed by zeros, up to a whole group and one more.
 const ROW: usize = BLOCK + MAX_LANES;
 
-/// Groups between prefetches; a block has a multiple of it.
+/// Groups between two prefetches; it divides the groups of a block.
 const STEP: usize = 4;
 const _: () = assert!(BLOCK.is_multiple_of(GROUP * STEP) && BLOCK.is_multiple_of(MAX_LANES));
 
-/// Vectors of a row whose squares are summed side by side.
+/// Independent sums of squares per pixel, as each addition waits for the one before it on the same sum.
 const SIDE_BY_SIDE: usize = 4;
 
 /// Whether a convolution is computed this way.
@@ -58,7 +59,7 @@ pub fn suits(precision: Precision, filter: &Filter) -> bool {
         && group_out.is_multiple_of(2 * MAX_LANES)
 }
 
-/// Whether kernels are compiled for it, as [`suits`] takes nothing else: only AVX-512 has adders of its own.
+/// Whether kernels are compiled for `W`. [`suits`] takes f32 with AVX-512 alone.
 const fn is_f32_of_avx512<W: DotProduct>() -> bool {
     W::CHANNELS == 1 && W::S::LANES == 16
 }
@@ -71,8 +72,8 @@ pub fn pack(precision: Precision, filter: &Filter) -> PackedPanels {
     })
 }
 
-/// Panels of two vectors. Weights lie as `[group][channel of a group][2 · LANES]`, and with the biases the powers of two
-/// that the channels' weights were divided by, and what is taken off their sums.
+/// Panels of two vectors. Weights are packed as `[group][channel of the group][2 · LANES]`; behind the biases lie the powers
+/// of two that the channels' weights were divided by, and the corrections of their sums.
 fn panels(precision: Precision, filter: &Filter) -> Vec<Panel> {
     let (lanes, _) = precision.tile();
     let (depth, width) = (filter.group_in, 2 * lanes);
@@ -91,14 +92,14 @@ fn panels(precision: Precision, filter: &Filter) -> Vec<Panel> {
         .collect()
 }
 
-/// Writes a panel's weights, and what lies behind its biases.
+/// Writes a panel's weights and the constants behind its biases.
 fn fill(panel: &Panel, values: &mut [f32], constants: &mut [f32], filter: &Filter) {
     let Panel { depth, width, dst_channel, .. } = *panel;
     let (scales, taken_off) = constants[width..].split_at_mut(width);
     let mut columns = vec![0f32; width * (depth + GROUP)];
     for (l, column) in columns.chunks_exact_mut(depth + GROUP).enumerate() {
         column[..depth].copy_from_slice(filter.channel(dst_channel + l));
-        // Side by side, as sums wait for each other.
+        // Independent sums, as each addition waits for the one before it on the same sum.
         let mut squares = [0f32; MAX_LANES];
         for part in column[..depth].chunks_exact(MAX_LANES) {
             squares.iter_mut().zip(part).for_each(|(sum, w)| *sum += w * w);
@@ -122,30 +123,31 @@ fn fill(panel: &Panel, values: &mut [f32], constants: &mut [f32], filter: &Filte
     }
 }
 
-/// The power of two that is near the root of a mean square, of those whose products are far from the ends of f32.
+/// The power of two near the root of a mean square, clamped so that products stay within f32.
 fn near_root(mean_square: f32) -> f32 {
     let exponent = (mean_square.to_bits() >> 23) as i32 - 127;
     f32::from_bits(((127 + exponent.div_euclid(2).clamp(-60, 60)) as u32) << 23)
 }
 
-/// Pixels as the kernel reads them, `[tile][block][pixel of a tile][ROW]`.
+/// Packed pixels, `[tile][block][pixel of the tile][ROW]`.
 #[derive(Default)]
 struct Copies {
-    /// Of which job, and from which pixel on.
+    /// The job they belong to, and the first pixel.
     of: (u64, usize),
     values: AlignedBuffer,
-    /// The powers of two that pixels were divided by, and what is taken off their sums.
+    /// The powers of two that pixels were divided by.
     scales: Vec<f32>,
+    /// The corrections of their sums.
     taken_off: Vec<f32>,
 }
 
 thread_local! {
-    /// Kept, as maps are: a few hundred KB at batch 1; more of many pixels, as a task's grow with them. Tasks of the same
-    /// pixels follow each other on a thread.
+    /// Reused between calls; a few hundred KB at batch 1, growing with the pixels per task. Tasks with the same pixels follow
+    /// each other on a thread.
     static COPIES: RefCell<Copies> = RefCell::default();
 }
 
-/// From 1: new copies are of job 0.
+/// The number of the next job. Numbers start at 1; new copies belong to job 0.
 static JOBS: AtomicU64 = AtomicU64::new(1);
 
 /// Computes all output pixels of a job.
@@ -176,7 +178,7 @@ pub fn convolve(packed: &PackedPanels, team: &ThreadTeam, sources: PixelSources,
     });
 }
 
-/// Groups of a pixel's channels.
+/// Groups per pixel.
 fn groups(packed: &PackedPanels) -> usize {
     packed.list[0].depth.div_ceil(GROUP)
 }
@@ -207,12 +209,12 @@ impl Task<'_> {
         self.packed.precision.dispatch(PackPixels(self));
     }
 
-    /// Values of the copies of a tile's pixels.
+    /// Elements of a tile's packed pixels.
     fn tile_size(&self) -> usize {
         self.packed.list[0].depth.div_ceil(BLOCK) * TILE * ROW
     }
 
-    /// Where the copy of a pixel begins, counted from the task's first.
+    /// Where a packed pixel begins; pixels are counted from the task's first.
     #[inline(always)]
     fn place(&self, pixel: usize) -> usize {
         pixel / TILE * self.tile_size() + pixel % TILE * ROW
@@ -235,7 +237,7 @@ impl Task<'_> {
     }
 }
 
-/// Copies a task's pixels.
+/// Packs a task's pixels.
 struct PackPixels<'a, 'b>(&'a mut Task<'b>);
 
 impl DotKernel for PackPixels<'_, '_> {
@@ -246,10 +248,10 @@ impl DotKernel for PackPixels<'_, '_> {
         }
         let PackPixels(task) = self;
         let (count, depth, lanes) = (task.pixels.len(), task.packed.list[0].depth, W::S::LANES);
-        // Every vector of a block begins at one of these.
+        // Every vector of a block starts at one of these.
         let factors: [f32; GROUP + MAX_LANES] = std::array::from_fn(|i| TAKEN_OFF[i % GROUP]);
         let mut parts = [0f32; MAX_LANES];
-        // By tiles: what was just written would have to be read again too early.
+        // Tile by tile: reading a vector right after it was written would stall.
         for tile in (0..count).step_by(TILE) {
             let pixels = tile..count.min(tile + TILE);
             for pixel in pixels.clone() {
@@ -258,8 +260,8 @@ impl DotKernel for PackPixels<'_, '_> {
                     PixelSources::Table(table) => table.offsets[task.pixels.start + pixel] as usize,
                 };
                 let (from, place) = (&task.src.data[at..at + depth], task.place(pixel));
-                // SAFETY: the CPU has W's instructions; a row has whole vectors, SIDE_BY_SIDE of the longest, and its copy
-                // was made room for.
+                // SAFETY: the CPU has W's instructions; a pixel has whole multiples of SIDE_BY_SIDE vectors, and its copy has
+                // room for them.
                 unsafe {
                     let mut squares = [W::S::zero(); SIDE_BY_SIDE];
                     for c in (0..depth).step_by(SIDE_BY_SIDE * lanes) {
@@ -289,7 +291,7 @@ impl DotKernel for PackPixels<'_, '_> {
             }
             for pixel in pixels {
                 let place = task.place(pixel);
-                // SAFETY: as above; behind a block lies one vector more.
+                // SAFETY: as above; one more vector follows each block.
                 unsafe {
                     let mut sums = W::S::zero();
                     for first in (0..depth).step_by(BLOCK) {
@@ -308,11 +310,11 @@ impl DotKernel for PackPixels<'_, '_> {
     }
 }
 
-/// Pixels, as many as several tiles have, times a panel.
+/// Pixels of several tiles times a panel.
 struct Strip<'a> {
     task: &'a Task<'a>,
     panel: &'a Panel,
-    /// Counted from the task's first.
+    /// Counted from the task's first pixel.
     pixels: Range<usize>,
 }
 
@@ -351,8 +353,8 @@ impl<const M: usize> DotKernel for Tiles<'_, M> {
                     outputs.prefetch(each, 2 * lanes);
                     let channel = step * GROUP;
                     let x = x.wrapping_add(channel / BLOCK * TILE * ROW + channel % BLOCK);
-                    // A pointer a vector of weights, that are not known to be the same: a broadcast that two instructions
-                    // share would be one by itself, which takes the place of an addition.
+                    // One pointer per vector of weights, which the compiler must not know to be equal: it would share one
+                    // broadcast between two instructions, and a separate broadcast takes the port of an addition.
                     let mut x = [x, black_box(x)];
                     for _ in step..groups.min(step + STEP) {
                         pair::<W, M, false>(&mut sums, x, w);
@@ -369,7 +371,7 @@ impl<const M: usize> DotKernel for Tiles<'_, M> {
     }
 }
 
-/// Adds the product of two channels' sums with each other's weights, or subtracts it.
+/// Adds or subtracts the product of two channels, each plus the other's weight.
 ///
 /// # Safety
 /// The CPU has W's instructions; there are M rows of two channels, and four vectors of weights.
@@ -381,7 +383,7 @@ unsafe fn pair<W: DotProduct, const M: usize, const SUBTRACTED: bool>(
 ) {
     // SAFETY: the function's contract.
     unsafe {
-        // A vector of outputs after the other: registers hold the weights of one.
+        // One output vector at a time; registers hold the weights of only one.
         for v in 0..2 {
             let [first, second] = [0, 1].map(|c| weights.add((2 * c + v) * W::S::LANES));
             let (first, second) = (W::S::load(first), W::S::load(second));
@@ -398,7 +400,7 @@ unsafe fn pair<W: DotProduct, const M: usize, const SUBTRACTED: bool>(
     }
 }
 
-/// Adds a channel's products.
+/// Adds the products of a single channel.
 ///
 /// # Safety
 /// The CPU has W's instructions; there are M rows of a channel, and two vectors of weights.
@@ -423,7 +425,7 @@ impl<const M: usize> Tiles<'_, M> {
     /// Scales the sums of the pixels from `first` on back, adds bias and residual, applies ReLU and stores.
     ///
     /// # Safety
-    /// The CPU has W's instructions, the pixels exist, and no other thread writes the panel's.
+    /// The CPU has W's instructions, the pixels exist, and no other thread writes their panel.
     #[inline(always)]
     unsafe fn finish<W: DotProduct>(&self, first: usize, sums: &[[V<W>; 2]; M], constants: &[f32]) {
         let Strip { task, panel, .. } = &self.0;
@@ -433,7 +435,7 @@ impl<const M: usize> Tiles<'_, M> {
         let residual =
             task.residual.map(|r| (r.data[pixel * r.stride + panel.dst_channel..].as_ptr(), r.stride));
         let scales = &task.copies.scales[first..first + M];
-        // SAFETY: `convolve` checked output and residual; constants are as many as `fill` wrote.
+        // SAFETY: `convolve` checked output and residual; there are as many constants as `fill` wrote.
         unsafe {
             let least = W::S::splat(&task.least);
             for v in 0..2 {

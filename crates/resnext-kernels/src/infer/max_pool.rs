@@ -1,4 +1,4 @@
-//! Max-pooling for inference.
+//! Max-pooling of inference, over f32, bf16 and int8 maps.
 
 use super::job::Pixels;
 use super::precision::{MapType, halves, halves_mut};
@@ -7,8 +7,8 @@ use crate::simd::traits::{Kernel, Simd};
 use crate::threads::shared_slice::SharedSlice;
 use crate::threads::team::ThreadTeam;
 
-/// Pools maps of `(source, height, width, channels)` by `(kernel, stride, padding)` into
-/// `(output, its stride, rows of all maps, width)`.
+/// Max-pools maps given as `(source, height, width, channels)` with `(kernel, stride, padding)` into `(output, its stride,
+/// rows of all maps, width)`.
 pub fn max_pool_rows(
     team: &ThreadTeam,
     map_type: MapType,
@@ -42,7 +42,7 @@ struct Row<'a, F> {
     /// Words per pixel.
     width: usize,
     src: Pixels<'a>,
-    /// The source pixels of each of the output's.
+    /// The source pixels of an output pixel's window.
     pixels: F,
     out: &'a mut [f32],
     out_stride: usize,
@@ -66,7 +66,7 @@ impl<I: Iterator<Item = usize>, F: Fn(usize) -> I> Kernel<f32> for Row<'_, F> {
     }
 }
 
-/// `out = max(out, x)`, channel by channel; NaN wins.
+/// `out = max(out, x)` per channel; NaN wins.
 #[inline(always)]
 fn take_larger(map_type: MapType, out: &mut [f32], x: &[f32]) {
     match map_type {
@@ -94,13 +94,13 @@ fn larger(out: f32, x: f32) -> f32 {
     if x > out || x.is_nan() { x } else { out }
 }
 
-/// The place of a bf16's bits in the order of numbers, NaN of either sign last. Whole numbers, of which a vector has twice as
-/// many as of f32.
+/// A key that orders bf16 bits as their values, NaN of either sign last. As i16, a vector holds twice as many as of f32.
 #[inline(always)]
 fn order(bits: u16) -> i16 {
     let infinity = half::bf16::INFINITY.to_bits() as i16;
     let signed = bits as i16;
-    // Of negative numbers, the larger bits are the smaller number. What is then below minus infinity goes round to the top.
+    // Of two negative values, the one with the larger bits is smaller. Negative NaN would be below negative infinity; the
+    // subtraction wraps it to the top.
     (signed ^ (signed >> 15 & i16::MAX)).wrapping_sub(i16::MAX - infinity)
 }
 

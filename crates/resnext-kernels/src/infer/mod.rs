@@ -1,4 +1,5 @@
-//! Inference: convolutions over packed weights, with bias, residual and ReLU, in f32, bf16 and int8.
+//! Inference: convolutions with packed weights, bias, residual and ReLU, in f32, bf16 and int8; max-pooling and
+//! quantization. `pack.rs` chooses the kernel, `convolve.rs` runs it.
 
 mod convolve;
 mod direct;

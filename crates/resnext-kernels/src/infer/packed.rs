@@ -10,11 +10,11 @@ use std::ops::Range;
 /// A convolution's weights, packed once, in the form that the kernel for it reads.
 #[derive(Debug)]
 pub enum Packed {
-    /// Every product of a source word and a weight, as [`direct`](super::direct) computes them.
+    /// Every product of a source word and a weight, as `direct.rs` computes them.
     Direct(DirectWeights),
-    /// Two channels in one multiplication, as [`inner_product`](super::inner_product) computes them.
+    /// Two channels in one multiplication, as `inner_product.rs` computes them.
     InnerProduct(PackedPanels),
-    /// Tiles of 2×2 output pixels, as [`winograd`](super::winograd) computes them.
+    /// Tiles of 2×2 output pixels, as `winograd.rs` computes them.
     Winograd(PackedPanels),
 }
 

@@ -1,5 +1,4 @@
-//! Cache lines that are asked for before they are used: weights of the next tasks and convolutions, pixels of the next
-//! tile, and places of results.
+//! Software prefetch in inference: weights of coming tasks and convolutions, pixels of the next tile, output lines.
 
 use super::job::Pixels;
 use super::packed::{Packed, PackedPanels};
@@ -7,12 +6,12 @@ use crate::memory::prefetch::{CacheLevel, prefetch, prefetch_to_write};
 use std::cell::Cell;
 use std::ops::Range;
 
-/// How many convolutions ahead weights are fetched for.
+/// How many convolutions ahead weights are prefetched.
 pub const AHEAD: usize = 3;
 
 impl PackedPanels {
-    /// What the given one of a number of tasks plan in `steps` steps for each of its panels: the panels of the task
-    /// that its thread most likely does next, then its share of what the next convolutions want.
+    /// What task `task` of `tasks` prefetches while it takes `steps` steps for each of its panels: first the panels of the
+    /// task that its thread most likely runs next, then its share of the weights of the next convolutions.
     pub fn prefetch_plan(
         &self,
         (task, tasks): (usize, usize),
@@ -38,8 +37,8 @@ impl PackedPanels {
     }
 }
 
-/// Cache lines of weights that a task plan, a few each step of its own work: asked for all at once, they
-/// would hold up its own reads.
+/// Cache lines of weights that a task prefetches, a few in each step of its own work: all at once, they would delay the
+/// task's own reads.
 pub struct PrefetchPlan([Cell<PrefetchRun>; AHEAD + 1]);
 
 impl PrefetchPlan {
@@ -49,7 +48,7 @@ impl PrefetchPlan {
         PrefetchPlan(plan.map(|fetch| Cell::new(PrefetchRun { each, ..fetch })))
     }
 
-    /// Those that a tile of `steps` steps is to fetch.
+    /// Takes the lines that a tile of `steps` steps is to prefetch.
     #[inline(always)]
     pub fn take(&self, steps: usize) -> PrefetchRun {
         for left in &self.0 {
@@ -64,35 +63,35 @@ impl PrefetchPlan {
     }
 }
 
-/// Neighbouring cache lines to fetch.
+/// Neighbouring cache lines to prefetch.
 #[derive(Clone, Copy)]
 pub struct PrefetchRun {
     at: *const f32,
     lines: usize,
-    /// In a step.
+    /// Lines per step.
     each: usize,
 }
 
 impl PrefetchRun {
-    /// Those of some of the weights.
+    /// The lines of some weights.
     fn of(packed: &PackedPanels, weights: Range<usize>) -> Self {
         Self::words(packed.weights.as_ptr().wrapping_add(weights.start), weights.len(), 1)
     }
 
-    /// Those of some words, in as many steps.
+    /// The lines of `words` words, spread over `steps` steps.
     #[inline(always)]
     pub fn words(at: *const f32, words: usize, steps: usize) -> Self {
         let lines = words.div_ceil(16);
         PrefetchRun { at, lines, each: lines.div_ceil(steps) }
     }
 
-    /// Some of these.
+    /// A range of these lines.
     #[inline(always)]
     fn part(self, lines: Range<usize>) -> Self {
         PrefetchRun { at: self.at.wrapping_add(lines.start * 16), lines: lines.len(), ..self }
     }
 
-    /// Asks for those of some steps. No call, before which all vector registers would have to be saved.
+    /// Prefetches the lines of `steps` steps. Always inlined: a call would have to save all vector registers.
     #[inline(always)]
     pub fn step(&mut self, steps: usize, into: CacheLevel) {
         let now = (steps * self.each).min(self.lines);
@@ -104,7 +103,7 @@ impl PrefetchRun {
     }
 }
 
-/// Where some channels of neighbouring pixels will be written, and what is added to them, to be asked for early.
+/// Where some channels of neighbouring pixels will be written, and the residual that is added to them.
 pub struct Outputs {
     out: *const f32,
     out_stride: usize,
@@ -114,7 +113,7 @@ pub struct Outputs {
 }
 
 impl Outputs {
-    /// Of a number of pixels from one on, from a word on.
+    /// `pixels` pixels from `pixel` on, from word `word` of each on.
     #[inline(always)]
     pub fn new(
         (out, out_stride): (*const f32, usize),
@@ -131,7 +130,7 @@ impl Outputs {
         }
     }
 
-    /// Asks for so many words of the next pixels, if there are as many.
+    /// Prefetches `words` words of each of the next `pixels` pixels, or of those that are left.
     #[inline(always)]
     pub fn prefetch(&mut self, pixels: usize, words: usize) {
         let pixels = pixels.min(self.pixels);

@@ -1,16 +1,14 @@
-//! Numbers in eight bits.
+//! int8 quantization.
 
-/// A range that maps cannot be quantized over.
+/// The error of a range that maps cannot be quantized over.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
-#[error("quantization: expected a largest number from 0 up, and finite, got {largest}")]
+#[error("quantization: expected a largest value that is finite and at least 0, got {largest}")]
 pub struct QuantizationError {
-    /// The largest number that was given.
+    /// The largest value of the range.
     pub largest: f32,
 }
 
-/// How maps are kept in eight bits: q stands for `(q - zero) · step`, q from 0 to 255.
-///
-/// What is beyond the ends becomes the nearest end.
+/// The quantization of a map to u8: q, from 0 to 255, represents `(q - zero) · step`. Values beyond the range saturate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Quantization {
     step: f32,
@@ -18,7 +16,7 @@ pub struct Quantization {
 }
 
 impl Quantization {
-    /// From zero to `largest`: what ReLU puts out.
+    /// The range from zero to `largest`, for ReLU's outputs.
     ///
     /// # Errors
     /// If `largest` is negative or not finite.
@@ -26,7 +24,7 @@ impl Quantization {
         Self::new(largest, 255.0, 0)
     }
 
-    /// From about `-largest` to `largest`.
+    /// The range from about `-largest` to `largest`.
     ///
     /// # Errors
     /// If `largest` is negative or not finite.
@@ -38,22 +36,22 @@ impl Quantization {
         if !(0.0..=f32::MAX).contains(&largest) {
             return Err(QuantizationError { largest });
         }
-        // Of nothing but zeros, any step is right; one near 0 would have no inverse.
+        // An all-zero range may use any step; avoid one too small to invert.
         let largest = if largest < 1e-30 { 1.0 } else { largest };
         Ok(Quantization { step: largest / steps, zero })
     }
 
-    /// What one step is worth.
+    /// The step size.
     pub fn step(self) -> f32 {
         self.step
     }
 
-    /// What stands for 0.
+    /// The zero point.
     pub fn zero(self) -> u8 {
         self.zero
     }
 
-    /// The nearest there is to a number, of two the even one; the largest for NaN.
+    /// Quantizes a value to the nearest, ties to even, saturated; NaN becomes 255.
     #[inline(always)]
     pub fn nearest(self, value: f32) -> u8 {
         let q = value * (1.0 / self.step) + f32::from(self.zero);
@@ -62,7 +60,7 @@ impl Quantization {
         (q + 8388608.0).to_bits() as u8
     }
 
-    /// The number that one stands for.
+    /// The value that `q` represents.
     pub fn value(self, q: u8) -> f32 {
         (f32::from(q) - f32::from(self.zero)) * self.step
     }
@@ -98,7 +96,7 @@ mod tests {
         }
         assert_eq!(Quantization::positive(0.0).unwrap().nearest(0.0), 0);
         for wrong in [-1.0, f32::NAN, f32::INFINITY] {
-            assert!(Quantization::signed(wrong).unwrap_err().to_string().contains("from 0 up"));
+            assert!(Quantization::signed(wrong).unwrap_err().to_string().contains("at least 0"));
         }
     }
 }

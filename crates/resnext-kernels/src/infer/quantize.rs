@@ -1,4 +1,4 @@
-//! Maps of f32 or bf16, in eight bits.
+//! Quantization of f32 and bf16 maps to int8.
 
 use super::job::Pixels;
 use super::precision::{MapType, bytes_mut, unpair};
@@ -9,7 +9,8 @@ use crate::threads::shared_slice::SharedSlice;
 use crate::threads::team::ThreadTeam;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Writes rows of `width` pixels of so many channels into `(output, its stride)`, and says whether all were finite.
+/// Quantizes `rows` of `width` pixels from `(source, its type, channels)` into `(output, its stride)`. Returns whether all
+/// values were finite.
 pub fn quantize_rows(
     team: &ThreadTeam,
     (src, map_type, channels): (Pixels, MapType, usize),
@@ -43,7 +44,7 @@ struct Row<'a> {
     quantization: Quantization,
     out: &'a mut [f32],
     out_stride: usize,
-    /// Made false by a value that is not.
+    /// Set to false if any value is not finite.
     finite: &'a mut bool,
 }
 
@@ -52,7 +53,7 @@ impl Kernel<f32> for Row<'_> {
     #[inline(always)]
     unsafe fn with_simd<S: Simd<T = f32>>(self) {
         let Row { src, stride, map_type, channels, quantization, out, out_stride, finite } = self;
-        // All exponents' bits set say that a number is not finite.
+        // Infinities and NaN have all exponent bits set.
         let mut largest = 0;
         for (i, out) in out.chunks_exact_mut(out_stride.max(1)).enumerate() {
             let (out, pixel) = (&mut bytes_mut(out)[..channels], &src[i * stride..]);

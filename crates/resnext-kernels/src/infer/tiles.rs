@@ -1,7 +1,7 @@
-//! The register tiles of inference: a few pixels times up to two vectors of output channels.
+//! The direct kernel's register tiles: a few pixels times up to two vectors of output channels.
 //!
-//! Activations are read in place, one broadcast a pixel and word. Where a group is narrower than a vector,
-//! the vector spans several groups and the broadcast becomes a permute.
+//! Activations are read in place, with one broadcast per pixel and word. Where a group is narrower than a vector, the
+//! vector spans several groups and the broadcast becomes a permute.
 
 use super::job::{Epilogue, PixelSources, Pixels, Row};
 use super::packed::{DirectWeights, Panel};
@@ -13,7 +13,7 @@ use crate::simd::traits::{MAX_LANES, Simd};
 use crate::threads::shared_slice::SharedSlice;
 use std::ops::Range;
 
-/// Source words between prefetches.
+/// Source words between two prefetches.
 pub const STEP: usize = 16;
 
 /// Some pixels times some panels, on one thread.
@@ -27,12 +27,12 @@ pub struct Task<'a> {
     pub pixels: Range<usize>,
     pub panels: &'a [Panel],
     pub out: &'a SharedSlice<'a, u8>,
-    /// In words.
+    /// Words from one output pixel to the next.
     pub out_stride: usize,
     pub plan: PrefetchPlan,
 }
 
-/// Pixels, as many as several tiles have, times a panel.
+/// Pixels of several tiles times a panel.
 pub struct Strip<'a> {
     pub task: &'a Task<'a>,
     pub panel: &'a Panel,
@@ -40,8 +40,8 @@ pub struct Strip<'a> {
 }
 
 impl Strip<'_> {
-    /// In tiles of `M` pixels. Each kind of tile is entered, and compiled, by itself: only then do all its sums stay in
-    /// registers.
+    /// Computes the strip in tiles of `M` pixels. Each kind of tile is a function of its own: only then do all its sums stay
+    /// in registers.
     pub fn compute_tiles<const M: usize>(&self, precision: Precision) {
         match (self.panel.spanning, self.panel.vectors) {
             (true, _) => precision.dispatch(Spanning::<M>(self)),
@@ -50,7 +50,7 @@ impl Strip<'_> {
         }
     }
 
-    /// In tiles of `M` neighbours in each of `ROWS` rows; what the strip has are whole rows, of at least `M`.
+    /// Computes the strip, whole rows of at least `M` pixels, in tiles of `M` neighbours in each of `ROWS` rows.
     pub fn compute_rows<const M: usize, const ROWS: usize>(&self, precision: Precision, row: Row) {
         let Row { width, stride } = row;
         let depth = if self.panel.spanning { self.panel.depth } else { 0 };
@@ -69,7 +69,7 @@ impl Strip<'_> {
         }
     }
 
-    /// Where tap `tap` of each pixel begins.
+    /// The source pixels that kernel position `tap` of each output pixel reads.
     ///
     /// # Safety
     /// The pixels exist.
@@ -103,7 +103,7 @@ impl Strip<'_> {
         self.task.weights.panels.weights[self.panel.weights.clone()].as_ptr()
     }
 
-    /// What sums begin with: the bias, unless that is in other units.
+    /// The initial sums: the bias, or zero where sums have other units than the bias.
     ///
     /// # Safety
     /// The CPU has `W`'s instructions.
@@ -122,7 +122,7 @@ impl Strip<'_> {
         }
     }
 
-    /// What [`finish`](Self::finish) will read and write, of some pixels from one on.
+    /// What [`finish`](Self::finish) will read and write for `pixels` pixels from `first` on.
     #[inline(always)]
     fn outputs<W: DotProduct>(&self, first: usize, pixels: usize) -> Outputs {
         let Strip { task, panel, .. } = self;
@@ -130,8 +130,8 @@ impl Strip<'_> {
         Outputs::new(out, task.residual, (first, panel.dst_channel * W::BYTES / 4), pixels)
     }
 
-    /// Makes numbers of the sums of `M` pixels from `first` on, `N` vectors each, with the bias if they did not begin with
-    /// it, adds a residual, applies ReLU and stores.
+    /// Finishes the sums of `M` pixels from `first` on, `N` vectors each: converts them to f32 and adds the bias if they did
+    /// not start from it, adds a residual, applies ReLU and stores.
     ///
     /// # Safety
     /// The CPU has `W`'s instructions, the pixels exist, and no other thread writes their panel.
@@ -139,15 +139,14 @@ impl Strip<'_> {
     unsafe fn finish<W: DotProduct, const M: usize, const N: usize>(&self, first: usize, sums: &mut [V<W>]) {
         let Strip { task, panel, .. } = *self;
         let lanes = W::S::LANES;
-        // From the first pixel of the tile on, in bytes.
+        // Of the tile's first pixel, in bytes.
         let place = |stride: usize| 4 * stride * first + panel.dst_channel * W::BYTES;
         let out =
             task.out.pointer(place(task.out_stride), 4 * task.out_stride * (M - 1) + panel.width * W::BYTES);
         let residual =
             task.residual.map(|r| (r.data.as_ptr().cast::<u8>().wrapping_add(place(r.stride)), r.stride));
         let Epilogue { least, residual_step, offset } = task.epilogue;
-        // Loops over the sums are short, unrolled and have constant bounds, or the sums would be kept in memory
-        // all along.
+        // Loops over the sums have small constant bounds and are unrolled: otherwise the sums would be kept in memory.
         // SAFETY: `direct::convolve` checked output and residual; the constants are padded to whole vectors.
         unsafe {
             if W::SCALED {
@@ -197,14 +196,14 @@ impl Strip<'_> {
         }
     }
 
-    /// [`finish`](Self::finish) for a pixel's part of a vector, to which the bias is added already.
+    /// [`finish`](Self::finish) for the channels of a partial vector; the sums include the bias.
     ///
     /// # Safety
     /// There are as many channels as sums.
     unsafe fn finish_part<W: DotProduct>(&self, sums: &[f32], residual: Option<*const u8>, out: *mut u8) {
         let Epilogue { least, residual_step, .. } = self.task.epilogue;
         for (k, &sum) in sums.iter().enumerate() {
-            // SAFETY: the function's contract; a channel may lie anywhere.
+            // SAFETY: the function's contract; channels need no alignment.
             unsafe {
                 let x = residual.map_or(0.0, |x| residual_step * W::load_one(x.add(k * W::BYTES)));
                 // Not `max`, which would lose NaN.
@@ -215,7 +214,7 @@ impl Strip<'_> {
     }
 }
 
-/// A tile of `M` pixels times `N` vectors: every source word's weights times one broadcast a pixel.
+/// Tiles of `M` pixels times `N` vectors: each source word's weights times one broadcast per pixel.
 struct Dense<'a, const M: usize, const N: usize>(&'a Strip<'a>);
 
 impl<const M: usize, const N: usize> DotKernel for Dense<'_, M, N> {
@@ -227,13 +226,13 @@ impl<const M: usize, const N: usize> DotKernel for Dense<'_, M, N> {
         let strip = self.0;
         let Strip { task, panel, pixels } = strip;
         let Task { src, .. } = task;
-        // The next tile's pixels, if they follow: into the first cache where they are so few words that they stay there.
+        // The next tile's pixels, if they follow in memory: into the first-level cache where they are few enough to stay.
         const FEW: usize = 4096;
         let in_order = matches!(task.sources, PixelSources::Same) && src.stride <= panel.depth + MAX_LANES;
         let next = if in_order { M * src.stride } else { 0 };
         let into = if M * panel.depth <= FEW { CacheLevel::First } else { CacheLevel::Second };
         let steps = panel.depth.div_ceil(STEP);
-        // A few each step: all at once, they would hold up the tile's own reads.
+        // A few per step: all at once, they would delay the tile's own reads.
         let each = M.div_ceil(steps);
         for first in pixels.clone().step_by(M) {
             // SAFETY: the CPU has W's instructions; this reads the panel's words of source pixels that exist,
@@ -259,8 +258,8 @@ impl<const M: usize, const N: usize> DotKernel for Dense<'_, M, N> {
     }
 }
 
-/// Adds up `depth` words of `M` pixels times as many rows of `N` vectors of weights, past which `weights` then points.
-/// Calls `meanwhile` each step.
+/// Accumulates `depth` words of `M` pixels times as many rows of `N` vectors of weights, and advances `weights` past them.
+/// Calls `meanwhile` in each step.
 ///
 /// # Safety
 /// The CPU has `W`'s instructions, and pixels and weights can be read.
@@ -272,7 +271,7 @@ unsafe fn sum_products<W: DotProduct, const M: usize, const N: usize>(
     depth: usize,
     mut meanwhile: impl FnMut(),
 ) {
-    // By value, to be kept in registers.
+    // A local copy is kept in registers.
     let mut sums = *acc;
     for step in (0..depth).step_by(STEP) {
         meanwhile();
@@ -296,8 +295,8 @@ unsafe fn sum_products<W: DotProduct, const M: usize, const N: usize>(
     *acc = sums;
 }
 
-/// A tile of `M` pixels times one vector of several groups: each lane needs a word of its own group, which a
-/// permute of the source vector brings.
+/// Tiles of `M` pixels times one vector that spans several groups: each lane needs a word of its own group, which a permute
+/// of the source vector brings.
 struct Spanning<'a, const M: usize>(&'a Strip<'a>);
 
 impl<const M: usize> DotKernel for Spanning<'_, M> {
@@ -332,7 +331,7 @@ impl<const M: usize> DotKernel for Spanning<'_, M> {
     }
 }
 
-/// The most neighbours in a row that a tile of [`Neighbours`] has, where a tile of two vectors has `tile` pixels.
+/// The most pixels of a row in a tile of [`Neighbours`], where a tile two vectors wide has `tile` pixels.
 pub const fn row_tile(tile: usize) -> usize {
     match tile {
         ..6 => tile,
@@ -341,12 +340,12 @@ pub const fn row_tile(tile: usize) -> usize {
     }
 }
 
-/// Tiles of `M` neighbours in each of `ROWS` rows, `STRIDE` source pixels apart, times one vector, for kernels of three
-/// columns: what is brought to a register of a source pixel serves all the output pixels of a row that it reaches.
-/// `DEPTH` is the panel's where the vector spans groups, 0 where it does not.
+/// Tiles of `M` neighbours in each of `ROWS` rows, `STRIDE` source pixels apart, times one vector, for kernels with three
+/// columns: a source pixel that is loaded or broadcast once serves all output pixels of the row that read it. `DEPTH` is the
+/// panel's depth where the vector spans groups, and 0 where it does not.
 struct Neighbours<'a, const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize> {
     strip: &'a Strip<'a>,
-    /// Of a row.
+    /// Pixels per row.
     width: usize,
 }
 
@@ -355,7 +354,7 @@ impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
 {
     #[inline(always)]
     unsafe fn with_dot<W: DotProduct>(self) {
-        // What is never chosen is not compiled either: constants end these, before anything is made of the rest.
+        // Combinations that are never chosen are not compiled either: these conditions are constants.
         if const { DEPTH > 0 && DEPTH * W::CHANNELS != 4 && DEPTH * W::CHANNELS != 8 } {
             unreachable!("vectors span groups of 4 or 8 channels");
         }
@@ -378,7 +377,7 @@ impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
         while first < pixels.end {
             let both = first + ROWS * self.width <= pixels.end;
             for x in (0..self.width).step_by(M) {
-                // The last tile begins early enough to be whole; what it computes again is the same.
+                // The last tile starts early enough to be whole; what it computes twice has the same bits.
                 let at = first + x.min(self.width - M);
                 // SAFETY: as for the other tiles.
                 unsafe {
@@ -397,7 +396,7 @@ impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
 impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
     Neighbours<'_, M, ROWS, DEPTH, STRIDE>
 {
-    /// One, in `R` rows, one or two.
+    /// One tile in `R` rows, one or two.
     ///
     /// # Safety
     /// The CPU has W's instructions, and the pixels exist.
@@ -414,7 +413,7 @@ impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
         let start = task.src.data.as_ptr().wrapping_add(panel.src_word);
         // SAFETY: the function's contract; `direct::convolve` checked the farthest pixel.
         unsafe {
-            // Two arrays by name: of one array of both, some would be kept in memory.
+            // Two named arrays: of one array for both rows, parts would be kept in memory.
             let [initial] = self.strip.initial::<W, 1>();
             let (mut acc, mut below) = ([initial; M], [initial; M]);
             let mut weights = self.strip.weights();
@@ -424,8 +423,8 @@ impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
             }
             for tap in (0..task.weights.taps).step_by(3) {
                 fetch.step(3 * depth.div_ceil(STEP), CacheLevel::Second);
-                // Source pixel j of a row, in order, is column j - m · STRIDE of output pixel m. A loop, as a
-                // closure might become a call, before which all vector registers would have to be saved.
+                // Source pixel j of a row is column j - m · STRIDE of output pixel m. A loop rather than a closure, which
+                // might become a call that has to save all vector registers.
                 let mut rows = [[start; 33]; R];
                 for row in 0..R {
                     for j in 0..(M - 1) * STRIDE + 3 {

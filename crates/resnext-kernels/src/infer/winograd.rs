@@ -1,4 +1,4 @@
-//! Tiles of inference: over packed weights, with bias, residual and ReLU.
+//! Winograd's 3×3 convolutions in inference: packed weights, and bias, residual and ReLU as the tiles are stored.
 
 use super::job::{Job, Pixels};
 use super::packed::{Filter, PackedPanels, Panel};
@@ -11,7 +11,7 @@ use crate::threads::split::Split;
 use crate::threads::team::ThreadTeam;
 use crate::winograd::{LARGEST, POSITIONS, Sink, Tiles, Tiling, takes, transform_kernels, vectors_per_group};
 
-/// Neighbouring tiles that are not split between threads.
+/// Neighbouring tiles that stay in one task.
 const UNIT: usize = 14;
 
 /// Whether a convolution is computed this way.
@@ -80,7 +80,7 @@ pub fn convolve(packed: &PackedPanels, team: &ThreadTeam, tiling: &Tiling, job: 
     });
 }
 
-/// Adds bias and residual, applies ReLU and writes.
+/// Adds bias and residual, applies ReLU and stores.
 struct Finish<'a> {
     bias: &'a [f32],
     residual: Option<Pixels<'a>>,
@@ -108,7 +108,7 @@ impl Sink<f32> for Finish<'_> {
     #[inline(always)]
     unsafe fn put<S: Simd<T = f32>>(&self, pixel: usize, vector: usize, sum: S::V) {
         let channel = vector * S::LANES;
-        // SAFETY: the CPU has S's instructions; `PackedPanels::check` saw that the residual has all pixels.
+        // SAFETY: the CPU has S's instructions; `PackedPanels::check` asserted that the residual has every pixel.
         unsafe {
             let mut sum = S::add(sum, S::load(self.bias[channel..channel + S::LANES].as_ptr()));
             if let Some(Pixels { data, stride }) = self.residual {

@@ -1,4 +1,4 @@
-//! Aligned and reused memory, and software prefetch.
+//! Aligned buffers, scratch memory and software prefetch.
 
 pub(crate) mod aligned;
 pub(crate) mod prefetch;

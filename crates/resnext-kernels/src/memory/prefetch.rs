@@ -1,4 +1,4 @@
-//! Cache lines that are asked for before they are used.
+//! Software prefetch.
 
 /// A level of a core's own caches.
 #[derive(Clone, Copy)]

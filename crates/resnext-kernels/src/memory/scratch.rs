@@ -1,10 +1,10 @@
-//! Memory that kernels of a thread use for a while.
+//! Scratch memory per thread.
 
 use crate::simd::traits::Element;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 
-/// Memory for planes, from a thread's own stock, to which it goes back: neither cleared nor asked for again at each call.
+/// A buffer from the thread's own stock, returned to it on drop: it is neither cleared nor allocated again in each call.
 #[derive(Debug)]
 pub struct Scratch<T> {
     lines: Vec<Line>,
@@ -21,14 +21,14 @@ thread_local! {
 }
 
 impl<T: Element> Scratch<T> {
-    /// `len` elements, of whatever values, from the start of a cache line.
+    /// `len` elements of arbitrary values, aligned to a cache line.
     pub fn get(&mut self, len: usize) -> &mut [T] {
         let lines = (len * size_of::<T>()).div_ceil(size_of::<Line>());
         if self.lines.len() < lines {
             self.lines.clear();
             self.lines.resize(lines, Line([0; 8]));
         }
-        // SAFETY: there are that many bytes, aligned better than elements, which are floats: any bits are one.
+        // SAFETY: there are that many bytes, aligned at least as elements are, and any bits are a valid float.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), len) }
     }
 }
@@ -42,7 +42,7 @@ impl<T> Default for Scratch<T> {
 impl<T> Drop for Scratch<T> {
     fn drop(&mut self) {
         let lines = std::mem::take(&mut self.lines);
-        // A thread at its end has no stock any more.
+        // A thread that is exiting has no stock any more.
         let _ = STOCK.try_with(|stock| stock.borrow_mut().push(lines));
     }
 }

@@ -1,4 +1,4 @@
-//! The choice of instruction set at run time, and the one door into code that is compiled for it.
+//! The instruction set, chosen at run time, and the one entry into code that is compiled for it.
 
 #[cfg(target_arch = "aarch64")]
 use super::intrinsics::neon;
@@ -22,7 +22,7 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// Every instruction set this machine can run, the slowest first.
+    /// The instruction sets this machine has, the slowest first.
     pub fn available() -> Vec<Isa> {
         let mut found = vec![Isa::Portable];
         #[cfg(target_arch = "x86_64")]
@@ -51,7 +51,7 @@ impl Isa {
         })
     }
 
-    /// Whether vectors are known to be added by other units than those that multiply them, as AVX-512's are on AMD.
+    /// Whether vector additions are known to have execution units other than multiplications, as with AVX-512 on AMD.
     pub fn has_adders(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         {
@@ -64,7 +64,7 @@ impl Isa {
         false
     }
 
-    /// The name `RESNEXT_ISA` knows it by.
+    /// Its name in `RESNEXT_ISA`.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
@@ -105,7 +105,7 @@ macro_rules! element {
 element!(f32, x86::Avx2F32, x86::Avx512F32, neon::NeonF32);
 element!(f64, x86::Avx2F64, x86::Avx512F64, neon::NeonF64);
 
-/// Runs `kernel` compiled for `isa`.
+/// Runs `kernel`, compiled for `isa`; in plain Rust if this machine does not have it.
 pub fn dispatch<T: Element, K: Kernel<T>>(isa: Isa, kernel: K) {
     #[cfg(target_arch = "x86_64")]
     {
@@ -138,7 +138,7 @@ pub fn dispatch<T: Element, K: Kernel<T>>(isa: Isa, kernel: K) {
     unsafe { kernel.with_simd::<Portable<T>>() }
 }
 
-/// Elements a vector of an instruction set, and pixels a tile.
+/// Elements per vector of an instruction set, and pixels per register tile.
 pub fn lanes_and_tile<T: Element>(isa: Isa) -> (usize, usize) {
     struct Sizes<'a>(&'a mut (usize, usize));
     impl<T: Element> Kernel<T> for Sizes<'_> {
@@ -152,7 +152,7 @@ pub fn lanes_and_tile<T: Element>(isa: Isa) -> (usize, usize) {
     sizes
 }
 
-/// Elements a vector of an instruction set.
+/// Elements per vector of an instruction set.
 pub fn lanes<T: Element>(isa: Isa) -> usize {
     lanes_and_tile::<T>(isa).0
 }

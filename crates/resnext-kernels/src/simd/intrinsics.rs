@@ -1,4 +1,4 @@
-//! Vectors by the intrinsics of x86-64 and AArch64.
+//! Vectors of AVX2, AVX-512 and NEON, by intrinsics.
 
 /// One `Simd` implementation by intrinsics; the types differ only in names and sizes.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -149,8 +149,7 @@ pub mod x86 {
         // SAFETY: as above.
         unsafe { _mm256_loadu_si256(table.as_ptr().cast()) }
     }
-    /// AVX2 permutes four doubles only by a constant, eight floats by a vector: so an index of
-    /// doubles is written as pairs of floats.
+    /// AVX2 permutes doubles by constants only, but floats by a vector, so an index of doubles is one of pairs of floats.
     #[inline(always)]
     unsafe fn index_256_64(lane_of: impl Fn(usize) -> usize) -> __m256i {
         // SAFETY: as above.
@@ -177,7 +176,7 @@ pub mod x86 {
         unsafe { _mm256_castps_pd(_mm256_permutevar8x32_ps(_mm256_castpd_ps(v), index)) }
     }
 
-    /// bf16 is the upper half of f32. The rounding is `bf16::narrow`'s, and asks for no more than AVX-512F.
+    /// bf16 is the upper half of f32. Rounds as `bf16::narrow` does, with AVX-512F alone.
     #[inline(always)]
     unsafe fn load_bf16_512(p: *const bf16) -> __m512 {
         // SAFETY: the caller has the instructions, and sixteen elements.
@@ -219,7 +218,7 @@ pub mod x86 {
             let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
             let quiet = _mm256_or_si256(cut, _mm256_set1_epi32(0x40));
             let halves = _mm256_blendv_epi8(_mm256_srli_epi32::<16>(nearest), quiet, nan);
-            // Each half of the vector packs by itself; the second's four belong behind the first's.
+            // The two halves of the vector are packed separately: the second's four belong behind the first's.
             let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi32(halves, halves));
             _mm_storeu_si128(p.cast(), _mm256_castsi256_si128(packed));
         }
@@ -275,7 +274,7 @@ pub mod neon {
         unsafe { vreinterpretq_f64_u8(vqtbl1q_u8(vreinterpretq_u8_f64(v), index)) }
     }
 
-    /// bf16 is the upper half of f32; the rounding is `bf16::narrow`'s.
+    /// bf16 is the upper half of f32. Rounds as `bf16::narrow` does.
     #[inline(always)]
     unsafe fn load_bf16(p: *const bf16) -> float32x4_t {
         // SAFETY: the caller promises four elements.
@@ -288,7 +287,7 @@ pub mod neon {
             let bits = vreinterpretq_u32_f32(v);
             let odd = vandq_u32(vshrq_n_u32::<16>(bits), vdupq_n_u32(1));
             let nearest = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd);
-            // Equal to itself is what is no NaN.
+            // Only NaN differs from itself.
             let quiet = vorrq_u32(bits, vdupq_n_u32(0x40_0000));
             vst1_u16(p.cast(), vshrn_n_u32::<16>(vbslq_u32(vceqq_f32(v, v), nearest, quiet)));
         }

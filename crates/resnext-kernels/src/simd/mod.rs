@@ -1,4 +1,5 @@
-//! Vectors of every instruction set behind one vocabulary.
+//! Vectors of every instruction set behind one vocabulary: the traits kernels are written against, their
+//! implementations, and the dispatch at run time.
 
 pub(crate) mod dispatch;
 mod intrinsics;

@@ -1,8 +1,8 @@
-//! Vectors without instructions of their own.
+//! Vectors in plain Rust.
 
 use super::traits::{Element, Simd};
 
-/// Plain arrays of eight, which compilers turn into whatever vectors the target has.
+/// Arrays of eight, which the compiler turns into the vectors the target has.
 #[derive(Clone, Copy)]
 pub struct Portable<T>(std::marker::PhantomData<T>);
 
@@ -35,7 +35,7 @@ impl<T: Element> Simd for Portable<T> {
     }
     #[inline(always)]
     unsafe fn fma(a: [T; 8], b: [T; 8], mut acc: [T; 8]) -> [T; 8] {
-        // Not `mul_add`: without the instruction that is a library call an element.
+        // Not `mul_add`, which is a library call per element without the instruction.
         for i in 0..8 {
             acc[i] += a[i] * b[i];
         }
@@ -59,7 +59,7 @@ impl<T: Element> Simd for Portable<T> {
     #[inline(always)]
     unsafe fn max(mut a: [T; 8], b: [T; 8]) -> [T; 8] {
         for i in 0..8 {
-            // NaN stays NaN, as `b` is never one.
+            // A NaN in `a` stays, as `b` is never NaN.
             if a[i] < b[i] {
                 a[i] = b[i];
             }

@@ -1,12 +1,12 @@
-//! What numbers are in memory, beside what they are computed in: f32 and f64 are themselves, bf16 is computed in f32.
+//! The types that maps are stored as: f32 and f64, which are computed in themselves, and bf16, which is computed in f32.
 //!
-//! Training's kernels read and write maps through this trait alone, a vector at a time, so that one kernel serves
-//! all: maps of bf16 are half the memory and half the traffic, and the arithmetic is that of f32.
+//! Training's kernels load and store maps through [`Storage`] alone, one vector at a time, so one kernel serves all types.
+//! Maps of bf16 take half the memory and half the traffic, with the arithmetic of f32.
 //!
-//! A number is rounded when it is written, and whatever is made of it afterwards is made of what was written: batch
-//! norm's statistics, and its gradient's sums, are of the rounded values. A normalised map then has exactly the
-//! statistics it was normalised by, and the gradient behind batch norm sums to what its formula says, as both are read
-//! again from memory. With sums of the values before rounding neither would hold.
+//! An element is rounded when it is stored, and everything computed from it later starts from the rounded value: batch
+//! norm's statistics, and the sums for its gradient, are taken over stored values. So a normalised map has exactly the
+//! statistics it was normalised by, and batch norm's gradient sums to what its formula says. With sums over unrounded
+//! values neither would hold.
 
 use super::traits::{Simd, Storage};
 use half::bf16;
@@ -47,7 +47,7 @@ macro_rules! identity {
 identity!(f32);
 identity!(f64);
 
-/// Elements a task.
+/// Elements per task.
 const CHUNK: usize = 1 << 14;
 
 impl Storage for bf16 {
@@ -66,7 +66,7 @@ impl Storage for bf16 {
     fn widen(self) -> f32 {
         f32::from_bits((self.to_bits() as u32) << 16)
     }
-    /// As `half::bf16::from_f32` does, but without branches, so that loops over it become vectors.
+    /// The rounding of `half::bf16::from_f32`, but without branches, so that loops over it vectorise.
     #[inline(always)]
     fn narrow(v: f32) -> bf16 {
         let bits = v.to_bits();
@@ -87,7 +87,7 @@ mod tests {
     use crate::simd::dispatch::{Isa, dispatch, lanes};
     use crate::simd::traits::Kernel;
 
-    /// Everything from f32 to bf16, or back.
+    /// A slice from f32 to bf16, or back.
     enum Move<'a> {
         Round(&'a [f32], &'a mut [bf16]),
         Widen(&'a [bf16], &'a mut [f32]),
@@ -116,8 +116,8 @@ mod tests {
 
     #[test]
     fn every_instruction_set_rounds_and_widens_as_half_does() {
-        // Every bf16, with what is just below, at and above the middle between it and the next: ties, infinities,
-        // the largest finite number, subnormals and NaN among them.
+        // Every bf16, and values just below, at and just above the midpoint to the next: this includes ties, infinities, the
+        // largest finite value, subnormals and NaN.
         let parts = [0u32, 1, 0x7fff, 0x8000, 0x8001, 0xffff];
         let all: Vec<f32> = parts
             .into_iter()

@@ -1,41 +1,41 @@
 //! The small SIMD vocabulary that kernels are written in.
 //!
-//! A kernel is a struct that implements [`Kernel`]; [`run`](super::dispatch::dispatch) enters it through a function compiled
-//! for the chosen instruction set, so everything marked `inline(always)` below it is compiled with
-//! those instructions, without `RUSTFLAGS`.
+//! A kernel is a struct that implements [`Kernel`]; `dispatch` in `dispatch.rs` enters it through a function compiled for
+//! the chosen instruction set, so everything marked `inline(always)` below it is compiled with those instructions, without
+//! `RUSTFLAGS`.
 
 use half::bf16;
 use std::borrow::Cow;
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Mul, MulAssign, Sub};
 
-/// A type of numbers in memory.
+/// A type that maps are stored as: f32, f64 or bf16.
 pub trait Storage: Copy + Default + Debug + PartialEq + Send + Sync + 'static {
-    /// What kernels compute in.
+    /// The type that kernels compute in: f32 for bf16, otherwise the type itself.
     type Compute: Element + Storage;
 
-    /// A vector of numbers, widened.
+    /// Loads a vector of elements, widened.
     ///
     /// # Safety
-    /// The CPU has `S`'s instructions, and there are `S::LANES` numbers at `p`.
+    /// The CPU has `S`'s instructions, and `p` points to `S::LANES` elements.
     unsafe fn load<S: Simd<T = Self::Compute>>(p: *const Self) -> S::V;
 
-    /// Writes a vector of numbers, rounded to the nearest, ties to even.
+    /// Stores a vector of elements, rounded to the nearest, ties to even.
     ///
     /// # Safety
-    /// As above; they may be written.
+    /// As for `load`, and the elements may be written.
     unsafe fn store<S: Simd<T = Self::Compute>>(p: *mut Self, v: S::V);
 
-    /// One number, widened.
+    /// Widens one element.
     fn widen(self) -> Self::Compute;
 
-    /// One number, rounded.
+    /// Rounds one element to the nearest, ties to even.
     fn narrow(v: Self::Compute) -> Self;
 
-    /// Many numbers, widened; borrowed where there is nothing to widen.
+    /// Widens a slice; borrows it where there is nothing to widen.
     fn widen_all(values: &[Self]) -> Cow<'_, [Self::Compute]>;
 
-    /// Many numbers, rounded.
+    /// Rounds a vector of elements.
     fn narrow_all(values: Vec<Self::Compute>) -> Vec<Self>;
 }
 
@@ -63,7 +63,7 @@ pub trait Element:
     fn as_f64(self) -> f64;
 }
 
-/// Vectors of one instruction set and element type.
+/// The vectors of one instruction set and element type.
 ///
 /// # Safety
 /// Every method may only be called where the CPU has the instruction set; `load` and `store` need
@@ -73,12 +73,12 @@ pub trait Simd: Copy + 'static {
     type T: Element;
     type V: Copy;
     type Index: Copy;
-    /// Elements a vector.
+    /// Elements per vector.
     const LANES: usize;
-    /// Pixels in an inference tile of two vectors, whose weights and one pixel need three more registers.
+    /// Pixels in a register tile two vectors wide: `2 · TILE` sums, two vectors of weights and one of pixels fit the
+    /// register file.
     const TILE: usize;
-    /// Pixels in a register tile (at most [`MAX_PIXELS`]), chosen so that
-    /// `2 * PIXELS + 3` vectors fit the register file.
+    /// Pixels in a register tile of the direct training kernels, at most [`MAX_PIXELS`].
     const PIXELS: usize;
 
     unsafe fn zero() -> Self::V;
@@ -91,12 +91,12 @@ pub trait Simd: Copy + 'static {
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
-    /// The lanes of `v` where `y` is above zero, and zeros.
+    /// The lanes of `v` where `y` is above zero, and zeros elsewhere.
     unsafe fn where_positive(y: Self::V, v: Self::V) -> Self::V;
     unsafe fn index(lane_of: impl Fn(usize) -> usize) -> Self::Index;
     unsafe fn permute(v: Self::V, index: Self::Index) -> Self::V;
 
-    /// Two elements over and over. This is plain Rust where nothing needs it to be fast.
+    /// Repeats two elements through the vector. The default is plain Rust, for sets where speed does not matter here.
     #[inline(always)]
     unsafe fn splat_two(p: *const Self::T) -> Self::V {
         let mut values = [Self::T::ZERO; MAX_LANES];
@@ -109,7 +109,7 @@ pub trait Simd: Copy + 'static {
         }
     }
 
-    /// As `load`, from bf16. This is plain Rust for vectors without instructions of their own for it.
+    /// As `load`, from bf16. The default is plain Rust, for vectors without instructions for it.
     #[inline(always)]
     unsafe fn load_bf16(p: *const bf16) -> Self::V {
         let mut values = [Self::T::ZERO; MAX_LANES];
@@ -122,7 +122,7 @@ pub trait Simd: Copy + 'static {
         }
     }
 
-    /// As `store`, rounded to bf16: to the nearest, ties to even.
+    /// As `store`, to bf16, rounded to the nearest, ties to even.
     #[inline(always)]
     unsafe fn store_bf16(p: *mut bf16, v: Self::V) {
         let mut values = [Self::T::ZERO; MAX_LANES];
@@ -136,15 +136,15 @@ pub trait Simd: Copy + 'static {
     }
 }
 
-/// The most elements any instruction set has in a vector.
+/// The most elements per vector of any instruction set.
 pub const MAX_LANES: usize = 16;
 
-/// The most pixels any instruction set has in a register tile.
+/// The most pixels in a register tile of any instruction set.
 pub const MAX_PIXELS: usize = 12;
 
-/// Code that can be compiled for every instruction set.
+/// Code that is compiled for every instruction set.
 pub trait Kernel<T: Element> {
-    /// Runs the kernel. Implementations are `#[inline(always)]`.
+    /// The kernel's code. Implementations are `#[inline(always)]`, so that it is compiled with `S`'s instructions.
     ///
     /// # Safety
     /// The CPU has `S`'s instructions.

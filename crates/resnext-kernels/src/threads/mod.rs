@@ -1,4 +1,4 @@
-//! Threads that stay awake between short loops, and how they share an output.
+//! A thread team for short loops, and how threads share work and an output.
 
 pub(crate) mod parallel;
 pub(crate) mod shared_slice;

@@ -5,22 +5,22 @@ use super::team::ThreadTeam;
 use crate::simd::traits::{Element, Storage};
 use rayon::prelude::*;
 
-/// A vector of `count` chunks of `len` elements, zeros until `write` is given the number of each and the chunk, on as many
-/// threads as [`map`]. Cleared by the thread that writes it, a chunk need not be taken from another core.
+/// A vector of `count` chunks of `len` elements, which `write` fills in parallel: it gets each chunk's index and the chunk,
+/// zeroed. Each chunk is zeroed by the thread that writes it, so its cache lines stay local.
 pub fn write_chunks<D: Storage>(count: usize, len: usize, write: impl Fn(usize, &mut [D]) + Sync) -> Vec<D> {
     let task = |out: &SharedSlice<D>, i: usize| {
         let chunk = out.pointer(i * len, len);
-        // SAFETY: chunks do not overlap, and hold values once they are cleared.
+        // SAFETY: chunks do not overlap, and are initialised once they are zeroed.
         write(i, unsafe {
             (0..len).for_each(|k| chunk.add(k).write(D::default()));
             out.slice(i * len, len)
         });
     };
-    // SAFETY: every chunk is cleared.
+    // SAFETY: every chunk is zeroed.
     unsafe { write_vec(count * len, |out| map(count, |i| task(out, i))).0 }
 }
 
-/// What `task` makes of each number below `count`, in order; on this thread and those of the pool.
+/// Calls `task` with every index below `count` on the threads of the current rayon pool, and returns the results in order.
 pub fn map<R: Send>(count: usize, task: impl Fn(usize) -> R + Sync) -> Vec<R> {
     if count < 2 {
         return (0..count).map(task).collect();
@@ -28,7 +28,7 @@ pub fn map<R: Send>(count: usize, task: impl Fn(usize) -> R + Sync) -> Vec<R> {
     ThreadTeam::scope(|team| team.map_items(&mut vec![(); count], |i, ()| task(i)))
 }
 
-/// The sum of partial sums of one length, added in their order.
+/// The element-wise sum of `parts`, which are of one length, added in order.
 pub fn totals<T: Element>(parts: &[Vec<T>]) -> Vec<T> {
     const CHUNK: usize = 1 << 12;
     let Some((first, rest)) = parts.split_first() else { return Vec::new() };

@@ -7,28 +7,33 @@ use std::ops::Range;
 /// computed by one task.
 pub struct Split {
     pub pixels: usize,
-    /// Pixels that are not parted.
+    /// Neighbouring pixels that stay in one task.
     pub unit: usize,
+    /// Blocks of pixels.
     pub blocks: usize,
     pub panels: usize,
+    /// Ranges of panels.
     pub parts: usize,
-    /// Whether a thread's tasks, which are neighbours, share panels rather than pixels: so that it reads only its part
-    /// of the weights, where they are the larger part of all that is read; of groups, only those that it has written.
+    /// Whether neighbouring tasks, which run on one thread, share panels rather than pixels. The thread then reads only its
+    /// part of the weights, which is better where those are most of what is read, and of a group only the channels that it
+    /// has written itself.
     pub panels_first: bool,
 }
 
 impl Split {
-    /// Enough tasks for every thread to have several, with at least seven units of pixels each.
+    /// Splits so that every thread has several tasks, of seven units of pixels or more where there are that many.
     pub fn between(pixels: usize, unit: usize, panels: usize, threads: usize) -> Self {
         let blocks = (pixels / (7 * unit)).clamp(1, 16 * threads);
         let parts = (16 * threads / blocks).clamp(1, panels);
         Split { pixels, unit, blocks, panels, parts, panels_first: false }
     }
 
+    /// The number of tasks.
     pub fn tasks(&self) -> usize {
         self.blocks * self.parts
     }
 
+    /// A task's pixels and panels.
     pub fn get(&self, task: usize) -> (Range<usize>, Range<usize>) {
         let (block, part) = match self.panels_first {
             true => (task % self.blocks, task / self.blocks),
@@ -40,8 +45,8 @@ impl Split {
         (pixel(block)..pixel(block + 1), panel(part)..panel(part + 1))
     }
 
-    /// Blocks of at most so many pixels that their source fits half of a small second-level cache, whole tiles of `tile`
-    /// pixels each; ranges of panels as well where there are few pixels.
+    /// Splits into blocks of whole tiles of `tile` pixels, whose `pixel_bytes` of source per pixel fill at most half of a
+    /// small second-level cache, and into ranges of panels where there are too few pixels for all threads.
     pub fn by_cache(pixels: usize, tile: usize, pixel_bytes: usize, panels: usize, threads: usize) -> Self {
         const BLOCK_BYTES: usize = 256 << 10;
         let cached = (BLOCK_BYTES / pixel_bytes.max(1)).max(tile) / tile * tile;

@@ -1,46 +1,46 @@
-//! Threads that wait awake, for a moment, for the next job.
+//! Worker threads that spin briefly before they sleep.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long. OpenMP's threads, those of other engines, wait from one to 200 ms.
+/// How long an idle worker spins (OpenMP runtimes: 1–200 ms).
 const SPIN: Duration = Duration::from_millis(1);
 
-/// How long in all, job after job: rayon may have a thread do this in the middle of another task of its own, which is held
-/// up meanwhile.
+/// How long a worker spins in total, job after job: rayon may run this loop in the middle of another task of the same
+/// thread, which is delayed meanwhile.
 const SPIN_TOTAL: Duration = Duration::from_millis(50);
 
-/// What a thread is to do. It must not panic.
+/// Work for another thread. It must not panic.
 pub type Job = Box<dyn FnOnce() + Send>;
 
-/// Where threads and jobs meet.
+/// Idle workers and the jobs for them.
 struct Queue {
-    /// Threads in it, those included for which there is a job already.
+    /// Spinning workers, including those that a queued job is meant for.
     waiting: usize,
     jobs: Vec<Job>,
 }
 
 static QUEUE: Mutex<Queue> = Mutex::new(Queue { waiting: 0, jobs: Vec::new() });
-/// As many as there are in the queue, to be looked at without its lock.
+/// The number of queued jobs, which workers poll without the lock.
 static JOBS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     static WAITS: Cell<bool> = const { Cell::new(false) };
-    /// Whether this thread is among those in the queue, and does something else of its pool's there.
+    /// Whether this thread is counted in `waiting`: it may be running another task of its pool while it spins.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Has another thread do `job`: one that waits, if there is one, or one of the current rayon pool, which then waits for
-/// more.
+/// Runs `job` on another thread: on a spinning worker if there is one, otherwise on the current rayon pool, whose thread
+/// becomes a spinning worker afterwards. The submitting thread never blocks.
 ///
-/// Small operations follow each other within microseconds. A thread that fell asleep in between is late for the next:
-/// it has to be woken, and may be put on the core of another one first. So threads look out for jobs for a while;
-/// meanwhile they take what work there is in their pool, and let others run.
+/// Small operations follow each other within microseconds. A thread that has fallen asleep in between is late for the next:
+/// it has to be woken, and may first be scheduled on another thread's core. So workers poll for jobs for a while, and
+/// meanwhile run their pool's own work and yield to other threads.
 pub fn submit(job: Job) {
     let mut queue = queue();
-    // Whoever hands over does not wait.
+    // This thread may itself be counted as waiting, and cannot take the job.
     if queue.waiting - usize::from(INSIDE.get()) > queue.jobs.len() {
         queue.jobs.push(job);
         JOBS.store(queue.jobs.len(), Ordering::Release);
@@ -48,7 +48,7 @@ pub fn submit(job: Job) {
         drop(queue);
         rayon::spawn(|| {
             job();
-            // A thread that waits already has taken this up meanwhile.
+            // A thread that spins already may have run this as its pool's work.
             if !WAITS.replace(true) {
                 wait();
                 WAITS.set(false);
@@ -57,6 +57,7 @@ pub fn submit(job: Job) {
     }
 }
 
+/// Spins for jobs and runs them.
 fn wait() {
     let start = Instant::now();
     while start.elapsed() < SPIN_TOTAL {
@@ -71,7 +72,7 @@ fn wait() {
     }
 }
 
-/// The next job, if one comes in time.
+/// The next job, if one arrives while the worker spins.
 fn next_job() -> Option<Job> {
     let mut until = Instant::now() + SPIN;
     loop {
@@ -102,7 +103,7 @@ mod tests {
     use std::sync::mpsc::channel;
     use std::thread::{ThreadId, current, sleep};
 
-    /// Threads that one test leaves waiting would do another's jobs.
+    /// Workers that one test leaves spinning would run another test's jobs.
     static ONE_TEST: Mutex<()> = Mutex::new(());
 
     fn alone() -> MutexGuard<'static, ()> {
@@ -126,14 +127,14 @@ mod tests {
         }
     }
 
-    /// The thread that calls may itself be one that waits, and took up the call meanwhile.
+    /// The submitting thread may itself be a spinning worker.
     #[test]
     fn a_thread_that_waits_does_not_hand_over_to_itself() {
         let _alone = alone();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
         for _ in 0..200 {
             pool.install(|| assert_ne!(who_does_it(), current().id()));
-            // The one that called falls asleep.
+            // The submitting thread falls asleep.
             sleep(SPIN / 2);
         }
     }

@@ -1,4 +1,4 @@
-//! Threads that stay awake between one loop and the next.
+//! A team of threads that stay awake between one loop and the next.
 
 use super::standby::submit;
 use std::cell::UnsafeCell;
@@ -6,19 +6,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The calling thread and others, as many as the current rayon pool has, held for the many short loops of a forward
-/// pass.
+/// A team of threads for the many short loops of one forward pass: the calling thread, and as many others as make up
+/// the size of the current rayon pool.
 ///
-/// Waking a sleeping thread costs more than a small layer takes. A team's threads wait for the next loop
-/// without sleeping; they leave when the pass is over. Each has a part of every loop's tasks that is
-/// its own, and the same from loop to loop, so that it finds in its cache what it has written; whoever is done with
-/// its own takes from the others' ends.
+/// Waking a sleeping thread takes longer than a small layer, so the team's threads spin until the next loop starts, and
+/// leave when the pass is over. Each thread owns the same range of tasks in every loop, so it finds in its cache what it
+/// wrote in the loop before. A thread that runs out steals from the end of another's range.
 #[derive(Debug)]
 pub struct ThreadTeam(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// One a thread.
+    /// One per thread.
     parts: Vec<Part>,
     loops: Loops,
 }
@@ -30,23 +29,27 @@ impl ThreadTeam {
         let team = ThreadTeam(Arc::new(Shared { parts, loops: Loops::default() }));
         for own in 1..team.threads() {
             let team = ThreadTeam(team.0.clone());
-            // A panic is told to whoever leads.
+            // `lead` reports a panic to the leader.
             submit(Box::new(move || drop(catch_unwind(AssertUnwindSafe(|| team.serve(own))))));
         }
-        // Also when the pass unwinds.
+        // Runs when the pass unwinds, too.
         let _end = OnDrop(|| team.0.loops.closed.store(true, Ordering::Release));
         pass(&team)
     }
 
-    /// How many threads there are.
+    /// The number of threads.
     pub fn threads(&self) -> usize {
         self.0.parts.len()
     }
 
-    /// Calls `task(i)` for each i below `tasks` on all threads; returns when all are done. Within another loop's task, which
-    /// [`map_items`](Self::apart) builds on, or from another thread than the one that leads, the caller does all itself.
+    /// Calls `task(i)` for every `i` below `tasks`, on all threads, and returns when all calls have returned.
+    ///
+    /// There is one loop at a time: a call from within a task, or from a thread other than the leader, runs all its tasks
+    /// on the calling thread. [`map_items`](Self::map_items) relies on that.
+    ///
+    /// # Panics
+    /// If a task panics.
     pub fn for_each(&self, tasks: usize, task: impl Fn(usize) + Sync) {
-        // One loop at a time.
         if self.threads() == 1 || tasks < 2 || self.0.loops.busy.swap(true, Ordering::Acquire) {
             return (0..tasks).for_each(task);
         }
@@ -56,8 +59,8 @@ impl ThreadTeam {
         }
     }
 
-    /// What `task` makes of each of `items` and its place: each on one thread, on which the loops within it stay too. The
-    /// loops of a single one are for all threads.
+    /// Calls `task` with the index of each item and the item, one item per thread at a time, and returns the results in
+    /// order. Loops inside `task` stay on the item's thread; with one item, its inner loops use all threads.
     pub fn map_items<T: Send, R: Send>(
         &self,
         items: &mut [T],
@@ -72,21 +75,22 @@ impl ThreadTeam {
         items.into_iter().filter_map(made).collect()
     }
 
+    /// Runs one loop on all threads, from the thread that leads.
     fn lead(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        // SAFETY: the last loop's tasks are all done, and this one's can't be claimed yet; the reference is used only
-        // before this function returns or unwinds, because either way `rest` waits until all tasks are done. It calls
-        // none itself, and so does not unwind: what it finds to do, this thread's panic has left, and is skipped.
+        // SAFETY: all tasks of the loop before are done, and none of this one can be claimed yet. The reference is used
+        // only until this function returns or unwinds, because `rest` waits in both cases until all tasks are done. `rest`
+        // does not unwind: the tasks it claims are those a panic on this thread has left, and they are skipped.
         unsafe {
             let task = std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(task);
             *self.0.loops.task.get() = Some(task);
         }
-        // All of them first: whoever finds one part open counts for itself.
+        // All counters are reset before any part is opened, as a thread counts as soon as it finds one open.
         self.0.parts.iter().for_each(|part| part.done.store(0, Ordering::Relaxed));
         for (i, part) in self.0.parts.iter().enumerate() {
             let bound = |i: usize| (tasks * i / self.threads()) as u64;
             part.open(bound(i), bound(i + 1));
         }
-        // Also when a task unwinds on this thread: others may still be at theirs.
+        // Waits when a task unwinds on this thread, too: others may still be running theirs.
         let rest = OnDrop(|| {
             let mut patience = PATIENCE;
             let done = || self.0.parts.iter().map(|part| part.done.load(Ordering::Acquire)).sum::<usize>();
@@ -101,6 +105,7 @@ impl ThreadTeam {
         assert!(!self.0.loops.panicked.load(Ordering::Relaxed), "a task on another thread panicked");
     }
 
+    /// Claims tasks until the pass is over.
     fn serve(&self, own: usize) {
         let mut patience = PATIENCE;
         while !self.0.loops.closed.load(Ordering::Relaxed) {
@@ -111,7 +116,7 @@ impl ThreadTeam {
         }
     }
 
-    /// Does a task, if one can be claimed, of this thread's own if there is one.
+    /// Claims and runs one task, of this thread's own range if possible. Returns whether there was one.
     fn work(&self, own: usize) -> bool {
         let others = (1..self.threads()).map(|i| &self.0.parts[(own + i) % self.threads()]);
         let claimed = self.0.parts[own].first().or_else(|| others.into_iter().find_map(Part::last));
@@ -122,9 +127,9 @@ impl ThreadTeam {
             }
             self.0.parts[own].done.fetch_add(1, Ordering::Release);
         });
-        // SAFETY: this thread holds a task of the open loop, so `task` is set and stays.
+        // SAFETY: this thread holds a task of the open loop, so `task` is set and stays set.
         let task = unsafe { *self.0.loops.task.get() };
-        // The pass is over once one has panicked; a second panic while the first unwinds would end the process.
+        // After a panic the remaining tasks are skipped: a second panic while the first unwinds would abort the process.
         if let Some(task) = task.filter(|_| !self.0.loops.panicked.load(Ordering::Relaxed)) {
             task(claimed);
         }
@@ -132,18 +137,18 @@ impl ThreadTeam {
     }
 }
 
-/// The one loop that is open, if any, and what has become of the pass.
+/// The loop that is open, if any, and the state of the pass.
 #[derive(Default)]
 struct Loops {
     busy: AtomicBool,
     closed: AtomicBool,
-    /// What to call, while the loop is open.
+    /// The open loop's task.
     task: UnsafeCell<Option<&'static (dyn Fn(usize) + Sync)>>,
     panicked: AtomicBool,
 }
 
-// SAFETY: `task` is written only by the thread that leads, while no task can be claimed, and read only by
-// threads that hold a claimed task, for whose end the leader waits.
+// SAFETY: `task` is written by the leader only, while no task can be claimed, and read only by threads that hold a
+// claimed task, which the leader waits for.
 unsafe impl Sync for Loops {}
 
 impl std::fmt::Debug for Loops {
@@ -155,32 +160,35 @@ impl std::fmt::Debug for Loops {
 const TASK_BITS: u32 = 20;
 const TASK: u64 = (1 << TASK_BITS) - 1;
 
-/// A thread's share of the open loop.
+/// A thread's range of the open loop's tasks.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Part {
-    /// Its unclaimed tasks: which loop they are of, their end and their start, in one word, so that a thread that comes
-    /// late cannot claim a task of another loop than the one it saw.
+    /// Its unclaimed tasks: the loop's number, their end and their start, packed into one word, so that a late thread cannot
+    /// claim a task of a loop other than the one it saw.
     unclaimed: AtomicU64,
-    /// Tasks that its thread has done, of any share. Counted by itself: another core's last level of cache may be far.
+    /// Tasks that its thread has done, of any range. One counter per thread, as another core's cache may be far away.
     done: AtomicUsize,
 }
 
 impl Part {
+    /// Makes tasks `start..end` of a new loop claimable.
     fn open(&self, start: u64, end: u64) {
         let number = (self.unclaimed.load(Ordering::Relaxed) >> (2 * TASK_BITS)) + 1;
         self.unclaimed.store((number << TASK_BITS | end) << TASK_BITS | start, Ordering::Release);
     }
 
+    /// Claims the first task.
     fn first(&self) -> Option<usize> {
         self.claim(|start, end| (start + 1, end, start))
     }
 
+    /// Claims the last task.
     fn last(&self) -> Option<usize> {
         self.claim(|start, end| (start, end - 1, end - 1))
     }
 
-    /// Takes a task: `take` gives the new start and end, and the task.
+    /// Claims a task: `take` returns the new start and end, and the task.
     fn claim(&self, take: impl Fn(u64, u64) -> (u64, u64, u64)) -> Option<usize> {
         let mut now = self.unclaimed.load(Ordering::Acquire);
         loop {
@@ -198,7 +206,7 @@ impl Part {
     }
 }
 
-/// Looks for work, after which a waiting thread lets others run between two looks.
+/// Polls after which an idle thread yields to others between polls.
 const PATIENCE: u32 = 20_000;
 
 fn pause(patience: &mut u32) {
