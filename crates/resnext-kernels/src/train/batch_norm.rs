@@ -1,8 +1,7 @@
-//! Passes over a channels-last matrix of pixels × channels: statistics a channel, and maps with
-//! coefficients a channel.
+//! Batch norm's sums per channel, over maps (pixels, channels): mean and variance, and the two sums of its gradient.
 //!
-//! Plain loops, compiled for the instruction set in use. Sums run over fixed blocks of pixels and are
-//! merged in order, in f64: the same bits for any number of threads.
+//! Sums run over fixed blocks of pixels and are merged in order, in f64, so they have the same bits for any number of
+//! threads.
 
 use super::operand::Gate;
 use super::per_channel::block_len;
@@ -11,13 +10,13 @@ use crate::simd::traits::{Element, Kernel, Simd, Storage};
 use rayon::prelude::*;
 use std::ops::Add;
 
-/// The mean and biased variance of each channel of `x` (pixels × channels).
+/// The mean and biased variance of each channel of `x` (pixels, channels).
 pub fn mean_and_variance<T: Element>(isa: Isa, x: &[T], channels: usize) -> (Vec<f64>, Vec<f64>) {
     let blocks = x.par_chunks(block_len(channels)).map(|x| Moments::of(isa, x, channels)).collect::<Vec<_>>();
     Moments::merge(channels, &blocks)
 }
 
-/// Mean and sum of squared differences from it, a channel each, over a block of pixels.
+/// Mean and sum of squared deviations per channel, over a block of pixels.
 #[derive(Debug)]
 pub struct Moments<T> {
     count: f64,
@@ -32,7 +31,7 @@ impl<T: Element> Moments<T> {
         self.count as usize
     }
 
-    /// Of a block that is small enough to stay in the cache for a second pass.
+    /// Of a block of pixels, in two passes: it should be small enough to stay in the cache.
     pub fn of<D: Storage<Compute = T>>(isa: Isa, x: &[D], channels: usize) -> Self {
         struct Passes<'a, D: Storage> {
             x: &'a [D],
@@ -45,9 +44,9 @@ impl<T: Element> Moments<T> {
                 let Passes { x, mean, squares } = self;
                 let channels = mean.len();
                 let scale = D::Compute::of_f64(channels as f64 / x.len() as f64);
-                // Squares of differences from the block's own mean: no cancellation.
+                // Deviations from the block's own mean, so that nothing cancels.
                 if channels.is_multiple_of(S::LANES) {
-                    // SAFETY: the CPU has S's instructions; whole vectors of x at every place asked for.
+                    // SAFETY: the CPU has S's instructions; `x` is whole vectors of every channel and row.
                     unsafe {
                         let rows = x.len() / channels;
                         column_sums::<S, 1>(rows, channels, [mean], &Values(x));
@@ -77,7 +76,7 @@ impl<T: Element> Moments<T> {
         Moments { count: (x.len() / channels.max(1)) as f64, mean, squares }
     }
 
-    /// Mean and biased variance over all blocks, merged in their order (Chan, Golub and LeVeque).
+    /// Mean and biased variance over all blocks, merged in order (Chan, Golub and LeVeque).
     pub fn merge(channels: usize, blocks: &[Self]) -> (Vec<f64>, Vec<f64>) {
         let (mut count, mut mean, mut squares) = (0.0, vec![0.0; channels], vec![0.0; channels]);
         for block in blocks {
@@ -94,10 +93,10 @@ impl<T: Element> Moments<T> {
     }
 }
 
-/// What is summed. A trait, because a closure with as much in it as rounding is not sure to be compiled into the loop,
-/// and by itself it would have none of the instructions the loop is compiled for.
+/// The terms of a sum. A trait rather than a closure: a closure may not be inlined, and would then be compiled without the
+/// loop's target features.
 pub trait Terms<S: Simd, const K: usize> {
-    /// `K` terms for a vector, of which it is told where in a (rows, channels) matrix it begins, and its first channel.
+    /// `K` terms for the vector that starts at element `at` of a (rows, channels) matrix, with its first channel.
     ///
     /// # Safety
     /// The CPU has `S`'s instructions, and there is such a vector.
@@ -114,7 +113,7 @@ impl<D: Storage, S: Simd<T = D::Compute>> Terms<S, 1> for Values<'_, D> {
     }
 }
 
-/// Of values plus something a channel.
+/// Squares of values plus an offset per channel.
 struct Squares<'a, D: Storage>(&'a [D], &'a [D::Compute]);
 
 impl<D: Storage, S: Simd<T = D::Compute>> Terms<S, 1> for Squares<'_, D> {
@@ -129,7 +128,7 @@ impl<D: Storage, S: Simd<T = D::Compute>> Terms<S, 1> for Squares<'_, D> {
     }
 }
 
-/// Adds all terms to `K` sums a channel.
+/// Adds all terms to `K` sums per channel.
 ///
 /// # Safety
 /// The CPU has `S`'s instructions, LANES divides the channels, and `terms` has as many rows and channels.
@@ -169,7 +168,7 @@ pub unsafe fn column_sums<S: Simd, const K: usize>(
             }
         }
     }
-    // A few rows at a time, so that memory is walked through nearly in its order.
+    // A few rows at a time, so that memory is read nearly in order.
     for first in (0..rows).step_by(ROWS) {
         let some = first..rows.min(first + ROWS);
         let mut k = 0;
@@ -188,16 +187,16 @@ pub unsafe fn column_sums<S: Simd, const K: usize>(
     }
 }
 
-/// GemmRows whose sums are kept in registers.
+/// Rows whose sums are kept in registers.
 const ROWS: usize = 16;
 
-/// `Σ g` and `Σ g·(x - mean)` a channel, over a block of pixels: what batch norm's gradient is made of.
+/// `Σ g` and `Σ g·(x - mean)` per channel, over a block of pixels: the two sums that batch norm's gradient needs.
 #[derive(Debug)]
 pub struct GradientSums<T>(pub [Vec<T>; 2]);
 
 impl<T: Element> GradientSums<T> {
-    /// Sets `g`, the gradient of the block of `max(x·scale + shift, 0)` from pixel `first` on, to that of the sum inside
-    /// the maximum, and sums that.
+    /// Turns `g`, the gradient of a block of `max(x·scale + shift, 0)` that starts at pixel `first`, into the gradient of
+    /// `x·scale + shift`, and sums that.
     pub fn gate<D: Storage<Compute = T>>(isa: Isa, gate: &Gate<D>, first: usize, g: &mut [D]) -> Self {
         struct Pass<'a, D: Storage> {
             g: &'a mut [D],
@@ -236,7 +235,7 @@ impl<T: Element> GradientSums<T> {
                 let rows = x.len() / channels;
                 let coefficients = coefficients.map(<[D::Compute]>::as_ptr);
                 let gated = Gated { g: g.as_mut_ptr(), x: x.as_ptr(), coefficients };
-                // SAFETY: the CPU has S's instructions; both matrices and all coefficients are as long as asserted.
+                // SAFETY: the CPU has S's instructions; both matrices and all coefficients have the lengths asserted.
                 unsafe { column_sums::<S, 2>(rows, channels, sums, &gated) };
             }
         }
@@ -249,7 +248,7 @@ impl<T: Element> GradientSums<T> {
         GradientSums(sums)
     }
 
-    /// Over all blocks, added in their order.
+    /// The sums over all blocks, added in order.
     pub fn total(blocks: &[Self]) -> [Vec<f64>; 2] {
         [0, 1].map(|part| {
             let mut total: Vec<f64> = Vec::new();
@@ -262,7 +261,7 @@ impl<T: Element> GradientSums<T> {
     }
 }
 
-/// `Σ g` and `Σ g·(x - mean)` per channel; with `y`, an output behind ReLU, of `g` where that is above zero.
+/// `Σ g` and `Σ g·(x - mean)` per channel. With `y`, the output of a ReLU, `g` counts where `y` is above zero only.
 pub fn channel_sums<T: Element>(
     isa: Isa,
     g: &[T],

@@ -1,4 +1,4 @@
-//! What happens to each block of an output while it is still in the cache of the core that has written it.
+//! What happens to each block of an output right after it is written, while it is still in the core's cache.
 
 use super::batch_norm::{GradientSums, Moments};
 use super::operand::Gate;
@@ -13,18 +13,18 @@ pub enum BlockSink<'a, D: Storage> {
     Output,
     /// A bias per channel is added.
     Bias(&'a [D::Compute]),
-    /// Mean and variance of each channel are taken, for the batch norm behind a convolution.
+    /// Each channel's mean and variance are computed, for the batch norm behind a convolution.
     Statistics,
-    /// The block is a gradient and goes back through a batch norm and ReLU, whose sums are taken.
+    /// The output is a gradient, and passes back through a ReLU and to a batch norm, whose sums are computed.
     Gate(Gate<'a, D>),
-    /// The gradient of another branch is added.
+    /// The gradient that comes from another branch is added.
     Add(StridedGradient<'a, D>),
 }
 
-/// What a sink has taken from a block.
+/// What a sink computes from a block.
 #[derive(Debug)]
 pub enum BlockSums<T> {
-    /// Nothing.
+    /// Nothing: the other sinks.
     Nothing,
     /// Of [`BlockSink::Statistics`].
     Moments(Moments<T>),
@@ -32,7 +32,7 @@ pub enum BlockSums<T> {
     Gradient(GradientSums<T>),
 }
 
-/// What a sink has taken from all blocks, merged in their order.
+/// What a sink computed from all blocks, merged in order. Fields of other sinks are empty.
 #[derive(Debug, Default)]
 pub struct BlockTotals {
     /// Of [`BlockSink::Statistics`]: mean and biased variance per channel.
@@ -42,7 +42,7 @@ pub struct BlockTotals {
 }
 
 impl<D: Storage> BlockSink<'_, D> {
-    /// Takes a block of whole pixels of `channels`, which begins at pixel `first` of the output.
+    /// Processes a block of whole pixels of `channels`, which starts at pixel `first` of the output.
     pub(crate) fn take(
         &self,
         isa: Isa,
@@ -73,7 +73,7 @@ impl<D: Storage> BlockSink<'_, D> {
 }
 
 impl BlockTotals {
-    /// Merges what was taken from the blocks of an output with `channels`.
+    /// Merges the results of an output's blocks.
     pub(crate) fn of<T: Element>(channels: usize, blocks: Vec<BlockSums<T>>) -> Self {
         let (mut moments, mut sums) = (Vec::new(), Vec::new());
         for block in blocks {

@@ -1,4 +1,4 @@
-//! Results in blocks of pixels, where a kernel leaves no blocks behind.
+//! Outputs in blocks of pixels, for kernels that have no blocks of their own.
 
 use super::block_sink::{BlockSink, BlockSums};
 use crate::simd::dispatch::Isa;
@@ -6,10 +6,10 @@ use crate::simd::traits::Storage;
 use crate::threads::shared_slice::{SharedSlice, write_vec};
 use rayon::prelude::*;
 
-/// Pixels of a block.
+/// Pixels per block.
 const BLOCK: usize = 128;
 
-/// Hands `out` to a sink, block by block.
+/// Passes `out` through a sink, block by block.
 pub fn finished<D: Storage>(
     isa: Isa,
     mut out: Vec<D>,
@@ -21,11 +21,11 @@ pub fn finished<D: Storage>(
     (out, results)
 }
 
-/// `len` pixels of `channels` that `make` writes block by block, with what it returns of each, in order: it is given
-/// the number of the block's first pixel, that of its pixels, and where they go.
+/// An output (pixels, channels) that `make` writes in parallel, block by block, with what it returns for each block in
+/// order. It gets the block's first pixel, its number of pixels and a pointer to them.
 ///
 /// # Safety
-/// `make` writes all of each block.
+/// `make` initialises all elements of each block.
 pub unsafe fn blocks<D: Storage, R: Send>(
     pixels: usize,
     channels: usize,
@@ -38,6 +38,6 @@ pub unsafe fn blocks<D: Storage, R: Send>(
         };
         (0..pixels.div_ceil(BLOCK)).into_par_iter().map(block).collect()
     };
-    // SAFETY: blocks together are all pixels, and the caller promises that each is written.
+    // SAFETY: the blocks together are all pixels, and the caller promises that each is initialised.
     unsafe { write_vec(pixels * channels, write) }
 }

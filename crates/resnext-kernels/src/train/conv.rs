@@ -1,7 +1,7 @@
-//! The kernel for each convolution: three walks, one choice.
+//! Convolutions in training: the choice of kernel, for the forward pass and both gradients.
 //!
-//! 1×1 convolutions are products, a network's first convolution is one of patches, grouped 3×3 ones have kernels
-//! of their own, and whatever is left gathers.
+//! 1×1 convolutions are matrix products, a network's first convolution is one over patches (im2col), grouped 3×3
+//! convolutions have kernels of their own, and the direct kernels compute everything else.
 
 use super::block_sink::{BlockSink, BlockSums};
 use super::blocks::finished;
@@ -48,8 +48,8 @@ fn kind<T: Element>(isa: Isa, shape: &ConvShape) -> Kind {
     }
 }
 
-/// The convolution of `x` with `weight` (Cout, Cin/groups, kh, kw), channels-last, and what `sink` has taken from
-/// each block of pixels, in order.
+/// The convolution of `x` (N, H, W, Cin) with `weight` (Cout, Cin/groups, kh, kw), and what `sink` computed from each block
+/// of pixels, in order.
 pub fn conv_forward<D: Storage>(
     isa: Isa,
     shape: &ConvShape,
@@ -86,7 +86,7 @@ pub fn conv_forward<D: Storage>(
     }
 }
 
-/// The gradient of the convolution's input from that of its result; otherwise as [`conv_forward`].
+/// The gradient of a convolution's input from that of its output, and what `sink` computed from each of its blocks.
 pub fn conv_input_gradient<D: Storage>(
     isa: Isa,
     shape: &ConvShape,
@@ -121,8 +121,8 @@ pub fn conv_input_gradient<D: Storage>(
     }
 }
 
-/// Both gradients of a convolution: the input's with what `sink` has taken from its blocks, as [`conv_input_gradient`]
-/// gives them, and the weight's, as [`conv_weight_gradient`] does.
+/// Both gradients of a convolution: the input's and what `sink` computed from its blocks, as [`conv_input_gradient`] returns
+/// them, and the weight's, as [`conv_weight_gradient`] does.
 pub fn conv_gradients<D: Storage>(
     isa: Isa,
     shape: &ConvShape,
@@ -139,8 +139,8 @@ pub fn conv_gradients<D: Storage>(
     (input, results, own)
 }
 
-/// The gradient of the pixels a 1×1 convolution reads, of which there are as many as it writes: what
-/// [`StridedGradient`] adds; and that of its weight. `None` for other convolutions.
+/// Both gradients of a 1×1 convolution, the input's only for the pixels that the stride reads, which [`StridedGradient`]
+/// adds to the whole. `None` for other convolutions.
 pub fn conv_pixel_gradients<D: Storage>(
     isa: Isa,
     shape: &ConvShape,
@@ -154,7 +154,7 @@ pub fn conv_pixel_gradients<D: Storage>(
     })
 }
 
-/// The gradients of the pixels that a 1×1 convolution reads, and of its weight.
+/// Both gradients of a 1×1 convolution, the input's only for the pixels that the stride reads.
 fn pointwise_both<D: Storage>(
     isa: Isa,
     shape: &ConvShape,
@@ -177,7 +177,7 @@ fn pointwise_both<D: Storage>(
     pointwise_backward::gradients(isa, input, gradient, &matrix, pixels, sink)
 }
 
-/// A 1×1 convolution's weight as the matrix from outputs to inputs.
+/// A 1×1 convolution's weight, packed as the matrix from outputs to inputs.
 fn transposed<T: Element>(isa: Isa, shape: &ConvShape, weight: &[T]) -> PackedMatrix<T> {
     let inputs = shape.in_channels;
     PackedMatrix::pack(isa, inputs, shape.out_channels, |c, k| weight[k * inputs + c])
@@ -196,7 +196,7 @@ fn pointwise<D: Storage>(
     gemm(isa, GemmRows::Pixels { operand, size, stride: 1 }, pixels, &matrix, sink)
 }
 
-/// The gradient of the weight, shaped as it, from the convolution's input and its result's gradient.
+/// The gradient of the weight (Cout, Cin/groups, kh, kw) from the convolution's input and the gradient of its output.
 pub fn conv_weight_gradient<D: Storage>(
     isa: Isa,
     shape: &ConvShape,

@@ -1,9 +1,9 @@
-//! Convolution as a gather: forward, and the gradient of the input.
+//! The direct kernel of training, for any kernel size, stride, dilation and group width: the forward pass and the gradient
+//! of the input, as a gather.
 //!
-//! Activations are channels-last and read in place: a register tile holds a few pixels times two
-//! vectors of output channels, and for every tap and input channel multiplies one broadcast
-//! activation per pixel with weights packed in the order they are read. Where a group is narrower
-//! than a vector (d = 1, 2, 4, 8), a vector spans several groups and the broadcast becomes a permute.
+//! Activations are read in place. A register tile holds a few pixels times two vectors of output channels; for every
+//! kernel position and input channel it multiplies one broadcast activation per pixel with packed weights. Where a group
+//! is narrower than a vector (1, 2, 4 or 8 channels), a vector spans several groups and the broadcast becomes a permute.
 
 use super::gather::{Gather, OUTSIDE, Phase};
 use crate::group_lanes::{ChannelPanel, channel_panels};
@@ -14,18 +14,18 @@ use crate::threads::shared_slice::SharedSlice;
 use crate::threads::split::Split;
 use rayon::prelude::*;
 
-/// What one gather computes: for forward, destination channels are the output's; for the input's
-/// gradient they are the input's.
+/// One gather: destination channels are the output's in the forward pass, and the input's in the gradient.
 struct Problem<'a, T> {
     gather: Gather,
     src: &'a [T],
-    /// Channels a group, read and written.
+    /// Source channels per group.
     group_src: usize,
+    /// Destination channels per group.
     group_dst: usize,
     groups: usize,
 }
 
-/// `conv(x, weight)`, `x` channels-last, `weight` (Cout, Cin/groups, kh, kw).
+/// The convolution of `x` (N, H, W, Cin) with `weight` (Cout, Cin/groups, kh, kw).
 pub fn forward<T: Element>(isa: Isa, shape: &ConvShape, x: &[T], weight: &[T]) -> Vec<T> {
     assert_eq!(x.len(), shape.input_len());
     assert_eq!(weight.len(), shape.weight_len());
@@ -43,7 +43,7 @@ pub fn forward<T: Element>(isa: Isa, shape: &ConvShape, x: &[T], weight: &[T]) -
     out
 }
 
-/// The gradient with respect to `x`, channels-last, given that of the output.
+/// The gradient of `x` (N, H, W, Cin) from that of the output (N, H', W', Cout).
 pub fn input_gradient<T: Element>(isa: Isa, shape: &ConvShape, grad: &[T], weight: &[T]) -> Vec<T> {
     assert_eq!(grad.len(), shape.output_len());
     assert_eq!(weight.len(), shape.weight_len());
@@ -73,8 +73,8 @@ fn solve<T: Element>(
     dispatch(isa, Solve { problem, taps, weight, out, isa });
 }
 
-/// Chooses the register tile for an instruction set; the work itself is entered again from every
-/// thread, so that it too is compiled for that set.
+/// Packs the weights and splits the work for an instruction set. Every task dispatches again, as closures for other threads
+/// are compiled without the instruction set.
 struct Solve<'a, T, W> {
     problem: &'a Problem<'a, T>,
     taps: usize,
@@ -90,7 +90,7 @@ impl<T: Element, W: Fn(usize, usize, usize) -> T + Sync> Kernel<T> for Solve<'_,
         let channels: Vec<_> = channel_panels(S::LANES, 2, *groups, *group_src, *group_dst).collect();
         let pack = |&channels| Panel::pack(S::LANES, channels, *group_src, self.taps, self.weight);
         let panels: Vec<_> = channels.par_iter().map(pack).collect();
-        // Zeros for the taps that fall outside; one vector longer than a group, for full-vector loads.
+        // Zeros for positions outside the map: one vector more than a group, for loads of whole vectors.
         let zeros = vec![T::ZERO; group_src + S::LANES];
         let out = SharedSlice::new(self.out);
         for phase in &gather.phases {
@@ -163,8 +163,8 @@ impl<T: Element> Kernel<T> for Block<'_, T> {
                 let count = (self.dst.len() - first).min(S::PIXELS);
                 let src = &self.src[first * taps..(first + count) * taps];
                 let dst = &self.dst[first..first + count];
-                // SAFETY: the CPU has S's instructions (this is S's own entry); `src` holds `taps` pixels
-                // for each of `count`, all inside the source or OUTSIDE, by Gather's construction.
+                // SAFETY: the CPU has S's instructions; `src` holds `taps` pixels for each of `count`, which by Gather's
+                // construction are inside the source or OUTSIDE.
                 unsafe {
                     match (panel.channels.spanning, panel.channels.vectors, panel.depth) {
                         (true, _, 4) => self.spanning_tile::<S, 4>(panel, src, dst),
@@ -184,7 +184,7 @@ impl<T: Element> Block<'_, T> {
         self.problem.groups * self.problem.group_src
     }
 
-    /// Where tap `t` of the tile's pixels is read. Pixels past the end read zeros.
+    /// The source pixels of kernel position `t` for the tile's pixels. Pixels past the end read zeros.
     #[inline(always)]
     fn pointers(&self, panel: &Panel<T>, src: &[usize], t: usize, pixels: usize) -> [*const T; MAX_PIXELS] {
         let taps = self.phase.taps.len();
@@ -238,8 +238,8 @@ impl<T: Element> Block<'_, T> {
         }
     }
 
-    /// A vector of destination channels spans several groups: lane `l` needs channel `c` of its own
-    /// group, which a permute of the source vector brings. `DEPTH` 0 means: not known in advance.
+    /// A tile whose vector of destination channels spans several groups: each lane needs channel `c` of its own group, which
+    /// a permute of the source vector brings. `DEPTH` is the channels per group, or 0 for a number known at run time only.
     ///
     /// # Safety
     /// The CPU has `S`'s instructions.

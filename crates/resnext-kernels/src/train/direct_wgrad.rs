@@ -1,9 +1,8 @@
-//! The gradient of a convolution's weight: for every tap a product of the input with the output's
+//! The direct kernel for the weight's gradient: for every kernel position, products of the input with the output's
 //! gradient, summed over all pixels.
 //!
-//! Tasks own tiles of the result and walk over the pixels in the same fixed order, so the sums
-//! are the same bits for any number of threads. Partial sums are kept per block of pixels, which
-//! also bounds how far rounding errors can grow.
+//! Tasks own tiles of the result and visit the pixels in one fixed order, so the sums have the same bits for any number of
+//! threads. Partial sums per block of pixels also bound the rounding error.
 
 use super::gather::{Gather, OUTSIDE};
 use crate::group_lanes::spans_groups;
@@ -12,10 +11,10 @@ use crate::simd::dispatch::{Isa, dispatch};
 use crate::simd::traits::{Element, Kernel, MAX_PIXELS, Simd};
 use rayon::prelude::*;
 
-/// Pixels a block: both operands' channels of a block fit a second-level cache.
+/// Pixels per block: both operands' channels of a block fit a second-level cache.
 const BLOCK_PIXELS: usize = 192;
 
-/// The gradient with respect to the weight, shaped as the weight; `x` and `grad` channels-last.
+/// The gradient of the weight (Cout, Cin/groups, kh, kw) from `x` (N, H, W, Cin) and `grad` (N, H', W', Cout).
 pub fn weight_gradient<T: Element>(isa: Isa, shape: &ConvShape, x: &[T], grad: &[T]) -> Vec<T> {
     assert_eq!(x.len(), shape.input_len());
     assert_eq!(grad.len(), shape.output_len());
@@ -33,14 +32,14 @@ struct Solve<'a, T> {
     out: &'a mut [T],
 }
 
-/// A tile of the result: rows are (tap, input channel) pairs, columns output channels.
+/// A tile of the result: rows are pairs of kernel position and input channel, columns output channels.
 #[derive(Clone, Copy)]
 struct Tile {
     group: usize,
     tap: usize,
-    /// Taps covered, more than one only where vectors span groups.
+    /// Kernel positions covered, more than one only where vectors span groups.
     taps: usize,
-    /// First input and output channel inside the group; for a spanning tile the first of the vector.
+    /// The first input channel in the group; in a spanning tile, the vector's first channel.
     input: usize,
     rows: usize,
     output: usize,
@@ -91,7 +90,7 @@ impl<T: Element> Kernel<T> for Solve<'_, T> {
                 }
             }
         }
-        // Enough tasks to share evenly, each of neighbouring tiles, which read the same pixels.
+        // Enough tasks to balance, each of neighbouring tiles, which read the same pixels.
         let tiles_per_task = tiles.len().div_ceil(16);
         let sums: Vec<Vec<T>> = tiles
             .par_chunks(tiles_per_task.max(1))
@@ -120,7 +119,7 @@ impl<T: Element> Kernel<T> for Solve<'_, T> {
     }
 }
 
-/// GemmRows of a tile and elements of a row, for the widest instruction set.
+/// Elements of a row of a tile, and of a tile, for the widest instruction set.
 const ROW_LEN: usize = 2 * 16;
 const TILE_LEN: usize = 2 * MAX_PIXELS * ROW_LEN;
 
@@ -144,7 +143,7 @@ impl<T: Element> Kernel<T> for Task<'_, T> {
             gather.block(phase, first, count, &mut dst, &mut src);
             for (tile, sums) in self.tiles.iter().zip(self.sums.chunks_exact_mut(TILE_LEN)) {
                 let block = Block { solve: self.solve, tile, dst: &dst, src: &src, zeros: &zeros };
-                // SAFETY: the CPU has S's instructions: this is S's own entry.
+                // SAFETY: the CPU has S's instructions.
                 unsafe {
                     match (tile.spanning, tile.taps, tile.rows) {
                         (true, taps, 4) => match taps {
@@ -181,7 +180,7 @@ struct Block<'a, T> {
 }
 
 impl<T: Element> Block<'_, T> {
-    /// The input channels pixel `p`'s tap `tap` reads, from `channel` on.
+    /// The input channels from `channel` on that kernel position `tap` of pixel `p` reads.
     #[inline(always)]
     fn input(&self, p: usize, tap: usize, channel: usize) -> *const T {
         let shape = self.solve.shape;

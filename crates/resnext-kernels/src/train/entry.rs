@@ -18,7 +18,7 @@ use half::bf16;
 /// Kernels for maps that are stored as `Self`, channels-last: f32, f64, and bf16, which is computed in f32.
 pub trait TrainKernels: Storage {
     /// The convolution of `x` (N, H, W, Cin) with `weight` (Cout, Cin/groups, kh, kw): (N, H', W', Cout), and what
-    /// `sink` has taken from it.
+    /// `sink` computed from it.
     fn conv_forward(
         isa: Isa,
         shape: &ConvShape,
@@ -27,7 +27,8 @@ pub trait TrainKernels: Storage {
         sink: BlockSink<Self>,
     ) -> (Vec<Self>, BlockTotals);
 
-    /// The gradient of the convolution's input (N, H, W, Cin) from that of its result (N, H', W', Cout).
+    /// The gradient of the convolution's input (N, H, W, Cin) from that of its output (N, H', W', Cout), and what `sink`
+    /// computed from it.
     fn conv_input_gradient(
         isa: Isa,
         shape: &ConvShape,
@@ -36,7 +37,7 @@ pub trait TrainKernels: Storage {
         sink: BlockSink<Self>,
     ) -> (Vec<Self>, BlockTotals);
 
-    /// The gradient of the weight (Cout, Cin/groups, kh, kw) from the convolution's input and its result's gradient.
+    /// The gradient of the weight (Cout, Cin/groups, kh, kw) from the convolution's input and its output's gradient.
     fn conv_weight_gradient(
         isa: Isa,
         shape: &ConvShape,
@@ -44,7 +45,7 @@ pub trait TrainKernels: Storage {
         gradient: Operand<Self>,
     ) -> Vec<Self::Compute>;
 
-    /// Both gradients: the input's with what `sink` has taken from it, and the weight's.
+    /// Both gradients: the input's, what `sink` computed from it, and the weight's.
     fn conv_gradients(
         isa: Isa,
         shape: &ConvShape,
@@ -54,9 +55,8 @@ pub trait TrainKernels: Storage {
         sink: BlockSink<Self>,
     ) -> (Vec<Self>, BlockTotals, Vec<Self::Compute>);
 
-    /// Both gradients of a 1×1 convolution, the input's only for the pixels that the stride reads, of which there are as
-    /// many as the convolution writes: a [`StridedGradient`](crate::StridedGradient) adds it to the whole. `None` for
-    /// other convolutions.
+    /// Both gradients of a 1×1 convolution, the input's only for the pixels that the stride reads (N, H', W', Cin): a
+    /// [`StridedGradient`](crate::StridedGradient) adds it to the whole. `None` for other convolutions.
     fn conv_pixel_gradients(
         isa: Isa,
         shape: &ConvShape,
@@ -65,23 +65,23 @@ pub trait TrainKernels: Storage {
         weight: &[Self::Compute],
     ) -> Option<(Vec<Self>, Vec<Self::Compute>)>;
 
-    /// `max(path + around, 0)`.
-    fn residual_relu(isa: Isa, channels: usize, path: Affine<Self>, around: Shortcut<Self>) -> Vec<Self>;
+    /// `max(path + shortcut, 0)`, the output of a residual block.
+    fn residual_relu(isa: Isa, channels: usize, path: Affine<Self>, shortcut: Shortcut<Self>) -> Vec<Self>;
 
-    /// From the output `y` of [`Self::residual_relu`] and its gradient: the gradient of the sum inside the maximum, and batch
-    /// norm's sums for the path's convolution, `(x, mean)`, and for the shortcut's if it has one.
+    /// From the `output` of [`Self::residual_relu`] and its gradient: the gradient of `path + shortcut`, and batch norm's sums
+    /// for the path's last convolution, given as its raw result and mean, and for the shortcut's if it has one.
     fn residual_relu_gradient(
         isa: Isa,
         channels: usize,
         output: (&[Self], &[Self]),
         path: (&[Self], &[f64]),
-        around: Option<(&[Self], &[f64])>,
+        shortcut: Option<(&[Self], &[f64])>,
     ) -> (Vec<Self>, Totals, Option<Totals>);
 
-    /// The maximum of `max(line, 0)` in every window, and the number of the place it is first found at.
-    fn max_pool(isa: Isa, window: &Window, line: Affine<Self>) -> (Vec<Self>, Vec<u8>);
+    /// The maximum of `max(affine, 0)` in every window, and its position in the window, the first of equal ones.
+    fn max_pool(isa: Isa, window: &Window, affine: Affine<Self>) -> (Vec<Self>, Vec<u8>);
 
-    /// The gradient of what [`Self::max_pool`] pooled, from the places it gave, and what `sink` has taken from it.
+    /// The gradient of [`Self::max_pool`]'s input, from the positions `at` it returned, and what `sink` computed from it.
     fn max_pool_gradient(
         isa: Isa,
         window: &Window,
@@ -102,7 +102,7 @@ pub trait BatchNormKernels: Element {
     /// `g` where `y` is above zero, and zero elsewhere.
     fn where_positive(isa: Isa, channels: usize, y: &[Self], g: &[Self]) -> Vec<Self>;
 
-    /// `Σ g` and `Σ g·(x - mean)` per channel; with `y`, an output behind ReLU, of `g` where that is above zero.
+    /// `Σ g` and `Σ g·(x - mean)` per channel. With `y`, the output of a ReLU, `g` counts where `y` is above zero only.
     fn channel_sums(
         isa: Isa,
         g: &[Self],
@@ -176,9 +176,9 @@ macro_rules! train_kernels {
                 isa: Isa,
                 channels: usize,
                 path: Affine<Self>,
-                around: Shortcut<Self>,
+                shortcut: Shortcut<Self>,
             ) -> Vec<Self> {
-                residual::residual_relu(isa, channels, path, around)
+                residual::residual_relu(isa, channels, path, shortcut)
             }
             #[inline(never)]
             fn residual_relu_gradient(
@@ -186,13 +186,13 @@ macro_rules! train_kernels {
                 channels: usize,
                 output: (&[Self], &[Self]),
                 path: (&[Self], &[f64]),
-                around: Option<(&[Self], &[f64])>,
+                shortcut: Option<(&[Self], &[f64])>,
             ) -> (Vec<Self>, Totals, Option<Totals>) {
-                residual::residual_relu_gradient(isa, channels, output, path, around)
+                residual::residual_relu_gradient(isa, channels, output, path, shortcut)
             }
             #[inline(never)]
-            fn max_pool(isa: Isa, window: &Window, line: Affine<Self>) -> (Vec<Self>, Vec<u8>) {
-                max_pool::max_pool(isa, window, line)
+            fn max_pool(isa: Isa, window: &Window, affine: Affine<Self>) -> (Vec<Self>, Vec<u8>) {
+                max_pool::max_pool(isa, window, affine)
             }
             #[inline(never)]
             fn max_pool_gradient(

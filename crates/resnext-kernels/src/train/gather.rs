@@ -1,8 +1,8 @@
-//! Which source pixel every tap of every output pixel reads.
+//! Which source pixel each kernel position ("tap") of each destination pixel reads.
 //!
-//! Forward convolution and the gradient of its input are the same walk over pixels, each output
-//! pixel gathering from a few source pixels, with source and destination exchanged. A stride makes
-//! the gradient's walk fall into `stride²` phases, inside which the set of taps is constant.
+//! The forward pass and the gradient of the input are the same walk: each destination pixel gathers from a few source
+//! pixels, with source and destination exchanged. A stride splits the gradient's walk into `stride²` phases, each with a
+//! constant set of taps.
 
 use crate::shape::{Conv2dConfig, ConvShape};
 
@@ -10,14 +10,14 @@ use crate::shape::{Conv2dConfig, ConvShape};
 #[derive(Debug)]
 pub struct Gather {
     pub batch: usize,
-    /// Height and width of the maps read.
+    /// Height and width of the source maps.
     pub src: (usize, usize),
-    /// Height and width of the maps written.
+    /// Height and width of the destination maps.
     pub dst: (usize, usize),
     pub phases: Vec<Phase>,
 }
 
-/// Destination pixels `origin + step·(i, j)`, which share their taps.
+/// The destination pixels `origin + step·(i, j)`, which have the same taps.
 #[derive(Debug)]
 pub struct Phase {
     origin: (usize, usize),
@@ -27,10 +27,10 @@ pub struct Phase {
     pub taps: Vec<Tap>,
 }
 
-/// One kernel position: reads source pixel `src_step·(i, j) + (dy, dx)`.
+/// A kernel position, which reads source pixel `src_step·(i, j) + (dy, dx)`.
 #[derive(Debug, Clone, Copy)]
 pub struct Tap {
-    /// Position in the kernel, row-major.
+    /// Its index in the kernel, row-major.
     pub index: usize,
     dy: isize,
     dx: isize,
@@ -40,7 +40,7 @@ pub struct Tap {
 pub const OUTSIDE: usize = usize::MAX;
 
 impl Gather {
-    /// The walk of the forward pass: output pixels gather from the input.
+    /// The forward pass: output pixels gather from the input.
     pub fn forward(shape: &ConvShape) -> Self {
         let Conv2dConfig { stride, padding, dilation, .. } = shape.config;
         let taps = each_tap(shape, |ky, kx| {
@@ -62,14 +62,14 @@ impl Gather {
         }
     }
 
-    /// The walk of the input's gradient: input pixels gather from the output's gradient.
+    /// The gradient of the input: input pixels gather from the output's gradient.
     pub fn backward(shape: &ConvShape) -> Self {
         let Conv2dConfig { stride, padding, dilation, .. } = shape.config;
         let mut phases = Vec::new();
         for py in 0..stride.min(shape.in_h) {
             for px in 0..stride.min(shape.in_w) {
-                // Input pixel y = py + stride·i was read by output pixel (y + padding - ky·dilation) / stride
-                // where that divides; its quotient is i plus a constant of the phase.
+                // Input pixel y = py + stride·i was read by output pixel (y + padding - ky·dilation) / stride if that is
+                // an integer; then it is i plus a constant of the phase.
                 let source = |p: usize, k: usize| {
                     let at = (p + padding) as isize - (k * dilation) as isize;
                     (at.rem_euclid(stride as isize) == 0).then(|| at.div_euclid(stride as isize))
@@ -103,8 +103,8 @@ impl Gather {
         self.batch * phase.size.0 * phase.size.1
     }
 
-    /// Calls `visit(k, dst, origin)` for the `count` pixels of `phase` from `first` on: `k` counts from
-    /// 0, `dst` is the pixel's index in the destination, `origin` where its taps are counted from.
+    /// Calls `visit(k, dst, origin)` for the `count` pixels of `phase` from `first` on: `k` counts from 0, `dst` is the
+    /// destination pixel's index, and `origin` the image and source pixel that its taps are relative to.
     fn walk(
         &self,
         phase: &Phase,
@@ -140,8 +140,8 @@ impl Gather {
         (n * self.src.0 + y as usize) * self.src.1 + x as usize
     }
 
-    /// Fills `dst` with destination pixels and `src` (pixel-major, then taps) with the source pixels
-    /// they read, for `count` pixels of `phase` from `first` on.
+    /// For `count` pixels of `phase` from `first` on, fills `dst` with the destination pixels and `src`, `[pixel][tap]`, with
+    /// the source pixels they read.
     pub fn block(
         &self,
         phase: &Phase,

@@ -1,9 +1,8 @@
-//! Pixels × channels times a matrix: 1×1 convolutions and the gradient of their input, and dense kernels of any
-//! size, whose patches are laid side by side.
+//! The matrix product (pixels, channels) × (channels, outputs): 1×1 convolutions and the gradient of their input, and dense
+//! kernels of any size over im2col patches.
 //!
-//! A task brings a block of pixels to its core's cache as planes ([`super::packing`]) and multiplies it with one
-//! panel of two vectors of output channels after the other. What is to be known of the results, or done to
-//! them, happens to the block while it is still there.
+//! A task packs a block of pixels into planes ([`super::packing`]), which stay in its core's cache, and multiplies it with
+//! one panel of two vectors of output channels after the other. The block then goes through the sink, still in the cache.
 
 use super::block_sink::{BlockSink, BlockSums};
 use super::im2col::{Patches, pixel_runs};
@@ -18,17 +17,17 @@ use crate::threads::shared_slice::{SharedSlice, write_vec};
 use rayon::prelude::*;
 use std::hint::black_box;
 
-/// The matrix, in the order the kernel reads it.
+/// The packed matrix.
 #[derive(Debug)]
 pub struct PackedMatrix<T> {
-    /// A panel after the other, `[depth][vectors · LANES]` each.
+    /// One panel after the other, `[depth][vectors · LANES]` each.
     values: Vec<T>,
     depth: usize,
     width: usize,
 }
 
 impl<T: Element> PackedMatrix<T> {
-    /// Packs `at(output channel, input channel)`. Depths between multiples of a vector are filled up with zeros.
+    /// Packs `at(output channel, input channel)`. The depth is padded with zeros to whole vectors.
     pub fn pack(
         isa: Isa,
         width: usize,
@@ -41,7 +40,7 @@ impl<T: Element> PackedMatrix<T> {
         let mut values = vec![T::ZERO; depth * width];
         values.par_chunks_mut((depth * 2 * lanes).max(1)).enumerate().for_each(|(panel, values)| {
             let columns = values.len() / depth;
-            // In blocks that keep both sides in the nearest cache.
+            // In blocks, so that both source and destination stay in the first-level cache.
             for first in (0..inputs).step_by(16) {
                 for k in 0..columns {
                     for c in first..inputs.min(first + 16) {
@@ -53,38 +52,37 @@ impl<T: Element> PackedMatrix<T> {
         PackedMatrix { values, depth, width }
     }
 
-    /// Channels it makes.
+    /// Output channels.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// Channels it reads.
+    /// Input channels, padded to whole vectors.
     pub fn depth(&self) -> usize {
         self.depth
     }
 }
 
-/// What is multiplied.
+/// The rows of the product, one per output pixel.
 #[derive(Clone, Copy)]
 pub enum GemmRows<'a, D: Storage> {
-    /// Pixels of an operand, `stride` apart in maps of a height and width.
+    /// Pixels of an operand, `stride` apart in maps of `size`, height and width.
     Pixels { operand: Operand<'a, D>, size: (usize, usize), stride: usize },
-    /// The patch of the input each output pixel of a dense convolution sees, ordered as tap, channel.
+    /// The patch of the input that each output pixel of a dense convolution reads: `[kernel position][channel]`.
     Patches { x: &'a [D], shape: &'a ConvShape },
 }
 
-/// Bytes of pixels a task works on: with a panel, about half of a core's cache.
+/// Bytes of packed pixels per task: with a panel, about half of a core's cache.
 const BLOCK_BYTES: usize = 448 << 10;
 
-/// Pixels a task takes. A function of the sizes alone, because sums run over blocks.
+/// Pixels per task. It depends on the sizes alone, because sinks sum over these blocks.
 fn block(pixels: usize, tile: usize, pixel_bytes: usize) -> usize {
     let cached = BLOCK_BYTES / pixel_bytes.max(1) / tile;
     let shared = pixels.div_ceil(16).div_ceil(tile);
     cached.min(shared).clamp(1, 16) * tile
 }
 
-/// The product of `pixels` rows with `matrix`, (pixels, width), and what `sink` has taken from each block, in
-/// order.
+/// The product of `pixels` rows with `matrix`, (pixels, width), and what `sink` computed from each block, in order.
 pub fn gemm<D: Storage>(
     isa: Isa,
     rows: GemmRows<D>,
@@ -115,8 +113,8 @@ pub fn gemm<D: Storage>(
     unsafe { write_vec(pixels * width, write) }
 }
 
-/// `count` pixels in planes, whole tiles of them, times all panels of `matrix`, written to the pixels at `out`, which
-/// has room for them. Meanwhile as many pixels `ahead` are asked for.
+/// Multiplies `count` pixels in planes, which hold whole tiles, with all panels of `matrix`, and writes them to `out`, which
+/// has room for them. Meanwhile prefetches as many pixels `ahead`.
 pub fn panels<D: Storage>(
     isa: Isa,
     (planes, plane): (&[D::Compute], usize),
@@ -136,7 +134,7 @@ pub fn panels<D: Storage>(
 }
 
 impl<D: Storage> GemmRows<'_, D> {
-    /// Pixels from `first` on, where they lie in the order they are read in.
+    /// A prefetch of the pixels from `first` on, if they are read in memory order.
     fn ahead(&self, first: usize, channels: usize) -> Prefetch<'_, D> {
         match *self {
             GemmRows::Pixels { operand, stride: 1, .. } => Prefetch::of(operand, channels, first),
@@ -144,7 +142,7 @@ impl<D: Storage> GemmRows<'_, D> {
         }
     }
 
-    /// Brings `count` pixels from `first` on into planes, zeros behind their channels.
+    /// Packs `count` pixels from `first` on into planes, with zeros behind their channels.
     fn fill(
         &self,
         isa: Isa,
@@ -174,7 +172,7 @@ struct Tiles<'a, D: Storage> {
     ahead: Prefetch<'a, D>,
     panel: &'a [D::Compute],
     depth: usize,
-    /// The block's results, `width` apart, of which the panel writes those from `column` on.
+    /// The block's output pixels, `width` channels each, of which the panel writes those from `column` on.
     out: *mut D,
     column: usize,
     width: usize,
@@ -255,8 +253,8 @@ impl<D: Storage> Tiles<'_, D> {
                 }
                 return;
             }
-            // A loop that rounds is too long to be unrolled, and what a loop indexes is not kept in registers. So sums
-            // are first copied to a place of which the compiler knows nothing.
+            // A loop that rounds is too long to be unrolled, and an array that a loop indexes is not kept in registers. So
+            // the sums are first copied to memory that the compiler knows nothing about.
             let mut copy = [[S::zero(); V]; M];
             let sums = black_box(copy.as_mut_ptr().cast::<S::V>());
             for m in 0..M {

@@ -1,8 +1,8 @@
-//! The gradient of a dense convolution's weight: for every pixel the outer product of what the convolution read
-//! there with its result's gradient, summed.
+//! The gradient of a dense convolution's weight: the outer products of what the convolution read at each pixel with the
+//! output's gradient there, summed over all pixels.
 //!
-//! Tasks own a part of the pixels and a tile of the result. How the pixels are parted depends on sizes alone,
-//! and parts are added in order: the same bits for any number of threads.
+//! A task owns a part of the pixels and a tile of the result. The division depends on the sizes alone, and parts are added
+//! in order, so the result has the same bits for any number of threads.
 
 use super::im2col::{Patches, pixel_runs};
 use super::operand::Operand;
@@ -14,20 +14,21 @@ use crate::simd::traits::{Element, Kernel, Simd, Storage};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Pixels a block: one vector pair and one vector of them fit the nearest cache.
+/// Pixels per block: three vectors of each fit the first-level cache.
 pub const BLOCK: usize = 192;
-/// Channels of either side a task takes at most.
+/// The most channels per task on the side of the input.
 pub const MAX_READ: usize = 512;
+/// The most channels per task on the side of the output's gradient.
 const MAX_WRITTEN: usize = 256;
-/// Tasks there should be at least, for threads to share.
+/// The least number of tasks that threads share.
 const TASKS: usize = 16;
 
-/// What the convolution read.
+/// What the convolution read at each output pixel.
 #[derive(Clone, Copy)]
 pub enum WgradInput<'a, D: Storage> {
-    /// Pixels of an operand, `stride` apart in maps of a height and width.
+    /// Pixels of an operand, `stride` apart in maps of `size`, height and width.
     Pixels { operand: Operand<'a, D>, channels: usize, size: (usize, usize), stride: usize },
-    /// Patches, ordered as tap, channel.
+    /// Patches, `[kernel position][channel]`.
     Patches { x: &'a [D], shape: &'a ConvShape },
 }
 
@@ -40,14 +41,14 @@ impl<D: Storage> WgradInput<'_, D> {
     }
 }
 
-/// One task: its pixels, and the channels it reads and those whose gradients it takes.
+/// A task: its pixels, its channels of the input and its channels of the output's gradient.
 struct Task {
     pixels: Range<usize>,
     read: Range<usize>,
     written: Range<usize>,
 }
 
-/// `Σ gradient ⊗ read` over all pixels: (outputs, channels read), where `outputs` are the gradient's channels.
+/// `Σ gradient ⊗ read` over all pixels: (outputs, channels read).
 pub fn gemm_wgrad<D: Storage>(
     isa: Isa,
     read: WgradInput<D>,
@@ -59,7 +60,7 @@ pub fn gemm_wgrad<D: Storage>(
     let channels = read.channels();
     let padded = channels.next_multiple_of(lanes);
     assert!(outputs.is_multiple_of(lanes));
-    // Patches are made as a whole.
+    // Patches are packed as a whole.
     assert!(matches!(read, WgradInput::Pixels { .. }) || padded <= MAX_READ);
     let ranges = |len: usize, most: usize| -> Vec<Range<usize>> {
         let parts = len.div_ceil(most).max(1);
@@ -146,8 +147,8 @@ impl Task {
     }
 }
 
-/// Adds `Σ g ⊗ x` over `count` pixels in planes, of so many channels each, to sums (channels of g, channels of x).
-/// Meanwhile as many pixels of x and g `ahead` are asked for, in the same channels: those from `firsts` on.
+/// Adds `Σ g ⊗ x` over `count` pixels in planes to sums (channels of g, channels of x). Meanwhile prefetches as many pixels
+/// of x and g `ahead`, in the same channels: those from `firsts` on.
 pub fn add<D: Storage>(
     isa: Isa,
     (x, width): (&[D::Compute], usize),
@@ -160,7 +161,7 @@ pub fn add<D: Storage>(
     dispatch(isa, Tiles { x, g, plane, count, width, height, ahead, firsts, sums });
 }
 
-/// All tiles of a task for one block of pixels.
+/// All register tiles of a task, for one block of pixels.
 struct Tiles<'a, D: Storage> {
     x: &'a [D::Compute],
     g: &'a [D::Compute],
@@ -184,7 +185,7 @@ impl<D: Storage> Kernel<D::Compute> for Tiles<'_, D> {
             for row in 0..height / rows_of::<S>() {
                 let channel = row * rows_of::<S>();
                 let (first, lane) = (channel / S::LANES, channel % S::LANES);
-                // Each vector of x in the first row of tiles, each of g in the first column.
+                // The first row of tiles prefetches x, the first column g.
                 let mut next = [(Prefetch::NONE, 0); 2];
                 if row == 0 {
                     next[0] = (ahead[0], firsts.0 + column * S::LANES);
@@ -221,7 +222,7 @@ impl<D: Storage> Kernel<D::Compute> for Tiles<'_, D> {
     }
 }
 
-/// Gradient channels a register tile takes.
+/// Gradient channels per register tile.
 const fn rows_of<S: Simd>() -> usize {
     match S::LANES {
         16 => 8,
@@ -230,7 +231,7 @@ const fn rows_of<S: Simd>() -> usize {
     }
 }
 
-/// Adds `M` gradient channels times `V` vectors of channels read to sums `stride` apart.
+/// Adds `M` gradient channels times `V` vectors of input channels to rows of sums `stride` apart.
 ///
 /// # Safety
 /// The CPU has `S`'s instructions; `count` vectors lie at `g` and at each of `V` planes from `x` on; the sums exist.

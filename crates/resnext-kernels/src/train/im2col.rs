@@ -1,10 +1,10 @@
-//! What a dense convolution reads, laid side by side: the pixels a stride reads, and the patch each output pixel sees.
+//! Rows for a matrix product: the pixels that a stride reads, and the patch that each output pixel reads (im2col).
 
 use super::packing::PixelRun;
 use crate::shape::{Conv2dConfig, ConvShape};
 use crate::simd::traits::{Element, Kernel, Simd, Storage};
 
-/// The runs that bring `count` pixels of a grid with the given stride, in maps of the given size, from `first` on.
+/// The runs of `count` pixels from `first` on, of those that a stride reads in maps of the given height and width.
 pub fn pixel_runs((h, w): (usize, usize), stride: usize, first: usize, count: usize) -> Vec<PixelRun> {
     if stride == 1 {
         return vec![PixelRun { to: 0, count, to_step: 1, from: Some((first, 1)) }];
@@ -22,7 +22,7 @@ pub fn pixel_runs((h, w): (usize, usize), stride: usize, first: usize, count: us
     runs
 }
 
-/// Brings the patches of `count` output pixels from `first` on into planes, with zeros behind their channels.
+/// Packs the patches of `count` output pixels from `first` on into planes, with zeros behind their channels.
 pub struct Patches<'a, D: Storage> {
     pub x: &'a [D],
     pub shape: &'a ConvShape,
@@ -58,8 +58,8 @@ impl<D: Storage> Kernel<D::Compute> for Patches<'_, D> {
                     let start = (row + left - padding) * channels;
                     if start + copies * S::LANES <= x.len() {
                         for v in 0..copies {
-                            // SAFETY: the CPU has S's instructions; both ends were made sure of. What is copied beyond
-                            // the run is overwritten by the next one, or by the zeros below.
+                            // SAFETY: the CPU has S's instructions; both ends were checked. What is copied beyond the run is
+                            // overwritten by the next run or by the zeros below.
                             unsafe {
                                 let from = x.as_ptr().add(start + v * S::LANES);
                                 S::store(patch.as_mut_ptr().add(at + v * S::LANES), D::load::<S>(from));

@@ -1,4 +1,4 @@
-//! Max-pooling of an activation that is made while it is read, and its gradient.
+//! Max-pooling in training, of an activation that is computed while it is read, and its gradient.
 
 use super::block_sink::{BlockSink, BlockSums};
 use super::operand::Affine;
@@ -31,30 +31,30 @@ pub struct Window {
 pub const MAX_WINDOW: usize = 16;
 
 impl Window {
-    /// Source places of window `i` along a side of `len`.
+    /// The source pixels of window `i` along a side of `len`.
     fn places(&self, i: usize, len: usize) -> Range<usize> {
         let start = i * self.stride;
         start.saturating_sub(self.padding)..(start + self.kernel).saturating_sub(self.padding).min(len)
     }
 
-    /// Windows along a side, of which there are `count`, that hold place `at`.
+    /// The windows along a side, of `count`, that contain pixel `at`.
     fn holding(&self, at: usize, count: usize) -> Range<usize> {
         let last = (at + self.padding) / self.stride;
         let first = (at + self.padding + 1).saturating_sub(self.kernel).div_ceil(self.stride);
         first..(last + 1).min(count)
     }
 
-    /// The number of a place in the window whose places begin at `(y, x) · stride - padding`.
+    /// The position of pixel `(y, x)` in window `(oy, ox)`, row-major.
     fn number(&self, (oy, ox): (usize, usize), (y, x): (usize, usize)) -> usize {
         (y + self.padding - oy * self.stride) * self.kernel + x + self.padding - ox * self.stride
     }
 }
 
-/// The maximum of `max(line, 0)` in every window, and the number of the place it is first found at.
-pub fn max_pool<D: Storage>(isa: Isa, window: &Window, line: Affine<D>) -> (Vec<D>, Vec<u8>) {
+/// The maximum of `max(affine, 0)` in every window, and its position in the window, the first of equal ones.
+pub fn max_pool<D: Storage>(isa: Isa, window: &Window, affine: Affine<D>) -> (Vec<D>, Vec<u8>) {
     struct Row<'a, D: Storage> {
         window: &'a Window,
-        line: Affine<'a, D>,
+        affine: Affine<'a, D>,
         row: usize,
         out: *mut D,
         at: &'a mut [u8],
@@ -62,11 +62,11 @@ pub fn max_pool<D: Storage>(isa: Isa, window: &Window, line: Affine<D>) -> (Vec<
     impl<D: Storage> Kernel<D::Compute> for Row<'_, D> {
         #[inline(always)]
         unsafe fn with_simd<S: Simd<T = D::Compute>>(self) {
-            let Row { window, line: Affine { x, scale, shift }, row, out, at } = self;
+            let Row { window, affine: Affine { x, scale, shift }, row, out, at } = self;
             let ((h, w), c) = (window.src, window.channels);
             let (n, oy) = (row / window.dst.0, row % window.dst.0);
             let (scale, shift) = (&scale[..c], &shift[..c]);
-            // Compared before they are rounded, and with numbers as wide as they are.
+            // Values are compared before they are rounded; positions are as wide as values, so that the loop vectorises.
             let mut memory = vec![D::Compute::ZERO; 2 * c];
             let (best, places) = memory.split_at_mut(c);
             let (best, places) = (&mut best[..c], &mut places[..c]);
@@ -89,7 +89,7 @@ pub fn max_pool<D: Storage>(isa: Isa, window: &Window, line: Affine<D>) -> (Vec<
                     }
                 }
                 for k in 0..c {
-                    // SAFETY: `max_pool` made sure that the output has the row, as many pixels as `at`.
+                    // SAFETY: `max_pool` asserted that the output has the row, as many pixels as `at`.
                     unsafe { out.add(ox * c + k).write(D::narrow(best[k])) };
                     at[k] = places[k].as_f64() as u8;
                 }
@@ -97,13 +97,13 @@ pub fn max_pool<D: Storage>(isa: Isa, window: &Window, line: Affine<D>) -> (Vec<
         }
     }
     let Window { batch, src, dst, channels, kernel, .. } = *window;
-    assert!(line.x.len() == batch * src.0 * src.1 * channels && kernel <= MAX_WINDOW);
+    assert!(affine.x.len() == batch * src.0 * src.1 * channels && kernel <= MAX_WINDOW);
     let len = dst.1 * channels;
     let mut at = vec![0; batch * dst.0 * len];
     let write = |best: &SharedSlice<D>| {
         at.par_chunks_mut(len.max(1)).enumerate().for_each(|(row, at)| {
             let out = best.pointer(row * len, len);
-            dispatch(isa, Row { window, line, row, out, at });
+            dispatch(isa, Row { window, affine, row, out, at });
         });
     };
     // SAFETY: all rows are written.
@@ -111,7 +111,8 @@ pub fn max_pool<D: Storage>(isa: Isa, window: &Window, line: Affine<D>) -> (Vec<
     (best, at)
 }
 
-/// The gradient of what was pooled, by [`max_pool`]'s places, and what `sink` has taken from each row of it, in order.
+/// The gradient of [`max_pool`]'s input, from the positions it returned, and what `sink` computed from each row of it, in
+/// order.
 pub fn max_pool_gradient<D: Storage>(
     isa: Isa,
     window: &Window,
@@ -147,7 +148,7 @@ pub fn max_pool_gradient<D: Storage>(
                     }
                 }
                 for (k, &sum) in sums.iter().enumerate() {
-                    // SAFETY: `max_pool_gradient` made sure that the output has the row.
+                    // SAFETY: `max_pool_gradient` asserted that the output has the row.
                     unsafe { out.add(x * c + k).write(D::narrow(sum)) };
                 }
             }

@@ -81,9 +81,9 @@ impl<D: Storage> Operand<'_, D> {
     }
 }
 
-/// One operand's way to a vector; the trait lets loops be compiled for each by itself.
+/// How a vector of an operand is computed. A trait, so that packing is compiled for each operand separately.
 pub trait Source<T: Element>: Copy {
-    /// The vector of channels from `c` on of the pixel whose first element is `at`.
+    /// The vector of channels from `c` on of the pixel that starts at element `at`.
     ///
     /// # Safety
     /// The CPU has `S`'s instructions and those elements exist.

@@ -1,16 +1,15 @@
-//! The form operands take in a core's cache: planes of one vector of channels, a vector a pixel.
+//! Packing of operands into planes: panels one vector of channels wide, one vector per pixel.
 //!
-//! A kernel's inner loop then steps through memory by constants, whatever the number of channels, and no two
-//! pixels compete for one set of the cache. What an operand needs before it is multiplied, widening to what is computed
-//! in, normalisation, ReLU or batch norm's gradient, happens on its way there, so that it is never written to memory.
+//! A kernel's inner loop then steps through memory by constants, whatever the number of channels, and pixels do not compete
+//! for one set of the cache. Whatever an operand needs before it is multiplied is computed while it is packed, and never
+//! written to memory: widening, normalisation and ReLU, or batch norm's gradient.
 
 use super::operand::{Gradient, Normalised, Operand, Plain, Source};
 use crate::memory::prefetch::{CacheLevel, prefetch};
 use crate::simd::dispatch::{Isa, dispatch};
 use crate::simd::traits::{Kernel, Simd, Storage};
 
-/// Pixels that are needed next. Their lines are asked for while a core computes with those it has, so that it does not
-/// wait for memory afterwards.
+/// Pixels that are packed next, and prefetched while the core computes with those it has.
 #[derive(Clone, Copy)]
 pub struct Prefetch<'a, D: Storage> {
     operand: Option<Operand<'a, D>>,
@@ -22,18 +21,18 @@ pub struct Prefetch<'a, D: Storage> {
 impl<'a, D: Storage> Prefetch<'a, D> {
     pub const NONE: Self = Prefetch { operand: None, channels: 0, first: 0 };
 
-    /// Pixels of an operand of so many channels from `first` on, of which there may be none.
+    /// The pixels of an operand with `channels` from pixel `first` on, which may be past the end.
     pub fn of(operand: Operand<'a, D>, channels: usize, first: usize) -> Self {
         let some = (first < operand.len() / channels.max(1)).then_some(operand);
         Prefetch { operand: some, channels, first: first * channels }
     }
 
-    /// The same pixels, of which channels are counted from `channel` on.
+    /// The same pixels, with channels counted from `channel` on.
     pub fn of_channels_from(self, channel: usize) -> Self {
         Prefetch { first: self.first + channel, ..self }
     }
 
-    /// Asks for what there is of a vector from `channel` on of pixel `pixel`, counted from the first.
+    /// Prefetches the line of channel `channel` of pixel `pixel`, counted from the first.
     #[inline(always)]
     pub fn prefetch(&self, pixel: usize, channel: usize) {
         let at = self.first + pixel * self.channels + channel;
@@ -50,22 +49,23 @@ impl<'a, D: Storage> Prefetch<'a, D> {
     }
 }
 
-/// A run of neighbouring pixels on its way to neighbouring places in the planes.
+/// A run of pixels, and the run of places in the planes that they are packed into.
 #[derive(Debug, Clone, Copy)]
 pub struct PixelRun {
-    /// The first place written.
+    /// The first place.
     pub to: usize,
-    /// Places written, and from one to the next.
+    /// The number of places.
     pub count: usize,
+    /// Places from one to the next.
     pub to_step: usize,
-    /// The first pixel read, and pixels from one to the next; `None` writes zeros.
+    /// The first pixel, and pixels from one to the next; `None` packs zeros.
     pub from: Option<(usize, usize)>,
 }
 
-/// Fills planes `plane` elements long with channels `first..first + width` of an operand; vectors divide both.
+/// Packs channels `first..first + width` of an operand, whole vectors, into planes of `plane` elements.
 pub struct Pack<'a, D: Storage> {
     pub operand: Operand<'a, D>,
-    /// Channels of a pixel in memory.
+    /// Channels per pixel in memory.
     pub channels: usize,
     pub first: usize,
     pub width: usize,

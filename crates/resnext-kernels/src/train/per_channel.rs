@@ -1,10 +1,10 @@
-//! Maps with coefficients a channel, over a channels-last matrix of pixels × channels.
+//! Element-wise functions with coefficients per channel, over maps (pixels, channels).
 
 use crate::simd::dispatch::{Isa, dispatch};
 use crate::simd::traits::{Element, Kernel, Simd};
 use rayon::prelude::*;
 
-/// Elements a block: fits a second-level cache, so that a second pass over it is cheap.
+/// Elements per block: it fits a second-level cache, so that a second pass over it is cheap.
 const BLOCK: usize = 1 << 15;
 
 pub fn block_len(channels: usize) -> usize {

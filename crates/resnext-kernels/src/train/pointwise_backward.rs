@@ -1,7 +1,7 @@
-//! Both gradients of a 1×1 convolution in one walk over its pixels.
+//! Both gradients of a 1×1 convolution in one pass over its pixels.
 //!
-//! They read the same gradient of the result, which batch norm's gradient makes out of two matrices. Where a block's
-//! planes, the matrix and the weight's sums fit a core's cache together, it is brought there once.
+//! Both read the output's gradient, which batch norm's gradient computes from two maps. Where a block's planes, the matrix
+//! and the weight's sums fit a core's cache together, it is packed once.
 
 use super::block_sink::{BlockSink, BlockSums};
 use super::gemm::{self, PackedMatrix};
@@ -16,12 +16,12 @@ use crate::threads::parallel::totals;
 use crate::threads::shared_slice::{SharedSlice, write_vec};
 use rayon::prelude::*;
 
-/// Parts the pixels are split into, each with sums of its own: a fixed number, for the same bits on any machine.
+/// Parts of the pixels, each with sums of its own: a fixed number, for the same bits on any machine.
 const PARTS: usize = 16;
-/// Bytes of a core's cache that planes, matrix and sums may take.
+/// Bytes of a core's cache that planes, matrix and sums may use.
 const BYTES: usize = 640 << 10;
 
-/// What a 1×1 convolution read: an operand of so many channels, `stride` pixels apart in maps of a height and width.
+/// What a 1×1 convolution read: pixels of an operand, `stride` apart in maps of `size`, height and width.
 #[derive(Clone, Copy)]
 pub struct Input<'a, D: Storage> {
     pub operand: Operand<'a, D>,
@@ -34,14 +34,14 @@ fn block(tile: usize) -> usize {
     gemm_wgrad::BLOCK / tile * tile
 }
 
-/// Whether a walk for both gradients is worth it.
+/// Whether one pass for both gradients is worth it.
 pub fn fits<T: Element>(isa: Isa, inputs: usize, outputs: usize) -> bool {
     let (_, tile) = lanes_and_tile::<T>(isa);
     (block(tile) * (inputs + outputs) + 2 * inputs * outputs) * size_of::<T>() <= BYTES
 }
 
-/// The gradient of the `pixels` read, (pixels, inputs), with what `sink` has taken from each of its blocks in order, and
-/// that of the weight, (outputs, inputs). `matrix` is the weight from outputs to inputs.
+/// The gradient of the pixels read (pixels, inputs), what `sink` computed from each of its blocks in order, and the gradient
+/// of the weight (outputs, inputs). `matrix` is the weight from outputs to inputs.
 pub fn gradients<D: Storage>(
     isa: Isa,
     input: Input<D>,

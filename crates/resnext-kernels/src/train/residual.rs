@@ -1,4 +1,4 @@
-//! The end of a residual block: the normalised sum of its paths joins the shortcut, through ReLU.
+//! The end of a residual block: ReLU of the normalised path plus the shortcut, and its gradient.
 
 use super::batch_norm::{GradientSums, Terms, column_sums};
 use super::blocks::blocks;
@@ -17,34 +17,39 @@ pub enum Shortcut<'a, D: Storage> {
     Projection(Affine<'a, D>),
 }
 
-/// `max(path + around, 0)`, channels-last.
-pub fn residual_relu<D: Storage>(isa: Isa, channels: usize, path: Affine<D>, around: Shortcut<D>) -> Vec<D> {
+/// `max(path + shortcut, 0)`, (pixels, channels).
+pub fn residual_relu<D: Storage>(
+    isa: Isa,
+    channels: usize,
+    path: Affine<D>,
+    shortcut: Shortcut<D>,
+) -> Vec<D> {
     struct Sum<'a, D: Storage> {
         channels: usize,
         first: usize,
         count: usize,
         path: Affine<'a, D>,
-        around: Shortcut<'a, D>,
+        shortcut: Shortcut<'a, D>,
         out: *mut D,
     }
     impl<D: Storage> Kernel<D::Compute> for Sum<'_, D> {
         #[inline(always)]
         unsafe fn with_simd<S: Simd<T = D::Compute>>(self) {
-            let Sum { channels, first, count, path, around, out } = self;
-            // SAFETY: `residual_relu` made sure of all lengths; the block is this task's.
+            let Sum { channels, first, count, path, shortcut, out } = self;
+            // SAFETY: `residual_relu` asserted all lengths; the block is this task's.
             unsafe {
-                let line = |Affine { x, scale, shift }: Affine<D>, at: usize, k: usize| {
+                let affine = |Affine { x, scale, shift }: Affine<D>, at: usize, k: usize| {
                     let (scale, shift) = (scale.as_ptr().add(k), shift.as_ptr().add(k));
                     S::fma(D::load::<S>(x.as_ptr().add(at)), S::load(scale), S::load(shift))
                 };
                 for row in 0..count {
                     for k in (0..channels).step_by(S::LANES) {
                         let at = (first + row) * channels + k;
-                        let y = line(path, at, k);
-                        let y = match around {
+                        let y = affine(path, at, k);
+                        let y = match shortcut {
                             Shortcut::None => y,
                             Shortcut::Identity(x) => S::add(y, D::load::<S>(x.as_ptr().add(at))),
-                            Shortcut::Projection(other) => S::add(y, line(other, at, k)),
+                            Shortcut::Projection(other) => S::add(y, affine(other, at, k)),
                         };
                         D::store::<S>(out.add(row * channels + k), S::max(y, S::zero()));
                     }
@@ -53,18 +58,18 @@ pub fn residual_relu<D: Storage>(isa: Isa, channels: usize, path: Affine<D>, aro
         }
     }
     let len = path.x.len();
-    let whole = |line: &Affine<D>| {
-        line.x.len() == len && [line.scale, line.shift].iter().all(|c| c.len() == channels)
+    let whole = |affine: &Affine<D>| {
+        affine.x.len() == len && [affine.scale, affine.shift].iter().all(|c| c.len() == channels)
     };
     assert!(
         channels.is_multiple_of(lanes::<D::Compute>(isa)) && len.is_multiple_of(channels) && whole(&path)
     );
-    assert!(match &around {
+    assert!(match &shortcut {
         Shortcut::None => true,
         Shortcut::Identity(x) => x.len() == len,
-        Shortcut::Projection(line) => whole(line),
+        Shortcut::Projection(affine) => whole(affine),
     });
-    let make = |first, count, out| dispatch(isa, Sum { channels, first, count, path, around, out });
+    let make = |first, count, out| dispatch(isa, Sum { channels, first, count, path, shortcut, out });
     // SAFETY: LANES divides the channels, so all of each pixel is written.
     unsafe { blocks(len / channels, channels, make) }.0
 }
@@ -72,14 +77,14 @@ pub fn residual_relu<D: Storage>(isa: Isa, channels: usize, path: Affine<D>, aro
 /// Batch norm's two sums per channel: `Σ g` and `Σ g·(x - mean)`.
 pub type Totals = [Vec<f64>; 2];
 
-/// From a block's output `y` and its gradient: the gradient of the sum inside the ReLU, and batch norm's sums for
-/// the path's convolution, `(x, mean)`, and for the shortcut's if it has one.
+/// From a block's output `y` and its gradient: the gradient of `path + shortcut`, and batch norm's sums for the path's last
+/// convolution, given as its raw result and mean, and for the shortcut's if it has one.
 pub fn residual_relu_gradient<D: Storage>(
     isa: Isa,
     channels: usize,
     (y, gradient): (&[D], &[D]),
     path: (&[D], &[f64]),
-    around: Option<(&[D], &[f64])>,
+    shortcut: Option<(&[D], &[f64])>,
 ) -> (Vec<D>, Totals, Option<Totals>) {
     struct Gate<'a, D: Storage> {
         channels: usize,
@@ -87,13 +92,13 @@ pub fn residual_relu_gradient<D: Storage>(
         count: usize,
         y: &'a [D],
         gradient: &'a [D],
-        /// Results of convolutions and their means with the other sign; the second may be the first again.
+        /// Raw results and negated means; without a projection the second are the first again.
         x: [&'a [D]; 2],
         minus: [&'a [D::Compute]; 2],
         out: *mut D,
     }
     impl<D: Storage> Gate<'_, D> {
-        /// Gates a vector of the gradient and gives it back.
+        /// Gates a vector of the gradient, stores it and returns it.
         ///
         /// # Safety
         /// The CPU has `S`'s instructions, and the block has such a vector.
@@ -109,7 +114,7 @@ pub fn residual_relu_gradient<D: Storage>(
             }
         }
 
-        /// `g·(x - mean)` for a vector of convolution `i`'s results.
+        /// `g·(x - mean)` for a vector of convolution `i`'s raw result.
         ///
         /// # Safety
         /// As above, and `k` is its first channel.
@@ -149,7 +154,7 @@ pub fn residual_relu_gradient<D: Storage>(
         unsafe fn with_simd<S: Simd<T = D::Compute>>(self) {
             let Summed(gate, [a, b, c]) = self;
             let Gate { channels, count, .. } = gate;
-            // SAFETY: `residual_relu_gradient` made sure of all lengths; the block is this task's.
+            // SAFETY: `residual_relu_gradient` asserted all lengths; the block is this task's.
             unsafe {
                 match c.is_empty() {
                     true => column_sums::<S, 2>(count, channels, [a, b], &gate),
@@ -159,7 +164,7 @@ pub fn residual_relu_gradient<D: Storage>(
         }
     }
     let len = y.len();
-    let (second, second_mean) = around.unwrap_or(path);
+    let (second, second_mean) = shortcut.unwrap_or(path);
     assert!(channels.is_multiple_of(lanes::<D::Compute>(isa)) && len.is_multiple_of(channels));
     assert!(gradient.len() == len && path.0.len() == len && second.len() == len);
     assert!(path.1.len() == channels && second_mean.len() == channels);
@@ -167,7 +172,7 @@ pub fn residual_relu_gradient<D: Storage>(
         [path.1, second_mean].map(|mean| mean.iter().map(|&m| D::Compute::of_f64(-m)).collect::<Vec<_>>());
     let make = |first, count, out| {
         let zeros = |wanted: bool| vec![D::Compute::ZERO; if wanted { channels } else { 0 }];
-        let mut sums = [zeros(true), zeros(true), zeros(around.is_some())];
+        let mut sums = [zeros(true), zeros(true), zeros(shortcut.is_some())];
         let [a, b, c] = &mut sums;
         let minus = minus.each_ref().map(Vec::as_slice);
         let x = [path.0, second];
@@ -178,5 +183,5 @@ pub fn residual_relu_gradient<D: Storage>(
     // SAFETY: LANES divides the channels, so all of each pixel is written.
     let (g, sums) = unsafe { blocks(len / channels, channels, make) };
     let (first, second): (Vec<_>, Vec<_>) = sums.into_iter().unzip();
-    (g, GradientSums::total(&first), around.map(|_| GradientSums::total(&second)))
+    (g, GradientSums::total(&first), shortcut.map(|_| GradientSums::total(&second)))
 }

@@ -1,20 +1,20 @@
-//! The gradient of the pixels that a strided 1×1 convolution reads, on its way into that of its whole input.
+//! Adds the gradient of the pixels that a strided 1×1 convolution reads to that of its whole input.
 
 use crate::shape::ConvShape;
 use crate::simd::dispatch::{Isa, dispatch};
 use crate::simd::traits::{Kernel, Simd, Storage};
 
-/// The gradient of the pixels that a 1×1 convolution of some stride reads.
+/// The gradient of the pixels that a strided 1×1 convolution reads, to be added to that of its whole input.
 #[derive(Debug, Clone, Copy)]
 pub struct StridedGradient<'a, D> {
-    /// (N, H', W', C): as many pixels as the convolution writes.
+    /// (N, H', W', Cin).
     pub values: &'a [D],
     /// The convolution.
     pub shape: &'a ConvShape,
 }
 
 impl<D: Storage> StridedGradient<'_, D> {
-    /// Adds it to some pixels of the gradient of the whole input (N, H, W, C), from pixel `first` on.
+    /// Adds it to `out`, the pixels from `first` on of the gradient of the whole input (N, H, W, Cin).
     pub fn add(&self, isa: Isa, first: usize, out: &mut [D]) {
         let StridedGradient { values, shape } = *self;
         let ConvShape { in_h, in_w, in_channels, out_h, out_w, config, .. } = *shape;
@@ -32,7 +32,7 @@ impl<D: Storage> StridedGradient<'_, D> {
     }
 }
 
-/// `sums += values`, of one length.
+/// `sums += values`, element by element.
 fn add<D: Storage>(isa: Isa, sums: &mut [D], values: &[D]) {
     struct Add<'a, D>(&'a mut [D], &'a [D]);
     impl<D: Storage> Kernel<D::Compute> for Add<'_, D> {

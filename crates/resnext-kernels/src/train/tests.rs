@@ -1,4 +1,4 @@
-//! Every instruction set this machine has against the portable one.
+//! Every instruction set of this machine against plain Rust, and every training kernel against the direct one.
 
 use super::batch_norm::{GradientSums, Moments, mean_and_variance};
 use super::block_sink::{BlockSink, BlockSums, BlockTotals};
@@ -29,7 +29,7 @@ fn close<T: Element>(a: &[T], b: &[T], tolerance: f64) {
 }
 
 fn compare<T: Element>(tolerance: f64) {
-    // (channels in and out a group, groups): spanning, dense, wide, and awkward widths.
+    // Input and output channels per group, and groups: spanning, dense, wide and awkward widths.
     for (group_in, group_out, groups) in [
         (4, 4, 32),
         (8, 8, 8),
@@ -85,7 +85,7 @@ fn every_instruction_set_computes_the_same() {
 
 #[test]
 fn statistics_do_not_cancel() {
-    // A mean a thousand times the spread: naive sums of squares in f32 lose the variance.
+    // With a mean a thousand times the deviation, naive sums of squares in f32 lose the variance.
     let x: Vec<f32> = fill::<f32>(40_000, 1).iter().map(|v| 1000.0 + v).collect();
     for isa in Isa::available() {
         let (mean, var) = mean_and_variance(isa, &x, 4);
@@ -98,7 +98,7 @@ fn statistics_do_not_cancel() {
     }
 }
 
-/// Coefficients for operands that are made while they are read.
+/// The three kinds of operand.
 fn operands<'a, D: Storage>(x: &'a [D], c: &'a [D::Compute]) -> [Operand<'a, D>; 3] {
     [
         Operand::Plain(x),
@@ -107,9 +107,9 @@ fn operands<'a, D: Storage>(x: &'a [D], c: &'a [D::Compute]) -> [Operand<'a, D>;
     ]
 }
 
-/// Convolutions that reach every kind of training kernel, of tile and of edge.
+/// Convolutions that reach every training kernel, tile size and edge case.
 fn training_shapes() -> impl Iterator<Item = ConvShape> {
-    // Channels in and out a group, groups, kernel, stride, padding, height, width.
+    // Input and output channels per group, groups, kernel, stride, padding, height, width.
     let sizes = [
         (64, 48, 1, 1, 1, 0, 9, 7),
         (16, 80, 1, 1, 2, 0, 7, 8),
@@ -149,7 +149,7 @@ fn training_shapes() -> impl Iterator<Item = ConvShape> {
     })
 }
 
-/// Blocks follow each other and together are all of `map`: each one's mean is that of the pixels where it should lie.
+/// Asserts that the blocks are all of `map` in order: each block's mean is that of the pixels where it should be.
 fn follow_each_other<T: Element>(isa: Isa, channels: usize, map: &[T], blocks: &[BlockSums<T>]) {
     let mut rest = map;
     for block in blocks {
@@ -163,7 +163,7 @@ fn follow_each_other<T: Element>(isa: Isa, channels: usize, map: &[T], blocks: &
     assert!(rest.is_empty(), "blocks are all of the map");
 }
 
-/// The training kernels against the gathering one.
+/// The training kernels against the direct one.
 fn training_kernels<T: Element>(tolerance: f64) {
     for shape in training_shapes() {
         let (x, grad) = (fill::<T>(shape.input_len(), 1), fill::<T>(shape.output_len(), 2));
@@ -183,7 +183,7 @@ fn training_kernels<T: Element>(tolerance: f64) {
                 let want = direct_wgrad::weight_gradient(isa, &shape, &values, &gradient);
                 close(&conv_weight_gradient(isa, &shape, x, grad), &want, tolerance * 10.0);
                 let plain = direct::input_gradient(isa, &shape, &gradient, &weight);
-                // What is added, pixel by pixel, shows where each block lies.
+                // The sink adds different values to each pixel, which shows that blocks are where they should be.
                 let whole = ConvShape { config: Default::default(), ..shape };
                 let other = fill::<T>(shape.input_len(), 6);
                 let add = BlockSink::Add(StridedGradient { values: &other, shape: &whole });
@@ -216,7 +216,7 @@ fn training_kernels_compute_what_gathering_does() {
     training_kernels::<f64>(1e-11);
 }
 
-/// Maps in bf16: the same numbers as from maps in f32 that hold the same, rounded once, and sums of what was rounded.
+/// Maps in bf16 give the results of f32 maps with the same values, rounded once, and sums over the rounded values.
 #[test]
 fn bf16_in_memory_is_computed_in_f32() {
     let half = |len, salt| bf16::narrow_all(fill::<f32>(len, salt));
@@ -267,14 +267,14 @@ fn what_follows_a_convolution_is_computed_in_f32_from_bf16() {
     let window = Window { batch: 3, src: (8, 10), dst: (4, 5), channels, kernel: 3, stride: 2, padding: 1 };
     let pooled = 3 * 4 * 5 * channels;
     for isa in Isa::available() {
-        let line = Affine { x: &x[..], scale: &scale, shift: &shift };
-        let wide_line = Affine { x: &wide_x[..], scale: &scale, shift: &shift };
-        let around = [Shortcut::None, Shortcut::Identity(&other[..]), Shortcut::Projection(line)];
-        let wide_around =
-            [Shortcut::None, Shortcut::Identity(&wide_other[..]), Shortcut::Projection(wide_line)];
-        for (around, wide_around) in around.into_iter().zip(wide_around) {
-            let want = residual_relu(isa, channels, wide_line, wide_around);
-            assert_eq!(residual_relu(isa, channels, line, around), bf16::narrow_all(want));
+        let affine = Affine { x: &x[..], scale: &scale, shift: &shift };
+        let wide_affine = Affine { x: &wide_x[..], scale: &scale, shift: &shift };
+        let shortcut = [Shortcut::None, Shortcut::Identity(&other[..]), Shortcut::Projection(affine)];
+        let wide_shortcut =
+            [Shortcut::None, Shortcut::Identity(&wide_other[..]), Shortcut::Projection(wide_affine)];
+        for (shortcut, wide_shortcut) in shortcut.into_iter().zip(wide_shortcut) {
+            let want = residual_relu(isa, channels, wide_affine, wide_shortcut);
+            assert_eq!(residual_relu(isa, channels, affine, shortcut), bf16::narrow_all(want));
         }
         let got = residual_relu_gradient(isa, channels, (&y, &g), (&x, &mean), Some((&other, &mean)));
         let want = residual_relu_gradient(
@@ -303,7 +303,7 @@ fn what_follows_a_convolution_is_computed_in_f32_from_bf16() {
         assert_eq!(GradientSums::total(&[sums]), GradientSums::total(&[wide_sums]));
 
         let ((best, at), (wide_best, wide_at)) =
-            (max_pool(isa, &window, line), max_pool(isa, &window, wide_line));
+            (max_pool(isa, &window, affine), max_pool(isa, &window, wide_affine));
         assert_eq!((best, &at), (bf16::narrow_all(wide_best), &wide_at));
         let (got, _) = max_pool_gradient(isa, &window, &at, &g[..pooled], BlockSink::Output);
         let (want, _) = max_pool_gradient(isa, &window, &at, &wide_g[..pooled], BlockSink::Output);

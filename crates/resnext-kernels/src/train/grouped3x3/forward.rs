@@ -1,7 +1,7 @@
-//! Maps from maps: the forward pass and the gradient of the input, which is a forward pass over the result's gradient
-//! with the kernel turned around.
+//! The forward pass, and the gradient of the input, which is a forward pass over the output's gradient with the kernel
+//! rotated by 180°.
 //!
-//! What [`winograd`] takes, it computes, from the same planes.
+//! Where [`winograd`] is faster, it computes the sums, from the same planes.
 
 use super::walk::{Part, Walk, group_index, sources, takes};
 use crate::memory::prefetch::prefetch_strided;
@@ -18,8 +18,8 @@ use crate::train::packing::{Pack, Prefetch};
 use crate::winograd::{self, Sink, Tiles, Tiling};
 use std::ops::Range;
 
-/// `weight` (Cout, Cin/groups, 3, 3) in the order the kernel reads it: `[output vector][source vector of its
-/// groups][row][source channel][column][LANES]`, or as [`winograd`] does.
+/// Packed weights: `[output vector][source vector of its groups][row][source channel][column][LANES]`, or in
+/// [`winograd`]'s order.
 pub struct Packed<T> {
     values: Vec<T>,
     tiled: bool,
@@ -27,13 +27,13 @@ pub struct Packed<T> {
 }
 
 impl<T: Element + Storage> Packed<T> {
-    /// For the forward pass.
+    /// Packs `weight` (Cout, Cin/groups, 3, 3) for the forward pass.
     pub fn forward(isa: Isa, shape: &ConvShape, weight: &[T]) -> Self {
         let group = shape.group_in();
         Self::pack(isa, shape, weight, false, |channel, c| channel * group + c)
     }
 
-    /// For the gradient of the input, which is a convolution with the kernel turned around.
+    /// Packs `weight` (Cout, Cin/groups, 3, 3) for the gradient of the input: transposed within groups and rotated.
     pub fn backward(isa: Isa, shape: &ConvShape, weight: &[T]) -> Self {
         let group = shape.group_in();
         Self::pack(isa, shape, weight, true, |channel, c| {
@@ -41,7 +41,7 @@ impl<T: Element + Storage> Packed<T> {
         })
     }
 
-    /// `kernel(channel, c)` is the number of the 3×3 kernel from channel `c` of a group to output channel `channel`.
+    /// `kernel(channel, c)` is the index of the 3×3 kernel from channel `c` of a group to output channel `channel`.
     fn pack(
         isa: Isa,
         shape: &ConvShape,
@@ -87,17 +87,17 @@ impl<T: Element + Storage> Packed<T> {
     }
 }
 
-/// Whether a walk is computed in tiles: of spread maps most is zeros, which that would not spare, and narrow groups wait
-/// for memory either way.
+/// Whether Winograd's tiles compute a walk. Upsampled maps are mostly zeros, which tiles would not skip, and narrow groups
+/// are bound by memory either way.
 fn tiled<T: Element>(isa: Isa, walk: &Walk) -> bool {
     let lanes = lanes::<T>(isa);
-    // A tiling counts elements of planes in 32 bits.
+    // A tiling's offsets have 32 bits.
     let short = walk.places().saturating_mul(4 * lanes) <= u32::MAX as usize;
     let whole = walk.group >= lanes && winograd::takes(lanes, walk.group);
     walk.stride == 1 && walk.upsampling == 1 && whole && short
 }
 
-/// The convolution of an operand, channels-last, and what `sink` has taken from each block of pixels, in order.
+/// The convolution of an operand (N, H, W, Cin), and what `sink` computed from each block of pixels, in order.
 pub fn forward<D: Storage>(
     isa: Isa,
     shape: &ConvShape,
@@ -109,7 +109,7 @@ pub fn forward<D: Storage>(
     solve(isa, &Walk::forward(shape), operand, weight, sink)
 }
 
-/// The gradient of the input from an operand that is the result's; otherwise as [`forward`].
+/// The gradient of the input from an operand that is the output's gradient; otherwise as [`forward`].
 pub fn input_gradient<D: Storage>(
     isa: Isa,
     shape: &ConvShape,
@@ -139,7 +139,7 @@ fn solve<D: Storage>(
         rows: rows.clone(),
         channels: 0..channels,
     };
-    // Where there are more weights than pixels, each thread has its own, and a pixel's channels are of several.
+    // With more weights than pixels, each thread takes some channels of all pixels rather than some pixels.
     let shared = weight.tiled && weight.values.len() > operand.len();
     let parts: Vec<Part> = match shared {
         true => walk.shares(element, lanes),
@@ -162,7 +162,7 @@ fn solve<D: Storage>(
         let pixels = images.len() * rows.len() * dst.1;
         let start = (images.start * dst.0 + rows.start) * dst.1 * channels + first;
         let out = out.pointer(start, (pixels - 1) * channels + width);
-        // What the next part reads; a spread map is small and soon read.
+        // What the next part reads; an upsampled map is small and needs no prefetch.
         let ahead = match parts.get(i + 1) {
             Some(Part { images, rows, channels: next }) if walk.upsampling == 1 => {
                 let pixel = (images.start * walk.src.0 + rows.start * walk.stride) * walk.src.1;
@@ -191,7 +191,7 @@ fn solve<D: Storage>(
             }
             let (n, rows) = &blocks[i];
             let first = (n * dst.0 + rows.start) * dst.1;
-            // SAFETY: all pixels of the rows have been written, and are this task's alone.
+            // SAFETY: all pixels of the rows are initialised, and are this task's alone.
             sink.take(isa, channels, first, unsafe {
                 out.slice(first * channels, rows.len() * dst.1 * channels)
             })
@@ -201,7 +201,7 @@ fn solve<D: Storage>(
     unsafe { write_vec(walk.batch * dst.0 * dst.1 * channels, write) }
 }
 
-/// Where tiles' sums go: some channels of pixels that follow each other.
+/// Stores the sums of tiles: some channels of neighbouring pixels.
 struct Pixels<'a, D: Storage> {
     channels: usize,
     ahead: Prefetch<'a, D>,
@@ -226,7 +226,7 @@ impl<D: Storage> Sink<D::Compute> for Pixels<'_, D> {
 
     #[inline(always)]
     unsafe fn put<S: Simd<T = D::Compute>>(&self, pixel: usize, vector: usize, sum: S::V) {
-        // SAFETY: the CPU has S's instructions; `solve` saw that there are the tiling's pixels, and each has all vectors.
+        // SAFETY: the CPU has S's instructions; `solve` asserted that the tiling's pixels exist, and each has all vectors.
         unsafe { D::store::<S>(self.out.add(pixel * self.channels + vector * S::LANES), sum) };
     }
 }
@@ -274,8 +274,8 @@ impl<D: Storage> Strips<'_, D> {
         if const { DEPTH > 0 && DEPTH >= S::LANES } {
             unreachable!("groups that fill vectors have no depth of their own");
         }
-        // As many neighbours as registers hold beside three weights and a source; of the sizes that maps have,
-        // the one that computes the fewest twice. What few use is compiled in few sizes.
+        // As many neighbours as fit the registers beside three weights and a source pixel, and of those the size that
+        // computes the fewest pixels twice. Instruction sets and types that matter less are compiled in fewer sizes.
         let width = self.walk.dst.1;
         let sizes: &[usize] = match (const { wide::<S>() }, const { S::TILE >= 6 }) {
             (true, _) => &[16, 14, 8, 7, 4, 1],
@@ -305,8 +305,7 @@ impl<D: Storage> Strips<'_, D> {
         }
     }
 
-    /// Tiles of `M` neighbours in each of `ROWS` rows: two of short ones, or else too few sums would wait
-    /// for each other.
+    /// Tiles of `M` neighbours in each of `ROWS` rows: two short rows at once, as too few sums would wait for each other.
     ///
     /// # Safety
     /// The CPU has `S`'s instructions; sizes are those that `with_simd` asserts.
@@ -375,7 +374,7 @@ impl<D: Storage> Strips<'_, D> {
             }
         }
         for x in (0..dst.1).step_by(M) {
-            // The last tile begins early enough to be whole; what it computes again is the same.
+            // The last tile starts early enough to be whole; what it computes twice has the same bits.
             let x = x.min(dst.1 - M);
             // SAFETY: a row's planes hold (M - 1) · STRIDE + 3 places from there on in each of three rows.
             unsafe {
@@ -418,7 +417,7 @@ impl<D: Storage> Strips<'_, D> {
         let pitch = self.walk.places() * S::LANES;
         // SAFETY: the function's contract.
         unsafe {
-            // Two arrays by name: of one array of both, some would be kept in memory.
+            // Two named arrays: of one array for both rows, parts would be kept in memory.
             let (mut acc, mut below) = ([S::zero(); M], [S::zero(); M]);
             let next_row = STRIDE * pitch;
             for source in 0..sources {
@@ -458,7 +457,7 @@ impl<D: Storage> Strips<'_, D> {
     }
 }
 
-/// Whether tiles of sixteen neighbours are worth being compiled: 32 registers, and the type networks are trained in.
+/// Whether tiles of sixteen neighbours are compiled: with 32 registers, for the type that networks are trained in.
 const fn wide<S: Simd>() -> bool {
     S::TILE >= 14 && size_of::<S::T>() == 4
 }
@@ -492,7 +491,7 @@ mod tests {
         }
     }
 
-    /// Work is shared by channels where images are few, and by images where they are many.
+    /// Work is divided by channels for few images, and by images for many.
     #[test]
     fn an_image_has_the_same_bits_among_few_and_many() {
         let shape = |batch: usize| ConvShape {

@@ -1,4 +1,4 @@
-//! The walk over rows of maps that all grouped 3×3 kernels share.
+//! The walk over rows of maps that the grouped 3×3 kernels share.
 
 use crate::shape::ConvShape;
 use crate::simd::dispatch::{Isa, lanes};
@@ -8,7 +8,7 @@ use crate::winograd::Tiling;
 use std::hint::black_box;
 use std::ops::Range;
 
-/// Bytes of planes a task fills at most, but for a row of output more: less than half of a core's cache.
+/// The most bytes of planes per task, unless one output row needs more: less than half of a core's cache.
 const TASK_BYTES: usize = 400 << 10;
 
 /// Whether these kernels take a convolution.
@@ -27,30 +27,31 @@ pub fn takes<T: Element>(isa: Isa, shape: &ConvShape) -> bool {
         && shape.in_h.min(shape.in_w) >= config.stride
 }
 
-/// What is computed at once.
+/// What one task computes.
 pub struct Part {
     pub images: Range<usize>,
     pub rows: Range<usize>,
     pub channels: Range<usize>,
 }
 
-/// A walk like the forward one's: maps of one size become maps of another, through 3×3 windows.
+/// A forward pass through 3×3 windows, from maps of one size to maps of another.
 pub struct Walk {
     pub batch: usize,
-    /// Height and width of the maps in memory, and pixels they lie apart in the maps the windows see.
+    /// Height and width of the source maps in memory.
     pub src: (usize, usize),
+    /// Pixels from one source pixel to the next in the maps that the windows see; zeros are in between.
     pub upsampling: usize,
-    /// Height and width of those, without their border of one.
+    /// Height and width of the maps that the windows see, without their border of one.
     pub seen: (usize, usize),
     pub dst: (usize, usize),
     pub stride: usize,
     pub channels: usize,
-    /// Channels a group.
+    /// Channels per group.
     pub group: usize,
 }
 
 impl Walk {
-    /// The forward pass's.
+    /// The forward pass.
     pub fn forward(shape: &ConvShape) -> Self {
         Walk {
             batch: shape.batch,
@@ -64,8 +65,8 @@ impl Walk {
         }
     }
 
-    /// From the result's gradient to the input's: a stride's is that of a stride of 1 whose skipped results have
-    /// gradient zero.
+    /// From the output's gradient to the input's. A stride is a stride of 1 over an upsampled gradient: outputs that the
+    /// stride skips have gradient zero.
     pub fn backward(shape: &ConvShape) -> Self {
         Walk {
             src: (shape.out_h, shape.out_w),
@@ -76,8 +77,7 @@ impl Walk {
         }
     }
 
-    /// GemmRows of output a task of so many channels takes, a multiple of `unit`: a function of the sizes alone, because sums
-    /// run over tasks.
+    /// Output rows per task of `channels`, a multiple of `unit`. It depends on the sizes alone, because sinks sum over tasks.
     pub fn rows(&self, channels: usize, element: usize, unit: usize) -> usize {
         let row = (self.seen.1 + 3) * channels * element;
         let most = (TASK_BYTES / row).saturating_sub(2) / self.stride;
@@ -85,22 +85,22 @@ impl Walk {
         self.dst.0.div_ceil(parts).next_multiple_of(unit)
     }
 
-    /// Tasks: an image and rows of output, multiples of `unit` but for the last.
+    /// Tasks of an image and output rows, multiples of `unit` except for the last.
     pub fn tasks(&self, channels: usize, element: usize, unit: usize) -> Vec<(usize, Range<usize>)> {
         let rows = self.rows(channels, element, unit).max(1);
         let of_image = |n| (0..self.dst.0).step_by(rows).map(move |y| (n, y..self.dst.0.min(y + rows)));
         (0..self.batch).flat_map(of_image).collect()
     }
 
-    /// Tasks of all rows: some channels, whole vectors and groups, of some images, so many channels that their weights are
-    /// read once for all of a few images' pixels.
+    /// Tasks of some channels, whole vectors and groups, and all rows of some images: a task reads its weights once for all
+    /// these pixels.
     pub fn shares(&self, element: usize, lanes: usize) -> Vec<Part> {
         let all = 0..self.dst.0;
         let unit = self.group.max(lanes);
         let bytes = self.height(&all) * self.places() * unit * element;
         let batches = self.batch.div_ceil((TASK_BYTES / bytes).max(1)).max(1);
         let images = self.batch.div_ceil(batches).max(1);
-        // Several for each thread, which may not all begin at once; results do not depend on it.
+        // Several tasks per thread, as threads may not start at once; results do not depend on it.
         let most = self.channels / unit / (4 * rayon::current_num_threads());
         let width = (TASK_BYTES / (images * bytes)).min(most).max(1) * unit;
         let of_channels = |c| {
@@ -114,32 +114,32 @@ impl Walk {
         (0..self.channels).step_by(width).flat_map(of_channels).collect()
     }
 
-    /// GemmRows seen by the windows of output rows `rows`.
+    /// Rows that the windows of output rows `rows` see.
     pub fn height(&self, rows: &Range<usize>) -> usize {
         (rows.len() - 1) * self.stride + 3
     }
 
-    /// The row of the maps seen, without the border, that the windows of output row `y` begin with.
+    /// The first row that the windows of output row `y` see, counted without the border.
     pub fn top(&self, y: usize) -> isize {
         (y * self.stride) as isize - 1
     }
 
-    /// The row in memory behind a row seen; `None` is all zeros.
+    /// The row in memory of a row that windows see; `None` for a row of zeros.
     pub fn row(&self, y: isize) -> Option<usize> {
         let y = usize::try_from(y).ok().filter(|&y| y < self.seen.0 && y.is_multiple_of(self.upsampling))?;
         Some(y / self.upsampling).filter(|&row| row < self.src.0)
     }
 
-    /// Places a row of planes has: the map, its border, and one for a stride's last step.
+    /// Places per row of planes: the map, its border, and one for a stride's last step.
     pub fn places(&self) -> usize {
         self.seen.1 + 3
     }
 
-    /// Tiles of the planes that [`runs`](Self::runs) describes for output rows `rows` of so many images.
+    /// The tiles of output rows `rows` of some images, in the planes that [`runs`](Self::runs) fills.
     pub fn tiling(&self, images: usize, rows: &Range<usize>, lanes: usize) -> Tiling {
         let height = self.height(rows);
         let exists = |i: usize| i < height && self.row(self.top(rows.start) + i as isize).is_some();
-        // Of a row that does not exist nothing is filled; a row that does begins with zeros.
+        // Rows of zeros are not packed, but every packed row starts with a zero.
         let zeros = (0..height).find(|&i| exists(i)).unwrap_or(0) * self.places();
         let place = |y: usize, x: usize| if exists(y) { y * self.places() + x } else { zeros };
         let mut tiling = Tiling::default();
@@ -150,13 +150,13 @@ impl Walk {
         tiling
     }
 
-    /// The runs that bring the rows seen by output rows `rows` of `images` into planes, one image after the other.
+    /// The runs that pack the rows that output rows `rows` of `images` see, one image after the other.
     pub fn runs(&self, images: Range<usize>, rows: &Range<usize>) -> Vec<PixelRun> {
         let mut runs = Vec::new();
         let seen = self.top(rows.start)..self.top(rows.end - 1) + 3;
         for (i, (n, y)) in images.flat_map(|n| seen.clone().map(move |y| (n, y))).enumerate() {
             let to = i * self.places();
-            // GemmRows of zeros are never read.
+            // Rows of zeros are never read.
             let Some(row) = self.row(y) else { continue };
             let first = (n * self.src.0 + row) * self.src.1;
             if self.upsampling > 1 {
@@ -172,13 +172,13 @@ impl Walk {
     }
 }
 
-/// Vectors an output vector reads of, and channels of each that reach a lane.
+/// The source vectors that an output vector reads, and the channels of each that reach a lane.
 pub fn sources(group: usize, lanes: usize) -> (usize, usize) {
     if group < lanes { (1, group) } else { (group / lanes, lanes) }
 }
 
-/// The index that brings every lane channel `c` of its group of `DEPTH`. Opaque to the compiler, which would make
-/// two shuffles of a permute it knows, and keep their results in registers there are none of.
+/// The permutation that brings every lane channel `c` of its group of `DEPTH`. It is opaque to the compiler, which would
+/// split a known permutation into two shuffles, and run out of registers for their results.
 ///
 /// # Safety
 /// The CPU has `S`'s instructions.

@@ -1,4 +1,4 @@
-//! The gradient of the weight.
+//! The gradient of a grouped 3×3 convolution's weight.
 
 use super::walk::{Walk, group_index, sources, takes};
 use crate::memory::scratch::Scratch;
@@ -10,11 +10,10 @@ use crate::train::operand::Operand;
 use crate::train::packing::{Pack, PixelRun, Prefetch};
 use std::ops::Range;
 
-/// Partial sums there are at most.
+/// The most partial sums.
 const PARTS: usize = 8;
 
-/// The gradient of the weight (Cout, Cin/groups, 3, 3) from the operands that are the convolution's input and
-/// its result's gradient.
+/// The gradient of the weight (Cout, Cin/groups, 3, 3) from the convolution's input and its output's gradient.
 pub fn weight_gradient<D: Storage>(
     isa: Isa,
     shape: &ConvShape,
@@ -26,7 +25,7 @@ pub fn weight_gradient<D: Storage>(
     let (lanes, group) = (lanes::<D::Compute>(isa), shape.group_in());
     let walk = Walk::forward(shape);
     let channels = walk.channels;
-    // Both operands are filled. Where there are many channels tasks share those, and need fewer partial sums.
+    // Both operands are packed. With many channels tasks divide the channels, and need fewer partial sums.
     let whole_groups = (group / lanes).max(1);
     let shares = (channels / lanes / whole_groups.max(4)).clamp(1, PARTS);
     let at = |share: usize| channels / lanes / whole_groups * share / shares * whole_groups * lanes;
@@ -45,7 +44,7 @@ pub fn weight_gradient<D: Storage>(
             let read = read.get(plane * width / lanes);
             let runs = walk.runs(*n..n + 1, rows);
             Pack { operand: x, channels, first, width, runs: &runs, planes: read, plane }.pack(isa);
-            // Two places of zeros on either side: every source pixel then meets three gradients.
+            // Two places of zeros on either side, so that every source pixel meets three gradients.
             let places = walk.dst.1 + 4;
             let given_plane = rows.len() * places * lanes;
             let planes = given.get(given_plane * width / lanes);
@@ -72,9 +71,9 @@ pub fn weight_gradient<D: Storage>(
         }
         sums
     });
-    // From the sums' order, `[output vector][source vector][row][column][channel][LANES]`, to the weight's.
+    // Reorders the sums, `[output vector][source vector][row][column][channel][LANES]`, into the weight's order.
     let (sources, depth) = sources(group, lanes);
-    // Every vector of output channels has weights of its own.
+    // Each vector of output channels has its own weights.
     write_chunks(shape.out_channels / lanes, lanes * group * 9, |vector, out: &mut [D::Compute]| {
         let share = ranges.iter().position(|range| range.contains(&(vector * lanes))).unwrap_or(0);
         let len = sources * depth * 9 * lanes;
@@ -103,7 +102,7 @@ struct Sums<'a, D: Storage> {
     plane: usize,
     given: &'a [D::Compute],
     given_plane: usize,
-    /// Of what is read and of its gradients.
+    /// Prefetches of the input and of the output's gradient.
     ahead: [Prefetch<'a, D>; 2],
     sums: &'a mut [D::Compute],
 }
@@ -139,7 +138,7 @@ impl<D: Storage> Kernel<D::Compute> for Sums<'_, D> {
 }
 
 impl<D: Storage> Sums<'_, D> {
-    /// `C` channels at a time.
+    /// Computes `C` input channels at a time.
     ///
     /// # Safety
     /// The CPU has `S`'s instructions; planes and sums have the sizes that `with_simd` asserts.
@@ -197,7 +196,7 @@ impl<D: Storage> Sums<'_, D> {
             _ => [Prefetch::NONE; 2],
         };
         let [read_channel, given_channel] = [source, vector].map(|at| self.first + at * S::LANES);
-        // SAFETY: the function's contract. A row has width · STRIDE + 2 places read, its gradients width + 4.
+        // SAFETY: the function's contract. A row of the input has width · STRIDE + 2 places, a row of gradients width + 4.
         unsafe {
             let mut acc = [[S::zero(); C]; 3];
             let bring = |x: *const D::Compute, c: usize| match SPANNING {
