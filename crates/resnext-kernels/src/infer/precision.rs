@@ -5,7 +5,8 @@
 
 use super::quantization::Quantization;
 use crate::simd::dispatch::{Isa, dispatch, lanes_and_tile};
-use crate::simd::traits::{Kernel, Simd};
+use crate::simd::traits::{Kernel, Simd, Storage};
+use half::bf16;
 
 /// The element type of a map of inference, stored in 32-bit words.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -60,16 +61,14 @@ pub fn pair(first: f32, second: f32) -> f32 {
 /// Unpacks the two bf16 values of a word.
 #[inline(always)]
 pub fn unpair(word: f32) -> [f32; 2] {
-    [word.to_bits() << 16, word.to_bits() & 0xffff_0000].map(f32::from_bits)
+    let bits = word.to_bits();
+    [bits as u16, (bits >> 16) as u16].map(|half| bf16::from_bits(half).widen())
 }
 
 /// The bits of `v` as bf16, rounded to the nearest, ties to even.
 #[inline]
 pub fn bf16_bits(v: f32) -> u16 {
-    // As `half::bf16::from_f32` does, but without branches, so that loops over it become vectors.
-    let bits = v.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
-    (if v.is_nan() { bits >> 16 | 0x40 } else { rounded }) as u16
+    bf16::narrow(v).to_bits()
 }
 
 /// Packs four integers as i8 into a word.
@@ -281,7 +280,8 @@ impl<S: Simd<T = f32>> DotProduct for F32<S> {
 #[cfg(target_arch = "x86_64")]
 mod pairs {
     use super::{DotProduct, bf16_bits};
-    use crate::simd::traits::{Element, Simd};
+    use crate::simd::traits::{Element, Simd, Storage};
+    use half::bf16;
     use std::arch::x86_64::*;
 
     /// Two bf16 per word.
@@ -333,7 +333,7 @@ mod pairs {
         #[inline(always)]
         unsafe fn load_one(channel: *const u8) -> f32 {
             // SAFETY: the caller promises two bytes.
-            f32::from_bits(u32::from(unsafe { channel.cast::<u16>().read_unaligned() }) << 16)
+            unsafe { channel.cast::<bf16>().read_unaligned() }.widen()
         }
         #[inline(always)]
         unsafe fn store_one(channel: *mut u8, value: f32) {
