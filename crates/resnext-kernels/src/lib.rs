@@ -12,7 +12,7 @@ mod train;
 mod winograd;
 
 // Sizes, types and instruction sets.
-pub use shape::{Conv2dConfig, ConvShape};
+pub use shape::{Conv2dConfig, ConvShape, pool_window};
 pub use simd::dispatch::{Isa, lanes};
 pub use simd::traits::{Element, MAX_LANES, Storage};
 

@@ -1,5 +1,7 @@
 //! Sizes and settings of a convolution.
 
+use std::ops::Range;
+
 /// The settings of a 2-D convolution, the same for height and width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conv2dConfig {
@@ -113,4 +115,11 @@ impl ConvShape {
     pub fn weight_len(&self) -> usize {
         self.out_channels * self.group_in() * self.kernel_positions()
     }
+}
+
+/// The source pixels of pooling window `i` along a side of `len` pixels: windows are `kernel` pixels wide, `stride` apart, and
+/// the first starts `padding` pixels before the map.
+pub fn pool_window(i: usize, len: usize, kernel: usize, stride: usize, padding: usize) -> Range<usize> {
+    let start = i * stride;
+    start.saturating_sub(padding)..(start + kernel).saturating_sub(padding).min(len)
 }

@@ -1,6 +1,7 @@
 //! Settings of batch normalisation and pooling. Those of convolutions are `resnext_kernels::Conv2dConfig`.
 
 use crate::error::{Error, Result};
+use resnext_kernels::pool_window;
 use std::ops::Range;
 
 /// The settings of a batch normalisation; the defaults are PyTorch's.
@@ -54,7 +55,6 @@ impl Pool2dConfig {
 
     /// The source pixels of window `i` along a side of `input` pixels.
     pub(crate) fn window(&self, i: usize, input: usize) -> Range<usize> {
-        let start = i * self.stride;
-        start.saturating_sub(self.padding)..(start + self.kernel).saturating_sub(self.padding).min(input)
+        pool_window(i, input, self.kernel, self.stride, self.padding)
     }
 }

@@ -2,6 +2,7 @@
 
 use super::job::Pixels;
 use super::precision::{MapType, halves, halves_mut};
+use crate::shape::pool_window;
 use crate::simd::dispatch::{Isa, dispatch};
 use crate::simd::traits::{Kernel, Simd};
 use crate::threads::shared_slice::SharedSlice;
@@ -23,14 +24,13 @@ pub fn max_pool_rows(
     let width = c.div_ceil(map_type.channels());
     let out = SharedSlice::new(out);
     team.for_each(rows, |row| {
-        let (image, y) = (row / out_h, row % out_h * stride);
+        let (image, y) = (row / out_h, row % out_h);
         // SAFETY: each task has a row of its own.
         let out = unsafe { out.slice(row * out_w * out_stride, out_w * out_stride) };
-        let clip =
-            |start: usize, side: usize| start.saturating_sub(padding)..(start + kernel - padding).min(side);
-        let pixels = |j: usize| {
-            let columns = clip(j * stride, w);
-            clip(y, h).flat_map(move |y| columns.clone().map(move |x| (image * h + y) * w + x))
+        let pixels = |x: usize| {
+            let columns = pool_window(x, w, kernel, stride, padding);
+            let rows = pool_window(y, h, kernel, stride, padding);
+            rows.flat_map(move |y| columns.clone().map(move |x| (image * h + y) * w + x))
         };
         dispatch(Isa::current(), Row { map_type, width, src, pixels, out, out_stride });
     });

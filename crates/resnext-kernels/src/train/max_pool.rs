@@ -2,6 +2,7 @@
 
 use super::block_sink::{BlockSink, BlockSums};
 use super::operand::Affine;
+use crate::shape::pool_window;
 use crate::simd::dispatch::{Isa, dispatch};
 use crate::simd::traits::{Element, Kernel, Simd, Storage};
 use crate::threads::shared_slice::{SharedSlice, write_vec};
@@ -33,8 +34,7 @@ pub const MAX_WINDOW: usize = 16;
 impl Window {
     /// The source pixels of window `i` along a side of `len`.
     fn places(&self, i: usize, len: usize) -> Range<usize> {
-        let start = i * self.stride;
-        start.saturating_sub(self.padding)..(start + self.kernel).saturating_sub(self.padding).min(len)
+        pool_window(i, len, self.kernel, self.stride, self.padding)
     }
 
     /// The windows along a side, of `count`, that contain pixel `at`.
