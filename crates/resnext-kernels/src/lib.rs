@@ -25,7 +25,7 @@ pub use train::residual::{Shortcut, Totals};
 pub use train::strided_gradient::StridedGradient;
 
 // Inference: packed convolutions on the caller's buffers.
-pub use infer::job::{Epilogue, Job, Pixels, Row, SourceTable, Sources};
+pub use infer::job::{ConvJob, Epilogue, PixelView, RowLayout, SourceTable, Sources};
 pub use infer::max_pool::max_pool_rows;
 pub use infer::packed::{Filter, Packed};
 pub use infer::precision::{MapType, Precision, bf16_bits, halves_mut, unpair};

@@ -86,7 +86,7 @@ impl Tiling {
 }
 
 /// Receives the sums, one vector of an output pixel at a time.
-pub trait Sink<T: Element> {
+pub trait TileSink<T: Element> {
     /// Whether a vector may hold two groups.
     const NARROW_GROUPS: bool;
 
@@ -105,7 +105,7 @@ pub trait Sink<T: Element> {
 }
 
 /// Some tiles times some vectors of channels.
-pub struct Tiles<'a, T, K> {
+pub struct WinogradTiles<'a, T, K> {
     pub tiling: &'a Tiling,
     pub tiles: Range<usize>,
     pub maps: &'a [T],
@@ -120,7 +120,7 @@ pub struct Tiles<'a, T, K> {
     pub sink: K,
 }
 
-impl<T: Element, K: Sink<T>> Tiles<'_, T, K> {
+impl<T: Element, K: TileSink<T>> WinogradTiles<'_, T, K> {
     pub fn compute(&self, isa: Isa) {
         let count = self.tiles.len();
         // The last strip starts early enough to be whole; what it computes twice has the same bits. Each instruction waits
@@ -138,8 +138,8 @@ impl<T: Element, K: Sink<T>> Tiles<'_, T, K> {
 
     fn strips<const M: usize>(&self, isa: Isa) {
         match lanes::<T>(isa) / self.group {
-            0 | 1 => dispatch(isa, Strips::<T, K, M, 1>(self)),
-            _ => dispatch(isa, Strips::<T, K, M, 2>(self)),
+            0 | 1 => dispatch(isa, WinogradStrips::<T, K, M, 1>(self)),
+            _ => dispatch(isa, WinogradStrips::<T, K, M, 2>(self)),
         }
     }
 }
@@ -153,17 +153,17 @@ fn lane(channel: usize, lanes: usize, groups: usize) -> usize {
 
 /// Strips of `M` tiles, each size a function of its own: only then do all sums stay in registers. A vector holds `GROUPS`
 /// groups.
-struct Strips<'a, 'b, T, K, const M: usize, const GROUPS: usize>(&'a Tiles<'b, T, K>);
+struct WinogradStrips<'a, 'b, T, K, const M: usize, const GROUPS: usize>(&'a WinogradTiles<'b, T, K>);
 
-impl<T: Element, K: Sink<T>, const M: usize, const GROUPS: usize> Kernel<T>
-    for Strips<'_, '_, T, K, M, GROUPS>
+impl<T: Element, K: TileSink<T>, const M: usize, const GROUPS: usize> Kernel<T>
+    for WinogradStrips<'_, '_, T, K, M, GROUPS>
 {
     #[inline(always)]
     unsafe fn with_simd<S: Simd<T = T>>(self) {
         if const { GROUPS > 1 && !(K::NARROW_GROUPS && takes(S::LANES, S::LANES / GROUPS)) } {
             unreachable!("`takes` refuses such groups, or this sink's kernel does");
         }
-        let Tiles { tiling, tiles, maps, pitch, group, units, weights, sink } = self.0;
+        let WinogradTiles { tiling, tiles, maps, pitch, group, units, weights, sink } = self.0;
         let (vectors, size) = (vectors_per_group(S::LANES, *group), POSITIONS * group * S::LANES);
         assert!(takes(S::LANES, *group) && GROUPS == (S::LANES / group).max(1));
         assert!(M <= tiles.len() && tiles.end <= tiling.len() && units.end * vectors * size <= weights.len());

@@ -2,7 +2,7 @@
 
 use super::direct;
 use super::inner_product;
-use super::job::{Job, PixelSources, Sources};
+use super::job::{ConvJob, PixelSources, Sources};
 use super::packed::Packed;
 use super::winograd;
 use crate::threads::team::ThreadTeam;
@@ -13,7 +13,7 @@ impl Packed {
     /// # Panics
     /// If slices are too short for the job, or `sources` are not what the weights' form reads: see
     /// [`Self::is_winograd`].
-    pub fn convolve(&self, team: &ThreadTeam, sources: Sources, job: Job) {
+    pub fn convolve(&self, team: &ThreadTeam, sources: Sources, job: ConvJob) {
         let pixels = match sources {
             Sources::Same => PixelSources::Same,
             Sources::Table(table) => PixelSources::Table(table),

@@ -1,9 +1,9 @@
 //! The direct kernel: every source word times its weights, for any kernel size, stride and group width.
 
-use super::job::{Job, PixelSources, Row, SourceTable};
+use super::job::{ConvJob, PixelSources, RowLayout, SourceTable};
 use super::packed::{DirectWeights, Filter, PackedPanels, Panel};
 use super::precision::{Precision, bytes_mut, pair, quad};
-use super::tiles::{STEP, Strip, Task, row_tile};
+use super::tiles::{DirectTask, STEP, Strip, row_tile};
 use crate::group_lanes::{ChannelPanel, channel_panels};
 use crate::simd::traits::MAX_LANES;
 use crate::threads::shared_slice::SharedSlice;
@@ -49,7 +49,7 @@ pub fn pack(precision: Precision, filter: &Filter) -> DirectWeights {
 }
 
 /// Computes all output pixels of a job.
-pub fn convolve(weights: &DirectWeights, team: &ThreadTeam, sources: PixelSources, job: Job) {
+pub fn convolve(weights: &DirectWeights, team: &ThreadTeam, sources: PixelSources, job: ConvJob) {
     let DirectWeights { panels: packed, taps, columns, .. } = weights;
     packed.check(&job);
     let row = match sources {
@@ -61,7 +61,7 @@ pub fn convolve(weights: &DirectWeights, team: &ThreadTeam, sources: PixelSource
         && matches!(row.stride, 1 | 2)
         && job.count.is_multiple_of(row.width)));
     sources.check(&job, *taps, packed.reach());
-    let Job { src, residual, epilogue, count, out, out_stride, ahead } = job;
+    let ConvJob { src, residual, epilogue, count, out, out_stride, ahead } = job;
     let out = &SharedSlice::new(bytes_mut(out));
     // A row's pixels read much the same source pixels, so it is not split.
     let unit = TILE.next_multiple_of(row.map_or(1, |row| row.width));
@@ -74,7 +74,7 @@ pub fn convolve(weights: &DirectWeights, team: &ThreadTeam, sources: PixelSource
         let panels = &packed.list[panels];
         let steps = pixels.len().div_ceil(TILE) * taps * panels[0].depth.div_ceil(STEP);
         let plan = packed.prefetch_plan((task, split.tasks()), |task| split.get(task).1, steps, ahead);
-        Task { weights, src, sources, row, residual, epilogue, pixels, panels, out, out_stride, plan }
+        DirectTask { weights, src, sources, row, residual, epilogue, pixels, panels, out, out_stride, plan }
             .compute();
     });
 }
@@ -136,7 +136,7 @@ impl Panel {
     }
 }
 
-impl Task<'_> {
+impl DirectTask<'_> {
     fn compute(&self) {
         for panel in self.panels {
             match self.row {
@@ -165,7 +165,7 @@ impl Task<'_> {
     /// Chooses the tile size that covers a row in the fewest steps, of those that fit the registers. Each instruction waits
     /// for the one before it on the same sum, so a tile of fewer than eight sums takes as long as one of eight. Two short
     /// rows are computed together.
-    fn rows(&self, panel: &Panel, row: Row) {
+    fn rows(&self, panel: &Panel, row: RowLayout) {
         let precision = self.weights.panels.precision;
         let most = row_tile(precision.tile().1);
         let sizes = [16, 14, 8, 7, 4, 2].into_iter().filter(|&m| m <= row.width.min(most));

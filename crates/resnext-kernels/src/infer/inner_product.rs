@@ -13,7 +13,7 @@
 //! powers of two are clamped to 2^±60 and squares must not overflow: pixels or weights whose root mean square is beyond
 //! 2^±60 lose precision. A pixel of zeros yields the bias up to rounding, 2^-60 times the weights.
 
-use super::job::{Job, PixelSources, Pixels};
+use super::job::{ConvJob, PixelSources, PixelView};
 use super::packed::{Filter, PackedPanels, Panel};
 use super::precision::{DotKernel, DotProduct, Precision, V};
 use super::prefetch_plan::{Outputs, PrefetchPlan};
@@ -151,10 +151,10 @@ thread_local! {
 static JOBS: AtomicU64 = AtomicU64::new(1);
 
 /// Computes all output pixels of a job.
-pub fn convolve(packed: &PackedPanels, team: &ThreadTeam, sources: PixelSources, job: Job) {
+pub fn convolve(packed: &PackedPanels, team: &ThreadTeam, sources: PixelSources, job: ConvJob) {
     packed.check(&job);
     sources.check(&job, 1, packed.reach());
-    let Job { src, residual, epilogue, count, out, out_stride, ahead, .. } = job;
+    let ConvJob { src, residual, epilogue, count, out, out_stride, ahead, .. } = job;
     let number = JOBS.fetch_add(1, Ordering::Relaxed);
     let out = &SharedSlice::new(out);
     let split = Split::between(count, TILE, packed.list.len(), team.threads());
@@ -166,7 +166,7 @@ pub fn convolve(packed: &PackedPanels, team: &ThreadTeam, sources: PixelSources,
             let of = (number, pixels.start);
             let least = epilogue.least;
             let mut task =
-                Task { packed, pixels, src, sources, copies, residual, least, out, out_stride, plan };
+                ProductTask { packed, pixels, src, sources, copies, residual, least, out, out_stride, plan };
             if task.copies.of != of {
                 task.copy();
                 task.copies.of = of;
@@ -184,20 +184,20 @@ fn groups(packed: &PackedPanels) -> usize {
 }
 
 /// Some pixels times some panels, on one thread.
-struct Task<'a> {
+struct ProductTask<'a> {
     packed: &'a PackedPanels,
     pixels: Range<usize>,
-    src: Pixels<'a>,
+    src: PixelView<'a>,
     sources: PixelSources<'a>,
     copies: &'a mut Copies,
-    residual: Option<Pixels<'a>>,
+    residual: Option<PixelView<'a>>,
     least: f32,
     out: &'a SharedSlice<'a, f32>,
     out_stride: usize,
     plan: PrefetchPlan,
 }
 
-impl Task<'_> {
+impl ProductTask<'_> {
     fn copy(&mut self) {
         let (pixels, tile) = (self.pixels.len(), self.tile_size());
         let len = pixels.div_ceil(TILE) * tile;
@@ -227,18 +227,18 @@ impl Task<'_> {
         for tile in [TILE, 4, 1].into_iter().filter(|&tile| tile <= most) {
             let pixels = first..first + (self.pixels.len() - first) / tile * tile;
             first = pixels.end;
-            let strip = Strip { task: self, panel, pixels };
+            let strip = ProductStrip { task: self, panel, pixels };
             match tile {
-                TILE => precision.dispatch(Tiles::<TILE>(strip)),
-                4 => precision.dispatch(Tiles::<4>(strip)),
-                _ => precision.dispatch(Tiles::<1>(strip)),
+                TILE => precision.dispatch(ProductTiles::<TILE>(strip)),
+                4 => precision.dispatch(ProductTiles::<4>(strip)),
+                _ => precision.dispatch(ProductTiles::<1>(strip)),
             }
         }
     }
 }
 
 /// Packs a task's pixels.
-struct PackPixels<'a, 'b>(&'a mut Task<'b>);
+struct PackPixels<'a, 'b>(&'a mut ProductTask<'b>);
 
 impl DotKernel for PackPixels<'_, '_> {
     #[inline(always)]
@@ -311,22 +311,22 @@ impl DotKernel for PackPixels<'_, '_> {
 }
 
 /// Pixels of several tiles times a panel.
-struct Strip<'a> {
-    task: &'a Task<'a>,
+struct ProductStrip<'a> {
+    task: &'a ProductTask<'a>,
     panel: &'a Panel,
     /// Counted from the task's first pixel.
     pixels: Range<usize>,
 }
 
-struct Tiles<'a, const M: usize>(Strip<'a>);
+struct ProductTiles<'a, const M: usize>(ProductStrip<'a>);
 
-impl<const M: usize> DotKernel for Tiles<'_, M> {
+impl<const M: usize> DotKernel for ProductTiles<'_, M> {
     #[inline(always)]
     unsafe fn with_dot<W: DotProduct>(self) {
         if const { !is_f32_of_avx512::<W>() } {
             unreachable!("`suits` takes f32 by AVX-512 alone");
         }
-        let Strip { task, panel, pixels } = &self.0;
+        let ProductStrip { task, panel, pixels } = &self.0;
         let (lanes, groups) = (W::S::LANES, groups(task.packed));
         let weights = &task.packed.weights[panel.weights.clone()][..groups * GROUP * 2 * lanes];
         let constants = &task.packed.bias[panel.bias.clone()][..6 * lanes];
@@ -421,14 +421,14 @@ unsafe fn alone<W: DotProduct, const M: usize>(
     }
 }
 
-impl<const M: usize> Tiles<'_, M> {
+impl<const M: usize> ProductTiles<'_, M> {
     /// Scales the sums of the pixels from `first` on back, adds bias and residual, applies ReLU and stores.
     ///
     /// # Safety
     /// The CPU has W's instructions, the pixels exist, and no other thread writes their panel.
     #[inline(always)]
     unsafe fn finish<W: DotProduct>(&self, first: usize, sums: &[[V<W>; 2]; M], constants: &[f32]) {
-        let Strip { task, panel, .. } = &self.0;
+        let ProductStrip { task, panel, .. } = &self.0;
         let (lanes, pixel) = (W::S::LANES, task.pixels.start + first);
         let len = (M - 1) * task.out_stride + panel.width;
         let out = task.out.pointer(pixel * task.out_stride + panel.dst_channel, len);

@@ -6,7 +6,7 @@ use crate::winograd::Tiling;
 /// A view of a map's pixels: pixel `i` begins `i · stride` words from the start. A word is 32 bits: one channel in f32,
 /// two in bf16, four in int8.
 #[derive(Clone, Copy)]
-pub struct Pixels<'a> {
+pub struct PixelView<'a> {
     /// The words.
     pub data: &'a [f32],
     /// Words from one pixel to the next.
@@ -41,12 +41,12 @@ pub struct SourceTable {
     /// The largest offset.
     pub farthest: usize,
     /// Set where output pixels come in rows that the row kernels take.
-    pub row: Option<Row>,
+    pub row: Option<RowLayout>,
 }
 
 /// Rows of output pixels whose kernel positions are horizontal neighbours in the source: three columns, dilation 1.
 #[derive(Debug, Clone, Copy)]
-pub struct Row {
+pub struct RowLayout {
     /// Output pixels per row.
     pub width: usize,
     /// Source pixels from one output pixel to the next: 1 or 2.
@@ -55,7 +55,7 @@ pub struct Row {
 
 impl SourceTable {
     /// A table of `offsets`, `[output pixel][kernel position]`.
-    pub fn new(offsets: Vec<u32>, row: Option<Row>) -> Self {
+    pub fn new(offsets: Vec<u32>, row: Option<RowLayout>) -> Self {
         let farthest = offsets.iter().copied().max().unwrap_or(0) as usize;
         SourceTable { offsets, farthest, row }
     }
@@ -73,11 +73,11 @@ pub struct Epilogue {
 }
 
 /// One convolution: `out = max(conv(src) + bias + residual, least)`.
-pub struct Job<'a> {
+pub struct ConvJob<'a> {
     /// The input's pixels.
-    pub src: Pixels<'a>,
+    pub src: PixelView<'a>,
     /// A map added to the output, pixel by pixel.
-    pub residual: Option<Pixels<'a>>,
+    pub residual: Option<PixelView<'a>>,
     /// ReLU and, for quantized maps, units.
     pub epilogue: Epilogue,
     /// Output pixels.
@@ -92,7 +92,7 @@ pub struct Job<'a> {
 
 impl PixelSources<'_> {
     /// Asserts that a job's source holds every pixel that is read, `reach` words of each.
-    pub fn check(&self, job: &Job, taps: usize, reach: usize) {
+    pub fn check(&self, job: &ConvJob, taps: usize, reach: usize) {
         let last = match self {
             PixelSources::Same => job.count.saturating_sub(1) * job.src.stride,
             PixelSources::Table(table) => {
@@ -106,7 +106,7 @@ impl PixelSources<'_> {
 
 impl PackedPanels {
     /// Asserts that the output has room for every pixel, and that a residual has as many.
-    pub fn check(&self, job: &Job) {
+    pub fn check(&self, job: &ConvJob) {
         let channels = self.precision.written();
         let holds = |len: usize, stride: usize| {
             job.count == 0 || len >= (job.count - 1) * stride + self.out_channels.div_ceil(channels)

@@ -1,6 +1,6 @@
 //! Max-pooling of inference, over f32, bf16 and int8 maps.
 
-use super::job::Pixels;
+use super::job::PixelView;
 use super::precision::{MapType, halves, halves_mut};
 use crate::shape::pool_window;
 use crate::simd::dispatch::{Isa, dispatch};
@@ -13,7 +13,7 @@ use crate::threads::team::ThreadTeam;
 pub fn max_pool_rows(
     team: &ThreadTeam,
     map_type: MapType,
-    (src, h, w, c): (Pixels, usize, usize, usize),
+    (src, h, w, c): (PixelView, usize, usize, usize),
     (kernel, stride, padding): (usize, usize, usize),
     (out, out_stride, rows, out_w): (&mut [f32], usize, usize, usize),
 ) {
@@ -32,23 +32,23 @@ pub fn max_pool_rows(
             let rows = pool_window(y, h, kernel, stride, padding);
             rows.flat_map(move |y| columns.clone().map(move |x| (image * h + y) * w + x))
         };
-        dispatch(Isa::current(), Row { map_type, width, src, pixels, out, out_stride });
+        dispatch(Isa::current(), PoolRow { map_type, width, src, pixels, out, out_stride });
     });
 }
 
 /// A row of the output.
-struct Row<'a, F> {
+struct PoolRow<'a, F> {
     map_type: MapType,
     /// Words per pixel.
     width: usize,
-    src: Pixels<'a>,
+    src: PixelView<'a>,
     /// The source pixels of an output pixel's window.
     pixels: F,
     out: &'a mut [f32],
     out_stride: usize,
 }
 
-impl<I: Iterator<Item = usize>, F: Fn(usize) -> I> Kernel<f32> for Row<'_, F> {
+impl<I: Iterator<Item = usize>, F: Fn(usize) -> I> Kernel<f32> for PoolRow<'_, F> {
     // Loops, not iterators' closures, which would be compiled without S's instructions.
     #[inline(always)]
     unsafe fn with_simd<S: Simd<T = f32>>(self) {

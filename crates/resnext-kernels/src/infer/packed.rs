@@ -78,7 +78,7 @@ pub struct Filter<'a> {
     pub group_out: usize,
     /// Kernel positions.
     pub taps: usize,
-    /// 3 if sources come in rows ([`Row`](super::job::Row)), else 1.
+    /// 3 if sources come in rows ([`RowLayout`](super::job::RowLayout)), else 1.
     pub columns: usize,
     /// Whether the convolution is 3×3 with stride and dilation 1, which Winograd's kernel can compute.
     pub tiled: bool,

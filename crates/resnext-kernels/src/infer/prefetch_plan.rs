@@ -1,6 +1,6 @@
 //! Software prefetch in inference: weights of coming tasks and convolutions, pixels of the next tile, output lines.
 
-use super::job::Pixels;
+use super::job::PixelView;
 use super::packed::{Packed, PackedPanels};
 use crate::memory::prefetch::{CacheLevel, prefetch, prefetch_to_write};
 use std::cell::Cell;
@@ -117,7 +117,7 @@ impl Outputs {
     #[inline(always)]
     pub fn new(
         (out, out_stride): (*const f32, usize),
-        residual: Option<Pixels>,
+        residual: Option<PixelView>,
         (pixel, word): (usize, usize),
         pixels: usize,
     ) -> Self {

@@ -1,6 +1,6 @@
 //! Quantization of f32 and bf16 maps to int8.
 
-use super::job::Pixels;
+use super::job::PixelView;
 use super::precision::{MapType, bytes_mut, unpair};
 use super::quantization::Quantization;
 use crate::simd::dispatch::{Isa, dispatch};
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// values were finite.
 pub fn quantize_rows(
     team: &ThreadTeam,
-    (src, map_type, channels): (Pixels, MapType, usize),
+    (src, map_type, channels): (PixelView, MapType, usize),
     quantization: Quantization,
     (rows, width): (usize, usize),
     (out, out_stride): (&mut [f32], usize),
@@ -25,8 +25,16 @@ pub fn quantize_rows(
         let out = unsafe { out.slice(row * width * out_stride, width * out_stride) };
         let mut all_finite = true;
         let src = &src.data[row * width * src.stride..];
-        let row =
-            Row { src, stride, map_type, channels, quantization, out, out_stride, finite: &mut all_finite };
+        let row = QuantizeRow {
+            src,
+            stride,
+            map_type,
+            channels,
+            quantization,
+            out,
+            out_stride,
+            finite: &mut all_finite,
+        };
         dispatch(Isa::current(), row);
         if !all_finite {
             finite.store(false, Ordering::Relaxed);
@@ -36,7 +44,7 @@ pub fn quantize_rows(
 }
 
 /// A row of pixels.
-struct Row<'a> {
+struct QuantizeRow<'a> {
     src: &'a [f32],
     stride: usize,
     map_type: MapType,
@@ -48,11 +56,11 @@ struct Row<'a> {
     finite: &'a mut bool,
 }
 
-impl Kernel<f32> for Row<'_> {
+impl Kernel<f32> for QuantizeRow<'_> {
     // Loops, not iterators' closures, which would be compiled without S's instructions.
     #[inline(always)]
     unsafe fn with_simd<S: Simd<T = f32>>(self) {
-        let Row { src, stride, map_type, channels, quantization, out, out_stride, finite } = self;
+        let QuantizeRow { src, stride, map_type, channels, quantization, out, out_stride, finite } = self;
         // Infinities and NaN have all exponent bits set.
         let mut largest = 0;
         for (i, out) in out.chunks_exact_mut(out_stride.max(1)).enumerate() {

@@ -3,7 +3,7 @@
 //! Activations are read in place, with one broadcast per pixel and word. Where a group is narrower than a vector, the
 //! vector spans several groups and the broadcast becomes a permute.
 
-use super::job::{Epilogue, PixelSources, Pixels, Row};
+use super::job::{Epilogue, PixelSources, PixelView, RowLayout};
 use super::packed::{DirectWeights, Panel};
 use super::precision::{DotKernel, DotProduct, Precision, V};
 use super::prefetch_plan::{Outputs, PrefetchPlan, PrefetchRun};
@@ -17,12 +17,12 @@ use std::ops::Range;
 pub const STEP: usize = 16;
 
 /// Some pixels times some panels, on one thread.
-pub struct Task<'a> {
+pub struct DirectTask<'a> {
     pub weights: &'a DirectWeights,
-    pub src: Pixels<'a>,
+    pub src: PixelView<'a>,
     pub sources: PixelSources<'a>,
-    pub row: Option<Row>,
-    pub residual: Option<Pixels<'a>>,
+    pub row: Option<RowLayout>,
+    pub residual: Option<PixelView<'a>>,
     pub epilogue: Epilogue,
     pub pixels: Range<usize>,
     pub panels: &'a [Panel],
@@ -34,7 +34,7 @@ pub struct Task<'a> {
 
 /// Pixels of several tiles times a panel.
 pub struct Strip<'a> {
-    pub task: &'a Task<'a>,
+    pub task: &'a DirectTask<'a>,
     pub panel: &'a Panel,
     pub pixels: Range<usize>,
 }
@@ -51,8 +51,8 @@ impl Strip<'_> {
     }
 
     /// Computes the strip, whole rows of at least `M` pixels, in tiles of `M` neighbours in each of `ROWS` rows.
-    pub fn compute_rows<const M: usize, const ROWS: usize>(&self, precision: Precision, row: Row) {
-        let Row { width, stride } = row;
+    pub fn compute_rows<const M: usize, const ROWS: usize>(&self, precision: Precision, row: RowLayout) {
+        let RowLayout { width, stride } = row;
         let depth = if self.panel.spanning { self.panel.depth } else { 0 };
         match (depth, stride) {
             (1, 1) => precision.dispatch(Neighbours::<M, ROWS, 1, 1> { strip: self, width }),
@@ -75,7 +75,7 @@ impl Strip<'_> {
     /// The pixels exist.
     #[inline(always)]
     unsafe fn rows<const M: usize>(&self, first: usize, tap: usize) -> [*const f32; M] {
-        let Task { src, sources, weights, .. } = self.task;
+        let DirectTask { src, sources, weights, .. } = self.task;
         // SAFETY: `direct::convolve` checked the farthest pixel.
         unsafe {
             let start = src.data.as_ptr().add(self.panel.src_word);
@@ -225,7 +225,7 @@ impl<const M: usize, const N: usize> DotKernel for Dense<'_, M, N> {
         }
         let strip = self.0;
         let Strip { task, panel, pixels } = strip;
-        let Task { src, .. } = task;
+        let DirectTask { src, .. } = task;
         // The next tile's pixels, if they follow in memory: into the first-level cache where they are few enough to stay.
         const FEW: usize = 4096;
         let in_order = matches!(task.sources, PixelSources::Same) && src.stride <= panel.depth + MAX_LANES;

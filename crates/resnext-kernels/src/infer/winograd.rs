@@ -1,6 +1,6 @@
 //! Winograd's 3×3 convolutions in inference: packed weights, and bias, residual and ReLU as the tiles are stored.
 
-use super::job::{Job, Pixels};
+use super::job::{ConvJob, PixelView};
 use super::packed::{Filter, PackedPanels, Panel};
 use super::precision::Precision;
 use super::prefetch_plan::{Outputs, PrefetchPlan};
@@ -9,7 +9,9 @@ use crate::simd::traits::Simd;
 use crate::threads::shared_slice::SharedSlice;
 use crate::threads::split::Split;
 use crate::threads::team::ThreadTeam;
-use crate::winograd::{LARGEST, POSITIONS, Sink, Tiles, Tiling, takes, transform_kernels, vectors_per_group};
+use crate::winograd::{
+    LARGEST, POSITIONS, TileSink, Tiling, WinogradTiles, takes, transform_kernels, vectors_per_group,
+};
 
 /// Neighbouring tiles that stay in one task.
 const UNIT: usize = 14;
@@ -56,9 +58,9 @@ fn fill(precision: Precision, panel: &Panel, values: &mut [f32], filter: &Filter
 }
 
 /// Computes all output pixels of a job.
-pub fn convolve(packed: &PackedPanels, team: &ThreadTeam, tiling: &Tiling, job: Job) {
+pub fn convolve(packed: &PackedPanels, team: &ThreadTeam, tiling: &Tiling, job: ConvJob) {
     packed.check(&job);
-    let Job { src, residual, epilogue, count, out, out_stride, ahead, .. } = job;
+    let ConvJob { src, residual, epilogue, count, out, out_stride, ahead, .. } = job;
     let Precision::F32(isa) = packed.precision else { unreachable!("tiles are of f32") };
     assert_eq!(tiling.pixels(), count);
     let (lanes, _) = packed.precision.tile();
@@ -76,21 +78,21 @@ pub fn convolve(packed: &PackedPanels, team: &ThreadTeam, tiling: &Tiling, job: 
         let plan = packed.prefetch_plan((task, split.tasks()), panels, steps, ahead);
         let sink = Finish { bias: &packed.bias, residual, least: epilogue.least, out, out_stride, plan };
         let (maps, weights) = (src.data, &packed.weights[..]);
-        Tiles { tiling, tiles, maps, pitch: lanes, group, units, weights, sink }.compute(isa);
+        WinogradTiles { tiling, tiles, maps, pitch: lanes, group, units, weights, sink }.compute(isa);
     });
 }
 
 /// Adds bias and residual, applies ReLU and stores.
 struct Finish<'a> {
     bias: &'a [f32],
-    residual: Option<Pixels<'a>>,
+    residual: Option<PixelView<'a>>,
     least: f32,
     out: &'a SharedSlice<'a, f32>,
     out_stride: usize,
     plan: PrefetchPlan,
 }
 
-impl Sink<f32> for Finish<'_> {
+impl TileSink<f32> for Finish<'_> {
     const NARROW_GROUPS: bool = true;
 
     #[inline(always)]
@@ -111,7 +113,7 @@ impl Sink<f32> for Finish<'_> {
         // SAFETY: the CPU has S's instructions; `PackedPanels::check` asserted that the residual has every pixel.
         unsafe {
             let mut sum = S::add(sum, S::load(self.bias[channel..channel + S::LANES].as_ptr()));
-            if let Some(Pixels { data, stride }) = self.residual {
+            if let Some(PixelView { data, stride }) = self.residual {
                 sum = S::add(sum, S::load(data.as_ptr().add(pixel * stride + channel)));
             }
             let least = S::splat(&self.least);

@@ -13,13 +13,13 @@ const SPIN: Duration = Duration::from_millis(1);
 const SPIN_TOTAL: Duration = Duration::from_millis(50);
 
 /// Work for another thread. It must not panic.
-pub type Job = Box<dyn FnOnce() + Send>;
+pub type Work = Box<dyn FnOnce() + Send>;
 
 /// Idle workers and the jobs for them.
 struct Queue {
     /// Spinning workers, including those that a queued job is meant for.
     waiting: usize,
-    jobs: Vec<Job>,
+    jobs: Vec<Work>,
 }
 
 static QUEUE: Mutex<Queue> = Mutex::new(Queue { waiting: 0, jobs: Vec::new() });
@@ -38,7 +38,7 @@ thread_local! {
 /// Small operations follow each other within microseconds. A thread that has fallen asleep in between is late for the next:
 /// it has to be woken, and may first be scheduled on another thread's core. So workers poll for jobs for a while, and
 /// meanwhile run their pool's own work and yield to other threads.
-pub fn submit(job: Job) {
+pub fn submit(job: Work) {
     let mut queue = queue();
     // This thread may itself be counted as waiting, and cannot take the job.
     if queue.waiting - usize::from(INSIDE.get()) > queue.jobs.len() {
@@ -73,7 +73,7 @@ fn wait() {
 }
 
 /// The next job, if one arrives while the worker spins.
-fn next_job() -> Option<Job> {
+fn next_job() -> Option<Work> {
     let mut until = Instant::now() + SPIN;
     loop {
         let over = Instant::now() >= until;

@@ -18,14 +18,14 @@ pub struct ThreadTeam(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     /// One per thread.
-    parts: Vec<Part>,
+    parts: Vec<TaskRange>,
     loops: Loops,
 }
 
 impl ThreadTeam {
     /// Calls `pass` with a team of as many threads as the current rayon pool has, the calling one included.
     pub fn scope<R>(pass: impl FnOnce(&ThreadTeam) -> R) -> R {
-        let parts = (0..rayon::current_num_threads()).map(|_| Part::default()).collect();
+        let parts = (0..rayon::current_num_threads()).map(|_| TaskRange::default()).collect();
         let team = ThreadTeam(Arc::new(Shared { parts, loops: Loops::default() }));
         for own in 1..team.threads() {
             let team = ThreadTeam(team.0.clone());
@@ -119,7 +119,7 @@ impl ThreadTeam {
     /// Claims and runs one task, of this thread's own range if possible. Returns whether there was one.
     fn work(&self, own: usize) -> bool {
         let others = (1..self.threads()).map(|i| &self.0.parts[(own + i) % self.threads()]);
-        let claimed = self.0.parts[own].first().or_else(|| others.into_iter().find_map(Part::last));
+        let claimed = self.0.parts[own].first().or_else(|| others.into_iter().find_map(TaskRange::last));
         let Some(claimed) = claimed else { return false };
         let _done = OnDrop(|| {
             if std::thread::panicking() {
@@ -163,7 +163,7 @@ const TASK: u64 = (1 << TASK_BITS) - 1;
 /// A thread's range of the open loop's tasks.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Part {
+struct TaskRange {
     /// Its unclaimed tasks: the loop's number, their end and their start, packed into one word, so that a late thread cannot
     /// claim a task of a loop other than the one it saw.
     unclaimed: AtomicU64,
@@ -171,7 +171,7 @@ struct Part {
     done: AtomicUsize,
 }
 
-impl Part {
+impl TaskRange {
     /// Makes tasks `start..end` of a new loop claimable.
     fn open(&self, start: u64, end: u64) {
         let number = (self.unclaimed.load(Ordering::Relaxed) >> (2 * TASK_BITS)) + 1;

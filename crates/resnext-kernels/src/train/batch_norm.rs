@@ -269,13 +269,13 @@ pub fn channel_sums<T: Element>(
     x: &[T],
     mean: &[T],
 ) -> (Vec<f64>, Vec<f64>) {
-    struct Sums<'a, T> {
+    struct ChannelSums<'a, T> {
         inputs: [&'a [T]; 3],
         mean: &'a [T],
         sums: [&'a mut [T]; 2],
         relu: bool,
     }
-    impl<T: Element> Kernel<T> for Sums<'_, T> {
+    impl<T: Element> Kernel<T> for ChannelSums<'_, T> {
         #[inline(always)]
         unsafe fn with_simd<S: Simd<T = T>>(self) {
             let channels = self.mean.len();
@@ -298,7 +298,7 @@ pub fn channel_sums<T: Element>(
         .map(|i| {
             let inputs = inputs.map(|v| &v[i * len..v.len().min((i + 1) * len)]);
             let mut sums = [vec![T::ZERO; channels], vec![T::ZERO; channels]];
-            dispatch(isa, Sums { inputs, mean, sums: sums.each_mut().map(Vec::as_mut_slice), relu });
+            dispatch(isa, ChannelSums { inputs, mean, sums: sums.each_mut().map(Vec::as_mut_slice), relu });
             sums
         })
         .collect();

@@ -75,7 +75,7 @@ pub fn conv_forward<D: Storage>(
             isa,
             shape,
             operand,
-            &grouped3x3::forward::Packed::forward(isa, shape, weight),
+            &grouped3x3::forward::PackedKernels::forward(isa, shape, weight),
             sink,
         ),
         (_, operand) => {
@@ -110,7 +110,7 @@ pub fn conv_input_gradient<D: Storage>(
             isa,
             shape,
             gradient,
-            &grouped3x3::forward::Packed::backward(isa, shape, weight),
+            &grouped3x3::forward::PackedKernels::backward(isa, shape, weight),
             sink,
         ),
         _ => {

@@ -70,12 +70,12 @@ fn solve<T: Element>(
     weight: &(impl Fn(usize, usize, usize) -> T + Sync),
     out: &mut [T],
 ) {
-    dispatch(isa, Solve { problem, taps, weight, out, isa });
+    dispatch(isa, DirectConv { problem, taps, weight, out, isa });
 }
 
 /// Packs the weights and splits the work for an instruction set. Every task dispatches again, as closures for other threads
 /// are compiled without the instruction set.
-struct Solve<'a, T, W> {
+struct DirectConv<'a, T, W> {
     problem: &'a Problem<'a, T>,
     taps: usize,
     weight: &'a W,
@@ -83,12 +83,12 @@ struct Solve<'a, T, W> {
     isa: Isa,
 }
 
-impl<T: Element, W: Fn(usize, usize, usize) -> T + Sync> Kernel<T> for Solve<'_, T, W> {
+impl<T: Element, W: Fn(usize, usize, usize) -> T + Sync> Kernel<T> for DirectConv<'_, T, W> {
     #[inline(always)]
     unsafe fn with_simd<S: Simd<T = T>>(self) {
         let Problem { gather, group_src, group_dst, groups, .. } = self.problem;
         let channels: Vec<_> = channel_panels(S::LANES, 2, *groups, *group_src, *group_dst).collect();
-        let pack = |&channels| Panel::pack(S::LANES, channels, *group_src, self.taps, self.weight);
+        let pack = |&channels| DirectPanel::pack(S::LANES, channels, *group_src, self.taps, self.weight);
         let panels: Vec<_> = channels.par_iter().map(pack).collect();
         // Zeros for positions outside the map: one vector more than a group, for loads of whole vectors.
         let zeros = vec![T::ZERO; group_src + S::LANES];
@@ -106,7 +106,15 @@ impl<T: Element, W: Fn(usize, usize, usize) -> T + Sync> Kernel<T> for Solve<'_,
                     let panels = &panels[panel_range];
                     dispatch(
                         self.isa,
-                        Block { problem: self.problem, phase, dst, src, panels, zeros: &zeros, out: &out },
+                        DirectBlock {
+                            problem: self.problem,
+                            phase,
+                            dst,
+                            src,
+                            panels,
+                            zeros: &zeros,
+                            out: &out,
+                        },
                     );
                 },
             );
@@ -115,7 +123,7 @@ impl<T: Element, W: Fn(usize, usize, usize) -> T + Sync> Kernel<T> for Solve<'_,
 }
 
 /// The weights of a panel of up to two vectors of destination channels.
-struct Panel<T> {
+struct DirectPanel<T> {
     /// `[kernel position][source channel][vectors · LANES]`, padded with zeros.
     weights: Vec<T>,
     channels: ChannelPanel,
@@ -123,7 +131,7 @@ struct Panel<T> {
     depth: usize,
 }
 
-impl<T: Element> Panel<T> {
+impl<T: Element> DirectPanel<T> {
     /// Packs `weight(destination channel, source channel of its group, kernel position)`.
     fn pack(
         lanes: usize,
@@ -139,22 +147,22 @@ impl<T: Element> Panel<T> {
                 *value = weight(dst_channel + k, row % depth, row / depth);
             }
         }
-        Panel { weights, channels, depth }
+        DirectPanel { weights, channels, depth }
     }
 }
 
 /// One block of pixels times some panels.
-struct Block<'a, T> {
+struct DirectBlock<'a, T> {
     problem: &'a Problem<'a, T>,
     phase: &'a Phase,
     dst: &'a [usize],
     src: &'a [usize],
-    panels: &'a [Panel<T>],
+    panels: &'a [DirectPanel<T>],
     zeros: &'a [T],
     out: &'a SharedSlice<'a, T>,
 }
 
-impl<T: Element> Kernel<T> for Block<'_, T> {
+impl<T: Element> Kernel<T> for DirectBlock<'_, T> {
     #[inline(always)]
     unsafe fn with_simd<S: Simd<T = T>>(self) {
         let taps = self.phase.taps.len();
@@ -179,14 +187,20 @@ impl<T: Element> Kernel<T> for Block<'_, T> {
     }
 }
 
-impl<T: Element> Block<'_, T> {
+impl<T: Element> DirectBlock<'_, T> {
     fn channels_src(&self) -> usize {
         self.problem.groups * self.problem.group_src
     }
 
     /// The source pixels of kernel position `t` for the tile's pixels. Pixels past the end read zeros.
     #[inline(always)]
-    fn pointers(&self, panel: &Panel<T>, src: &[usize], t: usize, pixels: usize) -> [*const T; MAX_PIXELS] {
+    fn pointers(
+        &self,
+        panel: &DirectPanel<T>,
+        src: &[usize],
+        t: usize,
+        pixels: usize,
+    ) -> [*const T; MAX_PIXELS] {
         let taps = self.phase.taps.len();
         let mut pointers = [self.zeros.as_ptr(); MAX_PIXELS];
         for m in 0..pixels {
@@ -206,7 +220,7 @@ impl<T: Element> Block<'_, T> {
     #[inline(always)]
     unsafe fn dense_tile<S: Simd<T = T>, const VECTORS: usize>(
         &self,
-        panel: &Panel<T>,
+        panel: &DirectPanel<T>,
         src: &[usize],
         dst: &[usize],
     ) {
@@ -246,7 +260,7 @@ impl<T: Element> Block<'_, T> {
     #[inline(always)]
     unsafe fn spanning_tile<S: Simd<T = T>, const DEPTH: usize>(
         &self,
-        panel: &Panel<T>,
+        panel: &DirectPanel<T>,
         src: &[usize],
         dst: &[usize],
     ) {
@@ -278,7 +292,7 @@ impl<T: Element> Block<'_, T> {
     #[inline(always)]
     unsafe fn write<S: Simd<T = T>, const VECTORS: usize>(
         &self,
-        panel: &Panel<T>,
+        panel: &DirectPanel<T>,
         dst: &[usize],
         acc: [[S::V; VECTORS]; MAX_PIXELS],
     ) {

@@ -19,11 +19,11 @@ pub fn weight_gradient<T: Element>(isa: Isa, shape: &ConvShape, x: &[T], grad: &
     assert_eq!(x.len(), shape.input_len());
     assert_eq!(grad.len(), shape.output_len());
     let mut out = vec![T::ZERO; shape.weight_len()];
-    dispatch(isa, Solve { isa, shape, gather: &Gather::forward(shape), x, grad, out: &mut out });
+    dispatch(isa, DirectWgrad { isa, shape, gather: &Gather::forward(shape), x, grad, out: &mut out });
     out
 }
 
-struct Solve<'a, T> {
+struct DirectWgrad<'a, T> {
     isa: Isa,
     shape: &'a ConvShape,
     gather: &'a Gather,
@@ -47,7 +47,7 @@ struct Tile {
     spanning: bool,
 }
 
-impl<T: Element> Kernel<T> for Solve<'_, T> {
+impl<T: Element> Kernel<T> for DirectWgrad<'_, T> {
     #[inline(always)]
     unsafe fn with_simd<S: Simd<T = T>>(self) {
         let (group_in, group_out) = (self.shape.group_in(), self.shape.group_out());
@@ -96,7 +96,7 @@ impl<T: Element> Kernel<T> for Solve<'_, T> {
             .par_chunks(tiles_per_task.max(1))
             .map(|tiles| {
                 let mut sums = vec![T::ZERO; tiles.len() * TILE_LEN];
-                dispatch(self.isa, Task { solve: &self, tiles, sums: &mut sums });
+                dispatch(self.isa, DirectWgradTask { solve: &self, tiles, sums: &mut sums });
                 sums
             })
             .collect();
@@ -123,13 +123,13 @@ impl<T: Element> Kernel<T> for Solve<'_, T> {
 const ROW_LEN: usize = 2 * 16;
 const TILE_LEN: usize = 2 * MAX_PIXELS * ROW_LEN;
 
-struct Task<'a, T> {
-    solve: &'a Solve<'a, T>,
+struct DirectWgradTask<'a, T> {
+    solve: &'a DirectWgrad<'a, T>,
     tiles: &'a [Tile],
     sums: &'a mut [T],
 }
 
-impl<T: Element> Kernel<T> for Task<'_, T> {
+impl<T: Element> Kernel<T> for DirectWgradTask<'_, T> {
     #[inline(always)]
     unsafe fn with_simd<S: Simd<T = T>>(self) {
         let gather = self.solve.gather;
@@ -142,7 +142,7 @@ impl<T: Element> Kernel<T> for Task<'_, T> {
             let count = BLOCK_PIXELS.min(pixels - first);
             gather.block(phase, first, count, &mut dst, &mut src);
             for (tile, sums) in self.tiles.iter().zip(self.sums.chunks_exact_mut(TILE_LEN)) {
-                let block = Block { solve: self.solve, tile, dst: &dst, src: &src, zeros: &zeros };
+                let block = DirectWgradBlock { solve: self.solve, tile, dst: &dst, src: &src, zeros: &zeros };
                 // SAFETY: the CPU has S's instructions.
                 unsafe {
                     match (tile.spanning, tile.taps, tile.rows) {
@@ -171,15 +171,15 @@ impl<T: Element> Kernel<T> for Task<'_, T> {
     }
 }
 
-struct Block<'a, T> {
-    solve: &'a Solve<'a, T>,
+struct DirectWgradBlock<'a, T> {
+    solve: &'a DirectWgrad<'a, T>,
     tile: &'a Tile,
     dst: &'a [usize],
     src: &'a [usize],
     zeros: &'a [T],
 }
 
-impl<T: Element> Block<'_, T> {
+impl<T: Element> DirectWgradBlock<'_, T> {
     /// The input channels from `channel` on that kernel position `tap` of pixel `p` reads.
     #[inline(always)]
     fn input(&self, p: usize, tap: usize, channel: usize) -> *const T {
@@ -238,7 +238,7 @@ impl<T: Element> Block<'_, T> {
     unsafe fn spanning_in_turn<S: Simd<T = T>, const DEPTH: usize>(&self, sums: &mut [T]) {
         for t in 0..self.tile.taps {
             let tile = Tile { tap: self.tile.tap + t, taps: 1, ..*self.tile };
-            let block = Block { tile: &tile, ..*self };
+            let block = DirectWgradBlock { tile: &tile, ..*self };
             // SAFETY: passed on.
             unsafe { block.spanning::<S, 1, DEPTH>(&mut sums[t * DEPTH * ROW_LEN..]) };
         }

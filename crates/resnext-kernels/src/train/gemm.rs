@@ -129,7 +129,7 @@ pub fn panels<D: Storage>(
     for (i, panel) in values.chunks((depth * 2 * lanes).max(1)).enumerate() {
         let column = i * 2 * lanes;
         let ahead = if i == 0 { ahead } else { Prefetch::NONE };
-        dispatch(isa, Tiles { planes, plane, ahead, panel, depth, out, column, width, count });
+        dispatch(isa, GemmTiles { planes, plane, ahead, panel, depth, out, column, width, count });
     }
 }
 
@@ -166,7 +166,7 @@ impl<D: Storage> GemmRows<'_, D> {
 }
 
 /// A block of pixels times a panel.
-struct Tiles<'a, D: Storage> {
+struct GemmTiles<'a, D: Storage> {
     planes: &'a [D::Compute],
     plane: usize,
     ahead: Prefetch<'a, D>,
@@ -179,7 +179,7 @@ struct Tiles<'a, D: Storage> {
     count: usize,
 }
 
-impl<D: Storage> Kernel<D::Compute> for Tiles<'_, D> {
+impl<D: Storage> Kernel<D::Compute> for GemmTiles<'_, D> {
     #[inline(always)]
     unsafe fn with_simd<S: Simd<T = D::Compute>>(self) {
         let pixels = self.count.next_multiple_of(S::TILE);
@@ -211,7 +211,7 @@ impl<D: Storage> Kernel<D::Compute> for Tiles<'_, D> {
     }
 }
 
-impl<D: Storage> Tiles<'_, D> {
+impl<D: Storage> GemmTiles<'_, D> {
     /// # Safety
     /// The CPU has `S`'s instructions, planes hold `M` pixels from `first` on, the panel has `V` vectors.
     #[inline(always)]

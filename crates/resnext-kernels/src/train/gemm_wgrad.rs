@@ -42,7 +42,7 @@ impl<D: Storage> WgradInput<'_, D> {
 }
 
 /// A task: its pixels, its channels of the input and its channels of the output's gradient.
-struct Task {
+struct WgradTask {
     pixels: Range<usize>,
     read: Range<usize>,
     written: Range<usize>,
@@ -76,7 +76,7 @@ pub fn gemm_wgrad<D: Storage>(
         for read in &reads {
             for written in &writes {
                 let pixels = at(part)..at(part + 1);
-                tasks.push(Task { pixels, read: read.clone(), written: written.clone() });
+                tasks.push(WgradTask { pixels, read: read.clone(), written: written.clone() });
             }
         }
     }
@@ -102,7 +102,7 @@ pub fn gemm_wgrad<D: Storage>(
     out
 }
 
-impl Task {
+impl WgradTask {
     fn sums<D: Storage>(
         &self,
         isa: Isa,
@@ -158,11 +158,11 @@ pub fn add<D: Storage>(
     (ahead, firsts): ([Prefetch<D>; 2], (usize, usize)),
     sums: &mut [D::Compute],
 ) {
-    dispatch(isa, Tiles { x, g, plane, count, width, height, ahead, firsts, sums });
+    dispatch(isa, WgradTiles { x, g, plane, count, width, height, ahead, firsts, sums });
 }
 
 /// All register tiles of a task, for one block of pixels.
-struct Tiles<'a, D: Storage> {
+struct WgradTiles<'a, D: Storage> {
     x: &'a [D::Compute],
     g: &'a [D::Compute],
     plane: usize,
@@ -174,10 +174,10 @@ struct Tiles<'a, D: Storage> {
     sums: &'a mut [D::Compute],
 }
 
-impl<D: Storage> Kernel<D::Compute> for Tiles<'_, D> {
+impl<D: Storage> Kernel<D::Compute> for WgradTiles<'_, D> {
     #[inline(always)]
     unsafe fn with_simd<S: Simd<T = D::Compute>>(self) {
-        let Tiles { x, g, plane, count, width, height, ahead, firsts, sums } = self;
+        let WgradTiles { x, g, plane, count, width, height, ahead, firsts, sums } = self;
         let [columns, rows] = [width, height].map(|channels| channels / S::LANES);
         assert!(count * S::LANES <= plane && columns * plane <= x.len() && rows * plane <= g.len());
         assert!(sums.len() == columns * rows * S::LANES * S::LANES);

@@ -52,17 +52,17 @@ impl Window {
 
 /// The maximum of `max(affine, 0)` in every window, and its position in the window, the first of equal ones.
 pub fn max_pool<D: Storage>(isa: Isa, window: &Window, affine: Affine<D>) -> (Vec<D>, Vec<u8>) {
-    struct Row<'a, D: Storage> {
+    struct PoolRow<'a, D: Storage> {
         window: &'a Window,
         affine: Affine<'a, D>,
         row: usize,
         out: *mut D,
         at: &'a mut [u8],
     }
-    impl<D: Storage> Kernel<D::Compute> for Row<'_, D> {
+    impl<D: Storage> Kernel<D::Compute> for PoolRow<'_, D> {
         #[inline(always)]
         unsafe fn with_simd<S: Simd<T = D::Compute>>(self) {
-            let Row { window, affine: Affine { x, scale, shift }, row, out, at } = self;
+            let PoolRow { window, affine: Affine { x, scale, shift }, row, out, at } = self;
             let ((h, w), c) = (window.src, window.channels);
             let (n, oy) = (row / window.dst.0, row % window.dst.0);
             let (scale, shift) = (&scale[..c], &shift[..c]);
@@ -103,7 +103,7 @@ pub fn max_pool<D: Storage>(isa: Isa, window: &Window, affine: Affine<D>) -> (Ve
     let write = |best: &SharedSlice<D>| {
         at.par_chunks_mut(len.max(1)).enumerate().for_each(|(row, at)| {
             let out = best.pointer(row * len, len);
-            dispatch(isa, Row { window, affine, row, out, at });
+            dispatch(isa, PoolRow { window, affine, row, out, at });
         });
     };
     // SAFETY: all rows are written.
@@ -120,17 +120,17 @@ pub fn max_pool_gradient<D: Storage>(
     gradient: &[D],
     sink: BlockSink<D>,
 ) -> (Vec<D>, Vec<BlockSums<D::Compute>>) {
-    struct Row<'a, D> {
+    struct GradientRow<'a, D> {
         window: &'a Window,
         at: &'a [u8],
         gradient: &'a [D],
         row: usize,
         out: *mut D,
     }
-    impl<D: Storage> Kernel<D::Compute> for Row<'_, D> {
+    impl<D: Storage> Kernel<D::Compute> for GradientRow<'_, D> {
         #[inline(always)]
         unsafe fn with_simd<S: Simd<T = D::Compute>>(self) {
-            let Row { window, at, gradient, row, out } = self;
+            let GradientRow { window, at, gradient, row, out } = self;
             let ((rows, columns), c) = (window.dst, window.channels);
             let (n, y) = (row / window.src.0, row % window.src.0);
             let mut sums = vec![D::Compute::ZERO; c];
@@ -161,7 +161,7 @@ pub fn max_pool_gradient<D: Storage>(
     let write = |out: &SharedSlice<D>| -> Vec<BlockSums<D::Compute>> {
         let rows = (0..batch * src.0).into_par_iter().map(|row| {
             let (start, first) = (row * row_len, row * src.1);
-            dispatch(isa, Row { window, at, gradient, row, out: out.pointer(start, row_len) });
+            dispatch(isa, GradientRow { window, at, gradient, row, out: out.pointer(start, row_len) });
             // SAFETY: the whole row was just written, and is this task's alone.
             sink.take(isa, channels, first, unsafe { out.slice(start, row_len) })
         });

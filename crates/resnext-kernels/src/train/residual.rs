@@ -86,7 +86,7 @@ pub fn residual_relu_gradient<D: Storage>(
     path: (&[D], &[f64]),
     shortcut: Option<(&[D], &[f64])>,
 ) -> (Vec<D>, Totals, Option<Totals>) {
-    struct Gate<'a, D: Storage> {
+    struct GatedGradient<'a, D: Storage> {
         channels: usize,
         first: usize,
         count: usize,
@@ -97,7 +97,7 @@ pub fn residual_relu_gradient<D: Storage>(
         minus: [&'a [D::Compute]; 2],
         out: *mut D,
     }
-    impl<D: Storage> Gate<'_, D> {
+    impl<D: Storage> GatedGradient<'_, D> {
         /// Gates a vector of the gradient, stores it and returns it.
         ///
         /// # Safety
@@ -128,7 +128,7 @@ pub fn residual_relu_gradient<D: Storage>(
             }
         }
     }
-    impl<D: Storage, S: Simd<T = D::Compute>> Terms<S, 2> for Gate<'_, D> {
+    impl<D: Storage, S: Simd<T = D::Compute>> Terms<S, 2> for GatedGradient<'_, D> {
         #[inline(always)]
         unsafe fn at(&self, at: usize, k: usize) -> [S::V; 2] {
             // SAFETY: the trait's contract.
@@ -138,7 +138,7 @@ pub fn residual_relu_gradient<D: Storage>(
             }
         }
     }
-    impl<D: Storage, S: Simd<T = D::Compute>> Terms<S, 3> for Gate<'_, D> {
+    impl<D: Storage, S: Simd<T = D::Compute>> Terms<S, 3> for GatedGradient<'_, D> {
         #[inline(always)]
         unsafe fn at(&self, at: usize, k: usize) -> [S::V; 3] {
             // SAFETY: the trait's contract.
@@ -148,12 +148,12 @@ pub fn residual_relu_gradient<D: Storage>(
             }
         }
     }
-    struct Summed<'a, D: Storage>(Gate<'a, D>, [&'a mut [D::Compute]; 3]);
+    struct Summed<'a, D: Storage>(GatedGradient<'a, D>, [&'a mut [D::Compute]; 3]);
     impl<D: Storage> Kernel<D::Compute> for Summed<'_, D> {
         #[inline(always)]
         unsafe fn with_simd<S: Simd<T = D::Compute>>(self) {
             let Summed(gate, [a, b, c]) = self;
-            let Gate { channels, count, .. } = gate;
+            let GatedGradient { channels, count, .. } = gate;
             // SAFETY: `residual_relu_gradient` asserted all lengths; the block is this task's.
             unsafe {
                 match c.is_empty() {
@@ -176,7 +176,10 @@ pub fn residual_relu_gradient<D: Storage>(
         let [a, b, c] = &mut sums;
         let minus = minus.each_ref().map(Vec::as_slice);
         let x = [path.0, second];
-        dispatch(isa, Summed(Gate { channels, first, count, y, gradient, x, minus, out }, [a, b, c]));
+        dispatch(
+            isa,
+            Summed(GatedGradient { channels, first, count, y, gradient, x, minus, out }, [a, b, c]),
+        );
         let [a, b, c] = sums;
         (GradientSums([a.clone(), b]), GradientSums([a, c]))
     };

@@ -10,8 +10,8 @@ use crate::layout::row_major;
 use crate::shape::{check_weight, conv_sizes};
 use candle_core::{DType, Device, Storage, Tensor};
 use resnext_kernels::{
-    Conv2dConfig, ConvShape, Epilogue, Filter, Isa, Job, MapType, Packed, Precision, Quantization, Row,
-    SourceTable, Sources, ThreadTeam, Tiling,
+    Conv2dConfig, ConvJob, ConvShape, Epilogue, Filter, Isa, MapType, Packed, Precision, Quantization,
+    RowLayout, SourceTable, Sources, ThreadTeam, Tiling,
 };
 use std::borrow::Cow;
 use std::mem::discriminant;
@@ -298,7 +298,7 @@ impl FusedConv {
         out.resize(size, self.writes, true);
         let ahead: Vec<&Packed> = fusion.ahead.iter().map(|conv| &conv.packed).collect();
         let residual = fusion.residual.map(FeatureMap::view);
-        let job = Job {
+        let job = ConvJob {
             src: x.pixels(),
             residual: residual.map(|residual| residual.pixels()),
             epilogue: epilogue(self.writes, residual.map(|residual| residual.map_type), fusion.relu),
@@ -385,7 +385,7 @@ impl FusedConv {
                 }
             }
         }
-        let row = self.access.neighbours.then_some(Row { width: out_w, stride });
+        let row = self.access.neighbours.then_some(RowLayout { width: out_w, stride });
         SourceTable::new(table, row)
     }
 }

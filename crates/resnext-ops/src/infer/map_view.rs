@@ -1,7 +1,7 @@
 //! Feature maps in memory, as a convolution reads them from either kind of buffer.
 
 use crate::infer::rows::row_words;
-use resnext_kernels::{MapType, Pixels};
+use resnext_kernels::{MapType, PixelView};
 
 /// Feature maps (N, H, W, C). Each row begins with a word; behind the last one lies a pixel of zeros, which
 /// is what padding reads.
@@ -22,7 +22,7 @@ impl<'a> MapView<'a> {
     }
 
     /// The pixels, as kernels address them.
-    pub(crate) fn pixels(&self) -> Pixels<'a> {
-        Pixels { data: self.data, stride: self.pixel_stride / self.map_type.channels() }
+    pub(crate) fn pixels(&self) -> PixelView<'a> {
+        PixelView { data: self.data, stride: self.pixel_stride / self.map_type.channels() }
     }
 }

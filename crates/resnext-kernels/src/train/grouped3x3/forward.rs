@@ -3,7 +3,7 @@
 //!
 //! Where [`winograd`] is faster, it computes the sums, from the same planes.
 
-use super::walk::{Part, Walk, group_index, sources, takes};
+use super::walk::{MapPart, Walk, group_index, sources, takes};
 use crate::memory::prefetch::prefetch_strided;
 use crate::memory::scratch::Scratch;
 use crate::row3::fma_row3;
@@ -15,18 +15,18 @@ use crate::threads::shared_slice::{SharedSlice, write_vec};
 use crate::train::block_sink::{BlockSink, BlockSums};
 use crate::train::operand::Operand;
 use crate::train::packing::{Pack, Prefetch};
-use crate::winograd::{self, Sink, Tiles, Tiling};
+use crate::winograd::{self, TileSink, Tiling, WinogradTiles};
 use std::ops::Range;
 
 /// Packed weights: `[output vector][source vector of its groups][row][source channel][column][LANES]`, or in
 /// [`winograd`]'s order.
-pub struct Packed<T> {
+pub struct PackedKernels<T> {
     values: Vec<T>,
     tiled: bool,
     backward: bool,
 }
 
-impl<T: Element + Storage> Packed<T> {
+impl<T: Element + Storage> PackedKernels<T> {
     /// Packs `weight` (Cout, Cin/groups, 3, 3) for the forward pass.
     pub fn forward(isa: Isa, shape: &ConvShape, weight: &[T]) -> Self {
         let group = shape.group_in();
@@ -67,7 +67,7 @@ impl<T: Element + Storage> Packed<T> {
                     taps(vector * lanes + channel, c)
                 });
             });
-            return Packed { values, backward, tiled };
+            return PackedKernels { values, backward, tiled };
         }
         let vectors = shape.out_channels / lanes * sources;
         let values = write_chunks(vectors, depth * 9 * lanes, |i, values| {
@@ -83,7 +83,7 @@ impl<T: Element + Storage> Packed<T> {
                 }
             }
         });
-        Packed { values, backward, tiled }
+        PackedKernels { values, backward, tiled }
     }
 }
 
@@ -102,7 +102,7 @@ pub fn forward<D: Storage>(
     isa: Isa,
     shape: &ConvShape,
     operand: Operand<D>,
-    weight: &Packed<D::Compute>,
+    weight: &PackedKernels<D::Compute>,
     sink: BlockSink<D>,
 ) -> (Vec<D>, Vec<BlockSums<D::Compute>>) {
     assert!(!weight.backward);
@@ -114,7 +114,7 @@ pub fn input_gradient<D: Storage>(
     isa: Isa,
     shape: &ConvShape,
     operand: Operand<D>,
-    weight: &Packed<D::Compute>,
+    weight: &PackedKernels<D::Compute>,
     sink: BlockSink<D>,
 ) -> (Vec<D>, Vec<BlockSums<D::Compute>>) {
     assert!(weight.backward);
@@ -125,7 +125,7 @@ fn solve<D: Storage>(
     isa: Isa,
     walk: &Walk,
     operand: Operand<D>,
-    weight: &Packed<D::Compute>,
+    weight: &PackedKernels<D::Compute>,
     sink: BlockSink<D>,
 ) -> (Vec<D>, Vec<BlockSums<D::Compute>>) {
     let lanes = lanes::<D::Compute>(isa);
@@ -134,19 +134,19 @@ fn solve<D: Storage>(
     assert_eq!(weight.tiled, tiled::<D::Compute>(isa, walk));
     let element = size_of::<D::Compute>();
     let blocks = walk.tasks(channels, element, if weight.tiled { 2 } else { 1 });
-    let of_block = |(n, rows): &(usize, Range<usize>)| Part {
+    let of_block = |(n, rows): &(usize, Range<usize>)| MapPart {
         images: *n..n + 1,
         rows: rows.clone(),
         channels: 0..channels,
     };
     // With more weights than pixels, each thread takes some channels of all pixels rather than some pixels.
     let shared = weight.tiled && weight.values.len() > operand.len();
-    let parts: Vec<Part> = match shared {
+    let parts: Vec<MapPart> = match shared {
         true => walk.shares(element, lanes),
         false => blocks.iter().map(of_block).collect(),
     };
     let mut tilings: Vec<((usize, Range<usize>), Tiling)> = Vec::new();
-    for Part { images, rows, .. } in parts.iter().filter(|_| weight.tiled) {
+    for MapPart { images, rows, .. } in parts.iter().filter(|_| weight.tiled) {
         let of = (images.len(), rows.clone());
         if tilings.iter().all(|(known, _)| *known != of) {
             tilings.push((of, walk.tiling(images.len(), rows, lanes)));
@@ -154,7 +154,7 @@ fn solve<D: Storage>(
     }
     let compute = |out: &SharedSlice<D>, i: usize| {
         let mut scratch = Scratch::default();
-        let Part { images, rows, channels: own } = &parts[i];
+        let MapPart { images, rows, channels: own } = &parts[i];
         let plane = images.len() * walk.height(rows) * walk.places() * lanes;
         let planes = scratch.get(plane * own.len() / lanes);
         let (runs, first, width) = (walk.runs(images.clone(), rows), own.start, own.len());
@@ -164,7 +164,7 @@ fn solve<D: Storage>(
         let out = out.pointer(start, (pixels - 1) * channels + width);
         // What the next part reads; an upsampled map is small and needs no prefetch.
         let ahead = match parts.get(i + 1) {
-            Some(Part { images, rows, channels: next }) if walk.upsampling == 1 => {
+            Some(MapPart { images, rows, channels: next }) if walk.upsampling == 1 => {
                 let pixel = (images.start * walk.src.0 + rows.start * walk.stride) * walk.src.1;
                 Prefetch::of(operand, channels, pixel).of_channels_from(next.start)
             }
@@ -175,10 +175,13 @@ fn solve<D: Storage>(
                 assert!(tiling.pixels() == pixels && width.is_multiple_of(group));
                 let weights = &weight.values[first * winograd::POSITIONS * group..];
                 let (tiles, pitch, units) = (0..tiling.len(), plane, 0..width / group);
-                let sink = Pixels { channels, ahead, out };
-                Tiles { tiling, tiles, maps: planes, pitch, group, units, weights, sink }.compute(isa);
+                let sink = PixelSink { channels, ahead, out };
+                WinogradTiles { tiling, tiles, maps: planes, pitch, group, units, weights, sink }
+                    .compute(isa);
             }
-            None => dispatch(isa, Strips { walk, rows, planes, plane, ahead, weights: &weight.values, out }),
+            None => {
+                dispatch(isa, RowTiles { walk, rows, planes, plane, ahead, weights: &weight.values, out })
+            }
         }
     };
     let write = |out: &SharedSlice<D>| -> Vec<BlockSums<D::Compute>> {
@@ -202,14 +205,14 @@ fn solve<D: Storage>(
 }
 
 /// Stores the sums of tiles: some channels of neighbouring pixels.
-struct Pixels<'a, D: Storage> {
+struct PixelSink<'a, D: Storage> {
     channels: usize,
     ahead: Prefetch<'a, D>,
     /// The first of those channels of the first pixel.
     out: *mut D,
 }
 
-impl<D: Storage> Sink<D::Compute> for Pixels<'_, D> {
+impl<D: Storage> TileSink<D::Compute> for PixelSink<'_, D> {
     const NARROW_GROUPS: bool = false;
 
     #[inline(always)]
@@ -232,7 +235,7 @@ impl<D: Storage> Sink<D::Compute> for Pixels<'_, D> {
 }
 
 /// Some rows of one image.
-struct Strips<'a, D: Storage> {
+struct RowTiles<'a, D: Storage> {
     walk: &'a Walk,
     rows: &'a Range<usize>,
     planes: &'a [D::Compute],
@@ -243,7 +246,7 @@ struct Strips<'a, D: Storage> {
     out: *mut D,
 }
 
-impl<D: Storage> Kernel<D::Compute> for Strips<'_, D> {
+impl<D: Storage> Kernel<D::Compute> for RowTiles<'_, D> {
     #[inline(always)]
     unsafe fn with_simd<S: Simd<T = D::Compute>>(self) {
         let Walk { group, channels, .. } = *self.walk;
@@ -266,7 +269,7 @@ impl<D: Storage> Kernel<D::Compute> for Strips<'_, D> {
     }
 }
 
-impl<D: Storage> Strips<'_, D> {
+impl<D: Storage> RowTiles<'_, D> {
     /// # Safety
     /// The CPU has `S`'s instructions; sizes are those that `with_simd` asserts.
     #[inline(always)]
@@ -485,7 +488,8 @@ mod tests {
             for (group, stride, want) in [(16, 1, true), (128, 1, true), (16, 2, false), (144, 1, false)] {
                 let shape = shape(group, stride);
                 let weight = vec![0f32; shape.weight_len()];
-                let tiled = [Packed::forward, Packed::backward].map(|pack| pack(isa, &shape, &weight).tiled);
+                let tiled = [PackedKernels::forward, PackedKernels::backward]
+                    .map(|pack| pack(isa, &shape, &weight).tiled);
                 assert_eq!(tiled, [want; 2], "{isa:?} {group} {stride}");
             }
         }
@@ -513,10 +517,10 @@ mod tests {
         for isa in Isa::available() {
             for (pack, solve) in [
                 (
-                    Packed::forward as fn(_, &_, &[f32]) -> _,
+                    PackedKernels::forward as fn(_, &_, &[f32]) -> _,
                     forward as fn(_, &_, _, &_, _) -> (Vec<f32>, Vec<BlockSums<f32>>),
                 ),
-                (Packed::backward, input_gradient),
+                (PackedKernels::backward, input_gradient),
             ] {
                 let weight = pack(isa, &few, &weight);
                 let (y, sums) = solve(isa, &few, Operand::Plain(&x), &weight, BlockSink::Statistics);

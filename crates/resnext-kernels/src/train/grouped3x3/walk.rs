@@ -28,7 +28,7 @@ pub fn takes<T: Element>(isa: Isa, shape: &ConvShape) -> bool {
 }
 
 /// What one task computes.
-pub struct Part {
+pub struct MapPart {
     pub images: Range<usize>,
     pub rows: Range<usize>,
     pub channels: Range<usize>,
@@ -94,7 +94,7 @@ impl Walk {
 
     /// Tasks of some channels, whole vectors and groups, and all rows of some images: a task reads its weights once for all
     /// these pixels.
-    pub fn shares(&self, element: usize, lanes: usize) -> Vec<Part> {
+    pub fn shares(&self, element: usize, lanes: usize) -> Vec<MapPart> {
         let all = 0..self.dst.0;
         let unit = self.group.max(lanes);
         let bytes = self.height(&all) * self.places() * unit * element;
@@ -105,7 +105,7 @@ impl Walk {
         let width = (TASK_BYTES / (images * bytes)).min(most).max(1) * unit;
         let of_channels = |c| {
             let images = (0..self.batch).step_by(images).map(move |n| n..self.batch.min(n + images));
-            images.map(move |images| Part {
+            images.map(move |images| MapPart {
                 images,
                 rows: 0..self.dst.0,
                 channels: c..self.channels.min(c + width),

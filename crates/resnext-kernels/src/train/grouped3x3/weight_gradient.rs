@@ -67,7 +67,7 @@ pub fn weight_gradient<D: Storage>(
                 ],
             };
             let (walk, sums) = (&walk, &mut sums);
-            dispatch(isa, Sums { walk, first, width, rows, read, plane, given, given_plane, ahead, sums });
+            dispatch(isa, RowSums { walk, first, width, rows, read, plane, given, given_plane, ahead, sums });
         }
         sums
     });
@@ -93,7 +93,7 @@ pub fn weight_gradient<D: Storage>(
 }
 
 /// Sums over some rows of one image, for `width` channels from `first` on.
-struct Sums<'a, D: Storage> {
+struct RowSums<'a, D: Storage> {
     walk: &'a Walk,
     first: usize,
     width: usize,
@@ -107,7 +107,7 @@ struct Sums<'a, D: Storage> {
     sums: &'a mut [D::Compute],
 }
 
-impl<D: Storage> Kernel<D::Compute> for Sums<'_, D> {
+impl<D: Storage> Kernel<D::Compute> for RowSums<'_, D> {
     #[inline(always)]
     unsafe fn with_simd<S: Simd<T = D::Compute>>(mut self) {
         let Walk { group, dst, stride, .. } = *self.walk;
@@ -137,7 +137,7 @@ impl<D: Storage> Kernel<D::Compute> for Sums<'_, D> {
     }
 }
 
-impl<D: Storage> Sums<'_, D> {
+impl<D: Storage> RowSums<'_, D> {
     /// Computes `C` input channels at a time.
     ///
     /// # Safety
