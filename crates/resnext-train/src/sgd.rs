@@ -70,7 +70,7 @@ impl Sgd {
             return Err(Error::Config(format!("momentum must be from 0 to below 1, got {momentum}")));
         }
         if nesterov && momentum == 0.0 {
-            return Err(Error::Config("Nesterov's momentum needs a momentum above 0".into()));
+            return Err(Error::Config("Nesterov momentum needs a momentum above 0".into()));
         }
         if !(weight_decay >= 0.0 && weight_decay.is_finite()) {
             return Err(Error::Config(format!("weight decay must be at least 0, got {weight_decay}")));

@@ -350,7 +350,7 @@ fn settings_out_of_range_are_refused() {
     assert!(refused(|c| c.epochs = 0).contains("epochs must be at least 1, got 0"));
     assert!(refused(|c| c.lr = f64::NAN).contains("learning rate must be above 0"));
     assert_eq!(refused(|c| c.sgd.momentum = 1.0), "momentum must be from 0 to below 1, got 1");
-    assert_eq!(refused(|c| c.sgd.momentum = 0.0), "Nesterov's momentum needs a momentum above 0");
+    assert_eq!(refused(|c| c.sgd.momentum = 0.0), "Nesterov momentum needs a momentum above 0");
     assert_eq!(refused(|c| c.sgd.weight_decay = -1.0), "weight decay must be at least 0, got -1");
     assert_eq!(refused(|c| c.ema = 1.0), "the average's decay must be from 0 to below 1, got 1");
     assert_eq!(refused(|c| c.label_smoothing = 1.5), "label smoothing must be from 0 to 1, got 1.5");
