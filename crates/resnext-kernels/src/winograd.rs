@@ -69,9 +69,13 @@ impl Tiling {
     }
 
     /// Tiles so far.
-    #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         self.reads.len()
+    }
+
+    /// Whether there are no tiles.
+    pub fn is_empty(&self) -> bool {
+        self.reads.is_empty()
     }
 
     /// Output pixels.

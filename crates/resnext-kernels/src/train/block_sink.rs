@@ -32,6 +32,9 @@ pub enum BlockSums<T> {
     Gradient(GradientSums<T>),
 }
 
+/// What a sink computes from each block of an output, in order.
+pub type Blocks<D> = Vec<BlockSums<<D as Storage>::Compute>>;
+
 /// What a sink computed from all blocks, merged in order. Fields of other sinks are empty.
 #[derive(Debug, Default)]
 pub struct BlockTotals {

@@ -1,6 +1,6 @@
 //! Outputs in blocks of pixels, for kernels that have no blocks of their own.
 
-use super::block_sink::{BlockSink, BlockSums};
+use super::block_sink::{BlockSink, Blocks};
 use crate::simd::dispatch::Isa;
 use crate::simd::traits::Storage;
 use crate::threads::shared_slice::{SharedSlice, write_vec};
@@ -15,7 +15,7 @@ pub fn finished<D: Storage>(
     mut out: Vec<D>,
     channels: usize,
     sink: BlockSink<D>,
-) -> (Vec<D>, Vec<BlockSums<D::Compute>>) {
+) -> (Vec<D>, Blocks<D>) {
     let blocks = out.par_chunks_mut((BLOCK * channels).max(1)).enumerate();
     let results = blocks.map(|(i, block)| sink.take(isa, channels, i * BLOCK, block)).collect();
     (out, results)

@@ -3,7 +3,7 @@
 //! 1×1 convolutions are matrix products, a network's first convolution is one over patches (im2col), grouped 3×3
 //! convolutions have kernels of their own, and the direct kernels compute everything else.
 
-use super::block_sink::{BlockSink, BlockSums};
+use super::block_sink::{BlockSink, Blocks};
 use super::blocks::finished;
 use super::direct;
 use super::direct_wgrad;
@@ -56,7 +56,7 @@ pub fn conv_forward<D: Storage>(
     x: Operand<D>,
     weight: &[D::Compute],
     sink: BlockSink<D>,
-) -> (Vec<D>, Vec<BlockSums<D::Compute>>) {
+) -> (Vec<D>, Blocks<D>) {
     assert!(x.len() == shape.input_len() && weight.len() == shape.weight_len());
     let pixels = shape.batch * shape.out_h * shape.out_w;
     let (inputs, size, stride) = (shape.in_channels, (shape.in_h, shape.in_w), shape.config.stride);
@@ -93,7 +93,7 @@ pub fn conv_input_gradient<D: Storage>(
     gradient: Operand<D>,
     weight: &[D::Compute],
     sink: BlockSink<D>,
-) -> (Vec<D>, Vec<BlockSums<D::Compute>>) {
+) -> (Vec<D>, Blocks<D>) {
     assert!(gradient.len() == shape.output_len() && weight.len() == shape.weight_len());
     match kind::<D::Compute>(isa, shape) {
         Kind::Pointwise if shape.config.stride == 1 => pointwise(isa, shape, gradient, weight, sink),
@@ -130,7 +130,7 @@ pub fn conv_gradients<D: Storage>(
     gradient: Operand<D>,
     weight: &[D::Compute],
     sink: BlockSink<D>,
-) -> (Vec<D>, Vec<BlockSums<D::Compute>>, Vec<D::Compute>) {
+) -> (Vec<D>, Blocks<D>, Vec<D::Compute>) {
     if matches!(kind::<D::Compute>(isa, shape), Kind::Pointwise) && shape.config.stride == 1 {
         return pointwise_both(isa, shape, x, gradient, weight, sink);
     }
@@ -162,7 +162,7 @@ fn pointwise_both<D: Storage>(
     gradient: Operand<D>,
     weight: &[D::Compute],
     sink: BlockSink<D>,
-) -> (Vec<D>, Vec<BlockSums<D::Compute>>, Vec<D::Compute>) {
+) -> (Vec<D>, Blocks<D>, Vec<D::Compute>) {
     assert!(operand.len() == shape.input_len() && gradient.len() == shape.output_len());
     let (channels, outputs) = (shape.in_channels, shape.out_channels);
     if !pointwise_backward::fits::<D::Compute>(isa, channels, outputs) {
@@ -189,7 +189,7 @@ fn pointwise<D: Storage>(
     operand: Operand<D>,
     weight: &[D::Compute],
     sink: BlockSink<D>,
-) -> (Vec<D>, Vec<BlockSums<D::Compute>>) {
+) -> (Vec<D>, Blocks<D>) {
     let pixels = shape.batch * shape.out_h * shape.out_w;
     let size = (shape.out_h, shape.out_w);
     let matrix = transposed(isa, shape, weight);

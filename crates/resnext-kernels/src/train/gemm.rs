@@ -4,7 +4,7 @@
 //! A task packs a block of pixels into planes ([`super::packing`]), which stay in its core's cache, and multiplies it with
 //! one panel of two vectors of output channels after the other. The block then goes through the sink, still in the cache.
 
-use super::block_sink::{BlockSink, BlockSums};
+use super::block_sink::{BlockSink, Blocks};
 use super::im2col::{Patches, pixel_runs};
 use super::operand::Operand;
 use super::packing::{Pack, Prefetch};
@@ -89,12 +89,12 @@ pub fn gemm<D: Storage>(
     pixels: usize,
     matrix: &PackedMatrix<D::Compute>,
     sink: BlockSink<D>,
-) -> (Vec<D>, Vec<BlockSums<D::Compute>>) {
+) -> (Vec<D>, Blocks<D>) {
     let (lanes, tile) = lanes_and_tile::<D::Compute>(isa);
     let (depth, width) = (matrix.depth, matrix.width);
     let block = block(pixels, tile, depth * size_of::<D::Compute>());
     let plane = block * lanes;
-    let write = |out: &SharedSlice<D>| -> Vec<BlockSums<D::Compute>> {
+    let write = |out: &SharedSlice<D>| -> Blocks<D> {
         let task = |scratch: &mut Scratch<D::Compute>, first: usize| {
             let count = block.min(pixels - first);
             let planes = scratch.get(plane * depth / lanes);

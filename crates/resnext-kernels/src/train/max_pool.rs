@@ -1,6 +1,6 @@
 //! Max-pooling in training, of an activation that is computed while it is read, and its gradient.
 
-use super::block_sink::{BlockSink, BlockSums};
+use super::block_sink::{BlockSink, Blocks};
 use super::operand::Affine;
 use crate::shape::pool_window;
 use crate::simd::dispatch::{Isa, dispatch};
@@ -119,7 +119,7 @@ pub fn max_pool_gradient<D: Storage>(
     at: &[u8],
     gradient: &[D],
     sink: BlockSink<D>,
-) -> (Vec<D>, Vec<BlockSums<D::Compute>>) {
+) -> (Vec<D>, Blocks<D>) {
     struct GradientRow<'a, D> {
         window: &'a Window,
         at: &'a [u8],
@@ -158,7 +158,7 @@ pub fn max_pool_gradient<D: Storage>(
     let len = batch * dst.0 * dst.1 * channels;
     assert!(at.len() == len && gradient.len() == len && kernel <= MAX_WINDOW);
     let row_len = src.1 * channels;
-    let write = |out: &SharedSlice<D>| -> Vec<BlockSums<D::Compute>> {
+    let write = |out: &SharedSlice<D>| -> Blocks<D> {
         let rows = (0..batch * src.0).into_par_iter().map(|row| {
             let (start, first) = (row * row_len, row * src.1);
             dispatch(isa, GradientRow { window, at, gradient, row, out: out.pointer(start, row_len) });

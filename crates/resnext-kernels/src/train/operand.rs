@@ -69,6 +69,11 @@ impl<D: Storage> Operand<'_, D> {
         }
     }
 
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// All values as they are multiplied, for kernels that read plain values only.
     pub fn values(&self, isa: Isa) -> Vec<D::Compute> {
         match *self {

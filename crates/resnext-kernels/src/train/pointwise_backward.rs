@@ -3,7 +3,7 @@
 //! Both read the output's gradient, which batch norm's gradient computes from two maps. Where a block's planes, the matrix
 //! and the weight's sums fit a core's cache together, it is packed once.
 
-use super::block_sink::{BlockSink, BlockSums};
+use super::block_sink::{BlockSink, Blocks};
 use super::gemm::{self, PackedMatrix};
 use super::gemm_wgrad;
 use super::im2col::pixel_runs;
@@ -49,13 +49,13 @@ pub fn gradients<D: Storage>(
     matrix: &PackedMatrix<D::Compute>,
     pixels: usize,
     sink: BlockSink<D>,
-) -> (Vec<D>, Vec<BlockSums<D::Compute>>, Vec<D::Compute>) {
+) -> (Vec<D>, Blocks<D>, Vec<D::Compute>) {
     let (lanes, tile) = lanes_and_tile::<D::Compute>(isa);
     let (inputs, outputs, block) = (matrix.width(), matrix.depth(), block(tile));
     let blocks = pixels.div_ceil(block);
     let parts = PARTS.min(blocks).max(1);
     let plane = block * lanes;
-    let write = |out: &SharedSlice<D>| -> Vec<(Vec<BlockSums<D::Compute>>, Vec<D::Compute>)> {
+    let write = |out: &SharedSlice<D>| -> Vec<(Blocks<D>, Vec<D::Compute>)> {
         let part = |scratch: &mut Scratch<D::Compute>, part: usize| {
             let mut sums = vec![D::Compute::ZERO; inputs * outputs];
             let (x, g) = scratch.get(block * (inputs + outputs)).split_at_mut(block * inputs);

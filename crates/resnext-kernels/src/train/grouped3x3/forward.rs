@@ -12,7 +12,7 @@ use crate::simd::dispatch::{Isa, dispatch, lanes};
 use crate::simd::traits::{Element, Kernel, Simd, Storage};
 use crate::threads::parallel::{map, write_chunks};
 use crate::threads::shared_slice::{SharedSlice, write_vec};
-use crate::train::block_sink::{BlockSink, BlockSums};
+use crate::train::block_sink::{BlockSink, Blocks};
 use crate::train::operand::Operand;
 use crate::train::packing::{Pack, Prefetch};
 use crate::winograd::{self, TileSink, Tiling, WinogradTiles};
@@ -104,7 +104,7 @@ pub fn forward<D: Storage>(
     operand: Operand<D>,
     weight: &PackedKernels<D::Compute>,
     sink: BlockSink<D>,
-) -> (Vec<D>, Vec<BlockSums<D::Compute>>) {
+) -> (Vec<D>, Blocks<D>) {
     assert!(!weight.backward);
     solve(isa, &Walk::forward(shape), operand, weight, sink)
 }
@@ -116,7 +116,7 @@ pub fn input_gradient<D: Storage>(
     operand: Operand<D>,
     weight: &PackedKernels<D::Compute>,
     sink: BlockSink<D>,
-) -> (Vec<D>, Vec<BlockSums<D::Compute>>) {
+) -> (Vec<D>, Blocks<D>) {
     assert!(weight.backward);
     solve(isa, &Walk::backward(shape), operand, weight, sink)
 }
@@ -127,7 +127,7 @@ fn solve<D: Storage>(
     operand: Operand<D>,
     weight: &PackedKernels<D::Compute>,
     sink: BlockSink<D>,
-) -> (Vec<D>, Vec<BlockSums<D::Compute>>) {
+) -> (Vec<D>, Blocks<D>) {
     let lanes = lanes::<D::Compute>(isa);
     let Walk { channels, dst, group, .. } = *walk;
     assert_eq!(operand.len(), walk.batch * walk.src.0 * walk.src.1 * channels);
@@ -184,7 +184,7 @@ fn solve<D: Storage>(
             }
         }
     };
-    let write = |out: &SharedSlice<D>| -> Vec<BlockSums<D::Compute>> {
+    let write = |out: &SharedSlice<D>| -> Blocks<D> {
         if shared {
             map(parts.len(), |i| compute(out, i));
         }
@@ -469,6 +469,7 @@ const fn wide<S: Simd>() -> bool {
 mod tests {
     use super::*;
     use crate::shape::Conv2dConfig;
+    use crate::train::block_sink::BlockSums;
 
     #[test]
     fn wide_groups_are_computed_in_tiles() {
