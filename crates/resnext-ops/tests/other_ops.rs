@@ -229,5 +229,5 @@ fn wrong_inputs_get_errors() {
     let running = RunningStats { mean: one.clone(), var: one.clone() };
     let single = fill(&[1, 4, 1, 1], 1);
     let error = batch_norm_train(&single, &one, &one, &running, &BatchNormConfig::default()).unwrap_err();
-    assert!(text(error).contains("more than one value a channel"));
+    assert!(text(error).contains("more than one value per channel"));
 }
