@@ -27,23 +27,23 @@ impl Default for Conv2dConfig {
 /// `out = (in + 2·padding - dilation·(kernel - 1) - 1) / stride + 1` holds for height and width.
 #[derive(Debug, Clone, Copy)]
 pub struct ConvShape {
-    /// N.
+    /// The batch size N.
     pub batch: usize,
-    /// Cin.
+    /// The number of input channels Cin.
     pub in_channels: usize,
-    /// H.
+    /// The height H of the input.
     pub in_h: usize,
-    /// W.
+    /// The width W of the input.
     pub in_w: usize,
-    /// Cout.
+    /// The number of output channels Cout.
     pub out_channels: usize,
-    /// H'.
+    /// The height H' of the output.
     pub out_h: usize,
-    /// W'.
+    /// The width W' of the output.
     pub out_w: usize,
-    /// Height of the kernel.
+    /// The height kh of the kernel.
     pub kernel_h: usize,
-    /// Width of the kernel.
+    /// The width kw of the kernel.
     pub kernel_w: usize,
     /// Stride, padding, dilation and groups.
     pub config: Conv2dConfig,
@@ -86,32 +86,32 @@ impl ConvShape {
         }
     }
 
-    /// Input channels per group.
+    /// The number of input channels per group.
     pub fn group_in(&self) -> usize {
         self.in_channels / self.config.groups
     }
 
-    /// Output channels per group.
+    /// The number of output channels per group.
     pub fn group_out(&self) -> usize {
         self.out_channels / self.config.groups
     }
 
-    /// Positions of the kernel: height times width.
+    /// The number of kernel positions, height times width.
     pub fn kernel_positions(&self) -> usize {
         self.kernel_h * self.kernel_w
     }
 
-    /// Elements of the input.
+    /// The number of elements of the input, N·H·W·Cin.
     pub fn input_len(&self) -> usize {
         self.batch * self.in_h * self.in_w * self.in_channels
     }
 
-    /// Elements of the output.
+    /// The number of elements of the output, N·H'·W'·Cout.
     pub fn output_len(&self) -> usize {
         self.batch * self.out_h * self.out_w * self.out_channels
     }
 
-    /// Elements of the weight.
+    /// The number of elements of the weight, Cout·(Cin/groups)·kh·kw.
     pub fn weight_len(&self) -> usize {
         self.out_channels * self.group_in() * self.kernel_positions()
     }

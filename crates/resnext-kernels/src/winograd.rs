@@ -41,7 +41,7 @@ pub struct Tiling {
     writes: Vec<[u32; 4]>,
     /// The largest offset in `reads`.
     farthest: usize,
-    /// Output pixels so far.
+    /// The number of output pixels so far.
     pixels: usize,
 }
 
@@ -68,7 +68,7 @@ impl Tiling {
         self.pixels += height * width;
     }
 
-    /// Tiles so far.
+    /// The number of tiles so far.
     pub fn len(&self) -> usize {
         self.reads.len()
     }
@@ -78,7 +78,7 @@ impl Tiling {
         self.reads.is_empty()
     }
 
-    /// Output pixels.
+    /// The number of output pixels so far.
     pub fn pixels(&self) -> usize {
         self.pixels
     }
@@ -108,7 +108,7 @@ pub trait TileSink<T: Element> {
     unsafe fn put<S: Simd<T = T>>(&self, pixel: usize, vector: usize, sum: S::V);
 }
 
-/// Some tiles times some vectors of channels.
+/// The part of a convolution that one task computes: some tiles times some vectors of channels.
 pub struct WinogradTiles<'a, T, K> {
     pub tiling: &'a Tiling,
     pub tiles: Range<usize>,

@@ -6,7 +6,7 @@
 //! idle otherwise: of six channels, four are multiplied in pairs and two directly, in four multiplications and four
 //! additions per output.
 //!
-//! The error is that of plain sums, up to a factor. Every other pair is subtracted with its weights negated, so that the
+//! The error is that of plain sums, up to a constant. Every other pair is subtracted with its weights negated, so that the
 //! products to be subtracted cancel instead of growing; and pixels, as well as an output channel's weights, are scaled by a
 //! power of two to a mean square near 1, so that neither dominates the sums. An output still depends on its own pixel and
 //! weights alone: if an input is NaN, all outputs of its pixel are NaN, and if one is infinite, they are NaN or infinite. The
@@ -50,7 +50,7 @@ const _: () = assert!(BLOCK.is_multiple_of(GROUP * STEP) && BLOCK.is_multiple_of
 /// Independent sums of squares per pixel, as each addition waits for the one before it on the same sum.
 const SIDE_BY_SIDE: usize = 4;
 
-/// Whether a convolution is computed this way.
+/// Whether this kernel computes a convolution.
 pub fn suits(precision: Precision, filter: &Filter) -> bool {
     let Filter { groups, taps, columns, group_in, group_out, .. } = *filter;
     matches!(precision, Precision::F32(isa) if isa.has_adders())
@@ -183,7 +183,7 @@ fn groups(packed: &PackedPanels) -> usize {
     packed.list[0].depth.div_ceil(GROUP)
 }
 
-/// Some pixels times some panels, on one thread.
+/// The part of a convolution that one thread computes at a time: some pixels times some panels.
 struct ProductTask<'a> {
     packed: &'a PackedPanels,
     pixels: Range<usize>,
@@ -310,11 +310,11 @@ impl DotKernel for PackPixels<'_, '_> {
     }
 }
 
-/// Pixels of several tiles times a panel.
+/// The pixels of several tiles, to be multiplied with one panel.
 struct ProductStrip<'a> {
     task: &'a ProductTask<'a>,
     panel: &'a Panel,
-    /// Counted from the task's first pixel.
+    /// The pixels, counted from the task's first.
     pixels: Range<usize>,
 }
 

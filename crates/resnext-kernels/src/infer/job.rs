@@ -7,18 +7,18 @@ use crate::winograd::Tiling;
 /// two in bf16, four in int8.
 #[derive(Clone, Copy)]
 pub struct PixelView<'a> {
-    /// The words.
+    /// The words of all pixels, and of any gaps between them.
     pub data: &'a [f32],
-    /// Words from one pixel to the next.
+    /// The number of words from the start of one pixel to that of the next.
     pub stride: usize,
 }
 
 /// What each output pixel reads.
 #[derive(Clone, Copy)]
 pub enum Sources<'a> {
-    /// The source pixel with its own number: a 1×1 convolution of stride 1.
+    /// The source pixel of the same index, as in a 1×1 convolution of stride 1.
     Same,
-    /// One source pixel per kernel position, looked up.
+    /// One source pixel per kernel position, looked up in a table.
     Table(&'a SourceTable),
     /// The 4×4 source pixels of its tile, for weights packed for Winograd's kernel.
     Tiles(&'a Tiling),
@@ -27,9 +27,9 @@ pub enum Sources<'a> {
 /// What each output pixel reads, for kernels that compute pixel by pixel.
 #[derive(Clone, Copy)]
 pub enum PixelSources<'a> {
-    /// As [`Sources::Same`].
+    /// The source pixel of the same index: [`Sources::Same`].
     Same,
-    /// As [`Sources::Table`].
+    /// One source pixel per kernel position: [`Sources::Table`].
     Table(&'a SourceTable),
 }
 
@@ -40,28 +40,28 @@ pub struct SourceTable {
     pub offsets: Vec<u32>,
     /// The largest offset.
     pub farthest: usize,
-    /// Set where output pixels come in rows that the row kernels take.
+    /// The layout of the output's rows, if the row kernels may compute them.
     pub row: Option<RowLayout>,
 }
 
 /// Rows of output pixels whose kernel positions are horizontal neighbours in the source: three columns, dilation 1.
 #[derive(Debug, Clone, Copy)]
 pub struct RowLayout {
-    /// Output pixels per row.
+    /// The number of output pixels per row.
     pub width: usize,
     /// Source pixels from one output pixel to the next: 1 or 2.
     pub stride: usize,
 }
 
 impl SourceTable {
-    /// A table of `offsets`, `[output pixel][kernel position]`.
+    /// Builds a table from `offsets`, `[output pixel][kernel position]`.
     pub fn new(offsets: Vec<u32>, row: Option<RowLayout>) -> Self {
         let farthest = offsets.iter().copied().max().unwrap_or(0) as usize;
         SourceTable { offsets, farthest, row }
     }
 }
 
-/// What happens to the sums before they are stored, in the output's units.
+/// What happens to the sums before they are stored. Numbers are in the output's units: for quantized maps, its steps.
 #[derive(Debug, Clone, Copy)]
 pub struct Epilogue {
     /// Lower bound of the outputs: zero with ReLU, negative infinity without.
@@ -72,19 +72,20 @@ pub struct Epilogue {
     pub offset: f32,
 }
 
-/// One convolution: `out = max(conv(src) + bias + residual, least)`.
+/// One convolution: `out = max(conv(src) + bias + residual, least)`. All maps have the element types of the weights'
+/// [`Precision`](super::precision::Precision).
 pub struct ConvJob<'a> {
     /// The input's pixels.
     pub src: PixelView<'a>,
-    /// A map added to the output, pixel by pixel.
+    /// A map of the output's size that is added to it before ReLU.
     pub residual: Option<PixelView<'a>>,
-    /// ReLU and, for quantized maps, units.
+    /// The lower bound of the outputs and, for quantized maps, the conversion of units.
     pub epilogue: Epilogue,
-    /// Output pixels.
+    /// The number of output pixels.
     pub count: usize,
-    /// The output's words.
+    /// The output: `count` pixels that begin `out_stride` words from each other.
     pub out: &'a mut [f32],
-    /// Words from one output pixel to the next.
+    /// The number of words from the start of one output pixel to that of the next.
     pub out_stride: usize,
     /// Weights of the next convolutions, at most three, which are prefetched while this one computes.
     pub ahead: &'a [&'a Packed],

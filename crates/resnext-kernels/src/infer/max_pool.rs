@@ -8,8 +8,14 @@ use crate::simd::traits::{Kernel, Simd};
 use crate::threads::shared_slice::SharedSlice;
 use crate::threads::team::ThreadTeam;
 
-/// Max-pools maps given as `(source, height, width, channels)` with `(kernel, stride, padding)` into `(output, its stride,
-/// rows of all maps, width)`.
+/// Max-pools maps (N, H, W, C) of type `map_type` into (N, H', W', C).
+///
+/// The tuples are (source, H, W, C), (kernel, stride, padding) in pixels, and (output, words from one of its pixels to
+/// the next, N·H', W'). A NaN in a window makes its maximum NaN; padding is never the maximum. The kernel must not be
+/// larger than the padded map.
+///
+/// # Panics
+/// If the source or the output is too short.
 pub fn max_pool_rows(
     team: &ThreadTeam,
     map_type: MapType,
@@ -66,7 +72,7 @@ impl<I: Iterator<Item = usize>, F: Fn(usize) -> I> Kernel<f32> for PoolRow<'_, F
     }
 }
 
-/// `out = max(out, x)` per channel; NaN wins.
+/// `out = max(out, x)` per channel, where NaN is the largest value.
 #[inline(always)]
 fn take_larger(map_type: MapType, out: &mut [f32], x: &[f32]) {
     match map_type {

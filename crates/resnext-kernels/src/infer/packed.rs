@@ -18,11 +18,11 @@ pub enum Packed {
     Winograd(PackedPanels),
 }
 
-/// Panels of up to two vectors of output channels, with what each form has in them.
+/// Packed weights: panels of up to two vectors of output channels each. What lies in a panel depends on the form.
 #[derive(Debug)]
 pub struct PackedPanels {
     pub precision: Precision,
-    /// Output channels of all groups.
+    /// The number of output channels of all groups.
     pub out_channels: usize,
     /// Where each panel lies, and what it reads and writes.
     pub list: Vec<Panel>,
@@ -38,7 +38,7 @@ pub struct PackedPanels {
 #[derive(Debug)]
 pub struct DirectWeights {
     pub panels: PackedPanels,
-    /// Kernel positions.
+    /// The number of kernel positions, height times width.
     pub taps: usize,
     /// Neighbouring kernel positions whose weights lie side by side for each source word: 3 for the row kernels, else 1.
     pub columns: usize,
@@ -58,11 +58,11 @@ pub struct Panel {
     pub src_word: usize,
     /// The first channel it writes of an output pixel.
     pub dst_channel: usize,
-    /// Channels it writes.
+    /// The number of channels it writes.
     pub width: usize,
-    /// Vectors of output channels.
+    /// The number of vectors of output channels.
     pub vectors: usize,
-    /// Source words that an output channel sums over per kernel position.
+    /// The number of source words that an output channel sums over per kernel position.
     pub depth: usize,
     /// Whether a vector spans several groups.
     pub spanning: bool,
@@ -70,13 +70,13 @@ pub struct Panel {
 
 /// The weights and biases of a convolution, to be packed.
 pub struct Filter<'a> {
-    /// Independent groups of channels.
+    /// The number of independent groups of channels.
     pub groups: usize,
-    /// Input channels per group.
+    /// The number of input channels per group.
     pub group_in: usize,
-    /// Output channels per group.
+    /// The number of output channels per group.
     pub group_out: usize,
-    /// Kernel positions.
+    /// The number of kernel positions, height times width.
     pub taps: usize,
     /// 3 if sources come in rows ([`RowLayout`](super::job::RowLayout)), else 1.
     pub columns: usize,
@@ -84,7 +84,7 @@ pub struct Filter<'a> {
     pub tiled: bool,
     /// `[output channel of all groups][input channel of a group][kernel position]`
     pub weight: &'a [f32],
-    /// One per output channel.
+    /// The bias of each output channel, f32.
     pub bias: &'a [f32],
     /// For int8, the value of one integer step of the sum, per output channel; empty otherwise.
     pub scales: &'a [f32],
@@ -108,12 +108,12 @@ impl Packed {
         }
     }
 
-    /// Bytes of the packed weights.
+    /// The size of the packed weights in bytes.
     pub fn bytes(&self) -> usize {
         size_of_val(&self.panels().weights[..]) + size_of_val(&self.panels().bias[..])
     }
 
-    /// Whether it is computed in Winograd's tiles, and so reads [`Sources::Tiles`](super::job::Sources::Tiles).
+    /// Whether Winograd's kernel computes the convolution, which reads [`Sources::Tiles`](super::job::Sources::Tiles).
     pub fn is_winograd(&self) -> bool {
         matches!(self, Packed::Winograd(_))
     }
@@ -144,7 +144,7 @@ impl PackedPanels {
         PackedPanels { precision, out_channels: filter.groups * filter.group_out, list, weights, bias }
     }
 
-    /// The words each pixel of a source has to have.
+    /// The number of words that each source pixel must have.
     pub fn reach(&self) -> usize {
         let (lanes, _) = self.precision.tile();
         let reach = |p: &Panel| p.src_word + if p.spanning { lanes } else { p.depth };

@@ -8,20 +8,20 @@ use crate::simd::dispatch::{Isa, dispatch, lanes_and_tile};
 use crate::simd::traits::{Kernel, Simd, Storage};
 use half::bf16;
 
-/// The element type of a map of inference, stored in 32-bit words.
+/// The element type of a feature map in inference. Maps are stored in words of 32 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum MapType {
-    /// One f32.
+    /// One f32 per word.
     #[default]
     F32,
-    /// Two bf16, the first in the lower half.
+    /// Two bf16 per word, the first in the lower half.
     Bf16,
-    /// Four u8, the first in the lowest byte.
+    /// Four u8 per word, the first in the lowest byte.
     U8(Quantization),
 }
 
 impl MapType {
-    /// Channels per word.
+    /// The number of channels per word.
     pub fn channels(self) -> usize {
         match self {
             MapType::F32 => 1,
@@ -79,18 +79,18 @@ pub fn quad(numbers: [f32; 4]) -> f32 {
 /// What inference computes in: the maps' element type and the instructions for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
-    /// f32 maps.
+    /// f32 maps and sums, by the given instruction set.
     F32(Isa),
-    /// bf16 maps, f32 sums. Only [`Precision::bf16`] makes it, where the CPU has AVX-512 BF16.
+    /// bf16 maps and f32 sums. Only [`Precision::bf16`] makes it, where the CPU has AVX-512 BF16.
     Bf16,
-    /// bf16 input and f32 output. Only [`Precision::writing_f32`] makes it.
+    /// bf16 input, f32 sums and f32 output. Only [`Precision::writing_f32`] makes it.
     Bf16ToF32,
-    /// u8 maps, i8 weights, i32 sums. Only [`Precision::int8`] makes it, where the CPU has AVX-512 VNNI.
+    /// u8 maps, i8 weights and i32 sums. Only [`Precision::int8`] makes it, where the CPU has AVX-512 VNNI.
     Int8,
 }
 
 impl Precision {
-    /// bf16 maps; `None` if `isa` or this machine has no instructions for them.
+    /// The precision with bf16 maps; `None` if `isa` or this machine has no instructions for them.
     pub fn bf16(isa: Isa) -> Option<Self> {
         #[cfg(target_arch = "x86_64")]
         if isa == Isa::Avx512 && is_x86_feature_detected!("avx512bf16") {
@@ -100,7 +100,7 @@ impl Precision {
         None
     }
 
-    /// int8 maps; `None` if `isa` or this machine has no instructions for them.
+    /// The precision with int8 maps; `None` if `isa` or this machine has no instructions for them.
     pub fn int8(isa: Isa) -> Option<Self> {
         #[cfg(target_arch = "x86_64")]
         if isa == Isa::Avx512 && is_x86_feature_detected!("avx512vnni") {
@@ -110,12 +110,12 @@ impl Precision {
         None
     }
 
-    /// The same input type with f32 output, for f32 and bf16.
+    /// The precision with the same input type and f32 output. Int8 has none and stays as it is.
     pub fn writing_f32(self) -> Self {
         if self == Precision::Bf16 { Precision::Bf16ToF32 } else { self }
     }
 
-    /// Channels per word of the input.
+    /// The number of channels per word of the input.
     pub fn channels(self) -> usize {
         match self {
             Precision::F32(_) => 1,
@@ -124,12 +124,12 @@ impl Precision {
         }
     }
 
-    /// Channels per word of the output.
+    /// The number of channels per word of the output.
     pub fn written(self) -> usize {
         if self == Precision::Bf16ToF32 { 1 } else { self.channels() }
     }
 
-    /// Lanes of a vector of sums, and pixels in a register tile two vectors wide.
+    /// The number of lanes in a vector of sums, and of pixels in a register tile two vectors wide.
     pub fn tile(self) -> (usize, usize) {
         let isa = match self {
             Precision::F32(isa) => isa,
@@ -184,7 +184,7 @@ impl Precision {
     }
 }
 
-/// Code that can be compiled for every precision.
+/// A kernel that is compiled separately for each precision.
 pub trait DotKernel {
     /// The kernel's code. Implementations are `#[inline(always)]`, so that it is compiled with `W`'s instructions.
     ///

@@ -9,8 +9,14 @@ use crate::threads::shared_slice::SharedSlice;
 use crate::threads::team::ThreadTeam;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Quantizes `rows` of `width` pixels from `(source, its type, channels)` into `(output, its stride)`. Returns whether all
-/// values were finite.
+/// Quantizes maps of f32 or bf16 to int8, each value as [`Quantization::nearest`] does. Returns whether all values were
+/// finite.
+///
+/// The tuples are (source, its type, channels), (rows of all maps, pixels per row), and (output, words from one of its
+/// pixels to the next).
+///
+/// # Panics
+/// If the source or the output is too short.
 pub fn quantize_rows(
     team: &ThreadTeam,
     (src, map_type, channels): (PixelView, MapType, usize),

@@ -16,7 +16,7 @@ use std::ops::Range;
 /// Source words between two prefetches.
 pub const STEP: usize = 16;
 
-/// Some pixels times some panels, on one thread.
+/// The part of a convolution that one thread computes at a time: some pixels times some panels.
 pub struct DirectTask<'a> {
     pub weights: &'a DirectWeights,
     pub src: PixelView<'a>,
@@ -27,12 +27,12 @@ pub struct DirectTask<'a> {
     pub pixels: Range<usize>,
     pub panels: &'a [Panel],
     pub out: &'a SharedSlice<'a, u8>,
-    /// Words from one output pixel to the next.
+    /// The number of words from one output pixel to the next.
     pub out_stride: usize,
     pub plan: PrefetchPlan,
 }
 
-/// Pixels of several tiles times a panel.
+/// The pixels of several tiles, to be multiplied with one panel.
 pub struct Strip<'a> {
     pub task: &'a DirectTask<'a>,
     pub panel: &'a Panel,
@@ -139,7 +139,7 @@ impl Strip<'_> {
     unsafe fn finish<W: DotProduct, const M: usize, const N: usize>(&self, first: usize, sums: &mut [V<W>]) {
         let Strip { task, panel, .. } = *self;
         let lanes = W::S::LANES;
-        // Of the tile's first pixel, in bytes.
+        // The offset of the tile's first pixel, in bytes.
         let place = |stride: usize| 4 * stride * first + panel.dst_channel * W::BYTES;
         let out =
             task.out.pointer(place(task.out_stride), 4 * task.out_stride * (M - 1) + panel.width * W::BYTES);

@@ -16,7 +16,7 @@ use crate::winograd::{
 /// Neighbouring tiles that stay in one task.
 const UNIT: usize = 14;
 
-/// Whether a convolution is computed this way.
+/// Whether this kernel computes a convolution.
 pub fn suits(precision: Precision, filter: &Filter) -> bool {
     let Filter { tiled, groups, group_in, group_out, .. } = *filter;
     let (lanes, _) = precision.tile();
@@ -82,7 +82,7 @@ pub fn convolve(packed: &PackedPanels, team: &ThreadTeam, tiling: &Tiling, job: 
     });
 }
 
-/// Adds bias and residual, applies ReLU and stores.
+/// Receives the sums of the tiles, adds bias and residual, applies ReLU and stores.
 struct Finish<'a> {
     bias: &'a [f32],
     residual: Option<PixelView<'a>>,

@@ -19,21 +19,21 @@ pub struct AlignedBuffer {
 
 const PAGE: usize = 2 << 20;
 
-/// The stride for rows of `words`: padded where it would be a multiple of 512 bytes, as such rows compete for a few sets of
-/// the cache.
+/// The stride, in words of 32 bits, for rows of `words` words. It is padded where it would be a multiple of 512 bytes,
+/// as such rows compete for a few sets of the cache.
 pub fn padded_stride(words: usize) -> usize {
     if words.is_multiple_of(128) { words + MAX_LANES } else { words }
 }
 
 impl AlignedBuffer {
-    /// `len` zeros.
+    /// Allocates `len` zeros.
     pub fn zeros(len: usize) -> Self {
         Self::fresh(len, |values| values.fill(MaybeUninit::new(0.0)))
     }
 
-    /// `len` zeros, written by all threads of the current rayon pool: the system clears a page when it is first written,
-    /// and many threads do that faster. Must not be called within a [`ThreadTeam`](crate::ThreadTeam), which holds the
-    /// pool's threads.
+    /// Allocates `len` zeros, written by all threads of the current rayon pool: the system clears a page when it is first
+    /// written, and many threads do that faster. Must not be called within a [`ThreadTeam`](crate::ThreadTeam), which
+    /// holds the pool's threads.
     pub fn zeros_parallel(len: usize) -> Self {
         Self::fresh(len, |values| {
             let parts = values.par_chunks_mut(PAGE / size_of::<f32>());
@@ -41,7 +41,7 @@ impl AlignedBuffer {
         })
     }
 
-    /// Grows to at least `len`. A buffer that grows is replaced by zeros.
+    /// Grows the buffer to at least `len` elements. If it grows, all of its elements become zeros.
     pub fn grow(&mut self, len: usize) {
         if self.len < len {
             *self = Self::zeros(len);

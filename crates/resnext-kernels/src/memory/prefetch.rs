@@ -1,11 +1,11 @@
 //! Software prefetch.
 
-/// A level of a core's own caches.
+/// A cache level of a core.
 #[derive(Clone, Copy)]
 pub enum CacheLevel {
-    /// The first level.
+    /// The first level, L1.
     First,
-    /// The second level.
+    /// The second level, L2.
     Second,
 }
 

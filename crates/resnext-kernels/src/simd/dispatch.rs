@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 /// An instruction set the kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isa {
-    /// Plain Rust arrays; correct everywhere.
+    /// Plain Rust arrays, which run on every CPU.
     Portable,
     /// 256-bit vectors with fused multiply-add (x86-64).
     Avx2,
@@ -64,7 +64,7 @@ impl Isa {
         false
     }
 
-    /// Its name in `RESNEXT_ISA`.
+    /// The instruction set's name in `RESNEXT_ISA`.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
@@ -138,7 +138,7 @@ pub fn dispatch<T: Element, K: Kernel<T>>(isa: Isa, kernel: K) {
     unsafe { kernel.with_simd::<Portable<T>>() }
 }
 
-/// Elements per vector of an instruction set, and pixels per register tile.
+/// The number of elements per vector of an instruction set, and of pixels per register tile.
 pub fn lanes_and_tile<T: Element>(isa: Isa) -> (usize, usize) {
     struct Sizes<'a>(&'a mut (usize, usize));
     impl<T: Element> Kernel<T> for Sizes<'_> {
@@ -152,7 +152,7 @@ pub fn lanes_and_tile<T: Element>(isa: Isa) -> (usize, usize) {
     sizes
 }
 
-/// Elements per vector of an instruction set.
+/// The number of elements of type `T` per vector of an instruction set.
 pub fn lanes<T: Element>(isa: Isa) -> usize {
     lanes_and_tile::<T>(isa).0
 }

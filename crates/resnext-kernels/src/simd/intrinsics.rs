@@ -265,7 +265,7 @@ pub mod neon {
     }
     #[inline(always)]
     unsafe fn permute_32(v: float32x4_t, index: uint8x16_t) -> float32x4_t {
-        // SAFETY: NEON is always there; the index is below 16 a byte.
+        // SAFETY: NEON is always there; every byte of the index is below 16.
         unsafe { vreinterpretq_f32_u8(vqtbl1q_u8(vreinterpretq_u8_f32(v), index)) }
     }
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use super::traits::{Element, Simd};
 
-/// Arrays of eight, which the compiler turns into the vectors the target has.
+/// Arrays of eight elements, which the compiler turns into the vectors the target has.
 #[derive(Clone, Copy)]
 pub struct Portable<T>(std::marker::PhantomData<T>);
 

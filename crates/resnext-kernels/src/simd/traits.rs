@@ -63,7 +63,7 @@ pub trait Element:
     fn as_f64(self) -> f64;
 }
 
-/// The vectors of one instruction set and element type.
+/// The vector operations of one instruction set on one element type.
 ///
 /// # Safety
 /// Every method may only be called where the CPU has the instruction set; `load` and `store` need
@@ -73,7 +73,7 @@ pub trait Simd: Copy + 'static {
     type T: Element;
     type V: Copy;
     type Index: Copy;
-    /// Elements per vector.
+    /// The number of elements per vector.
     const LANES: usize;
     /// Pixels in a register tile two vectors wide: `2 · TILE` sums, two vectors of weights and one of pixels fit the
     /// register file.
@@ -142,7 +142,7 @@ pub const MAX_LANES: usize = 16;
 /// The most pixels in a register tile of any instruction set.
 pub const MAX_PIXELS: usize = 12;
 
-/// Code that is compiled for every instruction set.
+/// A kernel that is compiled separately for each instruction set.
 pub trait Kernel<T: Element> {
     /// The kernel's code. Implementations are `#[inline(always)]`, so that it is compiled with `S`'s instructions.
     ///

@@ -7,12 +7,12 @@ use std::ops::Range;
 /// computed by one task.
 pub struct Split {
     pub pixels: usize,
-    /// Neighbouring pixels that stay in one task.
+    /// The number of neighbouring pixels that stay in one task.
     pub unit: usize,
-    /// Blocks of pixels.
+    /// The number of blocks of pixels.
     pub blocks: usize,
     pub panels: usize,
-    /// Ranges of panels.
+    /// The number of ranges of panels.
     pub parts: usize,
     /// Whether neighbouring tasks, which run on one thread, share panels rather than pixels. The thread then reads only its
     /// part of the weights, which is better where those are most of what is read, and of a group only the channels that it

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long an idle worker spins (OpenMP runtimes: 1–200 ms).
+/// How long an idle worker spins before it sleeps. OpenMP runtimes spin for 1 to 200 ms.
 const SPIN: Duration = Duration::from_millis(1);
 
 /// How long a worker spins in total, job after job: rayon may run this loop in the middle of another task of the same

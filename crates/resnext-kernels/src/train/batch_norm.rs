@@ -25,13 +25,13 @@ pub struct Moments<T> {
 }
 
 impl<T: Element> Moments<T> {
-    /// Pixels of the block.
+    /// The number of pixels in the block.
     #[cfg(test)]
     pub fn count(&self) -> usize {
         self.count as usize
     }
 
-    /// Of a block of pixels, in two passes: it should be small enough to stay in the cache.
+    /// Computes the moments of a block of pixels in two passes. The block should be small enough to stay in the cache.
     pub fn of<D: Storage<Compute = T>>(isa: Isa, x: &[D], channels: usize) -> Self {
         struct Passes<'a, D: Storage> {
             x: &'a [D],
@@ -93,8 +93,8 @@ impl<T: Element> Moments<T> {
     }
 }
 
-/// The terms of a sum. A trait rather than a closure: a closure may not be inlined, and would then be compiled without the
-/// loop's target features.
+/// The terms of a sum. This is a trait rather than a closure: a closure may not be inlined, and would then be compiled
+/// without the loop's target features.
 pub trait Terms<S: Simd, const K: usize> {
     /// `K` terms for the vector that starts at element `at` of a (rows, channels) matrix, with its first channel.
     ///

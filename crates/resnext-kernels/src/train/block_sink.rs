@@ -9,13 +9,14 @@ use crate::simd::traits::{Element, Storage};
 /// What happens to each block of pixels of an output.
 #[derive(Debug, Clone, Copy)]
 pub enum BlockSink<'a, D: Storage> {
-    /// Nothing: the output alone is wanted.
+    /// Nothing happens; only the output is wanted.
     Output,
-    /// A bias per channel is added.
+    /// A bias is added to each channel.
     Bias(&'a [D::Compute]),
-    /// Each channel's mean and variance are computed, for the batch norm behind a convolution.
+    /// The mean and variance of each channel are computed, for the batch norm behind a convolution.
     Statistics,
-    /// The output is a gradient, and passes back through a ReLU and to a batch norm, whose sums are computed.
+    /// The output is a gradient: it passes back through a ReLU, and the sums that the batch norm before that needs are
+    /// computed.
     Gate(Gate<'a, D>),
     /// The gradient that comes from another branch is added.
     Add(StridedGradient<'a, D>),
@@ -24,11 +25,11 @@ pub enum BlockSink<'a, D: Storage> {
 /// What a sink computes from a block.
 #[derive(Debug)]
 pub enum BlockSums<T> {
-    /// Nothing: the other sinks.
+    /// The result of a sink that computes nothing.
     Nothing,
-    /// Of [`BlockSink::Statistics`].
+    /// The result of [`BlockSink::Statistics`].
     Moments(Moments<T>),
-    /// Of [`BlockSink::Gate`].
+    /// The result of [`BlockSink::Gate`].
     Gradient(GradientSums<T>),
 }
 
@@ -38,9 +39,9 @@ pub type Blocks<D> = Vec<BlockSums<<D as Storage>::Compute>>;
 /// What a sink computed from all blocks, merged in order. Fields of other sinks are empty.
 #[derive(Debug, Default)]
 pub struct BlockTotals {
-    /// Of [`BlockSink::Statistics`]: mean and biased variance per channel.
+    /// From [`BlockSink::Statistics`]: the mean and biased variance of each channel.
     pub statistics: (Vec<f64>, Vec<f64>),
-    /// Of [`BlockSink::Gate`]: `Σ g` and `Σ g·(x - mean)` per channel.
+    /// From [`BlockSink::Gate`]: `Σ g` and `Σ g·(x - mean)` per channel.
     pub gradient_sums: [Vec<f64>; 2],
 }
 

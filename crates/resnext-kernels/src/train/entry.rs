@@ -16,6 +16,8 @@ use crate::simd::traits::{Element, Storage};
 use half::bf16;
 
 /// Kernels for maps that are stored as `Self`, channels-last: f32, f64, and bf16, which is computed in f32.
+///
+/// All methods run on the threads of the current rayon pool, and panic if the length of a slice does not fit its shape.
 pub trait TrainKernels: Storage {
     /// The convolution of `x` (N, H, W, Cin) with `weight` (Cout, Cin/groups, kh, kw): (N, H', W', Cout), and what
     /// `sink` computed from it.
@@ -45,7 +47,8 @@ pub trait TrainKernels: Storage {
         gradient: Operand<Self>,
     ) -> Vec<Self::Compute>;
 
-    /// Both gradients: the input's, what `sink` computed from it, and the weight's.
+    /// Both gradients of a convolution: the input's (N, H, W, Cin), what `sink` computed from it, and the weight's
+    /// (Cout, Cin/groups, kh, kw).
     fn conv_gradients(
         isa: Isa,
         shape: &ConvShape,
@@ -65,7 +68,8 @@ pub trait TrainKernels: Storage {
         weight: &[Self::Compute],
     ) -> Option<(Vec<Self>, Vec<Self::Compute>)>;
 
-    /// `max(path + shortcut, 0)`, the output of a residual block.
+    /// `max(path + shortcut, 0)`, the output of a residual block, (pixels, channels). `channels` must fill whole vectors
+    /// ([`lanes`](crate::lanes)).
     fn residual_relu(isa: Isa, channels: usize, path: Affine<Self>, shortcut: Shortcut<Self>) -> Vec<Self>;
 
     /// From the `output` of [`Self::residual_relu`] and its gradient: the gradient of `path + shortcut`, and batch norm's sums
@@ -78,10 +82,12 @@ pub trait TrainKernels: Storage {
         shortcut: Option<(&[Self], &[f64])>,
     ) -> (Vec<Self>, Totals, Option<Totals>);
 
-    /// The maximum of `max(affine, 0)` in every window, and its position in the window, the first of equal ones.
+    /// The maximum of `max(affine, 0)` in every window (N, H', W', C), and its row-major position in the window. The
+    /// first of equal maxima counts.
     fn max_pool(isa: Isa, window: &Window, affine: Affine<Self>) -> (Vec<Self>, Vec<u8>);
 
-    /// The gradient of [`Self::max_pool`]'s input, from the positions `at` it returned, and what `sink` computed from it.
+    /// The gradient (N, H, W, C) of [`Self::max_pool`]'s input, from the positions `at` it returned and the output's
+    /// gradient (N, H', W', C), and what `sink` computed from it.
     fn max_pool_gradient(
         isa: Isa,
         window: &Window,
@@ -91,7 +97,8 @@ pub trait TrainKernels: Storage {
     ) -> (Vec<Self>, BlockTotals);
 }
 
-/// Batch norm's passes over maps (pixels, channels) of f32 or f64.
+/// Batch norm's passes over maps (pixels, channels) of f32 or f64. Coefficients and results per channel have one entry
+/// per channel.
 pub trait BatchNormKernels: Element {
     /// The mean and biased variance of each channel.
     fn mean_and_variance(isa: Isa, x: &[Self], channels: usize) -> (Vec<f64>, Vec<f64>);

@@ -12,15 +12,15 @@ use std::ops::Range;
 /// The windows of a max-pooling over maps (N, H, W, C), at most [`MAX_WINDOW`] pixels wide and high.
 #[derive(Debug, Clone, Copy)]
 pub struct Window {
-    /// N.
+    /// The batch size N.
     pub batch: usize,
-    /// H and W.
+    /// The height H and width W of the maps.
     pub src: (usize, usize),
-    /// H' and W', the windows per map.
+    /// The number of windows down and across a map, H' and W'.
     pub dst: (usize, usize),
-    /// C.
+    /// The number of channels C.
     pub channels: usize,
-    /// Pixels a window is wide and high.
+    /// The height and width of a window in pixels.
     pub kernel: usize,
     /// Pixels from one window to the next.
     pub stride: usize,
@@ -79,7 +79,7 @@ pub fn max_pool<D: Storage>(isa: Isa, window: &Window, affine: Affine<D>) -> (Ve
                         for k in 0..c {
                             let v = x[k].widen() * scale[k] + shift[k];
                             let v = if v < D::Compute::ZERO { D::Compute::ZERO } else { v };
-                            // NaN wins and stays.
+                            // NaN is larger than every number, and stays the maximum.
                             #[allow(clippy::eq_op)]
                             let wins = first || v > best[k] || v != v;
                             best[k] = if wins { v } else { best[k] };

@@ -8,11 +8,11 @@ use crate::simd::traits::{Element, Simd, Storage};
 /// `x·scale + shift`.
 #[derive(Debug, Clone, Copy)]
 pub struct Affine<'a, D: Storage> {
-    /// The raw result.
+    /// The convolution's raw result, (pixels, channels).
     pub x: &'a [D],
-    /// Per channel.
+    /// The scale of each channel.
     pub scale: &'a [D::Compute],
-    /// Per channel.
+    /// The shift of each channel.
     pub shift: &'a [D::Compute],
 }
 
@@ -20,13 +20,13 @@ pub struct Affine<'a, D: Storage> {
 /// where `x` is a convolution's raw result (pixels, channels).
 #[derive(Debug, Clone, Copy)]
 pub struct Gate<'a, D: Storage> {
-    /// The convolution's result.
+    /// The convolution's raw result, (pixels, channels).
     pub x: &'a [D],
-    /// Per channel.
+    /// The scale of each channel.
     pub scale: &'a [D::Compute],
-    /// Per channel.
+    /// The shift of each channel.
     pub shift: &'a [D::Compute],
-    /// The mean of `x` per channel.
+    /// The mean of each channel of `x`.
     pub mean: &'a [f64],
 }
 
@@ -37,31 +37,31 @@ pub enum Operand<'a, D: Storage> {
     Plain(&'a [D]),
     /// `max(x·scale + shift, 0)` per channel: an activation of which only the convolution before it is kept.
     Normalised {
-        /// The raw result.
+        /// The convolution's raw result, (pixels, channels).
         x: &'a [D],
-        /// Per channel.
+        /// The scale of each channel.
         scale: &'a [D::Compute],
-        /// Per channel.
+        /// The shift of each channel.
         shift: &'a [D::Compute],
     },
     /// `a·g + b·x + d` per channel: the gradient of a convolution's raw result `x`, from the gradient `g` of the batch
     /// norm's output.
     Gradient {
-        /// The gradient of the batch norm's output.
+        /// The gradient of the batch norm's output, (pixels, channels).
         g: &'a [D],
-        /// The raw result.
+        /// The convolution's raw result, (pixels, channels).
         x: &'a [D],
-        /// Per channel.
+        /// The coefficient of `g`, for each channel.
         a: &'a [D::Compute],
-        /// Per channel.
+        /// The coefficient of `x`, for each channel.
         b: &'a [D::Compute],
-        /// Per channel.
+        /// The constant term of each channel.
         d: &'a [D::Compute],
     },
 }
 
 impl<D: Storage> Operand<'_, D> {
-    /// Elements.
+    /// The number of elements, pixels times channels.
     pub fn len(&self) -> usize {
         match self {
             Operand::Plain(x) | Operand::Normalised { x, .. } => x.len(),
@@ -86,7 +86,7 @@ impl<D: Storage> Operand<'_, D> {
     }
 }
 
-/// How a vector of an operand is computed. A trait, so that packing is compiled for each operand separately.
+/// How a vector of an operand is computed. This is a trait so that packing is compiled separately for each operand.
 pub trait Source<T: Element>: Copy {
     /// The vector of channels from `c` on of the pixel that starts at element `at`.
     ///

@@ -7,9 +7,9 @@ use crate::simd::traits::{Kernel, Simd, Storage};
 /// The gradient of the pixels that a strided 1×1 convolution reads, to be added to that of its whole input.
 #[derive(Debug, Clone, Copy)]
 pub struct StridedGradient<'a, D> {
-    /// (N, H', W', Cin).
+    /// The gradient of the pixels read, (N, H', W', Cin).
     pub values: &'a [D],
-    /// The convolution.
+    /// The sizes of the convolution.
     pub shape: &'a ConvShape,
 }
 

@@ -1,7 +1,7 @@
 //! The forward pass, and the gradient of the input, which is a forward pass over the output's gradient with the kernel
 //! rotated by 180°.
 //!
-//! Where [`winograd`] is faster, it computes the sums, from the same planes.
+//! Where [`winograd`] is faster, it computes the sums instead, from the same planes.
 
 use super::walk::{MapPart, Walk, group_index, sources, takes};
 use crate::memory::prefetch::prefetch_strided;
