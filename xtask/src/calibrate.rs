@@ -19,12 +19,12 @@ use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Run folder, whose best checkpoint is meant; weights file; or repository of the Hugging Face hub
+    /// Run folder (its best checkpoint), weights file, or repository of the Hugging Face Hub
     weights: String,
     /// Photos, folders of photos, or patterns such as 'photos/*.jpg' [default: training images of the data
     /// set]
     photos: Vec<String>,
-    /// Images to use at most, taken evenly from the photos
+    /// The most images to use, spread evenly over the photos
     #[arg(long, default_value_t = 256)]
     images: usize,
     /// Data set [default: the one that the weights were trained on]

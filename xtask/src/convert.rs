@@ -10,12 +10,12 @@ use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Run folder, whose best checkpoint is meant, or checkpoint file
+    /// Run folder (its best checkpoint), or checkpoint file
     run_or_checkpoint: PathBuf,
-    /// Form to convert the blocks to: a, b or c; form c has torchvision's names
+    /// Form to convert the blocks to, a, b or c; form c has torchvision's names
     #[arg(long, default_value_t)]
     form: Form,
-    /// Write only the weights, which PyTorch loads as they are; a run cannot be resumed from them
+    /// Write the weights without the optimizer state, for PyTorch; a run cannot resume from such a file
     #[arg(long)]
     weights_only: bool,
     /// File to write

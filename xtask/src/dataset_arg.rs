@@ -16,8 +16,8 @@ pub enum DatasetName {
     Cifar100,
 }
 
-/// The seed of the generated set. It is the same for every run, whatever the run's own seed, so that runs
-/// compare.
+/// The seed of the generated set. It is the same for every run, whatever the run's own seed, so that runs can
+/// be compared.
 const SYNTHETIC_SEED: u64 = 2016;
 
 impl DatasetName {

@@ -12,11 +12,11 @@ pub const RANGES_HELP: &str =
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Dtype {
-    /// Single precision
+    /// f32, single precision; any CPU
     F32,
-    /// bf16, accumulated in f32; inference needs a CPU with AVX-512 BF16, training runs on any
+    /// bf16, accumulated in f32; inference needs a CPU with AVX-512 BF16, training runs on any CPU
     Bf16,
-    /// int8, accumulated in i32; needs a CPU with AVX-512 VNNI, and --ranges; only for inference
+    /// int8, accumulated in i32, for inference only; needs a CPU with AVX-512 VNNI, and --ranges
     Int8,
 }
 

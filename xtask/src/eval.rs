@@ -20,12 +20,12 @@ use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Run folder, whose best checkpoint is meant; weights file; or repository of the Hugging Face hub
+    /// Run folder (its best checkpoint), weights file, or repository of the Hugging Face Hub
     weights: String,
-    /// Network that the weights must be of [default: recognised by their shapes]
+    /// Network that the weights must belong to [default: recognised by their shapes]
     #[arg(long)]
     model: Option<String>,
-    /// Form of the blocks to compute in: a, b or c; the weights are converted to it
+    /// Form of the blocks, a, b or c, to which the weights are converted
     #[arg(long)]
     form: Option<Form>,
     /// Data set [default: the one that the weights were trained on]
@@ -40,7 +40,7 @@ pub struct Args {
     /// CSV file to write, with the label and the predicted class of each test image
     #[arg(long)]
     predictions: Option<PathBuf>,
-    /// Compute by the fast inference path, in this type [default: as in training, in f32]
+    /// Evaluate the inference form of the network, in this type [default: the training form, in f32]
     #[arg(long)]
     dtype: Option<Dtype>,
     #[arg(long, help = dtype_arg::RANGES_HELP)]

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Run folder, whose best checkpoint is meant; weights file; or repository of the Hugging Face hub
+    /// Run folder (its best checkpoint), weights file, or repository of the Hugging Face Hub
     weights: String,
     /// File to write: .safetensors, with torchvision's names, or .onnx
     #[arg(long)]

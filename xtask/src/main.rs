@@ -49,7 +49,7 @@ struct Cli {
 enum Command {
     /// Train a network; without options, a small one on generated images
     Train(train::Args),
-    /// Evaluate a run or a weights file: top-1, top-5, loss, and a table of the classes
+    /// Evaluate a run or trained weights: top-1, top-5, loss, and a table per class
     Eval(eval::Args),
     /// Classify photos with any pretrained ResNeXt or ResNet
     Predict(predict::Args),

@@ -76,17 +76,17 @@ pub struct Overrides {
     /// Seed of the initial weights, the order of images and their augmentation
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Batches whose gradients are averaged for one optimizer step
+    /// Number of batches whose gradients are averaged for one optimizer step
     #[arg(long)]
     pub accumulate: Option<usize>,
     /// Evaluate an exponential moving average of the weights with this decay per step, such as 0.998
     #[arg(long)]
     pub ema: Option<f64>,
-    /// Save memory at the cost of time: the backward pass recomputes what is inside of blocks
+    /// Save memory at the cost of time: recompute activations inside blocks in the backward pass (CPU only)
     #[arg(long)]
     pub grad_checkpoint: bool,
-    /// Mixed precision: bf16 (convolutions and feature maps in bf16, weights in f32), tf32 (f32 with CUDA's
-    /// rounded multiplication) or off
+    /// Mixed precision: bf16 (convolutions and feature maps in bf16, weights in f32), tf32 (CUDA only: f32
+    /// with factors rounded to TF32) or off
     #[arg(long)]
     pub amp: Option<Amp>,
 }

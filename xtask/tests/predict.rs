@@ -106,7 +106,7 @@ fn narrow_types_agree_with_f32_where_the_machine_has_them() {
     }
     refused(predict(folder.path(), &["photos", "--dtype", "int8"]), "needs --ranges");
     let drawn = ["photos", "--dtype", "int8", "--ranges", "r.json", "--heatmap", "maps"];
-    refused(predict(folder.path(), &drawn), "goes without --heatmap");
+    refused(predict(folder.path(), &drawn), "cannot be used with --heatmap");
 }
 
 fn agrees_with_f32(folder: &Path, narrow: Output) {
@@ -186,7 +186,10 @@ fn bad_input_gets_one_clear_line() {
     std::fs::create_dir(path.join("empty")).unwrap();
     refused(predict(path, &["empty"]), "empty: a folder without photos");
     refused(predict(path, &["photos", "--topk", "0"]), "--topk must be at least 1");
-    refused(predict(path, &["photos", "--dtype", "bf16", "--heatmap", "maps"]), "goes without --heatmap");
+    refused(
+        predict(path, &["photos", "--dtype", "bf16", "--heatmap", "maps"]),
+        "cannot be used with --heatmap",
+    );
     refused(predict(path, &["photos", "--heatmap", "w.safetensors/x"]), "cannot make the folder");
     let export = |out: &str| xtask(path, &["export", "w.safetensors", "--out", out], &[]);
     refused(export("model.txt"), "expected a name that ends in .safetensors or .onnx");

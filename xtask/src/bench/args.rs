@@ -17,10 +17,10 @@ pub struct Args {
     /// Height and width of the images [default: 224, or 32 for CIFAR networks]
     #[arg(long)]
     pub size: Option<usize>,
-    /// Rounds; the engines take turns in each
+    /// Number of rounds; in each, every engine has one turn
     #[arg(long, default_value_t = 15)]
     pub rounds: usize,
-    /// Threads [default: one per core]
+    /// Number of threads [default: one per core]
     #[arg(long)]
     pub threads: Option<usize>,
     /// Types to measure our engine in, as a list [default: all that this CPU supports; with --train f32]
@@ -30,7 +30,7 @@ pub struct Args {
     /// the benchmark's own input]
     #[arg(long)]
     pub ranges: Option<PathBuf>,
-    /// Show the time of each layer; in inference beside the least time the hardware allows
+    /// Show the time of each layer; for inference, beside the least time that the hardware allows
     #[arg(long)]
     pub layers: bool,
     /// Measure OpenVINO, ONNX Runtime and PyTorch too; with --train only PyTorch
@@ -42,7 +42,7 @@ pub struct Args {
     /// Print JSON instead of tables
     #[arg(long)]
     pub json: bool,
-    /// SVG file to write the bar chart of inference to
+    /// SVG file for the bar chart of inference
     #[arg(long, default_value = "runs/bench.svg")]
     pub chart: PathBuf,
     /// Measure training steps instead of inference

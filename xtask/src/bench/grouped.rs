@@ -1,4 +1,4 @@
-//! GroupedTimes 3×3 convolutions measured alone, ours beside PyTorch's.
+//! Grouped 3×3 convolutions measured alone, ours beside PyTorch's.
 
 use super::engine::{Engine, PAUSE};
 use super::protocol::Request;
@@ -20,7 +20,7 @@ const ROUNDS: usize = 3;
 /// Convolutions per turn: enough for threads to be awake and clocks to be up.
 const RUNS: usize = 40;
 
-/// What is measured.
+/// Which passes of a convolution are measured.
 #[derive(Clone, Copy)]
 pub enum Pass {
     Forward,

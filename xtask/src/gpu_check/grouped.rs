@@ -42,7 +42,7 @@ struct Case<'a> {
     channels: usize,
     side: usize,
     dtype: DType,
-    /// Of the memory, in bytes per second.
+    /// The memory's bandwidth, in bytes per second.
     bandwidth: f64,
 }
 

@@ -115,7 +115,7 @@ fn convolutions(route: &str, dtype: DType, device: &Device) -> Result<Vec<Check>
     // TF32 has as many mantissa bits as f16.
     let tolerance = tolerance(if route == gpu::TF32 { DType::F16 } else { dtype });
     let mut checks = Vec::new();
-    // (channels in and out a group, groups, kernel, stride, padding, height, width)
+    // (input and output channels per group, groups, kernel, stride, padding, height, width)
     for (group_in, group_out, groups, kernel, stride, padding, h, w) in [
         (4, 4, 32, 3, 1, 1, 9, 11),
         (4, 4, 32, 3, 2, 1, 12, 9),

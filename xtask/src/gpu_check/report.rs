@@ -21,7 +21,7 @@ pub struct Goal {
     pub what: String,
     /// The least ratio of our speed to the other engine's.
     pub wanted: f64,
-    /// The smallest ratio that was measured; none if one of the engines was not measured.
+    /// The smallest ratio that was measured; `None` if one of the engines was not measured.
     pub measured: Option<f64>,
 }
 
@@ -35,13 +35,13 @@ pub struct GpuReport {
     pub peer: Option<String>,
     pub checks: Vec<Check>,
     pub losses: Losses,
-    /// The memory's, in bytes per second.
+    /// The memory's bandwidth, in bytes per second.
     pub bandwidth: Option<f64>,
     pub grouped: Vec<GroupedSpeed>,
     /// The grouped convolutions that could not be measured, with the reason.
     pub missing: Vec<String>,
     pub steps: Vec<StepSpeed>,
-    /// Of one training step with bf16.
+    /// What one training step in bf16 mixed precision launches.
     pub launches: Option<Vec<Launches>>,
     #[serde(rename = "bars")]
     pub goals: Vec<Goal>,

@@ -9,11 +9,11 @@ pub struct Args {
     /// Photos, folders of photos, or patterns such as 'photos/*.jpg'
     #[arg(required = true)]
     pub images: Vec<String>,
-    /// Repository of the Hugging Face hub, such as timm/resnext101_32x8d.fb_swsl_ig1b_ft_in1k; weights file;
+    /// Repository of the Hugging Face Hub, such as timm/resnext101_32x8d.fb_swsl_ig1b_ft_in1k, weights file,
     /// or run folder
     #[arg(long, default_value = "timm/resnext50_32x4d.a1_in1k")]
     pub weights: String,
-    /// Classes to show for each photo
+    /// Number of classes to show per photo
     #[arg(long, default_value_t = 5)]
     pub topk: usize,
     /// Print one line of JSON per photo
@@ -24,10 +24,10 @@ pub struct Args {
     pub dtype: Dtype,
     #[arg(long, help = dtype_arg::RANGES_HELP)]
     pub ranges: Option<PathBuf>,
-    /// Folder to write each photo to with a heat map of the regions that led to its first class (Grad-CAM)
+    /// Folder for copies of the photos, each with a heat map of what led to its most likely class (Grad-CAM)
     #[arg(long)]
     pub heatmap: Option<PathBuf>,
-    /// Threads that decode and classify photos [default: one per core]
+    /// Number of threads that decode and classify photos [default: one per core]
     #[arg(long)]
     pub threads: Option<usize>,
     #[arg(long, default_value = "auto", help = device_arg::HELP)]

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use candle_core::{DType, Device, Tensor};
 use resnext_model::{Fused, ResNext};
 
-/// How much each region of an image contributed to a class, as rows of columns.
+/// How much each region of an image contributed to a class, as `[row][column]`, from 0 to 1.
 pub type Map = Vec<Vec<f32>>;
 
 pub enum Network {
@@ -27,13 +27,13 @@ impl Network {
                 Network::Fused(Box::new(args.dtype.network(config, builder, ranges.as_ref())?))
             }
             _ if args.dtype != Dtype::F32 => {
-                bail!("--dtype {} is for the CPU and goes without --heatmap", args.dtype.name())
+                bail!("--dtype {} needs the CPU and cannot be used with --heatmap", args.dtype.name())
             }
             _ => Network::Whole(Box::new(ResNext::new(config, builder)?)),
         })
     }
 
-    /// The logits of one image (1, 3, H, W), and with `heatmap` the map of its first class.
+    /// The logits of one image (1, 3, H, W) and, with `heatmap`, the map of its most likely class.
     pub fn classify(&self, x: &Tensor, heatmap: bool) -> Result<(Vec<f32>, Option<Map>)> {
         let values = |logits: Tensor| logits.flatten_all()?.to_vec1();
         Ok(match self {

@@ -8,7 +8,7 @@ pub const BOUND: f64 = 1e-15;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Prove only resnext20_8x4d and the negative controls, in under 20 seconds
+    /// Prove only resnext20_8x4d and the negative controls, in a few seconds
     #[arg(long)]
     pub quick: bool,
     #[arg(long, default_value = "cpu", help = device_arg::HELP)]

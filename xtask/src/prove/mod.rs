@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 const QUICK: &[&str] = &["resnext20_8x4d"];
 const NETWORKS: &[&str] =
     &["resnext50_32x4d", "resnext29_8x64d", "resnext29_16x64d", "resnext20_8x4d", "resnext11_8x4d"];
-/// The number of random weights at which the forms are compared with batch norm and ReLU.
+/// The number of sets of random weights at which the forms are compared with batch norm and ReLU.
 const ACTIVATION_TRIALS: usize = 2;
 const SGD_STEPS: usize = 10;
 
@@ -51,8 +51,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
         }
         bar.inc(1);
         bar.set_message(format!("{name}: rounding and {SGD_STEPS} steps of SGD"));
-        // bf16 runs without our kernels here and is slow on a CPU, so only the smallest network is measured
-        // in it.
+        // Single operations in bf16 convert their operands to f32 and back, which is slow on a CPU, so only
+        // the smallest network is measured in it.
         let bf16 = if *name == "resnext11_8x4d" { &[DType::BF16][..] } else { &[] };
         for &dtype in exact_types(&device).iter().chain(bf16) {
             report.errors.push(network_errors(name, config, dtype, &device, SGD_STEPS, args.seed)?);

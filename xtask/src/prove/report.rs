@@ -64,7 +64,7 @@ impl Files {
     /// If the folder cannot be made, or one of the files is a folder.
     pub fn new(report: &Path) -> Result<Self> {
         let (json, picture) = (report.with_extension("json"), report.with_extension("svg"));
-        // The Markdown file must be another than the other two.
+        // The Markdown file must not be one of the other two.
         let clash = report == json || report == picture;
         let markdown = if clash { report.with_extension("md") } else { report.to_path_buf() };
         if let Some(folder) = report.parent() {

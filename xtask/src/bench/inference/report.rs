@@ -23,7 +23,7 @@ pub struct InferenceReport {
     /// The engines; ours comes first.
     pub contestants: Vec<Contestant>,
     pub layers: Vec<Layer>,
-    /// GroupedTimes 3×3 convolutions alone, beside PyTorch's.
+    /// The times of grouped 3×3 convolutions alone, beside PyTorch's.
     pub grouped: Vec<GroupedTimes>,
 }
 

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Instant;
 
-/// Answers requests on standard input until its end.
+/// Answers requests on standard input until the input ends.
 pub fn serve(target: &Target, weights: &Path, ranges: Option<&Path>) -> Result<()> {
     let dtype = *target.dtypes.first().context("--serve needs a --dtype")?;
     let weights = Weights::open(weights)?.builder(DType::F32, &Device::Cpu);

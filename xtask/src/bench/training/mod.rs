@@ -119,7 +119,7 @@ fn time_in_turns(rounds: usize, request: Value, engines: &mut [Engine]) -> Resul
     Ok(times)
 }
 
-/// Times grouped convolutions in f32, where the network has such.
+/// Times grouped convolutions in f32, if the network has any.
 fn time_grouped(target: &Target, engines: &mut [Engine]) -> Result<Vec<GroupedTimes>> {
     if target.is_cifar() || target.dtypes[0] != Dtype::F32 {
         return Ok(Vec::new());

@@ -26,7 +26,7 @@ pub struct TrainingReport {
     pub engines: Vec<Measured>,
     /// The median time, in milliseconds, of each part of a step that a fused operation did.
     pub layers: Vec<(String, f64)>,
-    /// GroupedTimes 3×3 convolutions alone, where the network has such.
+    /// The times of grouped 3×3 convolutions alone, if the network has any.
     pub grouped: Vec<GroupedTimes>,
 }
 

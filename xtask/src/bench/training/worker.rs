@@ -19,7 +19,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Instant;
 
-/// Answers requests on standard input until its end.
+/// Answers requests on standard input until the input ends.
 pub fn serve(target: &Target, weights: &Path, grad_checkpoint: bool) -> Result<()> {
     let dtype = *target.dtypes.first().context("--serve needs a --dtype")?;
     let variables = Variables::new(0, DType::F32, &Device::Cpu);
