@@ -7,7 +7,7 @@ use std::ops::Range;
 /// The settings of a batch normalisation; the defaults are PyTorch's.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BatchNormConfig {
-    /// Added to the variance before its square root is taken.
+    /// The number added to the variance before its square root is taken.
     pub eps: f64,
     /// The weight of the current batch in the running statistics, from 0 to 1.
     pub momentum: f64,
@@ -24,16 +24,17 @@ impl Default for BatchNormConfig {
 /// The settings of a square pooling window, the same along both axes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pool2dConfig {
-    /// Pixels along a side of the window.
+    /// The height and width of the window in pixels, at least 1.
     pub kernel: usize,
-    /// Pixels from one window to the next.
+    /// The number of pixels from one window to the next, at least 1.
     pub stride: usize,
-    /// Pixels beyond each border that a window may cover; they are never the maximum.
+    /// The number of pixels beyond each border that a window may cover, at most half of `kernel`. They are
+    /// never the maximum.
     pub padding: usize,
 }
 
 impl Pool2dConfig {
-    /// The error that these settings do not work, because of `what`.
+    /// The error that these settings are not valid, for the reason `what`.
     pub(crate) fn wrong(&self, what: &str) -> Error {
         Error::Config { op: "max_pool2d", message: format!("{what}, got {self:?}") }
     }

@@ -1,4 +1,4 @@
-//! candle's element types beside those of the CPU kernels.
+//! The element types that both candle's tensors and the CPU kernels have.
 
 use candle_core::{DType, WithDType};
 use resnext_kernels::{BatchNormKernels, Isa, MapType, Precision, TrainKernels};

@@ -10,7 +10,7 @@ pub enum Error {
     Shape {
         /// The operation.
         op: &'static str,
-        /// Which input.
+        /// The input's name.
         input: &'static str,
         /// The shape it should have.
         expected: String,
@@ -30,7 +30,7 @@ pub enum Error {
     DType {
         /// The operation.
         op: &'static str,
-        /// Which input.
+        /// The input's name.
         input: &'static str,
         /// The types it may have.
         expected: String,
@@ -42,7 +42,7 @@ pub enum Error {
     Value {
         /// The operation.
         op: &'static str,
-        /// Which value, and its valid range.
+        /// The value that is wrong, and its valid range.
         message: String,
     },
     /// Inside [`value_and_gradients`](crate::value_and_gradients) a tensor came from one of candle's
@@ -57,7 +57,7 @@ pub enum Error {
     /// A range that maps cannot be quantized over.
     #[error(transparent)]
     Quantization(#[from] resnext_kernels::QuantizationError),
-    /// An error of candle's.
+    /// An operation of candle failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }

@@ -1,4 +1,4 @@
-//! The time of a training step by layer.
+//! The time that each layer takes of a training step.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -23,7 +23,8 @@ pub fn profiled<R>(f: impl FnOnce() -> R) -> (R, Vec<(String, Duration)>) {
     (result, profile.times)
 }
 
-/// Runs `f` in a scope with the given name, such as `layer1.0`.
+/// Runs `f` in a scope with the given name, such as `layer1.0`, which prefixes the names of its parts in
+/// [`profiled`]. `name` is called only while a profile is taken.
 pub fn scope<R>(name: impl FnOnce() -> String, f: impl FnOnce() -> R) -> R {
     match PROFILE.with_borrow(Option::is_some) {
         true => within(name(), f),
@@ -60,7 +61,7 @@ pub(crate) fn span(layer: &'static str, work: &'static str) -> Span {
 pub(crate) struct Span {
     layer: &'static str,
     work: &'static str,
-    /// `None` if nobody profiles.
+    /// `None` if no profile is taken.
     start: Option<Instant>,
 }
 

@@ -1,4 +1,4 @@
-//! The machine's limits, arithmetic and memory bandwidth, which a benchmark is compared to.
+//! The machine's limits, peak arithmetic and memory bandwidth, which a benchmark is compared to.
 
 #[cfg(feature = "cuda")]
 use crate::devices::cuda::{memory::cuda, pointwise};

@@ -166,8 +166,8 @@ fn tf32_where_it_may_be() {
     }
 }
 
-/// The emulated cuDNN has no algorithm for a dilation of 3: that is an error if cuDNN must compute, else an
-/// own kernel does.
+/// The emulated cuDNN has no algorithm for a dilation of 3: that is an error if cuDNN must compute, else
+/// this project's kernel does.
 #[cfg(feature = "cudnn")]
 #[test]
 fn without_an_algorithm_of_cudnns() {

@@ -22,7 +22,7 @@ pub(crate) enum Backend {
 }
 
 impl Backend {
-    /// What computes operations on `x`, convolutions on Metal apart.
+    /// What computes operations on `x`, except for convolutions on Metal.
     pub(crate) fn of(x: &Tensor) -> Self {
         match x.dtype() {
             DType::F32 | DType::F64 | DType::BF16 if x.device().is_cpu() => Backend::Cpu,
@@ -45,7 +45,7 @@ fn on_metal(x: &Tensor, shape: &ConvShape) -> bool {
     metal::launch::takes(x, shape)
 }
 
-/// This build has no Metal kernels.
+/// No: this build has no Metal kernels.
 #[cfg(not(feature = "metal"))]
 fn on_metal(_: &Tensor, _: &ConvShape) -> bool {
     false

@@ -17,7 +17,7 @@ use std::borrow::Cow;
 use std::mem::discriminant;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What its errors call the operation.
+/// The operation's name in error messages.
 const OP: &str = "fused convolution";
 
 /// A convolution with a bias, whose weights are packed for this machine's instruction set. A residual and
@@ -79,14 +79,14 @@ enum Plan {
     Tiles(Tiling),
 }
 
-/// What a convolution does besides: nothing by default.
+/// What a convolution does in the same pass, after its sums and bias. By default it does nothing more.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Fusion<'a> {
-    /// Feature maps that are added to the output.
+    /// Feature maps (N, H', W', Cout), of the output's type, that are added to the output.
     pub residual: Option<&'a FeatureMap>,
-    /// Whether ReLU comes last.
+    /// Whether ReLU is applied last.
     pub relu: bool,
-    /// The convolutions that run next: their weights are prefetched while this one computes.
+    /// The convolutions that run next, in order. Their weights are prefetched while this one computes.
     pub ahead: &'a [&'a FusedConv],
 }
 
@@ -108,8 +108,8 @@ impl FusedConv {
         Self::on(Isa::current(), weight, bias, config, dtype, false)
     }
 
-    /// [`new`](Self::new) for a convolution that reads [`InputImages`], whose pixels then follow each other
-    /// without gaps where the kernel can read them so.
+    /// As [`new`](Self::new), for a convolution that reads [`InputImages`], whose pixels then follow each
+    /// other without gaps where the kernel can read them so.
     ///
     /// # Errors
     /// Those of `new`.
@@ -117,8 +117,8 @@ impl FusedConv {
         Self::on(Isa::current(), weight, bias, config, dtype, true)
     }
 
-    /// [`new`](Self::new) for a convolution that writes f32 whatever it reads: logits, which are compared,
-    /// should not be rounded. It makes grouped 3×3 convolutions in bf16 slower.
+    /// As [`new`](Self::new), for a convolution that writes f32 whatever type it reads: logits, which are
+    /// compared, should not be rounded. It makes grouped 3×3 convolutions in bf16 slower.
     ///
     /// # Errors
     /// Those of `new`.
@@ -221,7 +221,7 @@ impl FusedConv {
         })
     }
 
-    /// The number of channels it reads.
+    /// The number of channels that the convolution reads, Cin.
     pub fn channels(&self) -> usize {
         self.weight[1] * self.config.groups
     }
@@ -231,7 +231,7 @@ impl FusedConv {
         self.packed.bytes()
     }
 
-    /// How [`InputImages`] are to be loaded for it.
+    /// The format in which [`InputImages`] must be loaded for this convolution.
     pub fn input_format(&self) -> InputFormat {
         InputFormat {
             channels: self.channels(),
@@ -240,13 +240,14 @@ impl FusedConv {
         }
     }
 
-    /// Whether Winograd's algorithm computes it.
+    /// Whether Winograd's algorithm computes the convolution.
     #[cfg(test)]
     pub(crate) fn tiled(&self) -> bool {
         self.packed.is_winograd()
     }
 
-    /// `out = conv(x) + bias`, with what `fusion` adds; `out` gets the output's sizes.
+    /// Computes `out = conv(x) + bias`, with the residual and ReLU of `fusion`, from (N, H, W, Cin) to
+    /// (N, H', W', Cout). `out` is resized to the output's sizes.
     ///
     /// # Errors
     /// If `x` has another type or other channels than the weight, or is smaller than the kernel, or the
@@ -261,7 +262,7 @@ impl FusedConv {
         self.convolve(team, x.view(), fusion, out)
     }
 
-    /// [`forward`](Self::forward) of input images.
+    /// As [`forward`](Self::forward), for input images.
     ///
     /// # Errors
     /// Those of `forward`, and if the images were loaded in another format than

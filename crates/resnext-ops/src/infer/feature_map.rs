@@ -26,7 +26,7 @@ pub struct FeatureMap {
 }
 
 impl FeatureMap {
-    /// Creates an empty map for an operation to write.
+    /// Creates an empty buffer, which an operation resizes and fills.
     pub fn new() -> Self {
         Self::default()
     }
@@ -46,7 +46,7 @@ impl FeatureMap {
         MapView { data, size, map_type, pixel_stride: stride * map_type.channels() }
     }
 
-    /// Makes room for other sizes. The contents are then unspecified, but for the zeros behind the last
+    /// Makes room for other sizes. The contents are then unspecified, except for the zeros behind the last
     /// pixel. With `spread_pixels`, pixels get the distance that keeps them out of one cache set; otherwise
     /// they are dense.
     pub(crate) fn resize(&mut self, size: [usize; 4], map_type: MapType, spread_pixels: bool) {
@@ -67,7 +67,8 @@ impl FeatureMap {
     /// Copies an f32 tensor (N, C, H, W) as maps of `dtype`, f32 or bf16.
     ///
     /// # Errors
-    /// If the tensor does not have four dimensions, is not f32 or not on the CPU, or `dtype` is another.
+    /// If the tensor does not have four dimensions, is not f32 or not on the CPU, or `dtype` is another
+    /// type.
     pub fn load(&mut self, team: &ThreadTeam, x: &Tensor, dtype: DType) -> Result<()> {
         let [n, c, h, w] = dims(x)?;
         let map_type = map_type_of(dtype).ok_or_else(|| Error::DType {
@@ -158,7 +159,7 @@ impl FeatureMap {
         }
     }
 
-    /// Max-pools the maps into `out`; padding is never the maximum.
+    /// Max-pools the maps into `out`, (N, H', W', C) of the same type. Padding is never the maximum.
     ///
     /// # Errors
     /// If the settings are not valid or the window does not fit the padded map.
@@ -177,7 +178,8 @@ impl FeatureMap {
         Ok(())
     }
 
-    /// The mean over each map's pixels, (N, C).
+    /// The mean over the pixels of each image, as (N, C) row by row. int8 maps give the numbers they
+    /// represent.
     pub fn global_avg_pool(&self) -> Vec<f32> {
         let [n, h, w, c] = self.size;
         let (pixels, own) = (h * w, c.div_ceil(self.map_type.channels()));

@@ -38,8 +38,9 @@ impl InputImages {
     /// Copies an f32 tensor (N, C, H, W) with a border of `border` zeros on all sides, in `format`.
     ///
     /// # Errors
-    /// If the tensor does not have four dimensions, is not f32 or not on the CPU, or has other channels than
-    /// `format`, or if `format` is int8: images are signed, and int8 maps that a convolution reads are not.
+    /// If the tensor does not have four dimensions, is not f32 or not on the CPU, or has another number of
+    /// channels than `format`, or if `format` is int8: images are signed, and int8 maps that a convolution
+    /// reads are not.
     pub fn load(&mut self, team: &ThreadTeam, x: &Tensor, format: InputFormat, border: usize) -> Result<()> {
         let [n, c, h, w] = dims(x)?;
         let InputFormat { channels, map_type, pixel_stride } = format;

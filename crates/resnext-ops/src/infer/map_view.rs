@@ -1,4 +1,5 @@
-//! Feature maps in memory, as a convolution reads them from either kind of buffer.
+//! Feature maps in memory, as a convolution reads them from a [`FeatureMap`](crate::FeatureMap) or from
+//! [`InputImages`](crate::InputImages).
 
 use crate::infer::rows::row_words;
 use resnext_kernels::{MapType, PixelView};

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use candle_core::{DType, Storage, Tensor};
 use resnext_kernels::{CacheLevel, MapType, SharedSlice, ThreadTeam, bf16_bits, halves_mut, prefetch};
 
-/// What errors of both buffers call the operation.
+/// The operation's name in the error messages of both buffers.
 pub(crate) const OP: &str = "feature map";
 
 /// N, C, H and W of an f32 tensor.
@@ -87,7 +87,7 @@ fn put_channel<T>(
 ) {
     let pixels = row.chunks_exact_mut(pixel_stride);
     match step {
-        // A case of its own because the compiler makes faster code of it.
+        // This is a case of its own because the compiler makes faster code of it.
         1 => pixels.zip(&values[..count]).for_each(|(pixel, &x)| pixel[k] = convert(x)),
         _ => {
             pixels.zip(values.iter().step_by(step)).take(count).for_each(|(pixel, &x)| pixel[k] = convert(x))

@@ -18,12 +18,13 @@ use resnext_kernels::Isa;
 use std::sync::OnceLock;
 
 /// Normalises each channel of `x` (N, C, H, W) by the mean and variance of this batch, then scales by
-/// `weight` (C) and shifts by `bias` (C). Moves the running statistics (C) towards the batch's.
+/// `weight` (C) and shifts by `bias` (C). Moves the running statistics (C) towards the batch's. Returns
+/// (N, C, H, W), channels-last.
 ///
 /// As in PyTorch, the batch is normalised by its biased variance, and the running variance averages the
 /// unbiased one. Gradients reach `x`, `weight` and `bias`.
 ///
-/// Mixed precision: beside `x` in bf16 or f16 the parameters and running statistics may be f32. Statistics
+/// In mixed precision, `x` is bf16 or f16, and the parameters and running statistics may be f32. Statistics
 /// are then summed in f32 or f64, and the result has x's type.
 ///
 /// # Errors
@@ -61,8 +62,8 @@ pub fn batch_norm_train(
     }
 }
 
-/// `max(batch_norm_train(x) + residual, 0)`: the end of a residual block, with gradients for the residual as
-/// well. On CUDA the sum takes no pass of its own. `config.relu` is ignored.
+/// `max(batch_norm_train(x) + residual, 0)` of `x` and `residual` (N, C, H, W): the end of a residual block.
+/// Gradients reach the residual as well. On CUDA the sum takes no pass of its own. `config.relu` is ignored.
 ///
 /// # Errors
 /// Those of [`batch_norm_train`], and if the residual does not have x's shape and type.
@@ -131,8 +132,8 @@ fn join_on_cuda(
     Ok(Some(y))
 }
 
-/// [`batch_norm_train`]'s normalisation by the given statistics (C), as in evaluation. Gradients reach `x`,
-/// `weight` and `bias`.
+/// Normalises `x` (N, C, H, W) by the given `mean` and `var` (C), as in evaluation; otherwise as
+/// [`batch_norm_train`]. Gradients reach `x`, `weight` and `bias`.
 ///
 /// # Errors
 /// If shapes or types do not fit.

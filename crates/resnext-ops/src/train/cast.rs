@@ -8,7 +8,8 @@ use crate::layout::{from_nhwc, to_nhwc};
 use crate::train::tape::{needs_gradient, record, recording};
 use candle_core::{DType, Tensor};
 
-/// Converts `x` to `dtype`. A tensor of four dimensions becomes channels-last. The gradient has x's own type.
+/// Converts `x`, of any shape, to `dtype`. A tensor of four dimensions becomes channels-last. The gradient
+/// has x's own type.
 ///
 /// # Errors
 /// If x's device cannot convert to `dtype`.

@@ -16,7 +16,7 @@ use crate::train::upcast::with_upcast;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Shape, Tensor};
 use resnext_kernels::{BlockSink, Conv2dConfig, ConvShape, Isa, Operand};
 
-/// What its errors call the operation.
+/// The operation's name in error messages.
 const OP: &str = "conv2d";
 
 /// Convolves `x` (N, Cin, H, W) with `weight` (Cout, Cin/groups, kh, kw). Returns (N, Cout, H', W').
@@ -32,8 +32,8 @@ const OP: &str = "conv2d";
 /// small integers come out exactly. A NaN or infinite pixel makes all results up to one pixel away NaN, and
 /// possibly some that are two away.
 ///
-/// Mixed precision: beside `x` in bf16 or f16 the weight may be f32. It is rounded to x's type for the
-/// computation, and its gradient is f32.
+/// In mixed precision, `x` is bf16 or f16 and the weight may be f32. The weight is rounded to x's type for
+/// the computation, and its gradient is f32.
 ///
 /// # Errors
 /// If ranks, channels, groups and types do not fit each other, the stride, dilation or groups are
@@ -91,7 +91,7 @@ pub fn conv2d_gradients(
 /// [`conv2d`] with a bias (Cout) added to every pixel.
 ///
 /// # Errors
-/// Those of [`conv2d`], and if the bias does not have Cout elements.
+/// Those of [`conv2d`], and if the bias is not (Cout).
 pub fn conv2d_with_bias(x: &Tensor, weight: &Tensor, bias: &Tensor, config: &Conv2dConfig) -> Result<Tensor> {
     let shape = conv_shape(OP, x.shape(), weight.shape(), config)?;
     let (weight, bias) = (&of_type("weight", weight, x)?, &of_type("bias", bias, x)?);

@@ -11,9 +11,9 @@ use candle_core::{Shape, Tensor, Var};
 /// batches.
 #[derive(Debug, Clone)]
 pub struct RunningStats {
-    /// Running mean.
+    /// The running average of the mean, (C).
     pub mean: Var,
-    /// Running average of the unbiased variance.
+    /// The running average of the unbiased variance, (C).
     pub var: Var,
 }
 

@@ -12,7 +12,7 @@ use candle_core::Tensor;
 /// `max(x, 0)` of a tensor (N, C, H, W). Its gradient at 0 is 0, as in PyTorch.
 ///
 /// # Errors
-/// If `x` is not of four dimensions.
+/// If `x` does not have four dimensions.
 pub fn relu(x: &Tensor) -> Result<Tensor> {
     check_rank("relu", x)?;
     if !has_kernel(x) {
@@ -21,10 +21,10 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
     apply1(x, Relu, Output::ChannelsLast)
 }
 
-/// `max(a + b, 0)` of two tensors (N, C, H, W) of one shape: the end of a residual block.
+/// `max(a + b, 0)` of two tensors (N, C, H, W) of one shape and type: the end of a residual block.
 ///
 /// # Errors
-/// If the shapes differ.
+/// If the tensors do not have four dimensions, or their shapes or types differ.
 pub fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     check_same("add_relu", a, b)?;
     if !has_kernel(a) {
@@ -33,10 +33,10 @@ pub fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     apply2(a, b, Add { relu: true }, Output::ChannelsLast)
 }
 
-/// `a + b` of two tensors (N, C, H, W) of one shape.
+/// `a + b` of two tensors (N, C, H, W) of one shape and type.
 ///
 /// # Errors
-/// If the shapes differ.
+/// If the tensors do not have four dimensions, or their shapes or types differ.
 pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     check_same("add", a, b)?;
     if !has_kernel(a) {

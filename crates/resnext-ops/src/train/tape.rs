@@ -15,7 +15,7 @@ use candle_core::{CustomOp1, CustomOp2, CustomOp3, Shape, Tensor, TensorId};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 
-/// The gradient of a scalar with respect to the variables it was computed from.
+/// The gradients of a scalar with respect to the variables that it was computed from.
 #[derive(Debug, Default)]
 pub struct Gradients(HashMap<TensorId, Tensor>);
 

@@ -1,5 +1,5 @@
-//! Single operations in bf16 on the CPU: operands are converted to f32 for a kernel, and its result is
-//! rounded once.
+//! Single operations in bf16 on the CPU, outside the fused blocks: operands are converted to f32 for a
+//! kernel, and its result is rounded once.
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, DType};

@@ -94,7 +94,7 @@ pub(crate) struct BatchNorm {
     /// Running mean and variance (C): updated in training, used in evaluation.
     running: [Tensor; 2],
     training: bool,
-    /// Scale, shift, mean and 1/σ per channel, set by the forward pass.
+    /// Four numbers per channel, set by the forward pass: scale, shift, mean and 1/σ.
     line: OnceLock<CudaStorage>,
 }
 

@@ -137,7 +137,7 @@ impl<'a> Launch<'a> {
             );
             Launched { name, grid, block: [threads as u32, 1, 1], shared: shared as u32 }
         });
-        // SAFETY: the caller's.
+        // SAFETY: the caller promises that the arguments are the kernel's.
         unsafe { builder.launch(config) }.w()?;
         Ok(())
     }

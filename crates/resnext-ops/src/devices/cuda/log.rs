@@ -9,11 +9,11 @@ use std::sync::{Mutex, PoisonError};
 pub struct Launched {
     /// The kernel's name and its constants; for other entries, the library and the operation.
     pub name: String,
-    /// Blocks of the grid; 0 for anything but our kernels.
+    /// The number of blocks in the grid (x, y, z); 0 for anything but our kernels.
     pub grid: [u32; 3],
-    /// Threads per block; 0 for anything but our kernels.
+    /// The number of threads per block (x, y, z); 0 for anything but our kernels.
     pub block: [u32; 3],
-    /// Bytes of shared memory per block.
+    /// The bytes of shared memory per block.
     pub shared: u32,
 }
 

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 /// Which implementation computes convolutions on CUDA devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Convolutions {
-    /// Own kernels for grouped 3×3 convolutions with 4, 8, 16 or 32 channels per group; cuBLAS for dense 1×1;
-    /// for all others cuDNN or, without the feature `cudnn`, an own kernel.
+    /// This project's kernels for grouped 3×3 convolutions with 4, 8, 16 or 32 channels per group, cuBLAS for
+    /// dense 1×1 ones, and for all others cuDNN or, without the feature `cudnn`, this project's kernel.
     Auto,
-    /// `Auto` without cuDNN.
+    /// As `Auto`, but without cuDNN.
     Ours,
     /// cuDNN for all convolutions.
     Cudnn,
@@ -43,8 +43,8 @@ pub fn convolutions() -> Convolutions {
 }
 
 /// Runs `f` with TF32 on or off, for the whole process. If on, f32 convolutions may round their inputs to
-/// TF32's 10 bits of fraction, which tensor cores multiply several times as fast: those of the own grouped
-/// 3×3 kernels, cuBLAS and cuDNN.
+/// TF32's 10 bits of fraction, which tensor cores multiply several times as fast: those of this project's
+/// grouped 3×3 kernels, of cuBLAS and of cuDNN.
 pub fn with_tf32<T>(on: bool, f: impl FnOnce() -> T) -> T {
     /// Restores the setting, even if `f` panics.
     struct Before(bool);

@@ -16,7 +16,8 @@ use candle_core::{Shape, Tensor};
 use resnext_kernels::{BlockSink, Conv2dConfig, ConvShape, Isa, Operand, Shortcut, StridedGradient};
 use std::cell::RefCell;
 
-/// The layers of a residual block.
+/// The layers of a bottleneck block in form (c): three convolutions and a shortcut, each convolution with its
+/// batch norm.
 #[derive(Debug, Clone)]
 pub struct Bottleneck {
     /// The 1×1, 3×3 and 1×1 convolutions with their batch norms.
@@ -47,8 +48,8 @@ impl Bottleneck {
     }
 
     /// `max(norm3(conv3(relu(norm2(conv2(relu(norm1(conv1(x))))))) + shortcut(x), 0)` of `x` (N, C, H, W),
-    /// normalised by the batch's statistics, which also move the running ones. Section 3 of the paper, figure
-    /// 3 (c).
+    /// normalised by the batch's statistics, which also move the running ones: the block of the paper's
+    /// section 3.3 and figure 3 (c). Returns (N, Cout, H', W').
     ///
     /// # Errors
     /// If shapes do not fit each other.

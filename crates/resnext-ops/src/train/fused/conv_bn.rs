@@ -17,7 +17,8 @@ use resnext_kernels::{
     Affine, BlockSink, BlockTotals, Conv2dConfig, ConvShape, Element as _, Gate, Isa, Operand, lanes,
 };
 
-/// A convolution without bias, and the batch norm behind it.
+/// A convolution without bias, and the batch norm behind it, for [`Bottleneck`](crate::Bottleneck) and
+/// [`Stem`](crate::Stem).
 #[derive(Debug, Clone)]
 pub struct ConvBn {
     /// The convolution's weight (Cout, Cin/groups, kh, kw).
@@ -139,7 +140,7 @@ impl<D: Stored> ConvBnState<D> {
         Affine { x: &self.raw, scale: &self.scale, shift: &self.shift }
     }
 
-    /// The activation, as the next convolution reads it.
+    /// The activation after ReLU, as the next convolution reads it.
     pub(crate) fn activation(&self) -> Operand<'_, D> {
         Operand::Normalised { x: &self.raw, scale: &self.scale, shift: &self.shift }
     }

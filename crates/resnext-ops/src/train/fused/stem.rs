@@ -17,7 +17,7 @@ use resnext_kernels::{BlockSink, Isa, MAX_WINDOW, Operand, Shortcut, Window};
 pub struct Stem {
     /// The convolution with its batch norm; ReLU follows.
     pub conv: ConvBn,
-    /// The max-pooling behind those, if there is one.
+    /// The max-pooling behind the ReLU, if there is one.
     pub pool: Option<Pool2dConfig>,
 }
 
@@ -31,7 +31,7 @@ impl Stem {
     }
 
     /// `pool(relu(norm(conv(x))))` of `x` (N, C, H, W), normalised by the batch's statistics, which also move
-    /// the running ones.
+    /// the running ones. Returns (N, Cout, H', W').
     ///
     /// # Errors
     /// If shapes do not fit each other.
