@@ -6,12 +6,13 @@
 //! idle otherwise: of six channels, four are multiplied in pairs and two directly, in four multiplications and four
 //! additions per output.
 //!
-//! The error is that of plain sums, up to a constant. Every other pair is subtracted with its weights negated, so that the
-//! products to be subtracted cancel instead of growing; and pixels, as well as an output channel's weights, are scaled by a
-//! power of two to a mean square near 1, so that neither dominates the sums. An output still depends on its own pixel and
-//! weights alone: if an input is NaN, all outputs of its pixel are NaN, and if one is infinite, they are NaN or infinite. The
-//! powers of two are clamped to 2^±60 and squares must not overflow: pixels or weights whose root mean square is beyond
-//! 2^±60 lose precision. A pixel of zeros yields the bias up to rounding, 2^-60 times the weights.
+//! The error is that of plain sums, up to a constant. Every other pair is subtracted with its weights negated, so that
+//! the products to be subtracted cancel instead of growing; and pixels, as well as an output channel's weights, are
+//! scaled by a power of two to a mean square near 1, so that neither dominates the sums. An output still depends on its
+//! own pixel and weights alone: if an input is NaN, all outputs of its pixel are NaN, and if one is infinite, they are
+//! NaN or infinite. The powers of two are clamped to 2^±60 and squares must not overflow: pixels or weights whose root
+//! mean square is beyond 2^±60 lose precision. A pixel of zeros yields the bias up to rounding, 2^-60 times the
+//! weights.
 
 use super::job::{ConvJob, PixelSources, PixelView};
 use super::packed::{Filter, PackedPanels, Panel};

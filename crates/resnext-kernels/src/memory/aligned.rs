@@ -31,9 +31,9 @@ impl AlignedBuffer {
         Self::fresh(len, |values| values.fill(MaybeUninit::new(0.0)))
     }
 
-    /// Allocates `len` zeros, written by all threads of the current rayon pool: the system clears a page when it is first
-    /// written, and many threads do that faster. Must not be called within a [`ThreadTeam`](crate::ThreadTeam), which
-    /// holds the pool's threads.
+    /// Allocates `len` zeros, written by all threads of the current rayon pool: the system clears a page when it is
+    /// first written, and many threads do that faster. Must not be called within a [`ThreadTeam`](crate::ThreadTeam),
+    /// which holds the pool's threads.
     pub fn zeros_parallel(len: usize) -> Self {
         Self::fresh(len, |values| {
             let parts = values.par_chunks_mut(PAGE / size_of::<f32>());

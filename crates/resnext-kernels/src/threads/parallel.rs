@@ -5,8 +5,9 @@ use super::team::ThreadTeam;
 use crate::simd::traits::{Element, Storage};
 use rayon::prelude::*;
 
-/// Returns a vector of `count` chunks of `len` elements, which `write` fills in parallel. It is called with the index of
-/// each chunk and the chunk, zeroed. Each chunk is zeroed by the thread that writes it, so its cache lines stay local.
+/// Returns a vector of `count` chunks of `len` elements, which `write` fills in parallel. It is called with the index
+/// of each chunk and the chunk, zeroed. Each chunk is zeroed by the thread that writes it, so its cache lines stay
+/// local.
 pub fn write_chunks<D: Storage>(count: usize, len: usize, write: impl Fn(usize, &mut [D]) + Sync) -> Vec<D> {
     let task = |out: &SharedSlice<D>, i: usize| {
         let chunk = out.pointer(i * len, len);

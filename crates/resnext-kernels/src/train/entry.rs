@@ -68,8 +68,8 @@ pub trait TrainKernels: Storage {
         weight: &[Self::Compute],
     ) -> Option<(Vec<Self>, Vec<Self::Compute>)>;
 
-    /// `max(path + shortcut, 0)`, the output of a residual block, (pixels, channels). `channels` must fill whole vectors
-    /// ([`lanes`](crate::lanes)).
+    /// `max(path + shortcut, 0)`, the output of a residual block, (pixels, channels). `channels` must fill whole
+    /// vectors ([`lanes`](crate::lanes)).
     fn residual_relu(isa: Isa, channels: usize, path: Affine<Self>, shortcut: Shortcut<Self>) -> Vec<Self>;
 
     /// From the `output` of [`Self::residual_relu`] and its gradient: the gradient of `path + shortcut`, and batch norm's sums
