@@ -1,4 +1,5 @@
-//! The evaluation transform: resize, centre crop, normalise, as the published accuracies were measured with.
+//! The evaluation transform with which the published accuracies were measured: resize, centre crop,
+//! normalise.
 
 use crate::dataset::{CHANNELS, Normalization};
 use crate::error::{Error, Result};
@@ -24,13 +25,13 @@ pub struct EvalTransform {
 /// edges.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Window {
-    /// Left edge.
+    /// The left edge.
     pub left: f64,
-    /// Top edge.
+    /// The top edge.
     pub top: f64,
-    /// Width.
+    /// The width.
     pub width: f64,
-    /// Height.
+    /// The height.
     pub height: f64,
 }
 
@@ -65,7 +66,7 @@ impl EvalTransform {
         if w <= h { (self.resize, long(h, w)) } else { (long(w, h), self.resize) }
     }
 
-    /// The crop as `u8` pixels, (H, W, 3), not normalised.
+    /// Crops a photo, without normalisation: returns pixels (H, W, 3), `u8`.
     pub fn crop(&self, photo: &Photo) -> Vec<u8> {
         let (width, height) = self.resized(photo);
         let (columns, left) = middle(width, self.crop.1);
@@ -82,7 +83,7 @@ impl EvalTransform {
         padded
     }
 
-    /// The network's input: the normalised crop, (H, W, 3).
+    /// Crops and normalises a photo: returns the network's input (H, W, 3).
     pub fn apply(&self, photo: &Photo) -> Vec<f32> {
         self.normalize(&self.crop(photo))
     }
@@ -99,7 +100,7 @@ impl EvalTransform {
         out
     }
 
-    /// The crop's position on the original photo.
+    /// Returns the crop's position on the original photo.
     pub fn window(&self, photo: &Photo) -> Window {
         let (width, height) = self.resized(photo);
         let start = |side: usize, crop: usize| {

@@ -4,8 +4,9 @@ use crate::dataset::CHANNELS;
 use crate::evaluation::Window;
 use crate::photo::Photo;
 
-/// Blends `map`, values in [0, 1] of shape (rows, columns) that cover `window`, over `photo`: blue is low,
-/// red is high. Pixels outside of the window, which the network did not see, are darkened.
+/// Draws a heat map over `photo`. `map` has values in [0, 1] of shape (rows, columns), row by row, which
+/// cover `window`; blue is low, red is high. Pixels outside of the window, which the network did not see, are
+/// darkened.
 pub fn overlay(photo: &Photo, window: &Window, map: &[f32], (rows, columns): (usize, usize)) -> Photo {
     let (width, height) = (photo.width(), photo.height());
     let mut pixels = photo.pixels().to_vec();

@@ -17,7 +17,7 @@ pub struct LoaderConfig {
     pub shuffle: bool,
     /// Random changes to each image.
     pub augmentation: Augmentation,
-    /// Seeds the order and the augmentation.
+    /// The seed of the order and of the augmentation.
     pub seed: u64,
     /// Worker threads, at least 1. Their number does not change the batches.
     pub threads: usize,

@@ -75,7 +75,7 @@ impl Photo {
         Ok(Photo { width: width as usize, height: height as usize, pixels })
     }
 
-    /// Wraps `pixels`, (H, W, 3); `None` if their number does not match, or is 0.
+    /// Builds a photo from `pixels`, (H, W, 3). Returns `None` if their number is 0, or not 3·height·width.
     pub fn new(width: usize, height: usize, pixels: Vec<u8>) -> Option<Self> {
         let len = width.checked_mul(height)?.checked_mul(3)?;
         (len > 0 && len == pixels.len()).then_some(Photo { width, height, pixels })

@@ -26,7 +26,7 @@ pub struct PhotoLoader<T> {
     next: usize,
 }
 
-/// Results that each thread may prepare ahead of the consumer.
+/// The number of results that each thread may prepare ahead of the consumer.
 const AHEAD: usize = 16;
 
 impl<T: Send + 'static> PhotoLoader<T> {

@@ -11,8 +11,8 @@ pub struct Calibration {
     maps: BTreeMap<String, Histogram>,
 }
 
-/// The ranges of a network's feature maps, by the names of the layers that write them. Serialised, a table of
-/// [`Range`]s.
+/// The ranges of a network's feature maps, by the names of the layers that write them. In its serialised form
+/// it is a table of [`Range`]s.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Ranges(BTreeMap<String, Range>);
@@ -20,7 +20,7 @@ pub struct Ranges(BTreeMap<String, Range>);
 /// The range of a feature map's values: [0, largest], or [-largest, largest] if it is signed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Range {
-    /// The largest magnitude; larger ones are clipped to it.
+    /// The largest magnitude, at least 0. Values of larger magnitude are clipped to it.
     pub largest: f32,
     /// Whether the range starts at `-largest` rather than at 0.
     pub signed: bool,

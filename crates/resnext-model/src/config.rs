@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 /// Two rules give every width: blocks of one stage share their sizes, and each later stage halves the feature
 /// map and doubles the width. A ResNet is a ResNeXt of cardinality 1 and base width 64.
 ///
-/// [`Config::by_name`] gives the published networks. Serialised, a configuration is a table of these fields;
-/// those with a default may be left out.
+/// [`Config::by_name`] gives the published networks. In its serialised form a configuration is a table of
+/// these fields; those with a default may be left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -32,7 +32,7 @@ pub struct Config {
     /// How a block's input reaches its output where their shapes differ.
     #[serde(default)]
     pub shortcut: Shortcut,
-    /// The number of classes, and so of logits.
+    /// The number of classes, which is the number of logits.
     pub classes: usize,
     /// Which of the three equivalent forms of figure 3 the blocks take.
     #[serde(default)]
@@ -155,20 +155,20 @@ impl std::fmt::Display for Form {
 pub struct BlockSize {
     /// Which convolutions the block consists of.
     pub kind: BlockKind,
-    /// Input channels.
+    /// The number of input channels.
     pub input: usize,
-    /// Channels per path.
+    /// The number of channels per path.
     pub path: usize,
     /// The number of paths.
     pub cardinality: usize,
-    /// Output channels.
+    /// The number of output channels.
     pub output: usize,
     /// The stride of the first 3×3 convolution.
     pub stride: usize,
 }
 
 impl BlockSize {
-    /// Channels of all paths together, which are those of the grouped convolution in form (c).
+    /// The number of channels of all paths together: that of the grouped convolution in form (c).
     pub fn inner(&self) -> usize {
         self.path * self.cardinality
     }

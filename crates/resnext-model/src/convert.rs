@@ -1,4 +1,4 @@
-//! Weights of one form as weights of another (figure 3), bit for bit: nothing is computed.
+//! Conversion of weights from one form to another (figure 3), bit for bit: nothing is computed.
 //!
 //! | layer | form (c) | form (b) | form (a) |
 //! |---|---|---|---|

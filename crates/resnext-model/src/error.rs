@@ -64,7 +64,7 @@ pub enum Error {
         /// The weights of the wrong shape, the missing and the unexpected.
         problem: String,
     },
-    /// Weights of a network that this crate does not have.
+    /// Weights of a network that this crate does not implement.
     #[error(
         "{}: expected a ResNet or ResNeXt, as torchvision's; file has {what}",
         path.display()
@@ -87,10 +87,10 @@ pub enum Error {
     #[cfg(feature = "hub")]
     #[error(transparent)]
     Hub(#[from] crate::hub::error::HubError),
-    /// An operation of resnext-ops failed.
+    /// An operation of `resnext-ops` failed.
     #[error(transparent)]
     Op(#[from] resnext_ops::Error),
-    /// candle failed.
+    /// An operation of candle failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }

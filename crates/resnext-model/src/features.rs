@@ -8,16 +8,16 @@ use resnext_ops::{global_avg_pool, linear};
 
 impl ResNext {
     /// Logits (N, classes) of images `x` (N, 3, H, W), and where in each image the evidence for `class` lies:
-    /// Grad-CAM (Selvaraju et al., arXiv 1610.02391) of the last stage, (N, H/stride, W/stride), scaled so
-    /// that each image's largest value is 1. An image without evidence for the class is 0 everywhere. `None`
-    /// stands for each image's most likely class.
+    /// Grad-CAM (Selvaraju et al., arXiv 1610.02391) of the last stage, (N, ⌈H/stride⌉, ⌈W/stride⌉), scaled
+    /// so that each image's largest value is 1. An image without evidence for the class is 0 everywhere.
+    /// `None` stands for each image's most likely class.
     ///
     /// Only an average and a linear layer follow the last stage, so the gradient of a logit with respect to
     /// the map is the layer's weight divided by the number of pixels, and takes no backward pass (section 3.1
-    /// there).
+    /// of that paper).
     ///
     /// # Errors
-    /// Those of [`forward`](Self::forward), and if there is no such class.
+    /// Those of [`forward`](Self::forward), and if `class` is not below the number of classes.
     pub fn grad_cam(&self, x: &Tensor, class: Option<usize>) -> Result<(Tensor, Tensor)> {
         let maps = self.stage_maps(x, false)?;
         let last = maps.last().ok_or_else(|| Error::Config("no stages".into()))?.detach();

@@ -51,8 +51,9 @@ impl ResNext {
         Ok(ResNext { conv1, bn1, stem: config.stem, stages, fc, frozen: None, half: None })
     }
 
-    /// Logits (N, classes) of images `x` (N, 3, H, W). With `train`, batch norm uses the statistics of this
-    /// batch and updates its running ones; without, it uses the running ones.
+    /// Returns the logits (N, classes) of images `x` (N, 3, H, W), of the weights' type. With `train`, batch
+    /// norm uses the statistics of this batch and updates its running ones; without, it uses the running
+    /// ones.
     ///
     /// # Errors
     /// If `x` is not (N, 3, H, W), or not of the weights' type.
@@ -61,8 +62,8 @@ impl ResNext {
         Ok(linear(&self.embedding(x, train)?, weight, Some(bias))?)
     }
 
-    /// The input of the last layer, (N, features): the last stage's map, averaged over its pixels. `train` is
-    /// as in [`forward`](Self::forward).
+    /// Returns the input of the last layer, (N, features): the last stage's map, averaged over its pixels.
+    /// `train` is as in [`forward`](Self::forward).
     ///
     /// # Errors
     /// Those of [`forward`](Self::forward).
@@ -72,7 +73,7 @@ impl ResNext {
         Ok(cast(&global_avg_pool(last)?, self.fc.0.dtype())?)
     }
 
-    /// The output of each stage, (N, C, H/stride, W/stride), with [`Config::channels`] and
+    /// Returns the output of each stage, (N, C, H/stride, W/stride), with [`Config::channels`] and
     /// [`Config::strides`]; sides that do not divide are rounded up. Detection and segmentation use these
     /// maps, as C2 to C5 of an ImageNet network. `train` is as in [`forward`](Self::forward).
     ///

@@ -10,7 +10,7 @@ use std::path::Path;
 /// A trained network, from a file, a folder or a repository of the Hugging Face Hub.
 #[derive(Debug, Clone)]
 pub struct Pretrained {
-    /// The path or repository it comes from, for messages.
+    /// The path or repository that it comes from, for messages.
     pub source: String,
     /// The weights.
     pub weights: Weights,
@@ -31,9 +31,9 @@ pub struct Preprocessing {
     pub crop_pct: f64,
     /// `bilinear` or `bicubic`.
     pub interpolation: String,
-    /// Subtracted from pixels scaled to 0..=1, per channel.
+    /// The mean that is subtracted from pixels scaled to [0, 1], for red, green and blue.
     pub mean: [f32; 3],
-    /// What pixels are then divided by, per channel.
+    /// The standard deviation that pixels are then divided by, for red, green and blue.
     pub std: [f32; 3],
 }
 
@@ -165,7 +165,7 @@ impl Pretrained {
         let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
         let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| failed(e.to_string()))?;
         let Some(architecture) = value["architecture"].as_str().map(String::from) else {
-            // Another program's file, in which the same keys may mean something else.
+            // This is another program's file, in which the same keys may mean something else.
             return Ok(());
         };
         let file: ConfigFile = match check_lookalike(&architecture) {

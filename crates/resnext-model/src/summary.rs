@@ -13,16 +13,16 @@ pub struct Layer {
     pub kind: String,
     /// Its output's shape (C, H, W).
     pub output: (usize, usize, usize),
-    /// Trainable parameters, including those of the batch norm behind it.
+    /// The number of trainable parameters, including those of the batch norm behind the layer.
     pub parameters: usize,
-    /// Multiply-adds for one image.
+    /// The number of multiply-adds for one image.
     pub multiply_adds: usize,
 }
 
 /// The layers of a network and their sums.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
-    /// Every convolution and the last, linear layer.
+    /// Every convolution, in the order of the network, and the last, linear layer.
     pub layers: Vec<Layer>,
 }
 
@@ -76,12 +76,12 @@ impl Summary {
         Ok(Summary { layers })
     }
 
-    /// The network's trainable parameters.
+    /// The number of the network's trainable parameters.
     pub fn parameters(&self) -> usize {
         self.layers.iter().map(|layer| layer.parameters).sum()
     }
 
-    /// Multiply-adds for one image.
+    /// The number of multiply-adds for one image.
     pub fn multiply_adds(&self) -> usize {
         self.layers.iter().map(|layer| layer.multiply_adds).sum()
     }

@@ -11,10 +11,10 @@ pub type Batches<'a> = Box<dyn Iterator<Item = Result<Batch>> + 'a>;
 
 /// A training set and a test set, in batches.
 pub trait Data {
-    /// Training batches per epoch.
+    /// The number of training batches per epoch.
     fn batches_per_epoch(&self) -> usize;
-    /// The training batches of `epoch`, starting with number `first`, from 0. Every call must give the same
-    /// batches, or a resumed run differs.
+    /// The training batches of `epoch`, starting with number `first`; both count from 0. Every call must give
+    /// the same batches, or a resumed run differs from an uninterrupted one.
     fn train(&self, epoch: usize, first: usize) -> Batches<'_>;
     /// The batches of the test set.
     fn test(&self) -> Batches<'_>;

@@ -59,10 +59,10 @@ pub enum Error {
     /// An error from the network.
     #[error(transparent)]
     Model(#[from] resnext_model::Error),
-    /// An error from an operation, such as the loss.
+    /// An operation of `resnext-ops` failed, such as the loss.
     #[error(transparent)]
     Op(#[from] resnext_ops::Error),
-    /// An error from candle.
+    /// An operation of candle failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Sums over the examples seen so far. The accessors give means.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
-    /// Number of examples.
+    /// The number of examples.
     pub count: usize,
     loss_sum: f64,
     top1: usize,
@@ -22,7 +22,7 @@ impl Metrics {
     /// logits count as wrong.
     ///
     /// # Errors
-    /// If the tensors have another rank or type.
+    /// If the logits are not (N, K) of a float type, or the labels not (N) of u32.
     pub fn add(&mut self, logits: &Tensor, labels: &Tensor, loss: f64) -> Result<()> {
         let logits = logits.to_dtype(DType::F32)?.to_vec2::<f32>()?;
         let labels = labels.to_vec1::<u32>()?;

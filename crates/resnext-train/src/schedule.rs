@@ -31,7 +31,7 @@ pub enum Schedule {
     /// Smith's one-cycle policy, as PyTorch's `OneCycleLR`: a half cosine up from 1/25 of the peak, then one
     /// down to 1/250,000 of it.
     OneCycle {
-        /// Fraction of the run spent rising.
+        /// Fraction of the run in which the rate rises.
         #[serde(default = "default_rise")]
         warmup: f64,
     },

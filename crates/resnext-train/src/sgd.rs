@@ -30,7 +30,7 @@ impl Default for SgdConfig {
 pub struct Sgd {
     config: SgdConfig,
     parameters: Vec<Parameter>,
-    /// The averages' decay: how much of the average a step keeps.
+    /// The decay of the averages: the fraction of an average that a step keeps.
     average: Option<f64>,
     /// Completed steps, which the decay's warm-up depends on.
     steps: usize,
@@ -273,7 +273,7 @@ impl Step {
         })
     }
 
-    /// An empty `average` is not kept.
+    /// Updates all elements of a parameter. An empty `average` means that none is kept.
     fn pass(&self, value: &mut [f32], buffer: &mut [f32], gradient: &[f32], average: &mut [f32]) {
         let Step { momentum, nesterov, decay, lr, keep } = *self;
         let chunks =

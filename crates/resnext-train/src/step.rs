@@ -11,11 +11,11 @@ use std::time::Instant;
 pub struct ForwardBackward {
     /// The mean loss of the batch, a scalar.
     pub loss: Tensor,
-    /// (N, classes).
+    /// The logits, (N, classes).
     pub logits: Tensor,
-    /// The loss's gradient for every variable of the network.
+    /// The gradients of the loss with respect to every variable of the network that is not frozen.
     pub gradients: Gradients,
-    /// When the loss was computed, on the host's clock, and the backward pass began.
+    /// The time, on the host's clock, at which the loss was computed and the backward pass began.
     pub forward_end: Instant,
 }
 

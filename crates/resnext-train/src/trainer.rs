@@ -121,7 +121,7 @@ impl Trainer {
             };
             let averaged = self.averaged()?;
             let network = averaged.as_ref().unwrap_or(&self.network);
-            // The inference path is three times as fast.
+            // On a CPU the inference form is about three times as fast.
             let fused = self.variables.device().is_cpu().then(|| network.fuse()).transpose()?;
             let forward = |images: &Tensor| match &fused {
                 Some(fused) => fused.forward(images),
@@ -154,7 +154,8 @@ impl Trainer {
         Ok(Some(network))
     }
 
-    /// Trains to the end of the epoch and returns true, or to where the observer stops it and returns false.
+    /// Trains to the end of the epoch, or until the observer stops the run. Returns whether the epoch is
+    /// complete.
     fn train_epoch(&mut self, data: &impl Data, observer: &mut impl Observer) -> Result<bool> {
         let epoch = self.progress.epoch;
         let mut batches = data.train(epoch, self.progress.batch);

@@ -10,7 +10,7 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use resnext_ops::cat_channels;
 
-/// Figure 3 (b).
+/// The paths of figure 3 (b), whose concatenated outputs go through one last convolution.
 #[derive(Debug)]
 pub(super) struct Concatenated {
     paths: Vec<PathStart>,

@@ -20,7 +20,7 @@ use transform::Transform;
 /// A residual block of any form.
 #[derive(Debug)]
 pub struct Block {
-    /// Σ T_i(x).
+    /// The sum of the paths, Σ T_i(x).
     transform: Box<dyn Transform>,
     /// The batch norm behind the sum: `bn3`, or `bn2` of a basic block.
     last_norm: BatchNorm,
@@ -45,7 +45,7 @@ impl Block {
     /// `conv3` (a) or concatenated before the common one (b).
     ///
     /// # Errors
-    /// If `x` has another number of channels.
+    /// If `x` is not (N, input, H, W), or not of the weights' type.
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         // Training computes the same with fewer passes over memory, where the fused operation supports `x`.
         if let (Mode::Train, Some(fused)) = (mode, &self.fused)
@@ -95,8 +95,8 @@ impl Block {
     }
 }
 
-/// The block as one training operation: there is one for three convolutions with a shortcut that is the input
-/// or a projection.
+/// The block as one training operation. There is such an operation for three convolutions whose shortcut is
+/// the input or a projection; other blocks have none.
 fn fused(transform: &dyn Transform, last_norm: &BatchNorm, shortcut: &ShortcutPath) -> Option<Bottleneck> {
     let projection = match shortcut {
         ShortcutPath::Same => None,

@@ -12,9 +12,9 @@ use resnext_ops::{Conv2dConfig, conv2d};
 /// How a block's input reaches its output.
 #[derive(Debug)]
 pub(super) enum ShortcutPath {
-    /// The input itself, where shapes are equal.
+    /// The input itself, where input and output have the same shape.
     Same,
-    /// A 1×1 convolution and batch norm, `downsample.0` and `downsample.1`.
+    /// A 1×1 convolution and its batch norm, `downsample.0` and `downsample.1`.
     Projection(Conv, BatchNorm),
     /// Every `stride`th pixel, padded with zero channels: a 1×1 convolution whose weight is a constant matrix
     /// of ones and zeros, so that it needs neither an operation nor a gradient of its own.

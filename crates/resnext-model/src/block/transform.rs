@@ -22,8 +22,8 @@ pub(super) trait Transform: std::fmt::Debug + Send + Sync {
     /// `last_norm` is the one behind the last.
     fn fold(&self, last_norm: &BatchNorm) -> Result<Vec<FoldedConv>>;
 
-    /// The convolutions, each with the batch norm behind it, if T is nothing but a chain of them with ReLU
-    /// between: fused training takes those. `last_norm` is the batch norm behind the last.
+    /// The convolutions, each with the batch norm behind it, if T is a chain of them with ReLU in between,
+    /// which fused training can compute; otherwise `None`. `last_norm` is the batch norm behind the last.
     fn chain(&self, _last_norm: &BatchNorm) -> Option<Vec<ConvBn>> {
         None
     }

@@ -21,7 +21,7 @@ pub struct LayerError {
     pub length: f64,
     /// The largest difference, in machine epsilons of the sum of the absolute products.
     pub error: f64,
-    /// The upper bound on `error`.
+    /// The proved upper bound on `error`, in the same unit.
     pub bound: f64,
 }
 

@@ -52,7 +52,7 @@ pub struct Hub {
 
 impl std::fmt::Debug for Hub {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Without the token.
+        // The token is a secret and is left out.
         let Hub { endpoint, offline, .. } = self;
         f.debug_struct("Hub").field("endpoint", endpoint).field("offline", offline).finish_non_exhaustive()
     }
@@ -82,7 +82,8 @@ impl Hub {
         Ok(hub)
     }
 
-    /// A client of the hub at `endpoint`, with its cache in the folder `cache`; online and without a token.
+    /// A client of the hub at the URL `endpoint`, with its cache in the folder `cache`; online and without a
+    /// token.
     pub fn new(endpoint: &str, cache: &Path) -> Self {
         Hub {
             endpoint: endpoint.trim_end_matches('/').to_string(),
@@ -100,7 +101,7 @@ impl Hub {
         self
     }
 
-    /// Sets whether only the cache is used.
+    /// Sets whether only the cache is used, and never the network.
     pub fn with_offline(mut self, offline: bool) -> Self {
         self.offline = offline;
         self

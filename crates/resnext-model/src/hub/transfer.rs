@@ -35,7 +35,7 @@ const ATTEMPTS: u32 = 5;
 const LONGEST_WAIT: u64 = 60;
 /// The most redirects within the hub, which happen after a repository is renamed.
 const REDIRECTS: usize = 5;
-/// The longest wait for a connection, an answer or more bytes.
+/// The longest wait for a connection, for an answer, or for more bytes.
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// How an attempt failed.

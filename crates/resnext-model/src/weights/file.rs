@@ -11,11 +11,11 @@ pub(super) struct Entry {
     /// `None` for types that weights cannot have, such as integers.
     pub(super) dtype: Option<DType>,
     pub(super) shape: Vec<usize>,
-    /// In elements. `None` if the tensor is contiguous.
+    /// The strides in elements; `None` if the tensor is contiguous.
     pub(super) strides: Option<Vec<usize>>,
     /// The offset of its first byte in the file.
     pub(super) start: u64,
-    /// Bytes per element.
+    /// The number of bytes per element.
     pub(super) bytes: usize,
 }
 

@@ -56,7 +56,8 @@ pub enum Head {
 }
 
 impl Weights {
-    /// How the names of an optimizer's tensors start in a checkpoint. They are no weights, and left out.
+    /// How the names of an optimizer's tensors start in a checkpoint. These tensors are not weights, and are
+    /// left out.
     pub const OPTIMIZER_PREFIX: &str = names::OPTIMIZER_PREFIX;
 
     /// How the names of averaged weights start in a checkpoint. They take the place of the weights

@@ -11,7 +11,7 @@ pub(super) const OPTIMIZER_PREFIX: &str = "optimizer.";
 /// How the names of averaged weights start in this project's checkpoints: a run is judged by those.
 pub(super) const AVERAGE_PREFIX: &str = "optimizer.average.";
 
-/// Names of the last layer elsewhere.
+/// Names that other programs give to the last layer.
 const HEADS: [&str; 3] = ["last_linear.", "head.fc.", "classifier."];
 
 /// The entries under torchvision's names, without those that are no weights of a network.

@@ -35,7 +35,7 @@ pub(super) enum Global {
     RebuildFromType,
     /// The class of a storage, by the type of its elements.
     Storage(Element),
-    /// Harmless and of no use here: settings beside the weights, scalars of numpy.
+    /// A harmless class that is not needed here: settings beside the weights, scalars of numpy.
     Unused,
 }
 
