@@ -7,8 +7,8 @@
 //! | 1×1 | `conv3` | `conv3` | C slices of columns: `paths.i.conv3` |
 //! | batch norm, shortcut | `bn3`, `downsample` | the same | the same |
 //!
-//! Everything with one entry per weight converts alike: gradients, momentum buffers, averages. A part of a
-//! block's weights converts too, as long as all paths have it.
+//! Everything with one entry per weight converts in the same way: gradients, momentum buffers, averages. Some
+//! of a block's weights convert without the others, as long as all paths have them.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};

@@ -92,7 +92,7 @@ impl BatchNorm {
         })
     }
 
-    /// bn(x).
+    /// bn(x), of the shape of `x` (N, C, H, W).
     pub(crate) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         self.normalise(x, mode, false)
     }

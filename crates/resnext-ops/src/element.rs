@@ -24,7 +24,8 @@ pub(crate) fn precision_of(dtype: DType, isa: Isa) -> Option<Precision> {
     }
 }
 
-/// How maps of `dtype` are stored: f32 or bf16. int8 needs a quantization besides.
+/// How maps of `dtype`, f32 or bf16, are stored; `None` for other types. int8 maps need a quantization as
+/// well.
 pub(crate) fn map_type_of(dtype: DType) -> Option<MapType> {
     match dtype {
         DType::F32 => Some(MapType::F32),

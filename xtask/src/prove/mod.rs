@@ -1,5 +1,5 @@
 //! `cargo xtask prove`: a proof by exact arithmetic that block forms (a), (b) and (c) compute one function,
-//! and how far rounding takes them apart.
+//! and a measurement of how far rounding separates them.
 
 mod args;
 mod picture;

@@ -31,7 +31,7 @@ pub fn prefetch<T>(at: *const T, into: CacheLevel) {
 #[inline(always)]
 pub fn prefetch_to_write(word: *const f32) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch never faults, wherever it points to; a CPU that can't ask to write does nothing.
+    // SAFETY: a prefetch never faults, wherever it points to; a CPU without this instruction does nothing.
     unsafe {
         std::arch::asm!("prefetchw [{}]", in(reg) word, options(nostack, preserves_flags, readonly));
     }

@@ -48,8 +48,8 @@ impl<'a, T> SharedSlice<'a, T> {
     }
 }
 
-/// A vector of `len` elements, initialised by `write`, with what that returns. It saves a pass over memory that would
-/// only write zeros.
+/// Returns a vector of `len` elements, which `write` initialises, and the result of `write`. This saves a pass over
+/// memory that would only write zeros.
 ///
 /// # Safety
 /// `write` initialises every element. With debug assertions, elements that it leaves out are NaN.

@@ -21,8 +21,8 @@ pub fn finished<D: Storage>(
     (out, results)
 }
 
-/// An output (pixels, channels) that `make` writes in parallel, block by block, with what it returns for each block in
-/// order. It gets the block's first pixel, its number of pixels and a pointer to them.
+/// Returns an output (pixels, channels), which `make` writes in parallel, block by block, and the results of `make` in
+/// order. `make` is called with a block's first pixel, its number of pixels and a pointer to them.
 ///
 /// # Safety
 /// `make` initialises all elements of each block.

@@ -13,8 +13,8 @@ pub struct RepoId {
 impl FromStr for RepoId {
     type Err = HubError;
 
-    /// Parses `owner/name`, or `name` for a repository of timm, with `hf-hub:` before and `@revision` behind
-    /// it if wanted.
+    /// Parses `owner/name`, or `name` for a repository of timm. The prefix `hf-hub:` and the suffix
+    /// `@revision` are optional.
     fn from_str(text: &str) -> Result<Self, HubError> {
         let invalid = || HubError::Id(text.to_string());
         let bare = ["hf-hub:", "hf_hub:"].iter().find_map(|start| text.strip_prefix(start)).unwrap_or(text);

@@ -142,7 +142,8 @@ impl Transfer<'_> {
         response = checked(response)?;
         let (start, total) = body_range(&response)?;
         if start != have {
-            // A server without support for ranges starts from 0. One that sends another range is of no use.
+            // A server without support for ranges starts from 0. An answer with another range
+            // cannot be used.
             if start != 0 {
                 return Err(Failure::Final(Cause::Malformed("Content-Range")));
             }

@@ -66,7 +66,7 @@ impl Fused {
 
     /// Returns the logits (N, classes), f32, of images `x` (N, 3, H, W), f32. N may be 0.
     ///
-    /// NaN in an image makes the logits of that image NaN; in int8, infinity does so too.
+    /// A NaN in an image makes all logits of that image NaN; in int8, so does an infinity.
     ///
     /// As many images are computed at the same time as the rayon pool has threads, one per thread. All
     /// threads share the images that are left over, and images of more than 512×512 pixels, and all images if

@@ -14,7 +14,7 @@ pub(super) const AVERAGE_PREFIX: &str = "optimizer.average.";
 /// Names that other programs give to the last layer.
 const HEADS: [&str; 3] = ["last_linear.", "head.fc.", "classifier."];
 
-/// The entries under torchvision's names, without those that are no weights of a network.
+/// The entries under torchvision's names, without those that are not weights of a network.
 pub(super) fn torchvision_names<T>(entries: BTreeMap<String, T>) -> BTreeMap<String, T> {
     let mut entries = without_optimizer(entries);
     while let Some(prefix) = PREFIXES

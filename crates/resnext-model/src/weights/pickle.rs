@@ -221,7 +221,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Adds pairs to the dictionary on top of the stack. Other objects that take items are of no use here.
+    /// Adds pairs to the dictionary on top of the stack. Other objects that take items are ignored.
     fn set_items(&mut self, items: &[Id]) -> Result<(), String> {
         if !items.len().is_multiple_of(2) {
             return Err("the pickle has a key without a value".into());
@@ -287,7 +287,7 @@ impl<'a> Machine<'a> {
             0x8a => {
                 let len = self.number(1)?;
                 let bytes = self.take(len)?;
-                // Longer integers are no sizes; the magic number of old files is such a one.
+                // Integers of more than eight bytes, such as the magic number of old files, cannot be sizes.
                 let sign = if bytes.last().is_some_and(|byte| byte & 0x80 != 0) { -1 } else { 0 };
                 let value = bytes.iter().rev().fold(sign, |value: i64, &byte| value << 8 | byte as i64);
                 self.push(if len <= 8 { Value::Int(value) } else { Value::Other });

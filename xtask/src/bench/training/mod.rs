@@ -21,7 +21,7 @@ pub use worker::serve;
 
 /// Measures, and prints the report.
 pub fn benchmark(args: &Args, target: &Target, weights: &Path) -> Result<()> {
-    ensure!(!target.dtypes.contains(&Dtype::Int8), "--train is in f32 or bf16");
+    ensure!(!target.dtypes.contains(&Dtype::Int8), "--train computes in f32 or bf16, not in int8");
     let batch = match args.batch[..] {
         [] if target.is_cifar() => 128,
         [] => 16,
