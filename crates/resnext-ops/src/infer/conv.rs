@@ -128,13 +128,14 @@ impl FusedConv {
         Self::pack(types, weight, bias, config, false)
     }
 
-    /// Packs `weight` and `bias` as [`new`](Self::new) does, for int8 maps: it reads maps quantized by
-    /// `input`, whose zero must be 0, and writes maps quantized by `output`. Each output channel's weights
-    /// are rounded to multiples of 1/127 of the largest. Sums are 32-bit integers, the same on every machine.
+    /// Packs `weight` and `bias` as [`new`](Self::new) does, for int8 maps: the convolution reads maps
+    /// quantized by `input`, whose zero point must be 0, and writes maps quantized by `output`. Each output
+    /// channel's weights are rounded to multiples of 1/127 of the largest. Sums are 32-bit integers, the same
+    /// on every machine.
     ///
     /// # Errors
-    /// Those of `new`; also if `input`'s zero is not 0, a weight or bias is not finite, or an output is a sum
-    /// of more than 65536 products.
+    /// Those of `new`; also if `input`'s zero point is not 0, a weight or bias is not finite, or an output is
+    /// a sum of more than 65536 products.
     pub fn quantized(
         weight: &Tensor,
         bias: &Tensor,

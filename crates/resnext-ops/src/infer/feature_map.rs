@@ -112,8 +112,8 @@ impl FeatureMap {
         Ok(())
     }
 
-    /// Quantizes the maps of `source` to int8. Returns whether all values were finite; those beyond the
-    /// range, and NaN, become the largest value.
+    /// Quantizes the maps of `source` to int8, each value to the nearest. Values beyond the range saturate at
+    /// its ends, and NaN becomes the largest value. Returns whether all values were finite.
     ///
     /// # Errors
     /// If `source` is int8 already.
