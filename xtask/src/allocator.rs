@@ -1,7 +1,8 @@
 //! Keeps freed memory for the next step instead of giving it back to the system.
 //!
 //! Feature maps have the same sizes in every step. By default glibc maps each large one anew and the system
-//! zeroes all its pages, which takes a third of a training step. Other C libraries keep their settings.
+//! zeroes all its pages, which takes more than half of a training step (docs/notes/performance.md). Other C
+//! libraries keep their settings.
 
 /// Changes glibc's settings. Must be called before other threads start.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
