@@ -83,6 +83,16 @@ impl DeviceName {
     }
 }
 
+/// The name of an opened device, for reports: the one that was asked for, or what `auto` chose.
+pub fn opened_name(device: &Device, wanted: DeviceName) -> String {
+    match (wanted, device) {
+        (DeviceName::Auto, Device::Cpu) => "cpu".into(),
+        (DeviceName::Auto, Device::Cuda(_)) => "cuda".into(),
+        (DeviceName::Auto, Device::Metal(_)) => "metal".into(),
+        (named, _) => named.to_string(),
+    }
+}
+
 /// The first GPU that this build supports and this machine has.
 fn gpu() -> Option<Device> {
     cuda(0).or_else(|_| metal()).ok()

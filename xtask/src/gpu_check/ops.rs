@@ -99,6 +99,7 @@ impl Case<'_> {
     }
 }
 
+/// Checks every operation in every type and by every route of the device, and the optimizer.
 pub fn checks(device: &Device) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
     for dtype in dtypes(device) {

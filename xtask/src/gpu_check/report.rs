@@ -5,7 +5,7 @@ use super::gpu::{self, Launches};
 use super::grouped::GroupedSpeed;
 use super::training_run::Losses;
 use super::training_steps::StepSpeed;
-use crate::device_arg::DeviceName;
+use crate::device_arg::{DeviceName, opened_name};
 use crate::plural::counted;
 use crate::text_table::Table;
 use anyhow::Result;
@@ -48,16 +48,10 @@ pub struct GpuReport {
 }
 
 impl GpuReport {
-    pub fn new(device: &Device, name: DeviceName) -> Result<Self> {
-        let kind = match device {
-            Device::Cpu => "cpu",
-            Device::Cuda(_) => "cuda",
-            Device::Metal(_) => "metal",
-        };
-        let device_name = if name == DeviceName::Auto { kind.to_string() } else { name.to_string() };
+    pub fn new(device: &Device, wanted: DeviceName) -> Result<Self> {
         Ok(GpuReport {
             green: false,
-            device: device_name,
+            device: opened_name(device, wanted),
             name: gpu::name(device)?,
             version: env!("CARGO_PKG_VERSION"),
             peer: None,

@@ -43,6 +43,7 @@ impl Observer for Recorder {
     }
 }
 
+/// Compares the losses on the device with the CPU's, step by step.
 pub fn checks(sizes: &Sizes, device: &Device) -> Result<(Vec<Check>, Losses)> {
     let losses = Losses {
         cpu: train(sizes, Amp::Off, &Device::Cpu)?,

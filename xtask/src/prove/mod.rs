@@ -36,7 +36,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let bar = progress_bar(blocks.len() + 2 * networks.len() + 1);
     let start = Instant::now();
 
-    let mut report = ProofReport::new(&args);
+    let mut report = ProofReport::new(&args, &device);
     for (network, stack) in &blocks {
         bar.set_message(format!("{network}: {}", stack.name));
         report.blocks.push(prove_block(network, stack, &device, args.seed)?);

@@ -2,8 +2,10 @@
 
 use super::args::{Args, BOUND};
 use super::picture;
+use crate::device_arg::opened_name;
 use crate::text_table::Table;
 use anyhow::{Context, Result, ensure};
+use candle_core::Device;
 use resnext_model::equivalence::{Control, Identity, LayerError, NetworkErrors, Tally};
 use resnext_train::checkpoint::replace_file;
 use serde::Serialize;
@@ -86,12 +88,12 @@ impl Files {
 }
 
 impl ProofReport {
-    pub fn new(args: &Args) -> Self {
+    pub fn new(args: &Args, device: &Device) -> Self {
         ProofReport {
             proved: false,
             failures: Vec::new(),
             quick: args.quick,
-            device: format!("{:?}", args.device).to_lowercase(),
+            device: opened_name(device, args.device),
             seed: args.seed,
             seconds: 0.0,
             blocks: Vec::new(),
