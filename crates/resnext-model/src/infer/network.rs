@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 /// | bf16 | bf16 | f32 | bf16 |
 /// | u8 | u8 maps, int8 weights | i32 | bf16, or f32 if bf16 is missing |
 ///
-/// Averages over pixels and logits are f32 in all three. In u8, each map has one scale, and weights have one
-/// scale per output channel.
+/// Means and logits are f32 in each of them. In u8, each map has one scale, and weights have one per output
+/// channel.
 ///
 /// In f32, 1×1 convolutions take two thirds of the multiplications where additions run on execution ports of
 /// their own (Winograd's inner products, on AMD CPUs with AVX-512). 3×3 convolutions with stride 1 take 4/9
@@ -64,15 +64,15 @@ impl Fused {
         if self.quantization.is_some() { DType::U8 } else { self.dtype }
     }
 
-    /// Returns the logits (N, classes), f32, of images `x` (N, 3, H, W), f32. N may be 0.
+    /// Logits (N, classes), f32, of images `x` (N, 3, H, W), f32. N may be 0.
     ///
-    /// A NaN in an image makes all logits of that image NaN; in int8, so does an infinity.
+    /// NaN in an image makes the logits of that image NaN; in int8, infinity does so too.
     ///
-    /// As many images are computed at the same time as the rayon pool has threads, one per thread. All
-    /// threads share the images that are left over, and images of more than 512×512 pixels, and all images if
-    /// 16 images of that size have fewer pixels than one per thread. The logits are the same bits in each
-    /// case. The buffers are reused by later calls; for ResNeXt-50 in f32 they take about 450 bytes per pixel
-    /// of each image computed at the same time.
+    /// As many images are computed at the same time as the rayon pool has threads, one per thread. All threads
+    /// share the images that are left over, and every image of more than 512×512 pixels. They also share every
+    /// image if one per thread would take more pixels than 16 images of 512×512. The logits are the same bits in
+    /// each case. The buffers are reused by later calls; for ResNeXt-50 in f32 they take some 450 bytes per pixel
+    /// of each image that is computed at the same time.
     ///
     /// # Errors
     /// If `x` is not (N, 3, H, W) of f32.
