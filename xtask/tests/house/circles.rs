@@ -1,5 +1,6 @@
 //! Circles in a directed graph.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// The strongly connected components with at least two nodes, each with its nodes and a shortest circle among
@@ -50,8 +51,8 @@ fn way_around(next: &BTreeMap<usize, Vec<usize>>, start: usize) -> Option<Vec<us
                 way.reverse();
                 return Some(way);
             }
-            if !before.contains_key(&to) {
-                before.insert(to, node);
+            if let Entry::Vacant(unseen) = before.entry(to) {
+                unseen.insert(node);
                 open.push_back(to);
             }
         }
