@@ -23,10 +23,13 @@ pub fn run(args: Args) -> Result<()> {
     ensure!((1..=1 << 14).contains(&size), "--size must be from 1 to 16384, got {size}");
     let summary = Summary::new(&config, size, size)?;
     print!("{}", layer_table(&summary).to_text());
-    let giga = summary.multiply_adds() as f64 / 1e9;
+    let multiply_adds = match summary.multiply_adds() as f64 {
+        small if small < 1e9 => format!("{:.1} M", small / 1e6),
+        large => format!("{:.2} G", large / 1e9),
+    };
     let mebibytes = summary.activation_bytes() as f64 / (1 << 20) as f64;
     println!("parameters     {}", summary.parameters());
-    println!("multiply-adds  {giga:.2} G per image of {size}×{size}");
+    println!("multiply-adds  {multiply_adds} per image of {size}×{size}");
     println!("activations    {mebibytes:.1} MiB per image in f32, counting the outputs of convolutions");
     Ok(())
 }
