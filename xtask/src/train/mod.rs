@@ -96,7 +96,7 @@ fn introduction(
     let device = match device {
         Device::Cpu => {
             let threads = counted(rayon::current_num_threads(), "thread");
-            format!("CPU with {threads} and {}", resnext_ops::Isa::current().name())
+            format!("CPU, {threads}, {}", resnext_ops::Isa::current().name())
         }
         Device::Cuda(_) => "CUDA".into(),
         Device::Metal(_) => "Metal".into(),

@@ -53,7 +53,7 @@ impl Progress {
         stop: Arc<AtomicBool>,
     ) -> Self {
         let bar = ProgressBar::new((epochs * batches_per_epoch) as u64);
-        let style = ProgressStyle::with_template("{bar:30} {percent:>3} %  {msg}");
+        let style = ProgressStyle::with_template("{bar:20} {percent:>3} %  {msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_position((done.0 * batches_per_epoch + done.1) as u64);
         bar.set_message(format!("epoch {}/{epochs}: first batch …", done.0 + 1));
