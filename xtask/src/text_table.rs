@@ -1,6 +1,6 @@
 //! Tables, printed on a terminal or written as Markdown.
 
-/// Rows of text under headings. Columns of numbers are aligned to the right.
+/// Rows of text under headings. Columns of numbers are aligned to the right, and empty columns are left out.
 pub struct Table {
     headings: Vec<&'static str>,
     rows: Vec<Vec<String>>,
@@ -26,33 +26,39 @@ impl Table {
     pub fn to_markdown(&self) -> String {
         let mut lines = self.lines().map(|cells| format!("| {} |\n", cells.join(" | ")));
         let headings = lines.next().unwrap_or_default();
-        let rule = |(i, width): (usize, usize)| match self.is_numeric(i) {
-            true => format!("{}:", "-".repeat(width - 1)),
-            false => "-".repeat(width),
+        let rule = |column: usize| match (self.is_numeric(column), self.width(column)) {
+            (true, width) => format!("{}:", "-".repeat(width - 1)),
+            (false, width) => "-".repeat(width),
         };
-        let rules: Vec<String> = self.widths().into_iter().enumerate().map(rule).collect();
+        let rules: Vec<String> = self.columns().into_iter().map(rule).collect();
         format!("{headings}| {} |\n", rules.join(" | ")) + &lines.collect::<String>()
+    }
+
+    /// The columns that are shown: those with a cell that is not empty.
+    fn columns(&self) -> Vec<usize> {
+        let filled =
+            |column: &usize| self.rows.is_empty() || self.rows.iter().any(|row| !row[*column].is_empty());
+        (0..self.headings.len()).filter(filled).collect()
     }
 
     /// The headings and the rows, their cells padded to the widths of the columns.
     fn lines(&self) -> impl Iterator<Item = Vec<String>> {
-        let widths = self.widths();
-        let numeric: Vec<bool> = (0..widths.len()).map(|i| self.is_numeric(i)).collect();
+        let columns = self.columns();
         let headings = self.headings.iter().map(ToString::to_string).collect();
         std::iter::once(headings).chain(self.rows.iter().cloned()).map(move |row: Vec<String>| {
-            let pad = |(i, cell): (usize, String)| match (numeric[i], widths[i]) {
-                (true, width) => format!("{cell:>width$}"),
-                (false, width) => format!("{cell:<width$}"),
+            let pad = |&column: &usize| match (self.is_numeric(column), self.width(column)) {
+                (true, width) => format!("{:>width$}", row[column]),
+                (false, width) => format!("{:<width$}", row[column]),
             };
-            row.into_iter().enumerate().map(pad).collect()
+            columns.iter().map(pad).collect()
         })
     }
 
-    /// The width of each column in characters; at least 3, which a rule of Markdown needs.
-    fn widths(&self) -> Vec<usize> {
-        let cells = |i: usize| std::iter::once(self.headings[i]).chain(self.rows.iter().map(move |r| &*r[i]));
-        let width = |i: usize| cells(i).map(|cell| cell.chars().count()).max().unwrap_or(0).max(3);
-        (0..self.headings.len()).map(width).collect()
+    /// The width of a column in characters; at least 3, which a rule of Markdown needs.
+    fn width(&self, column: usize) -> usize {
+        let cells = self.rows.iter().map(|row| row[column].as_str());
+        let widths = std::iter::once(self.headings[column]).chain(cells).map(|cell| cell.chars().count());
+        widths.max().unwrap_or(0).max(3)
     }
 
     /// Whether every cell of a column that is not empty is a number, perhaps with a unit behind it.
@@ -83,6 +89,13 @@ mod tests {
     fn numbers_are_aligned_to_the_right() {
         let expected = "  layer     ms  share\n  conv1  10.25   50 %\n  3×3      0.5\n";
         assert_eq!(table().to_text(), expected);
+    }
+
+    #[test]
+    fn empty_columns_are_left_out() {
+        let mut table = Table::new(&["engine", "ours is", "ms"]);
+        table.row(vec!["resnext".into(), "".into(), "1.5".into()]);
+        assert_eq!(table.to_text(), "  engine    ms\n  resnext  1.5\n");
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub fn draw(report: &InferenceReport) -> Result<String> {
                     let end = BAR + (LONGEST * ms / longest) as i32;
                     let bar = Rectangle::new([(BAR, y - 2), (end, y + 16)], colour.filled());
                     root.draw(&bar).map_err(failed)?;
-                    root.draw(&text(&format!("{ms:.1}"), (end + 8, y))).map_err(failed)?;
+                    root.draw(&text(&format!("{ms:.2}"), (end + 8, y))).map_err(failed)?;
                 }
             }
         }

@@ -139,16 +139,15 @@ impl TrainingReport {
     fn verdict(&self, other: &Measured) -> String {
         let Measured { engine, precision, loss_error, .. } = other;
         let ours = &self.engines[0];
-        let verdict = if *precision != ours.precision {
-            format!("{precision} beside {}", ours.precision)
-        } else if *loss_error <= SAME {
-            format!("within the bound of {SAME:.0e}")
-        } else {
-            format!("NOT within the bound of {SAME:.0e}")
+        let bound = match (*precision == ours.precision, *loss_error <= SAME) {
+            (false, _) => String::new(),
+            (true, true) => format!(", within the bound of {SAME:.0e}"),
+            (true, false) => format!(", NOT within the bound of {SAME:.0e}"),
         };
         format!(
-            "{engine}: over {COMPARED} steps, losses differ from ours by at most {loss_error:.1e}, \
-             relative: {verdict}"
+            "{engine} in {precision}: the losses of {COMPARED} steps differ from ours in {} by at most \
+             {loss_error:.1e}, relative{bound}",
+            ours.precision
         )
     }
 
