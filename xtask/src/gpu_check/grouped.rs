@@ -72,7 +72,7 @@ pub fn measure(
                 Err(error) => {
                     let text = error.to_string();
                     let reason = text.lines().next().unwrap_or_default();
-                    missing.push(format!("candle's {channels}×{side}² in {}: {reason}", dtype.as_str()));
+                    missing.push(format!("candle, {channels}×{side}×{side} in {}: {reason}", dtype.as_str()));
                 }
             }
             if let Some(peer) = peer.as_deref_mut() {
