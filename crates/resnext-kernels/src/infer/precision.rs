@@ -140,41 +140,23 @@ impl Precision {
 
     /// Runs `kernel`, compiled for this precision's instructions.
     pub fn dispatch<K: DotKernel>(self, kernel: K) {
-        struct Single<K>(K);
-        impl<K: DotKernel> Kernel<f32> for Single<K> {
-            #[inline(always)]
-            unsafe fn with_simd<S: Simd<T = f32>>(self) {
-                // SAFETY: the same contract.
-                unsafe { self.0.with_dot::<F32<S>>() }
-            }
-        }
         match self {
-            Precision::F32(isa) => dispatch(isa, Single(kernel)),
+            Precision::F32(isa) => dispatch(isa, kernel),
             #[cfg(target_arch = "x86_64")]
             Precision::Bf16 | Precision::Bf16ToF32 => {
-                #[target_feature(enable = "avx512f,avx512bf16")]
-                unsafe fn pairs<K: DotKernel, W: DotProduct>(kernel: K) {
-                    // SAFETY: compiled and entered with the instructions of both kinds of pairs, one of which W is.
-                    unsafe { kernel.with_dot::<W>() }
-                }
                 assert!(is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16"));
                 match self {
                     // SAFETY: the features were detected above.
-                    Precision::Bf16 => unsafe { pairs::<_, pairs::Bf16>(kernel) },
+                    Precision::Bf16 => unsafe { kernel.avx512_bf16::<pairs::Bf16>() },
                     // SAFETY: as above.
-                    _ => unsafe { pairs::<_, pairs::Bf16ToF32>(kernel) },
+                    _ => unsafe { kernel.avx512_bf16::<pairs::Bf16ToF32>() },
                 }
             }
             #[cfg(target_arch = "x86_64")]
             Precision::Int8 => {
-                #[target_feature(enable = "avx512f,avx512vnni")]
-                unsafe fn quads<K: DotKernel>(kernel: K) {
-                    // SAFETY: compiled and entered with the instructions.
-                    unsafe { kernel.with_dot::<quads::Int8>() }
-                }
                 assert!(is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni"));
                 // SAFETY: the features were detected on the line above.
-                unsafe { quads(kernel) }
+                unsafe { kernel.avx512_vnni() }
             }
             #[cfg(not(target_arch = "x86_64"))]
             Precision::Bf16 | Precision::Bf16ToF32 | Precision::Int8 => {
@@ -185,12 +167,47 @@ impl Precision {
 }
 
 /// A kernel that is compiled separately for each precision.
-pub trait DotKernel {
+pub trait DotKernel: Sized {
     /// The kernel's code. Implementations are `#[inline(always)]`, so that it is compiled with `W`'s instructions.
     ///
     /// # Safety
     /// The CPU has `W`'s instructions.
     unsafe fn with_dot<W: DotProduct>(self);
+}
+
+impl<K: DotKernel> Kernel<f32> for K {
+    #[inline(always)]
+    unsafe fn with_simd<S: Simd<T = f32>>(self) {
+        // SAFETY: the same contract.
+        unsafe { self.with_dot::<F32<S>>() }
+    }
+}
+
+/// A kernel's code, compiled for instructions beyond those of [`dispatch`].
+#[cfg(target_arch = "x86_64")]
+trait Compiled: DotKernel {
+    /// # Safety
+    /// The CPU has AVX-512F and AVX-512 BF16.
+    unsafe fn avx512_bf16<W: DotProduct>(self);
+
+    /// # Safety
+    /// The CPU has AVX-512F and AVX-512 VNNI.
+    unsafe fn avx512_vnni(self);
+}
+
+#[cfg(target_arch = "x86_64")]
+impl<K: DotKernel> Compiled for K {
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    unsafe fn avx512_bf16<W: DotProduct>(self) {
+        // SAFETY: compiled and entered with the instructions of both kinds of pairs, one of which W is.
+        unsafe { self.with_dot::<W>() }
+    }
+
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    unsafe fn avx512_vnni(self) {
+        // SAFETY: compiled and entered with the instructions.
+        unsafe { self.with_dot::<quads::Int8>() }
+    }
 }
 
 /// The dot product of two words: one f32 product, the sum of two bf16 products in f32, or of four int8 products in i32.

@@ -109,33 +109,72 @@ element!(f64, x86::Avx2F64, x86::Avx512F64, neon::NeonF64);
 pub fn dispatch<T: Element, K: Kernel<T>>(isa: Isa, kernel: K) {
     #[cfg(target_arch = "x86_64")]
     {
-        #[target_feature(enable = "avx512f")]
-        unsafe fn avx512<T: Element, K: Kernel<T>>(kernel: K) {
-            // SAFETY: compiled and entered with avx512f.
-            unsafe { kernel.with_simd::<T::Avx512>() }
-        }
-        #[target_feature(enable = "avx2,fma")]
-        unsafe fn avx2<T: Element, K: Kernel<T>>(kernel: K) {
-            // SAFETY: compiled and entered with avx2 and fma.
-            unsafe { kernel.with_simd::<T::Avx2>() }
-        }
         if isa == Isa::Avx512 && is_x86_feature_detected!("avx512f") {
             // SAFETY: the feature was detected on the line above.
-            return unsafe { avx512(kernel) };
+            return unsafe { Compiled::<T>::avx512(kernel) };
         }
         if isa == Isa::Avx2 && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             // SAFETY: the features were detected on the line above.
-            return unsafe { avx2(kernel) };
+            return unsafe { Compiled::<T>::avx2(kernel) };
         }
     }
     #[cfg(target_arch = "aarch64")]
     if isa == Isa::Neon {
         // SAFETY: NEON is part of every AArch64 target Rust supports.
-        return unsafe { kernel.with_simd::<T::Neon>() };
+        return unsafe { Compiled::<T>::neon(kernel) };
     }
     let _ = isa;
-    // SAFETY: plain Rust runs everywhere.
-    unsafe { kernel.with_simd::<Portable<T>>() }
+    Compiled::<T>::portable(kernel);
+}
+
+/// A kernel's code, compiled for each instruction set.
+///
+/// These are methods of the kernel's type, so that the compiler generates them with the module that defines it, and
+/// modules in parallel. As functions of this module, all kernels would be one unit of code generation.
+trait Compiled<T: Element>: Kernel<T> {
+    /// # Safety
+    /// The CPU has AVX-512F.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn avx512(self);
+
+    /// # Safety
+    /// The CPU has AVX2 and FMA.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn avx2(self);
+
+    /// # Safety
+    /// The CPU has NEON.
+    #[cfg(target_arch = "aarch64")]
+    unsafe fn neon(self);
+
+    fn portable(self);
+}
+
+impl<T: Element, K: Kernel<T>> Compiled<T> for K {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn avx512(self) {
+        // SAFETY: compiled and entered with avx512f.
+        unsafe { self.with_simd::<T::Avx512>() }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn avx2(self) {
+        // SAFETY: compiled and entered with avx2 and fma.
+        unsafe { self.with_simd::<T::Avx2>() }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    unsafe fn neon(self) {
+        // SAFETY: the caller has NEON.
+        unsafe { self.with_simd::<T::Neon>() }
+    }
+
+    fn portable(self) {
+        // SAFETY: plain Rust runs everywhere.
+        unsafe { self.with_simd::<Portable<T>>() }
+    }
 }
 
 /// The number of elements per vector of an instruction set, and of pixels per register tile.

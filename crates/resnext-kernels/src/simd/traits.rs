@@ -143,7 +143,7 @@ pub const MAX_LANES: usize = 16;
 pub const MAX_PIXELS: usize = 12;
 
 /// A kernel that is compiled separately for each instruction set.
-pub trait Kernel<T: Element> {
+pub trait Kernel<T: Element>: Sized {
     /// The kernel's code. Implementations are `#[inline(always)]`, so that it is compiled with `S`'s instructions.
     ///
     /// # Safety

@@ -8,7 +8,7 @@ use crate::memory::prefetch::prefetch_strided;
 use crate::memory::scratch::Scratch;
 use crate::row3::fma_row3;
 use crate::shape::ConvShape;
-use crate::simd::dispatch::{Isa, dispatch, lanes};
+use crate::simd::dispatch::{Isa, dispatch, lanes, lanes_and_tile};
 use crate::simd::traits::{Element, Kernel, Simd, Storage};
 use crate::threads::parallel::{map, write_chunks};
 use crate::threads::shared_slice::{SharedSlice, write_vec};
@@ -180,7 +180,7 @@ fn solve<D: Storage>(
                     .compute(isa);
             }
             None => {
-                dispatch(isa, RowTiles { walk, rows, planes, plane, ahead, weights: &weight.values, out })
+                RowTiles { walk, rows, planes, plane, ahead, weights: &weight.values, out }.compute(isa);
             }
         }
     };
@@ -246,68 +246,74 @@ struct RowTiles<'a, D: Storage> {
     out: *mut D,
 }
 
-impl<D: Storage> Kernel<D::Compute> for RowTiles<'_, D> {
-    #[inline(always)]
-    unsafe fn with_simd<S: Simd<T = D::Compute>>(self) {
-        let Walk { group, channels, .. } = *self.walk;
-        let (sources, depth) = sources(group, S::LANES);
-        let height = self.walk.height(self.rows);
-        assert!(height * self.walk.places() * S::LANES <= self.plane);
-        assert!(channels / S::LANES * self.plane <= self.planes.len());
-        assert!(channels * sources * depth * 9 == self.weights.len());
-        // SAFETY: the CPU has S's instructions; sizes are as asserted.
-        unsafe {
-            match (group < S::LANES, group, self.walk.stride) {
-                (true, 4, 1) => self.tiles::<S, 4, 1>(),
-                (true, 4, _) => self.tiles::<S, 4, 2>(),
-                (true, _, 1) => self.tiles::<S, 8, 1>(),
-                (true, _, _) => self.tiles::<S, 8, 2>(),
-                (false, _, 1) => self.tiles::<S, 0, 1>(),
-                (false, _, _) => self.tiles::<S, 0, 2>(),
-            }
+impl<D: Storage> RowTiles<'_, D> {
+    fn compute(&self, isa: Isa) {
+        let Walk { group, stride, .. } = *self.walk;
+        let spanning = group < lanes::<D::Compute>(isa);
+        match (spanning, group, stride) {
+            (true, 4, 1) => self.tiles::<4, 1>(isa),
+            (true, 4, _) => self.tiles::<4, 2>(isa),
+            (true, _, 1) => self.tiles::<8, 1>(isa),
+            (true, _, _) => self.tiles::<8, 2>(isa),
+            (false, _, 1) => self.tiles::<0, 1>(isa),
+            (false, _, _) => self.tiles::<0, 2>(isa),
+        }
+    }
+
+    /// In tiles of as many neighbours as fit the registers beside three weights and a source pixel, and of those the size
+    /// that computes the fewest pixels twice. Each size is a function of its own, which keeps functions small: the time to
+    /// compile one grows faster than its size.
+    fn tiles<const DEPTH: usize, const STRIDE: usize>(&self, isa: Isa) {
+        let (_, tile) = lanes_and_tile::<D::Compute>(isa);
+        let width = self.walk.dst.1;
+        let repeated = |m: &usize| (width.div_ceil(*m) * (2 * *m + 1), *m);
+        let compiled = |m: &usize| *m <= width && is_compiled(*m, tile, size_of::<D::Compute>());
+        match [16, 14, 8, 7, 4, 1].into_iter().filter(compiled).min_by_key(repeated) {
+            Some(16) => dispatch(isa, Tiles::<D, DEPTH, STRIDE, 16, 1>(self)),
+            Some(14) => dispatch(isa, Tiles::<D, DEPTH, STRIDE, 14, 1>(self)),
+            Some(8) => dispatch(isa, Tiles::<D, DEPTH, STRIDE, 8, 1>(self)),
+            Some(7) if width == 7 => dispatch(isa, Tiles::<D, DEPTH, STRIDE, 7, 2>(self)),
+            Some(7) => dispatch(isa, Tiles::<D, DEPTH, STRIDE, 7, 1>(self)),
+            Some(4) => dispatch(isa, Tiles::<D, DEPTH, STRIDE, 4, 1>(self)),
+            _ => dispatch(isa, Tiles::<D, DEPTH, STRIDE, 1, 1>(self)),
         }
     }
 }
 
-impl<D: Storage> RowTiles<'_, D> {
-    /// # Safety
-    /// The CPU has `S`'s instructions; sizes are those that `with_simd` asserts.
-    #[inline(always)]
-    unsafe fn tiles<S: Simd<T = D::Compute>, const DEPTH: usize, const STRIDE: usize>(&self) {
-        if const { DEPTH > 0 && DEPTH >= S::LANES } {
-            unreachable!("groups that fill vectors have no depth of their own");
-        }
-        // As many neighbours as fit the registers beside three weights and a source pixel, and of those the size that
-        // computes the fewest pixels twice. Instruction sets and types that matter less are compiled in fewer sizes.
-        let width = self.walk.dst.1;
-        let sizes: &[usize] = match (const { wide::<S>() }, const { S::TILE >= 6 }) {
-            (true, _) => &[16, 14, 8, 7, 4, 1],
-            (_, true) => &[8, 4, 1],
-            _ => &[4, 1],
-        };
-        let tiles = |m: &&usize| (width.div_ceil(**m) * (2 * **m + 1), **m);
-        let m = sizes.iter().filter(|&&m| m <= width).min_by_key(tiles).copied().unwrap_or(1);
-        // SAFETY: passed on.
-        unsafe {
-            if const { wide::<S>() } {
-                match m {
-                    16 => return self.vectors::<S, DEPTH, STRIDE, 16, 1>(),
-                    14 => return self.vectors::<S, DEPTH, STRIDE, 14, 1>(),
-                    7 if width == 7 => return self.vectors::<S, DEPTH, STRIDE, 7, 2>(),
-                    7 => return self.vectors::<S, DEPTH, STRIDE, 7, 1>(),
-                    _ => {}
-                }
-            }
-            if const { S::TILE >= 6 } && m == 8 {
-                return self.vectors::<S, DEPTH, STRIDE, 8, 1>();
-            }
-            match m {
-                4 => self.vectors::<S, DEPTH, STRIDE, 4, 1>(),
-                _ => self.vectors::<S, DEPTH, STRIDE, 1, 1>(),
-            }
-        }
+/// Whether tiles of `m` neighbours are compiled for an instruction set whose register tiles have `tile` pixels, and elements
+/// of `bytes`: sets and types that matter less are compiled in fewer sizes.
+const fn is_compiled(m: usize, tile: usize, bytes: usize) -> bool {
+    match m {
+        16 | 14 | 7 => tile >= 14 && bytes == 4,
+        8 => tile >= 6,
+        _ => true,
     }
+}
 
+/// Tiles of `M` neighbours in each of `ROWS` rows, with groups of `DEPTH` channels, or 0 for groups of whole vectors.
+struct Tiles<'a, D: Storage, const DEPTH: usize, const STRIDE: usize, const M: usize, const ROWS: usize>(
+    &'a RowTiles<'a, D>,
+);
+
+impl<D: Storage, const DEPTH: usize, const STRIDE: usize, const M: usize, const ROWS: usize>
+    Kernel<D::Compute> for Tiles<'_, D, DEPTH, STRIDE, M, ROWS>
+{
+    #[inline(always)]
+    unsafe fn with_simd<S: Simd<T = D::Compute>>(self) {
+        if const { DEPTH > 0 && DEPTH >= S::LANES || !is_compiled(M, S::TILE, size_of::<S::T>()) } {
+            unreachable!("groups that fill vectors have no depth, and `tiles` chooses compiled sizes");
+        }
+        let RowTiles { walk, rows, planes, plane, weights, .. } = *self.0;
+        let (sources, depth) = sources(walk.group, S::LANES);
+        assert!(walk.height(rows) * walk.places() * S::LANES <= plane && M <= walk.dst.1);
+        assert!(walk.channels / S::LANES * plane <= planes.len() && walk.stride == STRIDE);
+        assert!(walk.channels * sources * depth * 9 == weights.len());
+        // SAFETY: the CPU has S's instructions; sizes are as asserted.
+        unsafe { self.0.vectors::<S, DEPTH, STRIDE, M, ROWS>() }
+    }
+}
+
+impl<D: Storage> RowTiles<'_, D> {
     /// Tiles of `M` neighbours in each of `ROWS` rows: two short rows at once, as too few sums would wait for each other.
     ///
     /// # Safety
@@ -458,11 +464,6 @@ impl<D: Storage> RowTiles<'_, D> {
             }
         }
     }
-}
-
-/// Whether tiles of sixteen neighbours are compiled: with 32 registers, for the type that networks are trained in.
-const fn wide<S: Simd>() -> bool {
-    S::TILE >= 14 && size_of::<S::T>() == 4
 }
 
 #[cfg(test)]
