@@ -80,9 +80,9 @@ pub fn block(tensors: &Tensors, cardinality: usize, from: Form, to: Form) -> Res
 fn path_dim(name: &str, form: Form) -> Option<usize> {
     match (name.split('.').next()?, form) {
         (_, Form::C) => None,
-        ("conv1" | "bn1" | "conv2" | "bn2", _) => Some(0),
+        ("conv1" | "bn1" | "conv2" | "bn2", Form::A | Form::B) => Some(0),
         ("conv3", Form::A) => Some(1),
-        _ => None,
+        (_, Form::A | Form::B) => None,
     }
 }
 

@@ -214,6 +214,10 @@ impl<K: DotKernel> Compiled for K {
 ///
 /// Vectors of words and of sums are loaded and stored by `S` as if they were f32, whatever they hold.
 ///
+/// To add a precision: a variant of [`Precision`] and of [`MapType`], an implementation of this trait and an arm of
+/// [`Precision::dispatch`]; its packing in `direct.rs`; its maps in `max_pool.rs`, `quantize.rs` and, in resnext-ops,
+/// `element.rs` and `infer/`. A sum takes one 32-bit lane per output channel.
+///
 /// # Safety
 /// Every method may only be called where the CPU has the instructions; pointers to channels need `S::LANES`
 /// of them, of [`BYTES`](Self::BYTES) each, with any alignment.
