@@ -22,7 +22,7 @@ fn value(variables: &Variables, name: &str) -> Tensor {
 }
 
 #[test]
-fn the_embedding_is_what_the_last_layer_sees() {
+fn the_embedding_is_the_input_of_the_last_layer() {
     let (config, variables, network) = network();
     let x = images((2, 3, 32, 24));
     let embedding = network.embedding(&x, false).unwrap();
@@ -41,13 +41,13 @@ fn the_embedding_is_what_the_last_layer_sees() {
 /// By the definition of Grad-CAM: the positive part of the sum of the map's channels, weighted by the mean
 /// gradient of the class's logit.
 #[test]
-fn grad_cam_is_that_of_the_gradient() {
+fn grad_cam_is_what_the_gradient_gives() {
     let (_, variables, network) = network();
     let x = images((2, 3, 32, 24));
     let logits = network.forward(&x, false).unwrap();
     for class in [None, Some(4)] {
-        let (told, cam) = network.grad_cam(&x, class).unwrap();
-        assert!(difference(&values(&told), &values(&logits)) < 1e-5);
+        let (reported, cam) = network.grad_cam(&x, class).unwrap();
+        assert!(difference(&values(&reported), &values(&logits)) < 1e-5);
         for i in 0..2 {
             let map = network.stage_maps(&x, false).unwrap()[2].narrow(0, i, 1).unwrap().detach();
             let map = Var::from_tensor(&map.contiguous().unwrap()).unwrap();

@@ -180,10 +180,10 @@ fn logits_are_the_same_bits_for_any_number_of_threads() {
 fn an_observed_pass_gives_the_same_logits_and_reports_every_layer() {
     let config = Config::by_name("resnext11_8x4d").unwrap();
     let (fused, x) = (network(&config).fuse().unwrap(), images(3, 32, 32));
-    let mut told = Vec::new();
-    let observed = fused.forward_observed(&x, &mut |name, _| told.push(name.to_string())).unwrap();
+    let mut reported = Vec::new();
+    let observed = fused.forward_observed(&x, &mut |name, _| reported.push(name.to_string())).unwrap();
     assert_eq!(values(&observed), values(&fused.forward(&x).unwrap()));
-    let times = |name: &str| told.iter().filter(|told| *told == name).count();
+    let times = |name: &str| reported.iter().filter(|reported| *reported == name).count();
     // The last stage computes all three images at once.
     assert_eq!(["input", "conv1", "layer2.0.conv2", "layer3.0.conv2", "fc"].map(times), [3, 3, 3, 1, 1]);
 }

@@ -82,14 +82,14 @@ fn progress_goes_from_nothing_to_the_whole_file() {
         true => reply.cut(60_000),
         false => reply,
     });
-    let told: Arc<Mutex<Vec<(String, u64, u64)>>> = Arc::default();
-    let seen = told.clone();
+    let reported: Arc<Mutex<Vec<(String, u64, u64)>>> = Arc::default();
+    let seen = reported.clone();
     let progress: Progress =
         Box::new(move |file, done, total| seen.lock().unwrap().push((file.to_string(), done, total)));
     get(&client(&server, cache.path()).with_progress(progress), FILE).unwrap();
-    let told = told.lock().unwrap();
-    assert!(told.iter().all(|(file, _, total)| file == FILE && *total == 200_000));
-    let done: Vec<u64> = told.iter().map(|(_, done, _)| *done).collect();
+    let reported = reported.lock().unwrap();
+    assert!(reported.iter().all(|(file, _, total)| file == FILE && *total == 200_000));
+    let done: Vec<u64> = reported.iter().map(|(_, done, _)| *done).collect();
     assert!(done.is_sorted() && done.contains(&60_000), "{done:?}");
     assert_eq!((done.first(), done.last()), (Some(&0), Some(&200_000)));
 }
@@ -126,7 +126,7 @@ fn a_connection_cut_in_the_middle_is_taken_up_where_it_was() {
 }
 
 #[test]
-fn a_download_given_up_is_no_file_and_a_later_call_goes_on() {
+fn a_failed_download_leaves_no_file_and_a_later_call_resumes_it() {
     let cache = tempfile::tempdir().unwrap();
     let broken = changed(|request, before, reply| match request.path.starts_with("/cdn") {
         true => reply.cut(if before == 0 { 70_000 } else { 0 }),
@@ -197,7 +197,7 @@ fn refusals_say_what_may_help() {
 }
 
 #[test]
-fn passing_trouble_passes() {
+fn temporary_failures_are_retried() {
     let cache = tempfile::tempdir().unwrap();
     let server = changed(|_, before, reply| match before {
         0 => Reply::new(503),
@@ -260,7 +260,7 @@ fn a_new_version_is_fetched_and_the_old_one_stays() {
 }
 
 #[test]
-fn names_that_are_none_are_refused_before_anything_is_asked() {
+fn invalid_names_are_refused_before_any_request() {
     for wrong in ["", "a/b/c", "../etc", "me/..", "me/mo del", "me/model@", "me/model@../x", "/me"] {
         assert!(matches!(wrong.parse::<RepoId>(), Err(HubError::Id(_))), "{wrong}");
     }

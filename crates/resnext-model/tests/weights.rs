@@ -36,7 +36,7 @@ fn every_format_of_torch_save_gives_the_formulas_weights() {
 }
 
 #[test]
-fn a_pickle_that_wants_to_run_code_is_refused() {
+fn a_pickle_that_would_run_code_is_refused() {
     let refused = |file: &str| {
         let error = Weights::open(&checkpoint(file)).unwrap_err().to_string();
         assert!(error.contains(file) && error.contains("refused") && error.lines().count() == 1, "{error}");
@@ -49,7 +49,7 @@ fn a_pickle_that_wants_to_run_code_is_refused() {
 }
 
 #[test]
-fn the_network_is_told_by_its_weights() {
+fn the_configuration_is_inferred_from_the_weights() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("weights.safetensors");
     for (name, stages) in [
@@ -95,7 +95,7 @@ fn a_network_is_read_from_its_file() {
 }
 
 #[test]
-fn prefixes_and_other_names_are_ours_in_the_end() {
+fn prefixes_and_other_names_become_torchvisions() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("weights.safetensors");
     let plain = tensors(&tiny());
@@ -108,7 +108,7 @@ fn prefixes_and_other_names_are_ours_in_the_end() {
 }
 
 #[test]
-fn of_a_checkpoint_it_is_the_averages_that_count() {
+fn a_checkpoint_has_the_averaged_weights() {
     let folder = tempfile::tempdir().unwrap();
     let average = Tensor::new(&[7f32, 8.0, 9.0], &CPU).unwrap();
     let weights = changed(folder.path(), |all| {
@@ -149,7 +149,7 @@ fn changed(folder: &Path, change: impl FnOnce(&mut std::collections::BTreeMap<St
 }
 
 #[test]
-fn what_does_not_fit_is_counted_and_listed() {
+fn weights_that_do_not_fit_are_counted_and_listed() {
     let folder = tempfile::tempdir().unwrap();
     let weights = changed(folder.path(), |all| {
         all.retain(|name, _| !name.starts_with("layer2.0.bn"));
@@ -172,7 +172,7 @@ fn what_does_not_fit_is_counted_and_listed() {
 }
 
 #[test]
-fn values_that_are_no_numbers_are_found() {
+fn values_that_are_not_finite_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let weights = changed(folder.path(), |all| {
         all.insert("fc.bias".into(), Tensor::new(&[0.5, f32::NAN, f32::INFINITY], &CPU).unwrap());
@@ -188,7 +188,7 @@ fn values_that_are_no_numbers_are_found() {
 }
 
 #[test]
-fn files_that_are_no_weights_get_one_clear_line() {
+fn files_that_are_not_weights_get_an_error_of_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
     let good = {
@@ -229,7 +229,7 @@ fn files_that_are_no_weights_get_one_clear_line() {
 }
 
 #[test]
-fn other_networks_are_named_for_what_they_have() {
+fn other_networks_are_refused_by_what_they_have() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("other.safetensors");
     let refused = |change: &dyn Fn(&str) -> Option<String>, expected: &str| {
@@ -293,7 +293,7 @@ fn a_folder_has_its_configuration_and_it_is_checked() {
 }
 
 #[test]
-fn a_fresh_head_takes_other_classes_and_all_else_from_the_file() {
+fn a_fresh_head_has_other_classes_and_the_rest_comes_from_the_file() {
     let weights = Weights::open(&checkpoint("plain.pth")).unwrap();
     let config = Config { classes: 7, ..weights.config().unwrap() };
     let variables = Variables::new(5, DType::F32, &CPU);

@@ -47,7 +47,7 @@ mod tests {
     use super::Message;
 
     #[test]
-    fn bytes_are_those_of_the_encodings_own_examples() {
+    fn bytes_are_those_of_the_documentations_examples() {
         // Examples of protobuf.dev/programming-guides/encoding: field 1 is 150; field 2 is "testing"; field 3
         // is the message with field 1.
         let number = Message::default().integer(1, 150);
