@@ -12,9 +12,10 @@ use resnext_ops::ConvBn;
 /// Σ T_i(x) of equation (3) in one of the three forms, without the batch norm that follows the sum: that one
 /// is the same in every form, and belongs to the block.
 ///
-/// To add a form: implement this trait in a file of its own; give [`Form`](crate::config::Form) a variant, a name in its
-/// `FromStr` and `Display`, and [`Block::new`](super::Block::new) an arm; teach [`convert`](crate::convert) its weight
-/// names and `weights/infer.rs` how to recognise it; add it to the lists of forms in the tests.
+/// To add a form: implement this trait in a file of its own; give [`Form`](crate::config::Form) a variant, a
+/// name in its `FromStr` and `Display`, and [`Block::new`](super::Block::new) an arm; teach
+/// [`convert`](crate::convert) its weight names and `weights/infer.rs` how to recognise it; add it to the
+/// lists of forms in the tests.
 pub(super) trait Transform: std::fmt::Debug + Send + Sync {
     /// From (N, input, H, W) to (N, output, ⌈H/stride⌉, ⌈W/stride⌉).
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor>;

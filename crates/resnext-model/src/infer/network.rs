@@ -68,11 +68,11 @@ impl Fused {
     ///
     /// NaN in an image makes the logits of that image NaN; in int8, infinity does so too.
     ///
-    /// As many images are computed at the same time as the rayon pool has threads, one per thread. All threads
-    /// share the images that are left over, and every image of more than 512×512 pixels. They also share every
-    /// image if one per thread would take more pixels than 16 images of 512×512. The logits are the same bits in
-    /// each case. The buffers are reused by later calls; for ResNeXt-50 in f32 they take some 450 bytes per pixel
-    /// of each image that is computed at the same time.
+    /// As many images are computed at the same time as the rayon pool has threads, one per thread. All
+    /// threads share the images that are left over, and every image of more than 512×512 pixels. They also
+    /// share every image if one per thread would take more pixels than 16 images of 512×512. The logits are
+    /// the same bits in each case. The buffers are reused by later calls; for ResNeXt-50 in f32 they take
+    /// some 450 bytes per pixel of each image that is computed at the same time.
     ///
     /// # Errors
     /// If `x` is not (N, 3, H, W) of f32.
