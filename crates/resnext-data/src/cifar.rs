@@ -67,6 +67,13 @@ pub fn cifar100(path: &Path) -> Result<Splits> {
     )
 }
 
+/// Whether a folder is that of the official archive of CIFAR-10 or CIFAR-100, or has it in it.
+pub fn recognise(path: &Path) -> bool {
+    const FILES: [&str; 2] = ["batches.meta.txt", "fine_label_names.txt"];
+    const FOLDERS: [&str; 3] = [".", "cifar-10-batches-bin", "cifar-100-binary"];
+    FOLDERS.iter().any(|folder| FILES.iter().any(|file| path.join(folder).join(file).is_file()))
+}
+
 fn read(path: &Path, kind: &Kind) -> Result<Splits> {
     let io = |source| Error::Io { path: path.to_path_buf(), source };
     let wanted: Vec<&str> = kind.train.iter().copied().chain([kind.test, kind.names]).collect();

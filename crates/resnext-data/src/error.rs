@@ -58,6 +58,22 @@ pub enum Error {
         /// What went wrong.
         reason: String,
     },
+    /// A folder is no image folder, or one that nothing can be learnt from.
+    #[error("{} {problem}", path.display())]
+    ImageFolder {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it, and what would be right.
+        problem: String,
+    },
+    /// A tar shard is damaged or has another layout.
+    #[error("{} {problem}", path.display())]
+    Shard {
+        /// The shard, or the folder of the shards.
+        path: PathBuf,
+        /// What is wrong with it, and what would be right.
+        problem: String,
+    },
     /// A setting of an [`EvalTransform`](crate::EvalTransform) is out of range.
     #[error("evaluation transform: {0}")]
     Transform(String),

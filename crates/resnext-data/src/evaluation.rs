@@ -3,6 +3,7 @@
 
 use crate::dataset::{CHANNELS, Normalization};
 use crate::error::{Error, Result};
+use crate::normalize::normalized;
 use crate::photo::Photo;
 use crate::resample::{Interpolation, resample};
 use std::ops::Range;
@@ -85,19 +86,7 @@ impl EvalTransform {
 
     /// Crops and normalises a photo: returns the network's input (H, W, 3).
     pub fn apply(&self, photo: &Photo) -> Vec<f32> {
-        self.normalize(&self.crop(photo))
-    }
-
-    /// Normalises pixels with the same f32 operations as torchvision: scale to [0, 1], subtract the mean,
-    /// divide by the deviation.
-    fn normalize(&self, pixels: &[u8]) -> Vec<f32> {
-        let Normalization { mean, std } = self.normalization;
-        let table: [[f32; CHANNELS]; 256] =
-            std::array::from_fn(|v| std::array::from_fn(|c| (v as f32 / 255.0 - mean[c]) / std[c]));
-        let of = |pixel: &[u8]| -> [f32; CHANNELS] { std::array::from_fn(|c| table[pixel[c] as usize][c]) };
-        let mut out = Vec::with_capacity(pixels.len());
-        pixels.chunks_exact(CHANNELS).for_each(|pixel| out.extend(of(pixel)));
-        out
+        normalized(&self.crop(photo), &self.normalization, [0.0; CHANNELS])
     }
 
     /// Returns the crop's position on the original photo.

@@ -3,8 +3,8 @@
 use crate::augment::Augmentation;
 use crate::dataset::{CHANNELS, Dataset, Normalization};
 use crate::error::{Error, Result};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use crate::random_stream::{of_image, shuffled};
+use crate::transform::mix::Mixed;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
@@ -32,6 +32,8 @@ pub struct Batch {
     pub labels: Vec<u32>,
     /// Height and width of the images, in pixels.
     pub size: (usize, usize),
+    /// The second label of each image, if the images were mixed.
+    pub mixed: Option<Mixed>,
 }
 
 /// Makes the batches of each epoch. Order and augmentation depend only on the seed, the epoch and the image's
@@ -96,21 +98,10 @@ impl Loader {
     }
 
     fn order(&self, epoch: u64) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.dataset.len()).collect();
-        if self.config.shuffle {
-            let mut rng = self.rng(epoch, u32::MAX as u64);
-            for i in (1..order.len()).rev() {
-                order.swap(i, rng.random_range(0..=i));
-            }
+        match self.config.shuffle {
+            true => shuffled(self.config.seed, epoch, self.dataset.len()),
+            false => (0..self.dataset.len()).collect(),
         }
-        order
-    }
-
-    /// The random numbers of one image in one epoch. Index `u32::MAX`, which no image has, is the shuffle's.
-    fn rng(&self, epoch: u64, index: u64) -> ChaCha8Rng {
-        let mut rng = ChaCha8Rng::seed_from_u64(self.config.seed);
-        rng.set_stream(epoch << 32 | index);
-        rng
     }
 
     fn batch(&self, epoch: u64, number: usize, order: &[usize]) -> Batch {
@@ -119,11 +110,11 @@ impl Loader {
         let (height, width) = self.dataset.size();
         let mut images = vec![0.0; indices.len() * height * width * CHANNELS];
         for (&index, out) in indices.iter().zip(images.chunks_exact_mut(height * width * CHANNELS)) {
-            let mut rng = self.rng(epoch, index as u64);
+            let mut rng = of_image(self.config.seed, epoch, index as u64);
             self.config.augmentation.write(&self.dataset, index, &self.normalization, &mut rng, out);
         }
         let labels = indices.iter().map(|&index| self.dataset.label(index)).collect();
-        Batch { images, labels, size: (height, width) }
+        Batch { images, labels, size: (height, width), mixed: None }
     }
 }
 

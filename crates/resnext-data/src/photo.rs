@@ -96,6 +96,11 @@ impl Photo {
         &self.pixels
     }
 
+    /// The pixels, to be changed.
+    pub(crate) fn pixels_mut(&mut self) -> &mut [u8] {
+        &mut self.pixels
+    }
+
     /// Writes the photo to `path`, in the format of its extension, such as `.png`.
     ///
     /// # Errors

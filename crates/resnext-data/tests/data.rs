@@ -1,5 +1,12 @@
 //! Valid and damaged archives, the loader's determinism, and the difficulty of the generated data set.
 
+#[path = "data/image_folder.rs"]
+mod image_folder;
+#[path = "data/shards.rs"]
+mod shards;
+#[path = "data/transforms.rs"]
+mod transforms;
+
 use resnext_data::{Augmentation, Batch, Dataset, Loader, LoaderConfig, cifar, synthetic};
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,183 @@
+//! Labelled images in files, decoded when they are needed.
+
+use crate::error::{Error, Result};
+use crate::photo::Photo;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Labelled images in files, each decoded when it is needed: a set of any size takes the memory of its paths,
+/// or of a few numbers per image in a shard.
+#[derive(Debug, Clone)]
+pub struct ImageSet {
+    images: Vec<Image>,
+    shards: Arc<[PathBuf]>,
+    class_names: Arc<[String]>,
+}
+
+#[derive(Debug, Clone)]
+struct Image {
+    place: Place,
+    label: u32,
+}
+
+/// Where an image's bytes are.
+#[derive(Debug, Clone)]
+enum Place {
+    File(PathBuf),
+    Shard(Member),
+}
+
+/// An image within a larger file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Member {
+    /// The index of the file.
+    pub shard: u32,
+    /// Where the image starts in it, in bytes.
+    pub offset: u64,
+    /// The length of the image in bytes.
+    pub len: u64,
+}
+
+impl ImageSet {
+    /// A set of files, each with its label: an index into `class_names`.
+    ///
+    /// # Errors
+    /// [`Error::Loader`] if a label has no class name.
+    pub fn new(files: Vec<(PathBuf, u32)>, class_names: Arc<[String]>) -> Result<Self> {
+        if let Some((path, label)) = files.iter().find(|(_, label)| *label as usize >= class_names.len()) {
+            let (path, classes) = (path.display(), class_names.len());
+            return Err(Error::Loader(format!("{path} has label {label}, expected one below {classes}")));
+        }
+        let images = files.into_iter().map(|(path, label)| Image { place: Place::File(path), label });
+        Ok(ImageSet { images: images.collect(), shards: Arc::from([]), class_names })
+    }
+
+    /// A set of images within `shards`, whose labels and places have been checked.
+    pub(crate) fn in_shards(
+        members: Vec<(Member, u32)>,
+        shards: Arc<[PathBuf]>,
+        class_names: Arc<[String]>,
+    ) -> Self {
+        let images = members.into_iter().map(|(member, label)| Image { place: Place::Shard(member), label });
+        ImageSet { images: images.collect(), shards, class_names }
+    }
+
+    /// The images at these indices, as a set of their own.
+    pub(crate) fn select(&self, indices: impl Iterator<Item = usize>) -> Self {
+        let images = indices.map(|index| self.images[index].clone()).collect();
+        ImageSet { images, shards: Arc::clone(&self.shards), class_names: Arc::clone(&self.class_names) }
+    }
+
+    /// The number of images.
+    pub fn len(&self) -> usize {
+        self.images.len()
+    }
+
+    /// Whether there are no images.
+    pub fn is_empty(&self) -> bool {
+        self.images.is_empty()
+    }
+
+    /// The class names, indexed by label.
+    pub fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+
+    /// The label of image `index`.
+    ///
+    /// # Panics
+    /// If `index` is not below [`len`](Self::len).
+    pub fn label(&self, index: usize) -> u32 {
+        self.images[index].label
+    }
+
+    /// The file that image `index` is, or is in.
+    ///
+    /// # Panics
+    /// If `index` is not below [`len`](Self::len).
+    pub fn path(&self, index: usize) -> &Path {
+        match &self.images[index].place {
+            Place::File(path) => path,
+            Place::Shard(member) => &self.shards[member.shard as usize],
+        }
+    }
+
+    /// Reads and decodes image `index`.
+    ///
+    /// # Errors
+    /// [`Error::Photo`], which names the file, if it cannot be read or is not an image.
+    ///
+    /// # Panics
+    /// If `index` is not below [`len`](Self::len).
+    pub fn photo(&self, index: usize) -> Result<Photo> {
+        let path = self.path(index);
+        let Place::Shard(member) = self.images[index].place else { return Photo::open(path) };
+        let failed = |reason: String| {
+            let reason = format!("the image of {} bytes at byte {}: {reason}", member.len, member.offset);
+            Error::Photo { path: path.to_path_buf(), reason }
+        };
+        let bytes = member.read(path).map_err(|error| failed(error.to_string()))?;
+        Photo::decode(&bytes).map_err(|error| failed(error.to_string()))
+    }
+
+    /// A line that tells this set from others: its size, and a hash of the classes, the labels and the names of
+    /// the files with their folders. The files are not read.
+    pub fn fingerprint(&self) -> String {
+        let name = |path: &Path| {
+            let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let folder = path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+            format!("{folder}/{file}")
+        };
+        let place = |place: &Place| match place {
+            Place::File(path) => name(path),
+            Place::Shard(Member { shard, offset, len }) => {
+                format!("{}:{offset}+{len}", name(&self.shards[*shard as usize]))
+            }
+        };
+        let classes = self.class_names.iter().flat_map(|name| name.bytes().chain([0]));
+        let images = self.images.iter().flat_map(|image| {
+            place(&image.place).into_bytes().into_iter().chain([0]).chain(image.label.to_le_bytes())
+        });
+        // FNV-1a rather than the standard hasher, which may change between releases of Rust.
+        let hash = classes
+            .chain(images)
+            .fold(0xcbf29ce484222325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100000001b3));
+        format!("{} photos in {} classes ({hash:016x})", self.len(), self.class_names.len())
+    }
+
+    /// The number of images of each class, indexed by label.
+    pub fn class_counts(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.class_names.len()];
+        self.images.iter().for_each(|image| counts[image.label as usize] += 1);
+        counts
+    }
+
+    /// The weight of each class's images in the loss, N / (K·n) for n of N images in a class out of K: every
+    /// class then counts the same, and the mean weight over the images is 1. A class without images weighs 0.
+    pub fn class_weights(&self) -> Vec<f32> {
+        let (images, classes) = (self.len() as f64, self.class_names.len() as f64);
+        let weight = |count: usize| match count {
+            0 => 0.0,
+            _ => (images / (classes * count as f64)) as f32,
+        };
+        self.class_counts().into_iter().map(weight).collect()
+    }
+}
+
+impl Member {
+    /// Reads the image's bytes from its shard.
+    fn read(&self, path: &Path) -> std::io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(self.offset))?;
+        // The length was checked against the file's when it was indexed; the buffer grows while reading in case
+        // the file has changed.
+        let mut bytes = Vec::new();
+        file.take(self.len).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 == self.len {
+            return Ok(bytes);
+        }
+        Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the file has become shorter"))
+    }
+}

@@ -1,0 +1,210 @@
+//! Images in tar files, in the layout of WebDataset: consecutive members of one name and different endings are a
+//! sample, such as `000042.jpg` and its label in `000042.cls`.
+
+use crate::error::{Error, Result};
+use crate::image_folder::is_photo;
+use crate::image_set::{ImageSet, Member};
+use crate::validation_split::ValidationSplit;
+use std::fs::File;
+use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The training and validation images of tar shards.
+///
+/// The shards are indexed once, by their headers alone, and an image is read from its place when it is needed.
+/// Memory is a few numbers per image whatever the size of the shards, an epoch is shuffled over all of them, and
+/// its length is known.
+#[derive(Debug, Clone)]
+pub struct Shards {
+    /// The training images.
+    pub train: ImageSet,
+    /// The validation images.
+    pub validation: ImageSet,
+    /// Whether `validation` was split off, because no shard is for validation.
+    pub split: bool,
+}
+
+/// The file beside the shards that has a class name per line, in the order of the labels.
+const CLASS_NAMES: &str = "classes.txt";
+
+/// How the names of shards for validation begin.
+const VALIDATION: [&str; 3] = ["val", "test", "dev"];
+
+impl Shards {
+    /// Indexes the `.tar` files in a folder. Those whose names begin with `val`, `test` or `dev` are for
+    /// validation; a share of the others is if there are none. Class names are in a file `classes.txt` beside
+    /// them; without it, classes are called by their numbers.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a file cannot be read; [`Error::Shard`] if one is no tar file or cut short, a sample
+    /// has no image, two images or no label, or a label is not a number or has no class name.
+    pub fn open(folder: &Path, split: ValidationSplit) -> Result<Self> {
+        split.validate()?;
+        let shards: Arc<[PathBuf]> = tar_files(folder)?.into();
+        if shards.is_empty() {
+            return Err(failed(folder, "has no .tar files".into()));
+        }
+        let (mut train, mut validation) = (Vec::new(), Vec::new());
+        for (index, path) in shards.iter().enumerate() {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+            let of = if VALIDATION.iter().any(|start| name.starts_with(start)) {
+                &mut validation
+            } else {
+                &mut train
+            };
+            add_shard(path, index as u32, of)?;
+        }
+        let names = class_names(folder, train.iter().chain(&validation).map(|(_, label)| *label).max())?;
+        if names.len() < 2 {
+            return Err(failed(folder, "has one class only: expected at least two".into()));
+        }
+        let all: Arc<[String]> = names.into();
+        let set = |members| ImageSet::in_shards(members, Arc::clone(&shards), Arc::clone(&all));
+        if train.is_empty() {
+            return Err(failed(folder, "has no training images".into()));
+        }
+        if validation.is_empty() {
+            let (train, validation) = split.divide(&set(train)).map_err(|class| {
+                failed(folder, format!("has less than two images of class {class}, which cannot be split"))
+            })?;
+            return Ok(Shards { train, validation, split: true });
+        }
+        Ok(Shards { train: set(train), validation: set(validation), split: false })
+    }
+
+    /// Whether a folder has tar files.
+    pub fn recognise(folder: &Path) -> bool {
+        tar_files(folder).is_ok_and(|files| !files.is_empty())
+    }
+}
+
+fn failed(path: &Path, problem: String) -> Error {
+    Error::Shard { path: path.to_path_buf(), problem }
+}
+
+/// The tar files in a folder, sorted by name.
+fn tar_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let io = |source| Error::Io { path: folder.to_path_buf(), source };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("tar")) && path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// The class names of a folder, or numbers up to `largest` if it has no file of them.
+fn class_names(folder: &Path, largest: Option<u32>) -> Result<Vec<String>> {
+    let path = folder.join(CLASS_NAMES);
+    let classes = largest.map_or(0, |label| label as usize + 1);
+    if !path.exists() {
+        return Ok((0..classes).map(|label| label.to_string()).collect());
+    }
+    let text = std::fs::read_to_string(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+    let names: Vec<String> =
+        text.lines().map(|line| line.trim().to_string()).filter(|l| !l.is_empty()).collect();
+    if names.len() < classes {
+        return Err(failed(
+            &path,
+            format!("names {} classes, but the shards have a label {}", names.len(), classes - 1),
+        ));
+    }
+    Ok(names)
+}
+
+/// A sample that is being read.
+struct Sample {
+    key: String,
+    image: Option<Member>,
+    label: Option<u32>,
+}
+
+/// The most bytes of a label.
+const LABEL_LIMIT: u64 = 64;
+
+/// Labels above this are not class numbers.
+const CLASS_LIMIT: u32 = 1 << 20;
+
+/// Adds the samples of a shard.
+fn add_shard(path: &Path, shard: u32, samples: &mut Vec<(Member, u32)>) -> Result<()> {
+    let io = |source| Error::Io { path: path.to_path_buf(), source };
+    let broken = |error: std::io::Error| failed(path, format!("is no tar file, or a damaged one: {error}"));
+    let mut file = File::open(path).map_err(io)?;
+    let total = file.metadata().map_err(io)?.len();
+    ends_with_mark(&mut file, total).map_err(io)?.then_some(()).ok_or_else(|| {
+        failed(path, "is cut short, or no tar file: its end mark, 512 zeros, is missing".into())
+    })?;
+    let mut archive = tar::Archive::new(BufReader::new(file));
+    let mut sample: Option<Sample> = None;
+    for entry in archive.entries_with_seek().map_err(broken)? {
+        let mut entry = entry.map_err(broken)?;
+        if !entry.header().entry_type().is_file() {
+            continue;
+        }
+        let name = entry.path().map_err(broken)?.into_owned();
+        let (key, ending) = key_and_ending(&name);
+        if sample.as_ref().is_none_or(|sample| sample.key != key) {
+            finish(path, sample.take(), samples)?;
+            sample = Some(Sample { key: key.clone(), image: None, label: None });
+        }
+        let Some(sample) = &mut sample else { continue };
+        let (offset, len) = (entry.raw_file_position(), entry.size());
+        if offset.saturating_add(len) > total {
+            return Err(failed(path, format!("is cut short within {}", name.display())));
+        }
+        if ending == "cls" {
+            let mut text = String::new();
+            (&mut entry).take(LABEL_LIMIT).read_to_string(&mut text).map_err(broken)?;
+            let label = text.trim().parse().ok().filter(|&label| label < CLASS_LIMIT).ok_or_else(|| {
+                failed(
+                    path,
+                    format!("{}: expected the number of a class, got {:?}", name.display(), text.trim()),
+                )
+            })?;
+            sample.label = Some(label);
+        } else if is_photo(&name) && sample.image.replace(Member { shard, offset, len }).is_some() {
+            return Err(failed(path, format!("sample {key} has two images: expected one")));
+        }
+    }
+    finish(path, sample, samples)
+}
+
+/// Whether a tar file ends with a block of zeros.
+fn ends_with_mark(file: &mut File, total: u64) -> std::io::Result<bool> {
+    let mut block = [1; 512];
+    if total < 512 {
+        return Ok(false);
+    }
+    file.seek(SeekFrom::Start(total - 512))?;
+    file.read_exact(&mut block)?;
+    file.seek(SeekFrom::Start(0))?;
+    Ok(block.iter().all(|&byte| byte == 0))
+}
+
+/// A member's name up to the first dot of its last part, and the rest in lower case.
+fn key_and_ending(name: &Path) -> (String, String) {
+    let text = name.to_string_lossy();
+    let file = text.rfind('/').map_or(0, |slash| slash + 1);
+    let dot = text[file..].find('.').map_or(text.len(), |dot| file + dot);
+    (text[..dot].to_string(), text[dot..].trim_start_matches('.').to_lowercase())
+}
+
+/// Adds a complete sample. One without image and label, such as a file of notes, is passed over.
+fn finish(path: &Path, sample: Option<Sample>, samples: &mut Vec<(Member, u32)>) -> Result<()> {
+    let Some(Sample { key, image, label }) = sample else { return Ok(()) };
+    match (image, label) {
+        (Some(image), Some(label)) => samples.push((image, label)),
+        (Some(_), None) => {
+            return Err(failed(path, format!("sample {key} has no label: expected {key}.cls")));
+        }
+        (None, Some(_)) => {
+            return Err(failed(path, format!("sample {key} has no image: expected {key}.jpg")));
+        }
+        (None, None) => {}
+    }
+    Ok(())
+}

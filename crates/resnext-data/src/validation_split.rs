@@ -1,0 +1,48 @@
+//! A share of each class kept for validation.
+
+use crate::error::{Error, Result};
+use crate::image_set::ImageSet;
+use crate::random_stream::shuffled;
+
+/// What is kept for validation of a set that has no images for it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ValidationSplit {
+    /// The share of each class's images, above 0 and below 1. At least one image of each class is kept for
+    /// validation, and at least one for training.
+    pub share: f64,
+    /// Chooses the images. The choice depends on nothing else but the order of the class's images.
+    pub seed: u64,
+}
+
+impl ValidationSplit {
+    /// Checks that the share is in range.
+    ///
+    /// # Errors
+    /// [`Error::Loader`] if it is not.
+    pub(crate) fn validate(&self) -> Result<()> {
+        if self.share > 0.0 && self.share < 1.0 {
+            return Ok(());
+        }
+        Err(Error::Loader(format!("the validation share must be above 0 and below 1, got {}", self.share)))
+    }
+
+    /// Divides a set into one for training and one for validation.
+    ///
+    /// # Errors
+    /// The name of a class that has less than two images.
+    pub(crate) fn divide(&self, set: &ImageSet) -> std::result::Result<(ImageSet, ImageSet), String> {
+        let mut of_class = vec![Vec::new(); set.class_names().len()];
+        (0..set.len()).for_each(|index| of_class[set.label(index) as usize].push(index));
+        let mut kept = vec![false; set.len()];
+        for (label, images) in of_class.iter().enumerate() {
+            if images.len() < 2 {
+                return Err(set.class_names()[label].clone());
+            }
+            let order = shuffled(self.seed, label as u64, images.len());
+            let count = ((images.len() as f64 * self.share).round() as usize).clamp(1, images.len() - 1);
+            order[..count].iter().for_each(|&i| kept[images[i]] = true);
+        }
+        let with = |wanted: bool| set.select((0..set.len()).filter(|&index| kept[index] == wanted));
+        Ok((with(false), with(true)))
+    }
+}
