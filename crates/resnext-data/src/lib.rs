@@ -26,7 +26,7 @@ pub use augment::Augmentation;
 pub use contact_sheet::contact_sheet;
 pub use dataset::{CHANNELS, Dataset, Normalization, Splits};
 pub use error::{Error, Result};
-pub use evaluation::{EvalTransform, Window};
+pub use evaluation::{EvalTransform, Resize, Window};
 pub use image_folder::{ImageFolder, PHOTO_ENDINGS};
 pub use image_loader::{ImageBatches, ImageLoader, ImageLoaderConfig, Preparation};
 pub use image_set::ImageSet;

@@ -2,7 +2,7 @@
 //! (`scripts/golden/photos.py`), and files that are not photos.
 
 use resnext_data::heatmap::overlay;
-use resnext_data::{EvalTransform, Interpolation, Normalization, Photo, PhotoLoader, Result, Sample};
+use resnext_data::{EvalTransform, Interpolation, Normalization, Photo, PhotoLoader, Resize, Result, Sample};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -71,8 +71,12 @@ fn every_pixel_of_the_transform_equals_pillows() {
             "bilinear" => Interpolation::Bilinear,
             _ => Interpolation::Bicubic,
         };
-        let transform =
-            EvalTransform { resize: case.resize, crop: case.crop, interpolation, normalization: IMAGENET };
+        let transform = EvalTransform {
+            resize: Resize::Shorter(case.resize),
+            crop: case.crop,
+            interpolation,
+            normalization: IMAGENET,
+        };
         let photo = photo(case.photo.0, case.photo.1);
         let crop = transform.crop(&photo);
         assert_eq!(crop.len(), case.crop.0 * case.crop.1 * 3);
@@ -145,7 +149,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 fn a_one_pixel_wide_photo_costs_no_more_than_its_crop() {
     let line = Photo::new(1, 200_000, vec![9; 600_000]).unwrap();
     let transform = EvalTransform {
-        resize: 256,
+        resize: Resize::Shorter(256),
         crop: (224, 224),
         interpolation: Interpolation::Bicubic,
         normalization: IMAGENET,
@@ -153,17 +157,42 @@ fn a_one_pixel_wide_photo_costs_no_more_than_its_crop() {
     assert!(transform.crop(&line).iter().all(|&p| p == 9));
 }
 
+/// The sizes that timm 1.0's `ResizeKeepRatio` and `CenterCropOrPad` give.
+#[test]
+fn timms_crop_modes_give_its_sizes_and_its_padding() {
+    let window = |resize: Resize, crop: (usize, usize), (width, height): (usize, usize)| {
+        let transform =
+            EvalTransform { resize, crop, interpolation: Interpolation::Bilinear, normalization: IMAGENET };
+        let photo = Photo::new(width, height, vec![9; width * height * 3]).unwrap();
+        let window = transform.window(&photo);
+        let pixels = transform.crop(&photo);
+        assert_eq!(pixels.len(), crop.0 * crop.1 * 3);
+        let padding = pixels.chunks_exact(3).filter(|pixel| pixel[0] != 9).count();
+        ((window.left, window.top, window.width, window.height), padding, pixels[..3].to_vec())
+    };
+    // 60×40 squashed to 20×20, of which the middle 10×10 are kept.
+    let squashed = window(Resize::Squash(20, 20), (10, 10), (60, 40));
+    assert_eq!(squashed, ((15.0, 10.0, 30.0, 20.0), 0, vec![9; 3]));
+    // 60×40 fitted into 30×30 is 30×20; five rows above and below have the mean colour.
+    let fitted = window(Resize::Fit(30, 30), (30, 30), (60, 40));
+    assert_eq!(fitted, ((0.0, -10.0, 60.0, 60.0), 300, vec![124, 116, 104]));
+    // 60×40 covers 20×40 (height × width) as 40×27.
+    let covering = window(Resize::Cover(20, 40), (20, 40), (60, 40));
+    assert_eq!((covering.0.0, covering.0.2, covering.1), (0.0, 60.0, 0));
+    assert!((covering.0.1 - 4.0 * 40.0 / 27.0).abs() < 1e-12);
+}
+
 #[test]
 fn settings_out_of_range_get_an_error() {
     let good = EvalTransform {
-        resize: 8,
+        resize: Resize::Shorter(8),
         crop: (8, 8),
         interpolation: Interpolation::Bilinear,
         normalization: IMAGENET,
     };
     good.validate().unwrap();
     let fails = |transform: EvalTransform| transform.validate().unwrap_err().to_string();
-    assert!(fails(EvalTransform { resize: 0, ..good }).contains("resize must be from 1"));
+    assert!(fails(EvalTransform { resize: Resize::Shorter(0), ..good }).contains("resize must be from 1"));
     assert!(fails(EvalTransform { crop: (8, 1 << 20), ..good }).contains("crop must be from 1"));
     let normalization = Normalization { std: [0.0, 1.0, 1.0], ..IMAGENET };
     assert!(fails(EvalTransform { normalization, ..good }).contains("std above 0"));
@@ -180,7 +209,7 @@ fn a_loader_keeps_the_order_and_goes_on_after_a_bad_file() {
         }
     }
     let transform = EvalTransform {
-        resize: 4,
+        resize: Resize::Shorter(4),
         crop: (4, 4),
         interpolation: Interpolation::Bilinear,
         normalization: Normalization { mean: [0.0; 3], std: [1.0 / 255.0; 3] },
@@ -210,7 +239,7 @@ fn a_loader_keeps_the_order_and_goes_on_after_a_bad_file() {
 fn a_heatmap_is_red_where_it_is_high_and_dark_where_nothing_was_seen() {
     let photo = Photo::new(8, 4, vec![100; 96]).unwrap();
     let transform = EvalTransform {
-        resize: 4,
+        resize: Resize::Shorter(4),
         crop: (4, 4),
         interpolation: Interpolation::Bilinear,
         normalization: IMAGENET,

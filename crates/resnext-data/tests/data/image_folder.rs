@@ -4,7 +4,7 @@ use resnext_data::transform::mix::Mix;
 use resnext_data::transform::train::TrainTransform;
 use resnext_data::{
     Batch, EvalTransform, ImageFolder, ImageLoader, ImageLoaderConfig, Interpolation, Normalization, Photo,
-    Preparation, ValidationSplit,
+    Preparation, Resize, ValidationSplit,
 };
 use std::path::Path;
 
@@ -108,7 +108,7 @@ fn training() -> Preparation {
 
 fn evaluation() -> Preparation {
     Preparation::Evaluation(EvalTransform {
-        resize: 14,
+        resize: Resize::Shorter(14),
         crop: (12, 10),
         interpolation: Interpolation::Bilinear,
         normalization: NORMALIZATION,
