@@ -42,6 +42,8 @@ pub struct Checkpoint {
     pub model: resnext_model::Config,
     /// The caller's description of the run, such as its recipe; stored unchanged.
     pub recipe: serde_json::Value,
+    /// Further entries of the file's metadata, for programs that use the weights alone; stored unchanged.
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// The JSON in the file's metadata.
@@ -79,7 +81,8 @@ impl Checkpoint {
         let groups =
             [("", &self.tensors), (MOMENTUM, &self.momentum), (Weights::AVERAGE_PREFIX, &self.average)];
         let tensors = groups.into_iter().flat_map(|(prefix, tensors)| named(prefix, tensors));
-        let metadata = HashMap::from([(HEADER.to_string(), header)]);
+        let mut metadata = self.own_metadata();
+        metadata.insert(HEADER.to_string(), header);
         let bytes =
             safetensors::serialize(tensors, Some(metadata)).map_err(|e| Error::Config(e.to_string()))?;
         replace_file(path, &bytes)
@@ -91,8 +94,14 @@ impl Checkpoint {
     /// # Errors
     /// If the folder is not writable or the disk is full; `path` is then unchanged.
     pub fn save_weights(&self, path: &Path) -> Result<()> {
-        let bytes = safetensors::serialize(self.weights(), None).map_err(|e| Error::Config(e.to_string()))?;
+        let bytes = safetensors::serialize(self.weights(), Some(self.own_metadata()))
+            .map_err(|e| Error::Config(e.to_string()))?;
         replace_file(path, &bytes)
+    }
+
+    /// The metadata of a file without the run's state.
+    fn own_metadata(&self) -> HashMap<String, String> {
+        self.metadata.clone().into_iter().filter(|(key, _)| key != HEADER).collect()
     }
 
     /// The weights that the run is evaluated with: their averages if it keeps them. [`Weights`] reads the
@@ -132,6 +141,7 @@ impl Checkpoint {
         }
         let mut tensors = parse(path, &bytes, device)?;
         let (momentum, average) = (take(&mut tensors, MOMENTUM), take(&mut tensors, Weights::AVERAGE_PREFIX));
+        let others = metadata.metadata().iter().flatten().filter(|(key, _)| *key != HEADER);
         Ok(Checkpoint {
             tensors,
             momentum,
@@ -139,6 +149,7 @@ impl Checkpoint {
             progress: header.progress,
             model: header.model,
             recipe: header.recipe,
+            metadata: others.map(|(key, value)| (key.clone(), value.clone())).collect(),
         })
     }
 }

@@ -33,6 +33,7 @@ pub struct Trainer {
     optimizer: Sgd,
     progress: Progress,
     recipe: serde_json::Value,
+    metadata: BTreeMap<String, String>,
 }
 
 impl Trainer {
@@ -59,8 +60,23 @@ impl Trainer {
             let others = variables.all().into_iter().filter(|(name, _)| !is_trained(name)).collect();
             optimizer = optimizer.with_average(config.ema, others)?;
         }
-        let progress = Progress::default();
-        Ok(Trainer { config, model: model.clone(), network, variables, optimizer, progress, recipe })
+        let (progress, metadata) = (Progress::default(), BTreeMap::new());
+        Ok(Trainer {
+            config,
+            model: model.clone(),
+            network,
+            variables,
+            optimizer,
+            progress,
+            recipe,
+            metadata,
+        })
+    }
+
+    /// Sets [`Checkpoint::metadata`], such as a [`Description`](resnext_model::Description) of the network's
+    /// images and classes under its key.
+    pub fn set_metadata(&mut self, metadata: BTreeMap<String, String>) {
+        self.metadata = metadata;
     }
 
     /// Continues the run that wrote `checkpoint`, which was read from `source`. Losses are the same, bit for
@@ -95,6 +111,7 @@ impl Trainer {
             progress: self.progress.clone(),
             model: self.model.clone(),
             recipe: self.recipe.clone(),
+            metadata: self.metadata.clone(),
         }
     }
 
