@@ -274,3 +274,118 @@ fn invalid_names_are_refused_before_any_request() {
     }
     assert!(server.log.lock().unwrap().is_empty());
 }
+
+/// A redirect within the machine, to another port, is one to another host too.
+#[test]
+fn a_token_stays_with_the_hubs_own_address() {
+    let cache = tempfile::tempdir().unwrap();
+    let elsewhere = Server::start(|request, _| ranged(&bytes(), request));
+    let storage = format!("{}/file", elsewhere.address());
+    let server =
+        Server::start(move |request, _| hub(REPO, &[(FILE, bytes())], request).header("Location", &storage));
+    let hub = client(&server, cache.path()).with_token(Some("secret".into()));
+    assert_eq!(std::fs::read(get(&hub, FILE).unwrap()).unwrap(), bytes());
+    let seen = elsewhere.requests("GET");
+    assert!(!seen.is_empty() && seen.iter().all(|request| !request.headers.contains_key("authorization")));
+    for location in ["ftp://127.0.0.1/file", "file:///etc/passwd", "//127.0.0.1/file", "file"] {
+        let server = changed(move |request, _, reply| match request.method.as_str() {
+            "GET" => Reply::new(302).header("Location", location),
+            _ => reply,
+        });
+        let cache = tempfile::tempdir().unwrap();
+        fails(&server, cache.path(), "the answer has no usable redirect");
+    }
+}
+
+#[test]
+fn a_server_that_sends_hardly_anything_is_left() {
+    let cache = tempfile::tempdir().unwrap();
+    let drip = changed(|request, _, reply| match request.path.starts_with("/cdn") {
+        true => reply.drip(Duration::from_millis(20)),
+        false => reply,
+    });
+    let hub = client(&drip, cache.path()).with_patience(Duration::from_millis(300));
+    let error = get(&hub, FILE).unwrap_err().to_string();
+    assert!(error.contains("of 200000 in all; they are kept") && error.lines().count() == 1, "{error}");
+    assert!(blobs(cache.path()).is_empty());
+    // What was received is kept for another server.
+    let server = Server::hub(REPO, vec![(FILE, bytes())]);
+    assert_eq!(std::fs::read(get(&client(&server, cache.path()), FILE).unwrap()).unwrap(), bytes());
+    let ranges: Vec<_> =
+        server.requests("GET").into_iter().filter_map(|r| r.headers.get("range").cloned()).collect();
+    assert!(!ranges.is_empty() && ranges.iter().all(|range| range != "bytes=0-"), "{ranges:?}");
+}
+
+#[test]
+fn a_body_without_an_end_is_left_at_the_files_length() {
+    let cache = tempfile::tempdir().unwrap();
+    let chunk = [&b"10000\r\n"[..], &[7; 1 << 16], b"\r\n"].concat();
+    let endless = changed(move |request, _, reply| match request.path.starts_with("/cdn") {
+        true => Reply::new(200).header("Transfer-Encoding", "chunked").body(&chunk.repeat(100)),
+        false => reply,
+    });
+    fails(&endless, cache.path(), "expected 200000 bytes, the server sends 2");
+    // Neither the hub nor the storage gives a length.
+    let unknown = changed(move |request, _, reply| match request.path.starts_with("/cdn") {
+        true => Reply::new(200).header("Transfer-Encoding", "chunked").body(b"1\r\nx\r\n"),
+        false => reply.without("X-Linked-Size"),
+    });
+    let cache = tempfile::tempdir().unwrap();
+    fails(&unknown, cache.path(), "the answer has no usable length");
+}
+
+#[test]
+fn names_that_climb_out_of_the_cache_are_refused() {
+    for (header, value) in [
+        ("X-Linked-Etag", "\"../../../evil\""),
+        ("X-Linked-Etag", "/etc/evil"),
+        ("X-Linked-Etag", ".."),
+        ("X-Repo-Commit", "../../evil"),
+        ("X-Repo-Commit", "a/b"),
+        ("X-Repo-Commit", "..\\evil"),
+    ] {
+        let cache = tempfile::tempdir().unwrap();
+        let inner = cache.path().join("deep/cache");
+        let server = changed(move |_, _, reply| reply.header(header, value));
+        let error = get(&client(&server, &inner), FILE).unwrap_err().to_string();
+        assert!(error.contains("the answer has no usable"), "{header} {value}: {error}");
+        let beside =
+            std::fs::read_dir(cache.path()).unwrap().flatten().any(|entry| entry.file_name() != "deep");
+        assert!(!beside && !inner.join("evil").exists(), "{header} {value}");
+    }
+}
+
+#[test]
+fn a_lock_of_another_program_is_waited_for_and_then_named() {
+    let cache = tempfile::tempdir().unwrap();
+    let locks = cache.path().join(".locks/models--me--model");
+    std::fs::create_dir_all(&locks).unwrap();
+    let path = locks.join(format!("{}.lock", sha256(&bytes())));
+    let lock = std::fs::File::create(&path).unwrap();
+    lock.lock().unwrap();
+    let server = Server::hub(REPO, vec![(FILE, bytes())]);
+    let hub = client(&server, cache.path()).with_patience(Duration::from_millis(200));
+    let error = get(&hub, FILE).unwrap_err().to_string();
+    assert!(error.contains("another program has locked it") && error.contains(".lock"), "{error}");
+    assert_eq!(error.lines().count(), 1);
+    let waiting = std::thread::spawn(move || get(&hub, FILE).map(|path| std::fs::read(path).unwrap()));
+    std::thread::sleep(Duration::from_millis(50));
+    drop(lock);
+    assert_eq!(waiting.join().unwrap().unwrap(), bytes());
+}
+
+/// A full disk, here one of no bytes: the error names the cache, nothing partial enters it, and the next
+/// attempt succeeds.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_is_named_and_leaves_nothing() {
+    let cache = tempfile::tempdir().unwrap();
+    let blobs_folder = folder(cache.path()).join("blobs");
+    std::fs::create_dir_all(&blobs_folder).unwrap();
+    let incomplete = blobs_folder.join(format!("{}.incomplete", sha256(&bytes())));
+    std::os::unix::fs::symlink("/dev/full", &incomplete).unwrap();
+    let server = Server::hub(REPO, vec![(FILE, bytes())]);
+    fails(&server, cache.path(), &format!("the cache: {}: No space left on device", cache.path().display()));
+    std::fs::remove_file(&incomplete).unwrap();
+    assert_eq!(std::fs::read(get(&client(&server, cache.path()), FILE).unwrap()).unwrap(), bytes());
+}

@@ -91,6 +91,30 @@ pub enum Cause {
         /// Bytes expected.
         size: u64,
     },
+    /// The server sends hardly anything.
+    #[error(
+        "the server sent {got} bytes in {seconds} s, {have} of {size} in all; they are kept: try again to resume \
+         from there"
+    )]
+    Slow {
+        /// Bytes received in that time.
+        got: u64,
+        /// The time, in seconds.
+        seconds: u64,
+        /// Bytes received in all.
+        have: u64,
+        /// Bytes expected.
+        size: u64,
+    },
+    /// Another program holds the lock of the file in the cache, and does not download it.
+    #[error("another program has locked it for {seconds} s and downloads nothing: end that program, or remove {}",
+        path.display())]
+    Locked {
+        /// The lock's file.
+        path: PathBuf,
+        /// How long this client waited, in seconds.
+        seconds: u64,
+    },
     /// The length is not the one that the hub gave.
     #[error("wrong length: expected {expected} bytes, the server sends {got}")]
     Length {

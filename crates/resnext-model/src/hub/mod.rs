@@ -23,10 +23,13 @@ pub use transfer::Progress;
 
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use repo::is_file_name;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use transfer::{Remote, Transfer};
+
+/// How often a client tries to lock a file that another program has locked.
+const LOCK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Whether the hub has no such file, as far as one can tell: some servers report a missing file as a missing
 /// repository, and offline the cache is all there is.
@@ -47,6 +50,7 @@ pub struct Hub {
     token: Option<String>,
     offline: bool,
     backoff: Duration,
+    patience: Duration,
     progress: Progress,
 }
 
@@ -91,6 +95,7 @@ impl Hub {
             token: None,
             offline: false,
             backoff: Duration::from_millis(500),
+            patience: Duration::from_secs(30),
             progress: Box::new(|_, _, _| {}),
         }
     }
@@ -110,6 +115,14 @@ impl Hub {
     /// Sets the pause before the second attempt, half a second by default; each later pause is twice as long.
     pub fn with_backoff(mut self, backoff: Duration) -> Self {
         self.backoff = backoff;
+        self
+    }
+
+    /// Sets how long the client waits without progress, 30 seconds by default: for an answer or more bytes from
+    /// a server, for a server that sends less than a kibibyte in that time, and for another program that has
+    /// locked a file of the cache and does not download it.
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -144,12 +157,22 @@ impl Hub {
         if let (true, Some(path)) = (is_commit || self.offline, &at_hand) {
             return Ok(path.clone());
         }
-        let named = |source| HubError::of(repo.to_string(), file.to_string(), source);
+        let folder_of_cache = self.cache.path().display();
+        let named = |cause| {
+            let cause = match cause {
+                Cause::Cache(e) => {
+                    Cause::Cache(std::io::Error::new(e.kind(), format!("{folder_of_cache}: {e}")))
+                }
+                other => other,
+            };
+            HubError::of(repo.to_string(), file.to_string(), cause)
+        };
         if self.offline {
             return Err(named(Cause::Offline(self.cache.path().clone())));
         }
+        let Hub { backoff, patience, progress, .. } = self;
         let transfer =
-            Transfer { token: self.token.as_deref(), backoff: self.backoff, progress: &self.progress };
+            Transfer { token: self.token.as_deref(), backoff: *backoff, patience: *patience, progress };
         let remote = match (transfer.look_up(&url), at_hand) {
             (Err(cause), Some(path)) if cause.is_no_connection() => return Ok(path),
             (remote, _) => remote.map_err(named)?,
@@ -178,17 +201,40 @@ impl Hub {
         }
         // If two programs want the same file, the second waits and finds it done. Closing the lock's file
         // unlocks it.
-        let lock = File::create(locks.join(format!("{}.lock", remote.etag)))?;
-        lock.lock()?;
+        let incomplete = blob.with_file_name(format!("{}.incomplete", remote.etag));
+        let _lock = self.lock(&locks.join(format!("{}.lock", remote.etag)), &incomplete)?;
         let whole =
             std::fs::metadata(&blob).is_ok_and(|data| remote.size.is_none_or(|size| size == data.len()));
         if !whole {
-            let incomplete = blob.with_file_name(format!("{}.incomplete", remote.etag));
             transfer.download(remote, file, &incomplete)?;
             std::fs::rename(&incomplete, &blob)?;
         }
         point(&pointer, &blob, file)?;
         Ok(())
+    }
+}
+
+impl Hub {
+    /// Locks the file at `path`, after the program that has locked it has downloaded to `incomplete`.
+    fn lock(&self, path: &Path, incomplete: &Path) -> Result<File, Cause> {
+        let lock = File::create(path)?;
+        let len = || std::fs::metadata(incomplete).map_or(0, |data| data.len());
+        let (mut since, mut seen) = (Instant::now(), len());
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(lock),
+                Err(TryLockError::Error(error)) => return Err(Cause::Cache(error)),
+                Err(TryLockError::WouldBlock) => {}
+            }
+            let now = len();
+            if now != seen {
+                (since, seen) = (Instant::now(), now);
+            }
+            if since.elapsed() > self.patience {
+                return Err(Cause::Locked { path: path.to_path_buf(), seconds: self.patience.as_secs() });
+            }
+            std::thread::sleep(LOCK_INTERVAL.min(self.patience));
+        }
     }
 }
 

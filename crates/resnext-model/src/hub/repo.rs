@@ -37,6 +37,13 @@ impl std::fmt::Display for RepoId {
 }
 
 impl RepoId {
+    /// The repository at the commit whose file is at `path` in the cache.
+    pub(crate) fn at_commit_of(&self, path: &std::path::Path) -> RepoId {
+        let parts = path.iter().filter_map(|part| part.to_str());
+        let commit = parts.skip_while(|part| *part != "snapshots").nth(1);
+        RepoId { id: self.id.clone(), revision: commit.unwrap_or(&self.revision).to_string() }
+    }
+
     /// Whether the revision is a commit, whose files never change.
     pub(super) fn is_commit(&self) -> bool {
         self.revision.len() == 40 && self.revision.bytes().all(|b| b.is_ascii_hexdigit())

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use ureq::http::{HeaderMap, Response, Uri};
 use ureq::{Agent, Body};
 
@@ -17,6 +17,8 @@ pub type Progress = Box<dyn Fn(&str, u64, u64) + Send + Sync>;
 pub(super) struct Transfer<'a> {
     pub(super) token: Option<&'a str>,
     pub(super) backoff: Duration,
+    /// The longest wait for a connection, for an answer, or for more bytes.
+    pub(super) patience: Duration,
     pub(super) progress: &'a Progress,
 }
 
@@ -33,10 +35,11 @@ pub(super) struct Remote {
 const ATTEMPTS: u32 = 5;
 /// The longest pause, in seconds, that a server may request.
 const LONGEST_WAIT: u64 = 60;
-/// The most redirects within the hub, which happen after a repository is renamed.
+/// The most redirects one after the other: within the hub they happen after a repository is renamed, and from it
+/// to the storage of large files.
 const REDIRECTS: usize = 5;
-/// The longest wait for a connection, for an answer, or for more bytes.
-const SILENCE: Duration = Duration::from_secs(30);
+/// The fewest bytes that a server must send while a client is patient; one that sends less would take days.
+const SLOWEST: u64 = 1 << 10;
 
 /// How an attempt failed.
 enum Failure {
@@ -47,15 +50,15 @@ enum Failure {
 }
 
 impl Transfer<'_> {
-    fn agent(&self, redirects: u32) -> Agent {
+    /// A client that follows no redirects: to whom a request goes is decided here.
+    fn agent(&self) -> Agent {
         let config = Agent::config_builder()
             .http_status_as_error(false)
-            .max_redirects(redirects)
+            .max_redirects(0)
             .max_redirects_will_error(false)
-            .redirect_auth_headers(ureq::config::RedirectAuthHeaders::SameHost)
-            .timeout_connect(Some(SILENCE))
-            .timeout_recv_response(Some(SILENCE))
-            .timeout_per_read(Some(SILENCE))
+            .timeout_connect(Some(self.patience))
+            .timeout_recv_response(Some(self.patience))
+            .timeout_per_read(Some(self.patience))
             .user_agent(concat!("resnext-model/", env!("CARGO_PKG_VERSION")));
         config.build().into()
     }
@@ -69,7 +72,7 @@ impl Transfer<'_> {
     /// describe it.
     pub(super) fn look_up(&self, url: &str) -> Result<Remote, Cause> {
         self.repeated(|| {
-            let agent = self.agent(0);
+            let agent = self.agent();
             let mut url = url.to_string();
             for _ in 0..=REDIRECTS {
                 let mut request = agent.head(&url).header("Accept-Encoding", "identity");
@@ -159,16 +162,28 @@ impl Transfer<'_> {
         self.copy(&mut response.body_mut().as_reader(), file, name, start, expected)
     }
 
-    /// Requests the file from byte `have` on.
+    /// Requests the file from byte `have` on. Redirects are followed anywhere but from https to http; the token
+    /// goes to the hub's own scheme, host and port alone.
     fn request(&self, remote: &Remote, have: u64) -> Result<Response<Body>, Failure> {
-        let mut request = self.agent(10).get(&remote.url).header("Accept-Encoding", "identity");
-        if let Some(value) = self.authorization() {
-            request = request.header("Authorization", value);
+        let agent = self.agent();
+        let home = origin(&remote.url);
+        let mut url = remote.url.clone();
+        for _ in 0..=REDIRECTS {
+            let mut request = agent.get(&url).header("Accept-Encoding", "identity");
+            if let Some(value) = self.authorization().filter(|_| home.is_some() && origin(&url) == home) {
+                request = request.header("Authorization", value);
+            }
+            if have > 0 {
+                request = request.header("Range", format!("bytes={have}-"));
+            }
+            let response = request.call().map_err(no_connection)?;
+            let location =
+                text(response.headers(), "location").filter(|_| response.status().is_redirection());
+            let Some(location) = location else { return Ok(response) };
+            let next = absolute(&url, location).filter(|next| is_as_safe(&url, next));
+            url = next.ok_or(Failure::Final(Cause::Malformed("redirect")))?;
         }
-        if have > 0 {
-            request = request.header("Range", format!("bytes={have}-"));
-        }
-        request.call().map_err(no_connection)
+        Err(Failure::Final(Cause::Malformed("end to its redirects")))
     }
 
     /// Appends the rest of a file of `size` bytes, of which there are `have`, and reports progress.
@@ -181,8 +196,16 @@ impl Transfer<'_> {
         size: u64,
     ) -> Result<(), Failure> {
         let mut buffer = vec![0; 1 << 16];
+        let (mut since, mut had) = (Instant::now(), have);
         loop {
             (self.progress)(name, have, size);
+            if since.elapsed() > self.patience {
+                let (got, seconds) = (have - had, since.elapsed().as_secs());
+                if got < SLOWEST {
+                    return Err(Failure::Final(Cause::Slow { got, seconds, have, size }));
+                }
+                (since, had) = (Instant::now(), have);
+            }
             let read = match body.read(&mut buffer) {
                 Ok(0) if have == size => return Ok(()),
                 Ok(0) | Err(_) => return Err(Failure::Passing(Cause::Cut { have, size }, None)),
@@ -255,12 +278,33 @@ fn checked(response: Response<Body>) -> Result<Response<Body>, Failure> {
 
 /// The address of a redirect, if it stays at the host of `url`.
 fn within(url: &str, location: &str) -> Option<String> {
-    let base: Uri = url.parse().ok()?;
-    let origin = format!("{}://{}", base.scheme_str()?, base.authority()?);
     match location.parse::<Uri>().ok()?.authority() {
-        None if location.starts_with('/') => Some(format!("{origin}{location}")),
+        None => absolute(url, location),
         _ => None,
     }
+}
+
+/// The address of a redirect from `url`.
+fn absolute(url: &str, location: &str) -> Option<String> {
+    let next: Uri = location.parse().ok()?;
+    match next.scheme_str() {
+        Some("http" | "https") if next.authority().is_some() => Some(location.to_string()),
+        None if location.starts_with('/') && !location.starts_with("//") => {
+            Some(format!("{}{location}", origin(url)?))
+        }
+        _ => None,
+    }
+}
+
+/// Scheme, host and port of an address.
+fn origin(url: &str) -> Option<String> {
+    let url: Uri = url.parse().ok()?;
+    Some(format!("{}://{}", url.scheme_str()?, url.authority()?.as_str().to_ascii_lowercase()))
+}
+
+/// Whether a redirect does not lead from an encrypted connection to one that is not.
+fn is_as_safe(url: &str, next: &str) -> bool {
+    !(url.starts_with("https:") && next.starts_with("http:"))
 }
 
 /// The first byte of a body, and the length of the whole file if the answer gives it.

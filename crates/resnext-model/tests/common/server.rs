@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -26,11 +27,13 @@ pub struct Reply {
     pub body: Vec<u8>,
     /// The number of bytes of the body after which the connection is cut.
     pub cut: Option<usize>,
+    /// The pause before each byte of the body.
+    pub pause: Option<Duration>,
 }
 
 impl Reply {
     pub fn new(status: u16) -> Self {
-        Reply { status, headers: Vec::new(), body: Vec::new(), cut: None }
+        Reply { status, headers: Vec::new(), body: Vec::new(), cut: None, pause: None }
     }
 
     pub fn header(mut self, name: &str, value: impl ToString) -> Self {
@@ -41,6 +44,16 @@ impl Reply {
 
     pub fn body(mut self, body: &[u8]) -> Self {
         self.body = body.to_vec();
+        self
+    }
+
+    pub fn without(mut self, name: &str) -> Self {
+        self.headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name));
+        self
+    }
+
+    pub fn drip(mut self, pause: Duration) -> Self {
+        self.pause = Some(pause);
         self
     }
 
@@ -96,7 +109,8 @@ pub fn hub(repo: &str, files: &[(&str, Vec<u8>)], request: &Request) -> Reply {
     if let Some((_, bytes)) = request.path.strip_prefix("/cdn/").and_then(find) {
         return ranged(bytes, request);
     }
-    let Some(name) = request.path.strip_prefix(&format!("/{repo}/resolve/main/")) else {
+    let at = |revision: &str| request.path.strip_prefix(&format!("/{repo}/resolve/{revision}/"));
+    let Some(name) = at("main").or(at(COMMIT)) else {
         return Reply::new(404).header("X-Error-Code", "RepoNotFound");
     };
     let Some((name, bytes)) = find(name) else {
@@ -147,7 +161,8 @@ fn answer(stream: TcpStream, log: &Mutex<Vec<Request>>, handler: &Handler) {
     };
     let reply = handler(&request, before);
     let mut head = format!("HTTP/1.1 {} Because\r\nConnection: close\r\n", reply.status);
-    if !reply.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-length")) {
+    let has = |wanted: &str| reply.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(wanted));
+    if !has("content-length") && !has("transfer-encoding") {
         head += &format!("Content-Length: {}\r\n", reply.body.len());
     }
     for (name, value) in &reply.headers {
@@ -157,5 +172,14 @@ fn answer(stream: TcpStream, log: &Mutex<Vec<Request>>, handler: &Handler) {
     let body = &body[..reply.cut.unwrap_or(body.len()).min(body.len())];
     // A client that has disconnected is not an error.
     let _ = (&stream).write_all(head.as_bytes()).and_then(|()| (&stream).write_all(b"\r\n"));
+    if let Some(pause) = reply.pause {
+        for byte in body {
+            std::thread::sleep(pause);
+            if (&stream).write_all(&[*byte]).is_err() {
+                return;
+            }
+        }
+        return;
+    }
     let _ = (&stream).write_all(body).and_then(|()| (&stream).flush());
 }
