@@ -3,12 +3,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use resnext_data::{EvalTransform, Interpolation, Normalization, Photo};
+use resnext_data::{EvalTransform, Interpolation, Normalization, Photo, Resize};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(photo) = Photo::decode(bytes) else { return };
     let transform = EvalTransform {
-        resize: 35,
+        resize: Resize::Shorter(35),
         crop: (32, 40),
         interpolation: if bytes.len() % 2 == 0 { Interpolation::Bilinear } else { Interpolation::Bicubic },
         normalization: Normalization { mean: [0.5; 3], std: [0.25; 3] },

@@ -1,8 +1,9 @@
 //! `cargo xtask calibrate`: measures the ranges of a network's feature maps, for inference in int8.
 
 use crate::checkpoint;
-use crate::classifier::Classifier;
+use crate::classifier::{Classifier, fit_to_network, print_notes};
 use crate::dataset_arg::DatasetName;
+use crate::input_options::InputOptions;
 use crate::loaders::Loaders;
 use crate::photo_paths::photos;
 use crate::plural::counted;
@@ -33,6 +34,8 @@ pub struct Args {
     /// Archive (.tar.gz) or folder of the data set
     #[arg(long, conflicts_with = "photos")]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    input: InputOptions,
     /// JSON file to write, for --ranges of eval, predict and bench
     #[arg(long, default_value = "ranges.json")]
     out: PathBuf,
@@ -58,7 +61,7 @@ pub fn run(args: Args) -> Result<()> {
 
 /// Runs the network on photos, and returns their number.
 fn observe_photos(args: &Args, calibration: &mut Calibration) -> Result<usize> {
-    let classifier = Classifier::open(&args.weights)?;
+    let classifier = Classifier::open(&args.weights, &args.input)?;
     let network = network(&classifier.pretrained)?;
     let all = photos(&args.photos)?;
     let wanted = all.len().min(args.images);
@@ -74,22 +77,24 @@ fn observe_photos(args: &Args, calibration: &mut Calibration) -> Result<usize> {
     }
     bar.finish_and_clear();
     ensure!(done == wanted, "only {done} of {} could be read", counted(wanted, "photo"));
+    print_notes(&classifier.pretrained);
     Ok(done)
 }
 
 /// Runs the network on training images of a data set, and returns their number.
 fn observe_dataset(args: &Args, calibration: &mut Calibration) -> Result<usize> {
-    let pretrained = pretrained(&args.weights)?;
+    let mut pretrained = pretrained(&args.weights)?;
     let mut recipe = match checkpoint::recipe(&pretrained.weights)? {
         Some(recipe) => recipe,
         None => Recipe::of(
             args.dataset.context("weights that are not a run's checkpoint need photos, or --dataset")?,
         )?,
     };
-    let Args { dataset, data, images, .. } = args;
+    let Args { dataset, data, images, input, .. } = args;
     recipe.apply(&Overrides { dataset: *dataset, data: data.clone(), ..Default::default() });
     let network = network(&pretrained)?;
     let splits = recipe.dataset.open(recipe.data.as_deref())?;
+    let splits = fit_to_network(splits, &mut pretrained, input)?;
     let loaders = Loaders::new(splits, recipe.batch_size, false, 0, &Device::Cpu)?;
     let wanted = loaders.train_set().len().min(*images);
     let (bar, mut done) = (ProgressBar::new(wanted as u64), 0);
@@ -105,6 +110,7 @@ fn observe_dataset(args: &Args, calibration: &mut Calibration) -> Result<usize> 
     }
     bar.finish_and_clear();
     ensure!(done > 0, "the data set has no training images");
+    print_notes(&pretrained);
     Ok(done)
 }
 

@@ -1,10 +1,11 @@
-//! A trained network that can be used on photos.
+//! A trained network with what its use requires: how images are prepared, and what its classes are called.
 
 use crate::checkpoint;
+use crate::input_options::InputOptions;
 use crate::weights_source::pretrained;
 use anyhow::{Context, Result, bail};
-use resnext_data::{EvalTransform, Interpolation, Normalization, imagenet};
-use resnext_model::{Preprocessing, Pretrained};
+use resnext_data::{EvalTransform, Interpolation, Normalization, Resize, Splits, imagenet};
+use resnext_model::{Config, CropMode, Description, Preprocessing, Pretrained};
 
 /// A trained network, with the preparation of its input images and the names of its classes.
 pub struct Classifier {
@@ -16,24 +17,27 @@ pub struct Classifier {
 
 impl Classifier {
     /// Opens the network that `text` names, and finds out how its input images are prepared.
-    pub fn open(text: &str) -> Result<Self> {
-        let pretrained = pretrained(text)?;
-        let preprocessing = &pretrained.preprocessing;
-        let mut normalization = Normalization { mean: preprocessing.mean, std: preprocessing.std };
+    pub fn open(text: &str, options: &InputOptions) -> Result<Self> {
+        let mut pretrained = pretrained(text)?;
+        if pretrained.preprocessing_is_assumed && !options.normalizes() {
+            describe_by_its_data(&mut pretrained)?;
+        }
+        options.apply(&mut pretrained)?;
         let mut labels = pretrained.labels.clone();
         let imagenet = imagenet::class_names();
-        if labels.is_none() && pretrained.config.classes == imagenet.len() {
+        let unnamed = labels.is_none() && pretrained.config.classes == imagenet.len();
+        if unnamed {
             labels = Some(imagenet.into_iter().map(String::from).collect());
         }
-        // A run's checkpoint names its data set. If that can be opened, it has the normalization and the
-        // names.
-        if let Some(recipe) = checkpoint::recipe(&pretrained.weights)?
-            && let Ok(splits) = recipe.dataset.open(recipe.data.as_deref())
-        {
-            normalization = splits.normalization;
-            labels = Some(splits.test.class_names().to_vec());
+        if pretrained.preprocessing_is_assumed {
+            let names = if unnamed { ", and the names of ImageNet's classes" } else { "" };
+            pretrained.notes.push(format!(
+                "it does not say how its images are prepared: assumed {}{names}; --mean, --std, --resize and \
+                 --labels override this",
+                pretrained.preprocessing
+            ));
         }
-        let transform = transform(preprocessing, normalization)
+        let transform = transform(&pretrained.preprocessing)
             .with_context(|| format!("the configuration of {}", pretrained.source))?;
         Ok(Classifier { pretrained, transform, labels })
     }
@@ -43,19 +47,113 @@ impl Classifier {
         let known = self.labels.as_ref().and_then(|labels| labels.get(class));
         known.cloned().unwrap_or_else(|| format!("class {class}"))
     }
+
+    /// What a file for other programs says beside the network's weights. `None` if nothing is known of its
+    /// images: what was only assumed here must not be passed on as known.
+    pub fn description(&self) -> Option<Description> {
+        let Pretrained { preprocessing, preprocessing_is_assumed, labels, config, .. } = &self.pretrained;
+        let (preprocessing, network) = (preprocessing.clone(), config.clone());
+        let description = Description { preprocessing, class_names: labels.clone(), network };
+        (!preprocessing_is_assumed).then_some(description)
+    }
 }
 
-fn transform(preprocessing: &Preprocessing, normalization: Normalization) -> Result<EvalTransform> {
+/// Prints what a user should know about a network before its results.
+pub fn print_notes(pretrained: &Pretrained) {
+    for note in &pretrained.notes {
+        eprintln!("note: {}: {note}", pretrained.source);
+    }
+}
+
+/// What the checkpoints of a run say about its images and classes.
+pub fn describe(splits: &Splits, network: &Config) -> Description {
+    let (size, normalization) = (splits.test.size(), splits.normalization);
+    let usual = Preprocessing::usual(network.stem);
+    let preprocessing = Preprocessing {
+        size,
+        crop_pct: 1.0,
+        crop_mode: CropMode::Center,
+        mean: normalization.mean,
+        std: normalization.std,
+        ..usual
+    };
+    let class_names = Some(splits.test.class_names().to_vec());
+    Description { preprocessing, class_names, network: network.clone() }
+}
+
+/// Takes preprocessing and names of a run from its data set, if its checkpoint is of a version that did not
+/// keep them.
+fn describe_by_its_data(pretrained: &mut Pretrained) -> Result<()> {
+    let Some(recipe) = checkpoint::recipe(&pretrained.weights)? else { return Ok(()) };
+    match recipe.dataset.open(recipe.data.as_deref()) {
+        Ok(splits) => {
+            take(pretrained, describe(&splits, &pretrained.config.clone()));
+            Ok(())
+        }
+        Err(error) => bail!(
+            "{}: this checkpoint does not say how its images are normalised, and its data set cannot be read \
+             ({error:#}): pass --mean and --std",
+            pretrained.source
+        ),
+    }
+}
+
+fn take(pretrained: &mut Pretrained, description: Description) {
+    pretrained.preprocessing = description.preprocessing;
+    pretrained.labels = description.class_names;
+    pretrained.preprocessing_is_assumed = false;
+}
+
+/// The images of a data set as the network wants them: with its own normalisation, resized and cropped if its
+/// input has another size. Where nothing says what it wants, it takes the data set's images as they are.
+pub fn fit_to_network(splits: Splits, pretrained: &mut Pretrained, options: &InputOptions) -> Result<Splits> {
+    if pretrained.preprocessing_is_assumed {
+        let described = describe(&splits, &pretrained.config);
+        pretrained.preprocessing = described.preprocessing;
+        if checkpoint::recipe(&pretrained.weights)?.is_none() && !options.normalizes() {
+            pretrained.notes.push(format!(
+                "it does not say how its images are prepared: assumed the data set's own normalisation, mean \
+                 {:?}, std {:?}; --mean and --std override this",
+                splits.normalization.mean, splits.normalization.std
+            ));
+        }
+    }
+    options.apply(pretrained)?;
+    let names = splits.test.class_names();
+    if let Some(own) = &pretrained.labels
+        && let Some(class) = own.iter().zip(names).position(|(own, name)| own != name)
+    {
+        pretrained.notes.push(format!(
+            "class {class} is called {} in the data set, and {} in the weights",
+            names[class], own[class]
+        ));
+    }
+    let transform = transform(&pretrained.preprocessing)
+        .with_context(|| format!("the configuration of {}", pretrained.source))?;
+    let (train, test) = match transform.keeps(splits.test.size()) {
+        true => (splits.train, splits.test),
+        false => (transform.crop_all(&splits.train), transform.crop_all(&splits.test)),
+    };
+    Ok(Splits { train, test, normalization: transform.normalization })
+}
+
+fn transform(preprocessing: &Preprocessing) -> Result<EvalTransform> {
     let interpolation = match preprocessing.interpolation.as_str() {
         "bilinear" => Interpolation::Bilinear,
         "bicubic" => Interpolation::Bicubic,
         other => bail!("interpolation must be bilinear or bicubic, got {other}"),
     };
+    let (height, width) = preprocessing.scaled();
     let transform = EvalTransform {
-        resize: preprocessing.resize(),
+        resize: match preprocessing.crop_mode {
+            CropMode::Center if height == width => Resize::Shorter(height),
+            CropMode::Center => Resize::Cover(height, width),
+            CropMode::Squash => Resize::Squash(height, width),
+            CropMode::Border => Resize::Fit(height, width),
+        },
         crop: preprocessing.size,
         interpolation,
-        normalization,
+        normalization: Normalization { mean: preprocessing.mean, std: preprocessing.std },
     };
     transform.validate()?;
     Ok(transform)

@@ -1,9 +1,11 @@
 //! `cargo xtask eval`: the accuracy of a trained network on a test set.
 
 use crate::checkpoint;
+use crate::classifier::{fit_to_network, print_notes};
 use crate::dataset_arg::DatasetName;
 use crate::device_arg::{self, DeviceName};
 use crate::dtype_arg::{self, Dtype};
+use crate::input_options::InputOptions;
 use crate::loaders::Loaders;
 use crate::recipe::{Overrides, Recipe};
 use crate::text_table::Table;
@@ -45,15 +47,18 @@ pub struct Args {
     dtype: Option<Dtype>,
     #[arg(long, help = dtype_arg::RANGES_HELP)]
     ranges: Option<PathBuf>,
+    #[command(flatten)]
+    input: InputOptions,
     #[arg(long, default_value = "auto", help = device_arg::HELP)]
     device: DeviceName,
 }
 
 pub fn run(args: Args) -> Result<()> {
     let device = args.device.open()?;
-    let pretrained = pretrained(&args.weights)?;
+    let mut pretrained = pretrained(&args.weights)?;
     let (recipe, name) = recipe(&args, &pretrained)?;
     let splits = recipe.dataset.open(recipe.data.as_deref())?;
+    let splits = fit_to_network(splits, &mut pretrained, &args.input)?;
     let network = network(&args, &pretrained, splits.test.class_names().len(), &device)?;
 
     let loaders = Loaders::new(splits, recipe.batch_size, false, 0, &device)?;
@@ -67,10 +72,12 @@ pub fn run(args: Args) -> Result<()> {
         Some(fused) => fused.forward(images),
         None => network.forward(images, false),
     })?;
+    ensure!(metrics.count > 0, "the test set of {} has no images", recipe.dataset);
     if let Some(path) = &args.predictions {
         write_predictions(path, &predictions)?;
     }
 
+    print_notes(&pretrained);
     println!(
         "{} on {} test images of {}, weights from {}",
         name.as_deref().unwrap_or("a network"),
@@ -176,7 +183,8 @@ fn class_table(test_set: &Dataset, metrics: &Metrics) -> Table {
     let mut table = Table::new(&["class", "images", "correct", "top-1"]);
     for (name, (correct, images)) in test_set.class_names().iter().zip(&metrics.per_class) {
         let share = match images {
-            0 => String::new(),
+            // No accuracy, which is not the same as one of 0 %.
+            0 => "–".into(),
             _ => format!("{:.2} %", 100.0 * *correct as f64 / *images as f64),
         };
         table.row(vec![name.clone(), images.to_string(), correct.to_string(), share]);

@@ -1,6 +1,7 @@
 //! `cargo xtask export`: writes weights for other programs.
 
-use crate::classifier::Classifier;
+use crate::classifier::{Classifier, print_notes};
+use crate::input_options::InputOptions;
 use anyhow::{Context, Result, bail};
 use candle_core::DType;
 use clap::ValueEnum;
@@ -18,6 +19,8 @@ pub struct Args {
     /// Type of the written weights
     #[arg(long, default_value = "f32")]
     dtype: WeightType,
+    #[command(flatten)]
+    input: InputOptions,
 }
 
 /// The type of the written weights.
@@ -40,11 +43,15 @@ pub fn run(args: Args) -> Result<()> {
         Some("onnx") => true,
         _ => bail!("{}: expected a name that ends in .safetensors or .onnx", args.out.display()),
     };
-    let pretrained = Classifier::open(&args.weights)?.pretrained;
-    let export = Export::new(&pretrained.weights)?;
+    let classifier = Classifier::open(&args.weights, &args.input)?;
+    let mut export = Export::new(&classifier.pretrained.weights)?;
+    if let Some(description) = classifier.description() {
+        export.describe(description);
+    }
     let name = args.out.file_stem().context("no file name")?.to_string_lossy();
     let bytes = if as_onnx { export.onnx(&name, dtype)? } else { export.safetensors(dtype)? };
     replace_file(&args.out, &bytes)?;
+    print_notes(&classifier.pretrained);
     let kind = if as_onnx { format!("ONNX, opset {OPSET}") } else { "safetensors".into() };
     let mebibytes = bytes.len() as f64 / (1 << 20) as f64;
     println!("{}: {kind}, {}, {mebibytes:.1} MiB", args.out.display(), dtype.as_str());

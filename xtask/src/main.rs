@@ -18,6 +18,7 @@ mod classifier;
 mod dataset_arg;
 mod device_arg;
 mod dtype_arg;
+mod input_options;
 mod loaders;
 mod photo_paths;
 mod recipe;

@@ -404,6 +404,84 @@ fn a_run_predicts_with_the_names_of_its_classes() {
     assert!(printed.contains("ibis (8)") && printed.lines().count() == 11, "{printed}");
 }
 
+/// A data set in CIFAR-100's format, of which the test images have classes 0 to 7 only.
+fn tiny_cifar100(folder: &Path) {
+    let records = |images: u8| -> Vec<u8> {
+        let record = |r: u8| [0, r].into_iter().chain((0..3072).map(move |p| (p as u8).wrapping_mul(r + 3)));
+        (0..images).flat_map(record).collect()
+    };
+    std::fs::create_dir_all(folder).unwrap();
+    std::fs::write(folder.join("train.bin"), records(32)).unwrap();
+    std::fs::write(folder.join("test.bin"), records(8)).unwrap();
+    let names: String = (0..100).map(|i| format!("thing {i}\n")).collect();
+    std::fs::write(folder.join("fine_label_names.txt"), names).unwrap();
+}
+
+/// A run carries all that its use requires: it may move, and its data set may vanish or move.
+#[test]
+fn a_run_is_used_from_any_folder_without_its_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    tiny_cifar100(&path.join("data"));
+    let train = [
+        "train",
+        "--dataset",
+        "cifar100",
+        "--data",
+        "data",
+        "--model",
+        "resnext11_4x4d",
+        "--batch-size",
+        "16",
+    ];
+    let trained = xtask(path, &[&train[..], &["--epochs", "1", "--out", "run"]].concat());
+    assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
+    let photo = resnext_data::Photo::new(50, 40, (0..6000).map(|i| (i % 251) as u8).collect()).unwrap();
+    photo.save(&path.join("photo.png")).unwrap();
+    let used = |folder: &Path, args: &[&str]| {
+        let output = xtask(folder, args);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && error.is_empty(), "{args:?}: {error}");
+        text(&output)
+    };
+    let predicted = used(path, &["predict", "photo.png", "--weights", "run", "--json", "--topk", "100"]);
+    assert!(predicted.contains("\"thing 99\""), "{predicted}");
+    let judged = used(path, &["eval", "run"]);
+    // Classes of which there is no test image have no accuracy.
+    let row =
+        |class: &str| judged.lines().find(|line| line.trim_start().starts_with(class)).unwrap().to_string();
+    assert!(row("thing 7 ").contains('%') && row("thing 8 ").trim_end().ends_with('–'), "{judged}");
+
+    for (command, out) in [("export", "weights.safetensors"), ("convert", "converted.safetensors")] {
+        used(path, &[command, "run", "--out", out]);
+    }
+    used(path, &["convert", "run", "--weights-only", "--form", "a", "--out", "form_a.safetensors"]);
+    let elsewhere = path.join("else/where");
+    std::fs::create_dir_all(&elsewhere).unwrap();
+    for file in ["run", "weights.safetensors", "converted.safetensors", "form_a.safetensors", "photo.png"] {
+        std::fs::rename(path.join(file), elsewhere.join(file)).unwrap();
+    }
+    std::fs::rename(path.join("data"), path.join("moved")).unwrap();
+    for weights in ["run", "weights.safetensors", "converted.safetensors", "form_a.safetensors"] {
+        let again =
+            used(&elsewhere, &["predict", "photo.png", "--weights", weights, "--json", "--topk", "100"]);
+        let close = |a: &str, b: &str| {
+            let probabilities = |text: &str| -> Vec<f64> {
+                let image: serde_json::Value = serde_json::from_str(text).unwrap();
+                let top = image["top"].as_array().unwrap();
+                top.iter().map(|class| class["probability"].as_f64().unwrap()).collect()
+            };
+            probabilities(a).iter().zip(probabilities(b)).all(|(a, b)| (a - b).abs() < 1e-5)
+        };
+        // Other forms add up their paths in another order.
+        let same = if weights.starts_with("form") { close(&again, &predicted) } else { again == predicted };
+        assert!(same, "{weights}: {again} {predicted}");
+        let args = ["eval", weights, "--dataset", "cifar100", "--data", "../../moved"];
+        let figures = |text: &str| text.lines().nth(1).unwrap().to_string();
+        assert_eq!(figures(&used(&elsewhere, &args)), figures(&judged), "{weights}");
+    }
+}
+
 /// On the CPU the command tests itself; without a GPU it says so and writes nothing.
 #[test]
 fn the_gpu_check_runs_on_a_cpu_too() {

@@ -261,3 +261,147 @@ fn what_is_exported_predicts_the_same() {
     let said = ok(xtask(path, &["export", "w.safetensors", "--out", "out.onnx", "--dtype", "f16"], &[]));
     assert!(said.contains("ONNX, opset 17") && path.join("out.onnx").is_file());
 }
+
+/// The probabilities of classes 0, 1, … that `--json` prints for one photo.
+fn probabilities(printed: &str) -> Vec<f64> {
+    let image: Value = serde_json::from_str(printed.lines().next().unwrap()).unwrap();
+    let mut classes: Vec<Value> = image["top"].as_array().unwrap().clone();
+    classes.sort_by_key(|class| class["class"].as_u64());
+    classes.into_iter().map(|class| class["probability"].as_f64().unwrap()).collect()
+}
+
+fn origins() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/resnext-model/tests/golden/origins")
+}
+
+/// The same network as PyTorch's programs save it. Each prints the probabilities that PyTorch computes, and
+/// one line for each thing that the user should know.
+#[test]
+fn weights_of_every_origin_predict_the_same() {
+    let origins = origins();
+    let photo = origins.join("good.bmp");
+    let assumed = "it does not say how its images are prepared: assumed 32×32 of 32, bilinear, mean [0.4914";
+    for (file, said) in [
+        ("plain.safetensors", ""),
+        ("best_acc1_tensor.pth.tar", "the network is under `state_dict.module.`; not used: best_acc1"),
+        ("bytearray.pth", "the network is under `model.`"),
+        ("complex.pth", "the network is under `model.`"),
+        ("fc_sequential.pth", "the last layer is `fc.1`"),
+        ("lightning_criterion.ckpt", "under `state_dict.model.`; not used: state_dict.criterion.weight"),
+        ("mmpretrain.pth", "under `state_dict.backbone.`; the last layer is `state_dict.head.fc`"),
+        ("multisteplr_counter.pth", "the network is under `model_state_dict.`"),
+        ("thop.pth", "not used: layer1.0.total_params, total_ops"),
+        (
+            "torchvision_model_ema.pth",
+            "averaged weights are under `model_ema.module.`, taken instead of those under `model.`",
+        ),
+    ] {
+        let weights = origins.join(file);
+        let args = ["predict", photo.to_str().unwrap(), "--json", "--weights", weights.to_str().unwrap()];
+        let output = xtask(&origins, &args, &[]);
+        let notes = String::from_utf8_lossy(&output.stderr).into_owned();
+        let found = probabilities(&ok(output));
+        let expected = [0.7422, 0.1872, 0.0706];
+        assert!(found.iter().zip(expected).all(|(p, e)| (p - e).abs() < 6e-5), "{file}: {found:?}");
+        assert!(notes.contains(said) && notes.contains(assumed), "{file}: {notes}");
+        assert_eq!(notes.lines().count(), if said.is_empty() { 1 } else { 2 }, "{file}: {notes}");
+    }
+}
+
+/// Fields of timm's `config.json` that change what the network computes.
+#[test]
+fn configurations_of_other_functions_are_refused_by_the_fields_name() {
+    let origins = origins();
+    let photo = origins.join("good.bmp");
+    for (folder, expected) in [
+        ("timm_ok", Ok([0.7422, 0.1873, 0.0706])),
+        ("timm_silu", Err("expected act_layer relu, got \"silu\" (model_args.act_layer)")),
+        ("timm_global_pool_max", Err("expected global_pool avg, got \"max\"")),
+        ("timm_output_stride", Err("expected output_stride 32, got 8 (model_args.output_stride)")),
+    ] {
+        let place = tempfile::tempdir().unwrap();
+        std::fs::copy(origins.join(folder).join("config.json"), place.path().join("config.json")).unwrap();
+        let weights = origins.join("timm_ok/model.safetensors");
+        std::fs::copy(weights, place.path().join("model.safetensors")).unwrap();
+        let args = ["predict", photo.to_str().unwrap(), "--json", "--weights", "."];
+        let output = xtask(place.path(), &args, &[]);
+        match expected {
+            Ok(expected) => {
+                assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+                let found = probabilities(&ok(output));
+                assert!(found.iter().zip(expected).all(|(p, e)| (p - e).abs() < 6e-5), "{found:?}");
+            }
+            Err(expected) => refused(output, expected),
+        }
+    }
+}
+
+#[test]
+fn options_override_how_images_are_prepared() {
+    let folder = prepared();
+    let path = folder.path();
+    let run = |args: &[&str]| {
+        let output = predict(path, &[&["photos/a.png", "--json", "--topk", "10"], args].concat());
+        let notes = String::from_utf8_lossy(&output.stderr).into_owned();
+        (ok(output), notes)
+    };
+    let (plain, notes) = run(&[]);
+    assert!(notes.contains("assumed 32×32 of 32, bilinear") && notes.contains("--mean, --std"), "{notes}");
+    let normalization = ["--mean", "0.4914,0.4822,0.4465", "--std", "0.2470 0.2435 0.2616"];
+    assert_eq!(run(&normalization), (plain.clone(), String::new()));
+    let usual =
+        [&normalization[..], &["--resize", "32", "--interpolation", "bilinear", "--crop-mode", "center"]];
+    assert_eq!(run(&usual.concat()), (plain.clone(), String::new()));
+    let changes: [&[&str]; 7] = [
+        &["--mean", "0.5"],
+        &["--std", "0.3,0.3,0.3"],
+        &["--resize", "40"],
+        &["--crop-pct", "0.8"],
+        &["--crop-mode", "squash"],
+        &["--crop-mode", "border"],
+        &["--interpolation", "bicubic"],
+    ];
+    let results: Vec<String> = changes.iter().map(|change| run(change).0).collect();
+    for (i, result) in results.iter().enumerate() {
+        // A crop of 0.8 is a resize to 40.
+        let same: Vec<usize> = (0..results.len()).filter(|&j| results[j] == *result).collect();
+        let expected = if i == 2 || i == 3 { vec![2, 3] } else { vec![i] };
+        assert!(*result != plain && same == expected, "{:?}", changes[i]);
+    }
+    std::fs::write(path.join("names.txt"), "a\nb\nc\nd\ne\nf\ng\nh\ni\nthe last\n\n").unwrap();
+    let object: Vec<String> = (0..10).map(|i| format!("\"{i}\": [\"n{i}\", \"thing {i}\"]")).collect();
+    std::fs::write(path.join("names.json"), format!("{{{}}}", object.join(", "))).unwrap();
+    assert!(run(&["--labels", "names.txt"]).0.contains("\"the last\""));
+    assert!(run(&["--labels", "names.json"]).0.contains("\"thing 9\""));
+    std::fs::write(path.join("few.txt"), "a\nb\n").unwrap();
+    let refuse = |args: &[&str], expected: &str| {
+        refused(predict(path, &[&["photos/a.png"], args].concat()), expected);
+    };
+    refuse(&["--labels", "few.txt"], "few.txt: expected the names of 10 classes, got 2");
+    refuse(&["--labels", "none.txt"], "none.txt: No such file");
+    refuse(&["--std", "0,1,1"], "--std must be above 0");
+    refuse(&["--resize", "0"], "--resize must be at least 1");
+    refuse(&["--crop-pct", "1.2"], "--crop-pct must be above 0 and at most 1, got 1.2");
+    refuse(&["--interpolation", "nearest"], "--interpolation must be bilinear or bicubic, got nearest");
+    // What is known goes into the export, and comes back out of it; what was assumed does not.
+    let options = ["--mean", "0.5", "--std", "0.25", "--crop-mode", "squash", "--labels", "names.txt"];
+    let export = |out: &str, more: &[&str]| {
+        xtask(path, &[&["export", "w.safetensors", "--out", out], more].concat(), &[])
+    };
+    ok(export("known.safetensors", &options));
+    ok(export("assumed.safetensors", &[]));
+    let again = |weights: &str, args: &[&str]| {
+        let args =
+            [&["predict", "photos/a.png", "--json", "--topk", "10", "--weights", weights], args].concat();
+        let output = xtask(path, &args, &[]);
+        let notes = String::from_utf8_lossy(&output.stderr).into_owned();
+        (ok(output), notes)
+    };
+    assert_eq!(again("known.safetensors", &[]), run(&options));
+    assert_eq!(again("assumed.safetensors", &[]).0, plain);
+    assert!(again("assumed.safetensors", &[]).1.contains("it does not say how its images are prepared"));
+    ok(export("known.onnx", &options));
+    let onnx = std::fs::read(path.join("known.onnx")).unwrap();
+    let holds = |text: &str| onnx.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(holds("resnext-description") && holds("\"crop_mode\":\"squash\"") && holds("the last"));
+}

@@ -3,6 +3,8 @@
 mod block;
 mod calibration;
 mod config;
+mod config_file;
+mod description;
 mod error;
 mod features;
 mod folded;
@@ -11,10 +13,12 @@ mod layer_names;
 mod layers;
 mod mode;
 mod network;
+mod preprocessing;
 mod presets;
 mod pretrained;
 mod required_weights;
 mod summary;
+mod torchvision_files;
 mod variables;
 mod weights;
 
@@ -33,7 +37,9 @@ pub use calibration::{Calibration, Range, Ranges};
 pub use infer::Fused;
 
 // Weights of trained networks.
-pub use pretrained::{Preprocessing, Pretrained};
+pub use description::Description;
+pub use preprocessing::{CropMode, Preprocessing};
+pub use pretrained::Pretrained;
 pub use weights::{Head, Weights, weights_mismatch};
 
 pub use error::{Error, Result};

@@ -1,6 +1,7 @@
 //! Weights as other programs save them, and files that are not weights.
 
 mod common;
+mod origins;
 
 use candle_core::{DType, Tensor};
 use common::{CPU, difference, images, save, tensors, values, weight};
@@ -282,7 +283,7 @@ fn a_folder_has_its_configuration_and_it_is_checked() {
     assert!(fails(r#"{"architecture": "resnetblur50"}"#).contains("resnetblur50 has blurs"));
     assert!(fails("<html>").contains("config.json"));
     assert!(fails(&timm(3, "").replace("0.95", "0")).contains("crop_pct must be above 0"));
-    assert!(fails(&timm(3, "").replace("center", "border")).contains("expected crop_mode center"));
+    assert!(fails(&timm(3, "").replace("center", "wide")).contains("crop_mode: expected center"));
     // The config.json of another program is ignored, and a missing one does not matter.
     for other in [r#"{"mean": [1, 1, 1]}"#, "{}"] {
         let usual = resnext_model::Preprocessing::usual(StemKind::Cifar);

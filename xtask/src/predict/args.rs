@@ -2,6 +2,7 @@
 
 use crate::device_arg::{self, DeviceName};
 use crate::dtype_arg::{self, Dtype};
+use crate::input_options::InputOptions;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -30,6 +31,8 @@ pub struct Args {
     /// Number of threads that decode and classify photos [default: one per core]
     #[arg(long)]
     pub threads: Option<usize>,
+    #[command(flatten)]
+    pub input: InputOptions,
     #[arg(long, default_value = "auto", help = device_arg::HELP)]
     pub device: DeviceName,
 }

@@ -3,7 +3,7 @@
 mod args;
 mod network;
 
-use crate::classifier::Classifier;
+use crate::classifier::{Classifier, print_notes};
 use crate::photo_paths::photos;
 use crate::plural::counted;
 use anyhow::{Context, Result, bail, ensure};
@@ -31,7 +31,7 @@ pub fn run(args: Args) -> Result<()> {
     ensure!(args.threads != Some(0), "--threads must be at least 1");
     let device = args.device.open()?;
     let paths = photos(&args.images)?;
-    let classifier = Classifier::open(&args.weights)?;
+    let classifier = Classifier::open(&args.weights, &args.input)?;
     if let Some(folder) = &args.heatmap {
         let failed = || format!("cannot make the folder {}", folder.display());
         std::fs::create_dir_all(folder).with_context(failed)?;
@@ -39,11 +39,15 @@ pub fn run(args: Args) -> Result<()> {
     let count = paths.len();
     let workers = workers(&classifier, &args, &device, count)?;
     let start = Instant::now();
-    let mut failed = 0;
+    let (mut failed, mut noted) = (0, false);
     let mut out = std::io::stdout().lock();
     for outcome in PhotoLoader::new(paths, classifier.transform, workers) {
         match outcome? {
             Ok(Classified { path, logits, drawing }) => {
+                // An error that leaves no result needs no notes about results.
+                if !std::mem::replace(&mut noted, true) {
+                    print_notes(&classifier.pretrained);
+                }
                 show(&mut out, &path, &most_likely(&logits, args.topk), &classifier, args.json)?;
                 if let (Some(folder), Some((photo, map))) = (&args.heatmap, drawing) {
                     draw(folder, &path, &photo, &classifier, map)?;

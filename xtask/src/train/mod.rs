@@ -4,6 +4,7 @@ mod args;
 mod progress;
 
 use crate::checkpoint::{in_form, parsed};
+use crate::classifier::describe;
 use crate::dataset_arg::DatasetName;
 use crate::loaders::Loaders;
 use crate::plural::counted;
@@ -13,7 +14,7 @@ use anyhow::{Result, bail};
 pub use args::Args;
 use candle_core::Device;
 use progress::Progress;
-use resnext_model::Summary;
+use resnext_model::{Description, Summary};
 use resnext_train::{Checkpoint, Data, Outcome, Trainer};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,8 +29,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let model = recipe.network(splits.train.class_names().len())?;
     let (height, width) = splits.train.size();
     let summary = Summary::new(&model, height, width)?;
+    let description = describe(&splits, &model);
     let loaders = Loaders::new(splits, recipe.batch_size, recipe.augment, recipe.seed, &device)?;
     let mut trainer = Trainer::new(&model, recipe.training(), serde_json::to_value(&recipe)?, &device)?;
+    trainer.set_metadata([(Description::KEY.to_string(), description.to_json())].into());
     // Nothing is written before all inputs are known to be good.
     let folder = match resumed {
         Some((checkpoint, file)) => {

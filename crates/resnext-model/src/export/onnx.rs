@@ -3,6 +3,7 @@
 use super::protobuf::Message;
 use super::tensors::{Export, narrowed};
 use crate::config::{BlockSize, ConvSize, Shortcut};
+use crate::description::Description;
 use crate::error::{Error, Result};
 use crate::layer_names;
 use candle_core::{DType, Device, Tensor};
@@ -22,7 +23,8 @@ const BFLOAT16: i64 = 16;
 
 impl Export {
     /// The bytes of an ONNX file of the network: from `images` (batch, 3, height, width), f32, of any batch
-    /// size, height and width, to `logits` (batch, classes), f32. `name` is the graph's.
+    /// size, height and width, to `logits` (batch, classes), f32. `name` is the graph's. What
+    /// [`describe`](Self::describe) was given is in the model's `metadata_props`.
     ///
     /// The weights of convolutions and of the last layer are stored as `dtype`, F32, F16 or BF16, and
     /// converted to f32 to compute, because few runtimes have CPU kernels for other types. Batch norms are
@@ -194,6 +196,11 @@ impl Graph<'_> {
             .text(3, env!("CARGO_PKG_VERSION"))
             .message(7, &graph)
             .message(8, &opset);
+        // `StringStringEntryProto` in `metadata_props`.
+        let metadata = self.export.metadata().into_iter().filter(|(key, _)| key == Description::KEY);
+        let model = metadata.fold(model, |model, (key, value)| {
+            model.message(14, &Message::default().text(1, &key).text(2, &value))
+        });
         Ok(model.0)
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::config::{Config, Form};
 use crate::convert::Tensors;
+use crate::description::Description;
 use crate::error::{Error, Result};
 use crate::weights::Weights;
 use candle_core::{DType, Device, Tensor};
@@ -12,6 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 pub struct Export {
     config: Config,
     tensors: Tensors,
+    description: Option<Description>,
 }
 
 impl Export {
@@ -22,7 +24,23 @@ impl Export {
     pub fn new(weights: &Weights) -> Result<Self> {
         let config = weights.config()?;
         let tensors = weights.in_form(&config, Form::C, &Device::Cpu)?;
-        Ok(Export { config: Config { form: Form::C, ..config }, tensors })
+        Ok(Export { config: Config { form: Form::C, ..config }, tensors, description: None })
+    }
+
+    /// Sets what the files say of the network's images and classes, so that programs which read that give the
+    /// same results.
+    pub fn describe(&mut self, description: Description) {
+        self.description = Some(Description { network: self.config.clone(), ..description });
+    }
+
+    /// The metadata of an exported file.
+    pub(super) fn metadata(&self) -> BTreeMap<String, String> {
+        // Programs around PyTorch require this entry.
+        let mut metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
+        if let Some(description) = &self.description {
+            metadata.insert(Description::KEY.to_string(), description.to_json());
+        }
+        metadata
     }
 
     /// The configuration of the network, in form (c).
@@ -48,8 +66,7 @@ impl Export {
                 tensors.insert(format!("{norm}num_batches_tracked"), Tensor::new(0i64, &Device::Cpu)?);
             }
         }
-        // Programs around PyTorch require this entry.
-        let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+        let metadata: HashMap<String, String> = self.metadata().into_iter().collect();
         safetensors::serialize(tensors, Some(metadata)).map_err(|e| Error::Config(e.to_string()))
     }
 }

@@ -1,5 +1,6 @@
 //! Checks that weights are those of a network before any is read, and loads them into variables.
 
+use super::file::FileBytes;
 use super::mismatch::weights_mismatch;
 use super::{Head, Weights};
 use crate::config::Config;
@@ -9,7 +10,8 @@ use crate::network::ResNext;
 use crate::required_weights::required_weights;
 use crate::summary::Summary;
 use crate::variables::Variables;
-use std::sync::PoisonError;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 impl Head {
     /// Whether the weight `name` is taken from the file.
@@ -24,7 +26,8 @@ impl Weights {
     ///
     /// # Errors
     /// [`Error::Mismatch`], which counts the weights of the wrong shape, the missing and the unexpected, and
-    /// lists the first ten of each.
+    /// lists the first ten of each; if weights are missing, it also names ten
+    /// tensors of the file.
     pub fn check(&self, config: &Config, head: Head) -> Result<()> {
         let fits = |problem: Option<String>| match problem {
             None => Ok(()),
@@ -33,16 +36,21 @@ impl Weights {
         fits(self.too_small_for(config)?)?;
         let required = required_weights(|builder| ResNext::new(config, builder))?;
         let required = required.iter().map(|(name, shape)| (name.as_str(), shape.dims()));
-        let required = required.filter(|(name, _)| head.loads(name)).collect();
-        let found = self.shapes().filter(|(name, _)| head.loads(name)).collect();
-        fits(weights_mismatch(&required, &found))
+        let required: BTreeMap<_, _> = required.filter(|(name, _)| head.loads(name)).collect();
+        let found: BTreeMap<_, _> = self.shapes().filter(|(name, _)| head.loads(name)).collect();
+        let missing = required.keys().any(|name| !found.contains_key(name));
+        fits(weights_mismatch(&required, &found).map(|problem| match missing {
+            true => format!("{problem}; file has {}", self.some_names()),
+            false => problem,
+        }))
     }
 
     /// A few names and shapes can describe a network of any size. One that this file cannot hold, in whatever
     /// type, must not be built to compare it.
     fn too_small_for(&self, config: &Config) -> Result<Option<String>> {
         let parameters = Summary::new(config, 1, 1)?.parameters();
-        let len = self.file.lock().unwrap_or_else(PoisonError::into_inner).len;
+        let len_of = |file: &Mutex<FileBytes>| file.lock().unwrap_or_else(PoisonError::into_inner).len;
+        let len: u64 = self.files.iter().map(len_of).sum();
         let too_small = parameters as u64 > len.saturating_mul(4).saturating_add(1 << 24);
         Ok(too_small.then(|| {
             format!("its shapes are of a network of {parameters} weights, the file has {len} bytes")

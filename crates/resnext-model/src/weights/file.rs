@@ -4,23 +4,37 @@ use candle_core::DType;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
 
 /// Where a tensor lies in the file.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
-    /// `None` for types that weights cannot have, such as integers.
-    pub(super) dtype: Option<DType>,
+    /// The type of its elements; for types that weights cannot have, what they are, such as `integers`.
+    pub(super) dtype: Result<DType, &'static str>,
     pub(super) shape: Vec<usize>,
     /// The strides in elements; `None` if the tensor is contiguous.
     pub(super) strides: Option<Vec<usize>>,
+    /// The file that it is in, if the weights have several.
+    pub(super) file: usize,
     /// The offset of its first byte in the file.
     pub(super) start: u64,
     /// The number of bytes per element.
     pub(super) bytes: usize,
 }
 
-/// The tensors of a file by name, and the metadata of its header.
-pub(super) type Tables = (BTreeMap<String, Entry>, BTreeMap<String, String>);
+/// The tensors of a file by name. An error, which is a text, says why one cannot be read; it matters only if
+/// that one is a weight.
+pub(super) type Entries = BTreeMap<String, Result<Entry, String>>;
+
+/// What a file holds.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    pub(super) entries: Entries,
+    /// The metadata of a safetensors header.
+    pub(super) metadata: BTreeMap<String, String>,
+    /// The first class, as `module.name`, whose objects are in the file and were not read.
+    pub(super) foreign: Option<String>,
+}
 
 impl Entry {
     /// The number of elements.
@@ -54,6 +68,19 @@ pub(super) struct FileBytes {
 }
 
 impl FileBytes {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// A text, if it cannot be opened or is a folder.
+    pub(super) fn open(path: &Path) -> Result<Self, String> {
+        let file = File::open(path).map_err(|e| e.to_string())?;
+        let data = file.metadata().map_err(|e| e.to_string())?;
+        if data.is_dir() {
+            return Err("a folder, expected a file of weights".into());
+        }
+        Ok(FileBytes { file: BufReader::new(file), len: data.len() })
+    }
+
     /// Reads `len` bytes from offset `start`, after a check that they lie within the file.
     pub(super) fn read(&mut self, start: u64, len: usize) -> Result<Vec<u8>, String> {
         if start.checked_add(len as u64).is_none_or(|end| end > self.len) {

@@ -61,7 +61,11 @@ impl Weights {
         match self.dims(name) {
             Some(&[output, input, h, w]) if h == w => Ok((output, input, h)),
             Some(other) => Err(self.unsupported(format!("a convolution of shape {other:?} ({name})"))),
-            None => Err(self.unsupported(format!("no {name}, which every ResNet and ResNeXt has"))),
+            None => {
+                let names = self.some_names();
+                let what = format!("no {name}, which every ResNet and ResNeXt has; it has {names}");
+                Err(self.unsupported(what))
+            }
         }
     }
 

@@ -4,14 +4,19 @@ mod check;
 mod file;
 mod finite;
 mod format;
+mod globals;
 mod infer;
+mod locate;
 mod mismatch;
-mod names;
 mod pickle;
+mod pickled_tensors;
 mod pytorch;
 mod safetensors;
+mod sharded;
 
 pub use mismatch::weights_mismatch;
+#[cfg(feature = "hub")]
+pub(crate) use sharded::shards;
 
 use crate::config::{Config, Form};
 use crate::convert::{self, Tensors};
@@ -19,11 +24,9 @@ use crate::error::{Error, Result};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
-use file::{Entry, FileBytes};
+use file::{Contents, Entry, FileBytes};
 use finite::count_invalid;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -31,18 +34,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// memory.
 ///
 /// The first bytes of the file tell its format: safetensors, zip archives of `torch.save`, or the format that
-/// `torch.save` had before PyTorch 1.6. Pickles are read as data: one that names any function beside those
-/// that tensors are made with is refused.
+/// `torch.save` had before PyTorch 1.6. Weights in several safetensors files are opened by their
+/// `model.safetensors.index.json`. Pickles are read as data and nothing in them is called: objects beside the
+/// weights are passed over, and a pickle made to run a program is refused.
 ///
-/// Names are torchvision's: prefixes that wrappers leave in every name, such as `module.`, are removed, and
-/// so are other programs' names of the last layer. A checkpoint of this project has the weights its run is
-/// judged by: their averages, if it keeps some.
+/// Names are torchvision's. The network is found wherever its layers are, under keys such as `state_dict` and
+/// prefixes such as `module.` or `backbone.`, and its last layer under any name; [`notes`](Self::notes) say
+/// what was chosen. Averaged weights (`model_ema`) are preferred to those that they average, as programs are
+/// judged by them; a file with two networks of which neither is an average of the other is refused.
 #[derive(Debug, Clone)]
 pub struct Weights {
     path: PathBuf,
-    file: Arc<Mutex<FileBytes>>,
+    files: Arc<Vec<Mutex<FileBytes>>>,
     entries: Arc<BTreeMap<String, Entry>>,
     metadata: Arc<BTreeMap<String, String>>,
+    /// The names of tensors that are not used.
+    left_out: Arc<Vec<String>>,
+    notes: Arc<Vec<String>>,
+    /// The first class whose objects in the file were not read.
+    foreign: Option<String>,
 }
 
 /// Where the weights of the last layer come from.
@@ -58,32 +68,57 @@ pub enum Head {
 impl Weights {
     /// How the names of an optimizer's tensors start in a checkpoint. These tensors are not weights, and are
     /// left out.
-    pub const OPTIMIZER_PREFIX: &str = names::OPTIMIZER_PREFIX;
+    pub const OPTIMIZER_PREFIX: &str = locate::OPTIMIZER_PREFIX;
 
     /// How the names of averaged weights start in a checkpoint. They take the place of the weights
     /// themselves.
-    pub const AVERAGE_PREFIX: &str = names::AVERAGE_PREFIX;
+    pub const AVERAGE_PREFIX: &str = locate::AVERAGE_PREFIX;
 
-    /// Opens the file at `path`, and reads the names and shapes of its tensors.
+    /// Opens the file at `path`, and reads the names and shapes of its tensors. The path may be that of the
+    /// index, `*.index.json`, of weights in several files beside it.
     ///
     /// # Errors
-    /// [`Error::File`] if the file cannot be read, is cut short, gives wrong lengths, has another format, or
-    /// is a pickle that would run code.
+    /// [`Error::File`] if the file cannot be read, is cut short, gives wrong lengths, has another format, is a
+    /// pickle that would run code, or holds several networks.
     pub fn open(path: &Path) -> Result<Self> {
         let failed = |reason: String| Error::File { path: path.to_path_buf(), reason };
-        let file = File::open(path).map_err(|e| failed(e.to_string()))?;
-        let data = file.metadata().map_err(|e| failed(e.to_string()))?;
-        if data.is_dir() {
-            return Err(failed("a folder, expected a file of weights".into()));
-        }
-        let mut file = FileBytes { file: BufReader::new(file), len: data.len() };
-        let (entries, metadata) = format::tables(&mut file).map_err(failed)?;
+        let (files, Contents { entries, metadata, foreign }) = match sharded::is_index(path) {
+            true => sharded::open(path).map_err(failed)?,
+            false => {
+                let mut file = FileBytes::open(path).map_err(failed)?;
+                let contents = format::contents(&mut file).map_err(failed)?;
+                (vec![file], contents)
+            }
+        };
+        let located = locate::locate(entries).map_err(failed)?;
         Ok(Weights {
             path: path.to_path_buf(),
-            file: Arc::new(Mutex::new(file)),
-            entries: Arc::new(names::torchvision_names(entries)),
+            files: Arc::new(files.into_iter().map(Mutex::new).collect()),
+            entries: Arc::new(located.entries),
             metadata: Arc::new(metadata),
+            left_out: Arc::new(located.left_out),
+            notes: Arc::new(located.notes),
+            foreign,
         })
+    }
+
+    /// What was chosen in the file and what was left out, where that is not obvious: one line each, without
+    /// the file's name.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The names of up to ten tensors of the file, of which those that are not used come first.
+    fn some_names(&self) -> String {
+        let all = self.left_out.iter().chain(self.entries.keys());
+        let names: Vec<String> = all.clone().take(10).map(|name| name.escape_debug().to_string()).collect();
+        let count = all.count();
+        let more = if count > names.len() { format!(", … ({count} in all)") } else { String::new() };
+        let foreign = self.foreign.as_ref().map(|class| {
+            let class: String = class.chars().filter(|c| !c.is_control()).take(100).collect();
+            format!("; objects of {class} are not read")
+        });
+        format!("{}{more}{}", names.join(", "), foreign.unwrap_or_default())
     }
 
     /// The path of the file.
@@ -110,9 +145,10 @@ impl Weights {
         let failed = |problem: String| Error::Weight { path: self.path.clone(), name: name.into(), problem };
         let entry = self.entries.get(name).ok_or_else(|| failed("no such weight".into()))?;
         let dtype =
-            entry.dtype.ok_or_else(|| failed("expected a floating type, file has integers".into()))?;
+            entry.dtype.map_err(|what| failed(format!("expected a floating type, file has {what}")))?;
         let bytes = {
-            let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+            let file = self.files.get(entry.file).ok_or_else(|| failed("its file is not open".into()))?;
+            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
             entry.read(&mut file).map_err(failed)?
         };
         let variance = name.ends_with("running_var");

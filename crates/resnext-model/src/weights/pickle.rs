@@ -1,6 +1,9 @@
-//! An interpreter for the pickles that hold weights. It builds data and calls nothing: a class or function
-//! that weights do not need is refused by name.
+//! An interpreter for the pickles that hold weights. It builds data and calls nothing.
+//!
+//! Objects of classes that weights do not need, such as a program's settings, become empty dictionaries, which
+//! then take the items that the pickle gives to them.
 
+use super::globals::{Global, refusal};
 use std::collections::HashMap;
 
 /// A value by its index in [`Pickle::values`], so that values which a pickle shares, or which contain
@@ -11,94 +14,29 @@ pub(super) type Id = usize;
 #[derive(Debug, Clone)]
 pub(super) enum Value {
     Int(i64),
+    Bool(bool),
     Text(String),
     Tuple(Vec<Id>),
+    List(Vec<Id>),
     Dict(Vec<(Id, Id)>),
     Global(Global),
     /// A known function with its arguments. It is not called.
     Call(Global, Id),
     /// A storage outside of the pickle.
     Persistent(Id),
-    /// A value that weights do not need: a float, None, a list, bytes.
+    /// A value that weights do not need: a float, None, bytes, a set.
     Other,
 }
 
-/// The classes and functions that a pickle of weights may name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Global {
-    /// `OrderedDict`, `defaultdict`, `dict`.
-    Dict,
-    /// `torch.Size`.
-    Tuple,
-    RebuildTensor,
-    RebuildParameter,
-    RebuildFromType,
-    /// The class of a storage, by the type of its elements.
-    Storage(Element),
-    /// A harmless class that is not needed here: settings beside the weights, scalars of numpy.
-    Unused,
-}
+/// The most values in a pickle. Those of the largest networks, with the state of their optimizer, have a few
+/// hundred thousand; a list of the losses of a million steps has a million.
+const VALUES_LIMIT: usize = 1 << 23;
 
-/// The type of a storage's elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Element {
-    F16,
-    Bf16,
-    F32,
-    F64,
-    /// A type that weights cannot have, by its size in bytes.
-    Integer(usize),
-}
+/// The most dimensions of a tensor: PyTorch's own limit.
+const RANK_LIMIT: usize = 64;
 
-impl Global {
-    fn named(module: &str, name: &str) -> Result<Global, String> {
-        Global::by_name(module, name).ok_or_else(|| {
-            let (module, name) = (shortened(module), shortened(name));
-            format!(
-                "refused: the pickle asks for {module}.{name}, which could run code; expected tensors only, \
-                 such as torch.save(model.state_dict(), …) writes"
-            )
-        })
-    }
-
-    fn by_name(module: &str, name: &str) -> Option<Global> {
-        let element = |name: &str| {
-            Some(match name {
-                "HalfStorage" => Element::F16,
-                "BFloat16Storage" => Element::Bf16,
-                "FloatStorage" => Element::F32,
-                "DoubleStorage" => Element::F64,
-                "BoolStorage" | "ByteStorage" | "CharStorage" => Element::Integer(1),
-                "ShortStorage" => Element::Integer(2),
-                "IntStorage" => Element::Integer(4),
-                "LongStorage" => Element::Integer(8),
-                _ => return None,
-            })
-        };
-        Some(match (module, name) {
-            ("collections", "OrderedDict" | "defaultdict") | ("builtins" | "__builtin__", "dict") => {
-                Global::Dict
-            }
-            ("torch", "Size") => Global::Tuple,
-            ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Global::RebuildTensor,
-            ("torch._utils", "_rebuild_parameter") => Global::RebuildParameter,
-            ("torch._tensor", "_rebuild_from_type_v2") => Global::RebuildFromType,
-            ("torch" | "torch.cuda", name) if element(name).is_some() => Global::Storage(element(name)?),
-            (
-                "torch",
-                "float16" | "bfloat16" | "float32" | "float64" | "int64" | "int32" | "uint8" | "bool"
-                | "device" | "Tensor",
-            )
-            | ("torch.nn.parameter", "Parameter")
-            | ("argparse", "Namespace")
-            | ("builtins" | "__builtin__", "set" | "list" | "tuple" | "int" | "float" | "str")
-            | ("numpy", "dtype" | "ndarray")
-            | ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar" | "_reconstruct")
-            | ("_codecs", "encode") => Global::Unused,
-            _ => return None,
-        })
-    }
-}
+/// The value that stands for all that are not needed: they need not take memory one by one.
+const OTHER: Id = 0;
 
 /// The result of interpreting a pickle.
 #[derive(Debug)]
@@ -107,6 +45,8 @@ pub(super) struct Pickle {
     pub(super) root: Id,
     /// The length of the pickle in bytes.
     pub(super) len: usize,
+    /// The first class or function that is none of those which weights are made of, as module and name.
+    pub(super) foreign: Option<(String, String)>,
 }
 
 impl Pickle {
@@ -115,21 +55,32 @@ impl Pickle {
     /// # Errors
     /// A text that says what is refused or what is wrong.
     pub(super) fn read(bytes: &[u8]) -> Result<Pickle, String> {
-        let mut machine = Machine { bytes, at: 0, values: Vec::new(), stack: Vec::new(), marks: Vec::new() };
-        let mut memo = HashMap::new();
+        let mut machine = Machine {
+            bytes,
+            at: 0,
+            values: vec![Value::Other],
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+            copied: 0,
+            foreign: None,
+        };
         loop {
-            if let Some(root) = machine.step(&mut memo)? {
-                return Ok(Pickle { values: machine.values, root, len: machine.at });
+            if let Some(root) = machine.step()? {
+                let Machine { values, at, foreign, .. } = machine;
+                return Ok(Pickle { values, root, len: at, foreign });
             }
         }
     }
 
-    pub(super) fn get(&self, id: Id) -> &Value {
-        &self.values[id]
+    /// The refusal of a pickle without weights because of the first foreign class that it names, if it names
+    /// one.
+    pub(super) fn refusal(&self) -> Option<String> {
+        self.foreign.as_ref().map(|(module, name)| refusal(module, name))
     }
 
-    pub(super) fn root_integer(&self) -> Option<i64> {
-        self.integer(self.root)
+    pub(super) fn get(&self, id: Id) -> &Value {
+        &self.values[id]
     }
 
     pub(super) fn integer(&self, id: Id) -> Option<i64> {
@@ -144,10 +95,32 @@ impl Pickle {
         if let Value::Tuple(items) = self.get(id) { Some(items) } else { None }
     }
 
-    /// A tuple of non-negative integers.
-    pub(super) fn sizes(&self, id: Id) -> Option<Vec<usize>> {
-        self.tuple(id)?.iter().map(|&item| usize::try_from(self.integer(item)?).ok()).collect()
+    pub(super) fn list(&self, id: Id) -> Option<&[Id]> {
+        if let Value::List(items) = self.get(id) { Some(items) } else { None }
     }
+
+    /// A tuple, or list, of a few non-negative integers.
+    pub(super) fn sizes(&self, id: Id) -> Option<Vec<usize>> {
+        let items = self.tuple(id).or(self.list(id)).filter(|items| items.len() <= RANK_LIMIT)?;
+        items.iter().map(|&item| usize::try_from(self.integer(item)?).ok()).collect()
+    }
+}
+
+/// Checks that there may be more than `count` values.
+fn check_count(count: usize) -> Result<(), String> {
+    match count < VALUES_LIMIT {
+        true => Ok(()),
+        false => Err(format!("the pickle has more than {VALUES_LIMIT} values")),
+    }
+}
+
+/// Whether the classes of a module are data beside the weights, as programs leave it in their checkpoints,
+/// rather than networks.
+fn is_plain_data(module: &str) -> bool {
+    let first = module.split('.').next().unwrap_or(module);
+    let data = ["argparse", "collections", "numpy", "_codecs", "builtins", "__builtin__"];
+    data.contains(&first)
+        || first == "torch" && (!module.starts_with("torch.nn.") || module.ends_with(".parameter"))
 }
 
 struct Machine<'a> {
@@ -157,6 +130,10 @@ struct Machine<'a> {
     stack: Vec<Id>,
     /// Heights of the stack at its marks.
     marks: Vec<usize>,
+    memo: HashMap<usize, Id>,
+    /// Items that calls have copied from one container into another.
+    copied: usize,
+    foreign: Option<(String, String)>,
 }
 
 impl<'a> Machine<'a> {
@@ -182,9 +159,22 @@ impl<'a> Machine<'a> {
         std::str::from_utf8(&line[..len]).map_err(|_| "the pickle has a name that is not UTF-8".into())
     }
 
-    fn push(&mut self, value: Value) {
-        self.stack.push(self.values.len());
-        self.values.push(value);
+    fn push(&mut self, value: Value) -> Result<(), String> {
+        let id = match value {
+            Value::Other => OTHER,
+            value => {
+                check_count(self.values.len())?;
+                self.values.push(value);
+                self.values.len() - 1
+            }
+        };
+        self.push_id(id)
+    }
+
+    fn push_id(&mut self, id: Id) -> Result<(), String> {
+        check_count(self.stack.len())?;
+        self.stack.push(id);
+        Ok(())
     }
 
     fn pop(&mut self) -> Result<Id, String> {
@@ -204,11 +194,11 @@ impl<'a> Machine<'a> {
         Ok(self.stack.split_off(mark))
     }
 
+    /// A text. Python 2 has one type for texts and bytes, so one that is not UTF-8 is bytes.
     fn text(&mut self, len: usize) -> Result<(), String> {
         let text = self.take(len)?;
-        let text = std::str::from_utf8(text).map_err(|_| "the pickle has a text that is not UTF-8")?;
-        self.push(Value::Text(text.to_string()));
-        Ok(())
+        let text = std::str::from_utf8(text).map_or(Value::Other, |text| Value::Text(text.to_string()));
+        self.push(text)
     }
 
     fn tuple(&mut self, len: usize) -> Result<(), String> {
@@ -217,8 +207,7 @@ impl<'a> Machine<'a> {
             items.push(self.pop()?);
         }
         items.reverse();
-        self.push(Value::Tuple(items));
-        Ok(())
+        self.push(Value::Tuple(items))
     }
 
     /// Adds pairs to the dictionary on top of the stack. Other objects that take items are ignored.
@@ -233,64 +222,113 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Replaces a function and its arguments, on top of the stack, by what a call would return.
-    fn call(&mut self) -> Result<(), String> {
-        let (args, function) = (self.pop()?, self.pop()?);
-        let Value::Global(function) = self.values[function] else {
-            return Err("the pickle calls something that is not a function".into());
-        };
-        let value = match function {
-            Global::Dict => Value::Dict(Vec::new()),
-            Global::Tuple => match &self.values[args] {
-                Value::Tuple(items) if items.len() == 1 => {
-                    self.stack.push(items[0]);
-                    return Ok(());
-                }
-                _ => Value::Other,
-            },
-            Global::RebuildTensor | Global::RebuildParameter | Global::RebuildFromType => {
-                Value::Call(function, args)
-            }
-            Global::Storage(_) | Global::Unused => Value::Other,
-        };
-        self.push(value);
+    /// Adds items to the list on top of the stack. Other objects that take items are ignored.
+    fn append(&mut self, items: &[Id]) -> Result<(), String> {
+        let top = self.top()?;
+        if let Value::List(list) = &mut self.values[top] {
+            list.extend_from_slice(items);
+        }
         Ok(())
     }
 
+    fn global(&mut self, module: &str, name: &str) -> Result<(), String> {
+        Global::refuse_attack(module, name)?;
+        let global = Global::known(module, name);
+        if global.is_none() && self.foreign.is_none() && !is_plain_data(module) {
+            self.foreign = Some((module.to_string(), name.to_string()));
+        }
+        self.push(Value::Global(global.unwrap_or(Global::Other)))
+    }
+
+    /// Replaces a function and its arguments, on top of the stack, by what a call would return.
+    fn call(&mut self) -> Result<(), String> {
+        let (args, function) = (self.pop()?, self.pop()?);
+        let value = match &self.values[function] {
+            Value::Global(function) => *function,
+            // A function that is itself an object, such as one of `functools.partial`.
+            Value::Dict(_) | Value::Other | Value::Call(..) => Global::Other,
+            _ => return Err("the pickle calls something that is not a function".into()),
+        };
+        let only = |args: Id| match &self.values[args] {
+            Value::Tuple(items) if items.len() == 1 => Some(items[0]),
+            _ => None,
+        };
+        let value = match value {
+            Global::Dict => Value::Dict(only(args).map_or(Vec::new(), |items| self.pairs(items))),
+            Global::Tuple => match only(args).map(|items| &self.values[items]) {
+                Some(Value::Tuple(items) | Value::List(items)) => Value::Tuple(items.clone()),
+                _ => Value::Other,
+            },
+            function @ (Global::RebuildTensor
+            | Global::RebuildTyped
+            | Global::RebuildQuantized
+            | Global::RebuildParameter
+            | Global::RebuildFromType) => Value::Call(function, args),
+            Global::Storage(_) => Value::Other,
+            // Nothing is known about the object but the items that it will be given.
+            Global::Other => Value::Dict(Vec::new()),
+        };
+        // A few bytes that copy a long list again and again must not fill the memory.
+        self.copied += match &value {
+            Value::Dict(pairs) => pairs.len(),
+            Value::Tuple(items) => items.len(),
+            _ => 0,
+        };
+        check_count(self.copied)?;
+        self.push(value)
+    }
+
+    /// The pairs that a dictionary is made from: another dictionary, or a list of pairs, as in Python 2.
+    fn pairs(&self, items: Id) -> Vec<(Id, Id)> {
+        match &self.values[items] {
+            Value::Dict(pairs) => pairs.clone(),
+            Value::List(items) | Value::Tuple(items) => {
+                let pair = |&item: &Id| match &self.values[item] {
+                    Value::List(pair) | Value::Tuple(pair) if pair.len() == 2 => Some((pair[0], pair[1])),
+                    _ => None,
+                };
+                items.iter().filter_map(pair).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// Interprets one instruction. Returns the pickle's value at the last one.
-    fn step(&mut self, memo: &mut HashMap<usize, Id>) -> Result<Option<Id>, String> {
+    fn step(&mut self) -> Result<Option<Id>, String> {
         let code = self.take(1)?[0];
         match code {
             0x80 => drop(self.take(1)?),
             0x95 => drop(self.take(8)?),
             b'.' => return self.pop().map(Some),
-            b'(' => self.marks.push(self.stack.len()),
+            b'(' => {
+                check_count(self.marks.len())?;
+                self.marks.push(self.stack.len());
+            }
             b'0' => drop(self.pop()?),
             b'1' => drop(self.pop_marked()?),
-            b'2' => {
-                let top = self.top()?;
-                self.stack.push(top);
-            }
-            b'N' | 0x88 | 0x89 | b']' | 0x8f => self.push(Value::Other),
+            b'2' => self.push_id(self.top()?)?,
+            b'N' | 0x8f => self.push(Value::Other)?,
+            0x88 | 0x89 => self.push(Value::Bool(code == 0x88))?,
+            b']' => self.push(Value::List(Vec::new()))?,
             b'G' => {
                 self.take(8)?;
-                self.push(Value::Other);
+                self.push(Value::Other)?;
             }
             b'J' => {
                 let bytes = self.number(4)? as u32;
-                self.push(Value::Int(bytes as i32 as i64));
+                self.push(Value::Int(bytes as i32 as i64))?;
             }
             b'K' | b'M' => {
                 let value = self.number(if code == b'K' { 1 } else { 2 })?;
-                self.push(Value::Int(value as i64));
+                self.push(Value::Int(value as i64))?;
             }
-            0x8a => {
-                let len = self.number(1)?;
+            0x8a | 0x8b => {
+                let len = self.number(if code == 0x8a { 1 } else { 4 })?;
                 let bytes = self.take(len)?;
                 // Integers of more than eight bytes, such as the magic number of old files, cannot be sizes.
                 let sign = if bytes.last().is_some_and(|byte| byte & 0x80 != 0) { -1 } else { 0 };
                 let value = bytes.iter().rev().fold(sign, |value: i64, &byte| value << 8 | byte as i64);
-                self.push(if len <= 8 { Value::Int(value) } else { Value::Other });
+                self.push(if len <= 8 { Value::Int(value) } else { Value::Other })?;
             }
             b'X' | b'T' => {
                 let len = self.number(4)?;
@@ -304,29 +342,58 @@ impl<'a> Machine<'a> {
                 let len = self.number(8)?;
                 self.text(len)?;
             }
-            b'B' | b'C' => {
-                let len = self.number(if code == b'B' { 4 } else { 1 })?;
+            b'B' | b'C' | 0x8e | 0x96 => {
+                let len = self.number(match code {
+                    b'B' => 4,
+                    b'C' => 1,
+                    _ => 8,
+                })?;
                 self.take(len)?;
-                self.push(Value::Other);
+                self.push(Value::Other)?;
             }
-            b')' => self.push(Value::Tuple(Vec::new())),
+            b'I' | b'L' => {
+                let text = self.line()?.trim_end_matches('L');
+                self.push(text.parse().map_or(Value::Other, Value::Int))?;
+            }
+            b'F' => {
+                self.line()?;
+                self.push(Value::Other)?;
+            }
+            b'S' | b'V' => {
+                let text = self.line()?;
+                let quoted = |quote: char| text.strip_prefix(quote)?.strip_suffix(quote);
+                let text = if code == b'S' { quoted('\'').or(quoted('"')) } else { Some(text) };
+                self.push(text.map_or(Value::Other, |text| Value::Text(text.to_string())))?;
+            }
+            b')' => self.push(Value::Tuple(Vec::new()))?,
             0x85..=0x87 => self.tuple(code as usize - 0x84)?,
             b't' => {
                 let items = self.pop_marked()?;
-                self.push(Value::Tuple(items));
+                self.push(Value::Tuple(items))?;
             }
             b'l' => {
-                self.pop_marked()?;
-                self.push(Value::Other);
+                let items = self.pop_marked()?;
+                self.push(Value::List(items))?;
             }
-            b'}' => self.push(Value::Dict(Vec::new())),
+            b'}' => self.push(Value::Dict(Vec::new()))?,
             b'd' => {
                 let items = self.pop_marked()?;
-                self.push(Value::Dict(Vec::new()));
+                self.push(Value::Dict(Vec::new()))?;
                 self.set_items(&items)?;
             }
-            b'a' => drop(self.pop()?),
-            b'e' | 0x90 => drop(self.pop_marked()?),
+            b'a' => {
+                let item = self.pop()?;
+                self.append(&[item])?;
+            }
+            b'e' => {
+                let items = self.pop_marked()?;
+                self.append(&items)?;
+            }
+            0x90 => drop(self.pop_marked()?),
+            0x91 => {
+                self.pop_marked()?;
+                self.push(Value::Other)?;
+            }
             b's' => {
                 let (value, key) = (self.pop()?, self.pop()?);
                 self.set_items(&[key, value])?;
@@ -337,31 +404,62 @@ impl<'a> Machine<'a> {
             }
             b'c' => {
                 let (module, name) = (self.line()?, self.line()?);
-                self.push(Value::Global(Global::named(module, name)?));
+                self.global(module, name)?;
             }
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
-                let global = match (&self.values[module], &self.values[name]) {
-                    (Value::Text(module), Value::Text(name)) => Global::named(module, name)?,
-                    _ => return Err("the pickle has a name that is not a text".into()),
-                };
-                self.push(Value::Global(global));
+                match (&self.values[module], &self.values[name]) {
+                    (Value::Text(module), Value::Text(name)) if module.len().max(name.len()) < 1000 => {
+                        let (module, name) = (module.clone(), name.clone());
+                        self.global(&module, &name)?;
+                    }
+                    _ => return Err("the pickle has a name that is not a short text".into()),
+                }
+            }
+            // The class, and the arguments above it.
+            b'o' => {
+                let items = self.pop_marked()?;
+                let (class, args) = items.split_first().ok_or("the pickle builds an object of no class")?;
+                self.push_id(*class)?;
+                self.push(Value::Tuple(args.to_vec()))?;
+                self.call()?;
+            }
+            b'i' => {
+                let (module, name) = (self.line()?, self.line()?);
+                let args = self.pop_marked()?;
+                self.global(module, name)?;
+                self.push(Value::Tuple(args))?;
+                self.call()?;
+            }
+            // With arguments by name, which nothing that weights are made of takes.
+            0x92 => {
+                self.pop()?;
+                self.call()?;
             }
             b'R' | 0x81 => self.call()?,
             // An object's state: for a dictionary of weights, the versions of its modules.
             b'b' => drop(self.pop()?),
             b'Q' => {
                 let id = self.pop()?;
-                self.push(Value::Persistent(id));
+                self.push(Value::Persistent(id))?;
             }
             b'q' | b'r' => {
                 let key = self.number(if code == b'q' { 1 } else { 4 })?;
-                memo.insert(key, self.top()?);
+                self.memo.insert(key, self.top()?);
             }
-            0x94 => drop(memo.insert(memo.len(), self.top()?)),
-            b'h' | b'j' => {
-                let key = self.number(if code == b'h' { 1 } else { 4 })?;
-                self.stack.push(*memo.get(&key).ok_or("the pickle refers to a memo that it never stored")?);
+            b'p' => {
+                let key = self.line()?.parse().map_err(|_| "the pickle has a memo without a number")?;
+                self.memo.insert(key, self.top()?);
+            }
+            0x94 => drop(self.memo.insert(self.memo.len(), self.top()?)),
+            b'h' | b'j' | b'g' => {
+                let key = match code {
+                    b'h' => self.number(1)?,
+                    b'j' => self.number(4)?,
+                    _ => self.line()?.parse().map_err(|_| "the pickle has a memo without a number")?,
+                };
+                let id = *self.memo.get(&key).ok_or("the pickle refers to a memo that it never stored")?;
+                self.push_id(id)?;
             }
             other => {
                 return Err(format!(
@@ -371,10 +469,4 @@ impl<'a> Machine<'a> {
         }
         Ok(None)
     }
-}
-
-/// A name, shortened to fit into one line of an error.
-fn shortened(name: &str) -> String {
-    let plain = name.chars().filter(|c| !c.is_control());
-    plain.take(60).collect()
 }

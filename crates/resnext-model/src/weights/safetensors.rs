@@ -1,9 +1,8 @@
 //! The header of a safetensors file. Everything it says is checked.
 
-use super::file::{Entry, FileBytes, Tables};
+use super::file::{Contents, Entries, Entry, FileBytes};
 use candle_core::DType;
 use safetensors::tensor::Metadata;
-use std::collections::BTreeMap;
 
 /// The most bytes that the format allows a header to have.
 const HEADER_LIMIT: u64 = 100_000_000;
@@ -16,7 +15,7 @@ pub(super) fn header_len(start: &[u8], len: u64) -> Option<u64> {
 }
 
 /// The tensors of the file, and the metadata of its header, where programs describe themselves.
-pub(super) fn entries(file: &mut FileBytes) -> Result<Tables, String> {
+pub(super) fn contents(file: &mut FileBytes) -> Result<Contents, String> {
     if file.len < 8 {
         return Err(format!("expected a header's length in 8 bytes, the file has {}", file.len));
     }
@@ -32,7 +31,7 @@ pub(super) fn entries(file: &mut FileBytes) -> Result<Tables, String> {
     if end as u64 != file.len - data {
         return Err(format!("its header says {end} bytes of data, it has {}", file.len - data));
     }
-    let mut entries = BTreeMap::new();
+    let mut entries = Entries::new();
     for (name, info) in metadata.tensors() {
         let (start, end) = info.data_offsets;
         let bits = info.shape.iter().try_fold(info.dtype.bitsize(), |n, &dim| n.checked_mul(dim));
@@ -45,17 +44,26 @@ pub(super) fn entries(file: &mut FileBytes) -> Result<Tables, String> {
             ));
         }
         let dtype = match info.dtype {
-            safetensors::Dtype::F16 => Some(DType::F16),
-            safetensors::Dtype::BF16 => Some(DType::BF16),
-            safetensors::Dtype::F32 => Some(DType::F32),
-            safetensors::Dtype::F64 => Some(DType::F64),
-            _ => None,
+            safetensors::Dtype::F16 => Ok(DType::F16),
+            safetensors::Dtype::BF16 => Ok(DType::BF16),
+            safetensors::Dtype::F32 => Ok(DType::F32),
+            safetensors::Dtype::F64 => Ok(DType::F64),
+            safetensors::Dtype::BOOL => Err("booleans"),
+            safetensors::Dtype::C64 => Err("complex numbers"),
+            safetensors::Dtype::U8
+            | safetensors::Dtype::I8
+            | safetensors::Dtype::I16
+            | safetensors::Dtype::U16
+            | safetensors::Dtype::I32
+            | safetensors::Dtype::U32
+            | safetensors::Dtype::I64
+            | safetensors::Dtype::U64 => Err("integers"),
+            _ => Err("floats of 8 bits or fewer"),
         };
         let bytes = info.dtype.bitsize().div_ceil(8);
-        let entry =
-            Entry { dtype, shape: info.shape.clone(), strides: None, start: data + start as u64, bytes };
-        entries.insert(name, entry);
+        let (shape, start) = (info.shape.clone(), data + start as u64);
+        entries.insert(name, Ok(Entry { dtype, shape, strides: None, file: 0, start, bytes }));
     }
-    let described = metadata.metadata().clone().unwrap_or_default().into_iter().collect();
-    Ok((entries, described))
+    let metadata = metadata.metadata().clone().unwrap_or_default().into_iter().collect();
+    Ok(Contents { entries, metadata, foreign: None })
 }

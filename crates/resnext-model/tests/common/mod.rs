@@ -3,6 +3,8 @@
 
 #![allow(dead_code)] // each test uses a part
 
+pub mod pickles;
+
 use candle_core::{DType, Device, Tensor};
 use resnext_model::{Config, ResNext, Variables};
 use std::collections::BTreeMap;

@@ -1,0 +1,338 @@
+//! `config.json` beside weights, as timm writes it: what it says about images and classes, and whether the
+//! network that it describes is one of ours.
+
+use crate::preprocessing::{CropMode, Preprocessing};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// What timm's `config.json` says. Every field is either here, known not to matter to inference, refused, or
+/// listed as unknown.
+#[derive(Debug)]
+pub(crate) struct ConfigFile {
+    pub(crate) architecture: String,
+    pub(crate) classes: Option<usize>,
+    pub(crate) images: ImageSettings,
+    pub(crate) labels: Option<Vec<String>>,
+    /// The names of fields whose meaning is not known here.
+    pub(crate) unknown: Vec<String>,
+}
+
+/// The preparation of images: what `config.json` says of it.
+#[derive(Debug, Default)]
+pub(crate) struct ImageSettings {
+    size: Option<(usize, usize)>,
+    crop_pct: Option<f64>,
+    crop_mode: Option<CropMode>,
+    interpolation: Option<String>,
+    mean: Option<[f32; 3]>,
+    std: Option<[f32; 3]>,
+}
+
+/// How the names of timm's networks start that have the names and shapes of torchvision's weights, but
+/// compute something else; and what that is.
+const LOOKALIKES: [(&str, &str); 2] =
+    [("resnetaa", "average pools where ours has strides"), ("resnetblur", "blurs where ours has strides")];
+
+/// Fields at the top level, and those of `pretrained_cfg`, that do not change what a network computes from an
+/// image: where it comes from, how it was trained, and what its weights' shapes say as well.
+const UNIMPORTANT: [&str; 27] = [
+    "classifier",
+    "custom_load",
+    "description",
+    "file",
+    "first_conv",
+    "fixed_input_size",
+    "hf_hub_filename",
+    "hf_hub_id",
+    "id2label",
+    "label2id",
+    "license",
+    "min_input_size",
+    "model_name",
+    "model_type",
+    "notes",
+    "num_features",
+    "origin_url",
+    "paper_ids",
+    "paper_name",
+    "pool_size",
+    "source",
+    "state_dict",
+    "tag",
+    "test_crop_pct",
+    "test_input_size",
+    "transformers_version",
+    "url",
+];
+
+/// The fields of timm's models that change what is computed from the same weights: at the top level, or in
+/// `model_args`. With each, the values that ours computes.
+///
+/// Sizes that the shapes of the weights show, and settings of training, follow in [`HARMLESS_ARGS`].
+const DECISIVE: [(&str, &[&str]); 15] = [
+    ("act_layer", &["relu"]),
+    ("aa_layer", &[""]),
+    ("avg_down", &["false"]),
+    ("block_args", &["{}"]),
+    ("block_reduce_first", &["1"]),
+    ("down_kernel_size", &["1"]),
+    ("features_only", &["false"]),
+    ("global_pool", &["avg", "fast", "fastavg"]),
+    ("in_chans", &["3"]),
+    ("label_offset", &["0"]),
+    ("norm_layer", &["batchnorm2d", "batchnorm", "bn"]),
+    ("output_stride", &["32"]),
+    ("replace_stem_pool", &["false"]),
+    ("replace_stride_with_dilation", &["[false,false,false]"]),
+    ("stem_type", &[""]),
+];
+
+/// Fields of `model_args` that the shapes of the weights show as well, or that matter to training only.
+const HARMLESS_ARGS: [&str; 19] = [
+    "base_width",
+    "block",
+    "cache_dir",
+    "cardinality",
+    "channels",
+    "checkpoint_path",
+    "drop_block_rate",
+    "drop_path_rate",
+    "drop_rate",
+    "exportable",
+    "groups",
+    "layers",
+    "no_jit",
+    "pretrained",
+    "scriptable",
+    "stem_width",
+    "width_per_group",
+    "zero_init_last",
+    "zero_init_residual",
+];
+
+impl ConfigFile {
+    /// Reads the text of a `config.json`. `None` if it is not timm's: the same keys may then mean something
+    /// else.
+    ///
+    /// # Errors
+    /// A text that names the field, what was expected and what was found.
+    pub(crate) fn read(text: &str) -> Result<Option<Self>, String> {
+        let value: Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        let Value::Object(mut fields) = value else { return Err("expected an object in braces".into()) };
+        let Some(architecture) = take::<String>(&mut fields, "", "architecture")? else { return Ok(None) };
+        check_lookalike(&architecture)?;
+        let mut unknown = Vec::new();
+        let mut classes = take(&mut fields, "", "num_classes")?;
+        if let Some(arguments) = take::<Map<String, Value>>(&mut fields, "", "model_args")? {
+            check_arguments(arguments, &mut classes)?;
+        }
+        let mut pretrained = take::<Map<String, Value>>(&mut fields, "", "pretrained_cfg")?;
+        let mut images = ImageSettings::take(&mut fields, "")?;
+        let mut names = Names::take(&mut fields, "")?;
+        if let Some(pretrained) = &mut pretrained {
+            // The class count of the weights that this network was fine-tuned from, and those weights' network.
+            pretrained.remove("num_classes");
+            pretrained.remove("architecture");
+            images = images.overridden_by(ImageSettings::take(pretrained, "pretrained_cfg.")?);
+            names = names.or(Names::take(pretrained, "pretrained_cfg.")?);
+            rest(std::mem::take(pretrained), "pretrained_cfg.", &mut unknown)?;
+        }
+        rest(fields, "", &mut unknown)?;
+        Ok(Some(ConfigFile { architecture, classes, images, labels: names.labels(), unknown }))
+    }
+}
+
+/// Takes the field `name` out of an object, whose own name and a dot are `of`. A field that is null is
+/// absent.
+fn take<T: DeserializeOwned>(
+    fields: &mut Map<String, Value>,
+    of: &str,
+    name: &str,
+) -> Result<Option<T>, String> {
+    match fields.remove(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => serde_json::from_value(value).map(Some).map_err(|e| format!("{of}{name}: {e}")),
+    }
+}
+
+/// Checks the fields that nothing has taken: refuses those that change the function, and lists those that are
+/// not known.
+fn rest(fields: Map<String, Value>, of: &str, unknown: &mut Vec<String>) -> Result<(), String> {
+    for (name, value) in fields {
+        match decisive(of, &name, &value) {
+            Some(verdict) => verdict?,
+            None if UNIMPORTANT.contains(&name.as_str()) => {}
+            None => unknown.push(format!("{of}{}", name.escape_debug())),
+        }
+    }
+    Ok(())
+}
+
+/// Checks `model_args`, the arguments that the network was built with. One that is not known may change
+/// anything, so it is refused.
+fn check_arguments(arguments: Map<String, Value>, classes: &mut Option<usize>) -> Result<(), String> {
+    for (name, value) in arguments {
+        if name == "num_classes" {
+            let own: Option<usize> =
+                serde_json::from_value(value).map_err(|e| format!("model_args.num_classes: {e}"))?;
+            if let (Some(own), Some(other)) = (own, *classes)
+                && own != other
+            {
+                return Err(format!("num_classes is {other}, model_args.num_classes is {own}"));
+            }
+            *classes = own.or(*classes);
+            continue;
+        }
+        match decisive("model_args.", &name, &value) {
+            Some(verdict) => verdict?,
+            None if HARMLESS_ARGS.contains(&name.as_str()) => {}
+            None => {
+                let name = name.escape_debug();
+                return Err(format!(
+                    "model_args.{name} is {}, which may change what the network computes: expected timm's \
+                     arguments of a ResNet or ResNeXt",
+                    shortened(&value)
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a field that changes the function has a value that ours computes. `None` for other fields.
+fn decisive(of: &str, name: &str, value: &Value) -> Option<Result<(), String>> {
+    let (_, ours) = DECISIVE.iter().find(|(known, _)| *known == name)?;
+    let given = match value {
+        Value::String(text) => text.rsplit('.').next().unwrap_or(text).to_ascii_lowercase(),
+        Value::Object(fields) if fields.values().all(Value::is_null) => "{}".into(),
+        Value::Null => return Some(no_pool(of, name)),
+        other => other.to_string(),
+    };
+    let same_number = || {
+        let number = value.as_f64()?;
+        Some(ours.iter().any(|one| one.parse() == Ok(number)))
+    };
+    if ours.contains(&given.as_str()) || same_number() == Some(true) {
+        return Some(Ok(()));
+    }
+    let expected = ours.first().copied().unwrap_or_default();
+    let expected = if expected.is_empty() { "none" } else { expected };
+    Some(Err(format!(
+        "expected {name} {expected}, got {} ({of}{name}): the network would compute something else",
+        shortened(value)
+    )))
+}
+
+/// A field that is null has timm's default, which is ours; but no pool is not the default pool.
+fn no_pool(of: &str, name: &str) -> Result<(), String> {
+    match name {
+        "global_pool" => Err(format!("expected {name} avg, got null ({of}{name}): there would be no pool")),
+        _ => Ok(()),
+    }
+}
+
+/// A value, shortened to fit into one line of an error.
+fn shortened(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+fn check_lookalike(architecture: &str) -> Result<(), String> {
+    match LOOKALIKES.iter().find(|(start, _)| architecture.starts_with(start)) {
+        Some((_, what)) => {
+            Err(format!("expected a ResNet or ResNeXt, as torchvision's; {architecture} has {what}"))
+        }
+        None => Ok(()),
+    }
+}
+
+impl ImageSettings {
+    fn take(fields: &mut Map<String, Value>, of: &str) -> Result<Self, String> {
+        let size: Option<(usize, usize, usize)> = take(fields, of, "input_size")?;
+        if let Some((channels, ..)) = size
+            && channels != 3
+        {
+            return Err(format!("expected images of 3 channels, got {channels} ({of}input_size)"));
+        }
+        Ok(ImageSettings {
+            size: size.map(|(_, height, width)| (height, width)),
+            crop_pct: take(fields, of, "crop_pct")?,
+            crop_mode: match take::<String>(fields, of, "crop_mode")? {
+                None => None,
+                Some(mode) => Some(mode.parse().map_err(|e| format!("{of}crop_mode: {e}"))?),
+            },
+            interpolation: take(fields, of, "interpolation")?,
+            mean: take(fields, of, "mean")?,
+            std: take(fields, of, "std")?,
+        })
+    }
+
+    /// These settings, or those of `other` where it has any.
+    fn overridden_by(self, other: Self) -> Self {
+        ImageSettings {
+            size: other.size.or(self.size),
+            crop_pct: other.crop_pct.or(self.crop_pct),
+            crop_mode: other.crop_mode.or(self.crop_mode),
+            interpolation: other.interpolation.or(self.interpolation),
+            mean: other.mean.or(self.mean),
+            std: other.std.or(self.std),
+        }
+    }
+
+    /// Whether they say how pixels are normalised.
+    pub(crate) fn normalize(&self) -> bool {
+        self.mean.is_some() && self.std.is_some()
+    }
+
+    /// The preprocessing that these settings give, with that of `usual` where they give none.
+    ///
+    /// # Errors
+    /// A text that names the setting, its range and the value.
+    pub(crate) fn over(self, usual: &Preprocessing) -> Result<Preprocessing, String> {
+        if let Some(crop_pct) = self.crop_pct.filter(|pct| *pct > 1.0) {
+            return Err(format!("crop_pct must be above 0 and at most 1, got {crop_pct}"));
+        }
+        let preprocessing = Preprocessing {
+            size: self.size.unwrap_or(usual.size),
+            crop_pct: self.crop_pct.unwrap_or(usual.crop_pct),
+            crop_mode: self.crop_mode.unwrap_or(usual.crop_mode),
+            interpolation: self.interpolation.unwrap_or_else(|| usual.interpolation.clone()),
+            mean: self.mean.unwrap_or(usual.mean),
+            std: self.std.unwrap_or(usual.std),
+        };
+        preprocessing.check()?;
+        Ok(preprocessing)
+    }
+}
+
+/// The names of classes, and longer descriptions of some of the names.
+#[derive(Default)]
+struct Names {
+    names: Option<Vec<String>>,
+    descriptions: Option<BTreeMap<String, String>>,
+}
+
+impl Names {
+    fn take(fields: &mut Map<String, Value>, of: &str) -> Result<Self, String> {
+        let labels = take(fields, of, "labels")?;
+        Ok(Names {
+            names: take(fields, of, "label_names")?.or(labels),
+            descriptions: take(fields, of, "label_descriptions")?,
+        })
+    }
+
+    fn or(self, other: Self) -> Self {
+        Names { names: self.names.or(other.names), descriptions: self.descriptions.or(other.descriptions) }
+    }
+
+    /// The name of each class, or its description if it has one.
+    fn labels(self) -> Option<Vec<String>> {
+        let descriptions = self.descriptions.unwrap_or_default();
+        let label = |name: String| descriptions.get(&name).cloned().unwrap_or(name);
+        Some(self.names?.into_iter().map(label).collect())
+    }
+}

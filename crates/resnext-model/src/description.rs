@@ -1,0 +1,54 @@
+//! What a weights file says beside its weights, so that whoever has the file has all that its use requires.
+
+use crate::config::Config;
+use crate::preprocessing::Preprocessing;
+use serde::{Deserialize, Serialize};
+
+/// How the network in a weights file is used: what its images look like, and what its classes are called.
+///
+/// It is stored as JSON under [`Description::KEY`] in the metadata of a safetensors file, and in the
+/// `metadata_props` of an ONNX file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Description {
+    /// How images are prepared.
+    pub preprocessing: Preprocessing,
+    /// The name of each class, if they have names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_names: Option<Vec<String>>,
+    /// The network's configuration.
+    pub network: Config,
+}
+
+impl Description {
+    /// The key of a description in the metadata of a file.
+    pub const KEY: &str = "resnext-description";
+
+    /// The description as JSON, as files store it.
+    pub fn to_json(&self) -> String {
+        // Of plain structures with text keys; a number that JSON lacks becomes null.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Reads a description from its JSON, and checks that it is one of a network of `config`.
+    ///
+    /// # Errors
+    /// A text that says what is wrong: JSON of another kind, another network, a number that is out of range,
+    /// or another number of names than classes.
+    pub fn from_json(text: &str, config: &Config) -> Result<Self, String> {
+        let found: Description = serde_json::from_str(text).map_err(|e| format!("{}: {e}", Self::KEY))?;
+        // Initialisation and block form do not change the function, and `convert` changes the form. Where no
+        // block has a projection, the weights do not show that there would be one.
+        let Config { zero_init_last, form, shortcut, .. } = *config;
+        let expected = Config { zero_init_last, form, shortcut, ..found.network.clone() };
+        if expected != *config {
+            return Err(format!("{} is of another network than the weights", Self::KEY));
+        }
+        let named = found.class_names.as_ref().map_or(config.classes, Vec::len);
+        if named != config.classes {
+            return Err(format!("{} has {named} class names, expected {}", Self::KEY, config.classes));
+        }
+        found.preprocessing.check().map_err(|problem| format!("{}: {problem}", Self::KEY))?;
+        Ok(found)
+    }
+}
