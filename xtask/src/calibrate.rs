@@ -91,7 +91,7 @@ fn observe_dataset(args: &Args, calibration: &mut Calibration) -> Result<usize> 
         )?,
     };
     let Args { dataset, data, images, input, .. } = args;
-    recipe.apply(&Overrides { dataset: *dataset, data: data.clone(), ..Default::default() });
+    recipe.apply(&Overrides { dataset: *dataset, data: data.clone(), ..Default::default() })?;
     let network = network(&pretrained)?;
     let splits = recipe.dataset.open(recipe.data.as_deref())?;
     let splits = fit_to_network(splits, &mut pretrained, input)?;

@@ -5,33 +5,49 @@ use crate::line_chart::{self, BLUE, Line, Panel, RED, Scale};
 use anyhow::Result;
 use plotters::prelude::SeriesLabelPosition;
 
-/// Draws an SVG with a panel for loss and one for top-1, each for training and test images.
+/// Draws an SVG with a panel for loss and one for top-1, each for training and test images, and one for the
+/// learning rate.
 pub fn draw(epochs: &[Epoch]) -> Result<String> {
+    line_chart::draw(&panels(epochs))
+}
+
+/// The panels of the drawing.
+pub fn panels(epochs: &[Epoch]) -> Vec<Panel> {
     let line = |name, colour, value: fn(&Epoch) -> f64| Line {
         name,
         colour,
         points: epochs.iter().map(|epoch| (epoch.epoch as i32, value(epoch))).collect(),
     };
-    let largest_loss = epochs.iter().map(|epoch| epoch.train_loss.max(epoch.test_loss)).fold(1e-6, f64::max);
-    line_chart::draw(&[
-        Panel {
-            title: "loss".into(),
-            x: "epoch",
-            y: "",
-            scale: Scale::Linear(largest_loss * 1.05),
-            legend: SeriesLabelPosition::UpperRight,
-            lines: vec![line("training", BLUE, |e| e.train_loss), line("test", RED, |e| e.test_loss)],
-        },
-        Panel {
-            title: "top-1 (%)".into(),
-            x: "epoch",
-            y: "",
-            scale: Scale::Linear(100.0),
-            legend: SeriesLabelPosition::LowerRight,
-            lines: vec![
+    let largest = |value: fn(&Epoch) -> f64| epochs.iter().map(value).fold(1e-6, f64::max) * 1.05;
+    let panel = |title: &str, top, legend, lines| Panel {
+        title: title.into(),
+        x: "epoch",
+        y: "",
+        scale: Scale::Linear(top),
+        legend,
+        lines,
+    };
+    vec![
+        panel(
+            "loss",
+            largest(|epoch| epoch.train_loss.max(epoch.test_loss)),
+            SeriesLabelPosition::UpperRight,
+            vec![line("training", BLUE, |e| e.train_loss), line("test", RED, |e| e.test_loss)],
+        ),
+        panel(
+            "top-1 (%)",
+            100.0,
+            SeriesLabelPosition::LowerRight,
+            vec![
                 line("training", BLUE, |e| 100.0 * e.train_top1),
                 line("test", RED, |e| 100.0 * e.test_top1),
             ],
-        },
-    ])
+        ),
+        panel(
+            "learning rate at the epoch's end",
+            largest(|epoch| epoch.lr),
+            SeriesLabelPosition::UpperRight,
+            vec![line("learning rate", BLUE, |e| e.lr)],
+        ),
+    ]
 }

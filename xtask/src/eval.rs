@@ -111,7 +111,7 @@ fn recipe(args: &Args, pretrained: &Pretrained) -> Result<(Recipe, Option<String
         data: args.data.clone(),
         batch_size: args.batch_size,
         ..Default::default()
-    });
+    })?;
     Ok((recipe, name))
 }
 

@@ -21,7 +21,7 @@ pub struct Epoch {
 
 impl Epoch {
     pub fn new(report: &EpochReport, seconds: f64) -> Self {
-        let EpochReport { epoch, train, test, lr } = report;
+        let EpochReport { epoch, train, test, lr, .. } = report;
         Epoch {
             epoch: epoch + 1,
             lr: *lr,
@@ -48,4 +48,14 @@ pub fn to_csv(epochs: &[Epoch]) -> Result<Vec<u8>> {
         writer.serialize(epoch)?;
     }
     Ok(writer.into_inner()?)
+}
+
+/// The epochs as JSON, one line for each.
+pub fn to_json_lines(epochs: &[Epoch]) -> Result<String> {
+    let mut lines = String::new();
+    for epoch in epochs {
+        lines += &serde_json::to_string(epoch)?;
+        lines.push('\n');
+    }
+    Ok(lines)
 }

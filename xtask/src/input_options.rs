@@ -73,9 +73,9 @@ fn three_numbers(text: &str) -> Result<[f32; 3], String> {
     let wrong = || format!("expected three numbers such as 0.485,0.456,0.406, got {text}");
     let parts = text.split([',', ' ']).map(str::trim).filter(|part| !part.is_empty());
     let numbers = parts.map(|part| part.parse::<f32>().ok().filter(|number| number.is_finite()));
-    match numbers.collect::<Option<Vec<f32>>>().ok_or_else(wrong)?.as_slice() {
-        &[red, green, blue] => Ok([red, green, blue]),
-        &[all] => Ok([all; 3]),
+    match *numbers.collect::<Option<Vec<f32>>>().ok_or_else(wrong)?.as_slice() {
+        [red, green, blue] => Ok([red, green, blue]),
+        [all] => Ok([all; 3]),
         _ => Err(wrong()),
     }
 }

@@ -42,12 +42,24 @@ impl Loaders {
 }
 
 impl Data for Loaders {
-    fn batches_per_epoch(&self) -> usize {
-        self.train.batches_per_epoch()
+    fn images_per_epoch(&self) -> usize {
+        self.train.dataset().len()
     }
 
-    fn train(&self, epoch: usize, first: usize) -> Batches<'_> {
-        Box::new(self.train.epoch(epoch as u64, first).map(|batch| self.tensors(batch)))
+    fn batch_size(&self) -> usize {
+        self.train.batch_size()
+    }
+
+    fn image_size(&self) -> (usize, usize) {
+        self.train.dataset().size()
+    }
+
+    fn fingerprint(&self) -> String {
+        self.train.dataset().fingerprint()
+    }
+
+    fn train(&self, epoch: usize, skip: usize) -> Batches<'_> {
+        Box::new(self.train.epoch(epoch as u64, skip).map(|batch| self.tensors(batch)))
     }
 
     fn test(&self) -> Batches<'_> {

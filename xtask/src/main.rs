@@ -20,6 +20,7 @@ mod device_arg;
 mod dtype_arg;
 mod input_options;
 mod loaders;
+mod named_recipes;
 mod photo_paths;
 mod recipe;
 mod weights_source;
@@ -27,11 +28,15 @@ mod weights_source;
 // A run's folder.
 mod curves;
 mod history;
+mod report;
 mod run_folder;
+mod run_lock;
+mod tensorboard;
 
 mod allocator;
 mod inputs;
 mod line_chart;
+mod machine;
 mod plural;
 mod text_table;
 

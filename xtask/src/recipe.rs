@@ -1,10 +1,14 @@
 //! Recipes: all settings of a run, as TOML. Options on the command line override the file.
 
 use crate::dataset_arg::DatasetName;
-use anyhow::{Context, Result};
-use clap::Args;
+use crate::named_recipes;
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
 use resnext_model::{Config, Form};
-use resnext_train::{Amp, Schedule, SgdConfig, TrainConfig};
+use resnext_train::{
+    AdamWConfig, Amp, Clip, DecayOf, Freeze, LambConfig, Loss, OptimizerConfig, Schedule, SgdConfig,
+    TrainConfig,
+};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +22,9 @@ pub struct Recipe {
     pub dataset: DatasetName,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<PathBuf>,
+    /// The trained network that the run starts from: whatever `predict --weights` takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
     pub epochs: usize,
     pub batch_size: usize,
     pub lr: f64,
@@ -27,6 +34,24 @@ pub struct Recipe {
     pub augment: bool,
     #[serde(default)]
     pub label_smoothing: f64,
+    /// What weight decay applies to: `all` parameters, or `weights` without norms and biases.
+    #[serde(default)]
+    pub decay_of: DecayOf,
+    /// The factor of the learning rate from each stage to the one before it.
+    #[serde(default = "whole")]
+    pub layer_decay: f64,
+    /// Parts that are not trained, from the stem on.
+    #[serde(default, skip_serializing_if = "Freeze::is_empty")]
+    pub freeze: Freeze,
+    /// Whether batch norms stay as they are.
+    #[serde(default)]
+    pub freeze_norms: bool,
+    /// Stochastic depth: the probability that the last block is left out.
+    #[serde(default)]
+    pub drop_path: f64,
+    /// Epochs without a better test top-1 that end the run; 0 for none.
+    #[serde(default)]
+    pub early_stopping: usize,
     #[serde(default = "one")]
     pub accumulate: usize,
     #[serde(default)]
@@ -40,13 +65,45 @@ pub struct Recipe {
     /// Mixed precision: `off`, `bf16` or, on CUDA, `tf32`.
     #[serde(default)]
     pub amp: Amp,
-    pub schedule: Schedule,
     #[serde(default)]
-    pub sgd: SgdConfig,
+    pub loss: Loss,
+    /// A limit on the gradients of a step: `norm` or `value`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<Clip>,
+    pub schedule: Schedule,
+    // The optimizer is the one that has a table; SGD without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sgd: Option<SgdConfig>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adamw: Option<AdamWConfig>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lamb: Option<LambConfig>,
 }
 
 fn one() -> usize {
     1
+}
+
+fn whole() -> f64 {
+    1.0
+}
+
+/// The optimizers by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OptimizerName {
+    Sgd,
+    Adamw,
+    Lamb,
+}
+
+/// The schedules by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ScheduleName {
+    Step,
+    MultiStep,
+    Cosine,
+    Polynomial,
+    OneCycle,
 }
 
 /// The settings of a recipe that the command line can override.
@@ -64,6 +121,10 @@ pub struct Overrides {
     /// Archive (.tar.gz) or folder of the data set
     #[arg(long)]
     pub data: Option<PathBuf>,
+    /// Fine-tune these weights: a run folder, a file, or a repository of the hub. The last layer is new if the
+    /// data set has another number of classes
+    #[arg(long)]
+    pub weights: Option<String>,
     /// Passes over the training set
     #[arg(long)]
     pub epochs: Option<usize>,
@@ -73,6 +134,49 @@ pub struct Overrides {
     /// Peak learning rate
     #[arg(long)]
     pub lr: Option<f64>,
+    /// Optimizer
+    #[arg(long, value_enum)]
+    pub optimizer: Option<OptimizerName>,
+    /// Momentum of SGD, from 0 to below 1
+    #[arg(long)]
+    pub momentum: Option<f64>,
+    /// Weight decay of the optimizer
+    #[arg(long)]
+    pub weight_decay: Option<f64>,
+    /// What weight decay applies to: all parameters, or weights (neither batch norms nor biases)
+    #[arg(long)]
+    pub decay_of: Option<DecayOf>,
+    /// Learning-rate schedule
+    #[arg(long, value_enum)]
+    pub schedule: Option<ScheduleName>,
+    /// Fraction of the run in which the learning rate rises to its peak, from 0 to 1
+    #[arg(long)]
+    pub warmup: Option<f64>,
+    /// Factor of the learning rate from each stage to the one before it, such as 0.7; the last layer has the
+    /// whole rate
+    #[arg(long)]
+    pub layer_decay: Option<f64>,
+    /// Parts that are not trained, from the stem on, such as stem,layer1
+    #[arg(long)]
+    pub freeze: Option<Freeze>,
+    /// Keep the parameters and running statistics of batch norms
+    #[arg(long)]
+    pub freeze_norms: bool,
+    /// Loss: cross-entropy or bce (binary cross-entropy)
+    #[arg(long, value_parser = loss)]
+    pub loss: Option<Loss>,
+    /// Label smoothing, from 0 to 1
+    #[arg(long)]
+    pub label_smoothing: Option<f64>,
+    /// Limit the gradients of a step: norm=1 (L2 norm of all together) or value=0.5 (each element)
+    #[arg(long)]
+    pub clip: Option<Clip>,
+    /// Stochastic depth: probability that the last block is left out for an image
+    #[arg(long)]
+    pub drop_path: Option<f64>,
+    /// End the run after this many epochs without a better test top-1
+    #[arg(long)]
+    pub early_stopping: Option<usize>,
     /// Seed of the initial weights, the order of images and their augmentation
     #[arg(long)]
     pub seed: Option<u64>,
@@ -96,23 +200,53 @@ impl Recipe {
     pub fn read(path: &Path) -> Result<Self> {
         let text =
             std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        toml::from_str(&text).map_err(|error| {
-            anyhow::anyhow!("{}: {}", path.display(), error.to_string().trim().replace('\n', " "))
-        })
+        Self::parse(&text, &path.display().to_string())
     }
 
     /// This repository's recipe for a data set.
     pub fn of(dataset: DatasetName) -> Result<Self> {
-        let text = match dataset {
-            DatasetName::Synthetic => include_str!("../../recipes/synthetic.toml"),
-            DatasetName::Cifar10 => include_str!("../../recipes/cifar10.toml"),
-            DatasetName::Cifar100 => include_str!("../../recipes/cifar100.toml"),
-        };
-        Ok(toml::from_str(text)?)
+        Self::named(&dataset.to_string())
+    }
+
+    /// This repository's recipe of this name.
+    pub fn named(name: &str) -> Result<Self> {
+        let text = named_recipes::text(name).with_context(|| {
+            let known: Vec<&str> = named_recipes::names().collect();
+            format!("{name}: neither a file nor a recipe of this program, which has {}", known.join(", "))
+        })?;
+        Self::parse(text, name)
+    }
+
+    /// The recipe that a user names: a file if it exists, else one of this repository's.
+    pub fn open(text: &str) -> Result<Self> {
+        let path = Path::new(text);
+        if path.is_file() { Self::read(path) } else { Self::named(text) }
+    }
+
+    /// Parses TOML; `source` is named in errors.
+    fn parse(text: &str, source: &str) -> Result<Self> {
+        let recipe: Recipe = toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(String::new(), |span| {
+                format!(", line {}", 1 + text[..span.start.min(text.len())].matches('\n').count())
+            });
+            anyhow::anyhow!("{source}{line}: {}", error.message().trim().replace('\n', " "))
+        })?;
+        recipe.optimizer().context(source.to_string())?;
+        Ok(recipe)
+    }
+
+    /// The optimizer whose table the recipe has.
+    pub fn optimizer(&self) -> Result<OptimizerConfig> {
+        Ok(match (self.sgd, self.adamw, self.lamb) {
+            (sgd, None, None) => OptimizerConfig::Sgd(sgd.unwrap_or_default()),
+            (None, Some(adamw), None) => OptimizerConfig::AdamW(adamw),
+            (None, None, Some(lamb)) => OptimizerConfig::Lamb(lamb),
+            _ => bail!("more than one optimizer: keep one of the tables [sgd], [adamw] and [lamb]"),
+        })
     }
 
     /// Replaces settings by those of the command line.
-    pub fn apply(&mut self, overrides: &Overrides) {
+    pub fn apply(&mut self, overrides: &Overrides) -> Result<()> {
         fn set<T: Clone>(field: &mut T, value: &Option<T>) {
             if let Some(value) = value {
                 *field = value.clone();
@@ -128,10 +262,72 @@ impl Recipe {
         set(&mut self.accumulate, &overrides.accumulate);
         set(&mut self.ema, &overrides.ema);
         set(&mut self.amp, &overrides.amp);
+        set(&mut self.decay_of, &overrides.decay_of);
+        set(&mut self.layer_decay, &overrides.layer_decay);
+        set(&mut self.freeze, &overrides.freeze);
+        set(&mut self.loss, &overrides.loss);
+        set(&mut self.label_smoothing, &overrides.label_smoothing);
+        set(&mut self.drop_path, &overrides.drop_path);
+        set(&mut self.early_stopping, &overrides.early_stopping);
+        self.clip = overrides.clip.or(self.clip);
+        self.freeze_norms |= overrides.freeze_norms;
+        if overrides.weights.is_some() {
+            self.weights = overrides.weights.clone();
+        }
+        self.apply_schedule(overrides)?;
+        self.apply_optimizer(overrides)?;
         self.grad_checkpoint |= overrides.grad_checkpoint;
         if overrides.data.is_some() {
             self.data = overrides.data.clone();
         }
+        Ok(())
+    }
+
+    /// Another schedule keeps the warm-up; its other settings are the defaults.
+    fn apply_schedule(&mut self, overrides: &Overrides) -> Result<()> {
+        let mut table = serde_json::to_value(&self.schedule)?;
+        if let Some(name) = overrides.schedule {
+            let kind = name.to_possible_value().map(|value| value.get_name().to_string());
+            table = serde_json::json!({ "kind": kind, "warmup": table["warmup"] });
+        }
+        if let Some(warmup) = overrides.warmup {
+            table["warmup"] = warmup.into();
+        }
+        self.schedule = serde_json::from_value(table)?;
+        Ok(())
+    }
+
+    /// Another optimizer has its default settings.
+    fn apply_optimizer(&mut self, overrides: &Overrides) -> Result<()> {
+        match overrides.optimizer {
+            Some(OptimizerName::Sgd) if self.adamw.is_some() || self.lamb.is_some() => {
+                (self.sgd, self.adamw, self.lamb) = (Some(SgdConfig::default()), None, None);
+            }
+            Some(OptimizerName::Adamw) if self.adamw.is_none() => {
+                (self.sgd, self.adamw, self.lamb) = (None, Some(AdamWConfig::default()), None);
+            }
+            Some(OptimizerName::Lamb) if self.lamb.is_none() => {
+                (self.sgd, self.adamw, self.lamb) = (None, None, Some(LambConfig::default()));
+            }
+            _ => {}
+        }
+        if self.adamw.is_none() && self.lamb.is_none() {
+            self.sgd.get_or_insert_default();
+        }
+        if let Some(momentum) = overrides.momentum {
+            let sgd = self.sgd.as_mut().context("--momentum is for SGD; others have `betas` in a recipe")?;
+            sgd.momentum = momentum;
+            sgd.nesterov &= momentum > 0.0;
+        }
+        if let Some(decay) = overrides.weight_decay {
+            let decays = [
+                self.sgd.as_mut().map(|c| &mut c.weight_decay),
+                self.adamw.as_mut().map(|c| &mut c.weight_decay),
+                self.lamb.as_mut().map(|c| &mut c.weight_decay),
+            ];
+            decays.into_iter().flatten().for_each(|own| *own = decay);
+        }
+        Ok(())
     }
 
     /// The network's configuration, for a data set with this number of classes.
@@ -141,18 +337,35 @@ impl Recipe {
     }
 
     /// The settings of the training loop.
-    pub fn training(&self) -> TrainConfig {
-        TrainConfig {
+    pub fn training(&self) -> Result<TrainConfig> {
+        Ok(TrainConfig {
             epochs: self.epochs,
             lr: self.lr,
             schedule: self.schedule.clone(),
-            sgd: self.sgd,
+            optimizer: self.optimizer()?,
+            decay_of: self.decay_of,
+            layer_decay: self.layer_decay,
+            freeze: self.freeze.clone(),
+            freeze_norms: self.freeze_norms,
+            drop_path: self.drop_path,
+            loss: self.loss,
+            clip: self.clip,
+            early_stopping: self.early_stopping,
             label_smoothing: self.label_smoothing,
             accumulate: self.accumulate,
             seed: self.seed,
             ema: self.ema,
             grad_checkpoint: self.grad_checkpoint,
             amp: self.amp,
-        }
+        })
+    }
+}
+
+/// A loss by name. The threshold of binary cross-entropy is the one of timm's recipes.
+fn loss(text: &str) -> Result<Loss, String> {
+    match text {
+        "cross-entropy" => Ok(Loss::CrossEntropy),
+        "bce" => Ok(Loss::Bce { threshold: Some(0.2) }),
+        _ => Err("expected cross-entropy or bce".into()),
     }
 }

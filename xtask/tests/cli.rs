@@ -2,7 +2,7 @@
 
 use resnext_model::{Config, Summary};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 fn xtask(folder: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_xtask")).args(args).current_dir(folder).output().unwrap()
@@ -83,6 +83,123 @@ fn a_run_is_trained_resumed_and_evaluated() {
         "does not fit the network",
     );
     refused(xtask(folder.path(), &["eval", "whole", "--model", "resnext11_8x4d"]), "of the wrong shape");
+}
+
+/// Starts a run of many epochs that saves after every step, and waits for its first checkpoint.
+fn started(folder: &Path, out: &str, more: &[&str]) -> Child {
+    let args = [&TRAIN[..], &[out, "--save-every", "0"], more].concat();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    let command = command.args(args).current_dir(folder).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    while !folder.join(out).join("last.safetensors").exists() {
+        if let Some(status) = child.try_wait().unwrap() {
+            panic!("the run ended without a checkpoint: {status}");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    child
+}
+
+/// kill -9 at three moments, SIGTERM, and a death before the first checkpoint: the run that is resumed ends
+/// with the files of one that was left alone, byte for byte.
+#[test]
+#[cfg(unix)]
+fn a_run_that_is_killed_and_resumed_ends_with_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    tiny_cifar(path);
+    let options = ["--epochs", "6", "--accumulate", "2", "--ema", "0.9"];
+    let whole = train(path, "whole", &options);
+    assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
+    let same = |run: &str| {
+        let resumed = xtask(path, &["train", "--resume", run]);
+        assert!(resumed.status.success(), "{}", String::from_utf8_lossy(&resumed.stderr));
+        for file in ["last.safetensors", "best.safetensors", "recipe.toml"] {
+            let read = |run: &str| std::fs::read(path.join(run).join(file)).unwrap();
+            assert!(read(run) == read("whole"), "{run}/{file} has other bytes");
+        }
+    };
+    for (run, wait) in [("first", 0), ("second", 150), ("third", 300)] {
+        let mut child = started(path, run, &options);
+        std::thread::sleep(std::time::Duration::from_millis(wait));
+        child.kill().unwrap();
+        if child.wait().unwrap().success() {
+            // This machine was faster than the kill.
+            continue;
+        }
+        std::fs::write(path.join(run).join("last.tmp"), "half a checkpo").unwrap();
+        same(run);
+        assert!(!path.join(run).join("last.tmp").exists());
+    }
+    let child = started(path, "asked", &options);
+    Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text(&output).contains("stopped and saved; continue with: cargo xtask train --resume asked"));
+    same("asked");
+    std::fs::create_dir(path.join("early")).unwrap();
+    std::fs::copy(path.join("whole/recipe.toml"), path.join("early/recipe.toml")).unwrap();
+    same("early");
+    refused(
+        xtask(path, &["train", "--resume", "whole"]),
+        "whole has completed 6 epochs; set more with --epochs",
+    );
+    std::fs::create_dir(path.join("empty")).unwrap();
+    refused(xtask(path, &["train", "--resume", "empty"]), "neither last.safetensors nor recipe.toml");
+}
+
+/// A setting that changes on resumption holds by image and is written down, or is refused with the reason.
+#[test]
+#[cfg(unix)]
+fn a_change_on_resumption_is_exact_or_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    tiny_cifar(path);
+    let mut child = started(path, "run", &["--epochs", "3"]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let resume = |more: &[&str]| xtask(path, &[&["train", "--resume", "run"], more].concat());
+    let before = std::fs::read(path.join("run/last.safetensors")).unwrap();
+    refused(resume(&["--dataset", "synthetic"]), "a run stays on its data set");
+    refused(resume(&["--model", "resnext11_8x4d"]), "the checkpoint does not fit the network");
+    let lock = std::fs::File::open(path.join("run/run.lock")).unwrap();
+    lock.lock().unwrap();
+    refused(resume(&[]), "another process is training in run");
+    drop(lock);
+    let first = path.join("data_batch_1.bin");
+    let kept = std::fs::read(&first).unwrap();
+    let mut other = kept.clone();
+    other[0] ^= 1;
+    std::fs::write(&first, other).unwrap();
+    refused(resume(&[]), "the run was trained on 40 images of 32×32 in 10 classes (");
+    std::fs::write(&first, kept).unwrap();
+    assert!(std::fs::read(path.join("run/last.safetensors")).unwrap() == before, "a refusal changed the run");
+
+    let changed = resume(&["--batch-size", "13", "--amp", "bf16", "--ema", "0.5", "--form", "b"]);
+    assert!(changed.status.success(), "{}", String::from_utf8_lossy(&changed.stderr));
+    for line in
+        ["batch size from 16 to 13", "amp from off to bf16", "ema from 0.998 to 0.5", "form from c to b"]
+    {
+        assert!(text(&changed).contains(&format!("from here on: {line}\n")), "{line}: {}", text(&changed));
+    }
+    let recipe = std::fs::read_to_string(path.join("run/recipe.toml")).unwrap();
+    for line in ["batch_size = 13", "amp = \"bf16\"", "ema = 0.5", "form = \"b\""] {
+        assert!(recipe.contains(line), "{line} in {recipe}");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_folder_that_vanishes_ends_the_run_with_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    tiny_cifar(path);
+    let child = started(path, "run", &["--epochs", "1000"]);
+    std::fs::rename(path.join("run"), path.join("moved")).unwrap();
+    refused(child.wait_with_output().unwrap(), ": no folder run");
+    assert!(!path.join("run").exists());
+    let resumed = xtask(path, &["eval", "moved/last.safetensors"]);
+    assert!(resumed.status.success(), "{}", String::from_utf8_lossy(&resumed.stderr));
 }
 
 #[test]
@@ -381,10 +498,11 @@ fn a_full_disk_ends_the_run_with_one_line() {
         TRAIN.join(" ")
     );
     let output = Command::new("bash").args(["-c", &command]).current_dir(folder.path()).output().unwrap();
-    refused(output, "cannot write out/last.safetensors");
-    assert!(
-        !folder.path().join("out/last.safetensors").exists() && !folder.path().join("out/last.tmp").exists()
-    );
+    // The best checkpoint is written before the last one.
+    refused(output, "cannot write out/best.safetensors");
+    for file in ["best.safetensors", "best.tmp", "last.safetensors", "last.tmp"] {
+        assert!(!folder.path().join("out").join(file).exists(), "{file}");
+    }
 }
 
 /// A run's checkpoint, in any form, names its classes and the normalization of its images.

@@ -89,6 +89,23 @@ impl Dataset {
         &self.class_names
     }
 
+    /// A line that tells this set from others: its size, and a hash of labels, class names and the pixels of
+    /// up to 256 images spread over the set.
+    pub fn fingerprint(&self) -> String {
+        let step = self.len().div_ceil(256).max(1);
+        let pixels = (0..self.len()).step_by(step).flat_map(|i| self.image(i)).copied();
+        let labels = self.labels.iter().flat_map(|label| label.to_le_bytes());
+        let names = self.class_names.iter().flat_map(|name| name.bytes().chain([0]));
+        // FNV-1a rather than the standard hasher, which may change between releases of Rust.
+        let hash = pixels
+            .chain(labels)
+            .chain(names)
+            .fold(0xcbf29ce484222325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100000001b3));
+        let Dataset { height, width, .. } = self;
+        let classes = self.class_names.len();
+        format!("{} images of {height}×{width} in {classes} classes ({hash:016x})", self.len())
+    }
+
     /// Computes the mean and standard deviation of these images' pixels. Sums are integers, so the result
     /// does not depend on the number of threads.
     pub fn normalization(&self) -> Normalization {

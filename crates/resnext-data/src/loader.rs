@@ -68,14 +68,21 @@ impl Loader {
         self.dataset.len().div_ceil(self.config.batch_size)
     }
 
+    /// The largest number of images in a batch.
+    pub fn batch_size(&self) -> usize {
+        self.config.batch_size
+    }
+
     /// The data set that the batches are drawn from.
     pub fn dataset(&self) -> &Dataset {
         &self.dataset
     }
 
-    /// The batches of `epoch`, starting with batch number `first` (from 0), where a resumed run continues.
-    pub fn epoch(&self, epoch: u64, first: usize) -> Batches {
-        let order: Arc<[usize]> = self.order(epoch).into();
+    /// The batches of `epoch` behind the first `skip` images of its order, where a resumed run continues. The
+    /// order does not depend on the batch size, so that a run may continue with another one.
+    pub fn epoch(&self, epoch: u64, skip: usize) -> Batches {
+        let order = self.order(epoch);
+        let order: Arc<[usize]> = order[skip.min(order.len())..].into();
         let threads = self.config.threads;
         let receivers = (0..threads)
             .map(|thread| {
@@ -85,7 +92,8 @@ impl Loader {
                 // turn. A thread ends after its last batch, or when the consumer is dropped and sending
                 // fails.
                 std::thread::spawn(move || {
-                    for number in (first + thread..loader.batches_per_epoch()).step_by(threads) {
+                    let batches = order.len().div_ceil(loader.config.batch_size);
+                    for number in (thread..batches).step_by(threads) {
                         if sender.send(loader.batch(epoch, number, &order)).is_err() {
                             return;
                         }

@@ -126,8 +126,16 @@ fn batches_do_not_depend_on_threads_and_resume_anywhere() {
     assert_eq!(one, batches(2, 3));
     assert_eq!(one, batches(5, 3));
     assert_ne!(one, batches(1, 4));
-    let rest: Vec<Batch> = loader(set.clone(), config(3)).epoch(3, 5).collect();
+    let rest: Vec<Batch> = loader(set.clone(), config(3)).epoch(3, 35).collect();
     assert_eq!(rest, one[5..]);
+    // With another batch size the same images follow, each changed in the same way.
+    let larger = LoaderConfig { batch_size: 20, ..config(2) };
+    let rest: Vec<Batch> = loader(set.clone(), larger).epoch(3, 35).collect();
+    assert_eq!(rest.iter().map(|batch| batch.labels.len()).collect::<Vec<_>>(), [15]);
+    let (labels, images): (Vec<_>, Vec<_>) =
+        one[5..].iter().map(|batch| (batch.labels.clone(), batch.images.clone())).unzip();
+    assert_eq!((rest[0].labels.clone(), rest[0].images.clone()), (labels.concat(), images.concat()));
+    assert_eq!(loader(set.clone(), config(1)).epoch(3, 50).count(), 0);
     let mut counts = [0; 10];
     one.iter().flat_map(|batch| &batch.labels).for_each(|&label| counts[label as usize] += 1);
     assert_eq!(counts, [5; 10]);
@@ -186,4 +194,12 @@ fn a_linear_model_fails_on_the_generated_set() {
         }
     }
     assert!(right < 400, "a linear model got {right} of 1000 right");
+}
+
+#[test]
+fn a_fingerprint_tells_sets_of_the_same_size_apart() {
+    let set = |seed| synthetic::splits(seed, 20, 1).train.fingerprint();
+    assert_eq!(set(1), set(1));
+    assert_ne!(set(1), set(2));
+    assert!(set(1).starts_with("20 images of 32×32 in 10 classes ("), "{}", set(1));
 }

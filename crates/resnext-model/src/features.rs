@@ -47,6 +47,13 @@ impl ResNext {
         self.frozen = stages;
     }
 
+    /// Freezes the running statistics of all batch norms, or unfreezes them: training then normalises by them
+    /// and leaves them as they are. An optimizer must leave out the norms' scales and shifts by itself. Blocks
+    /// are not computed as one fused operation then.
+    pub fn freeze_norms(&mut self, frozen: bool) {
+        self.frozen_norms = frozen;
+    }
+
     /// Whether the weight `name` lies in a frozen part, so that an optimizer must leave it out.
     pub fn is_frozen(&self, name: &str) -> bool {
         let Some(frozen) = self.frozen else { return false };

@@ -5,6 +5,7 @@ mod calibration;
 mod config;
 mod config_file;
 mod description;
+mod drop_path;
 mod error;
 mod features;
 mod folded;
@@ -28,6 +29,7 @@ pub use summary::{Layer, Summary};
 
 // Training: the network, its blocks and its variables.
 pub use block::Block;
+pub use drop_path::DropPath;
 pub use mode::Mode;
 pub use network::ResNext;
 pub use variables::Variables;

@@ -2,6 +2,7 @@
 
 use crate::block::Block;
 use crate::config::{Config, StemKind};
+use crate::drop_path::DropPath;
 use crate::error::{Error, Result};
 use crate::layer_names;
 use crate::layers::{BatchNorm, Conv, entrance, head};
@@ -27,6 +28,9 @@ pub struct ResNext {
     pub(crate) fc: (Tensor, Tensor),
     /// The number of frozen stages behind the frozen stem; `None` if the stem is trained too.
     pub(crate) frozen: Option<usize>,
+    /// Whether batch norms keep their running statistics in training, and normalise by them.
+    pub(crate) frozen_norms: bool,
+    drop_path: Option<DropPath>,
     /// The type of feature maps in training, if it is not that of the weights.
     half: Option<DType>,
 }
@@ -48,7 +52,17 @@ impl ResNext {
             stages.push(blocks.collect::<Result<_>>()?);
         }
         let fc = head(config, &vb)?;
-        Ok(ResNext { conv1, bn1, stem: config.stem, stages, fc, frozen: None, half: None })
+        Ok(ResNext {
+            conv1,
+            bn1,
+            stem: config.stem,
+            stages,
+            fc,
+            frozen: None,
+            frozen_norms: false,
+            drop_path: None,
+            half: None,
+        })
     }
 
     /// Returns the logits (N, classes) of images `x` (N, 3, H, W), of the weights' type. With `train`, batch
@@ -84,7 +98,10 @@ impl ResNext {
             &[_, 3, h, w] if h > 0 && w > 0 => {}
             _ => return Err(Error::Input(x.shape().clone())),
         }
-        let mode = if train { Mode::Train } else { Mode::Eval };
+        let mode = if train && !self.frozen_norms { Mode::Train } else { Mode::Eval };
+        let blocks = self.stages.iter().map(Vec::len).sum();
+        let drop_path = self.drop_path.filter(|_| train);
+        let mut block_number = 0;
         // The one conversion to channels-last: every operation keeps that layout.
         let x = to_channels_last(x)?;
         let x = match self.half {
@@ -96,7 +113,15 @@ impl ResNext {
         for (s, stage) in self.stages.iter().enumerate() {
             let frozen = s < self.frozen.unwrap_or(0);
             for (i, block) in stage.iter().enumerate() {
-                let forward = || unless_frozen(frozen, mode, |mode| block.forward(&x, mode));
+                let factors = match drop_path.filter(|_| !frozen) {
+                    Some(drop_path) => drop_path.factors(block_number, blocks, &x)?,
+                    None => None,
+                };
+                block_number += 1;
+                let forward = || match &factors {
+                    Some(factors) => block.forward_dropping(&x, mode, factors),
+                    None => unless_frozen(frozen, mode, |mode| block.forward(&x, mode)),
+                };
                 x = scope(|| layer_names::block(s, i), forward)?;
             }
             maps.push(x.clone());
@@ -121,6 +146,12 @@ impl ResNext {
     /// The blocks between stem and head, stage by stage.
     pub fn stages(&self) -> &[Vec<Block>] {
         &self.stages
+    }
+
+    /// Stochastic depth in training, as [`DropPath`] says; `None` switches it off. It is set anew for every
+    /// batch, with another draw. Blocks that it may drop are not computed as one fused operation.
+    pub fn set_drop_path(&mut self, drop_path: Option<DropPath>) {
+        self.drop_path = drop_path;
     }
 
     /// Gradient checkpointing: whether training keeps only the output of each bottleneck block in form (c)

@@ -23,6 +23,7 @@ pub use train::{Bottleneck, ConvBn, Gradients, RunningStats, Stem};
 pub use train::{
     add, add_relu, batch_norm_eval, batch_norm_train, batch_norm_train_add_relu, cast, cat_channels,
 };
+pub use train::{binary_cross_entropy, scale_images, soft_cross_entropy};
 pub use train::{
     conv2d, conv2d_gradients, conv2d_with_bias, cross_entropy, global_avg_pool, linear, loss_value,
 };

@@ -8,7 +8,7 @@ use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 /// The position of a run. There is no further random state: batches depend only on the recipe's seed, the
@@ -19,12 +19,24 @@ pub struct Progress {
     pub epoch: usize,
     /// Completed batches of the current epoch.
     pub batch: usize,
-    /// Completed optimizer steps, which are the position in the schedule.
+    /// Completed images of the current epoch: where its order continues, whatever the batch size.
+    #[serde(default)]
+    pub images: usize,
+    /// Completed optimizer steps.
     pub step: usize,
+    /// The optimizer steps that were complete when the average of the weights began.
+    #[serde(default)]
+    pub average_from: usize,
     /// The best top-1 accuracy on the test set so far, from 0 to 1.
     pub best_top1: f64,
+    /// The number of complete epochs when it was reached.
+    #[serde(default)]
+    pub best_epoch: usize,
     /// Training metrics of the unfinished epoch.
     pub partial: Metrics,
+    /// [`Data::fingerprint`](crate::Data::fingerprint) of the training set; `None` before the first step.
+    #[serde(default)]
+    pub data: Option<String>,
 }
 
 /// The state of a run at one moment.
@@ -32,8 +44,10 @@ pub struct Progress {
 pub struct Checkpoint {
     /// Parameters and running statistics by their torchvision names.
     pub tensors: BTreeMap<String, Tensor>,
-    /// Momentum buffers by parameter name.
+    /// The optimizer's running means of gradients by parameter name: SGD's momentum.
     pub momentum: BTreeMap<String, Tensor>,
+    /// The running means of squared gradients by parameter name; empty for SGD.
+    pub squares: BTreeMap<String, Tensor>,
     /// Exponential moving averages of the parameters by name; empty if the run keeps none.
     pub average: BTreeMap<String, Tensor>,
     /// The position of the run.
@@ -60,6 +74,7 @@ const VERSION: u32 = 1;
 const HEADER: &str = "resnext-checkpoint";
 /// It starts with [`Weights::OPTIMIZER_PREFIX`], so that readers of weights leave momentum buffers out.
 const MOMENTUM: &str = "optimizer.momentum.";
+const SQUARES: &str = "optimizer.square.";
 
 impl Checkpoint {
     /// Replaces the file at `path` as [`replace_file`] does, so that a run killed at any moment leaves its
@@ -78,13 +93,18 @@ impl Checkpoint {
         let named = |prefix: &'static str, tensors: &'_ BTreeMap<String, Tensor>| -> Vec<(String, Tensor)> {
             tensors.iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor.clone())).collect()
         };
-        let groups =
-            [("", &self.tensors), (MOMENTUM, &self.momentum), (Weights::AVERAGE_PREFIX, &self.average)];
+        let groups = [
+            ("", &self.tensors),
+            (MOMENTUM, &self.momentum),
+            (SQUARES, &self.squares),
+            (Weights::AVERAGE_PREFIX, &self.average),
+        ];
         let tensors = groups.into_iter().flat_map(|(prefix, tensors)| named(prefix, tensors));
         let mut metadata = self.own_metadata();
         metadata.insert(HEADER.to_string(), header);
-        let bytes =
+        let mut bytes =
             safetensors::serialize(tensors, Some(metadata)).map_err(|e| Error::Config(e.to_string()))?;
+        order_metadata(&mut bytes);
         replace_file(path, &bytes)
     }
 
@@ -118,8 +138,10 @@ impl Checkpoint {
     pub fn into_form(mut self, form: Form) -> Result<Self> {
         self.tensors = convert::network(&self.tensors, &self.model, form)?;
         self.momentum = convert::network(&self.momentum, &self.model, form)?;
-        if !self.average.is_empty() {
-            self.average = convert::network(&self.average, &self.model, form)?;
+        for state in [&mut self.squares, &mut self.average] {
+            if !state.is_empty() {
+                *state = convert::network(state, &self.model, form)?;
+            }
         }
         self.model.form = form;
         Ok(self)
@@ -140,11 +162,14 @@ impl Checkpoint {
             return Err(not(format!("expected format version {VERSION}, got {}", header.version)));
         }
         let mut tensors = parse(path, &bytes, device)?;
-        let (momentum, average) = (take(&mut tensors, MOMENTUM), take(&mut tensors, Weights::AVERAGE_PREFIX));
         let others = metadata.metadata().iter().flatten().filter(|(key, _)| *key != HEADER);
+        let mut group = |prefix| take(&mut tensors, prefix);
+        let (momentum, squares) = (group(MOMENTUM), group(SQUARES));
+        let average = group(Weights::AVERAGE_PREFIX);
         Ok(Checkpoint {
             tensors,
             momentum,
+            squares,
             average,
             progress: header.progress,
             model: header.model,
@@ -166,6 +191,25 @@ fn take(tensors: &mut BTreeMap<String, Tensor>, prefix: &str) -> BTreeMap<String
         std::mem::take(tensors).into_iter().partition(|(name, _)| name.starts_with(prefix));
     *tensors = rest;
     own.into_iter().map(|(name, tensor)| (name[prefix.len()..].to_string(), tensor)).collect()
+}
+
+/// Sorts the keys of a file's metadata, which come from a hash map, so that equal checkpoints are equal files.
+fn order_metadata(bytes: &mut [u8]) {
+    // Behind the length of the header.
+    const BEFORE: &[u8] = br#"{"__metadata__":"#;
+    let start = 8 + BEFORE.len();
+    if bytes.get(8..start) != Some(BEFORE) {
+        return;
+    }
+    let mut values =
+        serde_json::Deserializer::from_slice(&bytes[start..]).into_iter::<BTreeMap<String, String>>();
+    let Some(Ok(metadata)) = values.next() else { return };
+    let end = start + values.byte_offset();
+    if let Ok(sorted) = serde_json::to_string(&metadata)
+        && sorted.len() == end - start
+    {
+        bytes[start..end].copy_from_slice(sorted.as_bytes());
+    }
 }
 
 /// Copies `tensors`, read from `source`, into `variables` of the same names. Everything is checked before
@@ -204,9 +248,17 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
         }
         Ok(())
     };
-    write().map_err(|source| {
+    write().map_err(|source: std::io::Error| {
         // An incomplete file is useless. It may not even exist, so an error here says nothing new.
         let _ = std::fs::remove_file(&beside);
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let source = match folder {
+            // The system would name the file as missing, which it is expected to be.
+            Some(folder) if source.kind() == ErrorKind::NotFound && !folder.exists() => {
+                std::io::Error::new(ErrorKind::NotFound, format!("no folder {}", folder.display()))
+            }
+            _ => source,
+        };
         Error::Io { action: "write", path: path.to_path_buf(), source }
     })
 }

@@ -1,9 +1,13 @@
 //! The settings of a training run.
 
 use crate::amp::Amp;
+use crate::clip::Clip;
 use crate::error::{Error, Result};
+use crate::freeze::Freeze;
+use crate::loss::Loss;
+use crate::optimizer::OptimizerConfig;
+use crate::parameter_group::DecayOf;
 use crate::schedule::Schedule;
-use crate::sgd::SgdConfig;
 use candle_core::Device;
 
 /// The settings of a training run.
@@ -15,13 +19,32 @@ pub struct TrainConfig {
     pub lr: f64,
     /// How the learning rate changes over the run.
     pub schedule: Schedule,
-    /// The optimizer's settings.
-    pub sgd: SgdConfig,
-    /// Label smoothing of the cross-entropy loss, from 0 to 1.
+    /// The optimizer and its settings.
+    pub optimizer: OptimizerConfig,
+    /// What weight decay applies to.
+    pub decay_of: DecayOf,
+    /// The factor of the learning rate from each stage to the one before it, above 0 and at most 1: the last
+    /// layer has the whole rate.
+    pub layer_decay: f64,
+    /// The parts of the network that are not trained.
+    pub freeze: Freeze,
+    /// Whether batch norms keep their parameters and running statistics, and normalise by the latter in
+    /// training too.
+    pub freeze_norms: bool,
+    /// Stochastic depth (arXiv 1603.09382): the probability that the last block's branch is dropped for an
+    /// image, from 0 to below 1. It rises linearly from 0 at the first block.
+    pub drop_path: f64,
+    /// What is minimised.
+    pub loss: Loss,
+    /// Label smoothing, from 0 to 1.
     pub label_smoothing: f64,
+    /// A limit on the gradients of a step.
+    pub clip: Option<Clip>,
     /// Batches per optimizer step, at least 1; their gradients are averaged.
     pub accumulate: usize,
-    /// Seeds the initial weights.
+    /// Epochs without a better test top-1 after which the run ends early; 0 for none.
+    pub early_stopping: usize,
+    /// Seeds the initial weights and stochastic depth.
     pub seed: u64,
     /// Decay of the exponential moving average of the weights that is evaluated, from 0 to below 1; 0
     /// evaluates the weights themselves.
@@ -31,6 +54,32 @@ pub struct TrainConfig {
     pub grad_checkpoint: bool,
     /// Precision of feature maps and convolutions during training.
     pub amp: Amp,
+}
+
+/// Ten epochs of SGD with the default schedule at a peak rate of 0.1, in f32, with nothing else switched on.
+impl Default for TrainConfig {
+    fn default() -> Self {
+        TrainConfig {
+            epochs: 10,
+            lr: 0.1,
+            schedule: Schedule::default(),
+            optimizer: OptimizerConfig::default(),
+            decay_of: DecayOf::default(),
+            layer_decay: 1.0,
+            freeze: Freeze::default(),
+            freeze_norms: false,
+            drop_path: 0.0,
+            loss: Loss::default(),
+            label_smoothing: 0.0,
+            clip: None,
+            accumulate: 1,
+            early_stopping: 0,
+            seed: 0,
+            ema: 0.0,
+            grad_checkpoint: false,
+            amp: Amp::Off,
+        }
+    }
 }
 
 impl TrainConfig {
@@ -54,7 +103,19 @@ impl TrainConfig {
                 self.label_smoothing
             )));
         }
+        if !(self.layer_decay > 0.0 && self.layer_decay <= 1.0) {
+            let got = self.layer_decay;
+            return Err(Error::Config(format!("layer decay must be above 0 and at most 1, got {got}")));
+        }
+        if !(0.0..1.0).contains(&self.drop_path) {
+            return Err(Error::Config(format!(
+                "drop path must be from 0 to below 1, got {}",
+                self.drop_path
+            )));
+        }
         self.schedule.validate()?;
+        self.loss.validate()?;
+        self.clip.map_or(Ok(()), Clip::validate)?;
         if self.grad_checkpoint && !device.is_cpu() {
             let message = "gradient checkpointing is supported on the CPU only; turn it off on other devices";
             return Err(Error::Config(message.into()));

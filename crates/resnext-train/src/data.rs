@@ -10,12 +10,28 @@ pub type Batch = (Tensor, Tensor);
 pub type Batches<'a> = Box<dyn Iterator<Item = Result<Batch>> + 'a>;
 
 /// A training set and a test set, in batches.
+///
+/// An epoch goes through the training images in an order that must depend on nothing but the epoch and
+/// settings that [`fingerprint`](Self::fingerprint) stands for. Its position is therefore a number of images,
+/// and a run can continue with another batch size without seeing an image twice or missing one.
 pub trait Data {
-    /// The number of training batches per epoch.
-    fn batches_per_epoch(&self) -> usize;
-    /// The training batches of `epoch`, starting with number `first`; both count from 0. Every call must give
-    /// the same batches, or a resumed run differs from an uninterrupted one.
-    fn train(&self, epoch: usize, first: usize) -> Batches<'_>;
+    /// The number of training images per epoch.
+    fn images_per_epoch(&self) -> usize;
+    /// Training images per batch, at least 1. A batch has fewer only at the end of an epoch, or where the
+    /// source leaves out images that it cannot read.
+    fn batch_size(&self) -> usize;
+    /// Height and width of the training images, in pixels.
+    fn image_size(&self) -> (usize, usize);
+    /// A line that tells this training set and its order from others, such as the number of images and a
+    /// hash. A run continues only on a set with the same line.
+    fn fingerprint(&self) -> String;
+    /// The training batches of `epoch`, from 0, behind the first `skip` images of its order. Every call must
+    /// give the same images, or a resumed run differs from an uninterrupted one.
+    fn train(&self, epoch: usize, skip: usize) -> Batches<'_>;
     /// The batches of the test set.
     fn test(&self) -> Batches<'_>;
+    /// The number of training batches per epoch.
+    fn batches_per_epoch(&self) -> usize {
+        self.images_per_epoch().div_ceil(self.batch_size().max(1))
+    }
 }

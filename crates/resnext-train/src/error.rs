@@ -42,6 +42,14 @@ pub enum Error {
         /// The missing and unexpected tensors, and those of another shape.
         problem: String,
     },
+    /// A run is resumed on another training set.
+    #[error("the run was trained on {saved}; it cannot continue on {got}")]
+    OtherData {
+        /// The line of the saved run's training set.
+        saved: String,
+        /// The line of the given one.
+        got: String,
+    },
     /// The loss became infinite or NaN.
     #[error(
         "the loss is {loss} at step {step}: training diverged; \

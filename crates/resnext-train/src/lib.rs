@@ -1,27 +1,44 @@
 #![doc = include_str!("../README.md")]
 
+mod adam;
 mod amp;
+mod average;
 pub mod checkpoint;
+mod clip;
 mod config;
 mod data;
+mod elements;
 mod error;
 mod evaluate;
+mod freeze;
+mod loss;
 mod metrics;
 mod observer;
+mod optimizer;
+mod parameter_group;
+mod preflight;
+mod save_timer;
 mod schedule;
 mod sgd;
 mod step;
 mod trainer;
 
+pub use adam::{Adam, AdamWConfig, LambConfig};
 pub use amp::Amp;
 pub use checkpoint::{Checkpoint, Progress};
+pub use clip::Clip;
 pub use config::TrainConfig;
 pub use data::{Batch, Batches, Data};
 pub use error::{Error, Result};
 pub use evaluate::evaluate;
+pub use freeze::Freeze;
+pub use loss::Loss;
 pub use metrics::Metrics;
 pub use observer::{BatchReport, EpochReport, Observer};
+pub use optimizer::OptimizerConfig;
+pub use parameter_group::{DecayOf, ParameterGroup};
+pub use save_timer::SaveTimer;
 pub use schedule::Schedule;
 pub use sgd::{Sgd, SgdConfig};
-pub use step::{ForwardBackward, forward_backward};
+pub use step::{ForwardBackward, forward_backward, forward_backward_with};
 pub use trainer::{Outcome, Trainer};

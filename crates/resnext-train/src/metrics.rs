@@ -45,6 +45,20 @@ impl Metrics {
         Ok(())
     }
 
+    /// Adds the examples of `other`.
+    pub fn merge(&mut self, other: &Metrics) {
+        self.count += other.count;
+        self.loss_sum += other.loss_sum;
+        self.top1 += other.top1;
+        self.top5 += other.top5;
+        if self.per_class.len() < other.per_class.len() {
+            self.per_class.resize(other.per_class.len(), (0, 0));
+        }
+        for (own, other) in self.per_class.iter_mut().zip(&other.per_class) {
+            *own = (own.0 + other.0, own.1 + other.1);
+        }
+    }
+
     /// The mean loss per example.
     pub fn loss(&self) -> f64 {
         self.loss_sum / self.count.max(1) as f64

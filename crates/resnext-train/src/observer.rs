@@ -3,6 +3,7 @@
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::metrics::Metrics;
+use std::time::Duration;
 
 /// Receives a run's progress, saves its checkpoints and decides whether it continues.
 pub trait Observer {
@@ -15,13 +16,20 @@ pub trait Observer {
     /// # Errors
     /// An error ends the run and is returned by [`Trainer::run`](crate::Trainer::run).
     fn on_epoch(&mut self, report: &EpochReport) -> Result<()>;
-    /// Saves a checkpoint; `best` is true if this epoch has the best test top-1 accuracy so far.
+    /// Saves a checkpoint; `best` is true if this epoch has the best test top-1 accuracy so far. The best one
+    /// must be written before the last one: a run that is killed between the two repeats the epoch.
     ///
     /// # Errors
     /// An error ends the run and is returned by [`Trainer::run`](crate::Trainer::run).
     fn save(&mut self, checkpoint: &Checkpoint, best: bool) -> Result<()>;
-    /// Whether the run should save a checkpoint and stop; called after each optimizer step.
+    /// Whether the run should save a checkpoint and stop; called after each optimizer step and evaluation
+    /// batch.
     fn should_stop(&self) -> bool;
+    /// Whether the run should save a checkpoint now and go on, such as [`SaveTimer`](crate::SaveTimer) says;
+    /// called after each optimizer step.
+    fn should_save(&self) -> bool {
+        false
+    }
 }
 
 /// Progress after one training batch.
@@ -31,6 +39,8 @@ pub struct BatchReport {
     pub epoch: usize,
     /// Completed batches of this epoch.
     pub batch: usize,
+    /// Completed images of this epoch.
+    pub images: usize,
     /// Images in the batch.
     pub examples: usize,
     /// Mean loss of the batch.
@@ -50,4 +60,8 @@ pub struct EpochReport {
     pub test: Metrics,
     /// Learning rate of the epoch's last step.
     pub lr: f64,
+    /// The time that training took, without evaluation; of an epoch that was resumed, since then.
+    pub time: Duration,
+    /// The part of that time in which the step waited for a batch.
+    pub wait: Duration,
 }

@@ -6,27 +6,60 @@ use serde::{Deserialize, Serialize};
 
 /// How the learning rate changes over a run. Positions are fractions of the run's optimizer steps, from 0 to
 /// 1.
+///
+/// Every schedule but the one-cycle policy can begin with a warm-up: over the fraction `warmup` of the run the
+/// rate rises in a straight line from the fraction `start` of the peak to the peak.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Schedule {
-    /// The peak rate, multiplied by `factor` at each of `milestones`. The paper's CIFAR schedule (section
-    /// 5.3) multiplies by 0.1 at 1/2 and 3/4 of the run.
+    /// The peak rate, multiplied by `factor` at each of `milestones`, or after every `size` of the run. The
+    /// paper's CIFAR schedule (section 5.3) multiplies by 0.1 at 1/2 and 3/4 of the run. PyTorch's
+    /// `MultiStepLR` and `StepLR`.
+    #[serde(alias = "multi-step")]
     Step {
-        /// Fraction of the run with a linear rise from 0 to the peak.
+        /// The fraction of the run that warms up.
         #[serde(default)]
         warmup: f64,
-        /// Positions at which the rate drops.
+        /// The fraction of the peak at which the warm-up begins.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        start: f64,
+        /// Positions at which the rate drops; ignored if there is a `size`.
         #[serde(default = "default_milestones")]
         milestones: Vec<f64>,
+        /// The fraction of the run from one drop to the next.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        size: Option<f64>,
         /// The factor of each drop.
         #[serde(default = "default_factor")]
         factor: f64,
     },
-    /// A half cosine from the peak to 0.
+    /// A half cosine from the peak to the fraction `end` of it. PyTorch's `CosineAnnealingLR`.
     Cosine {
-        /// Fraction of the run with a linear rise from 0 to the peak.
+        /// The fraction of the run that warms up.
         #[serde(default)]
         warmup: f64,
+        /// The fraction of the peak at which the warm-up begins.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        start: f64,
+        /// The fraction of the peak that is left at the end.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        end: f64,
+    },
+    /// From the peak to the fraction `end` of it, as a power of what is left of the run. PyTorch's
+    /// `PolynomialLR`.
+    Polynomial {
+        /// The fraction of the run that warms up.
+        #[serde(default)]
+        warmup: f64,
+        /// The fraction of the peak at which the warm-up begins.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        start: f64,
+        /// The fraction of the peak that is left at the end.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        end: f64,
+        /// The exponent; 1 is a straight line.
+        #[serde(default = "default_power")]
+        power: f64,
     },
     /// Smith's one-cycle policy, as PyTorch's `OneCycleLR`: a half cosine up from 1/25 of the peak, then one
     /// down to 1/250,000 of it.
@@ -45,8 +78,16 @@ fn default_factor() -> f64 {
     0.1
 }
 
+fn default_power() -> f64 {
+    1.0
+}
+
 fn default_rise() -> f64 {
     0.3
+}
+
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 impl Default for Schedule {
@@ -59,21 +100,44 @@ impl Schedule {
     /// Checks that the settings are in range.
     ///
     /// # Errors
-    /// If a fraction is not from 0 to 1, or the factor is not positive and finite.
+    /// If a fraction is not from 0 to 1, or a factor, size or power is not positive and finite.
     pub fn validate(&self) -> Result<()> {
-        let (warmup, milestones, factor) = match self {
-            Schedule::Step { warmup, milestones, factor } => (*warmup, milestones.as_slice(), *factor),
-            Schedule::Cosine { warmup } | Schedule::OneCycle { warmup } => (*warmup, [].as_slice(), 1.0),
-        };
-        let fraction = |v: f64| (0.0..=1.0).contains(&v);
-        if !fraction(warmup) || !milestones.iter().all(|&m| fraction(m)) {
-            return Err(Error::Config(
-                "schedule: warmup and milestones are fractions of the run, from 0 to 1".into(),
-            ));
-        }
-        match factor > 0.0 && factor.is_finite() {
+        let fraction = |name: &str, value: f64| match (0.0..=1.0).contains(&value) {
             true => Ok(()),
-            false => Err(Error::Config(format!("schedule: factor must be above 0, got {factor}"))),
+            false => Err(Error::Config(format!(
+                "schedule: {name} is a fraction of the run, from 0 to 1, not {value}"
+            ))),
+        };
+        let positive = |name: &str, value: f64| match value > 0.0 && value.is_finite() {
+            true => Ok(()),
+            false => Err(Error::Config(format!("schedule: {name} must be above 0, got {value}"))),
+        };
+        let of_peak = |name: &str, value: f64| match (0.0..=1.0).contains(&value) {
+            true => Ok(()),
+            false => Err(Error::Config(format!(
+                "schedule: {name} is a fraction of the peak rate, from 0 to 1, not {value}"
+            ))),
+        };
+        match self {
+            Schedule::Step { warmup, start, milestones, size, factor } => {
+                fraction("warmup", *warmup)?;
+                of_peak("start", *start)?;
+                milestones.iter().try_for_each(|&milestone| fraction("a milestone", milestone))?;
+                size.map_or(Ok(()), |size| positive("size", size).and(fraction("size", size)))?;
+                positive("factor", *factor)
+            }
+            Schedule::Cosine { warmup, start, end } => {
+                fraction("warmup", *warmup)?;
+                of_peak("start", *start)?;
+                of_peak("end", *end)
+            }
+            Schedule::Polynomial { warmup, start, end, power } => {
+                fraction("warmup", *warmup)?;
+                of_peak("start", *start)?;
+                of_peak("end", *end)?;
+                positive("power", *power)
+            }
+            Schedule::OneCycle { warmup } => fraction("warmup", *warmup),
         }
     }
 
@@ -86,13 +150,24 @@ impl Schedule {
         let rest = |warmup: f64| ((at - warmup) / (1.0 - warmup)).clamp(0.0, 1.0);
         match self {
             // The first step of the warm-up has a positive rate, the last one the peak.
-            Schedule::Step { warmup, .. } | Schedule::Cosine { warmup } if at < *warmup => {
-                peak * ((at + 1.0 / total as f64) / warmup).min(1.0)
+            Schedule::Step { warmup, start, .. }
+            | Schedule::Cosine { warmup, start, .. }
+            | Schedule::Polynomial { warmup, start, .. }
+                if at < *warmup =>
+            {
+                peak * (start + (1.0 - start) * ((at + 1.0 / total as f64) / warmup).min(1.0))
+            }
+            Schedule::Step { size: Some(size), factor, .. } => {
+                // A step that lies at a multiple of the size, up to rounding, has dropped.
+                peak * factor.powi((at / size + 1e-9).floor() as i32)
             }
             Schedule::Step { milestones, factor, .. } => {
                 peak * factor.powi(milestones.iter().filter(|&&m| at >= m).count() as i32)
             }
-            Schedule::Cosine { warmup } => cosine(peak, 0.0, rest(*warmup)),
+            Schedule::Cosine { warmup, end, .. } => cosine(peak, peak * end, rest(*warmup)),
+            Schedule::Polynomial { warmup, end, power, .. } => {
+                peak * (end + (1.0 - end) * (1.0 - rest(*warmup)).powf(*power))
+            }
             Schedule::OneCycle { warmup } if at < *warmup => cosine(peak / 25.0, peak, at / warmup),
             Schedule::OneCycle { warmup } => cosine(peak, peak / 25e4, rest(*warmup)),
         }

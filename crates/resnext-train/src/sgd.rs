@@ -1,8 +1,11 @@
 //! Stochastic gradient descent with momentum, with the formulas of PyTorch's `torch.optim.SGD`, and an
 //! optional exponential moving average of the parameters.
 
+use crate::average::{self, blend, copy, warmed};
+use crate::elements::{elements, elements_mut};
 use crate::error::{Error, Result};
-use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Tensor, Var};
+use crate::parameter_group::ParameterGroup;
+use candle_core::{DType, Tensor, Var};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -44,19 +47,7 @@ struct Parameter {
     value: Var,
     momentum: Var,
     average: Option<Var>,
-}
-
-/// Moves `average` towards `value`: keep·average + (1 - keep)·value.
-fn blend(average: &Var, value: &Var, keep: f64) -> Result<()> {
-    let kept = (average.as_detached_tensor() * keep)?;
-    average.set(&(kept + (value.as_detached_tensor() * (1.0 - keep))?)?)?;
-    Ok(())
-}
-
-/// The decay after `steps` steps: smaller in the first ones, so that the average soon forgets its initial
-/// value.
-fn warmed(decay: f64, steps: usize) -> f64 {
-    decay.min((1 + steps) as f64 / (10 + steps) as f64)
+    group: ParameterGroup,
 }
 
 impl Sgd {
@@ -77,7 +68,7 @@ impl Sgd {
         }
         let parameter = |(name, value): (String, Var)| {
             let momentum = Var::from_tensor(&value.zeros_like()?)?;
-            Ok(Parameter { name, value, momentum, average: None })
+            Ok(Parameter { name, value, momentum, average: None, group: ParameterGroup::default() })
         };
         let parameters = parameters.into_iter().map(parameter).collect::<Result<_>>()?;
         Ok(Sgd { config, parameters, average: None, steps: 0, followed: Vec::new() })
@@ -89,10 +80,7 @@ impl Sgd {
     /// # Errors
     /// If `decay` is not from 0 to below 1.
     pub fn with_average(mut self, decay: f64, others: Vec<(String, Var)>) -> Result<Self> {
-        if !(0.0..1.0).contains(&decay) {
-            return Err(Error::Config(format!("the average's decay must be from 0 to below 1, got {decay}")));
-        }
-        let copy = |value: &Var| Var::from_tensor(&value.as_detached_tensor().copy()?);
+        average::check(decay)?;
         self.average = Some(decay);
         for parameter in &mut self.parameters {
             parameter.average = Some(copy(&parameter.value)?);
@@ -102,6 +90,14 @@ impl Sgd {
             self.followed.push((name, value, average));
         }
         Ok(self)
+    }
+
+    /// Gives every parameter the group that `group` returns for its name and shape.
+    pub fn with_groups(mut self, group: impl Fn(&str, &[usize]) -> ParameterGroup) -> Self {
+        for parameter in &mut self.parameters {
+            parameter.group = group(&parameter.name, parameter.value.dims());
+        }
+        self
     }
 
     /// Sets the number of completed steps, when a run is resumed.
@@ -118,31 +114,31 @@ impl Sgd {
 
     /// Updates every parameter for which `gradient` returns a gradient. With g = gradient +
     /// weight_decay·value, the momentum buffer b becomes momentum·b + g, and the value changes by -lr·b, or
-    /// by -lr·(g + momentum·b) with Nesterov momentum.
+    /// by -lr·(g + momentum·b) with Nesterov momentum. Weight decay and `lr` depend on the parameter's group.
     ///
     /// # Errors
     /// If a gradient's shape differs from its parameter's.
     pub fn step<'a>(&mut self, lr: f64, gradient: impl Fn(&Var) -> Option<&'a Tensor>) -> Result<()> {
-        let SgdConfig { momentum, nesterov, weight_decay } = self.config;
+        let SgdConfig { momentum, nesterov, .. } = self.config;
         self.steps += 1;
         let keep = self.average.map_or(0.0, |decay| warmed(decay, self.steps));
         #[cfg(feature = "cuda")]
         let on_cuda =
             self.parameters.iter().all(|p| p.value.device().is_cuda() && p.value.dtype() == DType::F32);
-        for Parameter { name, value, momentum: buffer, average } in &self.parameters {
-            let Some(gradient) = gradient(value) else { continue };
-            if gradient.dims() != value.dims() {
-                let message = format!(
-                    "gradient of {name}: expected shape {:?}, got {:?}",
-                    value.dims(),
-                    gradient.dims()
-                );
-                return Err(Error::Config(message));
-            }
+        for Parameter { name, value, momentum: buffer, average, group } in &self.parameters {
+            let Some(gradient) = gradient(value) else {
+                // A frozen parameter does not move, but its average may still be on the way to it.
+                if let Some(average) = average {
+                    blend(average, value, keep)?;
+                }
+                continue;
+            };
+            check_shape(name, value, gradient)?;
             #[cfg(feature = "cuda")]
             if on_cuda {
                 continue;
             }
+            let (lr, weight_decay) = self.rates(lr, group);
             let on_cpu = value.device().is_cpu() && value.dtype() == DType::F32;
             if on_cpu && gradient.is_contiguous() && average.as_ref().is_none_or(|a| a.dtype() == DType::F32)
             {
@@ -173,7 +169,12 @@ impl Sgd {
         self.followed.iter().try_for_each(|(_, value, average)| blend(average, value, keep))
     }
 
-    /// Updates all parameters and averages in one kernel launch.
+    /// The learning rate and weight decay of a group.
+    fn rates(&self, lr: f64, group: &ParameterGroup) -> (f64, f64) {
+        (lr * group.rate, if group.decay { self.config.weight_decay } else { 0.0 })
+    }
+
+    /// Updates all parameters and averages, in one kernel launch per group of equal settings.
     #[cfg(feature = "cuda")]
     fn step_on_cuda<'a>(
         &self,
@@ -182,26 +183,36 @@ impl Sgd {
         gradient: impl Fn(&Var) -> Option<&'a Tensor>,
     ) -> Result<()> {
         use resnext_ops::cuda::{SgdParameter, SgdSettings, sgd_step};
-        let SgdConfig { momentum, nesterov, weight_decay } = self.config;
-        let mut moved = Vec::new();
+        let SgdConfig { momentum, nesterov, .. } = self.config;
+        let mut groups: Vec<(ParameterGroup, Vec<(&Parameter, Tensor)>)> = Vec::new();
         for parameter in &self.parameters {
-            if let Some(gradient) = gradient(&parameter.value) {
-                moved.push((parameter, gradient.contiguous()?));
+            let Some(gradient) = gradient(&parameter.value) else { continue };
+            let moved = (parameter, gradient.contiguous()?);
+            match groups.iter_mut().find(|(group, _)| *group == parameter.group) {
+                Some((_, members)) => members.push(moved),
+                None => groups.push((parameter.group, vec![moved])),
             }
         }
-        let stepped = moved.iter().map(|(p, gradient)| SgdParameter {
-            value: &p.value,
-            moved: Some((&p.momentum, gradient)),
-            average: p.average.as_ref(),
-        });
-        let followed = self.followed.iter().map(|(_, value, average)| SgdParameter {
-            value,
-            moved: None,
-            average: Some(average),
-        });
-        let all: Vec<SgdParameter> = stepped.chain(followed).collect();
-        let settings = SgdSettings { learning_rate: lr, momentum, nesterov, decay: weight_decay, keep };
-        Ok(sgd_step(&all, &settings)?)
+        let mut followed = self.followed.as_slice();
+        if groups.is_empty() {
+            groups.push((ParameterGroup::default(), Vec::new()));
+        }
+        for (group, moved) in &groups {
+            let stepped = moved.iter().map(|(p, gradient)| SgdParameter {
+                value: &p.value,
+                moved: Some((&p.momentum, gradient)),
+                average: p.average.as_ref(),
+            });
+            let followed = std::mem::take(&mut followed).iter().map(|(_, value, average)| SgdParameter {
+                value,
+                moved: None,
+                average: Some(average),
+            });
+            let all: Vec<SgdParameter> = stepped.chain(followed).collect();
+            let (learning_rate, decay) = self.rates(lr, group);
+            sgd_step(&all, &SgdSettings { learning_rate, momentum, nesterov, decay, keep })?;
+        }
+        Ok(())
     }
 
     /// The momentum buffers by parameter name.
@@ -217,20 +228,6 @@ impl Sgd {
 
 /// Elements per task of the thread pool.
 const CHUNK: usize = 1 << 15;
-
-fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
-        None => candle_core::bail!("sgd: expected a contiguous tensor, got strides {:?}", layout.stride()),
-    }
-}
-
-fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> candle_core::Result<&'a mut [f32]> {
-    match (storage, layout.contiguous_offsets()) {
-        (CpuStorage::F32(data), Some((start, end))) => Ok(&mut data[start..end]),
-        _ => candle_core::bail!("sgd: expected a contiguous f32 tensor"),
-    }
-}
 
 /// The settings of one step, in f32.
 struct Step {
@@ -250,17 +247,10 @@ impl Step {
         gradient: &Tensor,
         average: Option<&Var>,
     ) -> candle_core::Result<()> {
-        // An in-place op of candle gives write access to one tensor only, so the ops for the three are
-        // nested.
-        Borrow::elements(value, |value| {
-            Borrow::elements(buffer, |buffer| {
-                let (storage, layout) = gradient.storage_and_layout();
-                let candle_core::Storage::Cpu(storage) = &*storage else {
-                    candle_core::bail!("sgd: expected a gradient on the CPU")
-                };
-                let gradient = slice(storage, layout)?;
-                match average {
-                    Some(average) => Borrow::elements(average, |average| {
+        elements_mut(value, |value| {
+            elements_mut(buffer, |buffer| {
+                elements(gradient, |gradient| match average {
+                    Some(average) => elements_mut(average, |average| {
                         self.pass(value, buffer, gradient, average);
                         Ok(())
                     }),
@@ -268,7 +258,7 @@ impl Step {
                         self.pass(value, buffer, gradient, &mut []);
                         Ok(())
                     }
-                }
+                })
             })
         })
     }
@@ -298,32 +288,11 @@ impl Step {
     }
 }
 
-/// What an operation does with a variable's elements.
-type Writer<'a> = Box<dyn FnOnce(&mut [f32]) -> candle_core::Result<()> + 'a>;
-
-/// A candle in-place op that calls a closure with a variable's elements.
-struct Borrow<'a>(std::cell::Cell<Option<Writer<'a>>>);
-
-impl Borrow<'_> {
-    /// Calls `write` with the elements of the f32 variable `of`.
-    fn elements(
-        of: &Var,
-        write: impl FnOnce(&mut [f32]) -> candle_core::Result<()>,
-    ) -> candle_core::Result<()> {
-        let write: Writer = Box::new(write);
-        of.inplace_op1(&Borrow(std::cell::Cell::new(Some(write))))
+/// Checks that a gradient has the shape of its parameter.
+pub(crate) fn check_shape(name: &str, value: &Var, gradient: &Tensor) -> Result<()> {
+    if gradient.dims() == value.dims() {
+        return Ok(());
     }
-}
-
-impl InplaceOp1 for Borrow<'_> {
-    fn name(&self) -> &'static str {
-        "sgd"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        match self.0.take() {
-            Some(write) => write(slice_mut(storage, layout)?),
-            None => Ok(()),
-        }
-    }
+    let (expected, got) = (value.dims(), gradient.dims());
+    Err(Error::Config(format!("gradient of {name}: expected shape {expected:?}, got {got:?}")))
 }

@@ -32,13 +32,26 @@ pub fn forward_backward(
     labels: &Tensor,
     label_smoothing: f64,
 ) -> Result<ForwardBackward> {
+    forward_backward_with(network, images, |logits| Ok(cross_entropy(logits, labels, label_smoothing)?))
+}
+
+/// As [`forward_backward`], with any loss: a function from the logits (N, classes) to a scalar, by operations
+/// that the tape knows, such as [`Loss::of`](crate::Loss::of).
+///
+/// # Errors
+/// If shapes or types do not fit the network; those of the loss.
+pub fn forward_backward_with(
+    network: &ResNext,
+    images: &Tensor,
+    loss: impl Fn(&Tensor) -> Result<Tensor> + Sync,
+) -> Result<ForwardBackward> {
     let mut forward = None;
     // All of it runs on one thread of the pool: dispatching each operation to the pool separately would cost
     // more than the small ones take.
     let (loss, gradients) = rayon::scope(|_| {
         value_and_gradients(|| -> Result<Tensor> {
             let logits = network.forward(images, true)?;
-            let loss = cross_entropy(&logits, labels, label_smoothing)?;
+            let loss = loss(&logits)?;
             forward = Some((logits.detach(), Instant::now()));
             Ok(loss)
         })

@@ -5,20 +5,28 @@ use crate::config::TrainConfig;
 use crate::data::Data;
 use crate::error::{Error, Result};
 use crate::evaluate::evaluate;
+use crate::loss::classes_of;
+use crate::metrics::Metrics;
 use crate::observer::{BatchReport, EpochReport, Observer};
-use crate::sgd::Sgd;
-use crate::step::{ForwardBackward, forward_backward};
-use candle_core::{DType, Device, Tensor};
-use resnext_model::{Config, ResNext, Variables};
+use crate::optimizer::Optimizer;
+use crate::parameter_group::Rules;
+use crate::preflight;
+use crate::step::{ForwardBackward, forward_backward_with};
+use candle_core::{DType, Device, Tensor, Var};
+use resnext_model::{Config, DropPath, Head, ResNext, Variables};
 use resnext_ops::loss_value;
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// How [`Trainer::run`] ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// All epochs are complete.
     Finished,
+    /// The test top-1 was not better for [`TrainConfig::early_stopping`] epochs.
+    EarlyStopped,
     /// The observer asked to stop; a checkpoint was saved.
     Stopped,
 }
@@ -30,10 +38,12 @@ pub struct Trainer {
     model: Config,
     network: ResNext,
     variables: Variables,
-    optimizer: Sgd,
+    optimizer: Optimizer,
     progress: Progress,
     recipe: serde_json::Value,
     metadata: BTreeMap<String, String>,
+    /// The time of the current epoch's training, and the part of it that was spent waiting for batches.
+    times: [Duration; 2],
 }
 
 impl Trainer {
@@ -53,7 +63,12 @@ impl Trainer {
         let mut network = ResNext::new(model, variables.builder())?;
         network.set_recompute(config.grad_checkpoint);
         network.set_mixed_precision(config.amp.dtype())?;
-        let mut optimizer = Sgd::new(variables.trainable(), config.sgd)?;
+        let stages = model.depths.len();
+        network.freeze(config.freeze.stages(stages)?);
+        network.freeze_norms(config.freeze_norms);
+        let rules = Rules { decay_of: config.decay_of, layer_decay: config.layer_decay, stages };
+        let group = |name: &str, dims: &[usize]| rules.group(name, dims);
+        let mut optimizer = Optimizer::new(&config.optimizer, variables.trainable(), group)?;
         if config.ema != 0.0 {
             let trained = variables.trainable();
             let is_trained = |name: &str| trained.iter().any(|(own, _)| own == name);
@@ -70,6 +85,7 @@ impl Trainer {
             progress,
             recipe,
             metadata,
+            times: [Duration::ZERO; 2],
         })
     }
 
@@ -77,6 +93,30 @@ impl Trainer {
     /// images and classes under its key.
     pub fn set_metadata(&mut self, metadata: BTreeMap<String, String>) {
         self.metadata = metadata;
+    }
+
+    /// Starts from trained weights, by their torchvision names, which were read from `source`. With
+    /// [`Head::Fresh`] the last layer keeps its initial values, and its weights may be absent.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if the weights belong to another network; nothing changes then.
+    pub fn start_from(
+        &mut self,
+        weights: &BTreeMap<String, Tensor>,
+        head: Head,
+        source: &Path,
+    ) -> Result<()> {
+        let loaded = |name: &str| head == Head::Loaded || !name.starts_with("fc.");
+        let variables: Vec<(String, Var)> =
+            self.variables.all().into_iter().filter(|(name, _)| loaded(name)).collect();
+        let weights = weights.iter().filter(|(name, _)| loaded(name));
+        assign(&variables, &weights.map(|(name, t)| (name.clone(), t.clone())).collect(), source)?;
+        // Averages start at the weights.
+        let values: BTreeMap<String, Var> = self.variables.all().into_iter().collect();
+        for (name, average) in self.optimizer.averages() {
+            average.set(values[&name].as_tensor())?;
+        }
+        Ok(())
     }
 
     /// Continues the run that wrote `checkpoint`, which was read from `source`. Losses are the same, bit for
@@ -90,7 +130,12 @@ impl Trainer {
             return Err(Error::Mismatch { path: source.to_path_buf(), problem });
         }
         assign(&self.variables.all(), &checkpoint.tensors, source)?;
-        assign(&self.optimizer.buffers(), &checkpoint.momentum, source)?;
+        if checkpoint.squares.is_empty() != self.optimizer.squares().is_empty() {
+            let problem = "its optimizer is another one, whose state this one cannot use".to_string();
+            return Err(Error::Mismatch { path: source.to_path_buf(), problem });
+        }
+        assign(&self.optimizer.momentum(), &checkpoint.momentum, source)?;
+        assign(&self.optimizer.squares(), &checkpoint.squares, source)?;
         // If the saved run kept no average, one starts from its current weights.
         let averages = if checkpoint.average.is_empty() { &checkpoint.tensors } else { &checkpoint.average };
         let own = self.optimizer.averages();
@@ -98,7 +143,14 @@ impl Trainer {
             assign(&own, averages, source)?;
         }
         self.progress = checkpoint.progress.clone();
-        self.optimizer.set_steps(self.progress.step);
+        if self.progress.images == 0 && self.progress.batch > 0 {
+            // Checkpoints of earlier versions only count the images that were seen.
+            self.progress.images = self.progress.partial.count;
+        }
+        if checkpoint.average.is_empty() && !own.is_empty() {
+            self.progress.average_from = self.progress.step;
+        }
+        self.optimizer.set_steps(self.progress.step, self.progress.average_from);
         Ok(())
     }
 
@@ -106,7 +158,8 @@ impl Trainer {
     pub fn checkpoint(&self) -> Checkpoint {
         Checkpoint {
             tensors: detached(self.variables.all()),
-            momentum: self.optimizer.state(),
+            momentum: detached(self.optimizer.momentum()),
+            squares: detached(self.optimizer.squares()),
             average: detached(self.optimizer.averages()),
             progress: self.progress.clone(),
             model: self.model.clone(),
@@ -120,41 +173,80 @@ impl Trainer {
         &self.progress
     }
 
+    /// Checks that the run can go on from its current position with `data`, as [`run`](Self::run) does before
+    /// its first step.
+    ///
+    /// # Errors
+    /// [`Error::OtherData`] if the run was on another training set, [`Error::Data`] if a batch of an epoch
+    /// will be too small for batch norm.
+    pub fn check(&self, data: &impl Data) -> Result<()> {
+        let trained = self.config.freeze.stages(self.model.depths.len())? != Some(self.model.depths.len());
+        preflight::check(data, &self.progress, &self.model, trained && !self.config.freeze_norms)
+    }
+
     /// Trains from the current position to the last epoch, and evaluates after each epoch.
     ///
     /// # Errors
-    /// [`Error::Diverged`] if the loss becomes infinite or NaN; any error of the data, the network or the
-    /// observer.
+    /// [`Error::Diverged`] if the loss becomes infinite or NaN; before the first step, [`Error::OtherData`] if
+    /// the run was on another training set, and [`Error::Data`] if a batch of an epoch will be too small for
+    /// batch norm; any error of the data, the network or the observer.
     pub fn run(&mut self, data: &impl Data, observer: &mut impl Observer) -> Result<Outcome> {
+        self.check(data)?;
+        self.progress.data = Some(data.fingerprint());
         while self.progress.epoch < self.config.epochs {
+            if self.is_over() {
+                return Ok(Outcome::EarlyStopped);
+            }
             let epoch = self.progress.epoch;
-            if !self.config.amp.during(|| self.train_epoch(data, observer))? {
+            let complete = self.config.amp.during(|| self.train_epoch(data, observer))?;
+            let test = if complete { self.evaluate(data, observer)? } else { None };
+            let Some(test) = test else {
                 observer.save(&self.checkpoint(), false)?;
                 return Ok(Outcome::Stopped);
-            }
-            let mut watch = |examples: usize, _: &Tensor, _: &Tensor| {
-                observer.on_test_batch(examples);
-                Ok(())
             };
-            let averaged = self.averaged()?;
-            let network = averaged.as_ref().unwrap_or(&self.network);
-            // On a CPU the inference form is about three times as fast.
-            let fused = self.variables.device().is_cpu().then(|| network.fuse()).transpose()?;
-            let forward = |images: &Tensor| match &fused {
-                Some(fused) => fused.forward(images),
-                None => network.forward(images, false),
-            };
-            let test = evaluate(forward, data.test(), &mut watch)?;
             let train = std::mem::take(&mut self.progress.partial);
             let best = test.top1() > self.progress.best_top1 || epoch == 0;
             self.progress.best_top1 = test.top1().max(self.progress.best_top1);
             self.progress.epoch += 1;
-            self.progress.batch = 0;
-            let lr = self.learning_rate(data, self.progress.step.saturating_sub(1));
-            observer.on_epoch(&EpochReport { epoch, train, test, lr })?;
+            if best {
+                self.progress.best_epoch = self.progress.epoch;
+            }
+            (self.progress.batch, self.progress.images) = (0, 0);
+            let lr = self.learning_rate(data, self.schedule_step(data).saturating_sub(1));
+            let [time, wait] = self.times;
+            observer.on_epoch(&EpochReport { epoch, train, test, lr, time, wait })?;
             observer.save(&self.checkpoint(), best)?;
         }
         Ok(Outcome::Finished)
+    }
+
+    /// Whether the run has gone on for long enough without a better test top-1.
+    pub fn is_over(&self) -> bool {
+        let Progress { epoch, best_epoch, .. } = self.progress;
+        let patience = self.config.early_stopping;
+        patience > 0 && epoch - best_epoch.min(epoch) >= patience
+    }
+
+    /// Evaluates the network, or its average, on the test set; `None` if the observer stops the run before
+    /// the last batch.
+    fn evaluate(&self, data: &impl Data, observer: &mut impl Observer) -> Result<Option<Metrics>> {
+        let averaged = self.averaged()?;
+        let network = averaged.as_ref().unwrap_or(&self.network);
+        // On a CPU the inference form is about three times as fast.
+        let fused = self.variables.device().is_cpu().then(|| network.fuse()).transpose()?;
+        let forward = |images: &Tensor| match &fused {
+            Some(fused) => fused.forward(images),
+            None => network.forward(images, false),
+        };
+        let stopped = Cell::new(false);
+        let batches = data.test().take_while(|_| !stopped.get());
+        let watch = |examples: usize, _: &Tensor, _: &Tensor| {
+            observer.on_test_batch(examples);
+            stopped.set(observer.should_stop());
+            Ok(())
+        };
+        let test = evaluate(forward, Box::new(batches), watch)?;
+        Ok((!stopped.get()).then_some(test))
     }
 
     /// A network with the averaged weights, if averages are kept.
@@ -175,24 +267,36 @@ impl Trainer {
     /// complete.
     fn train_epoch(&mut self, data: &impl Data, observer: &mut impl Observer) -> Result<bool> {
         let epoch = self.progress.epoch;
-        let mut batches = data.train(epoch, self.progress.batch);
-        let mut left = data.batches_per_epoch() - self.progress.batch;
-        while left > 0 {
+        let (images_per_epoch, batch_size) = (data.images_per_epoch(), data.batch_size());
+        let start = Instant::now();
+        self.times = [Duration::ZERO; 2];
+        let mut batches = data.train(epoch, self.progress.images);
+        while self.progress.images < images_per_epoch {
+            let left = (images_per_epoch - self.progress.images).div_ceil(batch_size);
             let group = left.min(self.config.accumulate);
-            left -= group;
-            let lr = self.learning_rate(data, self.progress.step);
+            let lr = self.learning_rate(data, self.schedule_step(data));
             let mut sums: HashMap<candle_core::TensorId, Tensor> = HashMap::new();
             for _ in 0..group {
-                let (images, labels) =
+                let asked = Instant::now();
+                let (images, targets) =
                     batches.next().ok_or_else(|| Error::Data("the epoch ended early".into()))??;
+                self.times[1] += asked.elapsed();
+                self.network.set_drop_path(self.drop_path());
+                let TrainConfig { loss, label_smoothing, .. } = self.config;
                 let ForwardBackward { loss, logits, gradients, .. } =
-                    forward_backward(&self.network, &images, &labels, self.config.label_smoothing)?;
+                    forward_backward_with(&self.network, &images, |logits| {
+                        loss.of(logits, &targets, label_smoothing)
+                    })?;
+                let labels = classes_of(&targets)?;
                 let loss = loss_value(&loss, &labels, self.model.classes)?;
                 if !loss.is_finite() {
                     return Err(Error::Diverged { step: self.progress.step, loss });
                 }
-                for (_, var) in self.variables.trainable() {
+                for (name, var) in self.variables.trainable() {
                     let Some(gradient) = gradients.get(&var) else { continue };
+                    if self.config.freeze_norms && is_norm(&name, &var) {
+                        continue;
+                    }
                     let gradient = if group == 1 { gradient.clone() } else { (gradient / group as f64)? };
                     let sum = match sums.remove(&var.id()) {
                         None => gradient,
@@ -200,28 +304,67 @@ impl Trainer {
                     };
                     sums.insert(var.id(), sum);
                 }
+                let examples = labels.elem_count();
                 self.progress.partial.add(&logits, &labels, loss)?;
                 self.progress.batch += 1;
-                let examples = labels.elem_count();
-                observer.on_batch(&BatchReport { epoch, batch: self.progress.batch, examples, loss, lr });
+                // A batch stands for this many places of the epoch's order, even if an image in it could not
+                // be read.
+                self.progress.images = images_per_epoch.min(self.progress.images + batch_size);
+                let Progress { batch, images, .. } = self.progress;
+                observer.on_batch(&BatchReport { epoch, batch, images, examples, loss, lr });
+            }
+            if let Some(clip) = self.config.clip {
+                let mut clipped: Vec<(candle_core::TensorId, Tensor)> = Vec::with_capacity(sums.len());
+                for (_, var) in self.variables.trainable() {
+                    clipped.extend(sums.remove(&var.id()).map(|gradient| (var.id(), gradient)));
+                }
+                clip.apply(clipped.iter_mut().map(|(_, gradient)| gradient))?;
+                sums.extend(clipped);
             }
             self.optimizer.step(lr, |var| sums.get(&var.id()))?;
             self.progress.step += 1;
-            if observer.should_stop() && left > 0 {
+            self.times[0] = start.elapsed();
+            if observer.should_stop() {
                 return Ok(false);
+            }
+            if observer.should_save() {
+                observer.save(&self.checkpoint(), false)?;
             }
         }
         Ok(true)
     }
 
+    /// The draw of stochastic depth for the next batch, which depends on the batch's place in the run.
+    fn drop_path(&self) -> Option<DropPath> {
+        let TrainConfig { drop_path: rate, seed, .. } = self.config;
+        let draw = ((self.progress.epoch as u64) << 32) + self.progress.images as u64;
+        (rate > 0.0).then_some(DropPath { rate, seed, draw })
+    }
+
+    /// The position in the schedule, in optimizer steps of this batch size. It counts images, so that a run
+    /// which continues with another batch size continues at the same place of its schedule.
+    fn schedule_step(&self, data: &impl Data) -> usize {
+        let images_per_step = data.batch_size() * self.config.accumulate;
+        self.progress.epoch * self.steps_per_epoch(data) + self.progress.images / images_per_step
+    }
+
+    fn steps_per_epoch(&self, data: &impl Data) -> usize {
+        data.batches_per_epoch().div_ceil(self.config.accumulate)
+    }
+
     /// The learning rate of optimizer step `step`, from 0.
     fn learning_rate(&self, data: &impl Data, step: usize) -> f64 {
-        let steps_per_epoch = data.batches_per_epoch().div_ceil(self.config.accumulate);
-        self.config.schedule.learning_rate(self.config.lr, step, self.config.epochs * steps_per_epoch)
+        let total = self.config.epochs * self.steps_per_epoch(data);
+        self.config.schedule.learning_rate(self.config.lr, step, total)
     }
 }
 
+/// Whether a parameter is a batch norm's scale or shift.
+fn is_norm(name: &str, value: &Var) -> bool {
+    value.rank() == 1 && !name.starts_with("fc.")
+}
+
 /// The variables' values, outside of any gradient computation.
-fn detached(variables: Vec<(String, candle_core::Var)>) -> BTreeMap<String, Tensor> {
+fn detached(variables: Vec<(String, Var)>) -> BTreeMap<String, Tensor> {
     variables.into_iter().map(|(name, var)| (name, var.as_detached_tensor())).collect()
 }

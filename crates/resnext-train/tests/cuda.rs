@@ -6,8 +6,8 @@ use candle_core::{DType, Device, Tensor};
 use resnext_model::{Config, ResNext, StemKind, Variables};
 use resnext_ops::{cross_entropy, cuda, value_and_gradients};
 use resnext_train::{
-    Amp, BatchReport, Batches, Checkpoint, Data, EpochReport, Error, Observer, Result, Schedule, Sgd,
-    SgdConfig, TrainConfig, Trainer,
+    Amp, BatchReport, Batches, Checkpoint, Data, EpochReport, Error, Observer, Result, Sgd, SgdConfig,
+    TrainConfig, Trainer,
 };
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -124,8 +124,17 @@ fn training_steps_are_the_cpus() {
 struct Labelled([u32; BATCH], Device);
 
 impl Data for Labelled {
-    fn batches_per_epoch(&self) -> usize {
-        1
+    fn images_per_epoch(&self) -> usize {
+        BATCH
+    }
+    fn batch_size(&self) -> usize {
+        BATCH
+    }
+    fn image_size(&self) -> (usize, usize) {
+        (16, 16)
+    }
+    fn fingerprint(&self) -> String {
+        String::new()
     }
     fn train(&self, _: usize, _: usize) -> Batches<'_> {
         let pixel = |i: usize| ((i * 7919) % 255) as f32 / 128.0 - 1.0;
@@ -157,18 +166,8 @@ impl Observer for Losses {
 }
 
 fn trainer(amp: Amp, device: &Device) -> Trainer {
-    let config = TrainConfig {
-        epochs: 1,
-        lr: 0.01,
-        schedule: Schedule::default(),
-        sgd: SgdConfig::default(),
-        label_smoothing: 0.1,
-        accumulate: 1,
-        seed: 3,
-        ema: 0.0,
-        grad_checkpoint: false,
-        amp,
-    };
+    let config =
+        TrainConfig { epochs: 1, lr: 0.01, label_smoothing: 0.1, seed: 3, amp, ..Default::default() };
     let model = Config { classes: 10, ..Config::by_name("resnext11_8x4d").unwrap() };
     Trainer::new(&model, config, serde_json::Value::Null, device).unwrap()
 }

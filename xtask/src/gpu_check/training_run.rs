@@ -7,9 +7,7 @@ use anyhow::{Result, bail};
 use candle_core::{DType, Device};
 use resnext_data::synthetic;
 use resnext_model::Config;
-use resnext_train::{
-    Amp, BatchReport, Checkpoint, EpochReport, Observer, Outcome, Schedule, SgdConfig, TrainConfig, Trainer,
-};
+use resnext_train::{Amp, BatchReport, Checkpoint, EpochReport, Observer, Outcome, TrainConfig, Trainer};
 use serde::Serialize;
 
 /// The largest relative difference that a step's loss may have from the CPU's. Rounding grows from step to
@@ -64,24 +62,14 @@ pub fn checks(sizes: &Sizes, device: &Device) -> Result<(Vec<Check>, Losses)> {
 /// Trains, and returns the loss of each step.
 fn train(sizes: &Sizes, amp: Amp, device: &Device) -> Result<Vec<f64>> {
     let (batch, batches) = sizes.trained;
-    let config = TrainConfig {
-        epochs: 1,
-        lr: 0.02,
-        schedule: Schedule::default(),
-        sgd: SgdConfig::default(),
-        label_smoothing: 0.1,
-        accumulate: 1,
-        seed: SEED,
-        ema: 0.0,
-        grad_checkpoint: false,
-        amp,
-    };
+    let config =
+        TrainConfig { epochs: 1, lr: 0.02, label_smoothing: 0.1, seed: SEED, amp, ..Default::default() };
     let splits = synthetic::splits(SEED, batch * batches, batch);
     let loaders = Loaders::new(splits, batch, true, SEED, device)?;
     let mut recorder = Recorder(Vec::new());
     let model = Config { classes: 10, ..Config::by_name("resnext11_8x4d")? };
     match Trainer::new(&model, config, serde_json::Value::Null, device)?.run(&loaders, &mut recorder)? {
         Outcome::Finished => Ok(recorder.0),
-        Outcome::Stopped => bail!("the run stopped before its end"),
+        Outcome::Stopped | Outcome::EarlyStopped => bail!("the run stopped before its end"),
     }
 }

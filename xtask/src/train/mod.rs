@@ -1,62 +1,114 @@
 //! `cargo xtask train`: trains a network by a recipe, or continues a run.
 
 mod args;
+mod final_report;
+mod initial;
 mod progress;
+mod resume;
 
 use crate::checkpoint::{in_form, parsed};
 use crate::classifier::describe;
 use crate::dataset_arg::DatasetName;
 use crate::loaders::Loaders;
+use crate::machine;
 use crate::plural::counted;
 use crate::recipe::Recipe;
-use crate::run_folder::{LAST, RunFolder, file_in};
+use crate::run_folder::{LAST, RECIPE, REPORT, RunFolder, file_in};
+use crate::run_lock::RunLock;
 use anyhow::{Result, bail};
 pub use args::Args;
 use candle_core::Device;
 use progress::Progress;
 use resnext_model::{Description, Summary};
 use resnext_train::{Checkpoint, Data, Outcome, Trainer};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub fn run(args: Args) -> Result<ExitCode> {
     let device = args.device.open()?;
-    let (mut recipe, resumed) = start(&args, &device)?;
-    recipe.apply(&args.overrides);
+    let Start { mut recipe, folder, checkpoint, lock } = start(&args, &device)?;
+    let saved = recipe.clone();
+    recipe.apply(&args.overrides)?;
+    let changes = match &checkpoint {
+        Some((checkpoint, _)) => resume::changes(&saved, &recipe, &checkpoint.progress)?,
+        None => Vec::new(),
+    };
+    let initial = match &checkpoint {
+        // The checkpoint's weights have come from there.
+        Some(_) => None,
+        None => initial::open(&mut recipe, args.overrides.model.is_some())?,
+    };
     let splits = recipe.dataset.open(recipe.data.as_deref())?;
     let model = recipe.network(splits.train.class_names().len())?;
     let (height, width) = splits.train.size();
     let summary = Summary::new(&model, height, width)?;
     let description = describe(&splits, &model);
+    let normalization = splits.normalization;
     let loaders = Loaders::new(splits, recipe.batch_size, recipe.augment, recipe.seed, &device)?;
-    let mut trainer = Trainer::new(&model, recipe.training(), serde_json::to_value(&recipe)?, &device)?;
+    let mut trainer = Trainer::new(&model, recipe.training()?, serde_json::to_value(&recipe)?, &device)?;
     trainer.set_metadata([(Description::KEY.to_string(), description.to_json())].into());
-    // Nothing is written before all inputs are known to be good.
-    let folder = match resumed {
-        Some((checkpoint, file)) => {
-            trainer.restore(&checkpoint, &file)?;
-            let folder = file.parent().map(PathBuf::from).unwrap_or_default();
-            RunFolder::resume(folder, trainer.progress().epoch)?
-        }
-        None => RunFolder::create(args.out, &recipe)?,
-    };
-    let path = folder.path.display().to_string();
-    if trainer.progress().epoch >= recipe.epochs {
-        bail!("{path} has completed its {} epochs; set more with --epochs", recipe.epochs);
+    if let Some((checkpoint, file)) = &checkpoint {
+        trainer.restore(checkpoint, file)?;
     }
+    let names = loaders.train_set().class_names();
+    let initial =
+        initial.map(|found| initial::load(&mut trainer, &found, (&model, names), &device)).transpose()?;
+    trainer.check(&loaders)?;
+    let done = trainer.progress().clone();
+    // A run that was killed while it wrote its report has only that left to do.
+    let finished = folder.as_ref().filter(|folder| folder.join(REPORT).exists());
+    if let Some(folder) = finished.filter(|_| trainer.is_over()) {
+        bail!(
+            "{} ended after {} without a better test top-1; go on with a larger --early-stopping, or 0",
+            folder.display(),
+            counted(done.epoch - done.best_epoch, "epoch")
+        );
+    }
+    if let Some(folder) = finished.filter(|_| done.epoch >= recipe.epochs) {
+        let epochs = counted(done.epoch, "epoch");
+        bail!("{} has completed {epochs}; set more with --epochs", folder.display());
+    }
+    // Nothing is written before all inputs are known to be good.
+    let folder = match (folder, lock) {
+        (Some(folder), Some(lock)) => RunFolder::resume(folder, lock, done.epoch)?,
+        _ => RunFolder::create(args.out, &recipe)?,
+    };
+    if !changes.is_empty() {
+        // The checkpoint has the recipe, too: from now on both say what holds.
+        folder.save(&trainer.checkpoint(), false)?;
+    }
+    folder.write_recipe(&recipe)?;
+    let path = folder.path.display().to_string();
     print!("{}", introduction(&recipe, &summary, &loaders, &device, &path));
+    if let Some(initial) = initial {
+        println!("initial weights: {initial}");
+    }
+    if checkpoint.is_some() {
+        println!("resuming after {}, {}", counted(done.epoch, "epoch"), counted(done.images, "image"));
+    }
+    changes.iter().for_each(|change| println!("from here on: {change}"));
 
-    let (batches, done) = (loaders.batches_per_epoch(), trainer.progress());
-    let done = (done.epoch, done.batch);
-    let mut progress = Progress::new(folder, recipe.epochs, batches, done, stop_on_ctrl_c()?);
+    let (images, stop) = (loaders.images_per_epoch(), stop_on_ctrl_c()?);
+    let done = (done.epoch, done.images);
+    let mut progress = Progress::new(folder, recipe.epochs, images, done, stop, args.save_every)?;
     let outcome = trainer.run(&loaders, &mut progress)?;
     progress.finish();
     match outcome {
-        Outcome::Finished => {
+        Outcome::Finished | Outcome::EarlyStopped => {
+            if outcome == Outcome::EarlyStopped {
+                println!(
+                    "stopped early: test top-1 was not better for {}",
+                    counted(recipe.early_stopping, "epoch")
+                );
+            }
             println!("best test top-1: {:.2} %", 100.0 * trainer.progress().best_top1);
-            println!("{path} has metrics.csv, curves.svg, last.safetensors and best.safetensors");
+            let facts = facts(&recipe, &summary, &loaders, &device);
+            final_report::write(progress.folder(), &recipe, &loaders, &normalization, &device, &facts)?;
+            println!(
+                "{path} has report.html, metrics.csv, curves.svg, last.safetensors and best.safetensors"
+            );
             println!("next: cargo xtask eval {path}");
             Ok(ExitCode::SUCCESS)
         }
@@ -67,23 +119,49 @@ pub fn run(args: Args) -> Result<ExitCode> {
     }
 }
 
-/// The recipe of the run before options override it, and the checkpoint of a run that is resumed, with its
-/// file.
-fn start(args: &Args, device: &Device) -> Result<(Recipe, Option<(Checkpoint, PathBuf)>)> {
-    if let Some(path) = &args.resume {
-        let file = file_in(path, LAST);
-        let checkpoint = Checkpoint::load(&file, device)?;
-        // A run may continue in another form.
-        let form = args.overrides.form.unwrap_or(checkpoint.model.form);
-        let checkpoint = in_form(checkpoint, form, &file)?;
-        let recipe = parsed(checkpoint.recipe.clone(), &file)?;
-        return Ok((recipe, Some((checkpoint, file))));
-    }
-    let recipe = match &args.recipe {
-        Some(path) => Recipe::read(path)?,
-        None => Recipe::of(args.overrides.dataset.unwrap_or(DatasetName::Synthetic))?,
+/// Where a run starts.
+struct Start {
+    /// The recipe before options override it.
+    recipe: Recipe,
+    /// The folder of a run that is resumed, with its lock.
+    folder: Option<PathBuf>,
+    lock: Option<RunLock>,
+    /// The checkpoint to continue from, and its file; `None` for a run that was killed before its first one.
+    checkpoint: Option<(Checkpoint, PathBuf)>,
+}
+
+fn start(args: &Args, device: &Device) -> Result<Start> {
+    let Some(path) = &args.resume else {
+        let recipe = match &args.recipe {
+            Some(name) => Recipe::open(name)?,
+            None => Recipe::of(args.overrides.dataset.unwrap_or(DatasetName::Synthetic))?,
+        };
+        return Ok(Start { recipe, folder: None, lock: None, checkpoint: None });
     };
-    Ok((recipe, None))
+    // A checkpoint inside of the folder may be named as well.
+    let folder = match path.is_file() {
+        true => path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")),
+        false => path.as_path(),
+    };
+    let (file, first) = (file_in(path, LAST), folder.join(RECIPE));
+    if !file.exists() && !first.exists() {
+        bail!(
+            "cannot resume {}: it has neither {LAST} nor {RECIPE}, so it is no run's folder",
+            path.display()
+        );
+    }
+    let lock = Some(RunLock::take(folder)?);
+    let folder = Some(folder.to_path_buf());
+    if !file.exists() {
+        // Killed before its first checkpoint: the recipe has all that the run's first step depends on.
+        return Ok(Start { recipe: Recipe::read(&first)?, folder, lock, checkpoint: None });
+    }
+    let checkpoint = Checkpoint::load(&file, device)?;
+    // A run may continue in another form.
+    let form = args.overrides.form.unwrap_or(checkpoint.model.form);
+    let saved = parsed(checkpoint.recipe.clone(), &file)?;
+    let checkpoint = in_form(checkpoint, form, &file)?;
+    Ok(Start { recipe: saved, folder, lock, checkpoint: Some((checkpoint, file)) })
 }
 
 /// What is about to happen, for someone who has never seen a run.
@@ -94,18 +172,23 @@ fn introduction(
     device: &Device,
     folder: &str,
 ) -> String {
+    let mut lines = facts(recipe, summary, loaders, device);
+    lines.push(("folder", folder.to_string()));
+    let line = |(name, value): (&str, String)| format!("{name:<9}{value}\n");
+    lines.into_iter().map(line).collect::<String>() + "\n"
+}
+
+/// The network, the data, the recipe and the machine, in words.
+fn facts(
+    recipe: &Recipe,
+    summary: &Summary,
+    loaders: &Loaders,
+    device: &Device,
+) -> Vec<(&'static str, String)> {
     let (train, test) = (loaders.train_set(), loaders.test_set());
     let (height, width) = train.size();
-    let device = match device {
-        Device::Cpu => {
-            let threads = counted(rayon::current_num_threads(), "thread");
-            format!("CPU, {threads}, {}", resnext_ops::Isa::current().name())
-        }
-        Device::Cuda(_) => "CUDA".into(),
-        Device::Metal(_) => "Metal".into(),
-    };
     let augmented = if recipe.augment { ", augmented" } else { "" };
-    let lines = [
+    vec![
         ("network", format!("{}, block form ({})", recipe.model, recipe.form)),
         (
             "size",
@@ -132,11 +215,8 @@ fn introduction(
                 recipe.epochs, recipe.batch_size, recipe.lr
             ),
         ),
-        ("device", device),
-        ("folder", folder.to_string()),
-    ];
-    let line = |(name, value): (&str, String)| format!("{name:<9}{value}\n");
-    lines.into_iter().map(line).collect::<String>() + "\n"
+        ("device", machine::description(device)),
+    ]
 }
 
 /// A flag that Ctrl-C sets; a second Ctrl-C ends the program at once.

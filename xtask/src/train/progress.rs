@@ -2,8 +2,10 @@
 
 use crate::history::Epoch;
 use crate::run_folder::RunFolder;
+use crate::tensorboard::EventFile;
+use anyhow::Result;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
-use resnext_train::{BatchReport, Checkpoint, EpochReport, Observer};
+use resnext_train::{BatchReport, Checkpoint, EpochReport, Observer, SaveTimer};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -13,9 +15,11 @@ pub struct Progress {
     folder: RunFolder,
     bar: ProgressBar,
     epochs: usize,
-    batches_per_epoch: usize,
+    images_per_epoch: usize,
     /// Set by Ctrl-C.
     stop: Arc<AtomicBool>,
+    timer: SaveTimer,
+    events: EventFile,
     start: Instant,
     speed: Speed,
 }
@@ -44,29 +48,38 @@ impl Speed {
 }
 
 impl Progress {
-    /// `done`: epochs and batches that an earlier part of the run has done.
+    /// `done`: epochs and images that an earlier part of the run has done.
     pub fn new(
         folder: RunFolder,
         epochs: usize,
-        batches_per_epoch: usize,
+        images_per_epoch: usize,
         done: (usize, usize),
         stop: Arc<AtomicBool>,
-    ) -> Self {
-        let bar = ProgressBar::new((epochs * batches_per_epoch) as u64);
+        save_every: Duration,
+    ) -> Result<Self> {
+        let events = EventFile::create(&folder.path, done.0)?;
+        let bar = ProgressBar::new((epochs * images_per_epoch) as u64);
         let style = ProgressStyle::with_template("{bar:20} {percent:>3} %  {msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar.set_position((done.0 * batches_per_epoch + done.1) as u64);
+        bar.set_position((done.0 * images_per_epoch + done.1) as u64);
         bar.set_message(format!("epoch {}/{epochs}: first batch …", done.0 + 1));
         bar.enable_steady_tick(Duration::from_millis(500));
-        Progress {
+        Ok(Progress {
             folder,
             bar,
             epochs,
-            batches_per_epoch,
+            images_per_epoch,
             stop,
+            timer: SaveTimer::new(save_every),
+            events,
             start: Instant::now(),
             speed: Speed::default(),
-        }
+        })
+    }
+
+    /// The run's folder.
+    pub fn folder(&self) -> &RunFolder {
+        &self.folder
     }
 
     /// Removes the bar.
@@ -77,7 +90,7 @@ impl Progress {
 
 impl Observer for Progress {
     fn on_batch(&mut self, report: &BatchReport) {
-        self.bar.set_position((report.epoch * self.batches_per_epoch + report.batch) as u64);
+        self.bar.set_position((report.epoch * self.images_per_epoch + report.images) as u64);
         let mut message = format!("epoch {}/{}: loss {:.3}", report.epoch + 1, self.epochs, report.loss);
         match self.speed.add(report.examples) {
             // The estimate starts here: reading a resumed run or evaluating an epoch is not the speed of
@@ -111,11 +124,33 @@ impl Observer for Progress {
         );
         self.bar.suspend(|| println!("{line}"));
         self.speed = Speed::default();
-        self.folder.add(row).map_err(|error| resnext_train::Error::Config(format!("{error:#}")))
+        let share = report.wait.as_secs_f64() / report.time.as_secs_f64().max(1e-9);
+        if share >= 0.01 {
+            self.bar.suspend(|| println!("       {:.0} % of training waited for images", 100.0 * share));
+        }
+        let values = [
+            ("loss/train", row.train_loss),
+            ("loss/test", row.test_loss),
+            ("top-1/train", row.train_top1),
+            ("top-1/test", row.test_top1),
+            ("top-5/test", row.test_top5),
+            ("learning rate", row.lr),
+            ("seconds per epoch", report.time.as_secs_f64()),
+            ("share of time waiting for images", share),
+        ];
+        let step = row.epoch;
+        let written = self.folder.add(row).and_then(|()| self.events.scalars(step, &values));
+        written.map_err(|error| resnext_train::Error::Config(format!("{error:#}")))
     }
 
     fn save(&mut self, checkpoint: &Checkpoint, best: bool) -> resnext_train::Result<()> {
-        self.folder.save(checkpoint, best)
+        self.folder.save(checkpoint, best)?;
+        self.timer.saved();
+        Ok(())
+    }
+
+    fn should_save(&self) -> bool {
+        self.timer.is_due()
     }
 
     fn should_stop(&self) -> bool {

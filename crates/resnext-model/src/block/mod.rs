@@ -13,7 +13,7 @@ use crate::layers::BatchNorm;
 use crate::mode::Mode;
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
-use resnext_ops::Bottleneck;
+use resnext_ops::{Bottleneck, add_relu, scale_images};
 use shortcut::ShortcutPath;
 use transform::Transform;
 
@@ -56,6 +56,17 @@ impl Block {
         let shortcut = self.shortcut.forward(x, mode)?;
         let y = self.transform.forward(x, mode)?;
         self.last_norm.forward_add_relu(&y, &shortcut, mode)
+    }
+
+    /// [`forward`](Self::forward) with the branch of each image multiplied by its factor, of `factors` (N):
+    /// stochastic depth.
+    ///
+    /// # Errors
+    /// Those of [`forward`](Self::forward), and if `factors` are not (N).
+    pub(crate) fn forward_dropping(&self, x: &Tensor, mode: Mode, factors: &Tensor) -> Result<Tensor> {
+        let shortcut = self.shortcut.forward(x, mode)?;
+        let y = self.last_norm.forward(&self.transform.forward(x, mode)?, mode)?;
+        Ok(add_relu(&scale_images(&y, factors)?, &shortcut)?)
     }
 
     /// Builds a block of `config`'s form from the weights under `vb`, for example `layer1.0`.

@@ -12,6 +12,7 @@ mod modulo;
 mod norm;
 mod pool;
 mod residual;
+mod soft_targets;
 mod tape;
 mod upcast;
 
@@ -24,5 +25,6 @@ pub use linear::linear;
 pub use modulo::modulo;
 pub use norm::RunningStats;
 pub use pool::{global_avg_pool, max_pool2d};
-pub use residual::{add, add_relu, cat_channels, relu, sum};
+pub use residual::{add, add_relu, cat_channels, relu, scale_images, sum};
+pub use soft_targets::{binary_cross_entropy, soft_cross_entropy};
 pub use tape::{Gradients, untaped, value_and_gradients, vjp};

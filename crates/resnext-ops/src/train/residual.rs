@@ -87,6 +87,26 @@ pub fn cat_channels(tensors: &[Tensor]) -> Result<Tensor> {
     Ok(y)
 }
 
+/// Multiplies each image of `x` (N, C, H, W) by its factor, of `factors` (N), which get no gradient.
+///
+/// # Errors
+/// If `x` does not have four dimensions, or `factors` are not (N) of x's type.
+pub fn scale_images(x: &Tensor, factors: &Tensor) -> Result<Tensor> {
+    check_rank("scale_images", x)?;
+    let images = x.dim(0)?;
+    if factors.dims() != [images] {
+        let (op, expected) = ("scale_images", format!("[{images}], one factor per image"));
+        return Err(Error::Shape { op, input: "factors", expected, got: factors.shape().clone() });
+    }
+    let factors = factors.detach().reshape((images, 1, 1, 1))?;
+    let y = from_nhwc(&to_nhwc(x)?.broadcast_mul(&factors)?)?;
+    if recording() && has_kernel(x) && needs_gradient("scale_images", x)? {
+        let x = x.clone();
+        record(&y, move |g| Ok(vec![(x.clone(), Some(from_nhwc(&to_nhwc(g)?.broadcast_mul(&factors)?)?))]));
+    }
+    Ok(y)
+}
+
 fn empty(op: &'static str) -> Error {
     Error::Config { op, message: "expected at least one tensor, got none".into() }
 }

@@ -1,0 +1,52 @@
+//! Checks before the first step of what would otherwise end the run hours later, or change it silently.
+
+use crate::checkpoint::Progress;
+use crate::data::Data;
+use crate::error::{Error, Result};
+use resnext_model::Config;
+
+/// Checks that the run can continue from `progress` on `data`, and that none of its batches will leave batch
+/// norm a single value per channel. `norms` is whether batch norms of the last stage are trained.
+///
+/// # Errors
+/// [`Error::OtherData`] if the run was on another training set; [`Error::Data`] if the set is empty, the epoch
+/// is shorter than the position in it, or a batch is too small.
+pub(crate) fn check(data: &impl Data, progress: &Progress, model: &Config, norms: bool) -> Result<()> {
+    let (images, batch_size) = (data.images_per_epoch(), data.batch_size());
+    if images == 0 || batch_size == 0 {
+        let message = format!("{images} training images in batches of {batch_size}: both must be at least 1");
+        return Err(Error::Data(message.into()));
+    }
+    if let Some(saved) = &progress.data
+        && *saved != data.fingerprint()
+    {
+        return Err(Error::OtherData { saved: saved.clone(), got: data.fingerprint() });
+    }
+    if progress.images > images {
+        let message = format!(
+            "the checkpoint is behind image {} of an epoch, but the training set has {images} images",
+            progress.images
+        );
+        return Err(Error::Data(message.into()));
+    }
+    let (height, width) = data.image_size();
+    let stride = model.strides().last().copied().unwrap_or(1);
+    if !norms || height.div_ceil(stride) * width.div_ceil(stride) > 1 {
+        return Ok(());
+    }
+    let which = |rest: usize| match (batch_size, rest % batch_size) {
+        (1, _) => Some("every batch has 1 image".to_string()),
+        (_, 1) => Some(format!("the last of {images} images is alone in its batch of {batch_size}")),
+        _ => None,
+    };
+    match which(images).or_else(|| which(images - progress.images)) {
+        None => Ok(()),
+        Some(which) => Err(Error::Data(
+            format!(
+                "{which}, and of images of {height}×{width} the last stage's map is one pixel: batch norm cannot \
+                 be trained on a single value per channel; choose another batch size, or larger images"
+            )
+            .into(),
+        )),
+    }
+}

@@ -1,0 +1,27 @@
+//! What this machine is, for reports.
+
+use crate::plural::counted;
+use candle_core::Device;
+
+/// The processor and the instruction set that runs, or the GPU, in words.
+pub fn description(device: &Device) -> String {
+    match device {
+        Device::Cpu => {
+            let threads = counted(rayon::current_num_threads(), "thread");
+            let isa = resnext_ops::Isa::current().name();
+            match processor() {
+                Some(name) => format!("{name}, {threads}, {isa}"),
+                None => format!("CPU, {threads}, {isa}"),
+            }
+        }
+        Device::Cuda(_) => "CUDA".into(),
+        Device::Metal(_) => "Metal".into(),
+    }
+}
+
+/// The processor's name, where Linux says it.
+fn processor() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_string())
+}

@@ -1,0 +1,52 @@
+//! Runs that start from trained weights.
+
+use crate::recipe::Recipe;
+use crate::weights_source::pretrained;
+use anyhow::{Context, Result};
+use candle_core::Device;
+use resnext_model::{Config, Head, Pretrained};
+use resnext_train::Trainer;
+
+/// Opens the weights that a recipe starts from, and makes their network the recipe's, unless the command line
+/// names one.
+pub fn open(recipe: &mut Recipe, model_is_given: bool) -> Result<Option<Pretrained>> {
+    let Some(source) = &recipe.weights else { return Ok(None) };
+    let found = pretrained(source).with_context(|| format!("--weights {source}"))?;
+    if !model_is_given {
+        let name = preset(&found.config);
+        recipe.model = name.with_context(|| {
+            format!("{source}: a network without a name; say with --model which one is to be trained")
+        })?;
+    }
+    Ok(Some(found))
+}
+
+/// Gives the network its initial weights. Returns what happens to the last layer, as a sentence.
+pub fn load(
+    trainer: &mut Trainer,
+    found: &Pretrained,
+    (model, class_names): (&Config, &[String]),
+    device: &Device,
+) -> Result<String> {
+    let same = found.config.classes == class_names.len()
+        && found.labels.as_ref().is_none_or(|labels| labels == class_names);
+    let head = if same { Head::Loaded } else { Head::Fresh };
+    let path = found.weights.path();
+    let weights = found.weights.in_form(&found.config, model.form, device)?;
+    trainer.start_from(&weights, head, path)?;
+    Ok(match head {
+        Head::Loaded => format!("{}, with their last layer", found.source),
+        Head::Fresh => format!("{}, with a new last layer for {} classes", found.source, class_names.len()),
+    })
+}
+
+/// The name of a network of this configuration, whatever its number of classes.
+fn preset(config: &Config) -> Option<String> {
+    let named = |name: &&&str| {
+        Config::by_name(name).is_ok_and(|known| {
+            let Config { classes, form, zero_init_last, .. } = *config;
+            Config { classes, form, zero_init_last, ..known } == *config
+        })
+    };
+    Config::preset_names().iter().find(named).map(ToString::to_string)
+}

@@ -1,0 +1,65 @@
+//! What may change when a run is resumed. A setting that would make the rest of the run something else than
+//! the settings say is refused with the reason; every other change is reported.
+
+use crate::recipe::Recipe;
+use anyhow::{Result, bail};
+use resnext_train::Progress;
+use serde_json::Value;
+
+/// Compares the recipe of a run at `progress` with the one that it is to continue by. Returns a line for each
+/// setting that changes.
+///
+/// # Errors
+/// If a setting changes that cannot change at this point.
+pub fn changes(saved: &Recipe, recipe: &Recipe, progress: &Progress) -> Result<Vec<String>> {
+    let (saved, recipe) = (serde_json::to_value(saved)?, serde_json::to_value(recipe)?);
+    let (Value::Object(saved), Value::Object(recipe)) = (&saved, &recipe) else {
+        bail!("a recipe is a table of settings");
+    };
+    let names: std::collections::BTreeSet<&String> = saved.keys().chain(recipe.keys()).collect();
+    let mut lines = Vec::new();
+    for name in names {
+        let (old, new) = (saved.get(name), recipe.get(name));
+        if old == new {
+            continue;
+        }
+        if name == "form" && recipe.contains_key("lamb") {
+            bail!(
+                "cannot change the form of a run with LAMB on resumption: its steps are scaled per tensor, and the \
+                 forms have different tensors; start a new run from these weights with --weights"
+            );
+        }
+        let change = format!("{} from {} to {}", name.replace('_', " "), shown(old), shown(new));
+        if let Some(reason) = refusal(name, old, new, progress.images > 0) {
+            bail!("cannot change {change} on resumption: {reason}");
+        }
+        lines.push(change);
+    }
+    Ok(lines)
+}
+
+/// Why this setting cannot change, within an epoch or between two; `None` if it can.
+fn refusal(name: &str, old: Option<&Value>, new: Option<&Value>, within_epoch: bool) -> Option<&'static str> {
+    match name {
+        "model" => Some("the checkpoint does not fit the network; start a new run"),
+        "dataset" => Some("a run stays on its data set; start a new run"),
+        "weights" => Some("it is where the run started, which is past; start a new run"),
+        "sgd" | "adamw" | "lamb" if old.is_none() || new.is_none() => Some(
+            "the state of one optimizer means nothing to another; start a new run from these weights with --weights",
+        ),
+        "zero_init_last" => Some("it is a setting of the initial weights, which are past; start a new run"),
+        "seed" if within_epoch => Some(
+            "the rest of this epoch would be in another order, with images twice or never; \
+             resume to the end of the epoch first",
+        ),
+        _ => None,
+    }
+}
+
+fn shown(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => "nothing".into(),
+        Some(Value::String(text)) => text.clone(),
+        Some(value) => value.to_string(),
+    }
+}
