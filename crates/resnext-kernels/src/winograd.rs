@@ -8,7 +8,7 @@
 //! A NaN or infinity in a source pixel makes every pixel of the tiles that read it NaN.
 
 use crate::memory::scratch::Scratch;
-use crate::simd::dispatch::{Isa, dispatch, lanes};
+use crate::simd::dispatch::{Isa, dispatch, lanes, lanes_and_tile};
 use crate::simd::traits::{Element, Kernel, MAX_LANES, Simd};
 use std::ops::Range;
 
@@ -129,10 +129,16 @@ impl<T: Element, K: TileSink<T>> WinogradTiles<'_, T, K> {
         let count = self.tiles.len();
         // The last strip starts early enough to be whole; what it computes twice has the same bits. Each instruction waits
         // for the one before it on the same sum, so strips of fewer than five tiles take as long as strips of five.
-        let cost = |&m: &usize| (count.div_ceil(m) * m.max(5), count % m);
-        match [LARGEST, 7, 4, 2, 1].into_iter().filter(|&m| m <= count).min_by_key(cost) {
+        let (lanes, tile) = lanes_and_tile::<T>(isa);
+        let pairs = in_pairs(tile, vectors_per_group(lanes, self.group));
+        // Two vectors have twice as many sums.
+        let (sizes, least): (&[usize], _) =
+            if pairs { (&[6, 4, 2, 1], 3) } else { (&[LARGEST, 7, 4, 2, 1], 5) };
+        let cost = |&m: &usize| (count.div_ceil(m) * m.max(least), count % m);
+        match sizes.iter().copied().filter(|&m| m <= count).min_by_key(cost) {
             Some(LARGEST) => self.strips::<LARGEST>(isa),
             Some(7) => self.strips::<7>(isa),
+            Some(6) => self.strips::<6>(isa),
             Some(4) => self.strips::<4>(isa),
             Some(2) => self.strips::<2>(isa),
             Some(_) => self.strips::<1>(isa),
@@ -146,6 +152,13 @@ impl<T: Element, K: TileSink<T>> WinogradTiles<'_, T, K> {
             _ => dispatch(isa, WinogradStrips::<T, K, M, 2>(self)),
         }
     }
+}
+
+/// Whether a strip is multiplied with two output vectors of a group at a time. With 16 registers, one vector of weights serves
+/// too few tiles: the products of eight would take nine loads, and their sums and inputs more registers than there are. Six
+/// tiles times two vectors take eight loads for twelve products, and fifteen registers.
+const fn in_pairs(tile: usize, vectors: usize) -> bool {
+    tile == 6 && vectors.is_multiple_of(2)
 }
 
 /// The lane of channel `channel` of an input or output vector in a register: the groups' first channels come first, then
@@ -167,7 +180,7 @@ impl<T: Element, K: TileSink<T>, const M: usize, const GROUPS: usize> Kernel<T>
         if const { GROUPS > 1 && !(K::NARROW_GROUPS && takes(S::LANES, S::LANES / GROUPS)) } {
             unreachable!("`takes` refuses such groups, or this sink's kernel does");
         }
-        let WinogradTiles { tiling, tiles, maps, pitch, group, units, weights, sink } = self.0;
+        let WinogradTiles { tiling, tiles, maps, pitch, group, units, weights, .. } = self.0;
         let (vectors, size) = (vectors_per_group(S::LANES, *group), POSITIONS * group * S::LANES);
         assert!(takes(S::LANES, *group) && GROUPS == (S::LANES / group).max(1));
         assert!(M <= tiles.len() && tiles.end <= tiling.len() && units.end * vectors * size <= weights.len());
@@ -179,7 +192,7 @@ impl<T: Element, K: TileSink<T>, const M: usize, const GROUPS: usize> Kernel<T>
         };
         let (mut inputs, mut products) = (Scratch::<T>::default(), Scratch::<T>::default());
         let inputs = inputs.get(vectors * POSITIONS * M * S::LANES).as_mut_ptr();
-        let products = products.get(POSITIONS * M * S::LANES).as_mut_ptr();
+        let products = products.get(2 * POSITIONS * M * S::LANES).as_mut_ptr();
         for unit in units.clone() {
             for first in tiles.clone().step_by(M) {
                 let first = first.min(tiles.end - M);
@@ -192,27 +205,67 @@ impl<T: Element, K: TileSink<T>, const M: usize, const GROUPS: usize> Kernel<T>
                             transform_pixels::<S, M, GROUPS>(from, &tiling.reads[first + m], gather, to);
                         }
                     }
-                    for vector in unit * vectors..(unit + 1) * vectors {
-                        let weights = weights.as_ptr().add(vector * size);
-                        let mut meanwhile = sink.meanwhile();
-                        let part = |position: usize| first + M * position / POSITIONS;
-                        for position in 0..POSITIONS {
-                            meanwhile();
-                            for tile in part(position)..part(position + 1) {
-                                tiling
-                                    .writes(tile)
-                                    .flatten()
-                                    .for_each(|pixel| sink.expect::<S>(pixel, vector));
-                            }
-                            multiply::<S, M, GROUPS>(vectors, position, inputs, weights, products);
+                    // Only as much is compiled as the instruction set uses.
+                    if const { GROUPS == 1 && M <= 6 && S::TILE == 6 } && in_pairs(S::TILE, vectors) {
+                        for vector in (unit * vectors..(unit + 1) * vectors).step_by(2) {
+                            self.0
+                                .multiply_strip::<S, M, GROUPS, 2>(first, vector, scatter, inputs, products);
                         }
-                        for m in 0..M {
-                            let sums = transform_sums::<S, M, GROUPS>(products.add(m * S::LANES), scatter);
-                            for (pixel, sum) in tiling.writes(first + m).zip(sums) {
-                                if let Some(pixel) = pixel {
-                                    sink.put::<S>(pixel, vector, sum);
-                                }
-                            }
+                    } else if const { M != 6 } {
+                        for vector in unit * vectors..(unit + 1) * vectors {
+                            self.0
+                                .multiply_strip::<S, M, GROUPS, 1>(first, vector, scatter, inputs, products);
+                        }
+                    } else {
+                        unreachable!("strips of six tiles are for pairs of vectors");
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<T: Element, K: TileSink<T>> WinogradTiles<'_, T, K> {
+    /// Multiplies the strip of `M` tiles from tile `first` on, transformed in `inputs`, with `V` output vectors from `vector`
+    /// on, and passes the sums to the sink.
+    ///
+    /// # Safety
+    /// The CPU has `S`'s instructions; the tiles and vectors exist; `inputs` are those of the vectors' group, and there is
+    /// room for `V` vectors of `products`.
+    #[inline(always)]
+    unsafe fn multiply_strip<S: Simd<T = T>, const M: usize, const GROUPS: usize, const V: usize>(
+        &self,
+        first: usize,
+        vector: usize,
+        scatter: S::Index,
+        inputs: *const T,
+        products: *mut T,
+    ) {
+        let WinogradTiles { tiling, group, weights, sink, .. } = self;
+        let (vectors, size) = (vectors_per_group(S::LANES, *group), POSITIONS * group * S::LANES);
+        // SAFETY: the function's contract.
+        unsafe {
+            let weights = weights.as_ptr().add(vector * size);
+            let mut meanwhile = sink.meanwhile();
+            let part = |position: usize| first + M * position / POSITIONS;
+            for position in 0..POSITIONS {
+                (0..V).for_each(|_| meanwhile());
+                for tile in part(position)..part(position + 1) {
+                    for pixel in tiling.writes(tile).flatten() {
+                        for v in 0..V {
+                            sink.expect::<S>(pixel, vector + v);
+                        }
+                    }
+                }
+                multiply::<S, M, GROUPS, V>(vectors, position, inputs, (weights, size), products);
+            }
+            for v in 0..V {
+                for m in 0..M {
+                    let products = products.add((v * POSITIONS * M + m) * S::LANES);
+                    let sums = transform_sums::<S, M, GROUPS>(products, scatter);
+                    for (pixel, sum) in tiling.writes(first + m).zip(sums) {
+                        if let Some(pixel) = pixel {
+                            sink.put::<S>(pixel, vector + v, sum);
                         }
                     }
                 }
@@ -264,36 +317,43 @@ unsafe fn of_pixels<S: Simd>(a: S::V, b: S::V, c: S::V, d: S::V) -> [S::V; 4] {
     unsafe { [S::sub(a, c), S::add(b, c), S::sub(c, b), S::sub(b, d)] }
 }
 
-/// One position's sums over the channels of a group, for `M` tiles.
+/// One position's sums over the channels of a group, for `M` tiles and `V` output vectors, whose weights are `size` apart.
 ///
 /// # Safety
 /// The CPU has `S`'s instructions; the inputs, the weights and room for the products are there.
 #[inline(always)]
-unsafe fn multiply<S: Simd, const M: usize, const GROUPS: usize>(
+unsafe fn multiply<S: Simd, const M: usize, const GROUPS: usize, const V: usize>(
     vectors: usize,
     position: usize,
     inputs: *const S::T,
-    weights: *const S::T,
+    (weights, size): (*const S::T, usize),
     products: *mut S::T,
 ) {
     // SAFETY: the function's contract.
     unsafe {
-        let mut sums = [S::zero(); M];
+        let mut sums = [[S::zero(); V]; M];
         let depth = S::LANES / GROUPS;
         for source in 0..vectors {
             let inputs = inputs.add((source * POSITIONS + position) * M * S::LANES);
             let weights = weights.add((position * vectors + source) * depth * S::LANES);
             for c in 0..depth {
-                let w = S::load(weights.add(c * S::LANES));
+                let mut w = [S::zero(); V];
+                for v in 0..V {
+                    w[v] = S::load(weights.add(v * size + c * S::LANES));
+                }
                 for m in 0..M {
                     let x = inputs.add(m * S::LANES + c * GROUPS);
                     let x = if GROUPS == 1 { S::splat(x) } else { S::splat_two(x) };
-                    sums[m] = S::fma(x, w, sums[m]);
+                    for v in 0..V {
+                        sums[m][v] = S::fma(x, w[v], sums[m][v]);
+                    }
                 }
             }
         }
-        for m in 0..M {
-            S::store(products.add((position * M + m) * S::LANES), sums[m]);
+        for v in 0..V {
+            for m in 0..M {
+                S::store(products.add(((v * POSITIONS + position) * M + m) * S::LANES), sums[m][v]);
+            }
         }
     }
 }

@@ -5,7 +5,8 @@
 macro_rules! simd {
     ($name:ident, $t:ty, $v:ty, $index:ty, lanes $lanes:expr, tile $tile:expr, pixels $pixels:expr,
      $zero:expr, $load:expr, $store:expr, $splat:expr, $fma:expr, $fnma:expr, $add:expr, $sub:expr, $max:expr, $positive:expr, $make_index:expr, $permute:expr
-     $(, bf16 $load_bf16:expr, $store_bf16:expr)? $(, splat_two $splat_two:ident)?) => {
+     $(, bf16 $load_bf16:expr, $store_bf16:expr)? $(, splat_two $splat_two:ident)?
+     $(, fours $fours:ident)?) => {
         #[derive(Clone, Copy)]
         pub struct $name;
         // SAFETY of each body: the trait's contract, the CPU has the instructions and the pointers
@@ -77,6 +78,13 @@ macro_rules! simd {
                 }
             )?
             $(
+                const FOURS: bool = true;
+                #[inline(always)]
+                unsafe fn load_fours<const AT: usize>(p: *const $t) -> $v {
+                    unsafe { $fours::<AT>(p) }
+                }
+            )?
+            $(
                 #[inline(always)]
                 unsafe fn splat_two(p: *const $t) -> $v {
                     unsafe { $splat_two(p) }
@@ -88,7 +96,7 @@ macro_rules! simd {
 
 #[cfg(target_arch = "x86_64")]
 pub mod x86 {
-    use crate::simd::traits::Simd;
+    use crate::simd::traits::{Simd, opaque};
     use half::bf16;
     use std::arch::x86_64::*;
 
@@ -109,7 +117,7 @@ pub mod x86 {
         |x| _mm256_set1_ps(x), |a, b, c| _mm256_fmadd_ps(a, b, c), |a, b, c| _mm256_fnmadd_ps(a, b, c),
         |a, b| _mm256_add_ps(a, b), |a, b| _mm256_sub_ps(a, b), |a, b| _mm256_max_ps(b, a),
         |y, v| _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(y, _mm256_setzero_ps()), v),
-        index_256_32, permute_256_ps, bf16 load_bf16_256, store_bf16_256);
+        index_256_32, permute_256_ps, bf16 load_bf16_256, store_bf16_256, fours load_fours_256);
     simd!(Avx2F64, f64, __m256d, __m256i, lanes 4, tile 6, pixels 6,
         || _mm256_setzero_pd(), |p| _mm256_loadu_pd(p), |p, v| _mm256_storeu_pd(p, v),
         |x| _mm256_set1_pd(x), |a, b, c| _mm256_fmadd_pd(a, b, c), |a, b, c| _mm256_fnmadd_pd(a, b, c),
@@ -174,6 +182,22 @@ pub mod x86 {
     unsafe fn permute_256_pd(v: __m256d, index: __m256i) -> __m256d {
         // SAFETY: as above.
         unsafe { _mm256_castps_pd(_mm256_permutevar8x32_ps(_mm256_castpd_ps(v), index)) }
+    }
+
+    /// A four is a half of the vector, and within halves one instruction loads and shuffles. If the compiler saw that the four
+    /// loads of a pixel are the same, it would keep the vector in a register, and then lack one for sums.
+    #[inline(always)]
+    unsafe fn load_fours_256<const AT: usize>(p: *const f32) -> __m256 {
+        // SAFETY: the caller has the instructions, and eight elements.
+        unsafe {
+            let v = _mm256_loadu_ps(opaque(p));
+            match AT {
+                0 => _mm256_permute_ps::<0x00>(v),
+                1 => _mm256_permute_ps::<0x55>(v),
+                2 => _mm256_permute_ps::<0xaa>(v),
+                _ => _mm256_permute_ps::<0xff>(v),
+            }
+        }
     }
 
     /// bf16 is the upper half of f32. Rounds as `bf16::narrow` does, with AVX-512F alone.

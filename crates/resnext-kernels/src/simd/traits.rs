@@ -96,6 +96,16 @@ pub trait Simd: Copy + 'static {
     unsafe fn index(lane_of: impl Fn(usize) -> usize) -> Self::Index;
     unsafe fn permute(v: Self::V, index: Self::Index) -> Self::V;
 
+    /// Whether [`load_fours`](Self::load_fours) is one instruction.
+    const FOURS: bool = false;
+
+    /// Loads a vector of whole fours, and repeats element `AT` of each four. The default is a load and a permutation.
+    #[inline(always)]
+    unsafe fn load_fours<const AT: usize>(p: *const Self::T) -> Self::V {
+        // SAFETY: the caller has the instructions and promises a vector; indices are below LANES, which four divides.
+        unsafe { Self::permute(Self::load(p), Self::index(|lane| lane / 4 * 4 + AT)) }
+    }
+
     /// Repeats two elements through the vector. The default is plain Rust, for sets where speed does not matter here.
     #[inline(always)]
     unsafe fn splat_two(p: *const Self::T) -> Self::V {
@@ -141,6 +151,23 @@ pub const MAX_LANES: usize = 16;
 
 /// The most pixels in a register tile of any instruction set.
 pub const MAX_PIXELS: usize = 12;
+
+/// The same pointer, as one that the compiler knows nothing about: what is loaded through it is loaded again, into the
+/// instruction that needs it, and takes up no register in between.
+#[inline(always)]
+#[allow(clippy::pointers_in_nomem_asm_block)] // the pointer passes through the assembly, and is not followed
+pub fn opaque<T>(mut p: *const T) -> *const T {
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    // SAFETY: the assembly is empty.
+    unsafe {
+        std::arch::asm!("/* {0} */", inout(reg) p, options(nomem, nostack, preserves_flags))
+    };
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        p = std::hint::black_box(p);
+    }
+    p
+}
 
 /// A kernel that is compiled separately for each instruction set.
 pub trait Kernel<T: Element>: Sized {

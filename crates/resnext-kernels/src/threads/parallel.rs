@@ -2,8 +2,7 @@
 
 use super::shared_slice::{SharedSlice, write_vec};
 use super::team::ThreadTeam;
-use crate::simd::traits::{Element, Storage};
-use rayon::prelude::*;
+use crate::simd::traits::Storage;
 
 /// Returns a vector of `count` chunks of `len` elements, which `write` fills in parallel. It is called with the index
 /// of each chunk and the chunk, zeroed. Each chunk is zeroed by the thread that writes it, so its cache lines stay
@@ -27,17 +26,4 @@ pub fn map<R: Send>(count: usize, task: impl Fn(usize) -> R + Sync) -> Vec<R> {
         return (0..count).map(task).collect();
     }
     ThreadTeam::scope(|team| team.map_items(&mut vec![(); count], |i, ()| task(i)))
-}
-
-/// The element-wise sum of `parts`, which are of one length, added in order.
-pub fn totals<T: Element>(parts: &[Vec<T>]) -> Vec<T> {
-    const CHUNK: usize = 1 << 12;
-    let Some((first, rest)) = parts.split_first() else { return Vec::new() };
-    let mut total = first.clone();
-    total.par_chunks_mut(CHUNK).enumerate().for_each(|(i, total)| {
-        for part in rest {
-            total.iter_mut().zip(&part[i * CHUNK..]).for_each(|(total, &value)| *total += value);
-        }
-    });
-    total
 }

@@ -7,8 +7,8 @@
 use super::block_sink::{BlockSink, Blocks};
 use super::im2col::{Patches, pixel_runs};
 use super::operand::Operand;
-use super::packing::{Pack, Prefetch};
-use crate::memory::prefetch::prefetch_strided;
+use super::packing::{CACHE_LINE, Pack, PixelLines, Prefetch, plane_len};
+use crate::memory::prefetch::{CacheLevel, prefetch, prefetch_strided};
 use crate::memory::scratch::Scratch;
 use crate::shape::ConvShape;
 use crate::simd::dispatch::{Isa, dispatch, lanes_and_tile};
@@ -93,7 +93,7 @@ pub fn gemm<D: Storage>(
     let (lanes, tile) = lanes_and_tile::<D::Compute>(isa);
     let (depth, width) = (matrix.depth, matrix.width);
     let block = block(pixels, tile, depth * size_of::<D::Compute>());
-    let plane = block * lanes;
+    let plane = plane_len::<D::Compute>(block, lanes);
     let write = |out: &SharedSlice<D>| -> Blocks<D> {
         let task = |scratch: &mut Scratch<D::Compute>, first: usize| {
             let count = block.min(pixels - first);
@@ -126,10 +126,12 @@ pub fn panels<D: Storage>(
     let (lanes, _) = lanes_and_tile::<D::Compute>(isa);
     let PackedMatrix { values, depth, width } = matrix;
     let (depth, width) = (*depth, *width);
-    for (i, panel) in values.chunks((depth * 2 * lanes).max(1)).enumerate() {
+    let len = (depth * 2 * lanes).max(1);
+    for (i, panel) in values.chunks(len).enumerate() {
         let column = i * 2 * lanes;
-        let ahead = if i == 0 { ahead } else { Prefetch::NONE };
-        dispatch(isa, GemmTiles { planes, plane, ahead, panel, depth, out, column, width, count });
+        let ahead = if i == 0 { ahead.lines(0, depth) } else { PixelLines::NONE };
+        let next = values.get((i + 1) * len..).map_or(&[][..], |rest| &rest[..len.min(rest.len())]);
+        dispatch(isa, GemmTiles { planes, plane, ahead, panel, next, depth, out, column, width, count });
     }
 }
 
@@ -169,8 +171,10 @@ impl<D: Storage> GemmRows<'_, D> {
 struct GemmTiles<'a, D: Storage> {
     planes: &'a [D::Compute],
     plane: usize,
-    ahead: Prefetch<'a, D>,
+    ahead: PixelLines,
     panel: &'a [D::Compute],
+    /// The panel behind it, to be prefetched.
+    next: &'a [D::Compute],
     depth: usize,
     /// The block's output pixels, `width` channels each, of which the panel writes those from `column` on.
     out: *mut D,
@@ -224,10 +228,19 @@ impl<D: Storage> GemmTiles<'_, D> {
             for v in 0..V {
                 prefetch_strided(to.wrapping_add(v * S::LANES), M, self.width);
             }
-            for k in 0..self.depth / S::LANES {
+            let steps = self.depth / S::LANES;
+            // Lines of the next panel per step, so that the tiles together prefetch all of it.
+            let lines = size_of_val(self.next).div_ceil(CACHE_LINE);
+            let pace = lines.div_ceil((self.count.div_ceil(M) * steps).max(1));
+            for k in 0..steps {
                 let pixels = self.planes.as_ptr().add(k * self.plane + first * S::LANES);
-                for m in 0..M {
-                    self.ahead.prefetch(first + m, k * S::LANES);
+                let byte = k * S::LANES * size_of::<D>();
+                if byte.is_multiple_of(CACHE_LINE) {
+                    self.ahead.prefetch_line(first..first + M, byte);
+                }
+                let step = first / M * steps + k;
+                for line in step * pace..(step + 1) * pace {
+                    prefetch(self.next.as_ptr().wrapping_byte_add(line * CACHE_LINE), CacheLevel::Second);
                 }
                 for c in 0..S::LANES {
                     let mut w = [S::zero(); V];

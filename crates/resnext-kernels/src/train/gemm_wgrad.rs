@@ -6,7 +6,7 @@
 
 use super::im2col::{Patches, pixel_runs};
 use super::operand::Operand;
-use super::packing::{Pack, PixelRun, Prefetch};
+use super::packing::{LineCursor, Pack, PixelRun, Prefetch, plane_len};
 use crate::memory::scratch::Scratch;
 use crate::shape::ConvShape;
 use crate::simd::dispatch::{Isa, dispatch, lanes};
@@ -22,6 +22,8 @@ pub const MAX_READ: usize = 512;
 const MAX_WRITTEN: usize = 256;
 /// The least number of tasks that threads share.
 const TASKS: usize = 16;
+/// Rows of the result that are merged at a time.
+const ROWS_MERGED: usize = 16;
 
 /// What the convolution read at each output pixel.
 #[derive(Clone, Copy)]
@@ -84,18 +86,45 @@ pub fn gemm_wgrad<D: Storage>(
         .par_iter()
         .map_init(Scratch::default, |scratch, task| task.sums(isa, read, (gradient, outputs), scratch))
         .collect();
-    let mut out = vec![D::Compute::ZERO; outputs * channels];
-    let (tiles, columns) = (reads.len() * writes.len(), channels);
-    out.par_chunks_mut(columns.max(1)).enumerate().for_each(|(output, row)| {
-        for (tile, task) in tasks[..tiles].iter().enumerate() {
-            if !task.written.contains(&output) {
-                continue;
-            }
-            let width = task.read.len();
-            let row = &mut row[task.read.start..task.read.end.min(columns)];
-            for part in 0..parts {
-                let own = &sums[part * tiles + tile][(output - task.written.start) * width..][..row.len()];
-                row.iter_mut().zip(own).for_each(|(sum, &value)| *sum += value);
+    let tiles = reads.len() * writes.len();
+    let own = |tile: usize| (0..parts).map(|part| &sums[part * tiles + tile][..]).collect();
+    let all: Vec<Tile<D::Compute>> = tasks[..tiles]
+        .iter()
+        .enumerate()
+        .map(|(i, WgradTask { read, written, .. })| Tile {
+            read: read.clone(),
+            written: written.clone(),
+            parts: own(i),
+        })
+        .collect();
+    merged(lanes, outputs, channels, &all)
+}
+
+/// A part of the result, and its sums in the order that [`add`] writes them, one slice for each part of the pixels.
+pub struct Tile<'a, T> {
+    pub read: Range<usize>,
+    pub written: Range<usize>,
+    pub parts: Vec<&'a [T]>,
+}
+
+/// The whole result (outputs, channels) of all tiles, the parts of each added in order. Channels that a tile has beyond the
+/// result are left out.
+pub fn merged<T: Element>(lanes: usize, outputs: usize, channels: usize, tiles: &[Tile<T>]) -> Vec<T> {
+    let mut out = vec![T::ZERO; outputs * channels];
+    // Several rows at a time, as those of a strip are neighbours.
+    out.par_chunks_mut((ROWS_MERGED * channels).max(1)).enumerate().for_each(|(i, rows)| {
+        let first = i * ROWS_MERGED;
+        let end = first + rows.len() / channels;
+        for Tile { read, written, parts } in tiles {
+            for from in read.clone().step_by(2 * lanes) {
+                let strip = (2 * lanes).min(read.end - from);
+                for part in parts {
+                    for output in first.max(written.start)..end.min(written.end) {
+                        let at = (from - read.start) * written.len() + (output - written.start) * strip;
+                        let row = &mut rows[(output - first) * channels..][from..channels.min(from + strip)];
+                        row.iter_mut().zip(&part[at..]).for_each(|(sum, &value)| *sum += value);
+                    }
+                }
             }
         }
     });
@@ -112,9 +141,9 @@ impl WgradTask {
     ) -> Vec<D::Compute> {
         let lanes = lanes::<D::Compute>(isa);
         let (width, height) = (self.read.len(), self.written.len());
-        let plane = BLOCK * lanes;
+        let plane = plane_len::<D::Compute>(BLOCK, lanes);
         let mut sums = vec![D::Compute::ZERO; width * height];
-        let (x, g) = scratch.get(BLOCK * (width + height)).split_at_mut(BLOCK * width);
+        let (x, g) = scratch.get(plane * (width + height) / lanes).split_at_mut(plane * width / lanes);
         for first in self.pixels.clone().step_by(BLOCK) {
             let count = BLOCK.min(self.pixels.end - first);
             match read {
@@ -147,8 +176,11 @@ impl WgradTask {
     }
 }
 
-/// Adds `Σ g ⊗ x` over `count` pixels in planes to sums (channels of g, channels of x). Meanwhile prefetches as many pixels
-/// of x and g `ahead`, in the same channels: those from `firsts` on.
+/// Adds `Σ g ⊗ x` over `count` pixels in planes to sums. Meanwhile prefetches as many pixels of x and g `ahead`, in the same
+/// channels: those from `firsts` on.
+///
+/// Sums are `[strip of two vectors of x][channel of g][vectors · LANES]`, so that tiles pass through them in memory order:
+/// they may be larger than the cache.
 pub fn add<D: Storage>(
     isa: Isa,
     (x, width): (&[D::Compute], usize),
@@ -181,42 +213,42 @@ impl<D: Storage> Kernel<D::Compute> for WgradTiles<'_, D> {
         let [columns, rows] = [width, height].map(|channels| channels / S::LANES);
         assert!(count * S::LANES <= plane && columns * plane <= x.len() && rows * plane <= g.len());
         assert!(sums.len() == columns * rows * S::LANES * S::LANES);
+        let lines = [ahead[0].lines(firsts.0, width), ahead[1].lines(firsts.1, height)];
+        let mut ahead = LineCursor::new(lines, count, columns.div_ceil(2) * height.div_ceil(rows_of::<S>()));
         for column in (0..columns).step_by(2) {
-            for row in 0..height / rows_of::<S>() {
-                let channel = row * rows_of::<S>();
-                let (first, lane) = (channel / S::LANES, channel % S::LANES);
-                // The first row of tiles prefetches x, the first column g.
-                let mut next = [(Prefetch::NONE, 0); 2];
-                if row == 0 {
-                    next[0] = (ahead[0], firsts.0 + column * S::LANES);
-                }
-                if column == 0 && lane == 0 {
-                    next[1] = (ahead[1], firsts.1 + channel);
-                }
-                // SAFETY: the CPU has S's instructions; planes and sums are as long as asserted, and a tile's rows
-                // are within one plane because they divide a vector.
+            let vectors = 2.min(columns - column);
+            let mut channel = 0;
+            while channel < height {
+                let rows = next_rows::<S>(height - channel);
+                ahead.advance();
+                // SAFETY: the CPU has S's instructions; planes and sums are as long as asserted, and hold the tile's
+                // channels.
                 unsafe {
                     let x = x.as_ptr().add(column * plane);
-                    let g = g.as_ptr().add(first * plane + lane);
-                    let sums = sums.as_mut_ptr().add(channel * width + column * S::LANES);
-                    let pair = column + 1 < columns;
-                    if const { rows_of::<S>() == 8 } {
-                        match pair {
-                            true => tile::<S, D, 8, 2>(x, g, plane, count, &next, sums, width),
-                            false => tile::<S, D, 8, 1>(x, g, plane, count, &next, sums, width),
+                    let g = (g.as_ptr(), channel);
+                    let sums = sums.as_mut_ptr().add((column * height + channel * vectors) * S::LANES);
+                    macro_rules! tile {
+                        ($rows:literal) => {
+                            match vectors {
+                                2 => tile::<S, $rows, 2>(x, g, plane, count, sums),
+                                _ => tile::<S, $rows, 1>(x, g, plane, count, sums),
+                            }
+                        };
+                    }
+                    if const { rows_of::<S>() == 6 } {
+                        match rows {
+                            6 => tile!(6),
+                            _ => tile!(4),
                         }
+                    } else if const { rows_of::<S>() == 8 } {
+                        tile!(8)
                     } else if const { rows_of::<S>() == 4 } {
-                        match pair {
-                            true => tile::<S, D, 4, 2>(x, g, plane, count, &next, sums, width),
-                            false => tile::<S, D, 4, 1>(x, g, plane, count, &next, sums, width),
-                        }
+                        tile!(4)
                     } else {
-                        match pair {
-                            true => tile::<S, D, 2, 2>(x, g, plane, count, &next, sums, width),
-                            false => tile::<S, D, 2, 1>(x, g, plane, count, &next, sums, width),
-                        }
+                        tile!(2)
                     }
                 }
+                channel += rows;
             }
         }
     }
@@ -224,41 +256,54 @@ impl<D: Storage> Kernel<D::Compute> for WgradTiles<'_, D> {
 
 /// Gradient channels per register tile.
 const fn rows_of<S: Simd>() -> usize {
-    match S::LANES {
-        16 => 8,
-        8 | 4 => 4,
+    match (S::TILE, S::LANES) {
+        // With 16 registers: twelve sums, two vectors of x and one value of g. Two FMAs start per cycle and each takes four
+        // cycles, so eight sums, of four rows, would just do, and every delay would show.
+        (6, _) => 6,
+        (_, 16) => 8,
+        (_, 8 | 4) => 4,
         _ => 2,
     }
 }
 
-/// Adds `M` gradient channels times `V` vectors of input channels to rows of sums `stride` apart.
+/// Gradient channels of the next register tile, of `left`, a multiple of LANES: all of them are tiles of [`rows_of`] rows, or
+/// of 6 and 4.
+const fn next_rows<S: Simd>(left: usize) -> usize {
+    match rows_of::<S>() {
+        6 if left == 8 || left == 4 => 4,
+        rows => rows,
+    }
+}
+
+/// Adds `M` gradient channels from `channel` on times `V` vectors of input channels to their sums.
 ///
 /// # Safety
-/// The CPU has `S`'s instructions; `count` vectors lie at `g` and at each of `V` planes from `x` on; the sums exist.
+/// The CPU has `S`'s instructions; `count` vectors lie in each of `V` planes from `x` on, and in the planes from `g` on that
+/// have the channels; the sums exist.
 #[inline(always)]
-unsafe fn tile<S: Simd, D: Storage, const M: usize, const V: usize>(
+unsafe fn tile<S: Simd, const M: usize, const V: usize>(
     x: *const S::T,
-    g: *const S::T,
+    (g, channel): (*const S::T, usize),
     plane: usize,
     count: usize,
-    next: &[(Prefetch<D>, usize); 2],
     sums: *mut S::T,
-    stride: usize,
 ) {
     // SAFETY: the function's contract.
     unsafe {
+        let mut rows = [g; M];
+        for m in 0..M {
+            // Where rows divide a vector, they are neighbours in one plane.
+            let (first, behind) = if const { S::LANES % M == 0 } { (channel, m) } else { (channel + m, 0) };
+            rows[m] = g.add(first / S::LANES * plane + first % S::LANES + behind);
+        }
         let mut acc = [[S::zero(); V]; M];
         for p in 0..count {
-            for v in 0..V {
-                next[0].0.prefetch(p, next[0].1 + v * S::LANES);
-            }
-            next[1].0.prefetch(p, next[1].1);
             let mut read = [S::zero(); V];
             for v in 0..V {
                 read[v] = S::load(x.add(v * plane + p * S::LANES));
             }
             for m in 0..M {
-                let g = S::splat(g.add(p * S::LANES + m));
+                let g = S::splat(rows[m].add(p * S::LANES));
                 for v in 0..V {
                     acc[m][v] = S::fma(g, read[v], acc[m][v]);
                 }
@@ -266,7 +311,7 @@ unsafe fn tile<S: Simd, D: Storage, const M: usize, const V: usize>(
         }
         for m in 0..M {
             for v in 0..V {
-                let sum = sums.add(m * stride + v * S::LANES);
+                let sum = sums.add((m * V + v) * S::LANES);
                 S::store(sum, S::add(S::load(sum), acc[m][v]));
             }
         }

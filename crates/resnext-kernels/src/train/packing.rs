@@ -8,6 +8,17 @@ use super::operand::{Gradient, Normalised, Operand, Plain, Source};
 use crate::memory::prefetch::{CacheLevel, prefetch};
 use crate::simd::dispatch::{Isa, dispatch};
 use crate::simd::traits::{Kernel, Simd, Storage};
+use std::ops::Range;
+
+/// Bytes per cache line.
+pub const CACHE_LINE: usize = 64;
+
+/// Elements per plane with room for `places` vectors: an odd number of cache lines. A pixel's vectors lie one plane apart,
+/// and with an even number, such as a power of two, they would compete for a few sets of the first-level cache.
+pub fn plane_len<T>(places: usize, lanes: usize) -> usize {
+    let line = CACHE_LINE / size_of::<T>();
+    ((places * lanes).div_ceil(line) | 1) * line
+}
 
 /// Pixels that are packed next, and prefetched while the core computes with those it has.
 #[derive(Clone, Copy)]
@@ -32,6 +43,18 @@ impl<'a, D: Storage> Prefetch<'a, D> {
         Prefetch { first: self.first + channel, ..self }
     }
 
+    /// The lines of channels `channel..channel + width` of these pixels.
+    pub fn lines(&self, channel: usize, width: usize) -> PixelLines {
+        let at = self.first + channel;
+        let of = |map: &[D]| map.as_ptr().wrapping_add(at).cast::<u8>();
+        let from = match self.operand {
+            None => return PixelLines::NONE,
+            Some(Operand::Plain(x) | Operand::Normalised { x, .. }) => [of(x), std::ptr::null()],
+            Some(Operand::Gradient { g, x, .. }) => [of(g), of(x)],
+        };
+        PixelLines { from, width: width * size_of::<D>(), step: self.channels * size_of::<D>() }
+    }
+
     /// Prefetches the line of channel `channel` of pixel `pixel`, counted from the first.
     #[inline(always)]
     pub fn prefetch(&self, pixel: usize, channel: usize) {
@@ -46,6 +69,82 @@ impl<'a, D: Storage> Prefetch<'a, D> {
                 prefetch(x.as_ptr().wrapping_add(at), CacheLevel::Second);
             }
         }
+    }
+}
+
+/// The cache lines that hold some channels of consecutive pixels, to be prefetched a few pixels at a time.
+#[derive(Clone, Copy)]
+pub struct PixelLines {
+    /// The first pixel's channels in one or two maps; null pointers stand for no map.
+    from: [*const u8; 2],
+    /// Bytes of the channels.
+    width: usize,
+    /// Bytes from one pixel to the next.
+    step: usize,
+}
+
+impl PixelLines {
+    pub const NONE: Self = PixelLines { from: [std::ptr::null(); 2], width: 0, step: 0 };
+
+    /// Prefetches one line of each of some pixels, the one that starts `byte` bytes behind the first.
+    #[inline(always)]
+    pub fn prefetch_line(&self, pixels: Range<usize>, byte: usize) {
+        for from in self.from {
+            if from.is_null() {
+                return;
+            }
+            for pixel in pixels.clone() {
+                prefetch(from.wrapping_add(pixel * self.step + byte), CacheLevel::Second);
+            }
+        }
+    }
+}
+
+/// Prefetches the lines of some pixels of two operands bit by bit: each register tile of a kernel a few, before its products.
+/// Prefetches within the products would take slots of theirs, and many at once would fill the core's queue of misses.
+pub struct LineCursor {
+    /// The two maps of each operand.
+    maps: [(*const u8, usize, usize); 4],
+    pixels: usize,
+    /// The map, pixel and byte to be prefetched next.
+    map: usize,
+    pixel: usize,
+    byte: usize,
+    /// Lines per call.
+    pace: usize,
+}
+
+impl LineCursor {
+    /// All lines of `pixels` pixels in `calls` calls of [`advance`](Self::advance).
+    pub fn new([x, g]: [PixelLines; 2], pixels: usize, calls: usize) -> Self {
+        let maps =
+            [(x, 0), (x, 1), (g, 0), (g, 1)].map(|(lines, i)| (lines.from[i], lines.width, lines.step));
+        let wanted = maps.iter().filter(|(from, ..)| !from.is_null());
+        let lines = wanted.map(|(_, width, _)| width.div_ceil(CACHE_LINE)).sum::<usize>() * pixels;
+        LineCursor { maps, pixels, map: 0, pixel: 0, byte: 0, pace: lines.div_ceil(calls.max(1)) }
+    }
+
+    /// Prefetches the next lines.
+    #[inline(always)]
+    pub fn advance(&mut self) {
+        for _ in 0..self.pace {
+            let Some(line) = self.next_line() else { return };
+            prefetch(line, CacheLevel::Second);
+        }
+    }
+
+    #[inline(always)]
+    fn next_line(&mut self) -> Option<*const u8> {
+        while self.map < 4 && (self.maps[self.map].0.is_null() || self.pixel == self.pixels) {
+            (self.map, self.pixel) = (self.map + 1, 0);
+        }
+        let &(from, width, step) = self.maps.get(self.map)?;
+        let line = from.wrapping_add(self.pixel * step + self.byte);
+        self.byte += CACHE_LINE;
+        if self.byte >= width {
+            (self.pixel, self.byte) = (self.pixel + 1, 0);
+        }
+        Some(line)
     }
 }
 
@@ -178,6 +277,36 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    /// Which lines are prefetched shows in the speed alone, so that a mistake would go unnoticed.
+    #[test]
+    fn a_cursor_passes_every_line_once_in_as_many_calls_as_asked() {
+        let (x, g, c) = (vec![0f32; 9 * 64], vec![0f32; 9 * 40], vec![0f32; 40]);
+        let read = Prefetch::of(Operand::Plain(&x), 64, 2).lines(16, 40);
+        let gradient = Operand::Gradient { g: &g, x: &g[4..], a: &c, b: &c, d: &c };
+        let given = Prefetch::of(gradient, 40, 2).lines(0, 16);
+        let line = |map: &[f32], at: usize| map[at..].as_ptr().cast::<u8>();
+        // 40 channels are three lines, 16 are one.
+        let of_x = (2..7).flat_map(|p| [0, 16, 32].map(|c| line(&x, p * 64 + 16 + c)));
+        let of_g = [0, 4].into_iter().flat_map(|first| (2..7).map(move |p| first + p * 40));
+        let want: Vec<_> = of_x.chain(of_g.map(|at| line(&g, at))).collect();
+        for calls in [1, 4, 100] {
+            let mut cursor = LineCursor::new([read, given], 5, calls);
+            assert!(cursor.pace * calls >= want.len() && (cursor.pace - 1) * calls < want.len());
+            assert_eq!(std::iter::from_fn(|| cursor.next_line()).collect::<Vec<_>>(), want);
+        }
+        assert!(LineCursor::new([PixelLines::NONE; 2], 5, 1).next_line().is_none());
+    }
+
+    #[test]
+    fn vectors_of_a_pixel_lie_in_different_cache_sets() {
+        for (places, lanes) in [(192, 8), (96, 8), (192, 16), (84, 16), (7, 4)] {
+            let plane = plane_len::<f32>(places, lanes);
+            assert!(plane >= places * lanes && plane < (places * lanes).next_multiple_of(16) + 32);
+            let sets: std::collections::HashSet<_> = (0..64).map(|vector| vector * plane / 16 % 64).collect();
+            assert_eq!(sets.len(), 64, "{places} places of {lanes}");
         }
     }
 

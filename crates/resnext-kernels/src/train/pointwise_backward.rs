@@ -5,14 +5,13 @@
 
 use super::block_sink::{BlockSink, Blocks};
 use super::gemm::{self, PackedMatrix};
-use super::gemm_wgrad;
+use super::gemm_wgrad::{self, Tile, merged};
 use super::im2col::pixel_runs;
 use super::operand::Operand;
-use super::packing::{Pack, PixelRun, Prefetch};
+use super::packing::{Pack, PixelRun, Prefetch, plane_len};
 use crate::memory::scratch::Scratch;
 use crate::simd::dispatch::{Isa, lanes_and_tile};
 use crate::simd::traits::{Element, Storage};
-use crate::threads::parallel::totals;
 use crate::threads::shared_slice::{SharedSlice, write_vec};
 use rayon::prelude::*;
 
@@ -54,11 +53,11 @@ pub fn gradients<D: Storage>(
     let (inputs, outputs, block) = (matrix.width(), matrix.depth(), block(tile));
     let blocks = pixels.div_ceil(block);
     let parts = PARTS.min(blocks).max(1);
-    let plane = block * lanes;
+    let plane = plane_len::<D::Compute>(block, lanes);
     let write = |out: &SharedSlice<D>| -> Vec<(Blocks<D>, Vec<D::Compute>)> {
         let part = |scratch: &mut Scratch<D::Compute>, part: usize| {
             let mut sums = vec![D::Compute::ZERO; inputs * outputs];
-            let (x, g) = scratch.get(block * (inputs + outputs)).split_at_mut(block * inputs);
+            let (x, g) = scratch.get(plane * (inputs + outputs) / lanes).split_at_mut(plane * inputs / lanes);
             let task = |i: usize| {
                 let (first, count) = (i * block, block.min(pixels - i * block));
                 let runs = [PixelRun { to: 0, count, to_step: 1, from: Some((first, 1)) }];
@@ -92,5 +91,7 @@ pub fn gradients<D: Storage>(
     // SAFETY: the parts' blocks together are all pixels, and panels all channels.
     let (out, parts) = unsafe { write_vec(pixels * inputs, write) };
     let (results, sums): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
-    (out, results.into_iter().flatten().collect(), totals(&sums))
+    let parts = sums.iter().map(Vec::as_slice).collect();
+    let weight = merged(lanes, outputs, inputs, &[Tile { read: 0..inputs, written: 0..outputs, parts }]);
+    (out, results.into_iter().flatten().collect(), weight)
 }

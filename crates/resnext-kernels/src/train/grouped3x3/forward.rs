@@ -3,7 +3,7 @@
 //!
 //! Where [`winograd`] is faster, it computes the sums instead, from the same planes.
 
-use super::walk::{MapPart, Walk, group_index, sources, takes};
+use super::walk::{MapPart, Walk, bring, group_index, sources, takes};
 use crate::memory::prefetch::prefetch_strided;
 use crate::memory::scratch::Scratch;
 use crate::row3::fma_row3;
@@ -440,15 +440,13 @@ impl<D: Storage> RowTiles<'_, D> {
                             w[kx] = S::load(weights.add((c * 3 + kx) * S::LANES));
                         }
                         if first {
-                            fma_row3!(M, STRIDE, S::fma, acc, w, |j| match DEPTH {
-                                0 => S::splat(line.add(j * S::LANES + c)),
-                                _ => S::permute(S::load(line.add(j * S::LANES)), lane_indices[c]),
+                            fma_row3!(M, STRIDE, S::fma, acc, w, |j| {
+                                bring::<S, DEPTH>(line.add(j * S::LANES), c, lane_indices)
                             });
                         }
                         if const { ROWS == 2 } && second {
-                            fma_row3!(M, STRIDE, S::fma, below, w, |j| match DEPTH {
-                                0 => S::splat(line.add(next_row + j * S::LANES + c)),
-                                _ => S::permute(S::load(line.add(next_row + j * S::LANES)), lane_indices[c]),
+                            fma_row3!(M, STRIDE, S::fma, below, w, |j| {
+                                bring::<S, DEPTH>(line.add(next_row + j * S::LANES), c, lane_indices)
                             });
                         }
                     }

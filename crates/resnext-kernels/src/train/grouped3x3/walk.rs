@@ -188,3 +188,29 @@ pub unsafe fn group_index<S: Simd, const DEPTH: usize>(c: usize) -> S::Index {
     // SAFETY: passed on; the index is below the vector's length.
     unsafe { S::index(|lane| lane.checked_div(DEPTH).map_or(0, |group| group * DEPTH + c % DEPTH.max(1))) }
 }
+
+/// Channel `c` of a source pixel's vector at `x`, in every lane: of the lane's own group of `DEPTH` channels, which
+/// `lane_indices` permutes ([`group_index`]), or with `DEPTH` 0 of the one group.
+///
+/// # Safety
+/// The CPU has `S`'s instructions; the vector can be read, and `c` is below the depth.
+#[inline(always)]
+pub unsafe fn bring<S: Simd, const DEPTH: usize>(
+    x: *const S::T,
+    c: usize,
+    lane_indices: &[S::Index],
+) -> S::V {
+    // SAFETY: the function's contract.
+    unsafe {
+        match DEPTH {
+            0 => S::splat(x.add(c)),
+            4 if const { S::FOURS } => match c {
+                0 => S::load_fours::<0>(x),
+                1 => S::load_fours::<1>(x),
+                2 => S::load_fours::<2>(x),
+                _ => S::load_fours::<3>(x),
+            },
+            _ => S::permute(S::load(x), lane_indices[c]),
+        }
+    }
+}

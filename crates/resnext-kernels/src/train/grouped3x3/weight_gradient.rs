@@ -1,17 +1,19 @@
 //! The gradient of a grouped 3×3 convolution's weight.
 
-use super::walk::{Walk, group_index, sources, takes};
+use super::walk::{Walk, bring, group_index, sources, takes};
 use crate::memory::scratch::Scratch;
 use crate::shape::ConvShape;
 use crate::simd::dispatch::{Isa, dispatch, lanes};
-use crate::simd::traits::{Element, Kernel, Simd, Storage};
+use crate::simd::traits::{Element, Kernel, Simd, Storage, opaque};
 use crate::threads::parallel::{map, write_chunks};
 use crate::train::operand::Operand;
-use crate::train::packing::{Pack, PixelRun, Prefetch};
+use crate::train::packing::{Pack, PixelLines, PixelRun, Prefetch};
 use std::ops::Range;
 
 /// The most partial sums.
 const PARTS: usize = 8;
+/// The least channels per task: of fewer, a pixel would be less than four cache lines, and memory be read in short pieces.
+const LEAST_CHANNELS: usize = 64;
 
 /// The gradient of the weight (Cout, Cin/groups, 3, 3) from the convolution's input and its output's gradient.
 pub fn weight_gradient<D: Storage>(
@@ -27,7 +29,7 @@ pub fn weight_gradient<D: Storage>(
     let channels = walk.channels;
     // Both operands are packed. With many channels tasks divide the channels, and need fewer partial sums.
     let whole_groups = (group / lanes).max(1);
-    let shares = (channels / lanes / whole_groups.max(4)).clamp(1, PARTS);
+    let shares = (channels / (whole_groups * lanes).max(LEAST_CHANNELS)).clamp(1, PARTS);
     let at = |share: usize| channels / lanes / whole_groups * share / shares * whole_groups * lanes;
     let ranges: Vec<Range<usize>> = (0..shares).map(|share| at(share)..at(share + 1)).collect();
     let widest = ranges.iter().map(Range::len).max().unwrap_or(0);
@@ -128,6 +130,9 @@ impl<D: Storage> Kernel<D::Compute> for RowSums<'_, D> {
                 (true, 4, _) => self.vectors::<S, true, 4, 2>(),
                 (true, _, 1) => self.vectors::<S, true, 8, 1>(),
                 (true, _, _) => self.vectors::<S, true, 8, 2>(),
+                // Three sums per channel: with 16 registers, four channels leave room for three gradients and a pixel.
+                (false, _, 1) if S::TILE == 6 => self.vectors::<S, false, 4, 1>(),
+                (false, _, _) if S::TILE == 6 => self.vectors::<S, false, 4, 2>(),
                 (false, _, 1) if S::LANES >= 8 => self.vectors::<S, false, 8, 1>(),
                 (false, _, _) if S::LANES >= 8 => self.vectors::<S, false, 8, 2>(),
                 (false, _, 1) => self.vectors::<S, false, 2, 1>(),
@@ -192,58 +197,58 @@ impl<D: Storage> RowSums<'_, D> {
     ) {
         let width = self.walk.dst.1;
         let [next_x, next_g] = match (ky, channel) {
-            (0, 0) => self.ahead,
-            _ => [Prefetch::NONE; 2],
+            (0, 0) => [(0, source), (1, vector)]
+                .map(|(i, at)| self.ahead[i].lines(self.first + at * S::LANES, S::LANES)),
+            _ => [PixelLines::NONE; 2],
         };
-        let [read_channel, given_channel] = [source, vector].map(|at| self.first + at * S::LANES);
         // SAFETY: the function's contract. A row of the input has width · STRIDE + 2 places, a row of gradients width + 4.
         unsafe {
             let mut acc = [[S::zero(); C]; 3];
-            let bring = |x: *const D::Compute, c: usize| match SPANNING {
-                true => S::permute(S::load(x), lane_indices[c]),
-                false => S::splat(x.add(channel + c)),
-            };
+            macro_rules! bring {
+                ($x:expr, $c:expr) => {
+                    match SPANNING {
+                        true => bring::<S, C>($x, $c, lane_indices),
+                        false => bring::<S, 0>($x, channel + $c, lane_indices),
+                    }
+                };
+            }
             for (i, y) in self.rows.clone().enumerate() {
                 if self.walk.row(self.walk.top(y) + ky as isize).is_none() {
                     continue;
                 }
+                next_x.prefetch_line(i * STRIDE * self.walk.src.1..(i + 1) * STRIDE * self.walk.src.1, 0);
+                next_g.prefetch_line(i * width..(i + 1) * width, 0);
                 let row = (i * STRIDE + ky) * self.walk.places() * S::LANES;
                 let x = self.read.as_ptr().add(source * self.plane + row);
                 let g = self.given.as_ptr().add(vector * self.given_plane + i * (width + 4) * S::LANES);
                 if STRIDE == 1 {
                     for j in 0..width + 2 {
-                        next_x.prefetch(i * self.walk.src.1 + j, read_channel);
-                        next_g.prefetch(i * width + j, given_channel);
-                        let g = g.add(j * S::LANES);
-                        let g = [S::load(g.add(2 * S::LANES)), S::load(g.add(S::LANES)), S::load(g)];
+                        let last = g.add(j * S::LANES);
+                        let g = [S::load(last.add(2 * S::LANES)), S::load(last.add(S::LANES))];
                         let x = x.add(j * S::LANES);
                         for c in 0..C {
-                            let x = bring(x, c);
-                            for kx in 0..3 {
-                                acc[kx][c] = S::fma(x, g[kx], acc[kx][c]);
-                            }
+                            let x = bring!(x, c);
+                            // With the sums, a pixel and two gradients, 16 registers are full.
+                            let last = S::load(if const { S::TILE == 6 } { opaque(last) } else { last });
+                            acc[0][c] = S::fma(x, g[0], acc[0][c]);
+                            acc[1][c] = S::fma(x, g[1], acc[1][c]);
+                            acc[2][c] = S::fma(x, last, acc[2][c]);
                         }
                     }
                 } else {
                     // Place 2q meets column 0 of window q and column 2 of the one before, place 2q + 1 column 1.
                     for q in 0..width + 1 {
-                        for row in 0..2 {
-                            let next = (2 * i + row) * self.walk.src.1 + 2 * q;
-                            next_x.prefetch(next, read_channel);
-                            next_x.prefetch(next + 1, read_channel);
-                        }
-                        next_g.prefetch(i * width + q, given_channel);
                         let g = g.add(q * S::LANES);
                         let g = [S::load(g.add(2 * S::LANES)), S::load(g.add(S::LANES))];
                         let x = x.add(2 * q * S::LANES);
                         for c in 0..C {
-                            let x = bring(x, c);
+                            let x = bring!(x, c);
                             acc[0][c] = S::fma(x, g[0], acc[0][c]);
                             acc[2][c] = S::fma(x, g[1], acc[2][c]);
                         }
                         let x = x.add(S::LANES);
                         for c in 0..C {
-                            acc[1][c] = S::fma(bring(x, c), g[0], acc[1][c]);
+                            acc[1][c] = S::fma(bring!(x, c), g[0], acc[1][c]);
                         }
                     }
                 }
