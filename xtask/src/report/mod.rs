@@ -212,7 +212,9 @@ mod tests {
     #[test]
     fn a_page_shows_everything_and_needs_nothing() {
         let mut confusion = Confusion::new(2);
-        [(0, 0), (0, 1), (1, 1)].map(|(label, predicted)| confusion.add(label, predicted));
+        for (label, predicted) in [(0, 0), (0, 1), (1, 1)] {
+            confusion.add(label, predicted);
+        }
         let photo = Photo::new(2, 1, vec![0, 1, 2, 3, 4, 5]).unwrap();
         let mistake = Mistake { label: 0, predicted: 1, confidence: 0.93, photos: [photo.clone(), photo] };
         let examination = Examination { metrics: Metrics::default(), confusion, mistakes: vec![mistake] };
@@ -237,7 +239,8 @@ mod tests {
         }
         // Nothing is loaded from elsewhere.
         assert!(!page.contains("src=\"http") && !page.contains("<link") && !page.contains("<script"));
-        let many = Examination { confusion: Confusion::new(MATRIX + 1), mistakes: vec![], ..examination };
+        let confusion = Confusion::new(MATRIX + 1);
+        let many = Examination { metrics: Metrics::default(), confusion, mistakes: vec![] };
         let page = Report { examination: &many, ..report }.to_html().unwrap();
         assert!(page.contains("<h2>Confusions</h2>") && !page.contains("Worst mistakes"));
     }
