@@ -1,9 +1,11 @@
 //! Convolution for inference, over packed weights: which kernel computes it.
 
 use super::direct;
+use super::grouped_rows;
 use super::inner_product;
 use super::job::{ConvJob, PixelSources, Sources};
 use super::packed::Packed;
+use super::pointwise;
 use super::winograd;
 use crate::threads::team::ThreadTeam;
 
@@ -24,7 +26,9 @@ impl Packed {
         };
         match self {
             Packed::Direct(weights) => direct::convolve(weights, team, pixels, job),
+            Packed::GroupedRows(weights) => grouped_rows::convolve(weights, team, pixels, job),
             Packed::InnerProduct(panels) => inner_product::convolve(panels, team, pixels, job),
+            Packed::Pointwise(panels) => pointwise::convolve(panels, team, pixels, job),
             Packed::Winograd(_) => panic!("Winograd's kernel reads tiles"),
         }
     }

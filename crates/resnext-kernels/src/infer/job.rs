@@ -1,7 +1,9 @@
 //! One convolution of inference: what it reads, what it writes, and what happens to its sums.
 
 use super::packed::{Packed, PackedPanels};
+use super::source_rows::SourceRows;
 use crate::winograd::Tiling;
+use std::sync::OnceLock;
 
 /// A view of a map's pixels: pixel `i` begins `i · stride` words from the start. A word is 32 bits: one channel in f32,
 /// two in bf16, four in int8.
@@ -42,6 +44,8 @@ pub struct SourceTable {
     pub farthest: usize,
     /// The layout of the output's rows, if the row kernels may compute them.
     pub row: Option<RowLayout>,
+    /// The source rows that these rows read, which the kernel for grouped rows finds once.
+    pub(super) source_rows: OnceLock<SourceRows>,
 }
 
 /// Rows of output pixels whose kernel positions are horizontal neighbours in the source: three columns, dilation 1.
@@ -57,7 +61,7 @@ impl SourceTable {
     /// Builds a table from `offsets`, `[output pixel][kernel position]`.
     pub fn new(offsets: Vec<u32>, row: Option<RowLayout>) -> Self {
         let farthest = offsets.iter().copied().max().unwrap_or(0) as usize;
-        SourceTable { offsets, farthest, row }
+        SourceTable { offsets, farthest, row, source_rows: OnceLock::new() }
     }
 }
 

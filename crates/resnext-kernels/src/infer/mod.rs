@@ -3,14 +3,17 @@
 
 mod convolve;
 mod direct;
+mod grouped_rows;
 mod inner_product;
 pub(crate) mod job;
 pub(crate) mod max_pool;
 mod pack;
 pub(crate) mod packed;
+mod pointwise;
 pub(crate) mod precision;
 mod prefetch_plan;
 pub(crate) mod quantization;
 pub(crate) mod quantize;
+mod source_rows;
 mod tiles;
 mod winograd;

@@ -1,8 +1,10 @@
 //! Packing: the form of a convolution's weights, chosen once.
 
 use super::direct;
+use super::grouped_rows;
 use super::inner_product;
 use super::packed::{Filter, Packed};
+use super::pointwise;
 use super::precision::Precision;
 use super::winograd;
 
@@ -11,6 +13,10 @@ impl Packed {
     pub fn new(precision: Precision, filter: &Filter) -> Self {
         if inner_product::suits(precision, filter) {
             Packed::InnerProduct(inner_product::pack(precision, filter))
+        } else if pointwise::suits(precision, filter) {
+            Packed::Pointwise(pointwise::pack(precision, filter))
+        } else if grouped_rows::suits(precision, filter) {
+            Packed::GroupedRows(grouped_rows::pack(precision, filter))
         } else if winograd::suits(precision, filter) {
             Packed::Winograd(winograd::pack(precision, filter))
         } else {

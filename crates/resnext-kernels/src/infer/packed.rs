@@ -12,8 +12,12 @@ use std::ops::Range;
 pub enum Packed {
     /// Every product of a source word and a weight, as `direct.rs` computes them.
     Direct(DirectWeights),
+    /// Grouped kernels of three columns over copied rows, as `grouped_rows.rs` computes them.
+    GroupedRows(DirectWeights),
     /// Two channels in one multiplication, as `inner_product.rs` computes them.
     InnerProduct(PackedPanels),
+    /// Dense 1×1 convolutions over packed pixels, as `pointwise.rs` computes them.
+    Pointwise(PackedPanels),
     /// Tiles of 2×2 output pixels, as `winograd.rs` computes them.
     Winograd(PackedPanels),
 }
@@ -103,7 +107,9 @@ impl Packed {
     pub fn panels(&self) -> &PackedPanels {
         match self {
             Packed::Direct(DirectWeights { panels, .. })
+            | Packed::GroupedRows(DirectWeights { panels, .. })
             | Packed::InnerProduct(panels)
+            | Packed::Pointwise(panels)
             | Packed::Winograd(panels) => panels,
         }
     }

@@ -6,7 +6,7 @@ macro_rules! simd {
     ($name:ident, $t:ty, $v:ty, $index:ty, lanes $lanes:expr, tile $tile:expr, pixels $pixels:expr,
      $zero:expr, $load:expr, $store:expr, $splat:expr, $fma:expr, $fnma:expr, $add:expr, $sub:expr, $max:expr, $positive:expr, $make_index:expr, $permute:expr
      $(, bf16 $load_bf16:expr, $store_bf16:expr)? $(, splat_two $splat_two:ident)?
-     $(, fours $fours:ident)?) => {
+     $(, fours $fours:ident)? $(, store_columns $store_columns:ident)?) => {
         #[derive(Clone, Copy)]
         pub struct $name;
         // SAFETY of each body: the trait's contract, the CPU has the instructions and the pointers
@@ -90,6 +90,12 @@ macro_rules! simd {
                     unsafe { $splat_two(p) }
                 }
             )?
+            $(
+                #[inline(always)]
+                unsafe fn store_columns<const M: usize>(rows: [*const $t; M], to: *mut $t) {
+                    unsafe { $store_columns(rows, to) }
+                }
+            )?
         }
     };
 }
@@ -117,7 +123,8 @@ pub mod x86 {
         |x| _mm256_set1_ps(x), |a, b, c| _mm256_fmadd_ps(a, b, c), |a, b, c| _mm256_fnmadd_ps(a, b, c),
         |a, b| _mm256_add_ps(a, b), |a, b| _mm256_sub_ps(a, b), |a, b| _mm256_max_ps(b, a),
         |y, v| _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(y, _mm256_setzero_ps()), v),
-        index_256_32, permute_256_ps, bf16 load_bf16_256, store_bf16_256, fours load_fours_256);
+        index_256_32, permute_256_ps, bf16 load_bf16_256, store_bf16_256, fours load_fours_256,
+        store_columns store_columns_256);
     simd!(Avx2F64, f64, __m256d, __m256i, lanes 4, tile 6, pixels 6,
         || _mm256_setzero_pd(), |p| _mm256_loadu_pd(p), |p, v| _mm256_storeu_pd(p, v),
         |x| _mm256_set1_pd(x), |a, b, c| _mm256_fmadd_pd(a, b, c), |a, b, c| _mm256_fnmadd_pd(a, b, c),
@@ -129,6 +136,41 @@ pub mod x86 {
     unsafe fn splat_two_512(p: *const f32) -> __m512 {
         // SAFETY: the caller has the instructions, and two elements, which may lie anywhere.
         unsafe { _mm512_castpd_ps(_mm512_set1_pd(p.cast::<f64>().read_unaligned())) }
+    }
+    /// Transposes 8×8 elements. Each store but the last overwrites what the one before it has written too much.
+    #[inline(always)]
+    unsafe fn store_columns_256<const M: usize>(rows: [*const f32; M], to: *mut f32) {
+        const { assert!(M <= 8) };
+        // SAFETY: the caller has the instructions, eight elements per row, and room for eight elements at each column.
+        unsafe {
+            let mut r = [_mm256_setzero_ps(); 8];
+            for m in 0..M {
+                r[m] = _mm256_loadu_ps(rows[m]);
+            }
+            let (a, b) = (_mm256_unpacklo_ps(r[0], r[1]), _mm256_unpackhi_ps(r[0], r[1]));
+            let (c, d) = (_mm256_unpacklo_ps(r[2], r[3]), _mm256_unpackhi_ps(r[2], r[3]));
+            let (e, f) = (_mm256_unpacklo_ps(r[4], r[5]), _mm256_unpackhi_ps(r[4], r[5]));
+            let (g, h) = (_mm256_unpacklo_ps(r[6], r[7]), _mm256_unpackhi_ps(r[6], r[7]));
+            // Columns 0 to 3 in the lower halves, 4 to 7 in the upper ones: first of rows 0 to 3, then of rows 4 to 7.
+            let upper = [
+                _mm256_shuffle_ps::<0x44>(a, c),
+                _mm256_shuffle_ps::<0xee>(a, c),
+                _mm256_shuffle_ps::<0x44>(b, d),
+                _mm256_shuffle_ps::<0xee>(b, d),
+            ];
+            let lower = [
+                _mm256_shuffle_ps::<0x44>(e, g),
+                _mm256_shuffle_ps::<0xee>(e, g),
+                _mm256_shuffle_ps::<0x44>(f, h),
+                _mm256_shuffle_ps::<0xee>(f, h),
+            ];
+            for i in 0..4 {
+                _mm256_storeu_ps(to.add(i * M), _mm256_permute2f128_ps::<0x20>(upper[i], lower[i]));
+            }
+            for i in 0..4 {
+                _mm256_storeu_ps(to.add((4 + i) * M), _mm256_permute2f128_ps::<0x31>(upper[i], lower[i]));
+            }
+        }
     }
     #[inline(always)]
     unsafe fn index_512_32(lane_of: impl Fn(usize) -> usize) -> __m512i {

@@ -67,8 +67,8 @@ pub trait Element:
 ///
 /// # Safety
 /// Every method may only be called where the CPU has the instruction set; `load` and `store` need
-/// `LANES` readable or writable elements at the pointer, `splat` one and `splat_two` two. Indices given to `permute` are
-/// below `LANES`.
+/// `LANES` readable or writable elements at the pointer, `splat` one, `splat_two` two, and `store_columns` as many as it
+/// says. Indices given to `permute` are below `LANES`.
 pub trait Simd: Copy + 'static {
     type T: Element;
     type V: Copy;
@@ -116,6 +116,20 @@ pub trait Simd: Copy + 'static {
                 *value = *p.add(i % 2);
             }
             Self::load(values.as_ptr())
+        }
+    }
+
+    /// Stores the first `LANES` elements of `M` rows as columns, one behind the other: `M` elements each. `to` points to
+    /// room for `LANES` elements behind the last column, which may be overwritten.
+    #[inline(always)]
+    unsafe fn store_columns<const M: usize>(rows: [*const Self::T; M], to: *mut Self::T) {
+        // SAFETY: the caller promises LANES elements per row, and room for the columns.
+        unsafe {
+            for i in 0..Self::LANES {
+                for m in 0..M {
+                    *to.add(i * M + m) = *rows[m].add(i);
+                }
+            }
         }
     }
 

@@ -27,7 +27,8 @@ use std::time::{Duration, Instant};
 /// In f32, 1×1 convolutions take two thirds of the multiplications where additions run on execution ports of
 /// their own (Winograd's inner products, on AMD CPUs with AVX-512). 3×3 convolutions with stride 1 take 4/9
 /// of the multiplications and 16/9 of the memory for weights (Winograd's F(2×2, 3×3)), if groups fill whole
-/// vectors and have at most 128 channels, or with AVX-512 have 8. Logits stay within 1e-4 of the unfused
+/// vectors and have at most 128 channels, or with AVX-512 have 8; with AVX2 only if they have more than 32,
+/// as rows of plain products are faster there. Logits stay within 1e-4 of the unfused
 /// network's, relative to the largest.
 #[derive(Debug)]
 pub struct Fused {
