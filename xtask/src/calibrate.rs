@@ -70,7 +70,7 @@ fn observe_photos(args: &Args, calibration: &mut Calibration) -> Result<usize> {
     let (height, width) = classifier.transform.crop;
     let decode = |_: &Path, sample: resnext_data::Result<Sample>| sample.map(|sample| sample.input);
     for input in PhotoLoader::new(paths, classifier.transform, vec![decode; 2]) {
-        let x = Tensor::from_vec(input?, (1, height, width, 3), &Device::Cpu)?.permute((0, 3, 1, 2))?;
+        let x = Tensor::from_vec(input??, (1, height, width, 3), &Device::Cpu)?.permute((0, 3, 1, 2))?;
         network.calibrate(&x, calibration)?;
         done += 1;
         bar.set_position(done as u64);

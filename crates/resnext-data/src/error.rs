@@ -74,6 +74,14 @@ pub enum Error {
         /// What is wrong with it, and what would be right.
         problem: String,
     },
+    /// A worker that was given a photo panicked or ended early, which is a bug in it.
+    #[error("{}: the worker failed: {reason}", path.display())]
+    Worker {
+        /// The photo's file.
+        path: PathBuf,
+        /// What the panic said, and where.
+        reason: String,
+    },
     /// A setting of an [`EvalTransform`](crate::EvalTransform) is out of range.
     #[error("evaluation transform: {0}")]
     Transform(String),

@@ -2,13 +2,10 @@
 
 use crate::error::{Error, Result};
 use crate::image_set::ImageSet;
+use crate::photo_files::{PHOTO_ENDINGS, is_photo};
 use crate::validation_split::ValidationSplit;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// The endings of file names that count as photos in a folder, in lower case.
-pub const PHOTO_ENDINGS: [&str; 14] =
-    ["jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff", "pnm", "ppm", "pgm", "pbm", "ico", "qoi"];
 
 const TRAIN_FOLDERS: [&str; 2] = ["train", "training"];
 /// `test` is last: it is taken for validation only if there is nothing else.
@@ -167,10 +164,4 @@ fn add_photos(path: &Path, photos: &mut Vec<PathBuf>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Whether a file's name ends as that of a photo.
-pub(crate) fn is_photo(path: &Path) -> bool {
-    let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
-    ending.is_some_and(|ending| PHOTO_ENDINGS.contains(&ending.as_str()))
 }

@@ -2,8 +2,8 @@
 //! sample, such as `000042.jpg` and its label in `000042.cls`.
 
 use crate::error::{Error, Result};
-use crate::image_folder::is_photo;
 use crate::image_set::{ImageSet, Member};
+use crate::photo_files::is_photo;
 use crate::validation_split::ValidationSplit;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};

@@ -1,8 +1,13 @@
 //! The evaluation transform and photo decoding, compared with Pillow and torchvision
 //! (`scripts/golden/photos.py`), and files that are not photos.
 
+#[path = "odd_photos/mod.rs"]
+mod odd_photos;
+
 use resnext_data::heatmap::overlay;
-use resnext_data::{EvalTransform, Interpolation, Normalization, Photo, PhotoLoader, Resize, Result, Sample};
+use resnext_data::{
+    EvalTransform, Interpolation, Normalization, Photo, PhotoFiles, PhotoLoader, Resize, Result, Sample,
+};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -122,10 +127,11 @@ fn files_that_are_not_photos_get_a_one_line_error() {
     refused("cut.png", &whole[..whole.len() / 2], "a damaged image");
     for name in ["420.jpg", "444-progressive.jpg", "orientation-6.jpg"] {
         let whole = std::fs::read(files().join(name)).unwrap();
-        refused("cut.jpg", &whole[..whole.len() - 30], "cut short");
+        let cut = Photo::decode(&whole[..whole.len() - 30]).unwrap();
+        assert!(cut.note().unwrap().contains("cut short"), "{name}: {:?}", cut.note());
         let path = folder.path().join("trailer.jpg");
         std::fs::write(&path, [&whole[..], b"a film, say"].concat()).unwrap();
-        Photo::open(&path).unwrap();
+        assert_eq!(Photo::open(&path).unwrap().note(), None);
     }
     // 60000 × 60000 pixels in a file of a few bytes.
     let mut bomb = whole;
@@ -217,8 +223,8 @@ fn a_loader_keeps_the_order_and_goes_on_after_a_bad_file() {
     let keep = |path: &Path, sample: Result<Sample>| (path.to_path_buf(), sample);
     for threads in [1, 3] {
         let mut seen = 0;
-        for (i, (path, sample)) in PhotoLoader::new(paths.clone(), transform, vec![keep; threads]).enumerate()
-        {
+        for (i, result) in PhotoLoader::new(paths.clone(), transform, vec![keep; threads]).enumerate() {
+            let (path, sample) = result.unwrap();
             assert_eq!(path, paths[i]);
             match sample {
                 Ok(Sample { photo, input }) => {
@@ -233,6 +239,75 @@ fn a_loader_keeps_the_order_and_goes_on_after_a_bad_file() {
     }
     assert_eq!(PhotoLoader::new(Vec::new(), transform, vec![keep; 2]).count(), 0);
     assert_eq!(PhotoLoader::new(paths, transform, vec![keep; 0]).count(), 0);
+}
+
+/// A worker's panic is an error for the photo that it had, and for no other.
+#[test]
+fn a_list_gives_one_result_per_photo_even_if_workers_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths: Vec<PathBuf> = (0..11).map(|i| folder.path().join(format!("{i}.png"))).collect();
+    for path in &paths {
+        Photo::new(2, 2, vec![9; 12]).unwrap().save(path).unwrap();
+    }
+    let transform = EvalTransform {
+        resize: Resize::Shorter(4),
+        crop: (4, 4),
+        interpolation: Interpolation::Bilinear,
+        normalization: IMAGENET,
+    };
+    let worker = |path: &Path, _: Result<Sample>| {
+        assert!(!path.ends_with("4.png") && !path.ends_with("5.png"), "no room for\n{}", path.display());
+        path.to_path_buf()
+    };
+    for threads in [1, 2, 20] {
+        let results: Vec<_> = PhotoLoader::new(paths.clone(), transform, vec![worker; threads]).collect();
+        assert_eq!(results.len(), paths.len());
+        for (i, (result, path)) in results.into_iter().zip(&paths).enumerate() {
+            match result {
+                Ok(found) => assert!(found == *path && i != 4 && i != 5),
+                Err(error) => {
+                    let line = error.to_string();
+                    assert!(i == 4 || i == 5, "{line}");
+                    assert!(line.starts_with(path.to_str().unwrap()), "{line}");
+                    assert!(
+                        line.contains("the worker failed: no room for") && line.lines().count() == 1,
+                        "{line}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_folder_says_what_it_leaves_out_but_for_what_systems_strew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    for inner in ["b", "__MACOSX", ".thumbnails"] {
+        std::fs::create_dir(path.join(inner)).unwrap();
+    }
+    let jpeg = std::fs::read(files().join("420.jpg")).unwrap();
+    let names = ["a.JPG", "b/c.jfif", "d.jpe", "e.TIFF", "f.webp", "k.mpo"];
+    let strewn = ["._a.jpg", ".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX/a.jpg", ".thumbnails/a.jpg"];
+    for name in names.iter().chain(&strewn) {
+        std::fs::write(path.join(name), &jpeg).unwrap();
+    }
+    std::fs::write(path.join("g.heic"), b"\0\0\0\x18ftypheic\0\0\0\0mif1heic").unwrap();
+    std::fs::write(path.join("h.txt"), "words").unwrap();
+    std::fs::write(path.join("i"), &jpeg).unwrap();
+    let files = PhotoFiles::list(path).unwrap();
+    let found: Vec<_> =
+        files.photos.iter().map(|photo| photo.strip_prefix(path).unwrap().to_str().unwrap()).collect();
+    assert_eq!(found, names);
+    assert_eq!(
+        files.left_out_line().unwrap(),
+        "left out 3 files: g.heic (a HEIC image), h.txt (not an image), \
+         i (holds a JPG image, but does not end as one)"
+    );
+    (0..20).for_each(|i| std::fs::write(path.join(format!("j{i:02}.doc")), "words").unwrap());
+    let line = PhotoFiles::list(path).unwrap().left_out_line().unwrap();
+    assert!(line.starts_with("left out 23 files: ") && line.ends_with(" and 15 more"), "{line}");
+    assert_eq!(PhotoFiles::list(&path.join("b")).unwrap().left_out_line(), None);
 }
 
 #[test]

@@ -22,6 +22,8 @@ use std::time::Instant;
 struct Classified {
     path: PathBuf,
     logits: Vec<f32>,
+    /// What is wrong with the photo's file, if it could be used all the same.
+    note: Option<String>,
     /// The photo and its heat map, if one is wanted.
     drawing: Option<(Photo, Map)>,
 }
@@ -42,11 +44,19 @@ pub fn run(args: Args) -> Result<()> {
     let (mut failed, mut noted) = (0, false);
     let mut out = std::io::stdout().lock();
     for outcome in PhotoLoader::new(paths, classifier.transform, workers) {
-        match outcome? {
-            Ok(Classified { path, logits, drawing }) => {
+        // A worker that panicked is that photo's error.
+        let outcome = match outcome {
+            Ok(outcome) => outcome?,
+            Err(panicked) => Err(panicked),
+        };
+        match outcome {
+            Ok(Classified { path, logits, note, drawing }) => {
                 // An error that leaves no result needs no notes about results.
                 if !std::mem::replace(&mut noted, true) {
                     print_notes(&classifier.pretrained);
+                }
+                if let Some(note) = note {
+                    eprintln!("warning: {}: {note}", path.display());
                 }
                 show(&mut out, &path, &most_likely(&logits, args.topk), &classifier, args.json)?;
                 if let (Some(folder), Some((photo, map))) = (&args.heatmap, drawing) {
@@ -67,7 +77,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     match failed {
         0 => Ok(()),
-        _ => bail!("{failed} of {} could not be read", counted(count, "photo")),
+        _ => bail!("{failed} of {} could not be classified", counted(count, "photo")),
     }
 }
 
@@ -102,7 +112,8 @@ fn workers(
             // The loader's memory is (N, H, W, C); the network sees (N, C, H, W) with those strides.
             let x = Tensor::from_vec(input, (1, height, width, 3), &device)?.permute((0, 3, 1, 2))?;
             let (logits, map) = pool.install(|| network.classify(&x, heatmap))?;
-            Ok(Ok(Classified { path: path.to_path_buf(), logits, drawing: map.map(|map| (photo, map)) }))
+            let (path, note) = (path.to_path_buf(), photo.note().map(String::from));
+            Ok(Ok(Classified { path, logits, note, drawing: map.map(|map| (photo, map)) }))
         })
     };
     (0..count).map(worker).collect()

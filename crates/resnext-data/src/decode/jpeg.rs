@@ -1,0 +1,82 @@
+//! JPEG files, by one of two decoders.
+//!
+//! `zune-jpeg` is fast, and right on files of the usual kinds without damage. All others are decoded by libjpeg, which
+//! browsers and Pillow use too: files with one scan per component or unusual sampling factors, CMYK, and files that
+//! `zune-jpeg` finds fault with. What is missing of a damaged file is grey, with a note.
+
+use super::error::PhotoError;
+use super::jpeg_header::Header;
+use super::libjpeg;
+use super::raster::{Budget, RGB, Raster};
+use super::segments::{END, segments};
+use zune_core::bytestream::ZCursor;
+use zune_core::colorspace::ColorSpace;
+use zune_core::options::DecoderOptions;
+
+/// The most pixels of all scans together. A small file can claim any number of scans, each over all pixels.
+const SCANNED_PIXELS: u64 = 1 << 34;
+
+/// Decodes a JPEG file.
+///
+/// # Errors
+/// [`PhotoError::Unsupported`], which names a kind that is not read; [`PhotoError::Damaged`], if nothing of the
+/// picture can be decoded; [`PhotoError::Size`].
+pub fn decode(bytes: &[u8], budget: Budget) -> Result<Raster, PhotoError> {
+    let header = Header::read(bytes)?;
+    let whole = segments(bytes, header.data).any(|segment| segment.marker == END);
+    if !whole && bytes.len() < header.data + 2 {
+        return Err(PhotoError::damaged("the JPEG file ends before its pixels"));
+    }
+    let components = header.sampling.len();
+    let in_parts = header.progressive || header.in_first_scan < components;
+    budget.check(
+        header.width,
+        header.height,
+        RGB as f64 + if in_parts { header.coefficient_bytes() } else { 0.0 },
+    )?;
+    if header.scans(bytes) * header.width * header.height > SCANNED_PIXELS {
+        return Err(PhotoError::damaged("the JPEG file has more scans than any picture needs"));
+    }
+    let usual = whole && header.is_usual() && (header.progressive || header.in_first_scan == components);
+    let pixels = if usual { with_zune(bytes, &header) } else { None };
+    let (pixels, damaged) = match pixels {
+        Some(pixels) => (pixels, false),
+        None => libjpeg::decode(bytes, header.width as usize, header.height as usize)?,
+    };
+    // A progressive file may lack only its last scans, which leaves no gap.
+    let cut = !whole && (damaged || header.progressive);
+    let note = match (cut, damaged) {
+        (true, _) => Some("the JPEG file is cut short: what is missing of the picture is grey or blurred"),
+        (false, true) => Some("the JPEG file is damaged: parts of the picture may be wrong"),
+        (false, false) => None,
+    };
+    let (width, height) = (header.width as usize, header.height as usize);
+    Ok(Raster { width, height, pixels, note: note.map(String::from) })
+}
+
+/// The pixels by `zune-jpeg`; `None` if it finds any fault with the file.
+fn with_zune(bytes: &[u8], header: &Header) -> Option<Vec<u8>> {
+    let grey = header.sampling.len() == 1;
+    let options = DecoderOptions::default()
+        .set_strict_mode(true)
+        .set_max_width(u16::MAX as usize)
+        .set_max_height(u16::MAX as usize)
+        .jpeg_set_out_colorspace(if grey { ColorSpace::Luma } else { ColorSpace::RGB });
+    let mut decoder = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    decoder.decode_headers().ok()?;
+    let count = header.width as usize * header.height as usize;
+    let size = decoder.output_buffer_size()?;
+    if size != if grey { count } else { count * RGB } {
+        return None;
+    }
+    let mut pixels = vec![0; count * RGB];
+    let start = pixels.len() - size;
+    decoder.decode_into(&mut pixels[start..]).ok()?;
+    if grey {
+        for i in 0..count {
+            let value = pixels[start + i];
+            pixels[i * RGB..][..RGB].fill(value);
+        }
+    }
+    Some(pixels)
+}

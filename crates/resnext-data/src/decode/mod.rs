@@ -1,0 +1,42 @@
+//! Photos from the bytes of their files: the format by its first bytes, a decoder for each, and the orientation.
+
+mod colour;
+pub mod error;
+pub mod formats;
+pub mod guard;
+mod jpeg;
+mod jpeg_header;
+mod libjpeg;
+mod metadata;
+mod other;
+mod png;
+pub mod raster;
+mod segments;
+mod tags;
+mod tiff;
+mod tiff_view;
+
+use error::PhotoError;
+use guard::caught;
+use image::ImageFormat;
+use raster::{Budget, Raster};
+
+/// Decodes an image within `memory` bytes, those of `bytes` included, and turns it upright.
+///
+/// # Errors
+/// A [`PhotoError`]; a decoder's panic is one, too.
+pub fn decode(bytes: &[u8], memory: u64) -> Result<Raster, PhotoError> {
+    caught(|| {
+        let format = formats::recognize(bytes)?;
+        let budget = Budget::new(memory, bytes.len());
+        let mut raster = match format {
+            ImageFormat::Jpeg => jpeg::decode(bytes, budget),
+            ImageFormat::Png => png::decode(bytes, budget),
+            ImageFormat::Tiff => tiff::decode(bytes, budget),
+            format => other::decode(bytes, format, budget),
+        }?;
+        raster.turn(metadata::orientation(bytes, format));
+        Ok(raster)
+    })
+    .unwrap_or_else(|panic| Err(PhotoError::Panicked(panic)))
+}
