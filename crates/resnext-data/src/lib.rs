@@ -28,7 +28,7 @@ pub use augment::Augmentation;
 pub use contact_sheet::contact_sheet;
 pub use dataset::{CHANNELS, Dataset, Normalization, Splits};
 pub use decode::error::PhotoError;
-pub use decode::raster::PIXEL_LIMIT;
+pub use decode::limits::PIXEL_LIMIT;
 pub use error::{Error, Result};
 pub use evaluation::{EvalTransform, Resize, Window};
 pub use image_folder::ImageFolder;

@@ -1,6 +1,6 @@
 //! Why a photo could not be decoded.
 
-use super::raster::PIXEL_LIMIT;
+use super::limits::PIXEL_LIMIT;
 
 /// Why bytes could not be decoded as a photo. The messages are one line, without the file's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

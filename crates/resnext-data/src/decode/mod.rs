@@ -7,6 +7,7 @@ pub mod guard;
 mod jpeg;
 mod jpeg_header;
 mod libjpeg;
+pub mod limits;
 mod metadata;
 mod other;
 mod png;

@@ -1,9 +1,7 @@
 //! Decoded pixels, turned upright in place, and the memory that decoding may take.
 
 use super::error::PhotoError;
-
-/// The most pixels that a photo may have. A small file can claim any size; no camera exceeds this one.
-pub const PIXEL_LIMIT: u64 = 1 << 28;
+use super::limits::PIXEL_LIMIT;
 
 /// Bytes per RGB pixel.
 pub const RGB: usize = 3;

@@ -5,7 +5,8 @@
 
 use super::colour::{Alpha, Colour, Samples};
 use super::error::PhotoError;
-use super::raster::{Budget, PIXEL_LIMIT, RGB, Raster};
+use super::limits::PIXEL_LIMIT;
+use super::raster::{Budget, RGB, Raster};
 use super::tags::Tags;
 use super::tiff_view::View;
 use tiff::decoder::{Decoder, Limits};
