@@ -63,7 +63,9 @@ pub fn run(args: Args) -> Result<()> {
 fn observe_photos(args: &Args, calibration: &mut Calibration) -> Result<usize> {
     let classifier = Classifier::open(&args.weights, &args.input)?;
     let network = network(&classifier.pretrained)?;
-    let all = photos(&args.photos)?;
+    let named = photos(&args.photos)?;
+    named.print_left_out();
+    let all = named.paths;
     let wanted = all.len().min(args.images);
     let paths: Vec<PathBuf> = (0..wanted).map(|i| all[i * all.len() / wanted].clone()).collect();
     let (bar, mut done) = (ProgressBar::new(wanted as u64), 0);

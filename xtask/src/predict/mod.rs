@@ -32,18 +32,19 @@ pub fn run(args: Args) -> Result<()> {
     ensure!(args.topk > 0, "--topk must be at least 1");
     ensure!(args.threads != Some(0), "--threads must be at least 1");
     let device = args.device.open()?;
-    let paths = photos(&args.images)?;
+    let named = photos(&args.images)?;
     let classifier = Classifier::open(&args.weights, &args.input)?;
     if let Some(folder) = &args.heatmap {
         let failed = || format!("cannot make the folder {}", folder.display());
         std::fs::create_dir_all(folder).with_context(failed)?;
     }
-    let count = paths.len();
+    let count = named.paths.len();
     let workers = workers(&classifier, &args, &device, count)?;
+    named.print_left_out();
     let start = Instant::now();
     let (mut failed, mut noted) = (0, false);
     let mut out = std::io::stdout().lock();
-    for outcome in PhotoLoader::new(paths, classifier.transform, workers) {
+    for outcome in PhotoLoader::new(named.paths, classifier.transform, workers) {
         // A worker that panicked is that photo's error.
         let outcome = match outcome {
             Ok(outcome) => outcome?,
