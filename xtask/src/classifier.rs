@@ -1,6 +1,7 @@
 //! A trained network with what its use requires: how images are prepared, and what its classes are called.
 
 use crate::checkpoint;
+use crate::error_line::error_line;
 use crate::input_options::InputOptions;
 use crate::weights_source::pretrained;
 use anyhow::{Context, Result, bail};
@@ -92,8 +93,9 @@ fn describe_by_its_data(pretrained: &mut Pretrained) -> Result<()> {
         }
         Err(error) => bail!(
             "{}: this checkpoint does not say how its images are normalised, and its data set cannot be read \
-             ({error:#}): pass --mean and --std",
-            pretrained.source
+             ({}): pass --mean and --std",
+            pretrained.source,
+            error_line(&error)
         ),
     }
 }

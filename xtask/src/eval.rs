@@ -18,6 +18,7 @@ use resnext_data::Dataset;
 use resnext_model::{Config, Form, Pretrained, ResNext};
 use resnext_train::checkpoint::replace_file;
 use resnext_train::{Data, Metrics, evaluate};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
@@ -78,23 +79,27 @@ pub fn run(args: Args) -> Result<()> {
     }
 
     print_notes(&pretrained);
-    println!(
+    // A closed pipe is an error rather than a panic: `head` may have read enough.
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
         "{} on {} test images of {}, weights from {}",
         name.as_deref().unwrap_or("a network"),
         metrics.count,
         recipe.dataset,
         pretrained.weights.path().display()
-    );
-    println!(
+    )?;
+    writeln!(
+        out,
         "top-1 {:.2} %, top-5 {:.2} %, loss {:.4}",
         100.0 * metrics.top1(),
         100.0 * metrics.top5(),
         metrics.loss()
-    );
+    )?;
     if let Some(dtype) = args.dtype.filter(|&dtype| dtype != Dtype::F32) {
-        println!("{}", beside_f32(dtype, &metrics, &predictions, &network, &loaders)?);
+        writeln!(out, "{}", beside_f32(dtype, &metrics, &predictions, &network, &loaders)?)?;
     }
-    print!("{}", class_table(loaders.test_set(), &metrics).to_text());
+    write!(out, "{}", class_table(loaders.test_set(), &metrics).to_text())?;
     Ok(())
 }
 

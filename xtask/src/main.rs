@@ -34,6 +34,7 @@ mod run_lock;
 mod tensorboard;
 
 mod allocator;
+mod error_line;
 mod inputs;
 mod line_chart;
 mod machine;
@@ -90,7 +91,7 @@ fn main() -> ExitCode {
         Command::Summary(args) => summary::run(args).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        eprintln!("error: {}", error_line::error_line(&error));
         ExitCode::FAILURE
     })
 }

@@ -570,6 +570,14 @@ fn a_run_is_used_from_any_folder_without_its_data() {
         |class: &str| judged.lines().find(|line| line.trim_start().starts_with(class)).unwrap().to_string();
     assert!(row("thing 7 ").contains('%') && row("thing 8 ").trim_end().ends_with('–'), "{judged}");
 
+    // Whoever reads the output may stop early.
+    let mut child = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    child.args(["eval", "run"]).current_dir(path).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = child.spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));
+
     for (command, out) in [("export", "weights.safetensors"), ("convert", "converted.safetensors")] {
         used(path, &[command, "run", "--out", out]);
     }
