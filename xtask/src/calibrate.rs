@@ -5,6 +5,7 @@ use crate::classifier::{Classifier, fit_to_network, print_notes};
 use crate::dataset_arg::DatasetName;
 use crate::input_options::InputOptions;
 use crate::loaders::Loaders;
+use crate::open_data::OpenData;
 use crate::photo_paths::photos;
 use crate::plural::counted;
 use crate::recipe::{Overrides, Recipe};
@@ -95,10 +96,9 @@ fn observe_dataset(args: &Args, calibration: &mut Calibration) -> Result<usize> 
     let Args { dataset, data, images, input, .. } = args;
     recipe.apply(&Overrides { dataset: *dataset, data: data.clone(), ..Default::default() })?;
     let network = network(&pretrained)?;
-    let splits = recipe.dataset.open(recipe.data.as_deref())?;
-    let splits = fit_to_network(splits, &mut pretrained, input)?;
-    let loaders = Loaders::new(splits, recipe.batch_size, false, 0, &Device::Cpu)?;
-    let wanted = loaders.train_set().len().min(*images);
+    let data = fit_to_network(OpenData::new(&recipe)?, &mut pretrained, input)?;
+    let loaders = Loaders::new(data, recipe.batch_size, false, 0, &Device::Cpu)?;
+    let wanted = loaders.train_len().min(*images);
     let (bar, mut done) = (ProgressBar::new(wanted as u64), 0);
     for batch in loaders.train(0, 0) {
         let (x, _) = batch?;

@@ -3,6 +3,7 @@
 use crate::checkpoint;
 use crate::error_line::error_line;
 use crate::input_options::InputOptions;
+use crate::open_data::OpenData;
 use crate::weights_source::pretrained;
 use anyhow::{Context, Result, bail};
 use resnext_data::{EvalTransform, Interpolation, Normalization, Resize, Splits, imagenet};
@@ -67,18 +68,25 @@ pub fn print_notes(pretrained: &Pretrained) {
 }
 
 /// What the checkpoints of a run say about its images and classes.
-pub fn describe(splits: &Splits, network: &Config) -> Description {
-    let (size, normalization) = (splits.test.size(), splits.normalization);
+pub fn describe(data: &OpenData, network: &Config) -> Description {
     let usual = Preprocessing::usual(network.stem);
+    let normalization = data.normalization();
+    let preprocessing = match data {
+        OpenData::Memory(splits) => Preprocessing { size: splits.test.size(), crop_pct: 1.0, ..usual },
+        OpenData::Photos(_, photos, _) => Preprocessing {
+            size: (photos.test_size, photos.test_size),
+            crop_pct: photos.crop_pct,
+            interpolation: photos.interpolation.name().into(),
+            ..usual
+        },
+    };
     let preprocessing = Preprocessing {
-        size,
-        crop_pct: 1.0,
         crop_mode: CropMode::Center,
         mean: normalization.mean,
         std: normalization.std,
-        ..usual
+        ..preprocessing
     };
-    let class_names = Some(splits.test.class_names().to_vec());
+    let class_names = Some(data.class_names().to_vec());
     Description { preprocessing, class_names, network: network.clone() }
 }
 
@@ -86,9 +94,9 @@ pub fn describe(splits: &Splits, network: &Config) -> Description {
 /// keep them.
 fn describe_by_its_data(pretrained: &mut Pretrained) -> Result<()> {
     let Some(recipe) = checkpoint::recipe(&pretrained.weights)? else { return Ok(()) };
-    match recipe.dataset.open(recipe.data.as_deref()) {
-        Ok(splits) => {
-            take(pretrained, describe(&splits, &pretrained.config.clone()));
+    match OpenData::new(&recipe) {
+        Ok(data) => {
+            take(pretrained, describe(&data, &pretrained.config.clone()));
             Ok(())
         }
         Err(error) => bail!(
@@ -108,20 +116,25 @@ fn take(pretrained: &mut Pretrained, description: Description) {
 
 /// The images of a data set as the network wants them: with its own normalisation, resized and cropped if its
 /// input has another size. Where nothing says what it wants, it takes the data set's images as they are.
-pub fn fit_to_network(splits: Splits, pretrained: &mut Pretrained, options: &InputOptions) -> Result<Splits> {
+pub fn fit_to_network(
+    data: OpenData,
+    pretrained: &mut Pretrained,
+    options: &InputOptions,
+) -> Result<OpenData> {
     if pretrained.preprocessing_is_assumed {
-        let described = describe(&splits, &pretrained.config);
+        let described = describe(&data, &pretrained.config);
         pretrained.preprocessing = described.preprocessing;
         if checkpoint::recipe(&pretrained.weights)?.is_none() && !options.normalizes() {
             pretrained.notes.push(format!(
                 "it does not say how its images are prepared: assumed the data set's own normalisation, mean \
                  {:?}, std {:?}; --mean and --std override this",
-                splits.normalization.mean, splits.normalization.std
+                data.normalization().mean,
+                data.normalization().std
             ));
         }
     }
     options.apply(pretrained)?;
-    let names = splits.test.class_names();
+    let names = data.class_names();
     if let Some(own) = &pretrained.labels
         && let Some(class) = own.iter().zip(names).position(|(own, name)| own != name)
     {
@@ -132,11 +145,15 @@ pub fn fit_to_network(splits: Splits, pretrained: &mut Pretrained, options: &Inp
     }
     let transform = transform(&pretrained.preprocessing)
         .with_context(|| format!("the configuration of {}", pretrained.source))?;
+    let splits = match data {
+        OpenData::Memory(splits) => splits,
+        OpenData::Photos(sets, photos, _) => return Ok(OpenData::Photos(sets, photos, transform)),
+    };
     let (train, test) = match transform.keeps(splits.test.size()) {
         true => (splits.train, splits.test),
         false => (transform.crop_all(&splits.train), transform.crop_all(&splits.test)),
     };
-    Ok(Splits { train, test, normalization: transform.normalization })
+    Ok(Splits { train, test, normalization: transform.normalization }.into())
 }
 
 fn transform(preprocessing: &Preprocessing) -> Result<EvalTransform> {

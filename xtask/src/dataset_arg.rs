@@ -1,6 +1,6 @@
 //! `--dataset`: data sets by name.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use resnext_data::{Splits, cifar, synthetic};
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,8 @@ pub enum DatasetName {
     Synthetic,
     Cifar10,
     Cifar100,
+    /// Photos in a folder per class, or in tar shards
+    Folder,
 }
 
 /// The seed of the generated set. It is the same for every run, whatever the run's own seed, so that runs can
@@ -21,7 +23,21 @@ pub enum DatasetName {
 const SYNTHETIC_SEED: u64 = 2016;
 
 impl DatasetName {
-    /// Reads or generates the set.
+    /// The set at `path`, which nobody has named: a folder that is not one of CIFAR's files has photos.
+    ///
+    /// # Errors
+    /// If it is anything else.
+    pub fn of_path(path: &Path) -> Result<Self> {
+        if path.is_dir() && !cifar::recognise(path) {
+            return Ok(DatasetName::Folder);
+        }
+        bail!(
+            "{} is no folder of photos, so it needs --dataset with the name of its data set",
+            path.display()
+        )
+    }
+
+    /// Reads or generates a set of images of one size.
     ///
     /// # Errors
     /// If the set needs a `path` and there is none, or the files there are not the set's.
@@ -35,6 +51,7 @@ impl DatasetName {
             DatasetName::Synthetic => synthetic::splits(SYNTHETIC_SEED, 10_000, 2_000),
             DatasetName::Cifar10 => cifar::cifar10(path()?)?,
             DatasetName::Cifar100 => cifar::cifar100(path()?)?,
+            DatasetName::Folder => bail!("photos have no common size"),
         })
     }
 }
@@ -46,6 +63,7 @@ impl fmt::Display for DatasetName {
             DatasetName::Synthetic => "synthetic",
             DatasetName::Cifar10 => "cifar10",
             DatasetName::Cifar100 => "cifar100",
+            DatasetName::Folder => "folder",
         })
     }
 }

@@ -7,6 +7,7 @@ use crate::device_arg::{self, DeviceName};
 use crate::dtype_arg::{self, Dtype};
 use crate::input_options::InputOptions;
 use crate::loaders::Loaders;
+use crate::open_data::OpenData;
 use crate::recipe::{Overrides, Recipe};
 use crate::text_table::Table;
 use crate::weights_source::pretrained;
@@ -14,7 +15,6 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use indicatif::ProgressBar;
-use resnext_data::Dataset;
 use resnext_model::{Config, Form, Pretrained, ResNext};
 use resnext_train::checkpoint::replace_file;
 use resnext_train::{Data, Metrics, evaluate};
@@ -58,11 +58,10 @@ pub fn run(args: Args) -> Result<()> {
     let device = args.device.open()?;
     let mut pretrained = pretrained(&args.weights)?;
     let (recipe, name) = recipe(&args, &pretrained)?;
-    let splits = recipe.dataset.open(recipe.data.as_deref())?;
-    let splits = fit_to_network(splits, &mut pretrained, &args.input)?;
-    let network = network(&args, &pretrained, splits.test.class_names().len(), &device)?;
+    let data = fit_to_network(OpenData::new(&recipe)?, &mut pretrained, &args.input)?;
+    let network = network(&args, &pretrained, data.class_names().len(), &device)?;
 
-    let loaders = Loaders::new(splits, recipe.batch_size, false, 0, &device)?;
+    let loaders = Loaders::new(data, recipe.batch_size, false, 0, &device)?;
     ensure!(args.dtype.is_none() || device.is_cpu(), "--dtype is for the CPU");
     let ranges = args.dtype.unwrap_or(Dtype::F32).ranges(args.ranges.as_deref())?;
     let fused = match (args.dtype, &ranges) {
@@ -99,7 +98,7 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(dtype) = args.dtype.filter(|&dtype| dtype != Dtype::F32) {
         writeln!(out, "{}", beside_f32(dtype, &metrics, &predictions, &network, &loaders)?)?;
     }
-    write!(out, "{}", class_table(loaders.test_set(), &metrics).to_text())?;
+    write!(out, "{}", class_table(loaders.class_names(), &metrics).to_text())?;
     Ok(())
 }
 
@@ -142,7 +141,7 @@ fn judge(
     loaders: &Loaders,
     forward: impl Fn(&Tensor) -> resnext_model::Result<Tensor>,
 ) -> Result<(Metrics, Vec<Prediction>)> {
-    let bar = ProgressBar::new(loaders.test_set().len() as u64);
+    let bar = ProgressBar::new(loaders.test_len() as u64);
     let mut predictions = Vec::new();
     let metrics = evaluate(forward, loaders.test(), |done, logits, labels| {
         bar.set_position(done as u64);
@@ -184,9 +183,9 @@ fn beside_f32(
     ))
 }
 
-fn class_table(test_set: &Dataset, metrics: &Metrics) -> Table {
+fn class_table(names: &[String], metrics: &Metrics) -> Table {
     let mut table = Table::new(&["class", "images", "correct", "top-1"]);
-    for (name, (correct, images)) in test_set.class_names().iter().zip(&metrics.per_class) {
+    for (name, (correct, images)) in names.iter().zip(&metrics.per_class) {
         let share = match images {
             // No accuracy, which is not the same as one of 0 %.
             0 => "–".into(),

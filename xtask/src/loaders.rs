@@ -1,39 +1,136 @@
 //! The batches of a data set as tensors on a device.
 
+use crate::open_data::OpenData;
 use anyhow::Result;
 use candle_core::{Device, Tensor};
-use resnext_data::{Augmentation, Dataset, Loader, LoaderConfig, Splits};
+use resnext_data::transform::train::TrainTransform;
+use resnext_data::{
+    Augmentation, ImageLoader, ImageLoaderConfig, ImageSet, Loader, LoaderConfig, Preparation,
+};
 use resnext_train::{Batch, Batches, Data};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A loader of training batches, shuffled, and one of test batches, in order and never augmented.
 pub struct Loaders {
-    train: Loader,
-    test: Loader,
+    train: Source,
+    test: Source,
+    class_names: Vec<String>,
+    batch_size: usize,
+    /// Height and width of training images, in pixels.
+    size: (usize, usize),
     device: Device,
 }
 
+/// A loader of one of two kinds.
+enum Source {
+    Memory(Loader),
+    /// With the number of unreadable photos that have been reported.
+    Photos(ImageLoader, AtomicUsize),
+}
+
+type Results<'a> = Box<dyn Iterator<Item = resnext_data::Result<resnext_data::Batch>> + 'a>;
+
+impl Source {
+    fn len(&self) -> usize {
+        match self {
+            Source::Memory(loader) => loader.dataset().len(),
+            Source::Photos(loader, _) => loader.set().len(),
+        }
+    }
+
+    /// The batches of an epoch behind its first `skip` images.
+    fn epoch(&self, epoch: u64, skip: usize) -> Results<'_> {
+        match self {
+            Source::Memory(loader) => Box::new(loader.epoch(epoch, skip).map(Ok)),
+            Source::Photos(loader, reported) => {
+                let batches = loader.epoch(epoch, skip);
+                Box::new(batches.inspect(|_| report(loader, reported)))
+            }
+        }
+    }
+}
+
+/// Names the photos that were found unreadable since the last call.
+fn report(loader: &ImageLoader, reported: &AtomicUsize) {
+    let unreadable = loader.unreadable();
+    let before = reported.swap(unreadable.len(), Ordering::Relaxed);
+    for problem in unreadable.iter().skip(before) {
+        eprintln!("left out: {problem}");
+    }
+}
+
 impl Loaders {
-    pub fn new(splits: Splits, batch_size: usize, augment: bool, seed: u64, device: &Device) -> Result<Self> {
-        let augmentation = if augment { Augmentation::cifar() } else { Augmentation::default() };
-        let train = LoaderConfig { batch_size, shuffle: true, augmentation, seed, threads: 1 };
-        let test = LoaderConfig { shuffle: false, augmentation: Augmentation::default(), ..train };
-        Ok(Loaders {
-            train: Loader::new(Arc::new(splits.train), splits.normalization, train)?,
-            test: Loader::new(Arc::new(splits.test), splits.normalization, test)?,
-            device: device.clone(),
-        })
+    /// Photos are decoded by as many threads as there are cores.
+    pub fn new(
+        data: impl Into<OpenData>,
+        batch_size: usize,
+        augment: bool,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self> {
+        let data = data.into();
+        let (class_names, size) = (data.class_names().to_vec(), data.size());
+        let (train, test) = match data {
+            OpenData::Memory(splits) => {
+                let augmentation = if augment { Augmentation::cifar() } else { Augmentation::default() };
+                let train = LoaderConfig { batch_size, shuffle: true, augmentation, seed, threads: 1 };
+                let test = LoaderConfig { shuffle: false, augmentation: Augmentation::default(), ..train };
+                let source = |set, config| -> Result<Source> {
+                    Ok(Source::Memory(Loader::new(Arc::new(set), splits.normalization, config)?))
+                };
+                (source(splits.train, train)?, source(splits.test, test)?)
+            }
+            OpenData::Photos(photos, options, evaluation) => {
+                let threads = std::thread::available_parallelism().map_or(1, usize::from);
+                let config = ImageLoaderConfig {
+                    batch_size,
+                    repeats: options.repeats,
+                    mix: None,
+                    seed,
+                    threads,
+                    strict: options.strict,
+                };
+                let source = |set: ImageSet, preparation| -> Result<Source> {
+                    Ok(Source::Photos(ImageLoader::new(set, preparation, config)?, AtomicUsize::new(0)))
+                };
+                (
+                    source(
+                        photos.train,
+                        Preparation::Training(TrainTransform {
+                            normalization: evaluation.normalization,
+                            ..options.training(augment)?
+                        }),
+                    )?,
+                    source(photos.validation, Preparation::Evaluation(evaluation))?,
+                )
+            }
+        };
+        Ok(Loaders { train, test, class_names, batch_size, size, device: device.clone() })
     }
 
-    pub fn test_set(&self) -> &Dataset {
-        self.test.dataset()
+    /// Height and width of training images, in pixels.
+    pub fn size(&self) -> (usize, usize) {
+        self.size
     }
 
-    pub fn train_set(&self) -> &Dataset {
-        self.train.dataset()
+    /// The number of training images.
+    pub fn train_len(&self) -> usize {
+        self.train.len()
     }
 
-    fn tensors(&self, batch: resnext_data::Batch) -> resnext_train::Result<Batch> {
+    /// The number of test images.
+    pub fn test_len(&self) -> usize {
+        self.test.len()
+    }
+
+    /// The class names, indexed by label.
+    pub fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+
+    fn tensors(&self, batch: resnext_data::Result<resnext_data::Batch>) -> resnext_train::Result<Batch> {
+        let batch = batch.map_err(|error| resnext_train::Error::Data(Box::new(error)))?;
         let (n, (h, w)) = (batch.labels.len(), batch.size);
         // The loader's memory is (N, H, W, C); the network sees (N, C, H, W) with those strides.
         let images = Tensor::from_vec(batch.images, (n, h, w, 3), &self.device)?.permute((0, 3, 1, 2))?;
@@ -43,19 +140,22 @@ impl Loaders {
 
 impl Data for Loaders {
     fn images_per_epoch(&self) -> usize {
-        self.train.dataset().len()
+        self.train.len()
     }
 
     fn batch_size(&self) -> usize {
-        self.train.batch_size()
+        self.batch_size
     }
 
     fn image_size(&self) -> (usize, usize) {
-        self.train.dataset().size()
+        self.size
     }
 
     fn fingerprint(&self) -> String {
-        self.train.dataset().fingerprint()
+        match &self.train {
+            Source::Memory(loader) => loader.dataset().fingerprint(),
+            Source::Photos(loader, _) => loader.set().fingerprint(),
+        }
     }
 
     fn train(&self, epoch: usize, skip: usize) -> Batches<'_> {

@@ -4,6 +4,7 @@
 mod bench;
 mod calibrate;
 mod convert;
+mod data;
 mod eval;
 mod export;
 mod gpu_check;
@@ -21,7 +22,11 @@ mod dtype_arg;
 mod input_options;
 mod loaders;
 mod named_recipes;
+mod open_data;
+mod photo_defaults;
+mod photo_options;
 mod photo_paths;
+mod photo_sets;
 mod recipe;
 mod weights_source;
 
@@ -58,6 +63,8 @@ enum Command {
     Train(train::Args),
     /// Evaluate a run or trained weights: top-1, top-5, loss, and a table per class
     Eval(eval::Args),
+    /// Look at a data set before a network does
+    Data(data::Args),
     /// Classify photos with any pretrained ResNeXt or ResNet
     Predict(predict::Args),
     /// Measure the ranges of a network's feature maps on images, for --dtype int8
@@ -81,6 +88,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Data(args) => data::run(args).map(|()| ExitCode::SUCCESS),
         Command::Predict(args) => predict::run(args).map(|()| ExitCode::SUCCESS),
         Command::Calibrate(args) => calibrate::run(args).map(|()| ExitCode::SUCCESS),
         Command::Export(args) => export::run(args).map(|()| ExitCode::SUCCESS),

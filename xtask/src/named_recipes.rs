@@ -1,10 +1,11 @@
 //! The recipes of this repository, which are part of the program.
 
 /// Name and text of each file in `recipes/`.
-const RECIPES: [(&str, &str); 4] = [
+const RECIPES: [(&str, &str); 5] = [
     ("synthetic", include_str!("../../recipes/synthetic.toml")),
     ("cifar10", include_str!("../../recipes/cifar10.toml")),
     ("cifar100", include_str!("../../recipes/cifar100.toml")),
+    ("folder", include_str!("../../recipes/folder.toml")),
     ("paper-cifar10", include_str!("../../recipes/paper-cifar10.toml")),
 ];
 

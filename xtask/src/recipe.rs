@@ -2,6 +2,7 @@
 
 use crate::dataset_arg::DatasetName;
 use crate::named_recipes;
+use crate::photo_options::{PhotoOptions, PhotoOverrides};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use resnext_model::{Config, Form};
@@ -78,6 +79,9 @@ pub struct Recipe {
     pub adamw: Option<AdamWConfig>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lamb: Option<LambConfig>,
+    /// How photos are prepared, for data sets of photos.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub photos: Option<PhotoOptions>,
 }
 
 fn one() -> usize {
@@ -118,13 +122,15 @@ pub struct Overrides {
     /// Data set
     #[arg(long)]
     pub dataset: Option<DatasetName>,
-    /// Archive (.tar.gz) or folder of the data set
+    /// Archive (.tar.gz) or folder of the data set; a folder of photos needs nothing else
     #[arg(long)]
     pub data: Option<PathBuf>,
     /// Fine-tune these weights: a run folder, a file, or a repository of the hub. The last layer is new if the
     /// data set has another number of classes
     #[arg(long)]
     pub weights: Option<String>,
+    #[command(flatten)]
+    pub photos: PhotoOverrides,
     /// Passes over the training set
     #[arg(long)]
     pub epochs: Option<usize>,
@@ -279,6 +285,9 @@ impl Recipe {
         self.grad_checkpoint |= overrides.grad_checkpoint;
         if overrides.data.is_some() {
             self.data = overrides.data.clone();
+        }
+        if self.dataset == DatasetName::Folder {
+            self.photos.get_or_insert_default().apply(&overrides.photos);
         }
         Ok(())
     }

@@ -1,5 +1,8 @@
 //! The commands as a user types them: a whole small run, and the errors for bad input.
 
+#[path = "cli/photo_folder.rs"]
+mod photo_folder;
+
 use resnext_model::{Config, Summary};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};

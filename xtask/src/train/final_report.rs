@@ -27,7 +27,7 @@ pub fn write(
     let checkpoint = Checkpoint::load(&folder.path.join(BEST), device)?;
     let weights = checkpoint.weights().clone().into_iter().collect();
     let network = ResNext::new(&checkpoint.model, VarBuilder::from_tensors(weights, DType::F32, device))?;
-    let class_names = loaders.train_set().class_names();
+    let class_names = loaders.class_names();
     let examination = examine(&network, loaders, class_names.len(), normalization, MISTAKES)?;
     let report = Report {
         title: &folder.path.display().to_string(),

@@ -11,11 +11,14 @@ use crate::classifier::describe;
 use crate::dataset_arg::DatasetName;
 use crate::loaders::Loaders;
 use crate::machine;
+use crate::open_data::OpenData;
+use crate::photo_defaults;
 use crate::plural::counted;
-use crate::recipe::Recipe;
+use crate::recipe::{Overrides, Recipe};
 use crate::run_folder::{LAST, RECIPE, REPORT, RunFolder, file_in};
 use crate::run_lock::RunLock;
-use anyhow::{Result, bail};
+use crate::weights_source::pretrained;
+use anyhow::{Result, bail, ensure};
 pub use args::Args;
 use candle_core::Device;
 use progress::Progress;
@@ -40,19 +43,27 @@ pub fn run(args: Args) -> Result<ExitCode> {
         Some(_) => None,
         None => initial::open(&mut recipe, args.overrides.model.is_some())?,
     };
-    let splits = recipe.dataset.open(recipe.data.as_deref())?;
-    let model = recipe.network(splits.train.class_names().len())?;
-    let (height, width) = splits.train.size();
+    ensure!(
+        recipe.photos.is_some() || args.overrides.photos.is_empty(),
+        "--size, --test-size, --validation, --policy and --strict are for photos: data set {} has none",
+        recipe.dataset
+    );
+    let data = OpenData::new(&recipe)?;
+    if let Some(photos) = &mut recipe.photos {
+        photos.classes = data.class_names().to_vec();
+    }
+    let model = recipe.network(data.class_names().len())?;
+    let (height, width) = data.size();
     let summary = Summary::new(&model, height, width)?;
-    let description = describe(&splits, &model);
-    let normalization = splits.normalization;
-    let loaders = Loaders::new(splits, recipe.batch_size, recipe.augment, recipe.seed, &device)?;
+    let description = describe(&data, &model);
+    let normalization = data.normalization();
+    let loaders = Loaders::new(data, recipe.batch_size, recipe.augment, recipe.seed, &device)?;
     let mut trainer = Trainer::new(&model, recipe.training()?, serde_json::to_value(&recipe)?, &device)?;
     trainer.set_metadata([(Description::KEY.to_string(), description.to_json())].into());
     if let Some((checkpoint, file)) = &checkpoint {
         trainer.restore(checkpoint, file)?;
     }
-    let names = loaders.train_set().class_names();
+    let names = loaders.class_names();
     let initial =
         initial.map(|found| initial::load(&mut trainer, &found, (&model, names), &device)).transpose()?;
     trainer.check(&loaders)?;
@@ -133,8 +144,8 @@ struct Start {
 fn start(args: &Args, device: &Device) -> Result<Start> {
     let Some(path) = &args.resume else {
         let recipe = match &args.recipe {
-            Some(name) => Recipe::open(name)?,
-            None => Recipe::of(args.overrides.dataset.unwrap_or(DatasetName::Synthetic))?,
+            Some(name) => for_a_new_run(Recipe::open(name)?),
+            None => chosen(&args.overrides, !device.is_cpu())?,
         };
         return Ok(Start { recipe, folder: None, lock: None, checkpoint: None });
     };
@@ -164,6 +175,34 @@ fn start(args: &Args, device: &Device) -> Result<Start> {
     Ok(Start { recipe: saved, folder, lock, checkpoint: Some((checkpoint, file)) })
 }
 
+/// A recipe without the names of the classes that an earlier run was trained on.
+fn for_a_new_run(mut recipe: Recipe) -> Recipe {
+    if let Some(photos) = &mut recipe.photos {
+        photos.classes.clear();
+    }
+    recipe
+}
+
+/// The recipe for the data set that the options name; of photos, the one that fits those in the folder.
+fn chosen(options: &Overrides, gpu: bool) -> Result<Recipe> {
+    let path = options.data.as_deref();
+    let dataset = match (options.dataset, path) {
+        (Some(dataset), _) => dataset,
+        (None, Some(path)) => DatasetName::of_path(path)?,
+        (None, None) => DatasetName::Synthetic,
+    };
+    match (dataset, path) {
+        (DatasetName::Folder, Some(folder)) => {
+            let weights = options.weights.as_deref().map(pretrained).transpose()?;
+            let (recipe, notes) = photo_defaults::choose(folder, options, weights.as_ref(), gpu)?;
+            notes.iter().for_each(|note| println!("{note}"));
+            println!();
+            Ok(recipe)
+        }
+        (dataset, _) => Recipe::of(dataset),
+    }
+}
+
 /// What is about to happen, for someone who has never seen a run.
 fn introduction(
     recipe: &Recipe,
@@ -185,8 +224,7 @@ fn facts(
     loaders: &Loaders,
     device: &Device,
 ) -> Vec<(&'static str, String)> {
-    let (train, test) = (loaders.train_set(), loaders.test_set());
-    let (height, width) = train.size();
+    let (height, width) = loaders.size();
     let augmented = if recipe.augment { ", augmented" } else { "" };
     vec![
         ("network", format!("{}, block form ({})", recipe.model, recipe.form)),
@@ -203,9 +241,9 @@ fn facts(
             format!(
                 "{}: {} training and {} test images of {height}×{width} in {} classes{augmented}",
                 recipe.dataset,
-                train.len(),
-                test.len(),
-                train.class_names().len()
+                loaders.train_len(),
+                loaders.test_len(),
+                loaders.class_names().len()
             ),
         ),
         (

@@ -1,0 +1,73 @@
+//! The data that a recipe names, opened.
+
+use crate::dataset_arg::DatasetName;
+use crate::photo_options::PhotoOptions;
+use crate::photo_sets::PhotoSets;
+use crate::recipe::Recipe;
+use anyhow::{Context, Result, ensure};
+use resnext_data::{EvalTransform, Normalization, Splits};
+
+/// A training set and a test set.
+pub enum OpenData {
+    /// Images of one size in memory.
+    Memory(Box<Splits>),
+    /// Photos that are decoded when they are needed; and how they are prepared, in evaluation by the transform.
+    Photos(Box<PhotoSets>, PhotoOptions, EvalTransform),
+}
+
+impl From<Splits> for OpenData {
+    fn from(splits: Splits) -> Self {
+        OpenData::Memory(Box::new(splits))
+    }
+}
+
+impl OpenData {
+    /// Opens a recipe's data.
+    ///
+    /// # Errors
+    /// If it needs a path and there is none, the files there are not what the data set consists of, or they are
+    /// photos of other classes than those that the recipe's run was trained on.
+    pub fn new(recipe: &Recipe) -> Result<Self> {
+        let path = recipe.data.as_deref();
+        if recipe.dataset != DatasetName::Folder {
+            return Ok(recipe.dataset.open(path)?.into());
+        }
+        let path = path.context("data set folder needs --data with the folder of the photos")?;
+        let options = recipe.photos.clone().unwrap_or_default();
+        let sets = PhotoSets::open(path, options.split())?;
+        let (expected, found) = (&options.classes, sets.train.class_names());
+        ensure!(
+            expected.is_empty() || expected == found,
+            "{} has the classes {}, expected those of the run: {}",
+            path.display(),
+            found.join(", "),
+            expected.join(", ")
+        );
+        let evaluation = options.evaluation()?;
+        Ok(OpenData::Photos(Box::new(sets), options, evaluation))
+    }
+
+    /// The class names, indexed by label.
+    pub fn class_names(&self) -> &[String] {
+        match self {
+            OpenData::Memory(splits) => splits.train.class_names(),
+            OpenData::Photos(photos, ..) => photos.train.class_names(),
+        }
+    }
+
+    /// Height and width of training images, in pixels.
+    pub fn size(&self) -> (usize, usize) {
+        match self {
+            OpenData::Memory(splits) => splits.train.size(),
+            OpenData::Photos(_, options, _) => (options.size, options.size),
+        }
+    }
+
+    /// What inputs are normalised with.
+    pub fn normalization(&self) -> Normalization {
+        match self {
+            OpenData::Memory(splits) => splits.normalization,
+            OpenData::Photos(_, _, evaluation) => evaluation.normalization,
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! How photos are prepared: the recipe's table `[photos]`.
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use resnext_data::transform::color_jitter::ColorJitter;
+use resnext_data::transform::crop::RandomResizedCrop;
+use resnext_data::transform::erasing::{EraseFill, RandomErasing};
+use resnext_data::transform::lighting::Lighting;
+use resnext_data::transform::policy::Policy;
+use resnext_data::transform::train::TrainTransform;
+use resnext_data::{EvalTransform, Interpolation, Normalization, Resize, ValidationSplit};
+use serde::{Deserialize, Serialize};
+
+/// How photos are prepared, for training and for evaluation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PhotoOptions {
+    /// Height and width of training crops, in pixels.
+    pub size: usize,
+    /// Height and width of crops in evaluation, in pixels.
+    pub test_size: usize,
+    /// The side of the crop in evaluation, as a share of the shorter side that photos are resized to.
+    pub crop_pct: f64,
+    /// `bilinear` or `bicubic`.
+    pub interpolation: Filter,
+    /// Mean and standard deviation of pixels scaled to [0, 1], which inputs are normalised with.
+    pub mean: [f64; 3],
+    pub std: [f64; 3],
+    /// The share of each class's photos that is kept for validation, if the folder has none for it.
+    pub validation: f64,
+    /// Chooses those photos. It is not the run's seed, so that runs can be compared.
+    pub split_seed: u64,
+    /// The smallest and largest area of training crops, as shares of the photo's.
+    pub area: [f64; 2],
+    /// Whether training photos are flipped left to right half of the time.
+    pub flip: bool,
+    /// An augmentation policy: `trivial`, or one such as `rand-m9-mstd0.5-inc1`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// Random brightness, contrast and saturation, such as 0.4; 0 turns it off.
+    pub jitter: f64,
+    /// The deviation of random light, such as 0.1; 0 turns it off.
+    pub lighting: f64,
+    /// The probability that a rectangle of a training crop is erased.
+    pub erase: f64,
+    /// What it is filled with: `zero`, or `pixel` for noise.
+    pub erase_fill: Fill,
+    /// How often each photo is used in one epoch, augmented differently each time; an epoch then has that
+    /// many times fewer different photos.
+    pub repeats: usize,
+    /// Whether a photo that cannot be read is an error rather than left out.
+    pub strict: bool,
+    /// The names of the classes that a run has been trained on, in the order of its labels; empty before.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Filter {
+    Bilinear,
+    Bicubic,
+}
+
+impl Filter {
+    pub fn name(self) -> &'static str {
+        match self {
+            Filter::Bilinear => "bilinear",
+            Filter::Bicubic => "bicubic",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fill {
+    Zero,
+    Pixel,
+}
+
+/// torchvision's preparation for ImageNet.
+impl Default for PhotoOptions {
+    fn default() -> Self {
+        PhotoOptions {
+            size: 224,
+            test_size: 224,
+            crop_pct: 0.875,
+            interpolation: Filter::Bilinear,
+            mean: [0.485, 0.456, 0.406],
+            std: [0.229, 0.224, 0.225],
+            validation: 0.2,
+            split_seed: 0,
+            area: [0.08, 1.0],
+            flip: true,
+            policy: None,
+            jitter: 0.0,
+            lighting: 0.0,
+            erase: 0.0,
+            erase_fill: Fill::Pixel,
+            repeats: 1,
+            strict: false,
+            classes: Vec::new(),
+        }
+    }
+}
+
+/// The settings for photos that the command line can override.
+#[derive(Args, Debug, Default, Clone)]
+pub struct PhotoOverrides {
+    /// Photos: height and width of training crops, in pixels [default: chosen for the network]
+    #[arg(long)]
+    pub size: Option<usize>,
+    /// Photos: height and width of crops in evaluation, in pixels [default: --size]
+    #[arg(long)]
+    pub test_size: Option<usize>,
+    /// Photos: share of each class kept for validation, where the folder has no val/ [default: 0.2]
+    #[arg(long)]
+    pub validation: Option<f64>,
+    /// Photos: augmentation policy, trivial or one such as rand-m9-mstd0.5-inc1
+    #[arg(long)]
+    pub policy: Option<String>,
+    /// Photos: end with an error at a photo that cannot be read [default: leave it out, and say so]
+    #[arg(long)]
+    pub strict: bool,
+}
+
+impl PhotoOverrides {
+    /// Whether none is given.
+    pub fn is_empty(&self) -> bool {
+        let PhotoOverrides { size, test_size, validation, policy, strict } = self;
+        size.is_none() && test_size.is_none() && validation.is_none() && policy.is_none() && !strict
+    }
+}
+
+impl PhotoOptions {
+    /// Replaces settings by those of the command line.
+    pub fn apply(&mut self, overrides: &PhotoOverrides) {
+        if let Some(size) = overrides.size {
+            (self.size, self.test_size) = (size, size);
+        }
+        self.test_size = overrides.test_size.unwrap_or(self.test_size);
+        self.validation = overrides.validation.unwrap_or(self.validation);
+        self.policy = overrides.policy.clone().or(self.policy.take());
+        self.strict |= overrides.strict;
+    }
+
+    pub fn normalization(&self) -> Normalization {
+        Normalization { mean: self.mean.map(|v| v as f32), std: self.std.map(|v| v as f32) }
+    }
+
+    pub fn split(&self) -> ValidationSplit {
+        ValidationSplit { share: self.validation, seed: self.split_seed }
+    }
+
+    /// How photos are prepared for evaluation.
+    pub fn evaluation(&self) -> Result<EvalTransform> {
+        ensure!(
+            self.crop_pct > 0.0 && self.crop_pct <= 1.0,
+            "crop_pct must be above 0 and at most 1, got {}",
+            self.crop_pct
+        );
+        let transform = EvalTransform {
+            resize: Resize::Shorter((self.test_size as f64 / self.crop_pct).floor() as usize),
+            crop: (self.test_size, self.test_size),
+            interpolation: self.interpolation(),
+            normalization: self.normalization(),
+        };
+        transform.validate()?;
+        Ok(transform)
+    }
+
+    /// How photos are prepared for training; without augmentation, from the middle of each photo.
+    pub fn training(&self, augment: bool) -> Result<TrainTransform> {
+        let size = (self.size, self.size);
+        ensure!((1..=1 << 13).contains(&self.size), "size must be from 1 to 8192, got {}", self.size);
+        let mut transform = TrainTransform::new(size, self.interpolation(), self.normalization());
+        if !augment {
+            // A rectangle of the whole area fits only if the photo is square; the central square is taken.
+            transform.crop = RandomResizedCrop { area: (1.0, 1.0), aspect: (1.0, 1.0) };
+            transform.flip = false;
+            return Ok(transform);
+        }
+        let Self { jitter, .. } = *self;
+        transform.crop.area = (self.area[0], self.area[1]);
+        transform.flip = self.flip;
+        transform.policy = self.policy.as_deref().map(str::parse::<Policy>).transpose()?;
+        transform.jitter = (jitter != 0.0).then_some(ColorJitter {
+            brightness: jitter,
+            contrast: jitter,
+            saturation: jitter,
+        });
+        transform.lighting = (self.lighting != 0.0).then_some(Lighting { deviation: self.lighting });
+        let fill = match self.erase_fill {
+            Fill::Zero => EraseFill::Zero,
+            Fill::Pixel => EraseFill::Pixel,
+        };
+        transform.erasing = (self.erase != 0.0).then(|| RandomErasing::new(self.erase, fill));
+        transform.validate()?;
+        Ok(transform)
+    }
+
+    fn interpolation(&self) -> Interpolation {
+        match self.interpolation {
+            Filter::Bilinear => Interpolation::Bilinear,
+            Filter::Bicubic => Interpolation::Bicubic,
+        }
+    }
+}
