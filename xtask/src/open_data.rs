@@ -12,7 +12,7 @@ pub enum OpenData {
     /// Images of one size in memory.
     Memory(Box<Splits>),
     /// Photos that are decoded when they are needed; and how they are prepared, in evaluation by the transform.
-    Photos(Box<PhotoSets>, PhotoOptions, EvalTransform),
+    Photos(Box<PhotoSets>, Box<PhotoOptions>, EvalTransform),
 }
 
 impl From<Splits> for OpenData {
@@ -44,7 +44,7 @@ impl OpenData {
             expected.join(", ")
         );
         let evaluation = options.evaluation()?;
-        Ok(OpenData::Photos(Box::new(sets), options, evaluation))
+        Ok(OpenData::Photos(Box::new(sets), Box::new(options), evaluation))
     }
 
     /// The class names, indexed by label.

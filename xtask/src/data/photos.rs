@@ -34,7 +34,7 @@ impl PhotoArgs {
         };
         recipe.apply(&self.overrides)?;
         match OpenData::new(&recipe)? {
-            OpenData::Photos(sets, options, _) => Ok(Photos { sets: *sets, options, recipe }),
+            OpenData::Photos(sets, options, _) => Ok(Photos { sets: *sets, options: *options, recipe }),
             OpenData::Memory(_) => bail!("data set {} has no photos", recipe.dataset),
         }
     }
