@@ -1,7 +1,7 @@
 //! The photos that a user names: files, folders and patterns.
 
 use anyhow::{Context, Result, bail, ensure};
-use resnext_data::{PhotoFiles, is_strewn};
+use resnext_data::{PhotoFiles, is_system_file};
 use std::path::{Path, PathBuf};
 
 /// The photos that the arguments name; those in a folder or pattern are sorted by name.
@@ -52,7 +52,7 @@ pub fn photos(arguments: &[String]) -> Result<NamedPhotos> {
     Ok(named)
 }
 
-/// Adds the files that match a pattern, and the photos of folders that match it. Files that systems strew in
+/// Adds the files that match a pattern, and the photos of folders that match it. Files that systems leave in
 /// folders match only if the pattern itself is a name.
 fn pattern(argument: &str, named: &mut NamedPhotos) -> Result<()> {
     let found = glob::glob(argument).with_context(|| format!("the pattern {argument}"))?;
@@ -60,7 +60,7 @@ fn pattern(argument: &str, named: &mut NamedPhotos) -> Result<()> {
     for path in found {
         let path = path?;
         match path.is_dir() {
-            _ if is_strewn(&path) => {}
+            _ if is_system_file(&path) => {}
             true => {
                 named.add(&path)?;
             }

@@ -36,7 +36,7 @@ pub use image_loader::{ImageBatches, ImageLoader, ImageLoaderConfig, Preparation
 pub use image_set::ImageSet;
 pub use loader::{Batch, Batches, Loader, LoaderConfig};
 pub use photo::{MEMORY_LIMIT, Photo};
-pub use photo_files::{PHOTO_ENDINGS, PhotoFiles, is_photo, is_strewn};
+pub use photo_files::{PHOTO_ENDINGS, PhotoFiles, is_photo, is_system_file};
 pub use photo_loader::{PhotoLoader, Sample};
 pub use resample::Interpolation;
 pub use shards::Shards;

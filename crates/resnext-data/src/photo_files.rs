@@ -15,7 +15,7 @@ pub const PHOTO_ENDINGS: [&str; 24] = [
 pub struct PhotoFiles {
     /// The files that end as photos do, sorted by path.
     pub photos: Vec<PathBuf>,
-    /// The other files, each with what it is instead, such as "a HEIC image". Files that systems strew in folders
+    /// The other files, each with what it is instead, such as "a HEIC image". Files that systems leave in folders
     /// are not among them.
     pub left_out: Vec<(PathBuf, String)>,
 }
@@ -39,7 +39,7 @@ impl PhotoFiles {
         let mut paths = paths.map_err(failed)?;
         paths.sort();
         for path in paths {
-            if is_strewn(&path) {
+            if is_system_file(&path) {
                 continue;
             }
             if path.is_dir() {
@@ -83,7 +83,7 @@ pub fn is_photo(path: &Path) -> bool {
 }
 
 /// Whether a file or folder is one that operating systems, servers and archives leave in people's folders.
-pub fn is_strewn(path: &Path) -> bool {
+pub fn is_system_file(path: &Path) -> bool {
     const NAMES: [&str; 22] = [
         ".ds_store",
         ".localized",

@@ -280,7 +280,7 @@ fn a_list_gives_one_result_per_photo_even_if_workers_panic() {
 }
 
 #[test]
-fn a_folder_says_what_it_leaves_out_but_for_what_systems_strew() {
+fn a_folder_says_what_it_leaves_out_but_for_system_files() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     for inner in ["b", "__MACOSX", ".thumbnails"] {
@@ -288,8 +288,8 @@ fn a_folder_says_what_it_leaves_out_but_for_what_systems_strew() {
     }
     let jpeg = std::fs::read(files().join("420.jpg")).unwrap();
     let names = ["a.JPG", "b/c.jfif", "d.jpe", "e.TIFF", "f.webp", "k.mpo"];
-    let strewn = ["._a.jpg", ".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX/a.jpg", ".thumbnails/a.jpg"];
-    for name in names.iter().chain(&strewn) {
+    let system = ["._a.jpg", ".DS_Store", "Thumbs.db", "desktop.ini", "__MACOSX/a.jpg", ".thumbnails/a.jpg"];
+    for name in names.iter().chain(&system) {
         std::fs::write(path.join(name), &jpeg).unwrap();
     }
     std::fs::write(path.join("g.heic"), b"\0\0\0\x18ftypheic\0\0\0\0mif1heic").unwrap();

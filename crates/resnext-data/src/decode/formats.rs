@@ -10,7 +10,7 @@ const READ: &str = "JPEG, PNG, GIF, WebP, BMP, TIFF, PNM, ICO or QOI";
 ///
 /// # Errors
 /// [`PhotoError::Unsupported`], with the name of a format that is known but not read; [`PhotoError::NotAnImage`].
-pub fn recognize(bytes: &[u8]) -> Result<ImageFormat, PhotoError> {
+pub fn recognise(bytes: &[u8]) -> Result<ImageFormat, PhotoError> {
     if bytes.is_empty() {
         return Err(PhotoError::NotAnImage("the file is empty".into()));
     }
@@ -89,7 +89,7 @@ fn name_of_brand(bytes: &[u8]) -> &'static str {
 
 /// What a file is by its first bytes, in a few words, for a file that is left out because of its name.
 pub fn description(bytes: &[u8]) -> String {
-    match recognize(bytes) {
+    match recognise(bytes) {
         Ok(format) => {
             let name = format.extensions_str().first().unwrap_or(&"image").to_uppercase();
             format!("holds a {name} image, but does not end as one")

@@ -28,7 +28,7 @@ use raster::{Budget, Raster};
 /// A [`PhotoError`]; a decoder's panic is one, too.
 pub fn decode(bytes: &[u8], memory: u64) -> Result<Raster, PhotoError> {
     caught(|| {
-        let format = formats::recognize(bytes)?;
+        let format = formats::recognise(bytes)?;
         let budget = Budget::new(memory, bytes.len());
         let mut raster = match format {
             ImageFormat::Jpeg => jpeg::decode(bytes, budget),
