@@ -96,7 +96,7 @@ fn observe_dataset(args: &Args, calibration: &mut Calibration) -> Result<usize> 
     let Args { dataset, data, images, input, .. } = args;
     recipe.apply(&Overrides { dataset: *dataset, data: data.clone(), ..Default::default() })?;
     let network = network(&pretrained)?;
-    let data = fit_to_network(OpenData::new(&recipe)?, &mut pretrained, input)?;
+    let data = fit_to_network(OpenData::new(&recipe, None)?, &mut pretrained, input)?;
     let loaders = Loaders::new(data, recipe.batch_size, false, 0, &Device::Cpu)?;
     let wanted = loaders.train_len().min(*images);
     let (bar, mut done) = (ProgressBar::new(wanted as u64), 0);

@@ -94,7 +94,7 @@ pub fn describe(data: &OpenData, network: &Config) -> Description {
 /// keep them.
 fn describe_by_its_data(pretrained: &mut Pretrained) -> Result<()> {
     let Some(recipe) = checkpoint::recipe(&pretrained.weights)? else { return Ok(()) };
-    match OpenData::new(&recipe) {
+    match OpenData::new(&recipe, None) {
         Ok(data) => {
             take(pretrained, describe(&data, &pretrained.config.clone()));
             Ok(())
@@ -157,11 +157,9 @@ pub fn fit_to_network(
 }
 
 fn transform(preprocessing: &Preprocessing) -> Result<EvalTransform> {
-    let interpolation = match preprocessing.interpolation.as_str() {
-        "bilinear" => Interpolation::Bilinear,
-        "bicubic" => Interpolation::Bicubic,
-        other => bail!("interpolation must be bilinear or bicubic, got {other}"),
-    };
+    let name = &preprocessing.interpolation;
+    let interpolation = Interpolation::named(name)
+        .with_context(|| format!("interpolation must be bilinear or bicubic, got {name}"))?;
     let (height, width) = preprocessing.scaled();
     let transform = EvalTransform {
         resize: match preprocessing.crop_mode {

@@ -58,7 +58,7 @@ pub fn run(args: Args) -> Result<()> {
     let device = args.device.open()?;
     let mut pretrained = pretrained(&args.weights)?;
     let (recipe, name) = recipe(&args, &pretrained)?;
-    let data = fit_to_network(OpenData::new(&recipe)?, &mut pretrained, &args.input)?;
+    let data = fit_to_network(OpenData::new(&recipe, None)?, &mut pretrained, &args.input)?;
     let network = network(&args, &pretrained, data.class_names().len(), &device)?;
 
     let loaders = Loaders::new(data, recipe.batch_size, false, 0, &device)?;

@@ -1,12 +1,11 @@
 //! The batches of a data set as tensors on a device.
 
+use crate::machine;
 use crate::open_data::OpenData;
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use resnext_data::transform::train::TrainTransform;
-use resnext_data::{
-    Augmentation, ImageLoader, ImageLoaderConfig, ImageSet, Loader, LoaderConfig, Preparation,
-};
+use resnext_data::{Augmentation, ImageLoader, ImageSet, Loader, LoaderConfig, Preparation};
 use resnext_train::{Batch, Batches, Data};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -82,15 +81,7 @@ impl Loaders {
                 (source(splits.train, train)?, source(splits.test, test)?)
             }
             OpenData::Photos(photos, options, evaluation) => {
-                let threads = std::thread::available_parallelism().map_or(1, usize::from);
-                let config = ImageLoaderConfig {
-                    batch_size,
-                    repeats: options.repeats,
-                    mix: None,
-                    seed,
-                    threads,
-                    strict: options.strict,
-                };
+                let config = options.loader(batch_size, seed, machine::cores());
                 let source = |set: ImageSet, preparation| -> Result<Source> {
                     Ok(Source::Photos(ImageLoader::new(set, preparation, config)?, AtomicUsize::new(0)))
                 };

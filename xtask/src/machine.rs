@@ -1,4 +1,4 @@
-//! What this machine is, for reports.
+//! What this machine is: for reports, and as the default number of threads.
 
 use crate::plural::counted;
 use candle_core::Device;
@@ -17,6 +17,11 @@ pub fn description(device: &Device) -> String {
         Device::Cuda(_) => "CUDA".into(),
         Device::Metal(_) => "Metal".into(),
     }
+}
+
+/// The number of cores that this process may use.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// The processor's name, where Linux says it.

@@ -22,19 +22,19 @@ impl From<Splits> for OpenData {
 }
 
 impl OpenData {
-    /// Opens a recipe's data.
+    /// Opens a recipe's data. `photos` are those of its folder, if they have been listed already.
     ///
     /// # Errors
     /// If it needs a path and there is none, the files there are not what the data set consists of, or they are
     /// photos of other classes than those that the recipe's run was trained on.
-    pub fn new(recipe: &Recipe) -> Result<Self> {
+    pub fn new(recipe: &Recipe, photos: Option<PhotoSets>) -> Result<Self> {
         let path = recipe.data.as_deref();
         if recipe.dataset != DatasetName::Folder {
             return Ok(recipe.dataset.open(path)?.into());
         }
         let path = path.context("data set folder needs --data with the folder of the photos")?;
         let options = recipe.photos.clone().unwrap_or_default();
-        let sets = PhotoSets::open(path, options.split())?;
+        let sets = photos.map_or_else(|| PhotoSets::open(path, options.split()), Ok)?;
         let (expected, found) = (&options.classes, sets.train.class_names());
         ensure!(
             expected.is_empty() || expected == found,

@@ -1,23 +1,24 @@
 //! Settings for a folder of photos that nobody has trained on before: chosen by what is in it.
 
 use crate::dataset_arg::DatasetName;
-use crate::photo_options::{Filter, PhotoOptions};
+use crate::photo_options::PhotoOptions;
 use crate::photo_sets::PhotoSets;
 use crate::plural::counted;
 use crate::recipe::{Overrides, Recipe};
 use anyhow::Result;
-use resnext_data::ImageSet;
+use resnext_data::{ImageSet, Interpolation};
 use resnext_model::{Config, Pretrained, StemKind};
 use std::path::Path;
 
 /// A recipe for the photos in `folder`, with the options of the command line, and lines that say what was
-/// chosen. `weights` are those that training starts from, if any; `gpu` is whether it runs on a GPU.
+/// chosen, with the photos themselves. `weights` are those that training starts from, if any; `gpu` is whether
+/// it runs on a GPU.
 pub fn choose(
     folder: &Path,
     overrides: &Overrides,
     weights: Option<&Pretrained>,
     gpu: bool,
-) -> Result<(Recipe, Vec<String>)> {
+) -> Result<(Recipe, Vec<String>, PhotoSets)> {
     let mut recipe = Recipe::of(DatasetName::Folder)?;
     recipe.apply(overrides)?;
     let sets = PhotoSets::open(folder, recipe.photos.clone().unwrap_or_default().split())?;
@@ -45,7 +46,7 @@ pub fn choose(
         "chosen for these: {network} --size {size} --batch-size {} --lr {} --epochs {}",
         recipe.batch_size, recipe.lr, recipe.epochs
     ));
-    Ok((recipe, notes))
+    Ok((recipe, notes, sets))
 }
 
 /// A line about classes of which the largest has several times the photos of the smallest.
@@ -99,11 +100,7 @@ fn fine_tuning(recipe: &mut Recipe, images: usize, weights: &Pretrained) {
         size,
         test_size: size,
         crop_pct: preparation.crop_pct.min(0.875),
-        interpolation: if preparation.interpolation == "bicubic" {
-            Filter::Bicubic
-        } else {
-            Filter::Bilinear
-        },
+        interpolation: Interpolation::named(&preparation.interpolation).unwrap_or(Interpolation::Bilinear),
         mean: preparation.mean.map(decimal),
         std: preparation.std.map(decimal),
         ..recipe.photos.clone().unwrap_or_default()

@@ -8,7 +8,7 @@ use resnext_data::transform::erasing::{EraseFill, RandomErasing};
 use resnext_data::transform::lighting::Lighting;
 use resnext_data::transform::policy::Policy;
 use resnext_data::transform::train::TrainTransform;
-use resnext_data::{EvalTransform, Interpolation, Normalization, Resize, ValidationSplit};
+use resnext_data::{EvalTransform, ImageLoaderConfig, Interpolation, Normalization, Resize, ValidationSplit};
 use serde::{Deserialize, Serialize};
 
 /// How photos are prepared, for training and for evaluation.
@@ -22,7 +22,8 @@ pub struct PhotoOptions {
     /// The side of the crop in evaluation, as a share of the shorter side that photos are resized to.
     pub crop_pct: f64,
     /// `bilinear` or `bicubic`.
-    pub interpolation: Filter,
+    #[serde(with = "InterpolationName")]
+    pub interpolation: Interpolation,
     /// Mean and standard deviation of pixels scaled to [0, 1], which inputs are normalised with.
     pub mean: [f64; 3],
     pub std: [f64; 3],
@@ -44,7 +45,8 @@ pub struct PhotoOptions {
     /// The probability that a rectangle of a training crop is erased.
     pub erase: f64,
     /// What it is filled with: `zero`, or `pixel` for noise.
-    pub erase_fill: Fill,
+    #[serde(with = "EraseFillName")]
+    pub erase_fill: EraseFill,
     /// How often each photo is used in one epoch, augmented differently each time; an epoch then has that
     /// many times fewer different photos.
     pub repeats: usize,
@@ -55,25 +57,18 @@ pub struct PhotoOptions {
     pub classes: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Filter {
+/// [`Interpolation`] as a recipe spells it.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Interpolation", rename_all = "lowercase")]
+enum InterpolationName {
     Bilinear,
     Bicubic,
 }
 
-impl Filter {
-    pub fn name(self) -> &'static str {
-        match self {
-            Filter::Bilinear => "bilinear",
-            Filter::Bicubic => "bicubic",
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Fill {
+/// [`EraseFill`] as a recipe spells it.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "EraseFill", rename_all = "lowercase")]
+enum EraseFillName {
     Zero,
     Pixel,
 }
@@ -85,7 +80,7 @@ impl Default for PhotoOptions {
             size: 224,
             test_size: 224,
             crop_pct: 0.875,
-            interpolation: Filter::Bilinear,
+            interpolation: Interpolation::Bilinear,
             mean: [0.485, 0.456, 0.406],
             std: [0.229, 0.224, 0.225],
             validation: 0.2,
@@ -96,7 +91,7 @@ impl Default for PhotoOptions {
             jitter: 0.0,
             lighting: 0.0,
             erase: 0.0,
-            erase_fill: Fill::Pixel,
+            erase_fill: EraseFill::Pixel,
             repeats: 1,
             strict: false,
             classes: Vec::new(),
@@ -152,6 +147,12 @@ impl PhotoOptions {
         ValidationSplit { share: self.validation, seed: self.split_seed }
     }
 
+    /// The settings of a loader of these photos.
+    pub fn loader(&self, batch_size: usize, seed: u64, threads: usize) -> ImageLoaderConfig {
+        let PhotoOptions { repeats, strict, .. } = *self;
+        ImageLoaderConfig { batch_size, repeats, mix: None, seed, threads, strict }
+    }
+
     /// How photos are prepared for evaluation.
     pub fn evaluation(&self) -> Result<EvalTransform> {
         ensure!(
@@ -162,7 +163,7 @@ impl PhotoOptions {
         let transform = EvalTransform {
             resize: Resize::Shorter((self.test_size as f64 / self.crop_pct).floor() as usize),
             crop: (self.test_size, self.test_size),
-            interpolation: self.interpolation(),
+            interpolation: self.interpolation,
             normalization: self.normalization(),
         };
         transform.validate()?;
@@ -173,7 +174,7 @@ impl PhotoOptions {
     pub fn training(&self, augment: bool) -> Result<TrainTransform> {
         let size = (self.size, self.size);
         ensure!((1..=1 << 13).contains(&self.size), "size must be from 1 to 8192, got {}", self.size);
-        let mut transform = TrainTransform::new(size, self.interpolation(), self.normalization());
+        let mut transform = TrainTransform::new(size, self.interpolation, self.normalization());
         if !augment {
             // A rectangle of the whole area fits only if the photo is square; the central square is taken.
             transform.crop = RandomResizedCrop { area: (1.0, 1.0), aspect: (1.0, 1.0) };
@@ -190,19 +191,8 @@ impl PhotoOptions {
             saturation: jitter,
         });
         transform.lighting = (self.lighting != 0.0).then_some(Lighting { deviation: self.lighting });
-        let fill = match self.erase_fill {
-            Fill::Zero => EraseFill::Zero,
-            Fill::Pixel => EraseFill::Pixel,
-        };
-        transform.erasing = (self.erase != 0.0).then(|| RandomErasing::new(self.erase, fill));
+        transform.erasing = (self.erase != 0.0).then(|| RandomErasing::new(self.erase, self.erase_fill));
         transform.validate()?;
         Ok(transform)
-    }
-
-    fn interpolation(&self) -> Interpolation {
-        match self.interpolation {
-            Filter::Bilinear => Interpolation::Bilinear,
-            Filter::Bicubic => Interpolation::Bicubic,
-        }
     }
 }

@@ -17,6 +17,19 @@ pub enum Interpolation {
 }
 
 impl Interpolation {
+    /// The filter of this name, as timm and torchvision spell it: `bilinear` or `bicubic`.
+    pub fn named(name: &str) -> Option<Self> {
+        [Interpolation::Bilinear, Interpolation::Bicubic].into_iter().find(|filter| filter.name() == name)
+    }
+
+    /// The filter's name: `bilinear` or `bicubic`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Interpolation::Bilinear => "bilinear",
+            Interpolation::Bicubic => "bicubic",
+        }
+    }
+
     /// The filter's radius, in input pixels.
     fn support(self) -> f64 {
         match self {

@@ -5,7 +5,7 @@ use crate::average::Average;
 use crate::clip::{Clip, norm};
 use crate::elements::{elements, elements_mut};
 use crate::error::{Error, Result};
-use crate::parameter_group::ParameterGroup;
+use crate::parameter_group::{ParameterGroup, check_decay};
 use crate::sgd::check_shape;
 use candle_core::{DType, Tensor, Var};
 use rayon::prelude::*;
@@ -115,9 +115,7 @@ impl Adam {
         if !(eps > 0.0 && eps.is_finite()) {
             return Err(Error::Config(format!("eps must be above 0, got {eps}")));
         }
-        if !(weight_decay >= 0.0 && weight_decay.is_finite()) {
-            return Err(Error::Config(format!("weight decay must be at least 0, got {weight_decay}")));
-        }
+        check_decay(weight_decay)?;
         let parameter = |(name, value): (String, Var)| {
             let zeros = || Var::from_tensor(&value.zeros_like()?);
             let (mean, square) = (zeros()?, zeros()?);

@@ -32,6 +32,14 @@ impl Default for ParameterGroup {
     }
 }
 
+/// Checks that a weight decay is in range.
+pub(crate) fn check_decay(weight_decay: f64) -> Result<()> {
+    match weight_decay >= 0.0 && weight_decay.is_finite() {
+        true => Ok(()),
+        false => Err(Error::Config(format!("weight decay must be at least 0, got {weight_decay}"))),
+    }
+}
+
 /// Rules that give each parameter its group.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Rules {

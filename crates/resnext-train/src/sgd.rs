@@ -4,7 +4,7 @@
 use crate::average::{self, blend, copy, warmed};
 use crate::elements::{elements, elements_mut};
 use crate::error::{Error, Result};
-use crate::parameter_group::ParameterGroup;
+use crate::parameter_group::{ParameterGroup, check_decay};
 use candle_core::{DType, Tensor, Var};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -63,9 +63,7 @@ impl Sgd {
         if nesterov && momentum == 0.0 {
             return Err(Error::Config("Nesterov momentum needs a momentum above 0".into()));
         }
-        if !(weight_decay >= 0.0 && weight_decay.is_finite()) {
-            return Err(Error::Config(format!("weight decay must be at least 0, got {weight_decay}")));
-        }
+        check_decay(weight_decay)?;
         let parameter = |(name, value): (String, Var)| {
             let momentum = Var::from_tensor(&value.zeros_like()?)?;
             Ok(Parameter { name, value, momentum, average: None, group: ParameterGroup::default() })

@@ -27,13 +27,16 @@ pub struct Photos {
 impl PhotoArgs {
     /// Opens the photos.
     pub fn open(&self) -> Result<Photos> {
-        let mut recipe = match (&self.recipe, &self.overrides.data) {
-            (Some(path), _) => Recipe::open(path)?,
-            (None, Some(folder)) => photo_defaults::choose(folder, &self.overrides, None, false)?.0,
+        let (mut recipe, listed) = match (&self.recipe, &self.overrides.data) {
+            (Some(path), _) => (Recipe::open(path)?, None),
+            (None, Some(folder)) => {
+                let (recipe, _, sets) = photo_defaults::choose(folder, &self.overrides, None, false)?;
+                (recipe, Some(sets))
+            }
             (None, None) => bail!("expected --data with a folder of photos, or --recipe"),
         };
         recipe.apply(&self.overrides)?;
-        match OpenData::new(&recipe)? {
+        match OpenData::new(&recipe, listed)? {
             OpenData::Photos(sets, options, _) => Ok(Photos { sets: *sets, options: *options, recipe }),
             OpenData::Memory(_) => bail!("data set {} has no photos", recipe.dataset),
         }
@@ -54,13 +57,6 @@ impl Photos {
     }
 
     fn config(&self, threads: usize) -> ImageLoaderConfig {
-        ImageLoaderConfig {
-            batch_size: self.recipe.batch_size,
-            repeats: self.options.repeats,
-            mix: None,
-            seed: self.recipe.seed,
-            threads,
-            strict: self.options.strict,
-        }
+        self.options.loader(self.recipe.batch_size, self.recipe.seed, threads)
     }
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask data speed`: how many photos per second the loader prepares for training.
 
 use super::photos::PhotoArgs;
+use crate::machine;
 use crate::plural::counted;
 use anyhow::{Result, ensure};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let threads = args.threads.unwrap_or_else(machine::cores);
     ensure!(threads > 0, "--threads must be at least 1");
     let loader = args.photos.open()?.train(threads)?;
     let count = |epoch: u64| -> Result<usize> {

@@ -4,6 +4,7 @@ mod args;
 mod network;
 
 use crate::classifier::{Classifier, print_notes};
+use crate::machine;
 use crate::photo_paths::photos;
 use crate::plural::counted;
 use anyhow::{Context, Result, bail, ensure};
@@ -96,7 +97,7 @@ fn workers(
     device: &Device,
     photos: usize,
 ) -> Result<Vec<impl FnMut(&Path, resnext_data::Result<Sample>) -> Outcome + use<>>> {
-    let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let threads = args.threads.unwrap_or_else(machine::cores);
     let count = threads.min(photos).max(1);
     let network = Arc::new(Network::new(classifier, args, device)?);
     let (height, width) = classifier.transform.crop;

@@ -7,11 +7,18 @@ use candle_core::Device;
 use resnext_model::{Config, Head, Pretrained};
 use resnext_train::Trainer;
 
-/// Opens the weights that a recipe starts from, and makes their network the recipe's, unless the command line
-/// names one.
-pub fn open(recipe: &mut Recipe, model_is_given: bool) -> Result<Option<Pretrained>> {
+/// Opens the weights that a recipe starts from, if they are not `opened` already, and makes their network the
+/// recipe's, unless the command line names one.
+pub fn open(
+    recipe: &mut Recipe,
+    model_is_given: bool,
+    opened: Option<Pretrained>,
+) -> Result<Option<Pretrained>> {
     let Some(source) = &recipe.weights else { return Ok(None) };
-    let found = pretrained(source).with_context(|| format!("--weights {source}"))?;
+    let found = match opened {
+        Some(found) => found,
+        None => pretrained(source).with_context(|| format!("--weights {source}"))?,
+    };
     if !model_is_given {
         let name = preset(&found.config);
         recipe.model = name.with_context(|| {

@@ -13,6 +13,7 @@ use crate::loaders::Loaders;
 use crate::machine;
 use crate::open_data::OpenData;
 use crate::photo_defaults;
+use crate::photo_sets::PhotoSets;
 use crate::plural::counted;
 use crate::recipe::{Overrides, Recipe};
 use crate::run_folder::{LAST, RECIPE, REPORT, RunFolder, file_in};
@@ -22,7 +23,7 @@ use anyhow::{Result, bail, ensure};
 pub use args::Args;
 use candle_core::Device;
 use progress::Progress;
-use resnext_model::{Description, Summary};
+use resnext_model::{Description, Pretrained, Summary};
 use resnext_train::{Checkpoint, Data, Outcome, Trainer};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -31,7 +32,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub fn run(args: Args) -> Result<ExitCode> {
     let device = args.device.open()?;
-    let Start { mut recipe, folder, checkpoint, lock } = start(&args, &device)?;
+    let Start { mut recipe, photos, weights, folder, checkpoint, lock } = start(&args, &device)?;
     let saved = recipe.clone();
     recipe.apply(&args.overrides)?;
     let changes = match &checkpoint {
@@ -41,14 +42,14 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let initial = match &checkpoint {
         // The checkpoint's weights have come from there.
         Some(_) => None,
-        None => initial::open(&mut recipe, args.overrides.model.is_some())?,
+        None => initial::open(&mut recipe, args.overrides.model.is_some(), weights)?,
     };
     ensure!(
         recipe.photos.is_some() || args.overrides.photos.is_empty(),
         "--size, --test-size, --validation, --policy and --strict are for photos: data set {} has none",
         recipe.dataset
     );
-    let data = OpenData::new(&recipe)?;
+    let data = OpenData::new(&recipe, photos)?;
     if let Some(photos) = &mut recipe.photos {
         photos.classes = data.class_names().to_vec();
     }
@@ -134,6 +135,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
 struct Start {
     /// The recipe before options override it.
     recipe: Recipe,
+    /// The photos of its data set and the weights that it starts from, if it was chosen by looking at them.
+    photos: Option<PhotoSets>,
+    weights: Option<Pretrained>,
     /// The folder of a run that is resumed, with its lock.
     folder: Option<PathBuf>,
     lock: Option<RunLock>,
@@ -141,13 +145,19 @@ struct Start {
     checkpoint: Option<(Checkpoint, PathBuf)>,
 }
 
+impl Start {
+    /// A new run by a recipe.
+    fn new(recipe: Recipe) -> Self {
+        Start { recipe, photos: None, weights: None, folder: None, lock: None, checkpoint: None }
+    }
+}
+
 fn start(args: &Args, device: &Device) -> Result<Start> {
     let Some(path) = &args.resume else {
-        let recipe = match &args.recipe {
-            Some(name) => for_a_new_run(Recipe::open(name)?),
-            None => chosen(&args.overrides, !device.is_cpu())?,
+        return match &args.recipe {
+            Some(name) => Ok(Start::new(for_a_new_run(Recipe::open(name)?))),
+            None => chosen(&args.overrides, !device.is_cpu()),
         };
-        return Ok(Start { recipe, folder: None, lock: None, checkpoint: None });
     };
     // A checkpoint inside of the folder may be named as well.
     let folder = match path.is_file() {
@@ -165,14 +175,14 @@ fn start(args: &Args, device: &Device) -> Result<Start> {
     let folder = Some(folder.to_path_buf());
     if !file.exists() {
         // Killed before its first checkpoint: the recipe has all that the run's first step depends on.
-        return Ok(Start { recipe: Recipe::read(&first)?, folder, lock, checkpoint: None });
+        return Ok(Start { folder, lock, ..Start::new(Recipe::read(&first)?) });
     }
     let checkpoint = Checkpoint::load(&file, device)?;
     // A run may continue in another form.
     let form = args.overrides.form.unwrap_or(checkpoint.model.form);
     let saved = parsed(checkpoint.recipe.clone(), &file)?;
     let checkpoint = in_form(checkpoint, form, &file)?;
-    Ok(Start { recipe: saved, folder, lock, checkpoint: Some((checkpoint, file)) })
+    Ok(Start { folder, lock, checkpoint: Some((checkpoint, file)), ..Start::new(saved) })
 }
 
 /// A recipe without the names of the classes that an earlier run was trained on.
@@ -183,8 +193,8 @@ fn for_a_new_run(mut recipe: Recipe) -> Recipe {
     recipe
 }
 
-/// The recipe for the data set that the options name; of photos, the one that fits those in the folder.
-fn chosen(options: &Overrides, gpu: bool) -> Result<Recipe> {
+/// A new run on the data set that the options name; of photos, by the recipe that fits those in the folder.
+fn chosen(options: &Overrides, gpu: bool) -> Result<Start> {
     let path = options.data.as_deref();
     let dataset = match (options.dataset, path) {
         (Some(dataset), _) => dataset,
@@ -194,12 +204,12 @@ fn chosen(options: &Overrides, gpu: bool) -> Result<Recipe> {
     match (dataset, path) {
         (DatasetName::Folder, Some(folder)) => {
             let weights = options.weights.as_deref().map(pretrained).transpose()?;
-            let (recipe, notes) = photo_defaults::choose(folder, options, weights.as_ref(), gpu)?;
+            let (recipe, notes, photos) = photo_defaults::choose(folder, options, weights.as_ref(), gpu)?;
             notes.iter().for_each(|note| println!("{note}"));
             println!();
-            Ok(recipe)
+            Ok(Start { photos: Some(photos), weights, ..Start::new(recipe) })
         }
-        (dataset, _) => Recipe::of(dataset),
+        (dataset, _) => Recipe::of(dataset).map(Start::new),
     }
 }
 
