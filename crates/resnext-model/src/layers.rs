@@ -4,6 +4,7 @@ use crate::config::{Config, ConvSize};
 use crate::error::Result;
 use crate::folded::FoldedConv;
 use crate::mode::Mode;
+use crate::random_function::{Key, channel_functions};
 use candle_core::{DType, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
 use resnext_ops::{
@@ -64,7 +65,7 @@ impl Conv {
 }
 
 /// Batch normalisation of C channels. In [`Mode::Polynomial`] it does nothing but reduce modulo the prime,
-/// and so does the ReLU behind it.
+/// and so does the ReLU behind it. In [`Mode::ChannelFunctions`] it is a random function of each channel.
 #[derive(Debug, Clone)]
 pub(crate) struct BatchNorm {
     /// The scale (C).
@@ -109,6 +110,10 @@ impl BatchNorm {
             Mode::Train => batch_norm_train_add_relu(x, weight, bias, running, shortcut, config)?,
             Mode::Eval => add_relu(&self.forward(x, mode)?, shortcut)?,
             Mode::Polynomial { modulus } => modulo(&add(&self.forward(x, mode)?, shortcut)?, modulus)?,
+            Mode::ChannelFunctions { modulus } => {
+                let y = add(&self.forward(x, mode)?, shortcut)?;
+                channel_functions(&y, modulus, &self.function_keys(Role::BlockEnd)?)?
+            }
         })
     }
 
@@ -119,8 +124,38 @@ impl BatchNorm {
             Mode::Train => batch_norm_train(x, weight, bias, running, &config)?,
             Mode::Eval => batch_norm_eval(x, weight, bias, &running.mean, &running.var, &config)?,
             Mode::Polynomial { modulus } => modulo(x, modulus)?,
+            Mode::ChannelFunctions { modulus } => {
+                let role = if relu { Role::NormAndRelu } else { Role::Norm };
+                channel_functions(x, modulus, &self.function_keys(role)?)?
+            }
         })
     }
+
+    /// The names of the functions that stand for this batch norm, one per channel: its own parameters, so that they
+    /// follow the channel from form to form.
+    fn function_keys(&self, role: Role) -> Result<Vec<Key>> {
+        let BatchNorm { weight, bias, running, .. } = self;
+        let values = |t: &Tensor| t.detach().to_dtype(DType::F64)?.to_vec1::<f64>();
+        let parameters = [weight, bias, running.mean.as_tensor(), running.var.as_tensor()];
+        let [weight, bias, mean, var] = parameters.map(values);
+        let (weight, bias, mean, var) = (weight?, bias?, mean?, var?);
+        let parameters = weight.iter().zip(&bias).zip(mean.iter().zip(&var));
+        let key = |((w, b), (m, v)): ((&f64, &f64), (&f64, &f64))| {
+            [*w as i32, *b as i32, *m as i32, *v as i32, role as i32]
+        };
+        Ok(parameters.map(key).collect())
+    }
+}
+
+/// What a random function stands for.
+#[derive(Clone, Copy)]
+enum Role {
+    /// A batch norm with the ReLU behind it.
+    NormAndRelu,
+    /// A batch norm before a sum, or of a projection.
+    Norm,
+    /// The ReLU behind the sum at the end of a block.
+    BlockEnd,
 }
 
 /// The first convolution and the batch norm behind it, `conv1` and `bn1`.

@@ -17,6 +17,7 @@ mod network;
 mod preprocessing;
 mod presets;
 mod pretrained;
+mod random_function;
 mod required_weights;
 mod summary;
 mod torchvision_files;

@@ -13,4 +13,10 @@ pub enum Mode {
         /// The prime.
         modulus: u32,
     },
+    /// A random function of each channel in the place of batch norm and of ReLU, modulo an odd prime: section 3 of
+    /// `docs/equivalence.md`. A batch norm's parameters, which must be integers, name its functions.
+    ChannelFunctions {
+        /// The prime.
+        modulus: u32,
+    },
 }

@@ -5,7 +5,7 @@ use candle_nn::VarBuilder;
 use proptest::prelude::*;
 use resnext_model::convert::{self, Tensors};
 use resnext_model::equivalence::{
-    Stack, activations, controls, identity, layer_errors, network_errors, output_error,
+    Stack, activations, channel_functions, controls, identity, layer_errors, network_errors, output_error,
 };
 use resnext_model::{Block, Config, Error, Form, Mode, ResNext, Shortcut, Variables};
 
@@ -98,9 +98,14 @@ fn every_block_and_the_network_are_proved_exactly() {
         }
         let tally = activations(&stack, &CPU, 2, 1).unwrap();
         assert_eq!((tally.bits, tally.first), (0, None), "{}", stack.name);
+        let verdict = channel_functions(&stack, DType::F64, &CPU, 1e-15, 1).unwrap();
+        assert_eq!(verdict.difference(), None, "{}", stack.name);
+        assert!(verdict.bound <= 1e-15 && verdict.degree == 11 + 2 + 4 * 5);
     }
     let network = identity(&Stack::network("all", &config), DType::F64, &CPU, 1e-15, 1).unwrap();
     assert!(network.difference().is_none() && network.bound <= 1e-15 && network.degree == 10);
+    let network = channel_functions(&Stack::network("all", &config), DType::F64, &CPU, 1e-15, 1).unwrap();
+    assert!(network.difference().is_none() && network.bound <= 1e-15 && network.degree == 33 + 2 + 12 * 13);
     // No prime small enough for f32 is above the degree of 500 blocks.
     let deep = Config { depths: vec![500], ..config };
     let error = identity(&Stack::network("deep", &deep), DType::F32, &CPU, 1e-15, 1).unwrap_err();
@@ -112,7 +117,7 @@ fn every_negative_control_is_caught() {
     let config = config(3, 5, 4, Shortcut::Projection);
     for stack in Stack::distinct_blocks(&config).iter().filter(|stack| !stack.name.contains("16→16")) {
         let found = controls(stack, &CPU, 1).unwrap();
-        assert!(found.len() >= 7);
+        assert!(found.len() >= 9);
         for control in found {
             assert!(control.caught.is_some(), "{}: {} passed", stack.name, control.name);
         }
@@ -160,6 +165,8 @@ proptest! {
                 prop_assert_eq!(verdict.difference(), None, "{}", stack.name);
             }
             prop_assert_eq!(activations(&stack, &CPU, 1, seed).unwrap().first, None, "{}", stack.name);
+            let verdict = channel_functions(&stack, DType::F64, &CPU, 0.1, seed).unwrap();
+            prop_assert_eq!(verdict.difference(), None, "{}", stack.name);
         }
     }
 }

@@ -27,7 +27,7 @@ pub use train::{binary_cross_entropy, scale_images, soft_cross_entropy};
 pub use train::{
     conv2d, conv2d_gradients, conv2d_with_bias, cross_entropy, global_avg_pool, linear, loss_value,
 };
-pub use train::{max_pool2d, modulo, relu, sum, untaped, value_and_gradients, vjp};
+pub use train::{custom, max_pool2d, modulo, relu, sum, untaped, value_and_gradients, vjp};
 
 // Inference: packed convolutions on reused buffers, on the CPU.
 pub use infer::{FeatureMap, FusedConv, Fusion, InputFormat, InputImages, fused_dtype_is_supported};

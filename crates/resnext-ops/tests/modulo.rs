@@ -1,7 +1,7 @@
 //! Arithmetic modulo a prime, and vector-Jacobian products, with which proofs differentiate.
 
 use candle_core::{DType, Device, Tensor, Var};
-use resnext_ops::{Error, add, modulo, value_and_gradients, vjp};
+use resnext_ops::{Error, add, custom, modulo, value_and_gradients, vjp};
 
 fn tensor(values: &[f64], dtype: DType) -> Tensor {
     Tensor::from_slice(values, (1, values.len(), 1, 1), &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
@@ -34,4 +34,24 @@ fn vjp_weighs_the_outputs_by_the_cotangent() {
     assert_eq!(values(gradients.get(&x).unwrap()), [6.0, -10.0]);
     assert!(vjp::<Error>(twice, &tensor(&[1.0], DType::F64)).unwrap_err().to_string().contains("cotangent"));
     assert!(value_and_gradients::<Error>(twice).unwrap_err().to_string().contains("a scalar"));
+}
+
+#[test]
+fn custom_operations_are_on_the_tape() {
+    let x = Var::from_tensor(&tensor(&[1.0, 2.0, -3.0], DType::F64)).unwrap();
+    // The square, by candle's own operation, between two operations of this crate.
+    let square = |x: &Tensor| {
+        let twice = (x.detach() * 2.0)?;
+        custom(x, |x| x.sqr(), move |g| &twice * g)
+    };
+    let f = || add(&square(&add(x.as_tensor(), x.as_tensor())?)?, x.as_tensor());
+    let (y, gradients) = vjp::<Error>(f, &tensor(&[1.0, 10.0, 100.0], DType::F64)).unwrap();
+    assert_eq!(values(&y), [5.0, 18.0, 33.0]);
+    assert_eq!(values(gradients.get(&x).unwrap()), [9.0, 170.0, -2300.0]);
+    // Without a tape, the gradient would be lost.
+    assert!(square(x.as_tensor()).unwrap_err().to_string().contains("needs the tape"));
+    assert_eq!(values(&square(&x.as_detached_tensor()).unwrap()), [1.0, 4.0, 9.0]);
+    let unchanged = || custom(x.as_tensor(), |x| Ok(x.clone()), |g| Ok(g.clone()));
+    let (_, gradients) = vjp::<Error>(unchanged, &tensor(&[1.0, 2.0, 3.0], DType::F64)).unwrap();
+    assert_eq!(values(gradients.get(&x).unwrap()), [1.0, 2.0, 3.0]);
 }

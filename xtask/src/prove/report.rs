@@ -34,7 +34,7 @@ pub struct ProofReport {
 pub struct ProvedBlock {
     pub network: String,
     pub block: String,
-    /// The proof of each type's arithmetic.
+    /// The proof of each type's arithmetic: in f64 with functions of channels, in f32 as polynomials.
     pub identities: Vec<Identity>,
     /// The comparison with batch norm and ReLU.
     pub activations: Tally,
@@ -178,11 +178,11 @@ impl ProofReport {
         let mut table = Table::new(&[
             "network",
             "block",
-            "trials",
+            "trials, f64 + f32",
             "values",
             "bits that differ",
             "bound on a wrong verdict",
-            "with BN and ReLU",
+            "BN and ReLU at points",
             "f32 error, ulps",
         ]);
         for block in &self.blocks {

@@ -2,7 +2,7 @@
 
 use super::activations::trial as activations_trial;
 use super::distance::values;
-use super::identity::{primes, trial as identity_trial};
+use super::identity::{Kind, primes, trial as identity_trial};
 use super::stack::{Stack, generator, tensor};
 use super::tally::{Difference, Tally};
 use crate::config::{Form, Shortcut};
@@ -25,7 +25,7 @@ pub struct Control {
 
 type Tamper = fn(&mut Tensors) -> Result<()>;
 
-/// Breaks a block in seven ways, and checks whether the proof detects each.
+/// Breaks a block in nine ways, and checks whether the proof detects each.
 ///
 /// # Errors
 /// [`Error::Config`] if the block has no projection, or fewer than two paths of two channels, so that it
@@ -70,19 +70,27 @@ pub fn controls(stack: &Stack, device: &Device, seed: u64) -> Result<Vec<Control
         let modulus = primes(stack, dtype)?.next().unwrap_or(3);
         for (name, form, tamper) in polynomial {
             let tamper = broken(form, tamper);
-            let tally = identity_trial(stack, dtype, device, modulus, &mut generator(seed), &tamper)?;
+            let at = (Kind::Polynomials, modulus);
+            let tally = identity_trial(stack, dtype, device, at, &mut generator(seed), &tamper)?;
             note(name, dtype, tally);
         }
         if device.is_metal() {
             break;
         }
     }
-    let wrong = broken(Form::A, |w| swap(w, "paths.0.bn1.running_mean", "paths.1.bn1.running_mean"));
-    note(
-        "batch-norm statistics of the wrong path",
-        DType::F64,
-        activations_trial(stack, device, &mut generator(seed), &wrong)?,
-    );
+    let wrong = broken(Form::A, wrong_statistics);
+    let name = "batch-norm statistics of the wrong path";
+    note(name, DType::F64, activations_trial(stack, device, &mut generator(seed), &wrong)?);
+    if !device.is_metal() {
+        let at = (Kind::Functions, primes(stack, DType::F64)?.next().unwrap_or(3));
+        for (name, form, tamper) in [
+            ("batch-norm statistics of the wrong path, as functions", Form::A, wrong_statistics as Tamper),
+            ("batch norms of two paths exchanged, as functions", Form::B, wrong_norm),
+        ] {
+            let (rng, tamper) = (&mut generator(seed), broken(form, tamper));
+            note(name, DType::F64, identity_trial(stack, DType::F64, device, at, rng, &tamper)?);
+        }
+    }
     note("a converted weight moved by one ulp", DType::F32, one_ulp(stack, device, seed)?);
     Ok(found)
 }
@@ -101,6 +109,17 @@ fn one_ulp(stack: &Stack, device: &Device, seed: u64) -> Result<Tally> {
         tally.compare(|| name.clone(), weight, get(&back, name)?)?;
     }
     Ok(tally)
+}
+
+fn wrong_statistics(weights: &mut Tensors) -> Result<()> {
+    swap(weights, "paths.0.bn1.running_mean", "paths.1.bn1.running_mean")
+}
+
+/// Exchanges the whole batch norms of two paths.
+fn wrong_norm(weights: &mut Tensors) -> Result<()> {
+    ["weight", "bias", "running_mean", "running_var"]
+        .iter()
+        .try_for_each(|of| swap(weights, &format!("paths.0.bn2.{of}"), &format!("paths.1.bn2.{of}")))
 }
 
 fn get<'a>(weights: &'a Tensors, name: &str) -> Result<&'a Tensor> {

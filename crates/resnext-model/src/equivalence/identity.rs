@@ -1,4 +1,5 @@
-//! Exact equality of the forms as polynomials (theorem 1 of `docs/equivalence.md`).
+//! Exact equality of the forms: as polynomials (theorem 1 of `docs/equivalence.md`), and with every function of single
+//! channels in the place of batch norm and ReLU (theorem 2).
 
 use super::stack::{Stack, generator, tensor, untampered};
 use super::tally::{Difference, Tally};
@@ -6,22 +7,24 @@ use crate::config::{BlockSize, Form};
 use crate::convert::Tensors;
 use crate::error::{Error, Result};
 use crate::mode::Mode;
+use crate::random_function::collision;
 use candle_core::{DType, Device, Tensor};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-/// The result of a comparison of the forms as polynomials.
+/// The result of a comparison of the forms at random points.
 #[derive(Debug, Clone, Serialize)]
 pub struct Identity {
     /// The number of independent random points at which the forms were compared.
     pub trials: usize,
-    /// The degree of the polynomials.
+    /// The numerator of the probability that a trial misses a difference: the degree of the polynomials, and with functions
+    /// of channels also what their collisions add.
     pub degree: usize,
     /// The smallest prime that was used: the size of the set from which the coordinates of a point were
     /// drawn.
     pub smallest_set: u32,
-    /// The upper bound on the probability that different polynomials agree at all points: the product of
+    /// The upper bound on the probability that different functions agree at all points: the product of
     /// degree/prime over all trials.
     pub bound: f64,
     /// The comparison of forms (a) and (b) with form (c): outputs and all gradients.
@@ -44,7 +47,70 @@ impl Identity {
 /// # Errors
 /// [`Error::Config`] if `dtype` is too narrow for the sums of these blocks; or if an operation fails.
 pub fn identity(stack: &Stack, dtype: DType, device: &Device, bound: f64, seed: u64) -> Result<Identity> {
-    let degree = degree(stack);
+    compare(stack, dtype, device, bound, seed, Kind::Polynomials)
+}
+
+/// As [`identity`], with a random function of each channel in the place of every batch norm and ReLU, and of their
+/// derivatives. Functions act on a channel as a whole, as batch norm does in training, and each batch norm has its own.
+///
+/// Forms that are equal here are equal for every function of single channels, so for batch norm in both of its modes
+/// and for ReLU, and as polynomials too. The bound is derived in section 3 of `docs/equivalence.md`.
+///
+/// # Errors
+/// Those of [`identity`], and if the device has no kernels of this project.
+pub fn channel_functions(
+    stack: &Stack,
+    dtype: DType,
+    device: &Device,
+    bound: f64,
+    seed: u64,
+) -> Result<Identity> {
+    compare(stack, dtype, device, bound, seed, Kind::Functions)
+}
+
+/// What stands between convolutions.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    Polynomials,
+    Functions,
+}
+
+impl Kind {
+    fn mode(self, modulus: u32) -> Mode {
+        match self {
+            Kind::Polynomials => Mode::Polynomial { modulus },
+            Kind::Functions => Mode::ChannelFunctions { modulus },
+        }
+    }
+
+    /// The numerator of the probability that a trial misses a difference.
+    fn degree(self, stack: &Stack) -> usize {
+        let blocks = stack.blocks.len();
+        match self {
+            // Each block multiplies its input by three weights. A gradient has the output's gradient in place of one
+            // factor.
+            Kind::Polynomials => 3 * blocks + 1,
+            // Three weights and four derivatives, of two factors each, per block; and layer l of 4 per block takes a
+            // collision of two arguments, whose probability is at most 2l/p.
+            Kind::Functions => 11 * blocks + 2 + 4 * blocks * (4 * blocks + 1),
+        }
+    }
+}
+
+fn compare(
+    stack: &Stack,
+    dtype: DType,
+    device: &Device,
+    bound: f64,
+    seed: u64,
+    kind: Kind,
+) -> Result<Identity> {
+    let degree = kind.degree(stack);
+    // Two arguments may have one digest, in each of the layers of functions.
+    let digests = match kind {
+        Kind::Polynomials => 0.0,
+        Kind::Functions => 4.0 * stack.blocks.len() as f64 * collision(BATCH * stack.map.0 * stack.map.1),
+    };
     let mut primes = primes(stack, dtype)?;
     let mut verdict =
         Identity { trials: 0, degree, smallest_set: u32::MAX, bound: 1.0, tally: Tally::default() };
@@ -54,8 +120,8 @@ pub fn identity(stack: &Stack, dtype: DType, device: &Device, bound: f64, seed: 
         let modulus = primes.next().filter(|&p| p as usize > degree).ok_or_else(|| {
             Error::Config(format!("{dtype:?} is too narrow to prove {} exactly", stack.name))
         })?;
-        verdict.tally.merge(trial(stack, dtype, device, modulus, &mut rng, &untampered)?);
-        verdict.bound *= degree as f64 / modulus as f64;
+        verdict.tally.merge(trial(stack, dtype, device, (kind, modulus), &mut rng, &untampered)?);
+        verdict.bound *= degree as f64 / modulus as f64 + digests;
         verdict.smallest_set = verdict.smallest_set.min(modulus);
         verdict.trials += 1;
     }
@@ -67,7 +133,7 @@ pub(super) fn trial(
     stack: &Stack,
     dtype: DType,
     device: &Device,
-    modulus: u32,
+    (kind, modulus): (Kind, u32),
     rng: &mut ChaCha8Rng,
     tamper: &dyn Fn(Form, &mut Tensors) -> Result<()>,
 ) -> Result<Tally> {
@@ -79,17 +145,11 @@ pub(super) fn trial(
     let x = tensor(draw(shape.elem_count()), &shape, dtype, device)?;
     let shape = stack.output(&shape)?;
     let g: Tensor = tensor(draw(shape.elem_count()), shape, dtype, device)?;
-    stack.compare(&weights, &x, &g, Mode::Polynomial { modulus }, tamper)
+    stack.compare(&weights, &x, &g, kind.mode(modulus), tamper)
 }
 
 /// The batch size of a trial.
 const BATCH: usize = 2;
-
-/// Each block multiplies its input by three weights. A gradient has the output's gradient in place of one
-/// factor.
-fn degree(stack: &Stack) -> usize {
-    3 * stack.blocks.len() + 1
-}
 
 /// The primes that trials may use, largest first. With K the number of products in the longest sum of any
 /// kernel, and residues of magnitude up to h = (p - 1)/2, K·h² must be an integer that `dtype` represents

@@ -3,7 +3,9 @@
 //! - [`identity`](fn@identity) is exact: the forms are evaluated on integers, with the kernels of this
 //!   project, and must be equal to the last bit. It comes with a bound on the probability that different
 //!   functions pass.
-//! - [`activations`](fn@activations) does the same with batch norm and ReLU in place.
+//! - [`channel_functions`] does the same with a random function of each channel in the place of batch norm and ReLU: what
+//!   is equal for all of them is equal with batch norm and ReLU.
+//! - [`activations`](fn@activations) compares batch norm and ReLU themselves, at single points.
 //! - [`layer_errors`], [`output_error`] and [`network_errors`] measure by how much rounding separates the
 //!   forms on real numbers, and compare that with a bound.
 //! - [`controls`](fn@controls) breaks the forms in several ways, to show that the proof detects each.
@@ -34,7 +36,7 @@ mod tally;
 pub use activations::activations;
 pub use controls::{Control, controls};
 pub use distance::epsilon;
-pub use identity::{Identity, identity};
+pub use identity::{Identity, channel_functions, identity};
 pub use layers::{LayerError, layer_errors, output_error};
 pub use networks::{Depth, NetworkErrors, network_errors};
 pub use stack::Stack;

@@ -4,6 +4,7 @@ mod batch_norm;
 mod cast;
 pub(crate) mod conv2d;
 mod cross_entropy;
+mod custom;
 mod elementwise;
 pub(crate) mod fallback;
 mod fused;
@@ -20,6 +21,7 @@ pub use batch_norm::{batch_norm_eval, batch_norm_train, batch_norm_train_add_rel
 pub use cast::cast;
 pub use conv2d::{conv2d, conv2d_gradients, conv2d_with_bias};
 pub use cross_entropy::{cross_entropy, loss_value};
+pub use custom::custom;
 pub use fused::{Bottleneck, ConvBn, Stem};
 pub use linear::linear;
 pub use modulo::modulo;
