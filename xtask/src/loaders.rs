@@ -60,7 +60,7 @@ fn report(loader: &ImageLoader, reported: &AtomicUsize) {
 }
 
 impl Loaders {
-    /// Photos are decoded by as many threads as there are cores.
+    /// Photos are decoded by as many threads as compute.
     pub fn new(
         data: impl Into<OpenData>,
         batch_size: usize,
@@ -81,7 +81,7 @@ impl Loaders {
                 (source(splits.train, train)?, source(splits.test, test)?)
             }
             OpenData::Photos(photos, options, evaluation) => {
-                let config = options.loader(batch_size, seed, machine::cores());
+                let config = options.loader(batch_size, seed, machine::threads());
                 let source = |set: ImageSet, preparation| -> Result<Source> {
                     Ok(Source::Photos(ImageLoader::new(set, preparation, config)?, AtomicUsize::new(0)))
                 };

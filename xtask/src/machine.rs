@@ -1,4 +1,4 @@
-//! What this machine is: for reports, and as the default number of threads.
+//! What this machine is, for reports, and how many threads a command uses on it.
 
 use crate::plural::counted;
 use candle_core::Device;
@@ -7,7 +7,7 @@ use candle_core::Device;
 pub fn description(device: &Device) -> String {
     match device {
         Device::Cpu => {
-            let threads = counted(rayon::current_num_threads(), "thread");
+            let threads = counted(threads(), "thread");
             let isa = resnext_ops::Isa::current().name();
             match processor() {
                 Some(name) => format!("{name}, {threads}, {isa}"),
@@ -19,9 +19,9 @@ pub fn description(device: &Device) -> String {
     }
 }
 
-/// The number of cores that this process may use.
-pub fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+/// The number of threads that a command uses by default: one per core, or what `RAYON_NUM_THREADS` says.
+pub fn threads() -> usize {
+    rayon::current_num_threads()
 }
 
 /// The processor's name, where Linux says it.

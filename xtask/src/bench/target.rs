@@ -24,7 +24,7 @@ impl Target {
     pub fn new(args: &Args) -> Result<Self> {
         let config = Config { form: Form::C, ..Config::by_name(&args.model)? };
         let size = args.size.unwrap_or(if config.stem == StemKind::ImageNet { 224 } else { 32 });
-        let threads = args.threads.unwrap_or_else(machine::cores);
+        let threads = args.threads.unwrap_or_else(machine::threads);
         ensure!((1..=1 << 14).contains(&size), "--size must be from 1 to 16384, got {size}");
         ensure!(threads > 0 && args.rounds > 0, "--threads and --rounds must be at least 1");
         ensure!(args.batch.iter().all(|n| (1..=4096).contains(n)), "--batch must be from 1 to 4096");

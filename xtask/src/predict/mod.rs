@@ -97,7 +97,7 @@ fn workers(
     device: &Device,
     photos: usize,
 ) -> Result<Vec<impl FnMut(&Path, resnext_data::Result<Sample>) -> Outcome + use<>>> {
-    let threads = args.threads.unwrap_or_else(machine::cores);
+    let threads = args.threads.unwrap_or_else(machine::threads);
     let count = threads.min(photos).max(1);
     let network = Arc::new(Network::new(classifier, args, device)?);
     let (height, width) = classifier.transform.crop;
