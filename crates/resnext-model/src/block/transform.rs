@@ -14,8 +14,9 @@ use resnext_ops::ConvBn;
 ///
 /// To add a form: implement this trait in a file of its own; give [`Form`](crate::config::Form) a variant, a
 /// name in its `FromStr` and `Display`, and [`Block::new`](super::Block::new) an arm; teach
-/// [`convert`](crate::convert) its weight names and `weights/infer.rs` how to recognise it; add it to the
-/// lists of forms in the tests.
+/// [`convert`](crate::convert) its weight names, `weights/infer.rs` how to recognise it, and
+/// `BlockKind::check_form` which blocks have it; add it to the lists of forms in `equivalence/`, so that it
+/// is proved, too, and in the tests.
 pub(super) trait Transform: std::fmt::Debug + Send + Sync {
     /// From (N, input, H, W) to (N, output, ⌈H/stride⌉, ⌈W/stride⌉).
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor>;
