@@ -15,11 +15,6 @@ static const std::vector<Case> CASES = {
     {2, 2, 64, 64, 4, 4, 3, 3, 1, 1, 1},
 };
 
-struct Terms {
-    double sum = 0, size = 0;
-    void add(double a, double b) { sum += a * b, size += std::fabs(a * b); }
-};
-
 namespace sums {
 #define OUTPUT float
 #include "../../src/devices/cuda/kernels/sum_parts.cu"

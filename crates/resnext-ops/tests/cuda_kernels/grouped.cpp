@@ -13,12 +13,6 @@ static const std::vector<Case> CASES = {
     {1, 2, 1, 1, 1, 1, 1},
 };
 
-// Element i of the result as a sum in f64, and the sum of its terms' magnitudes.
-struct Terms {
-    double sum = 0, size = 0;
-    void add(double a, double b) { sum += a * b, size += std::fabs(a * b); }
-};
-
 // E as the tensor cores multiply it.
 template <class E, bool tf32> double multiplied(double x) {
     return tf32 ? __uint_as_float(to_tf32((float)x)) : to_float(rounded<E>((float)x));
@@ -93,7 +87,9 @@ static int ceil_div(int a, int b) { return (a + b - 1) / b; }
 namespace sums {
 #include "../../src/devices/cuda/kernels/sum_parts.cu"
 }
-// The arithmetic: FMA in f32, tensor cores with f32 as TF32, or tensor cores with 16-bit elements.
+// The arithmetic: FMA in f32, tensor cores with f32 as TF32, or tensor cores with 16-bit elements. SIXTEEN_BITS, 0 or 1,
+// chooses between the first two and the last, so that two programs are compiled and run at the same time.
+#if !SIXTEEN_BITS
 #define BY fma
 #define FMA 1
 #define TF32 0
@@ -107,9 +103,9 @@ namespace sums {
 #define FMA 0
 #define TF32 1
 #include "grouped_sizes.inc"
-#undef BY
-#undef TF32
-#undef ELEMENT
+#else
+#define FMA 0
+#define WEIGHT float
 #define BY cores
 #define TF32 0
 #define ELEMENT bf16
@@ -119,6 +115,7 @@ namespace sums {
 #undef WEIGHT
 #define WEIGHT f16
 #include "grouped_sizes.inc"
+#endif
 
 int main() {
     for (auto check : all_checks()) check();

@@ -33,23 +33,33 @@ inline std::vector<void (*)()>& all_checks() {
     return all;
 }
 
-// Compares with sums in f64: `size(i)` is the sum of the terms' magnitudes, which bounds the rounding error
-// in f32.
-template <class E, class Value, class Size>
-void compare(const std::string& what, const Buffer<E>& got, Value value, Size size) {
+// An element of a result as a sum in f64, and the sum of its terms' magnitudes, which bounds the rounding error in f32.
+struct Terms {
+    double sum = 0, size = 0;
+    void add(double a, double b) { sum += a * b, size += std::fabs(a * b); }
+};
+
+// Compares with sums in f64.
+template <class E, class Expected> void compare(const std::string& what, const Buffer<E>& got, Expected expected_terms) {
     got.memory.check();
-    double worst = 0;
+    double worst = 0, wanted = 0;
     size_t at = 0;
     for (size_t i = 0; i < got.length; i++) {
-        double expected = value(i), bound = 1.01 * rounding(E()) * std::fabs(expected) + 32 * 0x1p-24 * size(i) + 1e-30;
-        double error = std::fabs(got[i] - expected) / bound;
-        if (!(error <= worst)) worst = std::isnan(error) ? 1e300 : error, at = i;
+        Terms expected = expected_terms(i);
+        double bound = 1.01 * rounding(E()) * std::fabs(expected.sum) + 32 * 0x1p-24 * expected.size + 1e-30;
+        double error = std::fabs(got[i] - expected.sum) / bound;
+        if (!(error <= worst)) worst = std::isnan(error) ? 1e300 : error, at = i, wanted = expected.sum;
     }
     checks++;
     if (worst > 1) {
         failures++;
-        printf("FAILED %s: element %zu is %g, expected %g\n", what.c_str(), at, got[at], value(at));
+        printf("FAILED %s: element %zu is %g, expected %g\n", what.c_str(), at, got[at], wanted);
     }
+}
+
+template <class E, class Value, class Size>
+void compare(const std::string& what, const Buffer<E>& got, Value value, Size size) {
+    compare(what, got, [&](size_t i) { return Terms{value(i), size(i)}; });
 }
 
 inline int verdict() {
