@@ -23,7 +23,14 @@ fn check(name: &str, source: &str, definitions: &[&str]) {
         "-fno-sanitize-recover=all",
         "-U_FORTIFY_SOURCE",
     ];
-    let compiled = Command::new("g++").args(flags).args(definitions).arg("-o").arg(&program).arg(&source).output().unwrap();
+    let compiled = Command::new("g++")
+        .args(flags)
+        .args(definitions)
+        .arg("-o")
+        .arg(&program)
+        .arg(&source)
+        .output()
+        .unwrap();
     assert!(compiled.status.success(), "{name}: {}", String::from_utf8_lossy(&compiled.stderr));
     let ran = Command::new(&program).output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
