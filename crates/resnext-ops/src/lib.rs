@@ -9,21 +9,24 @@ mod layout;
 mod profile;
 mod roofline;
 mod shape;
+mod taps;
 #[cfg(test)]
 mod tests;
 mod train;
 
-pub use config::{BatchNormConfig, Pool2dConfig};
+pub use config::{AvgPool2dConfig, BatchNormConfig, Pool2dConfig};
 pub use error::{Error, Result};
 pub use layout::{is_channels_last, to_channels_last};
 pub use resnext_kernels::Conv2dConfig;
 
 // Training: operations with gradients, and the tape that records them.
 pub use train::{Bottleneck, ConvBn, Gradients, RunningStats, Stem};
+pub use train::{adaptive_avg_pool2d, avg_pool2d, blur_pool2d, pad2d, reshape};
 pub use train::{
     add, add_relu, batch_norm_eval, batch_norm_train, batch_norm_train_add_relu, cast, cat_channels,
 };
 pub use train::{binary_cross_entropy, scale_images, soft_cross_entropy};
+pub use train::{conv1d_channels, gate_channels, sigmoid};
 pub use train::{
     conv2d, conv2d_gradients, conv2d_with_bias, cross_entropy, global_avg_pool, linear, loss_value,
 };

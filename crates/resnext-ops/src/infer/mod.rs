@@ -1,11 +1,14 @@
 //! Inference: packed convolutions on reused buffers, on the CPU.
 
+mod concat;
 pub(crate) mod conv;
 pub(crate) mod feature_map;
+mod gate;
 pub(crate) mod input;
 mod int8;
 mod map_view;
 mod rows;
+mod windows;
 
 pub use conv::{FusedConv, Fusion, fused_dtype_is_supported};
 pub use feature_map::FeatureMap;

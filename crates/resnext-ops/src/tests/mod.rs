@@ -5,3 +5,4 @@ mod common;
 mod fallback;
 mod infer_conv;
 mod metal;
+mod windows;

@@ -6,14 +6,17 @@ use crate::error::{Error, Result};
 use crate::layout::{from_nhwc, to_nhwc};
 use crate::shape::{check_rank, check_same};
 use crate::train::elementwise::{Add, Relu};
-use crate::train::tape::{Output, apply1, apply2, needs_gradient, record, recording};
+use crate::train::tape::{Output, apply1, apply2, needs_gradient, record, recording, reshape};
 use candle_core::Tensor;
 
-/// `max(x, 0)` of a tensor (N, C, H, W). Its gradient at 0 is 0, as in PyTorch.
+/// `max(x, 0)` of a tensor (N, C, H, W) or (N, C). Its gradient at 0 is 0, as in PyTorch.
 ///
 /// # Errors
-/// If `x` does not have four dimensions.
+/// If `x` does not have four or two dimensions.
 pub fn relu(x: &Tensor) -> Result<Tensor> {
+    if let &[n, c] = x.dims() {
+        return reshape(&relu(&reshape(x, (n, c, 1, 1))?)?, (n, c));
+    }
     check_rank("relu", x)?;
     if !has_kernel(x) {
         return Ok(x.relu()?);

@@ -251,7 +251,10 @@ pub(crate) fn apply3<C: CustomOp3 + Send + Sync + 'static>(
 }
 
 /// `x.reshape(shape)`, recorded on the tape where this project's kernels compute.
-pub(crate) fn reshape(x: &Tensor, shape: impl Into<Shape>) -> Result<Tensor> {
+///
+/// # Errors
+/// If the shape has another number of elements.
+pub fn reshape(x: &Tensor, shape: impl Into<Shape>) -> Result<Tensor> {
     let y = x.reshape(shape.into())?;
     if recording() && has_kernel(x) && needs_gradient("reshape", x)? {
         let x = x.clone();
