@@ -122,7 +122,8 @@ def onnxruntime(args: argparse.Namespace) -> Engine:
     options.inter_op_num_threads = 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     session = ort.InferenceSession(args.onnx, options, providers=["CPUExecutionProvider"])
-    return Engine(ort.__version__, "f32", lambda x: lambda: session.run(["logits"], {"input": x})[0])
+    name = session.get_inputs()[0].name
+    return Engine(ort.__version__, "f32", lambda x: lambda: session.run(["logits"], {name: x})[0])
 
 
 def pytorch(args: argparse.Namespace) -> Engine:

@@ -6,6 +6,7 @@ the same export whether they come from safetensors or from either of PyTorch's f
 Prints one line per check and stops at the first that fails.
 """
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from formula import images, network
 
 XTASK = sys.argv[1] if len(sys.argv) > 1 else "target/release/xtask"
-NETWORKS = ["resnext50_32x4d", "resnet50", "resnet18", "resnet34", "resnext101_64x4d", "resnext20_8x4d"]
+NETWORKS = ["resnext50_32x4d", "resnet50", "resnet18", "resnet34", "resnext101_64x4d", "resnext20_8x4d",
+            "seresnext26t_32x4d", "resnetaa34d", "resnetblur18", "ecaresnet26t"]
 
 
 def export(source, out, dtype="f32"):
@@ -38,6 +40,8 @@ with tempfile.TemporaryDirectory() as folder:
         model = network(name)
         state = {k: v.clone() for k, v in model.state_dict().items()}
         save_file({k: v.contiguous() for k, v in state.items()}, folder / "in.safetensors")
+        # Weights do not show what takes the place of strides, the architecture does.
+        (folder / "config.json").write_text(json.dumps(dict(architecture=name)))
         torch.save(state, folder / "in.pth")
         torch.save(state, folder / "old.pth", _use_new_zipfile_serialization=False)
         export(folder / "in.safetensors", folder / "out.safetensors")

@@ -27,7 +27,7 @@ def weight(name, shape):
     u = noise(int(np.prod(shape)), name).reshape(shape)
     if len(shape) == 4:
         return u * (6 / np.prod(shape[1:])) ** 0.5
-    if name == "fc.weight":
+    if len(shape) == 2:
         return u * (3 / shape[1]) ** 0.5
     if name.endswith("running_var"):
         return 1 + 0.3 * u
@@ -70,9 +70,13 @@ def cifar_resnext(depth_per_stage, cardinality, width, planes):
 
 
 def network(name):
-    """The network of this name, with the formula's weights."""
+    """The network of this name, torchvision's or timm's, with the formula's weights."""
     import torchvision
 
     if name == "resnext20_8x4d":
         return fill(cifar_resnext(2, 8, 4, 16))
+    if not hasattr(torchvision.models, name):
+        import timm
+
+        return fill(timm.create_model(name))
     return fill(getattr(torchvision.models, name)(weights=None))

@@ -42,15 +42,20 @@ def sampled(map):
                 values=[float(f"{v:.9g}") for v in flat[::step][:SAMPLES].tolist()])
 
 
-golden = {}
-for name, shape in NETWORKS.items():
-    model, x = network(name), torch.from_numpy(images(shape))
-    single, single_maps = run(model, x)
-    logits, maps = run(model.double(), x.double())
-    relative = lambda a, b: ((a - b).abs().max() / b.abs().max()).item()
-    print(name, "f32 beside f64: logits", relative(single, logits),
-          "maps", [relative(a, b) for a, b in zip(single_maps, maps)], "largest logit", logits.abs().max().item())
-    golden[name] = dict(images=shape, logits=[float(f"{v:.9g}") for v in logits.flatten().tolist()],
-                        maps=[sampled(map) for map in maps])
-OUT.mkdir(exist_ok=True)
-(OUT / "networks.json").write_text(json.dumps(golden) + "\n")
+def main():
+    golden = {}
+    for name, shape in NETWORKS.items():
+        model, x = network(name), torch.from_numpy(images(shape))
+        single, single_maps = run(model, x)
+        logits, maps = run(model.double(), x.double())
+        relative = lambda a, b: ((a - b).abs().max() / b.abs().max()).item()
+        print(name, "f32 beside f64: logits", relative(single, logits),
+              "maps", [relative(a, b) for a, b in zip(single_maps, maps)], "largest logit", logits.abs().max().item())
+        golden[name] = dict(images=shape, logits=[float(f"{v:.9g}") for v in logits.flatten().tolist()],
+                            maps=[sampled(map) for map in maps])
+    OUT.mkdir(exist_ok=True)
+    (OUT / "networks.json").write_text(json.dumps(golden) + "\n")
+
+
+if __name__ == "__main__":
+    main()

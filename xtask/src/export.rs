@@ -44,7 +44,7 @@ pub fn run(args: Args) -> Result<()> {
         _ => bail!("{}: expected a name that ends in .safetensors or .onnx", args.out.display()),
     };
     let classifier = Classifier::open(&args.weights, &args.input)?;
-    let mut export = Export::new(&classifier.pretrained.weights)?;
+    let mut export = Export::of(&classifier.pretrained.weights, &classifier.pretrained.config)?;
     if let Some(description) = classifier.description() {
         export.describe(description);
     }

@@ -3,6 +3,7 @@
 // The commands.
 mod bench;
 mod calibrate;
+mod compare;
 mod convert;
 mod data;
 mod eval;
@@ -79,6 +80,8 @@ enum Command {
     Prove(prove::Args),
     /// Check every operation on this machine's GPU, and measure its speed
     GpuCheck(gpu_check::Args),
+    /// Compare networks: parameters, multiply-adds, speed here, and published errors
+    Compare(compare::Args),
     /// List a network's layers, parameters, multiply-adds and activation memory
     Summary(summary::Args),
 }
@@ -96,6 +99,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args).map(|()| ExitCode::SUCCESS),
         Command::Prove(args) => prove::run(args),
         Command::GpuCheck(args) => gpu_check::run(args),
+        Command::Compare(args) => compare::run(args).map(|()| ExitCode::SUCCESS),
         Command::Summary(args) => summary::run(args).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

@@ -1,14 +1,15 @@
 //! `cargo xtask summary`: the layers of a network and what they cost.
 
+use crate::compare::BASELINE_CLASSES;
 use crate::text_table::Table;
 use anyhow::{Result, ensure};
-use resnext_model::{Config, StemKind, Summary};
+use resnext_model::{Baseline, Config, StemKind, Summary};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Network, such as resnext50_32x4d
+    /// Network, such as resnext50_32x4d or inception_v4
     name: String,
-    /// Height and width of the images [default: 224, or 32 for CIFAR networks]
+    /// Height and width of the images [default: 224, 299 for Inceptions, or 32 for CIFAR networks]
     #[arg(long)]
     size: Option<usize>,
     /// Number of classes [default: 1000, or 10 for CIFAR networks]
@@ -17,11 +18,28 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let mut config = Config::by_name(&args.name)?;
-    config.classes = args.classes.unwrap_or(config.classes);
-    let size = args.size.unwrap_or(if config.stem == StemKind::ImageNet { 224 } else { 32 });
-    ensure!((1..=1 << 14).contains(&size), "--size must be from 1 to 16384, got {size}");
-    let summary = Summary::new(&config, size, size)?;
+    let size_of = |usual: usize| {
+        let size = args.size.unwrap_or(usual);
+        ensure!((1..=1 << 14).contains(&size), "--size must be from 1 to 16384, got {size}");
+        Ok(size)
+    };
+    let (summary, size) = match Baseline::by_name(&args.name) {
+        Some(baseline) => {
+            let (size, classes) = (size_of(baseline.size())?, args.classes.unwrap_or(BASELINE_CLASSES));
+            ensure!(
+                (1..=1 << 20).contains(&classes),
+                "--classes must be from 1 to {}, got {classes}",
+                1 << 20
+            );
+            (baseline.summary(classes, size, size), size)
+        }
+        None => {
+            let mut config = Config::by_name(&args.name)?;
+            config.classes = args.classes.unwrap_or(config.classes);
+            let size = size_of(if config.stem == StemKind::ImageNet { 224 } else { 32 })?;
+            (Summary::new(&config, size, size)?, size)
+        }
+    };
     print!("{}", layer_table(&summary).to_text());
     let multiply_adds = match summary.multiply_adds() as f64 {
         small if small < 1e9 => format!("{:.1} M", small / 1e6),

@@ -489,6 +489,31 @@ fn summary_prints_the_published_figures() {
     refused(xtask(Path::new("."), &["summary", "resnext50_32x4d", "--size", "0"]), "--size must be from 1");
 }
 
+#[test]
+fn compare_prints_sizes_and_published_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    // Sizes and published figures alone, which take no time.
+    let written = ["--runs", "0", "--markdown", "c.md", "--picture", "c.svg"];
+    let output = xtask(path, &[&["compare"], &written[..]].concat());
+    assert!(output.status.success(), "{output:?}");
+    let markdown = std::fs::read_to_string(path.join("c.md")).unwrap();
+    for part in ["VGG-16", "138.37 M", "Inception-ResNet-v2", "55.84 M", "19.9 %", "table 5", "](c.svg)"] {
+        assert!(markdown.contains(part), "{part}: {markdown}");
+    }
+    assert!(std::fs::read_to_string(path.join("c.svg")).unwrap().contains("Inception-v4"));
+    // One small network is timed.
+    let output = xtask(path, &["compare", "resnext11_4x4d", "--runs", "1"]);
+    assert!(text(&output).contains("ms, f32") && text(&output).contains("0.14 M"), "{output:?}");
+    refused(xtask(path, &["compare", "resnet101", "inception_v5"]), "unknown model `inception_v5`");
+    refused(
+        xtask(path, &["compare", "resnext11_4x4d", "--runs", "0", "--picture", "x.svg"]),
+        "nothing to draw",
+    );
+    let output = xtask(path, &["summary", "inception_v4", "--classes", "10"]);
+    assert!(text(&output).contains("12.25 G per image of 299×299"), "{output:?}");
+}
+
 /// `ulimit -f`, with SIGXFSZ ignored, stands in for a disk that fills up in the middle of a run.
 #[test]
 #[cfg(target_os = "linux")]

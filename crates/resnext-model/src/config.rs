@@ -1,7 +1,7 @@
 //! What a network looks like: its configuration, and the layer sizes that follow from it.
 
 use crate::error::{Error, Result};
-use resnext_ops::Pool2dConfig;
+use crate::variants::{AntiAlias, Attention, StemConvs, is_default};
 use serde::{Deserialize, Serialize};
 
 /// A ResNeXt (section 3.1 and table 1 of the paper), or one of the ResNets it generalises.
@@ -20,8 +20,9 @@ pub struct Config {
     pub base_width: usize,
     /// The number of blocks in each stage.
     pub depths: Vec<usize>,
-    /// Output channels of the stem, 64 by default. A block of stage s, counted from 0, has planes·2^s output
-    /// channels, times the [expansion](BlockKind::expansion) of its kind.
+    /// The width of the first stage, 64 by default. A block of stage s, counted from 0, has planes·2^s output
+    /// channels, times the [expansion](BlockKind::expansion) of its kind. The stem has as many, unless
+    /// [`stem_channels`](Self::stem_channels) says otherwise.
     #[serde(default = "default_planes")]
     pub planes: usize,
     /// Which convolutions a block consists of.
@@ -29,9 +30,21 @@ pub struct Config {
     pub block: BlockKind,
     /// The layers before the first stage.
     pub stem: StemKind,
+    /// The convolutions of ImageNet's stem.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub stem_convs: StemConvs,
+    /// Output channels of the stem, if they are not [`planes`](Self::planes).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub stem_channels: Option<usize>,
     /// How a block's input reaches its output where their shapes differ.
     #[serde(default)]
     pub shortcut: Shortcut,
+    /// What blocks multiply the channels of their branch by.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub attention: Attention,
+    /// What takes the place of strides. It has no weights, so that weights do not show it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub anti_alias: AntiAlias,
     /// The number of classes, which is the number of logits.
     pub classes: usize,
     /// Which of the three equivalent forms of figure 3 the blocks take.
@@ -92,16 +105,6 @@ pub enum StemKind {
     Cifar,
 }
 
-impl StemKind {
-    /// The max-pool behind the first convolution, if there is one.
-    pub(crate) fn pool(self) -> Option<Pool2dConfig> {
-        match self {
-            StemKind::ImageNet => Some(Pool2dConfig { kernel: 3, stride: 2, padding: 1 }),
-            StemKind::Cifar => None,
-        }
-    }
-}
-
 /// The shortcut of a block whose output has another shape than its input (He et al., "Deep Residual
 /// Learning", section 3.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -112,6 +115,9 @@ pub enum Shortcut {
     Projection,
     /// Option A: every other pixel, padded with zero channels; it has no parameters.
     Identity,
+    /// A 2×2 average with stride 2, where the map shrinks, and then a 1×1 convolution with batch norm, so that
+    /// no pixel is passed over: ResNet-D of He et al., "Bag of Tricks", arXiv 1812.01187, section 4.
+    Pooled,
 }
 
 /// The three equivalent forms of a block (figure 3).
@@ -163,8 +169,11 @@ pub struct BlockSize {
     pub cardinality: usize,
     /// The number of output channels.
     pub output: usize,
-    /// The stride of the first 3×3 convolution.
+    /// The stride of the first 3×3 convolution, or of the pool that takes its place.
     pub stride: usize,
+    /// What takes the place of the stride, if there is one.
+    #[serde(skip_serializing_if = "is_default")]
+    pub anti_alias: AntiAlias,
 }
 
 impl BlockSize {
@@ -175,7 +184,8 @@ impl BlockSize {
 
     /// The block's convolutions in form (c), first to last.
     pub(crate) fn convs(&self) -> Vec<ConvSize> {
-        let &BlockSize { input, output, stride, .. } = self;
+        let &BlockSize { input, output, .. } = self;
+        let stride = if self.anti_alias_layer().is_some() { 1 } else { self.stride };
         let inner = self.inner();
         match self.kind {
             BlockKind::Bottleneck => vec![
@@ -190,9 +200,19 @@ impl BlockSize {
         }
     }
 
+    /// The number, counted from 0, of the convolution behind whose ReLU a pool takes the place of the stride.
+    pub(crate) fn anti_alias_layer(&self) -> Option<usize> {
+        let strided = match self.kind {
+            BlockKind::Bottleneck => 1,
+            BlockKind::Basic => 0,
+        };
+        (self.stride > 1 && self.anti_alias != AntiAlias::None).then_some(strided)
+    }
+
     /// The 1×1 convolution of the shortcut, if the shape changes.
-    pub(crate) fn projection(&self) -> ConvSize {
-        ConvSize { stride: self.stride, ..ConvSize::dense(self.input, self.output, 1) }
+    pub(crate) fn projection(&self, shortcut: Shortcut) -> ConvSize {
+        let stride = if shortcut == Shortcut::Pooled { 1 } else { self.stride };
+        ConvSize { stride, ..ConvSize::dense(self.input, self.output, 1) }
     }
 
     /// The weight of [`projection`](Self::projection), (output, input, 1, 1), with which that convolution is
@@ -242,6 +262,15 @@ impl ConvSize {
     }
 }
 
+/// A convolution of the stem, with the batch norm behind it.
+pub(crate) struct StemLayer {
+    /// The convolution's name.
+    pub(crate) conv: &'static str,
+    /// The batch norm's name.
+    pub(crate) norm: &'static str,
+    pub(crate) size: ConvSize,
+}
+
 impl Config {
     /// Checks that a network of this configuration can exist.
     ///
@@ -252,7 +281,8 @@ impl Config {
             true => Ok(()),
             false => Err(Error::Config(format!("{name} must be from 1 to {most}, got {value}"))),
         };
-        self.block.check_form(self.form)?;
+        self.check_form(self.form)?;
+        self.check_variants()?;
         let most = if self.block == BlockKind::Basic { 1 } else { 4096 };
         within("cardinality", self.cardinality, most)?;
         within("base_width", self.base_width, 4096)?;
@@ -263,17 +293,64 @@ impl Config {
         self.depths.iter().try_for_each(|&depth| within("the number of blocks in a stage", depth, 1000))
     }
 
-    /// The first convolution.
-    pub(crate) fn entrance(&self) -> ConvSize {
-        match self.stem {
-            StemKind::ImageNet => ConvSize { stride: 2, ..ConvSize::dense(3, self.planes, 7) },
-            StemKind::Cifar => ConvSize::dense(3, self.planes, 3),
+    /// Checks that networks of this configuration have the form.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for basic blocks, and those with anti-aliasing, in form (a) or (b).
+    pub(crate) fn check_form(&self, form: Form) -> Result<()> {
+        self.block.check_form(form)?;
+        match (self.anti_alias, form) {
+            (AntiAlias::None, _) | (_, Form::C) => Ok(()),
+            _ => Err(Error::Config(format!("anti-aliased blocks have form c only, got {form}"))),
+        }
+    }
+
+    /// Checks what timm's relatives have beyond the paper's networks.
+    fn check_variants(&self) -> Result<()> {
+        let wrong = |what: String| Err(Error::Config(what));
+        let channels = self.stem_output();
+        if !(1..=4096).contains(&channels) {
+            return wrong(format!("stem_channels must be from 1 to 4096, got {channels}"));
+        }
+        if self.stem != StemKind::ImageNet && self.stem_convs != StemConvs::Single {
+            return wrong("a stem of three convolutions is ImageNet's, the stem is CIFAR's".into());
+        }
+        if self.stem_convs.hidden(channels).is_some_and(|hidden| hidden.contains(&0)) {
+            return wrong(format!("a stem of three convolutions has at least 8 channels, got {channels}"));
+        }
+        match self.attention {
+            Attention::SqueezeExcite { reduction } if !(1..=4096).contains(&reduction) => {
+                wrong(format!("reduction must be from 1 to 4096, got {reduction}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Output channels of the stem.
+    pub(crate) fn stem_output(&self) -> usize {
+        self.stem_channels.unwrap_or(self.planes)
+    }
+
+    /// The convolutions of the stem, first to last.
+    pub(crate) fn stem_layers(&self) -> Vec<StemLayer> {
+        let layer = |conv, norm, size| StemLayer { conv, norm, size };
+        let output = self.stem_output();
+        match (self.stem, self.stem_convs.hidden(output)) {
+            (StemKind::Cifar, _) => vec![layer("conv1", "bn1", ConvSize::dense(3, output, 3))],
+            (StemKind::ImageNet, None) => {
+                vec![layer("conv1", "bn1", ConvSize { stride: 2, ..ConvSize::dense(3, output, 7) })]
+            }
+            (StemKind::ImageNet, Some([first, second])) => vec![
+                layer("conv1.0", "conv1.1", ConvSize { stride: 2, ..ConvSize::dense(3, first, 3) }),
+                layer("conv1.3", "conv1.4", ConvSize::dense(first, second, 3)),
+                layer("conv1.6", "bn1", ConvSize::dense(second, output, 3)),
+            ],
         }
     }
 
     /// The sizes of all blocks, stage by stage.
     pub fn blocks(&self) -> Vec<Vec<BlockSize>> {
-        let mut input = self.planes;
+        let mut input = self.stem_output();
         let stage = |(s, &depth): (usize, &usize)| {
             let blocks = (0..depth).map(|i| {
                 let output = self.stage_channels(s);
@@ -285,6 +362,7 @@ impl Config {
                     cardinality: self.cardinality,
                     output,
                     stride,
+                    anti_alias: if stride > 1 { self.anti_alias } else { AntiAlias::None },
                 };
                 input = output;
                 size

@@ -1,7 +1,10 @@
 //! `config.json` beside weights, as timm writes it: what it says about images and classes, and whether the
 //! network that it describes is one of ours.
 
+use crate::config::{Config, Shortcut};
 use crate::preprocessing::{CropMode, Preprocessing};
+use crate::presets::anti_alias_of;
+use crate::variants::{AntiAlias, Attention, StemConvs};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -11,6 +14,8 @@ use std::collections::BTreeMap;
 #[derive(Debug)]
 pub(crate) struct ConfigFile {
     pub(crate) architecture: String,
+    /// What takes the place of strides, by `aa_layer` or the architecture's name.
+    pub(crate) anti_alias: AntiAlias,
     pub(crate) classes: Option<usize>,
     pub(crate) images: ImageSettings,
     pub(crate) labels: Option<Vec<String>>,
@@ -28,11 +33,6 @@ pub(crate) struct ImageSettings {
     mean: Option<[f32; 3]>,
     std: Option<[f32; 3]>,
 }
-
-/// How the names of timm's networks start that have the names and shapes of torchvision's weights, but
-/// compute something else; and what that is.
-const LOOKALIKES: [(&str, &str); 2] =
-    [("resnetaa", "average pools where ours has strides"), ("resnetblur", "blurs where ours has strides")];
 
 /// Fields at the top level, and those of `pretrained_cfg`, that do not change what a network computes from an
 /// image: where it comes from, how it was trained, and what its weights' shapes say as well.
@@ -67,14 +67,11 @@ const UNIMPORTANT: [&str; 27] = [
 ];
 
 /// The fields of timm's models that change what is computed from the same weights: at the top level, or in
-/// `model_args`. With each, the values that ours computes.
+/// `model_args`. With each, the values that ours computes. [`Network`] has those that depend on the weights.
 ///
 /// Sizes that the shapes of the weights show, and settings of training, follow in [`HARMLESS_ARGS`].
-const DECISIVE: [(&str, &[&str]); 15] = [
+const DECISIVE: [(&str, &[&str]); 11] = [
     ("act_layer", &["relu"]),
-    ("aa_layer", &[""]),
-    ("avg_down", &["false"]),
-    ("block_args", &["{}"]),
     ("block_reduce_first", &["1"]),
     ("down_kernel_size", &["1"]),
     ("features_only", &["false"]),
@@ -85,8 +82,39 @@ const DECISIVE: [(&str, &[&str]); 15] = [
     ("output_stride", &["32"]),
     ("replace_stem_pool", &["false"]),
     ("replace_stride_with_dilation", &["[false,false,false]"]),
-    ("stem_type", &[""]),
 ];
+
+/// The fields that weights show too, with the values that those of one network have; and what takes the place
+/// of strides, which weights do not show.
+struct Network {
+    expected: [(&'static str, &'static [&'static str]); 3],
+    anti_alias: Option<AntiAlias>,
+}
+
+/// The values of `aa_layer`.
+const ANTI_ALIASES: [(AntiAlias, &[&str]); 3] = [
+    (AntiAlias::None, &[""]),
+    (AntiAlias::Average, &["avg", "avgpool", "avgpool2d"]),
+    (AntiAlias::Blur, &["blur", "blurpool", "blurpool2d"]),
+];
+
+impl Network {
+    fn new(config: &Config) -> Self {
+        let avg_down: &[&str] = if config.shortcut == Shortcut::Pooled { &["true"] } else { &["false"] };
+        let stem_type: &[&str] = match config.stem_convs {
+            StemConvs::Single => &[""],
+            StemConvs::Deep => &["deep"],
+            StemConvs::Tiered => &["deep_tiered"],
+        };
+        let block_args: &[&str] = match config.attention {
+            Attention::None => &["{}"],
+            Attention::SqueezeExcite { .. } => &[r#"{"attn_layer":"se"}"#],
+            Attention::Eca => &[r#"{"attn_layer":"eca"}"#],
+        };
+        let expected = [("avg_down", avg_down), ("stem_type", stem_type), ("block_args", block_args)];
+        Network { expected, anti_alias: None }
+    }
+}
 
 /// Fields of `model_args` that the shapes of the weights show as well, or that matter to training only.
 const HARMLESS_ARGS: [&str; 19] = [
@@ -112,20 +140,20 @@ const HARMLESS_ARGS: [&str; 19] = [
 ];
 
 impl ConfigFile {
-    /// Reads the text of a `config.json`. `None` if it is not timm's: the same keys may then mean something
-    /// else.
+    /// Reads the text of a `config.json` beside weights of `config`. `None` if it is not timm's: the same keys
+    /// may then mean something else.
     ///
     /// # Errors
     /// A text that names the field, what was expected and what was found.
-    pub(crate) fn read(text: &str) -> Result<Option<Self>, String> {
+    pub(crate) fn read(text: &str, config: &Config) -> Result<Option<Self>, String> {
         let value: Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
         let Value::Object(mut fields) = value else { return Err("expected an object in braces".into()) };
         let Some(architecture) = take::<String>(&mut fields, "", "architecture")? else { return Ok(None) };
-        check_lookalike(&architecture)?;
+        let mut network = Network::new(config);
         let mut unknown = Vec::new();
         let mut classes = take(&mut fields, "", "num_classes")?;
         if let Some(arguments) = take::<Map<String, Value>>(&mut fields, "", "model_args")? {
-            check_arguments(arguments, &mut classes)?;
+            check_arguments(arguments, &mut classes, &mut network)?;
         }
         let mut pretrained = take::<Map<String, Value>>(&mut fields, "", "pretrained_cfg")?;
         let mut images = ImageSettings::take(&mut fields, "")?;
@@ -136,10 +164,11 @@ impl ConfigFile {
             pretrained.remove("architecture");
             images = images.overridden_by(ImageSettings::take(pretrained, "pretrained_cfg.")?);
             names = names.or(Names::take(pretrained, "pretrained_cfg.")?);
-            rest(std::mem::take(pretrained), "pretrained_cfg.", &mut unknown)?;
+            rest(std::mem::take(pretrained), "pretrained_cfg.", &mut unknown, &mut network)?;
         }
-        rest(fields, "", &mut unknown)?;
-        Ok(Some(ConfigFile { architecture, classes, images, labels: names.labels(), unknown }))
+        rest(fields, "", &mut unknown, &mut network)?;
+        let anti_alias = network.anti_alias.unwrap_or_else(|| anti_alias_of(&architecture));
+        Ok(Some(ConfigFile { architecture, anti_alias, classes, images, labels: names.labels(), unknown }))
     }
 }
 
@@ -158,9 +187,14 @@ fn take<T: DeserializeOwned>(
 
 /// Checks the fields that nothing has taken: refuses those that change the function, and lists those that are
 /// not known.
-fn rest(fields: Map<String, Value>, of: &str, unknown: &mut Vec<String>) -> Result<(), String> {
+fn rest(
+    fields: Map<String, Value>,
+    of: &str,
+    unknown: &mut Vec<String>,
+    network: &mut Network,
+) -> Result<(), String> {
     for (name, value) in fields {
-        match decisive(of, &name, &value) {
+        match decisive(of, &name, &value, network) {
             Some(verdict) => verdict?,
             None if UNIMPORTANT.contains(&name.as_str()) => {}
             None => unknown.push(format!("{of}{}", name.escape_debug())),
@@ -171,7 +205,11 @@ fn rest(fields: Map<String, Value>, of: &str, unknown: &mut Vec<String>) -> Resu
 
 /// Checks `model_args`, the arguments that the network was built with. One that is not known may change
 /// anything, so it is refused.
-fn check_arguments(arguments: Map<String, Value>, classes: &mut Option<usize>) -> Result<(), String> {
+fn check_arguments(
+    arguments: Map<String, Value>,
+    classes: &mut Option<usize>,
+    network: &mut Network,
+) -> Result<(), String> {
     for (name, value) in arguments {
         if name == "num_classes" {
             let own: Option<usize> =
@@ -184,7 +222,7 @@ fn check_arguments(arguments: Map<String, Value>, classes: &mut Option<usize>) -
             *classes = own.or(*classes);
             continue;
         }
-        match decisive("model_args.", &name, &value) {
+        match decisive("model_args.", &name, &value, network) {
             Some(verdict) => verdict?,
             None if HARMLESS_ARGS.contains(&name.as_str()) => {}
             None => {
@@ -201,8 +239,11 @@ fn check_arguments(arguments: Map<String, Value>, classes: &mut Option<usize>) -
 }
 
 /// Whether a field that changes the function has a value that ours computes. `None` for other fields.
-fn decisive(of: &str, name: &str, value: &Value) -> Option<Result<(), String>> {
-    let (_, ours) = DECISIVE.iter().find(|(known, _)| *known == name)?;
+fn decisive(of: &str, name: &str, value: &Value, network: &mut Network) -> Option<Result<(), String>> {
+    let every: Vec<&str> = ANTI_ALIASES.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+    let aa_layer = ("aa_layer", every.as_slice());
+    let mut all = DECISIVE.iter().chain(&network.expected).copied().chain([aa_layer]);
+    let (_, ours) = all.find(|(known, _)| *known == name)?;
     let given = match value {
         Value::String(text) => text.rsplit('.').next().unwrap_or(text).to_ascii_lowercase(),
         Value::Object(fields) if fields.values().all(Value::is_null) => "{}".into(),
@@ -214,10 +255,18 @@ fn decisive(of: &str, name: &str, value: &Value) -> Option<Result<(), String>> {
         Some(ours.iter().any(|one| one.parse() == Ok(number)))
     };
     if ours.contains(&given.as_str()) || same_number() == Some(true) {
+        if name == "aa_layer" {
+            let named = ANTI_ALIASES.iter().find(|(_, names)| names.contains(&given.as_str()));
+            network.anti_alias = named.map(|(kind, _)| *kind);
+        }
         return Some(Ok(()));
     }
     let expected = ours.first().copied().unwrap_or_default();
-    let expected = if expected.is_empty() { "none" } else { expected };
+    let expected = match (name, expected) {
+        ("aa_layer", _) => "none, avg or blur",
+        (_, "") => "none",
+        (_, expected) => expected,
+    };
     Some(Err(format!(
         "expected {name} {expected}, got {} ({of}{name}): the network would compute something else",
         shortened(value)
@@ -238,15 +287,6 @@ fn shortened(value: &Value) -> String {
     match text.char_indices().nth(60) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
-    }
-}
-
-fn check_lookalike(architecture: &str) -> Result<(), String> {
-    match LOOKALIKES.iter().find(|(start, _)| architecture.starts_with(start)) {
-        Some((_, what)) => {
-            Err(format!("expected a ResNet or ResNeXt, as torchvision's; {architecture} has {what}"))
-        }
-        None => Ok(()),
     }
 }
 

@@ -40,7 +40,7 @@ pub type Tensors = BTreeMap<String, Tensor>;
 /// [`Error::Convert`] if a weight of a path is missing, unexpected, or of a shape that cannot be joined or
 /// split; [`Error::Config`] if blocks of this kind do not have the form.
 pub fn network(tensors: &Tensors, config: &Config, to: Form) -> Result<Tensors> {
-    config.block.check_form(to)?;
+    config.check_form(to)?;
     let mut converted = Tensors::new();
     let mut blocks = BTreeMap::<&str, Tensors>::new();
     for (name, tensor) in tensors {

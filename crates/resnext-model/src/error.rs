@@ -66,7 +66,7 @@ pub enum Error {
     },
     /// Weights of a network that this crate does not implement.
     #[error(
-        "{}: expected a ResNet or ResNeXt, as torchvision's; file has {what}",
+        "{}: expected a ResNet or ResNeXt, as torchvision's or timm's; file has {what}",
         path.display()
     )]
     Unsupported {

@@ -1,6 +1,6 @@
 //! The layers that networks consist of, under torchvision's names.
 
-use crate::config::{Config, ConvSize};
+use crate::config::{Config, ConvSize, StemLayer};
 use crate::error::Result;
 use crate::folded::FoldedConv;
 use crate::mode::Mode;
@@ -38,9 +38,7 @@ impl Conv {
 
     /// Folds the batch norm behind this convolution, with its running statistics, into weights and bias.
     pub(crate) fn fold(&self, bn: &BatchNorm) -> Result<FoldedConv> {
-        let wide = |t: &Tensor| t.detach().to_dtype(DType::F64);
-        let scale = (wide(&bn.weight)? / (wide(&bn.running.var)? + bn.config.eps)?.sqrt()?)?;
-        let bias = (wide(&bn.bias)? - (wide(&bn.running.mean)? * &scale)?)?;
+        let (scale, bias) = bn.scale_shift()?;
         let dtype = self.weight.dtype();
         let scale = scale.to_dtype(dtype)?.reshape(((), 1, 1, 1))?;
         let weight = self.weight.detach().broadcast_mul(&scale)?;
@@ -91,6 +89,20 @@ impl BatchNorm {
             },
             config: BatchNormConfig::default(),
         })
+    }
+
+    /// The same batch norm with another number added to the variance.
+    pub(crate) fn with_eps(mut self, eps: f64) -> Self {
+        self.config.eps = eps;
+        self
+    }
+
+    /// What evaluation multiplies each channel by, and what it then adds: two tensors (C) of f64.
+    pub(crate) fn scale_shift(&self) -> Result<(Tensor, Tensor)> {
+        let wide = |t: &Tensor| t.detach().to_dtype(DType::F64);
+        let scale = (wide(&self.weight)? / (wide(&self.running.var)? + self.config.eps)?.sqrt()?)?;
+        let shift = (wide(&self.bias)? - (wide(&self.running.mean)? * &scale)?)?;
+        Ok((scale, shift))
     }
 
     /// bn(x), of the shape of `x` (N, C, H, W).
@@ -158,9 +170,12 @@ enum Role {
     BlockEnd,
 }
 
-/// The first convolution and the batch norm behind it, `conv1` and `bn1`.
-pub(crate) fn entrance(config: &Config, vb: &VarBuilder) -> Result<(Conv, BatchNorm)> {
-    Ok((Conv::new(config.entrance(), vb.pp("conv1"))?, BatchNorm::new(config.planes, 1.0, vb.pp("bn1"))?))
+/// The convolutions of the stem, each with the batch norm behind it: `conv1` and `bn1`, or three of them.
+pub(crate) fn stem(config: &Config, vb: &VarBuilder) -> Result<Vec<(Conv, BatchNorm)>> {
+    let layer = |StemLayer { conv, norm, size }: StemLayer| {
+        Ok((Conv::new(size, vb.pp(conv))?, BatchNorm::new(size.output, 1.0, vb.pp(norm))?))
+    };
+    config.stem_layers().into_iter().map(layer).collect()
 }
 
 /// The last layer, `fc`: weight (classes, features) and bias (classes).

@@ -1,11 +1,14 @@
 #![doc = include_str!("../README.md")]
 
+mod attention;
+mod baselines;
 mod block;
 mod calibration;
 mod config;
 mod config_file;
 mod description;
 mod drop_path;
+mod eca;
 mod error;
 mod features;
 mod folded;
@@ -14,19 +17,26 @@ mod layer_names;
 mod layers;
 mod mode;
 mod network;
+mod pools;
 mod preprocessing;
 mod presets;
 mod pretrained;
 mod random_function;
 mod required_weights;
+mod squeeze_excite;
 mod summary;
 mod torchvision_files;
 mod variables;
+mod variants;
 mod weights;
 
 // What a network looks like.
 pub use config::{BlockKind, BlockSize, Config, Form, Shortcut, StemKind};
 pub use summary::{Layer, Summary};
+pub use variants::{AntiAlias, Attention, StemConvs};
+
+// The networks that the paper compares ResNeXt with.
+pub use baselines::{Baseline, BaselineNetwork, FusedBaseline};
 
 // Training: the network, its blocks and its variables.
 pub use block::Block;

@@ -1,28 +1,30 @@
 //! The whole network: stem, stages of blocks, head.
 
 use crate::block::Block;
-use crate::config::{Config, StemKind};
+use crate::config::Config;
 use crate::drop_path::DropPath;
 use crate::error::{Error, Result};
 use crate::layer_names;
-use crate::layers::{BatchNorm, Conv, entrance, head};
+use crate::layers::{BatchNorm, Conv, head, stem};
 use crate::mode::Mode;
+use crate::pools::StemPool;
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
-use resnext_ops::{Stem, cast, global_avg_pool, linear, max_pool2d, scope, to_channels_last, untaped};
+use resnext_ops::{Stem, cast, global_avg_pool, linear, scope, to_channels_last, untaped};
 
 /// A ResNeXt or ResNet, from images (N, 3, H, W) to logits (N, classes).
 ///
 /// Weights have torchvision's names: `conv1.weight`, `bn1.*`, `layer1.0.conv2.weight`,
-/// `layer1.0.downsample.0.weight`, `fc.bias`, and so on. Forms (a) and (b) have the layers of path i under
+/// `layer1.0.downsample.0.weight`, `fc.bias`, and so on; layers that torchvision does not have, such as
+/// `layer1.0.se.fc1`, have timm's. Forms (a) and (b) have the layers of path i under
 /// `layer1.0.paths.i`; [`convert`](crate::convert) goes from one form to another.
 ///
 /// On a CPU, inference is several times faster after [`fuse`](Self::fuse).
 #[derive(Debug)]
 pub struct ResNext {
-    pub(crate) conv1: Conv,
-    pub(crate) bn1: BatchNorm,
-    pub(crate) stem: StemKind,
+    /// The stem's convolutions, each with the batch norm behind it; ReLU follows.
+    pub(crate) stem: Vec<(Conv, BatchNorm)>,
+    pub(crate) stem_pool: StemPool,
     stages: Vec<Vec<Block>>,
     /// Weight (classes, features) and bias (classes).
     pub(crate) fc: (Tensor, Tensor),
@@ -44,7 +46,7 @@ impl ResNext {
     /// If the configuration is invalid, or a weight is missing or of the wrong shape.
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
         config.validate()?;
-        let (conv1, bn1) = entrance(config, &vb)?;
+        let stem = stem(config, &vb)?;
         let mut stages = Vec::new();
         for (s, sizes) in config.blocks().iter().enumerate() {
             let vb = vb.pp(layer_names::stage(s));
@@ -53,9 +55,8 @@ impl ResNext {
         }
         let fc = head(config, &vb)?;
         Ok(ResNext {
-            conv1,
-            bn1,
-            stem: config.stem,
+            stem,
+            stem_pool: config.stem_pool(),
             stages,
             fc,
             frozen: None,
@@ -129,18 +130,29 @@ impl ResNext {
         Ok(maps)
     }
 
-    /// relu(bn1(conv1(x))), and the max-pool of ImageNet's stem, of channels-last images.
+    /// relu(bn1(conv1(x))), and the pool of ImageNet's stem, of channels-last images.
     fn forward_stem(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let pool = self.stem.pool();
-        let fused = Stem { conv: self.conv1.with_norm(&self.bn1), pool };
-        if mode == Mode::Train && fused.takes(x) {
+        if let (Mode::Train, Some(fused)) = (mode, self.fused_stem())
+            && fused.takes(x)
+        {
             return Ok(fused.forward_train(x)?);
         }
-        let y = self.bn1.forward_relu(&self.conv1.forward(x)?, mode)?;
-        match pool {
-            Some(pool) => Ok(max_pool2d(&y, &pool)?),
-            None => Ok(y),
+        let mut y = x.clone();
+        for (conv, bn) in &self.stem {
+            y = bn.forward_relu(&conv.forward(&y)?, mode)?;
         }
+        self.stem_pool.forward(y)
+    }
+
+    /// The stem as one training operation. There is one for a single convolution and a max-pool.
+    fn fused_stem(&self) -> Option<Stem> {
+        let [(conv, bn)] = self.stem.as_slice() else { return None };
+        let pool = match self.stem_pool {
+            StemPool::None => None,
+            StemPool::Max(pool) => Some(pool),
+            StemPool::Average(_) | StemPool::Blurred(_) => return None,
+        };
+        Some(Stem { conv: conv.with_norm(bn), pool })
     }
 
     /// The blocks between stem and head, stage by stage.

@@ -2,25 +2,40 @@
 
 use crate::config::{BlockKind, Config, Form, Shortcut, StemKind};
 use crate::error::{Error, Result};
+use crate::variants::{AntiAlias, Attention, StemConvs};
 
 /// The depth in a name, with the blocks per stage, stem and planes that it stands for.
-const FAMILIES: [(&str, &[usize], StemKind, usize); 9] = [
+const FAMILIES: [(&str, &[usize], StemKind, usize); 15] = [
+    ("10", &[1, 1, 1, 1], StemKind::ImageNet, 64),
+    ("14", &[1, 1, 1, 1], StemKind::ImageNet, 64),
     ("18", &[2, 2, 2, 2], StemKind::ImageNet, 64),
+    ("26", &[2, 2, 2, 2], StemKind::ImageNet, 64),
     ("34", &[3, 4, 6, 3], StemKind::ImageNet, 64),
     ("50", &[3, 4, 6, 3], StemKind::ImageNet, 64),
     ("101", &[3, 4, 23, 3], StemKind::ImageNet, 64),
     ("152", &[3, 8, 36, 3], StemKind::ImageNet, 64),
     ("200", &[3, 24, 36, 3], StemKind::ImageNet, 64),
+    ("201", &[3, 24, 36, 4], StemKind::ImageNet, 64),
+    ("269", &[3, 30, 48, 8], StemKind::ImageNet, 64),
+    ("light", &[1, 1, 11, 3], StemKind::ImageNet, 64),
     ("29", &[3, 3, 3], StemKind::Cifar, 64),
     ("20", &[2, 2, 2], StemKind::Cifar, 16),
     ("11", &[1, 1, 1], StemKind::Cifar, 16),
 ];
 
 /// The depths of networks with basic blocks.
-const BASIC: [&str; 2] = ["18", "34"];
+const BASIC: [&str; 3] = ["10", "18", "34"];
+
+/// The networks that are not called after their depth, cardinality and width, with the name of the same
+/// network that is.
+const ALIASES: [(&str, &str); 3] = [
+    ("wide_resnet50_2", "resnet50_1x128d"),
+    ("wide_resnet101_2", "resnet101_1x128d"),
+    ("seresnext26tn_32x4d", "seresnext26t_32x4d"),
+];
 
 /// The networks that the paper, torchvision, timm or this project's recipes name.
-const NAMES: [&str; 26] = [
+const NAMES: [&str; 54] = [
     "resnet18",
     "resnet34",
     "resnet50",
@@ -47,6 +62,34 @@ const NAMES: [&str; 26] = [
     "resnext20_4x8d",
     "resnext11_8x4d",
     "resnext11_4x4d",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+    "resnet10t",
+    "resnet14t",
+    "resnet18d",
+    "resnet26d",
+    "resnet34d",
+    "resnet50c",
+    "resnet50d",
+    "resnet50s",
+    "resnet101d",
+    "resnet152d",
+    "resnet200d",
+    "resnext50d_32x4d",
+    "resnetaa50",
+    "resnetaa50d",
+    "resnetaa101d",
+    "resnetblur50",
+    "seresnet50",
+    "seresnet152d",
+    "seresnext26t_32x4d",
+    "seresnext50_32x4d",
+    "seresnext101_32x4d",
+    "seresnext101_32x8d",
+    "seresnext101d_32x8d",
+    "seresnextaa101d_32x8d",
+    "ecaresnet50d",
+    "ecaresnext50t_32x4d",
 ];
 
 impl Config {
@@ -59,6 +102,10 @@ impl Config {
     /// 200 for ImageNet and 11, 20 or 29 for CIFAR. ImageNet networks have 1000 classes, CIFAR networks 10;
     /// set [`Config::classes`] for another number.
     ///
+    /// timm's relatives have letters around the depth: `se` or `eca` in front for attention, `aa` or `blur` for
+    /// anti-aliasing, and `c`, `d`, `s` or `t` behind it for a stem of three convolutions and, with `d` and
+    /// `t`, pooled shortcuts, as in `seresnextaa101d_32x8d`.
+    ///
     /// # Errors
     /// [`Error::UnknownModel`], which suggests the most similar preset.
     pub fn by_name(name: &str) -> Result<Self> {
@@ -67,43 +114,104 @@ impl Config {
             let nearest = NAMES.iter().max_by_key(near).filter(|known| near(known) > 700_000).copied();
             Error::UnknownModel { name: name.to_string(), nearest, known: &NAMES }
         };
-        let (depth, size) = match name.strip_prefix("resnext") {
-            Some(rest) => rest.split_once('_').ok_or_else(unknown)?,
-            None => {
-                let rest = name.strip_prefix("resnet").ok_or_else(unknown)?;
-                rest.split_once('_').unwrap_or((rest, "1x64d"))
-            }
+        let systematic = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, same)| same);
+        let parts = Parts::of(systematic).ok_or_else(unknown)?;
+        let config = parts.config().ok_or_else(unknown)?;
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+/// What timm's names say beyond depth, cardinality and width: the anti-aliasing of networks that are called so.
+pub(crate) fn anti_alias_of(architecture: &str) -> AntiAlias {
+    Parts::of(architecture).map_or(AntiAlias::None, |parts| parts.anti_alias)
+}
+
+/// The parts of a name: `se`, `resnext`, `aa`, `101`, `d` and `32x8d` of `seresnextaa101d_32x8d`.
+struct Parts<'a> {
+    attention: Attention,
+    /// Whether it is a ResNeXt, which says its cardinality, rather than a ResNet.
+    next: bool,
+    anti_alias: AntiAlias,
+    depth: &'a str,
+    /// The letter behind the depth.
+    letter: Option<char>,
+    /// What follows an underscore.
+    size: Option<&'a str>,
+}
+
+impl<'a> Parts<'a> {
+    fn of(name: &'a str) -> Option<Self> {
+        let reduction = 16;
+        let (attention, rest) = match (name.strip_prefix("se"), name.strip_prefix("eca")) {
+            (Some(rest), _) => (Attention::SqueezeExcite { reduction }, rest),
+            (_, Some(rest)) => (Attention::Eca, rest),
+            _ => (Attention::None, name),
         };
-        let (cardinality, width) =
-            size.strip_suffix('d').and_then(|s| s.split_once('x')).ok_or_else(unknown)?;
-        let number = |text: &str| match text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0') {
-            true => text.parse::<usize>().map_err(|_| unknown()),
-            false => Err(unknown()),
+        let (next, rest) = match rest.strip_prefix("resnext") {
+            Some(rest) => (true, rest),
+            None => (false, rest.strip_prefix("resnet")?),
         };
-        let &(_, depths, stem, planes) =
-            FAMILIES.iter().find(|family| family.0 == depth).ok_or_else(unknown)?;
-        let block = if BASIC.contains(&depth) { BlockKind::Basic } else { BlockKind::Bottleneck };
-        // Basic blocks have one path of one width.
-        if block == BlockKind::Basic && name.contains('_') {
-            return Err(unknown());
+        let (anti_alias, rest) = match (rest.strip_prefix("aa"), rest.strip_prefix("blur")) {
+            (Some(rest), _) => (AntiAlias::Average, rest),
+            (_, Some(rest)) => (AntiAlias::Blur, rest),
+            _ => (AntiAlias::None, rest),
+        };
+        let (depth, size) = rest.split_once('_').map_or((rest, None), |(depth, size)| (depth, Some(size)));
+        let letter = depth.chars().last().filter(|letter| "cdst".contains(*letter) && depth != "light");
+        let depth = letter.map_or(depth, |letter| depth.trim_end_matches(letter));
+        Some(Parts { attention, next, anti_alias, depth, letter, size })
+    }
+
+    /// The network of this name, if there is one.
+    fn config(&self) -> Option<Config> {
+        let &(_, depths, stem, planes) = FAMILIES.iter().find(|family| family.0 == self.depth)?;
+        let basic = BASIC.contains(&self.depth);
+        let light = self.depth == "light";
+        // Basic blocks have one path of one width; timm's letters belong to ImageNet's networks.
+        let lettered = self.letter.is_some() || self.anti_alias != AntiAlias::None;
+        if basic && self.size.is_some()
+            || stem != StemKind::ImageNet && lettered
+            || light && (self.attention != Attention::Eca || self.next || self.size.is_some() || lettered)
+        {
+            return None;
         }
-        let config = Config {
-            cardinality: number(cardinality)?,
+        let size = match (self.size, self.next) {
+            (Some(size), _) => size,
+            (None, false) => "1x64d",
+            (None, true) => return None,
+        };
+        let (cardinality, width) = size.strip_suffix('d')?.split_once('x')?;
+        let number = |text: &str| match text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0') {
+            true => text.parse::<usize>().ok(),
+            false => None,
+        };
+        let cardinality = number(cardinality)?;
+        // `resnet` means cardinality 1: other networks are called `resnext`.
+        if !self.next && cardinality != 1 {
+            return None;
+        }
+        let pooled = light || matches!(self.letter, Some('d' | 't'));
+        Some(Config {
+            cardinality,
             base_width: number(width)?,
             depths: depths.to_vec(),
             planes,
-            block,
+            block: if basic { BlockKind::Basic } else { BlockKind::Bottleneck },
             stem,
-            shortcut: Shortcut::Projection,
+            stem_convs: match self.letter {
+                None => StemConvs::Single,
+                Some('t') => StemConvs::Tiered,
+                Some(_) => StemConvs::Deep,
+            },
+            // timm's networks of depth 201 have the wide stem too.
+            stem_channels: (self.letter == Some('s') || self.depth == "201").then_some(128),
+            shortcut: if pooled { Shortcut::Pooled } else { Shortcut::Projection },
+            attention: self.attention,
+            anti_alias: self.anti_alias,
             classes: if stem == StemKind::ImageNet { 1000 } else { 10 },
             form: Form::C,
             zero_init_last: false,
-        };
-        // `resnet` means cardinality 1: other networks are called `resnext`.
-        if name.starts_with("resnet") && config.cardinality != 1 {
-            return Err(unknown());
-        }
-        config.validate()?;
-        Ok(config)
+        })
     }
 }

@@ -135,11 +135,12 @@ impl Pretrained {
     fn describe_by_config(&mut self, path: &Path) -> Result<()> {
         let failed = |problem: String| Error::ConfigFile { path: path.to_path_buf(), problem };
         let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
-        let Some(file) = ConfigFile::read(&text).map_err(failed)? else {
+        let Some(file) = ConfigFile::read(&text, &self.config).map_err(failed)? else {
             self.notes.push("config.json beside it is not timm's and is not used".into());
             return Ok(());
         };
         self.check_network(&file).map_err(failed)?;
+        self.config.anti_alias = file.anti_alias;
         if !file.unknown.is_empty() {
             self.notes.push(format!("fields of config.json that are not known: {}", file.unknown.join(", ")));
         }
@@ -157,7 +158,8 @@ impl Pretrained {
     /// Checks that the architecture, the number of classes and that of their names are those of the weights.
     fn check_network(&self, file: &ConfigFile) -> std::result::Result<(), String> {
         let weights = self.weights.path().display();
-        let Config { cardinality, base_width, depths, block, classes, .. } = &self.config;
+        let Config { cardinality, base_width, depths, block, classes, stem_convs, attention, .. } =
+            &self.config;
         if let Some(expected) = file.classes.filter(|expected| expected != classes) {
             return Err(format!("expected {expected} classes, file has {classes}: fc.weight in {weights}"));
         }
@@ -171,6 +173,11 @@ impl Pretrained {
             let kind = if *block == BlockKind::Basic { "basic blocks" } else { "blocks" };
             return Err(format!(
                 "expected {architecture}, file has {cardinality}×{base_width}d in {kind} {depths:?}: {weights}"
+            ));
+        }
+        if (&expected.stem_convs, &expected.attention) != (stem_convs, attention) {
+            return Err(format!(
+                "expected {architecture}, file has a stem {stem_convs:?} and attention {attention:?}: {weights}"
             ));
         }
         Ok(())

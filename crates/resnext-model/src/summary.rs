@@ -2,7 +2,8 @@
 
 use crate::config::{Config, ConvSize, Shortcut};
 use crate::error::Result;
-use crate::layer_names;
+use crate::variants::Attention;
+use crate::{eca, layer_names, squeeze_excite};
 
 /// One layer of a network.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,16 +14,42 @@ pub struct Layer {
     pub kind: String,
     /// Its output's shape (C, H, W).
     pub output: (usize, usize, usize),
-    /// The number of trainable parameters, including those of the batch norm behind the layer.
+    /// The number of trainable parameters, including those of the batch norm behind the layer or its bias.
     pub parameters: usize,
     /// The number of multiply-adds for one image.
     pub multiply_adds: usize,
 }
 
+/// The layers of a block's attention over `channels` channels, which are called `name`.
+fn attention(kind: Attention, channels: usize, name: &str) -> Vec<Layer> {
+    let layer = |part: &str, kind: String, outputs: usize, weights: usize, parameters: usize| Layer {
+        name: format!("{name}.{part}"),
+        kind,
+        output: (outputs, 1, 1),
+        parameters,
+        multiply_adds: weights,
+    };
+    match kind {
+        Attention::None => Vec::new(),
+        Attention::SqueezeExcite { reduction } => {
+            let hidden = squeeze_excite::hidden(channels, reduction);
+            let weights = channels * hidden;
+            vec![
+                layer("fc1", "1×1".into(), hidden, weights, weights + hidden),
+                layer("fc2", "1×1".into(), channels, weights, weights + channels),
+            ]
+        }
+        Attention::Eca => {
+            let kernel = eca::kernel(channels);
+            vec![layer("conv", format!("{kernel} channels"), channels, channels * kernel, kernel)]
+        }
+    }
+}
+
 /// The layers of a network and their sums.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
-    /// Every convolution, in the order of the network, and the last, linear layer.
+    /// Every convolution, in the order of the network, the layers of attention, and the last, linear layer.
     pub layers: Vec<Layer>,
 }
 
@@ -34,7 +61,7 @@ impl Summary {
     pub fn new(config: &Config, h: usize, w: usize) -> Result<Self> {
         config.validate()?;
         let mut layers = Vec::new();
-        let mut conv = |name: String, conv: ConvSize, size: (usize, usize)| {
+        let conv = |layers: &mut Vec<Layer>, name: String, conv: ConvSize, size: (usize, usize)| {
             let ConvSize { input, output, kernel, stride, groups, .. } = conv;
             let (h, w) = (size.0.div_ceil(stride), size.1.div_ceil(stride));
             let weights = output * (input / groups) * kernel * kernel;
@@ -49,19 +76,28 @@ impl Summary {
             });
             (h, w)
         };
-        let mut size = conv("conv1".into(), config.entrance(), (h, w));
-        if let Some(pool) = config.stem.pool() {
-            size = (size.0.div_ceil(pool.stride), size.1.div_ceil(pool.stride));
+        let mut size = (h, w);
+        for layer in config.stem_layers() {
+            size = conv(&mut layers, layer.conv.into(), layer.size, size);
         }
+        let pool = config.stem_pool();
+        size = (pool.output(size.0), pool.output(size.1));
         for (s, blocks) in config.blocks().iter().enumerate() {
             for (i, block) in blocks.iter().enumerate() {
                 let name = |layer: &str| format!("{}.{layer}", layer_names::block(s, i));
                 let mut out = size;
                 for (j, part) in block.convs().into_iter().enumerate() {
-                    out = conv(name(&format!("conv{}", j + 1)), part, out);
+                    out = conv(&mut layers, name(&format!("conv{}", j + 1)), part, out);
+                    if block.anti_alias_layer() == Some(j) {
+                        out = (out.0.div_ceil(2), out.1.div_ceil(2));
+                    }
                 }
-                if block.changes_shape() && config.shortcut == Shortcut::Projection {
-                    conv(name("downsample.0"), block.projection(), size);
+                layers.extend(attention(config.attention, block.output, &name("se")));
+                if block.changes_shape() && config.shortcut != Shortcut::Identity {
+                    let pooled = config.shortcut == Shortcut::Pooled;
+                    let source = if pooled { out } else { size };
+                    let layer = if pooled { "downsample.1" } else { "downsample.0" };
+                    conv(&mut layers, name(layer), block.projection(config.shortcut), source);
                 }
                 size = out;
             }

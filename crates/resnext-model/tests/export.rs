@@ -6,7 +6,7 @@ mod common;
 use candle_core::DType;
 use common::{CPU, difference, images, save, tensors, values};
 use resnext_model::export::Export;
-use resnext_model::{Config, Form, Fused, Weights, convert};
+use resnext_model::{BlockKind, Config, Form, Fused, Weights, convert};
 use std::path::PathBuf;
 
 fn saved(folder: &tempfile::TempDir, config: &Config) -> (PathBuf, Weights) {
@@ -74,6 +74,30 @@ fn a_network_of_basic_blocks_comes_back() {
     let again = Weights::open(&path).unwrap();
     assert_eq!(again.config().unwrap(), config);
     again.check(&config, resnext_model::Head::Loaded).unwrap();
+}
+
+/// Squeeze and excitation, deep stems and pooled shortcuts come back, and ONNX files have their operations.
+#[test]
+fn timms_relatives_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, operations) in [
+        ("seresnextaa14d_4x4d", ["Sigmoid", "AveragePool", "layer4.0.se.fc2", "layer2.0.downsample.2"]),
+        ("ecaresnetblur10t", ["Transpose", "reflect", "layer4.0.se.conv", "conv1.6"]),
+    ] {
+        let config = Config { planes: 16, ..Config::by_name(name).unwrap() };
+        let base_width = if config.block == BlockKind::Basic { 16 } else { 4 };
+        let config = Config { base_width, ..config };
+        let (path, weights) = saved(&folder, &config);
+        let export = Export::of(&weights, &config).unwrap();
+        std::fs::write(&path, export.safetensors(DType::F32).unwrap()).unwrap();
+        // Nothing says how images are prepared, so the file has no description, which alone shows the pools.
+        let again = Weights::open(&path).unwrap().config().unwrap();
+        assert_eq!(Config { anti_alias: config.anti_alias, ..again }, config);
+        let bytes = export.onnx("network", DType::F32).unwrap();
+        for text in operations {
+            assert!(bytes.windows(text.len()).any(|window| window == text.as_bytes()), "{name}: {text}");
+        }
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The inference network gives the logits of the network it was built from.
 
 use candle_core::{DType, Device, Tensor};
-use resnext_model::{Calibration, Config, Form, Fused, Ranges, ResNext, Shortcut, Variables};
+use resnext_model::{BlockKind, Calibration, Config, Form, Fused, Ranges, ResNext, Shortcut, Variables};
 use resnext_ops::fused_dtype_is_supported;
 
 const CPU: Device = Device::Cpu;
@@ -74,6 +74,34 @@ fn any_form_and_shortcut_fuses() {
             let config = Config { form, shortcut, ..Config::by_name("resnext11_4x4d").unwrap() };
             agree(&config, &images(1, 17, 17));
         }
+    }
+}
+
+/// Deep stems, pooled shortcuts, attention and anti-aliasing, at sides that do not divide.
+#[test]
+fn timms_relatives_fuse() {
+    for name in ["seresnextaa14d_8x4d", "ecaresnetblur10t", "seresnet14s"] {
+        let config = Config { planes: 16, base_width: 4, ..Config::by_name(name).unwrap() };
+        let config = match config.block {
+            BlockKind::Basic => Config { base_width: 16, ..config },
+            BlockKind::Bottleneck => config,
+        };
+        agree(&config, &images(1, 70, 94));
+        agree(&config, &images(3, 64, 40));
+        let network = network(&config);
+        if fused_dtype_is_supported(DType::BF16) {
+            let x = images(2, 64, 64);
+            let logits = |dtype| values(&network.fuse_to(dtype).unwrap().forward(&x).unwrap());
+            let (want, got) = (logits(DType::F32), logits(DType::BF16));
+            let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|v| v * v).sum::<f32>().sqrt();
+            let error =
+                norm(&mut got.iter().zip(&want).map(|(a, b)| a - b)) / norm(&mut want.iter().copied());
+            assert!(error < 0.02, "{name}: {error}");
+        }
+        let mut calibration = Calibration::new();
+        network.fuse().unwrap().calibrate(&images(1, 64, 64), &mut calibration).unwrap();
+        let error = network.fuse_quantized(&calibration.ranges().unwrap()).unwrap_err().to_string();
+        assert!(error.contains("computes in f32 or bf16, not in int8"), "{error}");
     }
 }
 

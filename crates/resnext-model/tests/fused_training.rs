@@ -89,6 +89,28 @@ fn fused_training_is_training_one_by_one() {
     }
 }
 
+/// Attention, deep stems, pooled shortcuts and anti-aliasing: gradients on the tape are those of candle's graph,
+/// and reach every variable.
+#[test]
+fn timms_relatives_train_as_one_by_one() {
+    for (name, base_width) in [("seresnextaa14d_4x4d", 4), ("ecaresnetblur10t", 16)] {
+        let config = Config { planes: 16, base_width, classes: 5, ..Config::by_name(name).unwrap() };
+        let run = |taped| step(&config, (2, 70), DType::F64, taped, false);
+        let (got, want) = (run(true), run(false));
+        assert_eq!(got.len(), want.len());
+        for (name, want) in &want {
+            let largest = want.iter().fold(1e-3f64, |most, v| most.max(v.abs()));
+            assert!(want.iter().any(|v| *v != 0.0), "{name} is zero");
+            for (got, want) in got[name].iter().zip(want) {
+                assert!((got - want).abs() < 1e-9 * largest, "{name}: {got} {want}");
+            }
+        }
+        // In mixed precision the factors are computed in f32.
+        let half = step_beside(&config, (2, 70), MIXED, true, false);
+        assert!(half.values().flatten().all(|v| v.is_finite()));
+    }
+}
+
 #[test]
 fn recomputing_and_threads_change_no_bit() {
     for (config, size) in networks() {

@@ -1,10 +1,14 @@
-//! Logits and stage maps against torchvision's (scripts/golden/networks.py).
+//! Logits and stage maps against torchvision's (scripts/golden/networks.py) and timm's
+//! (scripts/golden/relatives.py).
 
 mod common;
 
 use candle_core::DType;
-use common::{CPU, difference, images, tensors, values};
-use resnext_model::{Config, ResNext};
+use candle_core::{Device, Result, Shape, Tensor};
+use candle_nn::var_builder::SimpleBackend;
+use candle_nn::{Init, VarBuilder};
+use common::{CPU, difference, images, tensors, values, weight};
+use resnext_model::{Baseline, BaselineNetwork, Config, FusedBaseline, ResNext};
 use serde_json::Value;
 use std::collections::HashMap;
 
@@ -14,15 +18,66 @@ fn floats(value: &Value) -> Vec<f32> {
 
 #[test]
 fn logits_and_stage_maps_are_torchvisions() {
-    let golden: Value = serde_json::from_str(include_str!("golden/networks.json")).unwrap();
+    assert_golden(include_str!("golden/networks.json"));
+}
+
+/// Deep stems, pooled shortcuts, attention and anti-aliasing.
+#[test]
+fn logits_and_stage_maps_are_timms() {
+    assert_golden(include_str!("golden/relatives.json"));
+}
+
+/// Weights by formula, made when they are asked for: VGG has half a gigabyte of them.
+struct Formula;
+
+impl SimpleBackend for Formula {
+    fn get(&self, shape: Shape, name: &str, _: Init, _: DType, _: &Device) -> Result<Tensor> {
+        Ok(weight(name, shape.dims()))
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
+        candle_core::bail!("without a shape: {name}")
+    }
+
+    fn contains_tensor(&self, _: &str) -> bool {
+        true
+    }
+}
+
+/// The Inceptions of timm, and VGG of torchvision (scripts/golden/baselines.py).
+#[test]
+fn logits_of_baselines_are_timms_and_torchvisions() {
+    let golden: Value = serde_json::from_str(include_str!("golden/baselines.json")).unwrap();
     for (name, expected) in golden.as_object().unwrap() {
-        let config = Config::by_name(name).unwrap();
+        let baseline = Baseline::by_name(name).unwrap();
+        let dims: Vec<usize> = floats(&expected["images"]).into_iter().map(|v| v as usize).collect();
+        let (x, logits) = (images((dims[0], dims[1], dims[2], dims[3])), floats(&expected["logits"]));
+        let classes = logits.len() / dims[0];
+        let builder = || VarBuilder::from_backend(Box::new(Formula), DType::F32, CPU);
+        let network = BaselineNetwork::new(baseline, classes, builder()).unwrap();
+        let unfused = difference(&values(&network.forward(&x, false).unwrap()), &logits);
+        drop(network);
+        let fused = FusedBaseline::new(baseline, classes, builder(), DType::F32).unwrap();
+        // Twice, because the second pass reuses buffers.
+        for _ in 0..2 {
+            let fused = difference(&values(&fused.forward(&x).unwrap()), &logits);
+            assert!(unfused < 2e-5 && fused < 2e-5, "{name}: {unfused:e}, fused {fused:e}");
+        }
+        let error = fused.forward(&images((1, 3, 9, 9))).unwrap_err().to_string();
+        assert!(error.contains("fit"), "{name}: {error}");
+    }
+}
+
+fn assert_golden(golden: &str) {
+    let golden: Value = serde_json::from_str(golden).unwrap();
+    for (name, expected) in golden.as_object().unwrap() {
+        let dims: Vec<usize> = floats(&expected["images"]).into_iter().map(|v| v as usize).collect();
+        let logits = floats(&expected["logits"]);
+        let config = Config { classes: logits.len() / dims[0], ..Config::by_name(name).unwrap() };
         let weights: HashMap<String, _> = tensors(&config).into_iter().collect();
         let network =
             ResNext::new(&config, candle_nn::VarBuilder::from_tensors(weights, DType::F32, &CPU)).unwrap();
-        let dims: Vec<usize> = floats(&expected["images"]).into_iter().map(|v| v as usize).collect();
         let x = images((dims[0], dims[1], dims[2], dims[3]));
-        let logits = floats(&expected["logits"]);
         let unfused = difference(&values(&network.forward(&x, false).unwrap()), &logits);
         let fused = difference(&values(&network.fuse().unwrap().forward(&x).unwrap()), &logits);
         assert!(unfused < 2e-5 && fused < 2e-5, "{name}: {unfused:e}, fused {fused:e}");

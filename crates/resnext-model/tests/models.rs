@@ -2,7 +2,8 @@
 
 use candle_core::{DType, Device, Tensor};
 use resnext_model::{
-    BlockKind, Config, Error, Form, ResNext, Shortcut, StemKind, Summary, Variables, convert, equivalence,
+    Baseline, BaselineNetwork, BlockKind, Config, Error, Form, ResNext, Shortcut, StemKind, Summary,
+    Variables, convert, equivalence,
 };
 
 fn millions(name: &str, side: usize) -> (usize, f64) {
@@ -125,8 +126,39 @@ fn first_values_depend_on_seed_and_name_alone() {
     assert!((variance - 0.125).abs() < 0.03, "{variance}");
 }
 
-/// The depth in a name counts the layers with weights, shortcuts aside; behind it follow cardinality and base
-/// width.
+/// Parameters of timm 1.0.31, printed by scripts/golden/relatives.py.
+#[test]
+fn parameters_of_relatives_are_timms() {
+    for line in include_str!("golden/parameters.txt").lines() {
+        let (name, parameters) = line.split_once(' ').unwrap();
+        assert_eq!(millions(name, 64).0.to_string(), parameters, "{name}");
+    }
+}
+
+/// Parameters of timm 1.0.31; multiply-adds of fvcore 0.1.5 (scripts/golden/multiply_adds.py).
+#[test]
+fn baselines_have_timms_sizes() {
+    for (baseline, parameters, multiply_adds) in [
+        (Baseline::InceptionV3, 23_834_568, 5.71),
+        (Baseline::InceptionV4, 42_679_816, 12.25),
+        (Baseline::InceptionResNetV2, 55_843_464, 13.16),
+        (Baseline::Vgg16, 138_365_992, 15.47),
+        (Baseline::Vgg19, 143_678_248, 19.63),
+    ] {
+        let summary = baseline.summary(1000, baseline.size(), baseline.size());
+        assert_eq!(summary.parameters(), parameters, "{baseline:?}");
+        let multiply_adds_found = (summary.multiply_adds() as f64 / 1e7).round() / 100.0;
+        assert_eq!(multiply_adds_found, multiply_adds, "{baseline:?}");
+        assert_eq!(Baseline::by_name(baseline.name()), Some(baseline));
+    }
+    // What the network asks for is what the summary counts.
+    let variables = Variables::new(1, DType::F32, &Device::Cpu);
+    BaselineNetwork::new(Baseline::InceptionV3, 10, variables.builder()).unwrap();
+    assert_eq!(variables.parameter_count(), Baseline::InceptionV3.summary(10, 299, 299).parameters());
+}
+
+/// The depth in a name counts the layers with weights, shortcuts, attention and the further convolutions of a
+/// deep stem aside; behind it follow cardinality and base width.
 #[test]
 fn presets_are_what_their_names_say() {
     assert!(Config::preset_names().len() > 20);
@@ -134,16 +166,21 @@ fn presets_are_what_their_names_say() {
         let config = Config::by_name(name).unwrap();
         let number = name.trim_start_matches(|c: char| !c.is_ascii_digit());
         let (depth, size) = number.split_once('_').unwrap_or((number, "1x64d"));
+        let depth = depth.trim_end_matches(|c: char| !c.is_ascii_digit());
+        let size = if name.starts_with("wide") { "1x128d" } else { size };
         assert_eq!(size, format!("{}x{}d", config.cardinality, config.base_width), "{name}");
         let side = if config.stem == StemKind::ImageNet { 224 } else { 32 };
         let summary = Summary::new(&config, side, side).unwrap();
-        let layers = summary.layers.iter().filter(|layer| !layer.name.contains("downsample"));
+        let aside = ["downsample", ".se.", "conv1.3", "conv1.6"];
+        let layers =
+            summary.layers.iter().filter(|layer| !aside.iter().any(|aside| layer.name.contains(aside)));
         assert_eq!(layers.count(), depth.parse::<usize>().unwrap(), "{name}");
-        assert_eq!(config.block == BlockKind::Basic, matches!(depth, "18" | "34"), "{name}");
+        assert_eq!(config.block == BlockKind::Basic, matches!(depth, "10" | "18" | "34"), "{name}");
         assert_eq!(config.classes, if config.stem == StemKind::ImageNet { 1000 } else { 10 }, "{name}");
         // The last convolution's map is 7×7 for ImageNet and 8×8 for CIFAR, as in the paper's tables.
         let side = if config.stem == StemKind::ImageNet { 7 } else { 8 };
-        let conv = summary.layers.iter().rfind(|layer| layer.name.contains("conv")).unwrap();
+        let mut layers = summary.layers.iter().filter(|layer| !layer.name.contains(".se."));
+        let conv = layers.rfind(|layer| layer.name.contains("conv")).unwrap();
         assert_eq!(conv.output, (config.features(), side, side), "{name}");
     }
 }

@@ -6,7 +6,7 @@ mod origins;
 use candle_core::{DType, Tensor};
 use common::{CPU, difference, images, save, tensors, values, weight};
 use resnext_model::{
-    Config, Error, Form, Fused, Head, Pretrained, ResNext, StemKind, Variables, Weights, convert,
+    Attention, Config, Error, Form, Fused, Head, Pretrained, ResNext, StemKind, Variables, Weights, convert,
 };
 use std::path::{Path, PathBuf};
 
@@ -66,6 +66,24 @@ fn the_configuration_is_inferred_from_the_weights() {
         save(&tensors(&config), &path);
         assert_eq!(Weights::open(&path).unwrap().config().unwrap(), config);
     }
+    // timm's relatives; what takes the place of strides has no weights.
+    for (name, planes) in [
+        ("resnet50s", 16),
+        ("resnet26t", 16),
+        ("seresnext50d_32x4d", 16),
+        ("ecaresnet18", 24),
+        ("seresnet18", 64),
+    ] {
+        let config = Config::by_name(name).unwrap();
+        let depths = config.depths.iter().map(|_| 1).collect();
+        let config = Config { depths, planes, base_width: planes / config.cardinality.min(4), ..config };
+        save(&tensors(&config), &path);
+        assert_eq!(Weights::open(&path).unwrap().config().unwrap(), config, "{name}");
+    }
+    let rest = Attention::SqueezeExcite { reduction: 4 };
+    let config = Config { attention: rest, depths: vec![1, 1], ..Config::by_name("resnext11_4x4d").unwrap() };
+    save(&tensors(&config), &path);
+    assert_eq!(Weights::open(&path).unwrap().config().unwrap(), config);
     for form in [Form::A, Form::B] {
         let config = Config { form, ..tiny() };
         save(&convert::network(&tensors(&tiny()), &tiny(), form).unwrap(), &path);
@@ -244,7 +262,7 @@ fn other_networks_are_refused_by_what_they_have() {
         &|name| {
             (!name.contains("layer1.0.downsample.0.")).then(|| name.replace("downsample.1", "downsample.1.0"))
         },
-        "an average pool in the shortcut, as in resnet50d",
+        "a shortcut of another kind",
     );
     refused(&|name| Some(format!("x{name}")), "no conv1.weight");
 }
@@ -280,7 +298,7 @@ fn a_folder_has_its_configuration_and_it_is_checked() {
         error.contains("expected 1000 classes, file has 3: fc.weight in ") && error.contains("config.json")
     );
     assert!(fails(r#"{"architecture": "resnet50"}"#).contains("expected resnet50, file has 2×2d"));
-    assert!(fails(r#"{"architecture": "resnetblur50"}"#).contains("resnetblur50 has blurs"));
+    assert!(fails(r#"{"architecture": "resnetblur50"}"#).contains("expected resnetblur50, file has 2×2d"));
     assert!(fails("<html>").contains("config.json"));
     assert!(fails(&timm(3, "").replace("0.95", "0")).contains("crop_pct must be above 0"));
     assert!(fails(&timm(3, "").replace("center", "wide")).contains("crop_mode: expected center"));

@@ -3,6 +3,10 @@
 use super::target::Target;
 use crate::dtype_arg::Dtype;
 use anyhow::{Context, Result, ensure};
+use candle_core::DType;
+use resnext_model::export::Export;
+use resnext_model::{AntiAlias, Attention, Config, Shortcut, StemConvs, Weights};
+use resnext_train::checkpoint::replace_file;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -23,15 +27,30 @@ pub struct Peers<'a> {
 
 impl<'a> Peers<'a> {
     /// # Errors
-    /// If torchvision's class, by which the peers build the network, has no such network.
+    /// If the peers cannot build the network.
     pub fn new(python: &'a Path, target: &'a Target, weights: &'a Path) -> Result<Self> {
         let planes = target.config.planes;
         ensure!(planes == 64, "--peers needs a network with 64 planes, {} has {planes}", target.name);
         Ok(Peers { python, target, weights })
     }
 
+    /// Whether torchvision's class builds the network, which PyTorch runs then. timm's relatives reach the others
+    /// by our own ONNX file.
+    pub fn torchvision_has_it(&self) -> bool {
+        let Config { stem_convs, stem_channels, shortcut, attention, anti_alias, .. } = self.target.config;
+        let plain_stem = (stem_convs, stem_channels) == (StemConvs::Single, None);
+        plain_stem
+            && shortcut != Shortcut::Pooled
+            && (attention, anti_alias) == (Attention::None, AntiAlias::None)
+    }
+
     /// Writes the network as ONNX, for [`serve_onnx`](Self::serve_onnx).
     pub fn write_onnx(&self, onnx: &Path) -> Result<()> {
+        if !self.torchvision_has_it() {
+            let export = Export::of(&Weights::open(self.weights)?, &self.target.config)?;
+            replace_file(onnx, &export.onnx(&self.target.name, DType::F32)?)?;
+            return Ok(());
+        }
         let mut command = self.command("prepare");
         self.describe_network(&mut command);
         let done = command.arg("--onnx").arg(onnx).stdout(Stdio::null()).output().with_context(|| {

@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::folded::FoldedConv;
 use crate::layers::{BatchNorm, Conv};
 use crate::mode::Mode;
+use crate::variants::AntiAlias;
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 use resnext_ops::ConvBn;
@@ -17,6 +18,8 @@ pub(super) struct Grouped {
     /// The convolutions before the last, each with the batch norm behind it.
     layers: Vec<(Conv, BatchNorm)>,
     last: Conv,
+    /// The pool that takes the place of the stride, and the number of the layer that it follows.
+    pool: Option<(usize, AntiAlias)>,
 }
 
 impl Grouped {
@@ -26,7 +29,8 @@ impl Grouped {
         let layer =
             |i: usize| Ok((conv(i)?, BatchNorm::new(sizes[i - 1].output, 1.0, vb.pp(format!("bn{i}")))?));
         let layers = (1..sizes.len()).map(layer).collect::<Result<_>>()?;
-        Ok(Grouped { layers, last: conv(sizes.len())? })
+        let pool = size.anti_alias_layer().map(|layer| (layer, size.anti_alias));
+        Ok(Grouped { layers, last: conv(sizes.len())?, pool })
     }
 
     /// Each convolution with the batch norm behind it.
@@ -38,8 +42,13 @@ impl Grouped {
 impl Transform for Grouped {
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let mut y = x.clone();
-        for (conv, bn) in &self.layers {
+        for (i, (conv, bn)) in self.layers.iter().enumerate() {
             y = bn.forward_relu(&conv.forward(&y)?, mode)?;
+            if let Some((layer, pool)) = self.pool
+                && layer == i
+            {
+                y = pool.halve(&y)?;
+            }
         }
         self.last.forward(&y)
     }
@@ -49,6 +58,9 @@ impl Transform for Grouped {
     }
 
     fn chain(&self, last_norm: &BatchNorm) -> Option<Vec<ConvBn>> {
+        if self.pool.is_some() {
+            return None;
+        }
         Some(self.with_norms(last_norm).map(|(conv, bn)| conv.with_norm(bn)).collect())
     }
 }

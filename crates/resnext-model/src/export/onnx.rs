@@ -2,12 +2,14 @@
 
 use super::protobuf::Message;
 use super::tensors::{Export, narrowed};
-use crate::config::{BlockSize, ConvSize, Shortcut};
+use crate::config::{BlockSize, Config, ConvSize, Shortcut};
 use crate::description::Description;
 use crate::error::{Error, Result};
 use crate::layer_names;
+use crate::pools::{HALVING, StemPool};
+use crate::variants::{AntiAlias, Attention};
 use candle_core::{DType, Device, Tensor};
-use resnext_ops::{BatchNormConfig, Pool2dConfig};
+use resnext_ops::{AvgPool2dConfig, BatchNormConfig, Pool2dConfig};
 
 /// The version of the ONNX operator set that exported graphs use.
 pub const OPSET: i64 = 17;
@@ -35,20 +37,15 @@ impl Export {
     pub fn onnx(&self, name: &str, dtype: DType) -> Result<Vec<u8>> {
         let mut graph = Graph { export: self, dtype, message: Message::default() };
         let config = self.config();
-        let mut x = graph.conv_norm("images", "conv1", "bn1", config.entrance())?;
-        x = graph.relu(&x);
-        if let Some(Pool2dConfig { kernel, stride, padding }) = config.stem.pool() {
-            let [kernel, stride, padding] = [kernel, stride, padding].map(|n| n as i64);
-            let attributes = [
-                ints("kernel_shape", &[kernel; 2]),
-                ints("strides", &[stride; 2]),
-                ints("pads", &[padding; 4]),
-            ];
-            x = graph.node("MaxPool", &[&x], "maxpool", &attributes);
+        let mut x = "images".to_string();
+        for layer in config.stem_layers() {
+            x = graph.conv_norm(&x, layer.conv, layer.norm, layer.size)?;
+            x = graph.relu(&x);
         }
+        x = graph.stem_pool(&x, config)?;
         for (s, stage) in config.blocks().iter().enumerate() {
             for (i, size) in stage.iter().enumerate() {
-                x = graph.block(&x, &layer_names::block(s, i), size, config.shortcut)?;
+                x = graph.block(&x, &layer_names::block(s, i), size, config)?;
             }
         }
         x = graph.node("GlobalAveragePool", &[&x], "avgpool", &[]);
@@ -87,30 +84,146 @@ fn value_info(name: &str, dims: &[Message]) -> Message {
 
 impl Graph<'_> {
     /// Adds the residual block `name` with input `x`, and returns the name of its output.
-    fn block(&mut self, x: &str, name: &str, size: &BlockSize, shortcut: Shortcut) -> Result<String> {
+    fn block(&mut self, x: &str, name: &str, size: &BlockSize, config: &Config) -> Result<String> {
         let of = |part: &str| format!("{name}.{part}");
+        let shortcut = config.shortcut;
         let mut y = x.to_string();
         for (j, conv) in size.convs().into_iter().enumerate() {
             if j > 0 {
                 y = self.relu(&y);
             }
+            if j > 0 && size.anti_alias_layer() == Some(j - 1) {
+                y = self.halved(&y, &of("aa"), size.anti_alias, conv.input)?;
+            }
             let (name, norm) = (of(&format!("conv{}", j + 1)), of(&format!("bn{}", j + 1)));
             y = self.conv_norm(&y, &name, &norm, conv)?;
         }
+        y = self.attention(&y, &of("se"), config.attention)?;
+        let projection = size.projection(shortcut);
         let shortcut = match (size.changes_shape(), shortcut) {
             (false, _) => x.to_string(),
             (true, Shortcut::Projection) => {
-                self.conv_norm(x, &of("downsample.0"), &of("downsample.1"), size.projection())?
+                self.conv_norm(x, &of("downsample.0"), &of("downsample.1"), projection)?
+            }
+            (true, Shortcut::Pooled) => {
+                let pooled = match size.stride {
+                    1 => x.to_string(),
+                    _ => self.average(x, &of("downsample.0"), HALVING),
+                };
+                self.conv_norm(&pooled, &of("downsample.1"), &of("downsample.2"), projection)?
             }
             (true, Shortcut::Identity) => {
                 let shape = (size.output, size.input, 1, 1);
                 let weight = Tensor::from_vec(size.identity_weight(), shape, &Device::Cpu)?;
                 let weight = self.initializer(&of("shortcut"), &weight, DType::F32)?;
-                self.conv(x, &weight, &of("downsample"), size.projection())
+                self.conv(x, &weight, &of("downsample"), projection)
             }
         };
         y = self.node("Add", &[&y, &shortcut], &of("add"), &[]);
         Ok(self.relu(&y))
+    }
+
+    /// Adds the pool behind the stem's convolutions.
+    fn stem_pool(&mut self, x: &str, config: &Config) -> Result<String> {
+        Ok(match config.stem_pool() {
+            StemPool::None => x.to_string(),
+            StemPool::Max(pool) => self.max_pool(x, "maxpool", pool),
+            StemPool::Average(pool) => self.average(x, "maxpool", pool),
+            StemPool::Blurred(pool) => {
+                let x = self.max_pool(x, "maxpool.0", pool);
+                self.halved(&x, "maxpool.1", AntiAlias::Blur, config.stem_output())?
+            }
+        })
+    }
+
+    fn max_pool(&mut self, x: &str, name: &str, pool: Pool2dConfig) -> String {
+        let Pool2dConfig { kernel, stride, padding } = pool;
+        let [kernel, stride, padding] = [kernel, stride, padding].map(|n| n as i64);
+        let attributes =
+            [ints("kernel_shape", &[kernel; 2]), ints("strides", &[stride; 2]), ints("pads", &[padding; 4])];
+        self.node("MaxPool", &[x], name, &attributes)
+    }
+
+    fn average(&mut self, x: &str, name: &str, pool: AvgPool2dConfig) -> String {
+        let AvgPool2dConfig { kernel, stride, padding, ceil, count_padding } = pool;
+        let [kernel, stride, padding] = [kernel, stride, padding].map(|n| n as i64);
+        let attributes = [
+            ints("kernel_shape", &[kernel; 2]),
+            ints("strides", &[stride; 2]),
+            ints("pads", &[padding; 4]),
+            int("ceil_mode", ceil.into()),
+            int("count_include_pad", count_padding.into()),
+        ];
+        self.node("AveragePool", &[x], name, &attributes)
+    }
+
+    /// Adds the pool that halves the sides of `x`, of `channels` channels, in the place of a stride.
+    fn halved(&mut self, x: &str, name: &str, kind: AntiAlias, channels: usize) -> Result<String> {
+        match kind {
+            AntiAlias::None => Ok(x.to_string()),
+            AntiAlias::Average => Ok(self.average(x, name, HALVING)),
+            AntiAlias::Blur => {
+                let pads = self.integers(&format!("{name}.pads"), &[0, 0, 1, 1, 0, 0, 1, 1]);
+                let mode = attribute("mode", 3).text(4, "reflect");
+                let padded = self.node("Pad", &[x, &pads], &format!("{name}.padded"), &[mode]);
+                let filter = [1f32, 2.0, 1.0, 2.0, 4.0, 2.0, 1.0, 2.0, 1.0].map(|v| v / 16.0);
+                let weight = Tensor::from_vec(filter.repeat(channels), (channels, 1, 3, 3), &Device::Cpu)?;
+                let weight = self.initializer(&format!("{name}.filter"), &weight, DType::F32)?;
+                let attributes =
+                    [ints("kernel_shape", &[3; 2]), ints("strides", &[2; 2]), int("group", channels as i64)];
+                Ok(self.node("Conv", &[&padded, &weight], name, &attributes))
+            }
+        }
+    }
+
+    /// Adds the product of `x` with a factor for each channel.
+    fn attention(&mut self, x: &str, name: &str, kind: Attention) -> Result<String> {
+        let of = |part: &str| format!("{name}.{part}");
+        let means = match kind {
+            Attention::None => return Ok(x.to_string()),
+            _ => self.node("GlobalAveragePool", &[x], &of("means"), &[]),
+        };
+        let logits = match kind {
+            Attention::Eca => {
+                // Channels become the rows of a map, along which the convolution goes.
+                let (weight, kernel) = {
+                    let weight = self.export.tensor(&of("conv.weight"))?;
+                    let kernel = weight.elem_count();
+                    (weight.reshape((1, 1, kernel, 1))?, kernel as i64)
+                };
+                let weight = self.initializer(&of("conv.weight"), &weight, DType::F32)?;
+                let swap = [ints("perm", &[0, 2, 1, 3])];
+                let rows = self.node("Transpose", &[&means], &of("rows"), &swap);
+                let attributes =
+                    [ints("kernel_shape", &[kernel, 1]), ints("pads", &[kernel / 2, 0, kernel / 2, 0])];
+                let rows = self.node("Conv", &[&rows, &weight], &of("conv"), &attributes);
+                self.node("Transpose", &[&rows], &of("channels"), &swap)
+            }
+            _ => {
+                let hidden = self.pointwise(&means, &of("fc1"))?;
+                let hidden = self.relu(&hidden);
+                self.pointwise(&hidden, &of("fc2"))?
+            }
+        };
+        let factors = self.node("Sigmoid", &[&logits], &of("factors"), &[]);
+        Ok(self.node("Mul", &[x, &factors], name, &[]))
+    }
+
+    /// Adds a 1×1 convolution with a bias.
+    fn pointwise(&mut self, x: &str, name: &str) -> Result<String> {
+        let weight = self.weight(&format!("{name}.weight"))?;
+        let bias = self.parameter(&format!("{name}.bias"))?;
+        Ok(self.node("Conv", &[x, &weight, &bias], name, &[ints("kernel_shape", &[1; 2])]))
+    }
+
+    /// Adds a list of integers.
+    fn integers(&mut self, name: &str, values: &[i64]) -> String {
+        const INT64: i64 = 7;
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let dims = Message::default().integer(1, values.len() as i64);
+        let message = dims.integer(2, INT64).text(8, name).bytes(9, &bytes);
+        self.message = std::mem::take(&mut self.message).message(5, &message);
+        name.to_string()
     }
 
     /// Adds an operation with one output, to which it gives its own name.

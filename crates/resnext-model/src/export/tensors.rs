@@ -22,9 +22,16 @@ impl Export {
     /// # Errors
     /// Those of [`Weights::config`] and [`Weights::in_form`].
     pub fn new(weights: &Weights) -> Result<Self> {
-        let config = weights.config()?;
-        let tensors = weights.in_form(&config, Form::C, &Device::Cpu)?;
-        Ok(Export { config: Config { form: Form::C, ..config }, tensors, description: None })
+        Self::of(weights, &weights.config()?)
+    }
+
+    /// As [`new`](Self::new), for a network of `config`, which may have what its weights do not show.
+    ///
+    /// # Errors
+    /// Those of [`Weights::in_form`].
+    pub fn of(weights: &Weights, config: &Config) -> Result<Self> {
+        let tensors = weights.in_form(config, Form::C, &Device::Cpu)?;
+        Ok(Export { config: Config { form: Form::C, ..config.clone() }, tensors, description: None })
     }
 
     /// Sets what the files say of the network's images and classes, so that programs which read that give the

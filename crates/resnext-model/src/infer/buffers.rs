@@ -29,7 +29,12 @@ pub(super) struct ImageBuffers {
 /// The maps of the stem, each written if the network has that step.
 #[derive(Debug, Default)]
 pub(super) struct StemMaps {
+    /// The output of the last convolution so far.
     pub(super) conv: FeatureMap,
+    /// That of the next one, in stems of several.
+    pub(super) next: FeatureMap,
+    /// The maximum before a blur.
+    pub(super) largest: FeatureMap,
     pub(super) pooled: FeatureMap,
     pub(super) quantized: FeatureMap,
 }
@@ -54,6 +59,10 @@ pub(super) struct StageMaps {
     pub(super) after_first: FeatureMap,
     /// The output of the current block's middle convolution.
     pub(super) after_middle: FeatureMap,
+    /// The output of the pool that takes the place of the current block's stride.
+    pub(super) halved: FeatureMap,
+    /// The average that the projection reads.
+    pub(super) shortcut: FeatureMap,
 }
 
 /// The input of a stage, of which `before` are the stages before it and `stem` is the stem's output; and a

@@ -2,14 +2,15 @@
 
 use super::network::Fused;
 use super::stage::{FusedBlock, FusedStage};
-use crate::block::Block;
+use crate::block::{Block, FoldedBlock};
 use crate::calibration::Ranges;
-use crate::config::{Config, StemKind};
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::folded::{FoldedConv, InferenceType};
 use crate::layer_names;
-use crate::layers::{entrance, head};
+use crate::layers::{BatchNorm, Conv, head, stem};
 use crate::network::ResNext;
+use crate::pools::StemPool;
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 use resnext_ops::{Conv2dConfig, FusedConv, Quantization, fused_dtype_is_supported};
@@ -39,8 +40,7 @@ impl Fused {
 
     fn build(config: &Config, vb: VarBuilder, dtype: InferenceType) -> Result<Self> {
         config.validate()?;
-        let (conv1, bn1) = entrance(config, &vb)?;
-        let mut builder = FusedBuilder::new(conv1.fold(&bn1)?, config.stem, dtype)?;
+        let mut builder = FusedBuilder::new(&stem(config, &vb)?, config.stem_pool(), dtype)?;
         for (s, sizes) in config.blocks().iter().enumerate() {
             for (i, size) in sizes.iter().enumerate() {
                 builder.add(s, i, &Block::new(size, config, vb.pp(layer_names::block(s, i)))?)?;
@@ -76,13 +76,23 @@ impl ResNext {
     }
 
     fn fuse_as(&self, dtype: InferenceType) -> Result<Fused> {
-        let mut builder = FusedBuilder::new(self.conv1.fold(&self.bn1)?, self.stem, dtype)?;
+        let mut builder = FusedBuilder::new(&self.stem, self.stem_pool, dtype)?;
         for (s, stage) in self.stages().iter().enumerate() {
             for (i, block) in stage.iter().enumerate() {
                 builder.add(s, i, block)?;
             }
         }
         builder.finish(&self.fc)
+    }
+}
+
+/// Checks that a network with `what` is not to compute in int8, whose maps have one scale for all channels.
+fn plain_in_int8(dtype: InferenceType, what: &str) -> Result<()> {
+    match dtype {
+        InferenceType::Float(_) => Ok(()),
+        InferenceType::Int8(_) => {
+            Err(Error::Config(format!("a network with {what} computes in f32 or bf16, not in int8")))
+        }
     }
 }
 
@@ -94,16 +104,25 @@ struct FusedBuilder<'a> {
     quantization: Option<Quantization>,
     entrance: FusedConv,
     border: usize,
-    stem: StemKind,
+    stem: Vec<(String, FusedConv)>,
+    stem_pool: StemPool,
     stages: Vec<FusedStage>,
     /// The layer whose output the next block reads.
     source: String,
 }
 
 impl<'a> FusedBuilder<'a> {
-    fn new(entrance: FoldedConv, stem: StemKind, dtype: InferenceType<'a>) -> Result<Self> {
-        let (entrance, border) = entrance.without_padding();
-        let source = if stem.pool().is_some() { "maxpool" } else { "conv1" };
+    fn new(stem: &[(Conv, BatchNorm)], stem_pool: StemPool, dtype: InferenceType<'a>) -> Result<Self> {
+        let mut layers = stem.iter().map(|(conv, bn)| conv.fold(bn));
+        let first = layers.next().ok_or_else(|| Error::Config("a stem without convolutions".into()))??;
+        let (entrance, border) = first.without_padding();
+        if !matches!(stem_pool, StemPool::None | StemPool::Max(_)) {
+            plain_in_int8(dtype, "anti-aliasing")?;
+        }
+        if stem.len() > 1 {
+            plain_in_int8(dtype, "a stem of three convolutions")?;
+        }
+        let source = if stem_pool == StemPool::None { "conv1" } else { "maxpool" };
         let (ends_dtype, quantization) = match dtype {
             InferenceType::Float(dtype) => (dtype, None),
             InferenceType::Int8(ranges) => {
@@ -112,13 +131,18 @@ impl<'a> FusedBuilder<'a> {
                 (if half { DType::BF16 } else { DType::F32 }, Some(ranges.quantization(source)?))
             }
         };
+        let others = layers.enumerate().map(|(i, layer)| {
+            // timm's names: batch norms and ReLUs are numbered too.
+            Ok((format!("conv1.{}", 3 * (i + 1)), layer?.pack(InferenceType::Float(ends_dtype), "", "")?))
+        });
         Ok(FusedBuilder {
             dtype,
             ends_dtype,
             quantization,
             entrance: entrance.pack_for_images(ends_dtype)?,
             border,
-            stem,
+            stem: others.collect::<Result<_>>()?,
+            stem_pool,
             stages: Vec::new(),
             source: source.into(),
         })
@@ -127,9 +151,22 @@ impl<'a> FusedBuilder<'a> {
     /// Adds block `i` of stage `s`, both counted from 0, behind those added before.
     fn add(&mut self, s: usize, i: usize, block: &Block) -> Result<()> {
         let name = layer_names::block(s, i);
-        let (folded, projection) = block.fold()?;
+        let FoldedBlock {
+            convs: folded,
+            anti_alias,
+            attention,
+            projection,
+            projection_layer,
+            pooled_shortcut,
+        } = block.fold()?;
+        if attention.is_some() {
+            plain_in_int8(self.dtype, "attention")?;
+        }
+        if anti_alias.is_some() || pooled_shortcut {
+            plain_in_int8(self.dtype, "averages and blurs")?;
+        }
         let pack =
-            |folded: FoldedConv| folded.pack(self.dtype, &self.source, &format!("{name}.downsample.0"));
+            |folded: FoldedConv| folded.pack(self.dtype, &self.source, &format!("{name}.{projection_layer}"));
         let projection = projection.map(pack).transpose()?;
         let stride_in_middle = folded[0].stride() == 1 && folded.iter().any(|conv| conv.stride() > 1);
         let mut convs = Vec::new();
@@ -147,23 +184,30 @@ impl<'a> FusedBuilder<'a> {
             None => (None, second),
         };
         if i == 0 {
-            self.stages.push(FusedStage { projection, stride_in_middle, blocks: Vec::new() });
+            let projection = projection.map(|conv| (format!("{name}.{projection_layer}"), conv));
+            self.stages.push(FusedStage {
+                projection,
+                pooled_shortcut,
+                stride_in_middle,
+                blocks: Vec::new(),
+            });
         }
         if let Some(stage) = self.stages.last_mut() {
-            stage.blocks.push(FusedBlock { name, first, middle, last });
+            stage.blocks.push(FusedBlock { name, first, middle, last, anti_alias, attention });
         }
         Ok(())
     }
 
     /// Adds the last layer: weight (classes, features) and bias (classes).
     fn finish(self, (weight, bias): &(Tensor, Tensor)) -> Result<Fused> {
-        let FusedBuilder { ends_dtype, quantization, entrance, border, stem, stages, .. } = self;
+        let FusedBuilder { ends_dtype, quantization, entrance, border, stem, stem_pool, stages, .. } = self;
         let (classes, features) = weight.dims2()?;
         let weight = weight.detach().reshape((classes, features, 1, 1))?;
         Ok(Fused {
             entrance,
             border,
             stem,
+            stem_pool,
             stages,
             fc: FusedConv::writing_f32(&weight, &bias.detach(), &Conv2dConfig::default(), ends_dtype)?,
             classes,

@@ -3,8 +3,8 @@
 use super::buffers::{Buffers, ImageBuffers, LastStageBuffers, StageMaps, StemMaps, input_and_spare};
 use super::stage::{FusedStage, Observer};
 use crate::calibration::Calibration;
-use crate::config::StemKind;
 use crate::error::{Error, Result};
+use crate::pools::StemPool;
 use candle_core::{DType, Device, Tensor};
 use resnext_ops::{FeatureMap, FusedConv, Fusion, Quantization, ThreadTeam};
 use std::sync::{Mutex, PoisonError};
@@ -35,7 +35,9 @@ pub struct Fused {
     pub(super) entrance: FusedConv,
     /// The padding with which images are loaded, so that the first convolution needs none.
     pub(super) border: usize,
-    pub(super) stem: StemKind,
+    /// The stem's further convolutions, by name.
+    pub(super) stem: Vec<(String, FusedConv)>,
+    pub(super) stem_pool: StemPool,
     pub(super) stages: Vec<FusedStage>,
     pub(super) fc: FusedConv,
     pub(super) classes: usize,
@@ -93,7 +95,7 @@ impl Fused {
         }
         let mut observe = |name: &str, map: &FeatureMap| {
             // Maps that no int8 convolution reads or writes need no range: of the stem, only its output does.
-            let inside_stem = name == "conv1" && self.stem.pool().is_some();
+            let inside_stem = name.starts_with("conv1") && self.stem_pool != StemPool::None;
             if !inside_stem && !matches!(name, "input" | "avgpool" | "fc") {
                 // Projections are the only maps before their ReLU.
                 calibration.observe(name, map, name.ends_with("downsample.0"));
@@ -122,7 +124,11 @@ impl Fused {
 
     /// The size of all packed weights in bytes.
     pub fn bytes(&self) -> usize {
-        self.entrance.bytes() + self.fc.bytes() + self.stages.iter().map(FusedStage::bytes).sum::<usize>()
+        let stem: usize = self.stem.iter().map(|(_, conv)| conv.bytes()).sum();
+        self.entrance.bytes()
+            + stem
+            + self.fc.bytes()
+            + self.stages.iter().map(FusedStage::bytes).sum::<usize>()
     }
 
     /// [`forward`](Self::forward); with `observe`, image by image.
@@ -215,10 +221,25 @@ impl Fused {
         observe("input", &stem.conv);
         let relu = Fusion { relu: true, ..Default::default() };
         self.entrance.forward_images(team, loaded, relu, &mut stem.conv)?;
-        let (mut name, mut output) = ("conv1", &stem.conv);
-        if let Some(pool) = self.stem.pool() {
+        let mut name = if self.stem.is_empty() { "conv1" } else { "conv1.0" };
+        for (next, conv) in &self.stem {
+            observe(name, &stem.conv);
+            conv.forward(team, &stem.conv, relu, &mut stem.next)?;
+            std::mem::swap(&mut stem.conv, &mut stem.next);
+            name = next;
+        }
+        let mut output = &stem.conv;
+        if self.stem_pool != StemPool::None {
             observe(name, output);
-            output.max_pool(team, &pool, &mut stem.pooled)?;
+            match self.stem_pool {
+                StemPool::None => {}
+                StemPool::Max(pool) => output.max_pool(team, &pool, &mut stem.pooled)?,
+                StemPool::Average(pool) => output.avg_pool(team, &pool, &mut stem.pooled)?,
+                StemPool::Blurred(pool) => {
+                    output.max_pool(team, &pool, &mut stem.largest)?;
+                    stem.largest.blur_pool(team, 2, &mut stem.pooled)?;
+                }
+            }
             (name, output) = ("maxpool", &stem.pooled);
         }
         let finite = match self.quantization {
@@ -231,10 +252,10 @@ impl Fused {
 
     /// The map that the first stage reads.
     fn stem_output<'a>(&self, stem: &'a StemMaps) -> &'a FeatureMap {
-        match (self.quantization, self.stem.pool()) {
+        match (self.quantization, self.stem_pool) {
             (Some(_), _) => &stem.quantized,
-            (None, Some(_)) => &stem.pooled,
-            (None, None) => &stem.conv,
+            (None, StemPool::None) => &stem.conv,
+            (None, _) => &stem.pooled,
         }
     }
 

@@ -2,15 +2,16 @@
 
 use super::Weights;
 use crate::config::{BlockKind, Config, Form, Shortcut, StemKind};
+use crate::description::Description;
 use crate::error::{Error, Result};
-use crate::layer_names;
+use crate::variants::{AntiAlias, Attention, StemConvs};
+use crate::{layer_names, squeeze_excite};
 
 /// Weights that only networks of other kinds have, and what they are.
-const OTHER_NETWORKS: [(&str, &str); 5] = [
-    ("conv1.0.weight", "a stem of three convolutions, as in resnet50d"),
-    ("layer1.0.downsample.1.0.weight", "an average pool in the shortcut, as in resnet50d"),
-    ("layer1.0.se.fc1.weight", "squeeze and excitation, as in seresnext50_32x4d"),
-    ("layer1.0.attn.conv.weight", "attention, as in ecaresnet50d"),
+const OTHER_NETWORKS: [(&str, &str); 4] = [
+    ("layer1.0.downsample.1.0.weight", "a shortcut of another kind"),
+    ("maxpool.0.weight", "a convolution in place of the max-pool, as in resnetrs50"),
+    ("layer1.0.attn.conv.weight", "attention of another kind"),
     ("layer1.0.bn1.num_features", "batch norm of another kind"),
 ];
 
@@ -26,11 +27,11 @@ impl Weights {
                 return Err(self.unsupported(format!("{what} ({name})")));
             }
         }
-        let (stem, planes) = self.stem()?;
+        let (stem, stem_convs, stem_output) = self.stem()?;
         let (block, form, cardinality, base_width) = self.block()?;
         let depths: Vec<usize> = (0..).map(|s| self.depth(s)).take_while(|&depth| depth > 0).collect();
-        let projection = |s: usize| format!("{}.downsample.0.weight", layer_names::block(s, 0));
-        let projected = (0..depths.len()).any(|s| self.dims(&projection(s)).is_some());
+        let outputs: Vec<usize> = (0..depths.len()).filter_map(|s| self.outputs(s, block)).collect();
+        let planes = outputs.first().map_or(stem_output, |first| first / block.expansion());
         let config = Config {
             cardinality,
             base_width,
@@ -38,7 +39,11 @@ impl Weights {
             planes,
             block,
             stem,
-            shortcut: if projected { Shortcut::Projection } else { Shortcut::Identity },
+            stem_convs,
+            stem_channels: (stem_output != planes).then_some(stem_output),
+            shortcut: self.shortcut(outputs.len()),
+            attention: self.attention(&outputs)?,
+            anti_alias: self.described_anti_alias(),
             classes: self.classes()?,
             form,
             zero_init_last: false,
@@ -69,11 +74,84 @@ impl Weights {
         }
     }
 
-    /// The stem and its output channels.
-    fn stem(&self) -> Result<(StemKind, usize)> {
+    /// The channels of stage `s`, counted from 0: those of the batch norm at the end of its first block.
+    fn outputs(&self, s: usize, block: BlockKind) -> Option<usize> {
+        let norm = match block {
+            BlockKind::Bottleneck => "bn3",
+            BlockKind::Basic => "bn2",
+        };
+        self.dims(&format!("{}.{norm}.weight", layer_names::block(s, 0)))?.first().copied()
+    }
+
+    /// The shortcut of blocks that change the shape, of which there is one in a stage at most.
+    fn shortcut(&self, stages: usize) -> Shortcut {
+        let any = |layer: &str, rank: usize| {
+            let name = |s: usize| format!("{}.downsample.{layer}.weight", layer_names::block(s, 0));
+            (0..stages).any(|s| self.dims(&name(s)).is_some_and(|dims| dims.len() == rank))
+        };
+        match (any("0", 4), any("1", 4)) {
+            (true, _) => Shortcut::Projection,
+            (_, true) => Shortcut::Pooled,
+            _ => Shortcut::Identity,
+        }
+    }
+
+    /// The attention of the blocks, whose stages have the channels `outputs`.
+    fn attention(&self, outputs: &[usize]) -> Result<Attention> {
+        let layer = |s: usize, part: &str| format!("{}.se.{part}.weight", layer_names::block(s, 0));
+        if self.dims(&layer(0, "conv")).is_some() {
+            return Ok(Attention::Eca);
+        }
+        if self.dims(&layer(0, "fc1")).is_none() {
+            return Ok(Attention::None);
+        }
+        // Several reductions may give the same sizes, of which timm's own is meant.
+        let fits = |reduction: &usize| {
+            outputs.iter().enumerate().all(|(s, &channels)| {
+                let found = self.dims(&layer(s, "fc1")).and_then(|dims| dims.first());
+                channels > 0 && found == Some(&squeeze_excite::hidden(channels, *reduction))
+            })
+        };
+        match [16, 4, 8, 2, 32, 64, 1].into_iter().find(fits) {
+            Some(reduction) => Ok(Attention::SqueezeExcite { reduction }),
+            None => {
+                let found = self.dims(&layer(0, "fc1")).unwrap_or_default();
+                Err(self.unsupported(format!("squeeze and excitation of {found:?} ({})", layer(0, "fc1"))))
+            }
+        }
+    }
+
+    /// The anti-aliasing that the file's own description of the network has: there are no weights to show it.
+    fn described_anti_alias(&self) -> AntiAlias {
+        let described = self.metadata.get(Description::KEY);
+        let described = described.and_then(|text| serde_json::from_str::<Description>(text).ok());
+        described.map_or(AntiAlias::None, |described| described.network.anti_alias)
+    }
+
+    /// The output channels of a stem's three convolutions.
+    fn deep_stem(&self) -> Result<[usize; 3]> {
+        let channels = |name: &str| match self.dims(name) {
+            Some(&[output, _, 3, 3]) => Ok(output),
+            Some(other) => Err(self.unsupported(format!("a convolution of shape {other:?} ({name})"))),
+            None => Err(self.unsupported(format!("a stem of three convolutions without {name}"))),
+        };
+        Ok([channels("conv1.0.weight")?, channels("conv1.3.weight")?, channels("conv1.6.weight")?])
+    }
+
+    /// The stem, its convolutions and its output channels.
+    fn stem(&self) -> Result<(StemKind, StemConvs, usize)> {
+        if self.dims("conv1.0.weight").is_some() {
+            let [first, second, output] = self.deep_stem()?;
+            let of = |convs: &StemConvs| convs.hidden(output) == Some([first, second]);
+            let known = [StemConvs::Deep, StemConvs::Tiered].into_iter().find(of).ok_or_else(|| {
+                let what = format!("a stem of {first}, {second} and {output} channels (conv1.0.weight)");
+                self.unsupported(what)
+            })?;
+            return Ok((StemKind::ImageNet, known, output));
+        }
         match self.square("conv1.weight")? {
-            (planes, 3, 7) => Ok((StemKind::ImageNet, planes)),
-            (planes, 3, 3) => Ok((StemKind::Cifar, planes)),
+            (planes, 3, 7) => Ok((StemKind::ImageNet, StemConvs::Single, planes)),
+            (planes, 3, 3) => Ok((StemKind::Cifar, StemConvs::Single, planes)),
             (_, channels, kernel) => {
                 let what = format!("a first convolution of {channels} channels, {kernel}×{kernel}");
                 Err(self.unsupported(what))

@@ -32,7 +32,7 @@ pub fn weight(name: &str, dims: &[usize]) -> Tensor {
     let inputs: usize = dims.iter().skip(1).product();
     let value = |u: f64| match dims.len() {
         4 => u * (6.0 / inputs as f64).sqrt(),
-        _ if name == "fc.weight" => u * (3.0 / dims[1] as f64).sqrt(),
+        2 => u * (3.0 / dims[1] as f64).sqrt(),
         _ if name.ends_with("running_var") => 1.0 + 0.3 * u,
         _ if name.ends_with(".weight") => (if name.contains("bn3") { 0.25 } else { 0.8 }) * (1.0 + 0.2 * u),
         _ => 0.1 * u,

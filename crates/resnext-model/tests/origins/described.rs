@@ -3,7 +3,7 @@
 use super::prefixed;
 use crate::common::{save, tensors};
 use crate::tiny;
-use resnext_model::{Pretrained, convert};
+use resnext_model::{AntiAlias, Pretrained, convert};
 
 /// Each field of `config.json` has a value that is honoured, does not matter, or is refused by its name.
 #[test]
@@ -51,13 +51,14 @@ fn every_field_of_a_configuration_is_honoured_or_refused() {
         ("", r#""global_pool": """#, "", "expected global_pool avg"),
         ("", r#""global_pool": null"#, "", "there would be no pool"),
         (r#""global_pool": "catavgmax","#, "", "", "expected global_pool avg"),
-        ("", r#""aa_layer": "blurpool""#, "", r#"expected aa_layer none, got "blurpool""#),
+        ("", r#""aa_layer": "wavelet""#, "", r#"expected aa_layer none, avg or blur, got "wavelet""#),
         ("", r#""stem_type": "deep""#, "", "expected stem_type none"),
         ("", r#""replace_stem_pool": true"#, "", "expected replace_stem_pool false, got true"),
         ("", r#""avg_down": true"#, "", "expected avg_down false"),
         ("", r#""block_reduce_first": 2"#, "", "expected block_reduce_first 1, got 2"),
         ("", r#""down_kernel_size": 3"#, "", "expected down_kernel_size 1, got 3"),
         ("", r#""block_args": {"attn_layer": "se"}"#, "", "expected block_args {}"),
+        ("", r#""block_args": {"attn_layer": "cbam"}"#, "", "expected block_args {}"),
         ("", r#""features_only": true"#, "", "expected features_only false"),
         ("", r#""in_chans": 1"#, "", "expected in_chans 3, got 1"),
         ("", r#""num_classes": 5"#, "", "num_classes is 3, model_args.num_classes is 5"),
@@ -76,6 +77,11 @@ fn every_field_of_a_configuration_is_honoured_or_refused() {
         assert!(error.contains(expected) && error.contains("config.json: "), "expected {expected}: {error}");
         assert_eq!(error.lines().count(), 1, "{error}");
     }
+    // The weights do not show what takes the place of strides.
+    let anti_alias = |arguments: &str| open("", arguments, "").unwrap().config.anti_alias;
+    assert_eq!(anti_alias(""), AntiAlias::None);
+    assert_eq!(anti_alias(r#""aa_layer": "blurpool""#), AntiAlias::Blur);
+    assert_eq!(anti_alias(r#""aa_layer": "torch.nn.AvgPool2d""#), AntiAlias::Average);
     let unknown = open(r#""colour_space": "bgr","#, "", r#""gamma": 2.2,"#).unwrap();
     assert_eq!(
         unknown.notes,
@@ -93,7 +99,7 @@ fn every_field_of_a_configuration_is_honoured_or_refused() {
 #[test]
 fn a_file_says_how_its_images_are_prepared() {
     use resnext_model::export::Export;
-    use resnext_model::{CropMode, Description, Form, Preprocessing};
+    use resnext_model::{Config, CropMode, Description, Form, Preprocessing};
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("weights.safetensors");
     save(&prefixed(""), &path);
@@ -130,6 +136,23 @@ fn a_file_says_how_its_images_are_prepared() {
     let metadata = Some([(Description::KEY.to_string(), description.to_json())].into());
     safetensors::serialize_to_file(&paths, metadata, &path).unwrap();
     assert_eq!(Pretrained::open(&path).unwrap().preprocessing, description.preprocessing);
+    // Blurs have no weights: the description is all that shows them.
+    let blurred = Config { anti_alias: AntiAlias::Blur, ..tiny() };
+    let metadata = Some(
+        [(
+            Description::KEY.to_string(),
+            Description { network: blurred.clone(), ..description.clone() }.to_json(),
+        )]
+        .into(),
+    );
+    safetensors::serialize_to_file(&tensors(&tiny()), metadata, &path).unwrap();
+    assert_eq!(Pretrained::open(&path).unwrap().config, blurred);
+    safetensors::serialize_to_file(
+        &prefixed(""),
+        Some([(Description::KEY.to_string(), description.to_json())].into()),
+        &path,
+    )
+    .unwrap();
     // A configuration beside it overrides it, and that is said.
     let config = r#"{"architecture": "tiny", "pretrained_cfg": {"crop_pct": 1.0}}"#;
     std::fs::write(folder.path().join("config.json"), config).unwrap();

@@ -67,7 +67,9 @@ fn start_engines(args: &Args, target: &Target, weights: &Path, folder: &Path) ->
         for name in ["openvino-f32", "openvino", "onnxruntime"] {
             engines.push(Engine::start(name, &mut peers.serve_onnx(name, &onnx), target.size)?);
         }
-        for name in ["pytorch", "pytorch-channels-last"] {
+        let pytorch: &[&str] =
+            if peers.torchvision_has_it() { &["pytorch", "pytorch-channels-last"] } else { &[] };
+        for name in pytorch {
             engines.push(Engine::start(name, &mut peers.serve_pytorch(name), target.size)?);
         }
     }

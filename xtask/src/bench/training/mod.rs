@@ -49,6 +49,11 @@ fn start_engines(args: &Args, target: &Target, weights: &Path) -> Result<Vec<Eng
     }
     if args.peers {
         let peers = Peers::new(&args.python, target, weights)?;
+        ensure!(
+            peers.torchvision_has_it(),
+            "--train --peers needs a network that torchvision has, not {}",
+            target.name
+        );
         let names: &[&str] = match target.is_cifar() {
             true => &["pytorch", "pytorch-channels-last"],
             false => &["pytorch-channels-last"],

@@ -1,0 +1,242 @@
+//! A baseline for inference on a CPU: batch norm is folded into packed convolutions, and buffers are reused.
+
+use super::baseline::Baseline;
+use super::network::{ConvLayer, Layer, head};
+use crate::error::{Error, Result};
+use crate::folded::InferenceType;
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use resnext_ops::{
+    AvgPool2dConfig, Conv2dConfig, FeatureMap, FusedConv, Fusion, InputImages, Pool2dConfig, ThreadTeam,
+};
+use std::sync::{Mutex, PoisonError};
+
+/// A baseline for inference on a CPU, in f32 or bf16. All threads compute one image after the other.
+#[derive(Debug)]
+pub struct FusedBaseline {
+    entrance: FusedConv,
+    /// The padding with which images are loaded, so that the first convolution needs none.
+    border: usize,
+    layers: Vec<PackedLayer>,
+    head: FusedConv,
+    classes: usize,
+    dtype: DType,
+    /// Maps to write into, of the calls that ran before.
+    free: Mutex<Vec<FeatureMap>>,
+}
+
+/// A layer with its weights packed.
+#[derive(Debug)]
+enum PackedLayer {
+    Conv(PackedConv),
+    MaxPool(Pool2dConfig),
+    AvgPool(AvgPool2dConfig),
+    AdaptiveAvgPool(usize),
+    Sequence(Vec<PackedLayer>),
+    Branches(Vec<PackedLayer>),
+    Residual { branch: Box<PackedLayer>, conv: PackedConv, relu: bool },
+}
+
+#[derive(Debug)]
+struct PackedConv {
+    conv: FusedConv,
+    /// The zeros around the map along rows and columns, if they differ.
+    padding: Option<(usize, usize)>,
+    relu: bool,
+}
+
+impl FusedBaseline {
+    /// Builds the network from the weights under `vb`, f32, to compute in `dtype`, F32 or BF16.
+    ///
+    /// # Errors
+    /// If a weight is missing, of the wrong shape or not f32, or this machine cannot compute in `dtype`.
+    pub fn new(baseline: Baseline, classes: usize, vb: VarBuilder, dtype: DType) -> Result<Self> {
+        let Layer::Sequence(layers) = Layer::new(&baseline.layers(), baseline.eps(), &vb)? else {
+            return Err(Error::Config("expected a sequence of layers".into()));
+        };
+        let mut layers = layers.into_iter();
+        let Some(Layer::Conv(first)) = layers.next() else {
+            return Err(Error::Config("expected a convolution as the first layer".into()));
+        };
+        let (entrance, border) = first.fold(1.0)?.without_padding();
+        // Each layer's weights are dropped when they are packed.
+        let layers = layers.map(|layer| PackedLayer::new(layer, dtype)).collect::<Result<_>>()?;
+        let (weight, bias) = head(baseline, classes, &vb)?;
+        let (classes, features) = weight.dims2()?;
+        let weight = weight.detach().reshape((classes, features, 1, 1))?;
+        Ok(FusedBaseline {
+            entrance: entrance.pack_for_images(dtype)?,
+            border,
+            layers,
+            head: FusedConv::writing_f32(&weight, &bias.detach(), &Conv2dConfig::default(), dtype)?,
+            classes,
+            dtype,
+            free: Mutex::default(),
+        })
+    }
+
+    /// Logits (N, classes), f32, of images `x` (N, 3, H, W), f32.
+    ///
+    /// # Errors
+    /// If `x` is not (N, 3, H, W) of f32, or too small for the network's pools.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match x.dims() {
+            &[_, 3, h, w] if h > 0 && w > 0 => {}
+            _ => return Err(Error::Input(x.shape().clone())),
+        }
+        let images = x.dim(0)?;
+        let mut free = Free(std::mem::take(&mut *self.free.lock().unwrap_or_else(PoisonError::into_inner)));
+        let logits = ThreadTeam::scope(|team| {
+            let (mut loaded, mut features) = (InputImages::default(), Vec::new());
+            for i in 0..images {
+                loaded.load(team, &x.narrow(0, i, 1)?, self.entrance.input_format(), self.border)?;
+                let mut map = free.take();
+                let relu = Fusion { relu: true, ..Default::default() };
+                self.entrance.forward_images(team, &loaded, relu, &mut map)?;
+                let last = forward_all(&self.layers, team, map, &mut free)?;
+                features.extend(last.global_avg_pool());
+                free.give(last);
+            }
+            let shape = (images, self.head.channels(), 1, 1);
+            let features = Tensor::from_vec(features, shape, &Device::Cpu)?;
+            let (mut loaded, mut logits) = (free.take(), free.take());
+            loaded.load(team, &features, self.dtype)?;
+            self.head.forward(team, &loaded, Fusion::default(), &mut logits)?;
+            let result = logits.to_tensor()?.reshape((images, self.classes))?;
+            free.give(loaded);
+            free.give(logits);
+            Ok(result)
+        });
+        *self.free.lock().unwrap_or_else(PoisonError::into_inner) = free.0;
+        logits
+    }
+
+    /// The size of all packed weights in bytes.
+    pub fn bytes(&self) -> usize {
+        self.entrance.bytes() + self.head.bytes() + self.layers.iter().map(PackedLayer::bytes).sum::<usize>()
+    }
+}
+
+/// Maps that nothing is in.
+struct Free(Vec<FeatureMap>);
+
+impl Free {
+    fn take(&mut self) -> FeatureMap {
+        self.0.pop().unwrap_or_default()
+    }
+
+    fn give(&mut self, map: FeatureMap) {
+        self.0.push(map);
+    }
+}
+
+/// The output of one layer behind the other.
+fn forward_all(
+    layers: &[PackedLayer],
+    team: &ThreadTeam,
+    mut map: FeatureMap,
+    free: &mut Free,
+) -> Result<FeatureMap> {
+    for layer in layers {
+        let next = layer.forward(team, &map, free)?;
+        free.give(std::mem::replace(&mut map, next));
+    }
+    Ok(map)
+}
+
+impl PackedLayer {
+    fn new(layer: Layer, dtype: DType) -> Result<Self> {
+        let all = |layers: Vec<Layer>| {
+            layers.into_iter().map(|layer| PackedLayer::new(layer, dtype)).collect::<Result<Vec<_>>>()
+        };
+        Ok(match layer {
+            Layer::Conv(conv) => PackedLayer::Conv(PackedConv::new(&conv, 1.0, dtype)?),
+            Layer::MaxPool(config) => PackedLayer::MaxPool(config),
+            Layer::AvgPool(config) => PackedLayer::AvgPool(config),
+            Layer::AdaptiveAvgPool(cells) => PackedLayer::AdaptiveAvgPool(cells),
+            Layer::Sequence(layers) => PackedLayer::Sequence(all(layers)?),
+            Layer::Branches(layers) => PackedLayer::Branches(all(layers)?),
+            Layer::Residual { branch, conv, scale, relu } => PackedLayer::Residual {
+                branch: Box::new(PackedLayer::new(*branch, dtype)?),
+                conv: PackedConv::new(&conv, scale, dtype)?,
+                relu,
+            },
+        })
+    }
+
+    /// The output for `input`, in a map from `free`.
+    fn forward(&self, team: &ThreadTeam, input: &FeatureMap, free: &mut Free) -> Result<FeatureMap> {
+        let mut out = match self {
+            PackedLayer::Sequence(layers) => {
+                let (first, rest) = layers.split_first().ok_or_else(|| Error::Config("no layers".into()))?;
+                let map = first.forward(team, input, free)?;
+                return forward_all(rest, team, map, free);
+            }
+            _ => free.take(),
+        };
+        match self {
+            PackedLayer::Sequence(_) => {}
+            PackedLayer::Conv(conv) => {
+                conv.forward(team, input, Fusion { relu: conv.relu, ..Default::default() }, &mut out, free)?;
+            }
+            PackedLayer::MaxPool(config) => input.max_pool(team, config, &mut out)?,
+            PackedLayer::AvgPool(config) => input.avg_pool(team, config, &mut out)?,
+            PackedLayer::AdaptiveAvgPool(cells) => input.adaptive_avg_pool(team, *cells, &mut out)?,
+            PackedLayer::Branches(layers) => {
+                let outputs = layers.iter().map(|layer| layer.forward(team, input, free));
+                let outputs = outputs.collect::<Result<Vec<_>>>()?;
+                out.concat(team, &outputs.iter().collect::<Vec<_>>())?;
+                outputs.into_iter().for_each(|output| free.give(output));
+            }
+            PackedLayer::Residual { branch, conv, relu } => {
+                let inner = branch.forward(team, input, free)?;
+                let fusion = Fusion { residual: Some(input), relu: *relu, ..Default::default() };
+                conv.forward(team, &inner, fusion, &mut out, free)?;
+                free.give(inner);
+            }
+        }
+        Ok(out)
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            PackedLayer::Conv(conv) => conv.conv.bytes(),
+            PackedLayer::Sequence(layers) | PackedLayer::Branches(layers) => {
+                layers.iter().map(PackedLayer::bytes).sum()
+            }
+            PackedLayer::Residual { branch, conv, .. } => branch.bytes() + conv.conv.bytes(),
+            PackedLayer::MaxPool(_) | PackedLayer::AvgPool(_) | PackedLayer::AdaptiveAvgPool(_) => 0,
+        }
+    }
+}
+
+impl PackedConv {
+    fn new(layer: &ConvLayer, scale: f64, dtype: DType) -> Result<Self> {
+        let (rows, columns) = layer.node.padding;
+        Ok(PackedConv {
+            conv: layer.fold(scale)?.pack(InferenceType::Float(dtype), "", "")?,
+            padding: (rows != columns).then_some((rows, columns)),
+            relu: layer.node.relu,
+        })
+    }
+
+    fn forward(
+        &self,
+        team: &ThreadTeam,
+        input: &FeatureMap,
+        fusion: Fusion,
+        out: &mut FeatureMap,
+        free: &mut Free,
+    ) -> Result<()> {
+        match self.padding {
+            None => self.conv.forward(team, input, fusion, out)?,
+            Some((rows, columns)) => {
+                let mut padded = free.take();
+                input.pad(team, rows, columns, &mut padded)?;
+                self.conv.forward(team, &padded, fusion, out)?;
+                free.give(padded);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,87 @@
+//! `cargo xtask compare`: the networks of the paper's comparison side by side, measured here and as published.
+
+mod noise;
+mod picture;
+mod published;
+mod report;
+mod row;
+
+use crate::dtype_arg::Dtype;
+use crate::machine;
+use anyhow::{Result, ensure};
+use indicatif::ProgressBar;
+use resnext_train::checkpoint::replace_file;
+pub use row::BASELINE_CLASSES;
+use row::{Network, Row};
+use std::path::{Path, PathBuf};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Networks to compare [default: those of the paper's tables 4 and 5, and VGG-16]
+    names: Vec<String>,
+    /// File for the table as Markdown
+    #[arg(long)]
+    markdown: Option<PathBuf>,
+    /// SVG file for a picture of top-1 error against multiply-adds
+    #[arg(long)]
+    picture: Option<PathBuf>,
+    /// Timed forward passes per network and type; 0 leaves times out
+    #[arg(long, default_value_t = 7)]
+    runs: usize,
+    /// Number of threads [default: one per core]
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let threads = args.threads.unwrap_or_else(machine::threads);
+    ensure!(threads > 0, "--threads must be at least 1");
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    let names = match args.names.is_empty() {
+        true => published::PUBLISHED.iter().map(|published| published.name.to_string()).collect(),
+        false => args.names.clone(),
+    };
+    // All names are checked before the first network is measured.
+    let networks = names.iter().map(|name| Network::named(name)).collect::<Result<Vec<_>>>()?;
+    let mut rows = networks.iter().map(Row::new).collect::<Result<Vec<_>>>()?;
+    if args.runs > 0 {
+        time(&networks, &mut rows, args.runs)?;
+    }
+    print!("{}", report::text(&rows));
+    if let Some(path) = &args.picture {
+        write(path, &picture::draw(&rows)?)?;
+    }
+    if let Some(path) = &args.markdown {
+        let picture = args.picture.as_deref().map(|picture| link(path, picture));
+        write(path, &report::markdown(&rows, picture.as_deref()))?;
+    }
+    Ok(())
+}
+
+/// Times every network in the types that this machine computes in: f32, and bf16 where it has it.
+fn time(networks: &[Network], rows: &mut [Row], runs: usize) -> Result<()> {
+    let dtypes: Vec<Dtype> = Dtype::supported().into_iter().filter(|&dtype| dtype != Dtype::Int8).collect();
+    let bar = ProgressBar::new((networks.len() * dtypes.len()) as u64);
+    for (network, row) in networks.iter().zip(rows) {
+        for &dtype in &dtypes {
+            row.times.push((dtype, network.time(dtype, runs)?));
+            bar.inc(1);
+        }
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// The address of `file` as a link in the file `from`: its name if both are in one folder.
+fn link(from: &Path, file: &Path) -> String {
+    match (from.parent() == file.parent(), file.file_name()) {
+        (true, Some(name)) => name.to_string_lossy().into_owned(),
+        _ => file.display().to_string(),
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    replace_file(path, text.as_bytes())?;
+    println!("wrote {}", path.display());
+    Ok(())
+}
