@@ -46,7 +46,11 @@ def reference(path):
 def over_white(image):
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
         pixels = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((pixels >> 8).clip(0, 255).astype(np.uint8))
+        eight = (pixels >> 8).clip(0, 255).astype(np.uint8)
+        # Pillow keeps a transparent grey of 16 bits as a number and applies it nowhere.
+        if isinstance(image.info.get("transparency"), int):
+            eight[pixels == image.info["transparency"]] = 255
+        return Image.fromarray(eight).convert("RGB")
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

@@ -1,7 +1,7 @@
 //! CIFAR-10 and CIFAR-100: 32×32 RGB images, read from the official binary archives, packed or unpacked.
 
 use crate::dataset::{CHANNELS, Dataset, Normalization, Splits};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, tar_problem};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -76,6 +76,7 @@ pub fn recognise(path: &Path) -> bool {
 
 fn read(path: &Path, kind: &Kind) -> Result<Splits> {
     let io = |source| Error::Io { path: path.to_path_buf(), source };
+    let damaged = |problem| Error::Archive { path: path.to_path_buf(), problem };
     let wanted: Vec<&str> = kind.train.iter().copied().chain([kind.test, kind.names]).collect();
     let is_folder = std::fs::metadata(path).map_err(io)?.is_dir();
     let mut files =
@@ -88,8 +89,8 @@ fn read(path: &Path, kind: &Kind) -> Result<Splits> {
     let names: Vec<String> =
         names.lines().map(str::trim).filter(|l| !l.is_empty()).map(String::from).collect();
     if names.len() != kind.classes {
-        let message = format!("{} names {} classes, expected {}", kind.names, names.len(), kind.classes);
-        return Err(io(std::io::Error::new(std::io::ErrorKind::InvalidData, message)));
+        let (file, found, expected) = (kind.names, names.len(), kind.classes);
+        return Err(damaged(format!("{file} names {found} classes, expected {expected}")));
     }
     let mut split = |batches: &[&str]| {
         let (mut pixels, mut labels) = (Vec::new(), Vec::new());
@@ -144,23 +145,42 @@ fn from_folder(path: &Path, inner: &str, wanted: &[&str]) -> Result<Files> {
     Ok(files)
 }
 
+/// The most bytes that an archive may unpack to. Those of CIFAR have 185 MB.
+const UNPACKED_LIMIT: u64 = 1 << 28;
+
 /// Reads the `wanted` files of a `.tar.gz`, matched by file name without folders.
 fn from_archive(path: &Path, wanted: &[&str]) -> Result<Files> {
-    let io = |source| Error::Io { path: path.to_path_buf(), source };
-    let file = BufReader::new(File::open(path).map_err(io)?);
-    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(file));
+    let file = File::open(path).map_err(|source| Error::Io { path: path.to_path_buf(), source })?;
+    let unpacked = flate2::read::GzDecoder::new(BufReader::new(file)).take(UNPACKED_LIMIT);
+    let mut archive = tar::Archive::new(unpacked);
+    let members = members(&mut archive, wanted);
+    let problem = match members {
+        Ok(files) if files.len() == wanted.len() => return Ok(files),
+        // What follows the limit is not known, so a missing file may be there.
+        _ if archive.into_inner().limit() == 0 => format!("it unpacks to more than {UNPACKED_LIMIT} bytes"),
+        Ok(files) => return Ok(files),
+        Err(problem) => problem,
+    };
+    Err(Error::Archive { path: path.to_path_buf(), problem })
+}
+
+/// The `wanted` members of an archive, as far as it has them.
+///
+/// # Errors
+/// A text that says what is wrong with the archive.
+fn members(archive: &mut tar::Archive<impl Read>, wanted: &[&str]) -> std::result::Result<Files, String> {
+    let broken = |error: std::io::Error| tar_problem(&error);
     let mut files = Files::new();
-    for entry in archive.entries().map_err(io)? {
-        let mut entry = entry.map_err(io)?;
-        let name = entry.path().map_err(io)?.file_name().map(|name| name.to_string_lossy().into_owned());
+    for entry in archive.entries().map_err(broken)? {
+        let mut entry = entry.map_err(broken)?;
+        let name = entry.path().map_err(broken)?.file_name().map(|name| name.to_string_lossy().into_owned());
         let Some(name) = name.filter(|name| wanted.contains(&name.as_str())) else { continue };
         // Grow the buffer while reading: the header's size is untrusted, so it must not set an allocation.
         let mut data = Vec::new();
         let expected = entry.size();
-        entry.read_to_end(&mut data).map_err(io)?;
+        entry.read_to_end(&mut data).map_err(broken)?;
         if data.len() as u64 != expected {
-            let message = format!("the archive ends inside {name}");
-            return Err(io(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, message)));
+            return Err(format!("it ends inside {name}"));
         }
         files.insert(name, data);
         if files.len() == wanted.len() {

@@ -21,6 +21,17 @@ pub enum Error {
         /// The name of the missing file.
         file: String,
     },
+    /// An archive or folder is not one of CIFAR, or is damaged.
+    #[error(
+        "{} is no archive of CIFAR, or a damaged one: {problem}; expected the official .tar.gz, or its folder",
+        path.display()
+    )]
+    Archive {
+        /// The archive or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A file's length is not a positive multiple of the record length.
     #[error(
         "{file} in {path} is cut short or not a CIFAR file: \
@@ -82,8 +93,8 @@ pub enum Error {
         /// What the panic said, and where.
         reason: String,
     },
-    /// A setting of an [`EvalTransform`](crate::EvalTransform) is out of range.
-    #[error("evaluation transform: {0}")]
+    /// A setting of how images are prepared, in training or evaluation, is out of range.
+    #[error("preparation of images: {0}")]
     Transform(String),
     /// A [`Loader`](crate::Loader) cannot be built from these settings.
     #[error("loader: {0}")]
@@ -92,3 +103,13 @@ pub enum Error {
 
 /// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error of reading a tar file. Its text may repeat the file's bytes, which are left out unless they are plain.
+pub(crate) fn tar_problem(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let plain = |c: char| !c.is_control() && c != char::REPLACEMENT_CHARACTER;
+    match text.chars().all(plain) {
+        true => text,
+        false => text.split(':').next().unwrap_or_default().chars().filter(|&c| plain(c)).collect(),
+    }
+}

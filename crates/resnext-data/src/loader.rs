@@ -54,8 +54,10 @@ impl Loader {
     /// # Errors
     /// If the batch size or the number of threads is 0, or the data set is empty.
     pub fn new(dataset: Arc<Dataset>, normalization: Normalization, config: LoaderConfig) -> Result<Self> {
-        if config.batch_size == 0 || config.threads == 0 {
-            return Err(Error::Loader("batch size and threads must be at least 1, got 0".into()));
+        for (name, value) in [("batch size", config.batch_size), ("threads", config.threads)] {
+            if value == 0 {
+                return Err(Error::Loader(format!("{name} must be at least 1, got 0")));
+            }
         }
         if dataset.is_empty() {
             return Err(Error::Loader("the data set has no images".into()));

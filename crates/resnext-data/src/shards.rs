@@ -1,7 +1,7 @@
 //! Images in tar files, in the layout of WebDataset: consecutive members of one name and different endings are a
 //! sample, such as `000042.jpg` and its label in `000042.cls`.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, tar_problem};
 use crate::image_set::{ImageSet, Member};
 use crate::photo_files::is_photo;
 use crate::validation_split::ValidationSplit;
@@ -54,6 +54,9 @@ impl Shards {
                 &mut train
             };
             add_shard(path, index as u32, of)?;
+        }
+        if train.is_empty() && validation.is_empty() {
+            return Err(failed(folder, "has no images in its .tar files".into()));
         }
         let names = class_names(folder, train.iter().chain(&validation).map(|(_, label)| *label).max())?;
         if names.len() < 2 {
@@ -132,7 +135,9 @@ const CLASS_LIMIT: u32 = 1 << 20;
 /// Adds the samples of a shard.
 fn add_shard(path: &Path, shard: u32, samples: &mut Vec<(Member, u32)>) -> Result<()> {
     let io = |source| Error::Io { path: path.to_path_buf(), source };
-    let broken = |error: std::io::Error| failed(path, format!("is no tar file, or a damaged one: {error}"));
+    let broken = |error: std::io::Error| {
+        failed(path, format!("is no tar file, or a damaged one: {}", tar_problem(&error)))
+    };
     let mut file = File::open(path).map_err(io)?;
     let total = file.metadata().map_err(io)?.len();
     ends_with_mark(&mut file, total).map_err(io)?.then_some(()).ok_or_else(|| {
@@ -142,10 +147,17 @@ fn add_shard(path: &Path, shard: u32, samples: &mut Vec<(Member, u32)>) -> Resul
     let mut sample: Option<Sample> = None;
     for entry in archive.entries_with_seek().map_err(broken)? {
         let mut entry = entry.map_err(broken)?;
-        if !entry.header().entry_type().is_file() {
+        let kind = entry.header().entry_type();
+        let name = entry.path().map_err(broken)?.into_owned();
+        if kind.is_gnu_sparse() {
+            return Err(failed(
+                path,
+                format!("has {} as a sparse file: pack it without --sparse", shown(&name)),
+            ));
+        }
+        if !kind.is_file() {
             continue;
         }
-        let name = entry.path().map_err(broken)?.into_owned();
         let (key, ending) = key_and_ending(&name);
         if sample.as_ref().is_none_or(|sample| sample.key != key) {
             finish(path, sample.take(), samples)?;
@@ -154,23 +166,31 @@ fn add_shard(path: &Path, shard: u32, samples: &mut Vec<(Member, u32)>) -> Resul
         let Some(sample) = &mut sample else { continue };
         let (offset, len) = (entry.raw_file_position(), entry.size());
         if offset.saturating_add(len) > total {
-            return Err(failed(path, format!("is cut short within {}", name.display())));
+            return Err(failed(path, format!("is cut short within {}", shown(&name))));
         }
         if ending == "cls" {
             let mut text = String::new();
             (&mut entry).take(LABEL_LIMIT).read_to_string(&mut text).map_err(broken)?;
             let label = text.trim().parse().ok().filter(|&label| label < CLASS_LIMIT).ok_or_else(|| {
-                failed(
-                    path,
-                    format!("{}: expected the number of a class, got {:?}", name.display(), text.trim()),
-                )
+                let (name, text) = (shown(&name), text.trim());
+                failed(path, format!("{name}: expected the number of a class, got {text:?}"))
             })?;
-            sample.label = Some(label);
+            if sample.label.replace(label).is_some() {
+                return Err(failed(
+                    path,
+                    format!("sample {} has two labels: expected one", key.escape_debug()),
+                ));
+            }
         } else if is_photo(&name) && sample.image.replace(Member { shard, offset, len }).is_some() {
-            return Err(failed(path, format!("sample {key} has two images: expected one")));
+            return Err(failed(path, format!("sample {} has two images: expected one", key.escape_debug())));
         }
     }
     finish(path, sample, samples)
+}
+
+/// A member's name in an error. It comes from a file, so it must not break the line.
+fn shown(name: &Path) -> String {
+    name.to_string_lossy().escape_debug().to_string()
 }
 
 /// Whether a tar file ends with a block of zeros.
@@ -196,6 +216,7 @@ fn key_and_ending(name: &Path) -> (String, String) {
 /// Adds a complete sample. One without image and label, such as a file of notes, is passed over.
 fn finish(path: &Path, sample: Option<Sample>, samples: &mut Vec<(Member, u32)>) -> Result<()> {
     let Some(Sample { key, image, label }) = sample else { return Ok(()) };
+    let key = key.escape_debug();
     match (image, label) {
         (Some(image), Some(label)) => samples.push((image, label)),
         (Some(_), None) => {

@@ -1,5 +1,7 @@
 //! Valid and damaged archives, the loader's determinism, and the difficulty of the generated data set.
 
+#[path = "hostile/mod.rs"]
+mod hostile;
 #[path = "data/image_folder.rs"]
 mod image_folder;
 #[path = "data/shards.rs"]

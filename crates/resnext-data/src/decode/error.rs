@@ -16,10 +16,7 @@ pub enum PhotoError {
     #[error("a damaged image: {0}")]
     Damaged(String),
     /// The image has no pixels, too many, or needs more memory than it may take.
-    #[error(
-        "{width}×{height} pixels, which need {needed} bytes of memory: \
-         expected from 1 to {PIXEL_LIMIT} pixels, and at most {limit} bytes"
-    )]
+    #[error("{}", size_line(*width, *height, *needed, *limit))]
     Size {
         /// Width in pixels.
         width: u64,
@@ -33,6 +30,14 @@ pub enum PhotoError {
     /// The decoder panicked, which is a bug of it.
     #[error("the decoder failed: {0}")]
     Panicked(String),
+}
+
+/// The message of [`PhotoError::Size`]: what is wrong of the two.
+fn size_line(width: u64, height: u64, needed: u64, limit: u64) -> String {
+    match (1..=PIXEL_LIMIT).contains(&width.saturating_mul(height)) {
+        true => format!("{width}×{height} pixels need {needed} bytes of memory, expected at most {limit}"),
+        false => format!("{width}×{height} pixels, expected from 1 to {PIXEL_LIMIT}"),
+    }
 }
 
 impl PhotoError {

@@ -1,8 +1,9 @@
-//! The formats that `image` reads: GIF, WebP, BMP, PNM, ICO and QOI.
+//! The formats that `image` reads: GIF, WebP, BMP, PNM and QOI.
 
 use super::colour::{Alpha, Colour, Samples};
 use super::error::PhotoError;
 use super::raster::{Budget, RGB, Raster};
+use image::error::UnsupportedErrorKind;
 use image::{ColorType, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 use std::io::Cursor;
 
@@ -24,7 +25,7 @@ pub fn decode(bytes: &[u8], format: ImageFormat, budget: Budget) -> Result<Raste
     let own = match format {
         ImageFormat::Gif => 5.0,
         ImageFormat::WebP => 8.0,
-        ImageFormat::Pnm | ImageFormat::Ico => 2.0 * channels as f64,
+        ImageFormat::Pnm => 2.0 * channels as f64,
         _ => 1.0,
     };
     let bytes_per_channel = decoder.color_type().bytes_per_pixel() as usize / channels;
@@ -68,11 +69,21 @@ fn layout(colour: ColorType) -> Result<Samples, PhotoError> {
 /// The decoders' errors repeat the format and sometimes the cause: only the innermost message is kept.
 fn failure(error: ImageError, format: ImageFormat) -> PhotoError {
     use std::error::Error;
-    let name = format.extensions_str().first().unwrap_or(&"image").to_uppercase();
+    let name = match format {
+        ImageFormat::Gif => "GIF",
+        ImageFormat::WebP => "WebP",
+        ImageFormat::Bmp => "BMP",
+        ImageFormat::Pnm => "PNM",
+        ImageFormat::Qoi => "QOI",
+        _ => "image",
+    };
     match &error {
-        ImageError::Unsupported(_) => {
-            PhotoError::unsupported(format!("a {name} image of an unusual kind ({error})"))
-        }
+        ImageError::Unsupported(cause) => match cause.kind() {
+            UnsupportedErrorKind::GenericFeature(what) => {
+                PhotoError::unsupported(format!("a {name} with {what}"))
+            }
+            _ => PhotoError::unsupported(format!("a {name} of an unusual kind")),
+        },
         ImageError::Limits(_) => {
             PhotoError::damaged(format!("the {name} file claims more memory than the limit"))
         }
@@ -84,6 +95,9 @@ fn failure(error: ImageError, format: ImageFormat) -> PhotoError {
             while let Some(inner) = cause.source() {
                 cause = inner;
             }
+            let cause = cause.to_string();
+            // This one prints the chunk's name as a list of numbers.
+            let cause = cause.split(": [").next().unwrap_or(&cause);
             PhotoError::damaged(format!("the {name} file cannot be decoded: {cause}"))
         }
     }

@@ -48,10 +48,10 @@ impl From<DecodingError> for Failure {
                 "the PNG file ends within its pixels".into()
             }
             DecodingError::LimitsExceeded => "the PNG file has chunks above the limit of memory".into(),
-            error => error.to_string(),
+            error => format!("the PNG file: {error}"),
         };
         match text {
-            text if text.starts_with("CRC error") => Failure::Checksum,
+            text if text.starts_with("the PNG file: CRC error") => Failure::Checksum,
             text => Failure::Other(PhotoError::damaged(plain(&text))),
         }
     }

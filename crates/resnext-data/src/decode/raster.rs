@@ -45,6 +45,22 @@ impl Budget {
         }
     }
 
+    /// Checks the number of pixels alone, where it is not known yet what each will take.
+    ///
+    /// # Errors
+    /// [`PhotoError::Size`].
+    pub fn check_pixels(&self, width: u64, height: u64) -> Result<(), PhotoError> {
+        match (1..=PIXEL_LIMIT).contains(&width.saturating_mul(height)) {
+            true => Ok(()),
+            false => self.check(width, height, RGB as f64),
+        }
+    }
+
+    /// The budget beside further `bytes` that are in memory already.
+    pub fn beside(&self, bytes: usize) -> Self {
+        Budget { file: self.file.saturating_add(bytes as u64), ..*self }
+    }
+
     /// The bytes left beside the file's own.
     pub fn left(&self) -> u64 {
         self.bytes.saturating_sub(self.file)

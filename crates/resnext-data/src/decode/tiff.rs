@@ -9,6 +9,7 @@ use super::limits::PIXEL_LIMIT;
 use super::raster::{Budget, RGB, Raster};
 use super::tags::Tags;
 use super::tiff_view::View;
+use tiff::TiffError;
 use tiff::decoder::{Decoder, Limits};
 
 /// The tags that are read here.
@@ -38,6 +39,7 @@ mod tag {
 }
 
 const JPEG: u64 = 7;
+const LZW: u64 = 5;
 
 /// The image as its first directory describes it.
 struct Description<'a> {
@@ -74,7 +76,10 @@ pub fn decode(bytes: &[u8], budget: Budget) -> Result<Raster, PhotoError> {
     // a JPEG within it takes another two.
     let copies = if image.compression == JPEG { 4.0 } else { 2.0 };
     let chunk = (image.chunk.0 * image.chunk.1) as f64 / (image.width * image.height) as f64;
-    let per_pixel = RGB as f64 + copies * chunk * samples * (image.bits as f64 / 8.0).max(1.0);
+    let sample = (image.bits as f64 / 8.0).max(1.0);
+    // All strips of the old LZW are unpacked before the first is decoded.
+    let unpacked = if image.is_old_lzw(bytes) { samples * sample } else { 0.0 };
+    let per_pixel = RGB as f64 + copies * chunk * samples * sample + unpacked;
     budget.check(image.width, image.height, per_pixel)?;
     image.pixels(bytes, &tags, budget)
 }
@@ -99,7 +104,8 @@ impl<'a> Description<'a> {
                 1 | 4 => {}
                 2 => return Err(refused("with signed samples")),
                 3 => return Err(refused("with floating-point samples")),
-                _ => return Err(refused("with complex samples")),
+                5 | 6 => return Err(refused("with complex samples")),
+                other => return Err(refused(format!("with samples of format {other}"))),
             }
         }
         let bits = bits_per_sample(tags)?;
@@ -176,7 +182,7 @@ impl<'a> Description<'a> {
             limits.intermediate_buffer_size = left;
             limits.ifd_value_size = left;
             let view = self.view(bytes, tags, plane)?;
-            decoders.push(Decoder::new(view).map_err(PhotoError::damaged)?.with_limits(limits));
+            decoders.push(Decoder::new(view).map_err(failed)?.with_limits(limits));
         }
         let mut pixels = vec![0; width * height * RGB];
         let across = self.width.div_ceil(self.chunk.0) as usize;
@@ -206,9 +212,9 @@ impl<'a> Description<'a> {
         let planes = decoders.len();
         let mut joined = Vec::new();
         for (plane, decoder) in decoders.iter_mut().enumerate() {
-            let len = decoder.image_chunk_buffer_layout(index).map_err(PhotoError::damaged)?.len;
+            let len = decoder.image_chunk_buffer_layout(index).map_err(failed)?.len;
             let mut raw = vec![0; len];
-            decoder.read_chunk_bytes(index, &mut raw).map_err(PhotoError::damaged)?;
+            decoder.read_chunk_bytes(index, &mut raw).map_err(failed)?;
             if self.subsampling != (1, 1) {
                 return Ok(self.upsampled(&raw, columns, rows));
             }
@@ -268,6 +274,15 @@ impl<'a> Description<'a> {
         out
     }
 
+    /// Whether the strips are LZW as it was before TIFF 6, with the bits of codes in the opposite order: the first code
+    /// is always the same one.
+    fn is_old_lzw(&self, bytes: &[u8]) -> bool {
+        let first = self.offsets.first().and_then(|&at| bytes.get(usize::try_from(at).ok()?..));
+        self.compression == LZW
+            && !self.reversed_bits
+            && matches!(first, Some([0, next, ..]) if next & 1 == 1)
+    }
+
     /// One plane's strips or tiles, or all of them if there are no planes, as a file that `tiff` reads as a grey
     /// image of so many samples.
     fn view<'b>(&self, bytes: &'b [u8], tags: &Tags, plane: usize) -> Result<View<'b>, PhotoError> {
@@ -290,14 +305,29 @@ impl<'a> Description<'a> {
         view.numbers(tag::WIDTH, &[width])?;
         view.numbers(tag::HEIGHT, &[height])?;
         view.numbers(tag::BITS, &vec![self.bits; samples as usize])?;
-        view.numbers(tag::COMPRESSION, &[self.compression])?;
         view.numbers(tag::PHOTOMETRIC, &[1])?;
         let chunks = plane * count..(plane + 1) * count;
         let mut offsets = self.offsets[chunks.clone()].to_vec();
         let lengths = &self.lengths[chunks];
+        let compression = if self.is_old_lzw(bytes) { 1 } else { self.compression };
+        view.numbers(tag::COMPRESSION, &[compression])?;
         if self.reversed_bits {
             for (offset, &length) in offsets.iter_mut().zip(lengths) {
                 *offset = view.reversed_bits(*offset, length)?;
+            }
+        }
+        let mut lengths = lengths.to_vec();
+        if compression != self.compression {
+            let line = (chunk.0 * samples * self.bits).div_ceil(8);
+            for (i, (offset, length)) in offsets.iter_mut().zip(&mut lengths).enumerate() {
+                // The last strip has only the rows that are left; tiles are whole.
+                let rows = match self.tiled {
+                    true => chunk.1,
+                    false => chunk.1.min(height.saturating_sub(i as u64 * chunk.1)),
+                };
+                let whole = line.saturating_mul(rows);
+                *offset = view.old_lzw(*offset, *length, whole)?;
+                *length = whole;
             }
         }
         let (at, side, long) = match self.tiled {
@@ -306,7 +336,7 @@ impl<'a> Description<'a> {
         };
         view.numbers(at, &offsets)?;
         view.numbers(side, &[chunk.1])?;
-        view.numbers(long, lengths)?;
+        view.numbers(long, &lengths)?;
         if self.tiled {
             view.numbers(tag::TILE_WIDTH, &[chunk.0])?;
         }
@@ -345,7 +375,13 @@ fn bits_per_sample(tags: &Tags) -> Result<u64, PhotoError> {
         {
             Ok(first)
         }
-        Some((first, _)) => Err(refused(format!("with {first} bits per sample"))),
+        Some((first, others)) if others.iter().all(|bits| bits == first) => {
+            Err(refused(format!("with {first} bits per sample")))
+        }
+        Some(_) => {
+            let all: Vec<String> = bits.iter().take(16).map(u64::to_string).collect();
+            Err(refused(format!("with samples of {} bits", all.join(", "))))
+        }
     }
 }
 
@@ -378,8 +414,14 @@ fn samples(tags: &Tags, bits: u64, compression: u64) -> Result<Samples, PhotoErr
         return Err(refused(format!("with Lab or YCbCr of {bits} bits per sample")));
     }
     let own = colour.samples();
-    if per_pixel < own || per_pixel > 16 || extra.len() > per_pixel - own {
-        return Err(damaged(format!("has {per_pixel} samples per pixel, expected at least {own}")));
+    if per_pixel < own || per_pixel > 16 {
+        return Err(damaged(format!("has {per_pixel} samples per pixel, expected from {own} to 16")));
+    }
+    if extra.len() > per_pixel - own {
+        let (found, most) = (extra.len(), per_pixel - own);
+        return Err(damaged(format!(
+            "describes {found} samples beside the colours, expected at most {most}"
+        )));
     }
     let alpha = match extra.first() {
         Some(1) => Alpha::Premultiplied,
@@ -421,6 +463,17 @@ fn subsampling(tags: &Tags, samples: &Samples, compression: u64) -> Result<(u64,
 
 fn refused(kind: impl std::fmt::Display) -> PhotoError {
     PhotoError::unsupported(format!("a TIFF {kind}"))
+}
+
+/// An error of the crate `tiff` while it unpacks a strip or tile.
+fn failed(error: TiffError) -> PhotoError {
+    match error {
+        TiffError::IoError(cause) if cause.kind() == std::io::ErrorKind::UnexpectedEof => {
+            damaged("ends within its pixels")
+        }
+        TiffError::LimitsExceeded => damaged("has strips or tiles that need more memory than the limit"),
+        error => damaged(format!("cannot be unpacked: {error}")),
+    }
 }
 
 fn damaged(what: impl std::fmt::Display) -> PhotoError {

@@ -76,6 +76,31 @@ impl<'a> View<'a> {
         Ok(self.append(found.iter().map(|byte| byte.reverse_bits()))? as u64)
     }
 
+    /// Appends the first `whole` bytes that the `length` bytes at `offset` unpack to as LZW of the old kind, and returns
+    /// their offset.
+    ///
+    /// # Errors
+    /// [`PhotoError::Damaged`] if the bytes lie outside of the file, or unpack to fewer.
+    pub fn old_lzw(&mut self, offset: u64, length: u64, whole: u64) -> Result<u64, PhotoError> {
+        let ends = || PhotoError::damaged("the TIFF file ends within its pixels");
+        let start = usize::try_from(offset).ok().and_then(|offset| self.bytes.get(offset..));
+        let found = start.map(|rest| &rest[..rest.len().min(usize::try_from(length).unwrap_or(usize::MAX))]);
+        let mut packed = found.ok_or_else(ends)?;
+        let mut decoder = weezl::decode::Decoder::new(weezl::BitOrder::Lsb, 8);
+        let (mut out, mut block) = (Vec::new(), vec![0; 1 << 12]);
+        while (out.len() as u64) < whole {
+            let result = decoder.decode_bytes(packed, &mut block);
+            packed = &packed[result.consumed_in..];
+            out.extend_from_slice(&block[..result.consumed_out]);
+            if !matches!(result.status, Ok(weezl::LzwStatus::Ok)) || result.consumed_out == 0 {
+                break;
+            }
+        }
+        let whole = usize::try_from(whole).ok().filter(|&whole| whole <= out.len()).ok_or_else(ends)?;
+        out.truncate(whole);
+        Ok(self.append(out.into_iter())? as u64)
+    }
+
     /// Appends bytes and returns their offset.
     fn append(&mut self, bytes: impl Iterator<Item = u8>) -> Result<u32, PhotoError> {
         let at = below_4_gib((self.bytes.len().max(HEADER) + self.tail.len()) as u64)?;

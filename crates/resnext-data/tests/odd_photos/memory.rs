@@ -64,7 +64,10 @@ fn check(name: &str, bytes: &[u8]) {
     let photo = Photo::decode_within(bytes, needed).unwrap();
     let peak = PEAK.get() - before + bytes.len();
     assert!(peak <= needed as usize + CONSTANT, "{name}: {peak} bytes, not {needed}");
-    assert!(photo.pixels().len() * 4 > needed as usize - 2 * bytes.len(), "{name}: {needed} is too much");
+    assert!(
+        photo.pixels().len() * 4 > (needed as usize).saturating_sub(2 * bytes.len()),
+        "{name}: {needed} is too much"
+    );
 }
 
 #[test]
@@ -87,6 +90,39 @@ fn decoding_takes_no_more_memory_than_it_checks_for() {
     let turned = [&jpeg[..2], exif, &jpeg[2..]].concat();
     assert_eq!(Photo::decode(&turned).unwrap().width(), 600);
     check("turned jpg", &turned);
+}
+
+/// A PNG of 800×600 pixels of this colour type and depth, with more than one row per filter and no picture to speak of.
+fn png(colour: png::ColorType, depth: png::BitDepth) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut encoder = png::Encoder::new(&mut out, 800, 600);
+    encoder.set_color(colour);
+    encoder.set_depth(depth);
+    encoder.set_compression(png::Compression::Fast);
+    let len = colour.samples() * if depth == png::BitDepth::Sixteen { 2 } else { 1 } * 800 * 600;
+    let pixels: Vec<u8> = (0..len).map(|i| (i / 3 % 251) as u8).collect();
+    encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+    out
+}
+
+/// Samples beside the three that a photo keeps, and wider ones, are never in memory for all pixels.
+#[test]
+fn transparency_and_sixteen_bits_take_no_more_memory_than_is_checked_for() {
+    use png::BitDepth::{Eight, Sixteen};
+    use png::ColorType::{Grayscale, GrayscaleAlpha, Rgb, Rgba};
+    for (colour, depth) in
+        [(Rgba, Eight), (Rgba, Sixteen), (Rgb, Sixteen), (GrayscaleAlpha, Sixteen), (Grayscale, Eight)]
+    {
+        check(&format!("{colour:?} {depth:?}"), &png(colour, depth));
+    }
+    let samples =
+        |channels: usize| (0..800 * 600 * channels).map(|i| (i / 5 % 251) as u8).collect::<Vec<_>>();
+    let folder = tempfile::tempdir().unwrap();
+    for ending in ["webp", "tiff", "bmp", "qoi", "pam"] {
+        let path = folder.path().join("photo").with_extension(ending);
+        image::save_buffer(&path, &samples(4), 800, 600, image::ColorType::Rgba8).unwrap();
+        check(&format!("{ending} with alpha"), &std::fs::read(path).unwrap());
+    }
 }
 
 /// Files with one scan per component, and progressive ones, keep all coefficients.
