@@ -76,6 +76,7 @@ schedulers = torch.optim.lr_scheduler
 soft = fill((4, 5), 7).abs()
 soft = soft / soft.sum(1, keepdim=True)
 labels = torch.tensor([0, 3, 4, 2])
+class_weights = torch.tensor([0.5, 2.0, 1.0, 0.0, 1.5], dtype=torch.float64)
 golden = dict(
     adamw=optimizer(lambda groups: torch.optim.AdamW(groups, lr=0.02, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.3)),
     lamb=optimizer(lambda groups: Lamb(groups, lr=0.02, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.3, max_grad_norm=1.5)),
@@ -94,6 +95,10 @@ golden = dict(
     soft_targets=[[float(f"{v:.12g}") for v in row] for row in soft.tolist()],
     soft_cross_entropy=loss(SoftTargetCrossEntropy(), soft),
     soft_cross_entropy_smoothed=loss(lambda x, t: torch.nn.functional.cross_entropy(x, t, label_smoothing=0.1), soft),
+    class_weights=class_weights.tolist(),
+    weighted=loss(torch.nn.CrossEntropyLoss(weight=class_weights), labels),
+    weighted_smoothed=loss(torch.nn.CrossEntropyLoss(weight=class_weights, label_smoothing=0.1), labels),
+    weighted_soft=loss(torch.nn.CrossEntropyLoss(weight=class_weights, label_smoothing=0.1), soft),
     bce=loss(BinaryCrossEntropy(smoothing=0.0), labels),
     bce_smoothed=loss(BinaryCrossEntropy(smoothing=0.1), labels),
     bce_threshold=loss(BinaryCrossEntropy(smoothing=0.0, target_threshold=0.2), soft),

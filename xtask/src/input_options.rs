@@ -10,6 +10,9 @@ pub struct InputOptions {
     /// Shorter side in pixels that images are resized to before the central crop [default: the weights' own]
     #[arg(long, conflicts_with = "crop_pct")]
     resize: Option<usize>,
+    /// Height and width of the central crop in pixels [default: the weights' own]
+    #[arg(long)]
+    size: Option<usize>,
     /// Side of the central crop as a fraction of the resized side, from 0 to 1
     #[arg(long)]
     crop_pct: Option<f64>,
@@ -37,6 +40,10 @@ impl InputOptions {
     /// If a value is out of range, or the file of labels does not have one per class.
     pub fn apply(&self, pretrained: &mut Pretrained) -> Result<()> {
         let preprocessing = &mut pretrained.preprocessing;
+        if let Some(size) = self.size {
+            ensure!(size > 0, "--size must be at least 1");
+            preprocessing.size = (size, size);
+        }
         if let Some(resize) = self.resize {
             ensure!(resize > 0, "--resize must be at least 1");
             preprocessing.set_resize(resize);

@@ -2,10 +2,11 @@
 
 use crate::machine;
 use crate::open_data::OpenData;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
+use resnext_data::transform::mix::Mix;
 use resnext_data::transform::train::TrainTransform;
-use resnext_data::{Augmentation, ImageLoader, ImageSet, Loader, LoaderConfig, Preparation};
+use resnext_data::{Augmentation, CropPosition, ImageLoader, ImageSet, Loader, LoaderConfig, Preparation};
 use resnext_train::{Batch, Batches, Data};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -60,11 +61,22 @@ fn report(loader: &ImageLoader, reported: &AtomicUsize) {
 }
 
 impl Loaders {
-    /// Photos are decoded by as many threads as compute.
+    /// Loaders of images that are never mixed. Photos are decoded by as many threads as compute.
     pub fn new(
         data: impl Into<OpenData>,
         batch_size: usize,
         augment: bool,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self> {
+        Self::mixed(data, batch_size, (augment, None), seed, device)
+    }
+
+    /// As [`new`](Self::new), with training images augmented and mixed.
+    pub fn mixed(
+        data: impl Into<OpenData>,
+        batch_size: usize,
+        (augment, mix): (bool, Option<Mix>),
         seed: u64,
         device: &Device,
     ) -> Result<Self> {
@@ -73,15 +85,20 @@ impl Loaders {
         let (train, test) = match data {
             OpenData::Memory(splits) => {
                 let augmentation = if augment { Augmentation::cifar() } else { Augmentation::default() };
-                let train = LoaderConfig { batch_size, shuffle: true, augmentation, seed, threads: 1 };
-                let test = LoaderConfig { shuffle: false, augmentation: Augmentation::default(), ..train };
+                let train = LoaderConfig { batch_size, shuffle: true, augmentation, mix, seed, threads: 1 };
+                let test = LoaderConfig {
+                    shuffle: false,
+                    augmentation: Augmentation::default(),
+                    mix: None,
+                    ..train
+                };
                 let source = |set, config| -> Result<Source> {
                     Ok(Source::Memory(Loader::new(Arc::new(set), splits.normalization, config)?))
                 };
                 (source(splits.train, train)?, source(splits.test, test)?)
             }
             OpenData::Photos(photos, options, evaluation) => {
-                let config = options.loader(batch_size, seed, machine::threads());
+                let config = options.loader(batch_size, mix, seed, machine::threads());
                 let source = |set: ImageSet, preparation| -> Result<Source> {
                     Ok(Source::Photos(ImageLoader::new(set, preparation, config)?, AtomicUsize::new(0)))
                 };
@@ -115,17 +132,67 @@ impl Loaders {
         self.test.len()
     }
 
+    /// The number of training images of each class, indexed by label.
+    pub fn class_counts(&self) -> Vec<usize> {
+        match &self.train {
+            Source::Memory(loader) => loader.dataset().class_counts(),
+            Source::Photos(loader, _) => loader.set().class_counts(),
+        }
+    }
+
     /// The class names, indexed by label.
     pub fn class_names(&self) -> &[String] {
         &self.class_names
     }
 
+    /// The test photos in batches of several crops of each: (V·N, 3, H, W), all images of the first position before
+    /// those of the next one, with labels (N).
+    ///
+    /// # Errors
+    /// If the test set has images of one size in memory, which leave nothing to choose a crop from.
+    pub fn test_crops(&self, positions: &[CropPosition]) -> Result<Batches<'_>> {
+        let Source::Photos(loader, reported) = &self.test else {
+            bail!("several crops are for photos, which are larger than a crop; --views flip takes any images")
+        };
+        let Preparation::Evaluation(transform) = *loader.preparation() else {
+            bail!("test photos are prepared for evaluation")
+        };
+        let at = |position: &CropPosition| -> Result<ImageLoader> {
+            let view = Preparation::View(transform, *position);
+            Ok(ImageLoader::new(loader.set().clone(), view, *loader.config())?)
+        };
+        let loaders = positions.iter().map(at).collect::<Result<Vec<_>>>()?;
+        let mut views: Vec<_> = loaders.iter().map(|loader| loader.epoch(0, 0)).collect();
+        Ok(Box::new(std::iter::from_fn(move || {
+            let crops: Option<Vec<_>> = views.iter_mut().map(Iterator::next).collect();
+            // Every view leaves out the same photos, which are reported once.
+            loaders.iter().take(1).for_each(|loader| report(loader, reported));
+            crops.map(|crops| self.joined(crops))
+        })))
+    }
+
+    /// The crops of one batch behind each other, and its labels.
+    fn joined(&self, crops: Vec<resnext_data::Result<resnext_data::Batch>>) -> resnext_train::Result<Batch> {
+        let batches =
+            crops.into_iter().map(|crop| self.tensors(crop)).collect::<resnext_train::Result<Vec<_>>>()?;
+        let images: Vec<&Tensor> = batches.iter().map(|(images, _)| images).collect();
+        let images = Tensor::cat(&images, 0)?;
+        let (_, labels) =
+            batches.into_iter().next().ok_or_else(|| resnext_train::Error::Data("no views".into()))?;
+        Ok((images, labels))
+    }
+
     fn tensors(&self, batch: resnext_data::Result<resnext_data::Batch>) -> resnext_train::Result<Batch> {
         let batch = batch.map_err(|error| resnext_train::Error::Data(Box::new(error)))?;
         let (n, (h, w)) = (batch.labels.len(), batch.size);
+        let mixed = batch.targets(self.class_names.len());
         // The loader's memory is (N, H, W, C); the network sees (N, C, H, W) with those strides.
         let images = Tensor::from_vec(batch.images, (n, h, w, 3), &self.device)?.permute((0, 3, 1, 2))?;
-        Ok((images, Tensor::from_vec(batch.labels, n, &self.device)?))
+        let targets = match mixed {
+            Some(rows) => Tensor::from_vec(rows, (n, self.class_names.len()), &self.device)?,
+            None => Tensor::from_vec(batch.labels, n, &self.device)?,
+        };
+        Ok((images, targets))
     }
 }
 

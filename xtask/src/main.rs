@@ -16,16 +16,19 @@ mod train;
 
 // What several commands share: options, and what they name.
 mod checkpoint;
+mod class_weights_arg;
 mod classifier;
 mod dataset_arg;
 mod device_arg;
 mod dtype_arg;
 mod input_options;
 mod loaders;
+mod mix_options;
 mod named_recipes;
 mod open_data;
 mod photo_defaults;
 mod photo_options;
+mod photo_overrides;
 mod photo_paths;
 mod photo_sets;
 mod recipe;

@@ -1,11 +1,11 @@
 //! How photos are prepared: the recipe's table `[photos]`.
 
 use anyhow::{Result, ensure};
-use clap::Args;
 use resnext_data::transform::color_jitter::ColorJitter;
 use resnext_data::transform::crop::RandomResizedCrop;
 use resnext_data::transform::erasing::{EraseFill, RandomErasing};
 use resnext_data::transform::lighting::Lighting;
+use resnext_data::transform::mix::Mix;
 use resnext_data::transform::policy::Policy;
 use resnext_data::transform::train::TrainTransform;
 use resnext_data::{EvalTransform, ImageLoaderConfig, Interpolation, Normalization, Resize, ValidationSplit};
@@ -99,46 +99,7 @@ impl Default for PhotoOptions {
     }
 }
 
-/// The settings for photos that the command line can override.
-#[derive(Args, Debug, Default, Clone)]
-pub struct PhotoOverrides {
-    /// Photos: height and width of training crops, in pixels [default: chosen for the network]
-    #[arg(long)]
-    pub size: Option<usize>,
-    /// Photos: height and width of crops in evaluation, in pixels [default: --size]
-    #[arg(long)]
-    pub test_size: Option<usize>,
-    /// Photos: share of each class kept for validation, where the folder has no val/ [default: 0.2]
-    #[arg(long)]
-    pub validation: Option<f64>,
-    /// Photos: augmentation policy, trivial or one such as rand-m9-mstd0.5-inc1
-    #[arg(long)]
-    pub policy: Option<String>,
-    /// Photos: end with an error at a photo that cannot be read [default: leave it out, and say so]
-    #[arg(long)]
-    pub strict: bool,
-}
-
-impl PhotoOverrides {
-    /// Whether none is given.
-    pub fn is_empty(&self) -> bool {
-        let PhotoOverrides { size, test_size, validation, policy, strict } = self;
-        size.is_none() && test_size.is_none() && validation.is_none() && policy.is_none() && !strict
-    }
-}
-
 impl PhotoOptions {
-    /// Replaces settings by those of the command line.
-    pub fn apply(&mut self, overrides: &PhotoOverrides) {
-        if let Some(size) = overrides.size {
-            (self.size, self.test_size) = (size, size);
-        }
-        self.test_size = overrides.test_size.unwrap_or(self.test_size);
-        self.validation = overrides.validation.unwrap_or(self.validation);
-        self.policy = overrides.policy.clone().or(self.policy.take());
-        self.strict |= overrides.strict;
-    }
-
     pub fn normalization(&self) -> Normalization {
         Normalization { mean: self.mean.map(|v| v as f32), std: self.std.map(|v| v as f32) }
     }
@@ -148,9 +109,15 @@ impl PhotoOptions {
     }
 
     /// The settings of a loader of these photos.
-    pub fn loader(&self, batch_size: usize, seed: u64, threads: usize) -> ImageLoaderConfig {
+    pub fn loader(
+        &self,
+        batch_size: usize,
+        mix: Option<Mix>,
+        seed: u64,
+        threads: usize,
+    ) -> ImageLoaderConfig {
         let PhotoOptions { repeats, strict, .. } = *self;
-        ImageLoaderConfig { batch_size, repeats, mix: None, seed, threads, strict }
+        ImageLoaderConfig { batch_size, repeats, mix, seed, threads, strict }
     }
 
     /// How photos are prepared for evaluation.

@@ -1,8 +1,11 @@
 //! Recipes: all settings of a run, as TOML. Options on the command line override the file.
 
+use crate::class_weights_arg::ClassWeights;
 use crate::dataset_arg::DatasetName;
+use crate::mix_options::{MixOptions, MixOverrides};
 use crate::named_recipes;
-use crate::photo_options::{PhotoOptions, PhotoOverrides};
+use crate::photo_options::PhotoOptions;
+use crate::photo_overrides::PhotoOverrides;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use resnext_model::{Config, Form};
@@ -35,6 +38,9 @@ pub struct Recipe {
     pub augment: bool,
     #[serde(default)]
     pub label_smoothing: f64,
+    /// How much each class counts in the loss: `none`, or `balanced` for the same whatever its number of images.
+    #[serde(default, skip_serializing_if = "ClassWeights::is_none")]
+    pub class_weights: ClassWeights,
     /// What weight decay applies to: `all` parameters, or `weights` without norms and biases.
     #[serde(default)]
     pub decay_of: DecayOf,
@@ -71,6 +77,9 @@ pub struct Recipe {
     /// A limit on the gradients of a step: `norm` or `value`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip: Option<Clip>,
+    /// Mixup and CutMix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mix: Option<MixOptions>,
     pub schedule: Schedule,
     // The optimizer is the one that has a table; SGD without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -131,6 +140,8 @@ pub struct Overrides {
     pub weights: Option<String>,
     #[command(flatten)]
     pub photos: PhotoOverrides,
+    #[command(flatten)]
+    pub mix: MixOverrides,
     /// Passes over the training set
     #[arg(long)]
     pub epochs: Option<usize>,
@@ -174,6 +185,9 @@ pub struct Overrides {
     /// Label smoothing, from 0 to 1
     #[arg(long)]
     pub label_smoothing: Option<f64>,
+    /// How much each class counts in the loss
+    #[arg(long, value_enum)]
+    pub class_weights: Option<ClassWeights>,
     /// Limit the gradients of a step: norm=1 (L2 norm of all together) or value=0.5 (each element)
     #[arg(long)]
     pub clip: Option<Clip>,
@@ -273,6 +287,7 @@ impl Recipe {
         set(&mut self.freeze, &overrides.freeze);
         set(&mut self.loss, &overrides.loss);
         set(&mut self.label_smoothing, &overrides.label_smoothing);
+        set(&mut self.class_weights, &overrides.class_weights);
         set(&mut self.drop_path, &overrides.drop_path);
         set(&mut self.early_stopping, &overrides.early_stopping);
         self.clip = overrides.clip.or(self.clip);
@@ -280,6 +295,7 @@ impl Recipe {
         if overrides.weights.is_some() {
             self.weights = overrides.weights.clone();
         }
+        overrides.mix.apply(&mut self.mix);
         self.apply_schedule(overrides)?;
         self.apply_optimizer(overrides)?;
         self.grad_checkpoint |= overrides.grad_checkpoint;
@@ -287,7 +303,7 @@ impl Recipe {
             self.data = overrides.data.clone();
         }
         if self.dataset == DatasetName::Folder {
-            self.photos.get_or_insert_default().apply(&overrides.photos);
+            overrides.photos.apply(self.photos.get_or_insert_default());
         }
         Ok(())
     }
@@ -345,8 +361,8 @@ impl Recipe {
         Ok(Config { form: self.form, classes, zero_init_last: self.zero_init_last, ..named })
     }
 
-    /// The settings of the training loop.
-    pub fn training(&self) -> Result<TrainConfig> {
+    /// The settings of the training loop, for classes of these numbers of training images.
+    pub fn training(&self, class_counts: &[usize]) -> Result<TrainConfig> {
         Ok(TrainConfig {
             epochs: self.epochs,
             lr: self.lr,
@@ -358,6 +374,7 @@ impl Recipe {
             freeze_norms: self.freeze_norms,
             drop_path: self.drop_path,
             loss: self.loss,
+            class_weights: self.class_weights.of(class_counts),
             clip: self.clip,
             early_stopping: self.early_stopping,
             label_smoothing: self.label_smoothing,

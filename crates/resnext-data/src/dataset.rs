@@ -89,6 +89,13 @@ impl Dataset {
         &self.class_names
     }
 
+    /// The number of images of each class, indexed by label.
+    pub fn class_counts(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.class_names.len()];
+        self.labels.iter().for_each(|&label| counts[label as usize] += 1);
+        counts
+    }
+
     /// A line that tells this set from others: its size, and a hash of labels, class names and the pixels of
     /// up to 256 images spread over the set.
     pub fn fingerprint(&self) -> String {

@@ -1,6 +1,7 @@
 //! The evaluation transform with which the published accuracies were measured: resize, centre crop,
 //! normalise.
 
+use crate::crop_position::{CropPosition, Place};
 use crate::dataset::{CHANNELS, Dataset, Normalization};
 use crate::error::{Error, Result};
 use crate::normalize::normalized;
@@ -112,11 +113,17 @@ impl EvalTransform {
         }
     }
 
-    /// Crops a photo, without normalisation: returns pixels (H, W, 3), `u8`.
+    /// Takes the centre crop of a photo, without normalisation: returns pixels (H, W, 3), `u8`.
     pub fn crop(&self, photo: &Photo) -> Vec<u8> {
+        self.crop_at(photo, CropPosition::Centre)
+    }
+
+    /// As [`crop`](Self::crop), at any position. A photo that is smaller than the crop is in the middle of it.
+    pub fn crop_at(&self, photo: &Photo, position: CropPosition) -> Vec<u8> {
         let (width, height) = self.resized(photo.width(), photo.height());
-        let (columns, left) = middle(width, self.crop.1);
-        let (rows, top) = middle(height, self.crop.0);
+        let (vertical, horizontal) = position.places();
+        let (columns, left) = window(width, self.crop.1, horizontal);
+        let (rows, top) = window(height, self.crop.0, vertical);
         let (inner, line) = (columns.len() * CHANNELS, self.crop.1 * CHANNELS);
         let pixels = resample(photo, (width, height), columns, rows, self.interpolation);
         if pixels.len() == self.crop.0 * line {
@@ -133,9 +140,14 @@ impl EvalTransform {
         padded
     }
 
-    /// Crops and normalises a photo: returns the network's input (H, W, 3).
+    /// Takes the centre crop of a photo and normalises it: returns the network's input (H, W, 3).
     pub fn apply(&self, photo: &Photo) -> Vec<f32> {
-        normalized(&self.crop(photo), &self.normalization, [0.0; CHANNELS])
+        self.apply_at(photo, CropPosition::Centre)
+    }
+
+    /// As [`apply`](Self::apply), at any position.
+    pub fn apply_at(&self, photo: &Photo, position: CropPosition) -> Vec<f32> {
+        normalized(&self.crop_at(photo, position), &self.normalization, [0.0; CHANNELS])
     }
 
     /// Crops all images of a data set, without normalisation.
@@ -158,7 +170,7 @@ impl EvalTransform {
     pub fn window(&self, photo: &Photo) -> Window {
         let (width, height) = self.resized(photo.width(), photo.height());
         let start = |side: usize, crop: usize| {
-            let (window, padding) = middle(side, crop);
+            let (window, padding) = window(side, crop, Place::Middle);
             window.start as f64 - padding as f64
         };
         let (x, y) = (photo.width() as f64 / width as f64, photo.height() as f64 / height as f64);
@@ -171,11 +183,11 @@ impl EvalTransform {
     }
 }
 
-/// The pixels of a side that lie within its centre crop, and the number of padding pixels before them.
-fn middle(side: usize, crop: usize) -> (Range<usize>, usize) {
+/// The pixels of a side that lie within its crop, and the number of padding pixels before them.
+fn window(side: usize, crop: usize, place: Place) -> (Range<usize>, usize) {
     if crop > side {
         return (0..side, (crop - side) / 2);
     }
-    let start = ((side - crop) as f64 / 2.0).round_ties_even() as usize;
+    let start = place.start(side - crop);
     (start..start + crop, 0)
 }

@@ -1,13 +1,14 @@
 //! Batches of photos, decoded and transformed by worker threads ahead of the step that needs them.
 
+use crate::crop_position::CropPosition;
 use crate::error::{Error, Result};
 use crate::evaluation::EvalTransform;
 use crate::image_set::ImageSet;
 use crate::loader::Batch;
 use crate::normalize::pixels_of;
 use crate::photo::Photo;
-use crate::random_stream::{of_batch, of_image, shuffled};
-use crate::transform::mix::Mix;
+use crate::random_stream::{of_image, shuffled};
+use crate::transform::mix::{Mix, Position};
 use crate::transform::train::TrainTransform;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,6 +20,8 @@ pub enum Preparation {
     Training(TrainTransform),
     /// In order, each in the same way every time.
     Evaluation(EvalTransform),
+    /// The same with the crop at another place, as one of several views of each photo.
+    View(EvalTransform, CropPosition),
 }
 
 /// The settings of an [`ImageLoader`].
@@ -91,7 +94,7 @@ impl ImageLoader {
         }
         match &preparation {
             Preparation::Training(transform) => transform.validate()?,
-            Preparation::Evaluation(transform) => transform.validate()?,
+            Preparation::Evaluation(transform) | Preparation::View(transform, _) => transform.validate()?,
         }
         config.mix.map_or(Ok(()), |mix| mix.validate())?;
         Ok(ImageLoader(Arc::new(Inner { set, preparation, config, unreadable: Mutex::default() })))
@@ -134,7 +137,7 @@ impl ImageLoader {
         let (height, width) = self.size();
         let normalization = match &self.0.preparation {
             Preparation::Training(transform) => &transform.normalization,
-            Preparation::Evaluation(transform) => &transform.normalization,
+            Preparation::Evaluation(transform) | Preparation::View(transform, _) => &transform.normalization,
         };
         let pixels = pixels_of(&self.0.prepare(epoch, (index, 0))?, normalization);
         Photo::new(width, height, pixels).ok_or_else(|| Error::Loader("an image without pixels".into()))
@@ -168,7 +171,7 @@ impl Inner {
     fn size(&self) -> (usize, usize) {
         match &self.preparation {
             Preparation::Training(transform) => transform.size,
-            Preparation::Evaluation(transform) => transform.crop,
+            Preparation::Evaluation(transform) | Preparation::View(transform, _) => transform.crop,
         }
     }
 
@@ -195,6 +198,7 @@ impl Inner {
                 transform.apply(&photo, &mut of_image(seed, epoch, index as u64))
             }
             Preparation::Evaluation(transform) => transform.apply(&photo),
+            Preparation::View(transform, position) => transform.apply_at(&photo, *position),
         })
     }
 
@@ -239,10 +243,9 @@ impl Inner {
             images.extend(input);
             labels.push(label);
         }
-        let mut rng = of_batch(self.config.seed, epoch, start as u64);
-        let mixing = self.config.mix.filter(|_| self.training() && labels.len() > 1);
-        let mixing = mixing.and_then(|mix| mix.choose(epoch, size, &mut rng));
-        let mixed = mixing.map(|mixing| mixing.apply(&mut images, &labels, size));
+        let at = Position { seed: self.config.seed, epoch, start };
+        let mix = self.config.mix.filter(|_| self.training());
+        let mixed = mix.and_then(|mix| mix.apply(&mut images, &labels, size, at));
         Batch { images, labels, size, mixed }
     }
 }

@@ -1,5 +1,6 @@
 //! Labelled images in files, decoded when they are needed.
 
+use crate::class_weights::class_weights;
 use crate::error::{Error, Result};
 use crate::photo::Photo;
 use std::fs::File;
@@ -154,15 +155,9 @@ impl ImageSet {
         counts
     }
 
-    /// The weight of each class's images in the loss, N / (K·n) for n of N images in a class out of K: every
-    /// class then counts the same, and the mean weight over the images is 1. A class without images weighs 0.
+    /// The weight of each class's images in the loss, as [`class_weights`] computes it.
     pub fn class_weights(&self) -> Vec<f32> {
-        let (images, classes) = (self.len() as f64, self.class_names.len() as f64);
-        let weight = |count: usize| match count {
-            0 => 0.0,
-            _ => (images / (classes * count as f64)) as f32,
-        };
-        self.class_counts().into_iter().map(weight).collect()
+        class_weights(&self.class_counts())
     }
 }
 

@@ -2,7 +2,9 @@
 
 mod augment;
 pub mod cifar;
+mod class_weights;
 mod contact_sheet;
+mod crop_position;
 mod dataset;
 mod decode;
 mod error;
@@ -25,7 +27,9 @@ pub mod transform;
 mod validation_split;
 
 pub use augment::Augmentation;
+pub use class_weights::class_weights;
 pub use contact_sheet::contact_sheet;
+pub use crop_position::CropPosition;
 pub use dataset::{CHANNELS, Dataset, Normalization, Splits};
 pub use decode::error::PhotoError;
 pub use decode::limits::PIXEL_LIMIT;

@@ -4,7 +4,7 @@ use crate::augment::Augmentation;
 use crate::dataset::{CHANNELS, Dataset, Normalization};
 use crate::error::{Error, Result};
 use crate::random_stream::{of_image, shuffled};
-use crate::transform::mix::Mixed;
+use crate::transform::mix::{Mix, Mixed, Position};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
@@ -17,6 +17,8 @@ pub struct LoaderConfig {
     pub shuffle: bool,
     /// Random changes to each image.
     pub augmentation: Augmentation,
+    /// How batches are mixed.
+    pub mix: Option<Mix>,
     /// The seed of the order and of the augmentation.
     pub seed: u64,
     /// Worker threads, at least 1. Their number does not change the batches.
@@ -36,6 +38,13 @@ pub struct Batch {
     pub mixed: Option<Mixed>,
 }
 
+impl Batch {
+    /// Targets (N, `classes`), if the images were mixed: each row has the shares of the image's two labels.
+    pub fn targets(&self, classes: usize) -> Option<Vec<f32>> {
+        self.mixed.as_ref().map(|mixed| mixed.targets(&self.labels, classes))
+    }
+}
+
 /// Makes the batches of each epoch. Order and augmentation depend only on the seed, the epoch and the image's
 /// index, not on the number of threads, so that a resumed run sees the same batches.
 #[derive(Debug, Clone)]
@@ -52,7 +61,8 @@ impl Loader {
     /// Creates a loader over `dataset`.
     ///
     /// # Errors
-    /// If the batch size or the number of threads is 0, or the data set is empty.
+    /// If the batch size or the number of threads is 0, the data set is empty, or a setting of mixing is out of
+    /// range.
     pub fn new(dataset: Arc<Dataset>, normalization: Normalization, config: LoaderConfig) -> Result<Self> {
         for (name, value) in [("batch size", config.batch_size), ("threads", config.threads)] {
             if value == 0 {
@@ -62,6 +72,7 @@ impl Loader {
         if dataset.is_empty() {
             return Err(Error::Loader("the data set has no images".into()));
         }
+        config.mix.map_or(Ok(()), |mix| mix.validate())?;
         Ok(Loader { dataset, normalization, config })
     }
 
@@ -84,7 +95,8 @@ impl Loader {
     /// order does not depend on the batch size, so that a run may continue with another one.
     pub fn epoch(&self, epoch: u64, skip: usize) -> Batches {
         let order = self.order(epoch);
-        let order: Arc<[usize]> = order[skip.min(order.len())..].into();
+        let skip = skip.min(order.len());
+        let order: Arc<[usize]> = order[skip..].into();
         let threads = self.config.threads;
         let receivers = (0..threads)
             .map(|thread| {
@@ -96,7 +108,7 @@ impl Loader {
                 std::thread::spawn(move || {
                     let batches = order.len().div_ceil(loader.config.batch_size);
                     for number in (thread..batches).step_by(threads) {
-                        if sender.send(loader.batch(epoch, number, &order)).is_err() {
+                        if sender.send(loader.batch(epoch, number, (skip, &order))).is_err() {
                             return;
                         }
                     }
@@ -114,7 +126,8 @@ impl Loader {
         }
     }
 
-    fn batch(&self, epoch: u64, number: usize, order: &[usize]) -> Batch {
+    /// Batch `number` of those behind the first `skip` images of an epoch; `order` has the rest of them.
+    fn batch(&self, epoch: u64, number: usize, (skip, order): (usize, &[usize])) -> Batch {
         let first = number * self.config.batch_size;
         let indices = &order[first..order.len().min(first + self.config.batch_size)];
         let (height, width) = self.dataset.size();
@@ -123,8 +136,10 @@ impl Loader {
             let mut rng = of_image(self.config.seed, epoch, index as u64);
             self.config.augmentation.write(&self.dataset, index, &self.normalization, &mut rng, out);
         }
-        let labels = indices.iter().map(|&index| self.dataset.label(index)).collect();
-        Batch { images, labels, size: (height, width), mixed: None }
+        let labels: Vec<u32> = indices.iter().map(|&index| self.dataset.label(index)).collect();
+        let at = Position { seed: self.config.seed, epoch, start: skip + first };
+        let mixed = self.config.mix.and_then(|mix| mix.apply(&mut images, &labels, (height, width), at));
+        Batch { images, labels, size: (height, width), mixed }
     }
 }
 

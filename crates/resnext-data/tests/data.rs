@@ -9,6 +9,7 @@ mod shards;
 #[path = "data/transforms.rs"]
 mod transforms;
 
+use resnext_data::transform::mix::{Mix, Mixed};
 use resnext_data::{Augmentation, Batch, Dataset, Loader, LoaderConfig, cifar, synthetic};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -109,7 +110,8 @@ fn real_cifar_10_has_its_published_statistics() {
 }
 
 fn config(threads: usize) -> LoaderConfig {
-    LoaderConfig { batch_size: 7, shuffle: true, augmentation: Augmentation::cifar(), seed: 5, threads }
+    let augmentation = Augmentation::cifar();
+    LoaderConfig { batch_size: 7, shuffle: true, augmentation, mix: None, seed: 5, threads }
 }
 
 fn loader(dataset: Dataset, config: LoaderConfig) -> Loader {
@@ -143,6 +145,47 @@ fn batches_do_not_depend_on_threads_and_resume_anywhere() {
     assert_eq!(counts, [5; 10]);
     // Dropping the iterator early must not block.
     drop(loader(set, config(2)).epoch(0, 0));
+}
+
+/// Mixed images in memory and photos are mixed in the same way, which depends on the place in the epoch alone.
+#[test]
+fn mixed_batches_have_targets_and_resume_anywhere() {
+    let set = synthetic::splits(1, 50, 1).train;
+    let mix = Mix { mixup: 0.4, cutmix: 1.0, probability: 0.8, switch: 0.5, until: Some(5) };
+    let mixed = |threads| {
+        let plain = Augmentation::default();
+        loader(set.clone(), LoaderConfig { augmentation: plain, mix: Some(mix), ..config(threads) })
+    };
+    let one: Vec<Batch> = mixed(1).epoch(3, 0).collect();
+    assert_eq!(one, mixed(3).epoch(3, 0).collect::<Vec<_>>());
+    assert_eq!(one[2..], mixed(2).epoch(3, 14).collect::<Vec<_>>());
+    let plain = LoaderConfig { augmentation: Augmentation::default(), ..config(1) };
+    let plain: Vec<Batch> = loader(set.clone(), plain).epoch(3, 0).collect();
+    let (mut blended, mut unmixed) = (0, 0);
+    for (batch, plain) in one.iter().zip(&plain) {
+        let Some(targets) = batch.targets(10) else {
+            unmixed += 1;
+            assert_eq!(batch, plain);
+            continue;
+        };
+        let Mixed { labels, own } = batch.mixed.clone().unwrap();
+        assert_ne!(batch.images, plain.images);
+        for (i, row) in targets.chunks_exact(10).enumerate() {
+            assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6, "{row:?}");
+            let (first, second) = (batch.labels[i] as usize, labels[i] as usize);
+            assert!((row[first] - if first == second { 1.0 } else { own }).abs() < 1e-6, "{row:?}");
+            // The partner is the image before; the target is the share of the pixels.
+            assert_eq!(labels[i], batch.labels[(i + batch.labels.len() - 1) % batch.labels.len()]);
+        }
+        let share = |i: usize, p: usize| batch.images[i * 3072 + p] == plain.images[i * 3072 + p];
+        let kept = (0..3072).filter(|&p| share(1, p)).count() as f32 / 3072.0;
+        blended += usize::from(kept < own - 0.05);
+    }
+    // Of seven batches of more than one image some are blended, some are pasted, and some stay as they are. The
+    // last image is alone.
+    assert!(blended > 0 && unmixed >= 2 && one.len() - blended - unmixed > 0, "{blended} {unmixed}");
+    assert!(one.last().unwrap().mixed.is_none());
+    assert!(mixed(1).epoch(5, 0).all(|batch| batch.mixed.is_none()));
 }
 
 #[test]

@@ -6,7 +6,8 @@ mod odd_photos;
 
 use resnext_data::heatmap::overlay;
 use resnext_data::{
-    EvalTransform, Interpolation, Normalization, Photo, PhotoFiles, PhotoLoader, Resize, Result, Sample,
+    CropPosition, EvalTransform, Interpolation, Normalization, Photo, PhotoFiles, PhotoLoader, Resize,
+    Result, Sample,
 };
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -186,6 +187,32 @@ fn timms_crop_modes_give_its_sizes_and_its_padding() {
     let covering = window(Resize::Cover(20, 40), (20, 40), (60, 40));
     assert_eq!((covering.0.0, covering.0.2, covering.1), (0.0, 60.0, 0));
     assert!((covering.0.1 - 4.0 * 40.0 / 27.0).abs() < 1e-12);
+}
+
+/// The five crops are parts of the whole resized photo.
+#[test]
+fn crops_lie_in_the_corners_and_in_the_middle() {
+    let photo = photo(50, 40);
+    let of = |crop| EvalTransform {
+        resize: Resize::Shorter(21),
+        crop,
+        interpolation: Interpolation::Bicubic,
+        normalization: IMAGENET,
+    };
+    // 21 rows of 26 pixels.
+    let whole = of((21, 26)).crop(&photo);
+    let part = |top: usize, left: usize| -> Vec<u8> {
+        (top..top + 16).flat_map(|y| whole[3 * (26 * y + left)..][..3 * 15].to_vec()).collect()
+    };
+    for (position, (top, left)) in
+        CropPosition::FIVE.into_iter().zip([(0, 0), (0, 11), (5, 0), (5, 11), (2, 6)])
+    {
+        assert_eq!(of((16, 15)).crop_at(&photo, position), part(top, left), "{position:?}");
+    }
+    assert_eq!(of((16, 15)).crop(&photo), part(2, 6));
+    // A smaller photo lies in the middle, whatever the position.
+    let large = of((40, 40));
+    assert_eq!(large.crop_at(&photo, CropPosition::TopLeft), large.crop(&photo));
 }
 
 #[test]

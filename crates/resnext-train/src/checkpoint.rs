@@ -114,8 +114,9 @@ impl Checkpoint {
     /// # Errors
     /// If the folder is not writable or the disk is full; `path` is then unchanged.
     pub fn save_weights(&self, path: &Path) -> Result<()> {
-        let bytes = safetensors::serialize(self.weights(), Some(self.own_metadata()))
+        let mut bytes = safetensors::serialize(self.weights(), Some(self.own_metadata()))
             .map_err(|e| Error::Config(e.to_string()))?;
+        order_metadata(&mut bytes);
         replace_file(path, &bytes)
     }
 

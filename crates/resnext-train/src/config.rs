@@ -38,6 +38,9 @@ pub struct TrainConfig {
     pub loss: Loss,
     /// Label smoothing, from 0 to 1.
     pub label_smoothing: f64,
+    /// The weight of each class in the loss, indexed by label ([`Loss::weighted`]); empty for the same weight of
+    /// all.
+    pub class_weights: Vec<f32>,
     /// A limit on the gradients of a step.
     pub clip: Option<Clip>,
     /// Batches per optimizer step, at least 1; their gradients are averaged.
@@ -71,6 +74,7 @@ impl Default for TrainConfig {
             drop_path: 0.0,
             loss: Loss::default(),
             label_smoothing: 0.0,
+            class_weights: Vec::new(),
             clip: None,
             accumulate: 1,
             early_stopping: 0,
@@ -115,6 +119,7 @@ impl TrainConfig {
         }
         self.schedule.validate()?;
         self.loss.validate()?;
+        self.loss.check_weights(&self.class_weights)?;
         self.clip.map_or(Ok(()), Clip::validate)?;
         if self.grad_checkpoint && !device.is_cpu() {
             let message = "gradient checkpointing is supported on the CPU only; turn it off on other devices";

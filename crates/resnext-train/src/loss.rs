@@ -50,6 +50,70 @@ impl Loss {
         })
     }
 
+    /// As [`of`](Self::of), with the weight of each class. A class counts as often as its weight says, as in
+    /// PyTorch's `CrossEntropyLoss(weight=…)`: the mean over labels is a weighted one, whose weights are those of
+    /// the labels' classes; of mixed targets it is the mean over images. No weights at all are weights of 1.
+    ///
+    /// # Errors
+    /// Those of [`of`](Self::of); if the weights are not K numbers, or the loss is binary cross-entropy, whose
+    /// classes are questions of their own.
+    pub fn weighted(
+        self,
+        logits: &Tensor,
+        targets: &Tensor,
+        smoothing: f64,
+        class_weights: &[f32],
+    ) -> Result<Tensor> {
+        if class_weights.is_empty() {
+            return self.of(logits, targets, smoothing);
+        }
+        self.check_weights(class_weights)?;
+        let (images, classes) = logits.dims2()?;
+        if class_weights.len() != classes {
+            let given = class_weights.len();
+            return Err(Error::Config(format!(
+                "{given} class weights for {classes} classes: expected one each"
+            )));
+        }
+        let (rows, scale) = match targets.dtype() {
+            DType::U32 => {
+                let weight_of = |label: u32| class_weights.get(label as usize).copied().unwrap_or(0.0);
+                let sum: f64 =
+                    targets.to_vec1::<u32>()?.into_iter().map(|label| f64::from(weight_of(label))).sum();
+                // Labels of classes that weigh nothing have no mean; their loss is 0.
+                (one_hot(targets, classes)?, if sum > 0.0 { images as f64 / sum } else { 0.0 })
+            }
+            _ => (targets.clone(), 1.0),
+        };
+        let wide = if logits.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+        let rows = ((rows.to_dtype(wide)? * (1.0 - smoothing))? + smoothing / classes as f64)?;
+        let weights = Tensor::new(class_weights, logits.device())?.to_dtype(wide)?;
+        Ok(soft_cross_entropy(logits, &(rows.broadcast_mul(&weights)? * scale)?)?)
+    }
+
+    /// Checks that class weights are numbers of at least 0, not all 0, and that this loss takes them.
+    ///
+    /// # Errors
+    /// [`Error::Config`], which says what is wrong.
+    pub(crate) fn check_weights(self, class_weights: &[f32]) -> Result<()> {
+        if class_weights.is_empty() {
+            return Ok(());
+        }
+        if self != Loss::CrossEntropy {
+            return Err(Error::Config(
+                "class weights are for cross-entropy; binary cross-entropy asks about each class on its own"
+                    .into(),
+            ));
+        }
+        if let Some(weight) = class_weights.iter().find(|weight| !(**weight >= 0.0 && weight.is_finite())) {
+            return Err(Error::Config(format!("class weights must be at least 0, got {weight}")));
+        }
+        match class_weights.iter().any(|weight| *weight > 0.0) {
+            true => Ok(()),
+            false => Err(Error::Config("class weights are all 0: expected one above it".into())),
+        }
+    }
+
     /// Checks that the threshold is in range.
     ///
     /// # Errors

@@ -282,10 +282,10 @@ impl Trainer {
                     batches.next().ok_or_else(|| Error::Data("the epoch ended early".into()))??;
                 self.times[1] += asked.elapsed();
                 self.network.set_drop_path(self.drop_path());
-                let TrainConfig { loss, label_smoothing, .. } = self.config;
+                let TrainConfig { loss, label_smoothing, ref class_weights, .. } = self.config;
                 let ForwardBackward { loss, logits, gradients, .. } =
                     forward_backward_with(&self.network, &images, |logits| {
-                        loss.of(logits, &targets, label_smoothing)
+                        loss.weighted(logits, &targets, label_smoothing, class_weights)
                     })?;
                 let labels = classes_of(&targets)?;
                 let loss = loss_value(&loss, &labels, self.model.classes)?;

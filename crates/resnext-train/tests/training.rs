@@ -203,6 +203,44 @@ fn losses_are_pytorchs_and_timms() {
     assert!(refused(&narrow, Loss::CrossEntropy).contains("the shape of the logits"));
 }
 
+/// Class weights of labels, smoothed labels and mixed ones count as PyTorch's do.
+#[test]
+fn weighted_losses_are_pytorchs() {
+    let golden = golden();
+    let weights: Vec<f32> = serde_json::from_value(golden["class_weights"].clone()).unwrap();
+    let rows: Vec<Vec<f64>> = serde_json::from_value(golden["soft_targets"].clone()).unwrap();
+    let soft = Tensor::new(rows, &Device::Cpu).unwrap();
+    let labels = Tensor::new(&[0u32, 3, 4, 2], &Device::Cpu).unwrap();
+    let logits = fill(20, 1).iter().map(|v| 3.0 * v).collect();
+    let logits = Tensor::from_vec(logits, (4, 5), &Device::Cpu).unwrap();
+    let logits = Var::from_tensor(&logits.to_dtype(DType::F64).unwrap()).unwrap();
+    for (name, targets, smoothing) in
+        [("weighted", &labels, 0.0), ("weighted_smoothed", &labels, 0.1), ("weighted_soft", &soft, 0.1)]
+    {
+        let of = || Loss::CrossEntropy.weighted(&logits, targets, smoothing, &weights);
+        let (value, gradients) = resnext_ops::value_and_gradients(of).unwrap();
+        close(&flat(&value), &[golden[name]["loss"].as_f64().unwrap()], 1e-10, name);
+        close(&flat(gradients.get(&logits).unwrap()), &numbers(&golden[name]["grad"]), 1e-10, name);
+        // Equal weights change nothing.
+        let same = Loss::CrossEntropy.weighted(&logits, targets, smoothing, &[2.0; 5]).unwrap();
+        let factor = if targets.dtype() == DType::U32 { 1.0 } else { 2.0 };
+        let plain = Loss::CrossEntropy.of(&logits, targets, smoothing).unwrap();
+        close(&flat(&same), &[factor * flat(&plain)[0]], 1e-10, name);
+    }
+    let refused = |loss: Loss, weights: &[f32]| {
+        let config = TrainConfig { loss, class_weights: weights.to_vec(), ..config(1) };
+        let error = Trainer::new(&model(), config, serde_json::Value::Null, &Device::Cpu).unwrap_err();
+        error.to_string()
+    };
+    assert!(
+        refused(Loss::Bce { threshold: None }, &[1.0; 4]).contains("class weights are for cross-entropy")
+    );
+    assert!(refused(Loss::CrossEntropy, &[1.0, -1.0, 1.0, 1.0]).contains("at least 0, got -1"));
+    assert!(refused(Loss::CrossEntropy, &[0.0; 4]).contains("all 0"));
+    let two = Loss::CrossEntropy.weighted(&logits, &labels, 0.0, &[1.0; 2]).unwrap_err().to_string();
+    assert!(two.contains("2 class weights for 5 classes"), "{two}");
+}
+
 #[test]
 fn the_average_follows_the_values_in_every_type() {
     for dtype in [DType::F32, DType::F64] {
@@ -394,6 +432,24 @@ fn a_resumed_run_is_the_same_bits_as_one_that_was_not_interrupted() {
         }
         assert_eq!(losses, watch.losses);
         assert_eq!(epochs, watch.epochs);
+    }
+}
+
+/// Equal checkpoints are equal files, with or without the optimizer's state, however much metadata they have.
+#[test]
+fn checkpoints_of_the_same_state_have_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let saved = |name: &str| -> [Vec<u8>; 2] {
+        let mut trainer = trainer(1);
+        trainer.set_metadata((0..8).map(|i| (format!("key {i}"), format!("value \"{i}\" é"))).collect());
+        let (whole, weights) = (folder.path().join(name), folder.path().join(format!("{name}.weights")));
+        trainer.checkpoint().save(&whole).unwrap();
+        trainer.checkpoint().save_weights(&weights).unwrap();
+        [whole, weights].map(|path| std::fs::read(path).unwrap())
+    };
+    let first = saved("first");
+    for other in ["second", "third", "fourth"] {
+        assert!(first == saved(other), "{other} has other bytes");
     }
 }
 

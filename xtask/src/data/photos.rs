@@ -57,6 +57,7 @@ impl Photos {
     }
 
     fn config(&self, threads: usize) -> ImageLoaderConfig {
-        self.options.loader(self.recipe.batch_size, self.recipe.seed, threads)
+        let mix = self.recipe.mix.map(Into::into);
+        self.options.loader(self.recipe.batch_size, mix, self.recipe.seed, threads)
     }
 }

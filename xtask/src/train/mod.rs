@@ -46,7 +46,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     };
     ensure!(
         recipe.photos.is_some() || args.overrides.photos.is_empty(),
-        "--size, --test-size, --validation, --policy and --strict are for photos: data set {} has none",
+        "--size, --policy, --erase and the other options for photos are for photos: data set {} has none",
         recipe.dataset
     );
     let data = OpenData::new(&recipe, photos)?;
@@ -58,8 +58,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let summary = Summary::new(&model, height, width)?;
     let description = describe(&data, &model);
     let normalization = data.normalization();
-    let loaders = Loaders::new(data, recipe.batch_size, recipe.augment, recipe.seed, &device)?;
-    let mut trainer = Trainer::new(&model, recipe.training()?, serde_json::to_value(&recipe)?, &device)?;
+    let variation = (recipe.augment, recipe.mix.map(Into::into));
+    let loaders = Loaders::mixed(data, recipe.batch_size, variation, recipe.seed, &device)?;
+    let config = recipe.training(&loaders.class_counts())?;
+    let mut trainer = Trainer::new(&model, config, serde_json::to_value(&recipe)?, &device)?;
     trainer.set_metadata([(Description::KEY.to_string(), description.to_json())].into());
     if let Some((checkpoint, file)) = &checkpoint {
         trainer.restore(checkpoint, file)?;

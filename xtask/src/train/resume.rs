@@ -4,7 +4,8 @@
 use crate::recipe::Recipe;
 use anyhow::{Result, bail};
 use resnext_train::Progress;
-use serde_json::Value;
+use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 
 /// Compares the recipe of a run at `progress` with the one that it is to continue by. Returns a line for each
 /// setting that changes.
@@ -16,13 +17,8 @@ pub fn changes(saved: &Recipe, recipe: &Recipe, progress: &Progress) -> Result<V
     let (Value::Object(saved), Value::Object(recipe)) = (&saved, &recipe) else {
         bail!("a recipe is a table of settings");
     };
-    let names: std::collections::BTreeSet<&String> = saved.keys().chain(recipe.keys()).collect();
     let mut lines = Vec::new();
-    for name in names {
-        let (old, new) = (saved.get(name), recipe.get(name));
-        if old == new {
-            continue;
-        }
+    for (name, old, new) in differences(saved, recipe) {
         if name == "form" && recipe.contains_key("lamb") {
             bail!(
                 "cannot change the form of a run with LAMB on resumption: its steps are scaled per tensor, and the \
@@ -30,12 +26,29 @@ pub fn changes(saved: &Recipe, recipe: &Recipe, progress: &Progress) -> Result<V
             );
         }
         let change = format!("{} from {} to {}", name.replace('_', " "), shown(old), shown(new));
-        if let Some(reason) = refusal(name, old, new, progress.images > 0) {
+        if let Some(reason) = refusal(&name, old, new, progress.images > 0) {
             bail!("cannot change {change} on resumption: {reason}");
         }
         lines.push(change);
     }
     Ok(lines)
+}
+
+/// The settings that differ, with their values; those of a table that both have by names such as `photos.size`.
+fn differences<'a>(
+    saved: &'a Map<String, Value>,
+    recipe: &'a Map<String, Value>,
+) -> Vec<(String, Option<&'a Value>, Option<&'a Value>)> {
+    let names: BTreeSet<&String> = saved.keys().chain(recipe.keys()).collect();
+    let of = |name: &String| match (saved.get(name), recipe.get(name)) {
+        (old, new) if old == new => Vec::new(),
+        (Some(Value::Object(old)), Some(Value::Object(new))) => {
+            let inner = differences(old, new).into_iter();
+            inner.map(|(key, old, new)| (format!("{name}.{key}"), old, new)).collect()
+        }
+        (old, new) => vec![(name.clone(), old, new)],
+    };
+    names.into_iter().flat_map(of).collect()
 }
 
 /// Why this setting cannot change, within an epoch or between two; `None` if it can.
@@ -48,7 +61,7 @@ fn refusal(name: &str, old: Option<&Value>, new: Option<&Value>, within_epoch: b
             "the state of one optimizer means nothing to another; start a new run from these weights with --weights",
         ),
         "zero_init_last" => Some("it is a setting of the initial weights, which are past; start a new run"),
-        "seed" if within_epoch => Some(
+        "seed" | "photos.repeats" if within_epoch => Some(
             "the rest of this epoch would be in another order, with images twice or never; \
              resume to the end of the epoch first",
         ),

@@ -44,6 +44,33 @@ fn a_folder_of_photos_is_all_that_train_needs() {
     // Evaluation and prediction find what the run knows: the photos, their preparation, and the classes' names.
     let eval = ok(&xtask(path, &["eval", "run"]));
     assert!(eval.contains("test images of folder") && eval.contains("green"), "{eval}");
+    // Every evaluation adds a row to a table; views of an image are averaged.
+    for (views, out) in [("one", "all.csv"), ("flip", "all.csv"), ("ten", "all.csv"), ("ten", "ten.jsonl")] {
+        let args = ["eval", "run", "--size", "16", "--crop-pct", "0.7", "--views", views, "--results", out];
+        ok(&xtask(path, &args));
+    }
+    let csv = std::fs::read_to_string(path.join("all.csv")).unwrap();
+    let rows: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
+    let column = |name: &str| rows[0].iter().position(|own| *own == name).unwrap();
+    let of = |name: &str| -> Vec<&str> { rows[1..].iter().map(|row| row[column(name)]).collect() };
+    assert_eq!(of("views"), ["one", "flip", "ten"]);
+    assert_eq!((of("size"), of("crop_pct")), (vec!["16x16"; 3], vec!["0.7"; 3]));
+    // Views differ, and none of them is certain.
+    let losses: Vec<f64> = of("loss").iter().map(|loss| loss.parse().unwrap()).collect();
+    assert!(
+        losses[0] != losses[1] && losses[1] != losses[2] && losses.iter().all(|l| *l > 0.0),
+        "{losses:?}"
+    );
+    let json = std::fs::read_to_string(path.join("ten.jsonl")).unwrap();
+    let row: serde_json::Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
+    assert!((row["loss"].as_f64().unwrap() - losses[2]).abs() < 1e-12, "{row}");
+    refused(
+        xtask(path, &["eval", "run", "--results", "all.txt"]),
+        "all.txt: expected a name that ends in .csv",
+    );
+    std::fs::write(path.join("other.csv"), "model,top1\n").unwrap();
+    let other = xtask(path, &["eval", "run", "--results", "other.csv"]);
+    assert!(String::from_utf8_lossy(&other.stderr).contains("other.csv has other columns"));
     let predicted = ok(&xtask(path, &["predict", "photos/blue/0.png", "--weights", "run", "--topk", "3"]));
     assert!(["red", "green", "blue"].iter().all(|name| predicted.contains(name)), "{predicted}");
 
@@ -97,24 +124,135 @@ fn a_folder_is_shown_before_it_is_trained_on() {
     assert!(speed.contains("images/s") && speed.contains("on 2 threads"), "{speed}");
 }
 
+/// A tar shard of samples 0, 1, … with these labels.
+fn shard(labels: &[&str]) -> Vec<u8> {
+    let photo = tempfile::Builder::new().suffix(".png").tempfile().unwrap();
+    Photo::new(8, 8, vec![90; 192]).unwrap().save(photo.path()).unwrap();
+    let image = std::fs::read(photo.path()).unwrap();
+    let mut bytes = Vec::new();
+    let mut add = |name: String, content: &[u8]| {
+        let mut header = [0u8; 512];
+        header[..name.len()].copy_from_slice(name.as_bytes());
+        header[100..107].copy_from_slice(b"0000644");
+        header[124..136].copy_from_slice(format!("{:011o} ", content.len()).as_bytes());
+        header[156] = b'0';
+        header[257..265].copy_from_slice(b"ustar\x0000");
+        header[148..156].fill(b' ');
+        let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        bytes.extend(header);
+        bytes.extend(content);
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+    };
+    for (i, label) in labels.iter().enumerate() {
+        add(format!("{i}.png"), &image);
+        add(format!("{i}.cls"), label.as_bytes());
+    }
+    bytes.resize(bytes.len() + 1024, 0);
+    bytes
+}
+
+/// What is wrong with a folder or an option is said in one line, before anything is written.
 #[test]
 fn folders_that_cannot_be_trained_on_are_refused_in_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    let train = |data: &str, more: &[&str]| {
-        xtask(path, &[&["train", "--data", data, "--out", "run"][..], more].concat())
-    };
-    photos(&path.join("photos"), [3, 3, 3]);
-    std::fs::create_dir(path.join("photos/empty")).unwrap();
-    refused(train("photos", &[]), "photos/empty has no photos");
-    std::fs::remove_dir(path.join("photos/empty")).unwrap();
-    refused(train("photos", &["--size", "0"]), "size must be from 1 to 8192, got 0");
-    refused(train("photos", &["--validation", "1.5"]), "must be above 0 and below 1, got 1.5");
-    refused(train("photos", &["--policy", "best"]), "expected the policy trivial");
-    refused(train("photos/red", &[]), "has no folder per class");
-    refused(train("nowhere", &["--dataset", "folder"]), "nowhere");
-    refused(train("photos", &["--dataset", "cifar10"]), "does not contain batches.meta.txt");
+    for name in ["photos", "empty-class", "differ/train", "differ/val", "fewer/train", "fewer/val"] {
+        photos(&path.join(name), [3, 3, 3]);
+    }
+    std::fs::create_dir(path.join("empty-class/none")).unwrap();
+    std::fs::rename(path.join("differ/val/green"), path.join("differ/val/lime")).unwrap();
+    std::fs::remove_dir_all(path.join("fewer/val/blue")).unwrap();
+    std::fs::create_dir(path.join("single")).unwrap();
+    std::fs::rename(path.join("fewer/train/red"), path.join("single/red")).unwrap();
+    photos(&path.join("fewer/train"), [3, 0, 0]);
+    let whole = shard(&["0", "1", "0", "1"]);
+    for (name, bytes) in [
+        ("cut", &whole[..whole.len() / 2]),
+        ("words", &shard(&["cat", "dog"])[..]),
+        ("one-label", &shard(&["0", "0"])[..]),
+    ] {
+        std::fs::create_dir(path.join(name)).unwrap();
+        std::fs::write(path.join(name).join("train-000.tar"), bytes).unwrap();
+    }
+    for (data, more, expected) in [
+        ("empty-class", &[][..], "empty-class/none has no photos"),
+        ("single", &[], "single has one class only, red: expected at least two folders"),
+        ("differ", &[], "differ/val has no folder green, which differ/train has"),
+        ("fewer", &[], "fewer/val has no folder blue, which fewer/train has"),
+        ("photos/red", &[], "has no folder per class: expected CLASS/photo.jpg"),
+        ("cut", &[], "cut/train-000.tar is cut short"),
+        ("words", &[], "words/train-000.tar 0.cls: expected the number of a class, got \"cat\""),
+        ("one-label", &[], "one-label has one class only: expected at least two"),
+        ("nowhere", &["--dataset", "folder"], "cannot read nowhere"),
+        ("photos", &["--dataset", "cifar10"], "does not contain batches.meta.txt"),
+        ("photos/red/0.png", &[], "needs --dataset"),
+        ("photos", &["--size", "0"], "size must be from 1 to 8192, got 0"),
+        ("photos", &["--validation", "1.5"], "must be above 0 and below 1, got 1.5"),
+        ("photos", &["--policy", "best"], "expected the policy trivial"),
+        ("photos", &["--area", "0.5,2"], "the crop's area must be above 0 and at most 1, got (0.5, 2.0)"),
+        ("photos", &["--erase", "1.5"], "erasing must have a probability from 0 to 1, got 1.5"),
+        ("photos", &["--mixup", "9"], "mixup must be from 0 to 8, got 9"),
+        ("photos", &["--repeats", "0"], "repeats must be at least 1, got 0"),
+        ("photos", &["--class-weights", "balanced", "--loss", "bce"], "class weights are for cross-entropy"),
+        // The last stage's map of an image of four pixels is one pixel.
+        ("photos", &["--size", "4", "--batch-size", "5"], "the last of 6 images is alone in its batch of 5"),
+    ] {
+        let args =
+            [&["train", "--data", data, "--model", "resnext11_4x4d", "--out", "run"][..], more].concat();
+        refused(xtask(path, &args), expected);
+    }
     refused(xtask(path, &["train", "--size", "64"]), "are for photos");
-    refused(train("photos/red/0.png", &[]), "needs --dataset");
     assert!(!path.join("run").exists());
+}
+
+/// Mixup, CutMix, class weights and repeated augmentation change a run, and its recipe repeats it.
+#[test]
+fn mixing_class_weights_and_repeats_are_settings_of_a_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    photos(&path.join("photos"), [10, 5, 5]);
+    let small = ["--data", "photos", "--model", "resnext11_4x4d", "--size", "16", "--batch-size", "4"];
+    let train = |out: &str, more: &[&str]| {
+        ok(&xtask(path, &[&["train"][..], &small, &["--epochs", "1", "--out", out], more].concat()))
+    };
+    let loss = |run: &str| -> String {
+        let csv = std::fs::read_to_string(path.join(run).join("metrics.csv")).unwrap();
+        csv.lines().nth(1).unwrap().split(',').nth(2).unwrap().to_string()
+    };
+    let all = [
+        "--mixup",
+        "0.2",
+        "--cutmix",
+        "1",
+        "--mix-epochs",
+        "3",
+        "--class-weights",
+        "balanced",
+        "--repeats",
+        "2",
+    ];
+    train("all", &all);
+    let recipe = std::fs::read_to_string(path.join("all/recipe.toml")).unwrap();
+    for line in ["mixup = 0.2", "cutmix = 1.0", "epochs = 3", "class_weights = \"balanced\"", "repeats = 2"] {
+        assert!(recipe.contains(line), "{line} in {recipe}");
+    }
+    ok(&xtask(path, &["train", "--recipe", "all/recipe.toml", "--out", "again"]));
+    assert_eq!(loss("again"), loss("all"));
+    for left_out in ["--mixup", "--class-weights", "--repeats"] {
+        let at = all.iter().position(|arg| *arg == left_out).unwrap();
+        let run = format!("without{left_out}");
+        train(&run, &[&all[..at], &all[at + 2..]].concat());
+        assert_ne!(loss(&run), loss("all"), "{left_out}");
+    }
+    // Nothing is mixed behind the last epoch of mixing.
+    train("over", &["--mixup", "0.2", "--mix-epochs", "0"]);
+    train("never", &[]);
+    assert_eq!(loss("over"), loss("never"));
+    let resumed =
+        xtask(path, &["train", "--resume", "never", "--epochs", "2", "--erase", "0.5", "--mixup", "0.1"]);
+    let said = ok(&resumed);
+    for line in ["photos.erase from 0.0 to 0.5", "mix from nothing to ", "epochs from 1 to 2"] {
+        assert!(said.contains(&format!("from here on: {line}")), "{line}: {said}");
+    }
 }

@@ -3,6 +3,7 @@
 
 use super::crop::Rectangle;
 use crate::error::{Error, Result};
+use crate::random_stream::of_batch;
 use rand::{Rng, RngExt};
 
 /// How the images of a batch are mixed.
@@ -27,6 +28,33 @@ pub struct Mixed {
     pub labels: Vec<u32>,
     /// The share of each image's own label, from 0 to 1; the other label has the rest.
     pub own: f32,
+}
+
+impl Mixed {
+    /// The targets (N, `classes`) of a batch with these `own` labels: each row has the share of the image's own
+    /// label and the rest of the other one, or 1 if both are the same.
+    pub(crate) fn targets(&self, own: &[u32], classes: usize) -> Vec<f32> {
+        let mut rows = vec![0.0; own.len() * classes];
+        for ((row, &label), &other) in rows.chunks_exact_mut(classes.max(1)).zip(own).zip(&self.labels) {
+            for (label, share) in [(label, self.own), (other, 1.0 - self.own)] {
+                if let Some(target) = row.get_mut(label as usize) {
+                    *target += share;
+                }
+            }
+        }
+        rows
+    }
+}
+
+/// Where a batch lies in a run, which decides how it is mixed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Position {
+    /// The run's seed.
+    pub seed: u64,
+    /// The epoch, from 0.
+    pub epoch: u64,
+    /// The position of the batch's first image in the epoch's order.
+    pub start: usize,
 }
 
 /// What to do to a batch.
@@ -56,6 +84,22 @@ impl Mix {
             }
         }
         Ok(())
+    }
+
+    /// Mixes a batch of normalised images (N, H, W, 3) of `size` (H, W), unless it is one that stays as it is. A
+    /// single image has no partner.
+    pub(crate) fn apply(
+        &self,
+        images: &mut [f32],
+        labels: &[u32],
+        size: (usize, usize),
+        at: Position,
+    ) -> Option<Mixed> {
+        if labels.len() < 2 {
+            return None;
+        }
+        let mixing = self.choose(at.epoch, size, &mut of_batch(at.seed, at.epoch, at.start as u64))?;
+        Some(mixing.apply(images, labels, size))
     }
 
     /// Chooses what to do to a batch of images of `size` (height, width) in `epoch`.

@@ -1,5 +1,9 @@
 //! `cargo xtask eval`: the accuracy of a trained network on a test set.
 
+mod calibration_error;
+mod results;
+mod views;
+
 use crate::checkpoint;
 use crate::classifier::{fit_to_network, print_notes};
 use crate::dataset_arg::DatasetName;
@@ -9,17 +13,21 @@ use crate::input_options::InputOptions;
 use crate::loaders::Loaders;
 use crate::open_data::OpenData;
 use crate::recipe::{Overrides, Recipe};
+use crate::report::confusion::{ClassScores, Confusion};
 use crate::text_table::Table;
 use crate::weights_source::pretrained;
 use anyhow::{Context, Result, ensure};
+use calibration_error::calibration_error;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use indicatif::ProgressBar;
-use resnext_model::{Config, Form, Pretrained, ResNext};
+use resnext_model::{Config, Form, Pretrained, ResNext, Summary};
 use resnext_train::checkpoint::replace_file;
-use resnext_train::{Data, Metrics, evaluate};
+use resnext_train::{Metrics, evaluate};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
+use views::Views;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -43,6 +51,12 @@ pub struct Args {
     /// CSV file to write, with the label and the predicted class of each test image
     #[arg(long)]
     predictions: Option<PathBuf>,
+    /// File to add a row of all figures to: .csv, or .jsonl for JSON lines
+    #[arg(long)]
+    results: Option<PathBuf>,
+    /// Views of each image, whose probabilities are averaged
+    #[arg(long, value_enum, default_value = "one")]
+    views: Views,
     /// Evaluate the inference form of the network, in this type [default: the training form, in f32]
     #[arg(long)]
     dtype: Option<Dtype>,
@@ -56,10 +70,12 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let device = args.device.open()?;
+    args.results.as_deref().map(results::check).transpose()?;
+    let start = Instant::now();
     let mut pretrained = pretrained(&args.weights)?;
     let (recipe, name) = recipe(&args, &pretrained)?;
     let data = fit_to_network(OpenData::new(&recipe, None)?, &mut pretrained, &args.input)?;
-    let network = network(&args, &pretrained, data.class_names().len(), &device)?;
+    let (network, config) = network(&args, &pretrained, data.class_names().len(), &device)?;
 
     let loaders = Loaders::new(data, recipe.batch_size, false, 0, &device)?;
     ensure!(args.dtype.is_none() || device.is_cpu(), "--dtype is for the CPU");
@@ -68,11 +84,14 @@ pub fn run(args: Args) -> Result<()> {
         (_, Some(ranges)) => Some(network.fuse_quantized(ranges)?),
         (dtype, None) => dtype.map(|dtype| network.fuse_to(dtype.into())).transpose()?,
     };
-    let (metrics, predictions) = judge(&loaders, |images| match &fused {
+    let (metrics, predictions) = judge(&loaders, args.views, |images| match &fused {
         Some(fused) => fused.forward(images),
         None => network.forward(images, false),
     })?;
     ensure!(metrics.count > 0, "the test set of {} has no images", recipe.dataset);
+    let error = calibration_error(predictions.iter().map(|p| (p.confidence, p.label == p.predicted)));
+    let scores = scores(loaders.class_names().len(), &predictions);
+    let [precision, recall, f1] = means(&scores);
     if let Some(path) = &args.predictions {
         write_predictions(path, &predictions)?;
     }
@@ -90,15 +109,47 @@ pub fn run(args: Args) -> Result<()> {
     )?;
     writeln!(
         out,
-        "top-1 {:.2} %, top-5 {:.2} %, loss {:.4}",
+        "top-1 {:.2} %, top-5 {:.2} %, loss {:.4}, expected calibration error {:.2} %{}",
         100.0 * metrics.top1(),
         100.0 * metrics.top5(),
-        metrics.loss()
+        metrics.loss(),
+        100.0 * error,
+        match args.views {
+            Views::One => "",
+            Views::Flip => ", of each image and its mirror image",
+            Views::Ten => ", of ten crops of each image",
+        }
     )?;
     if let Some(dtype) = args.dtype.filter(|&dtype| dtype != Dtype::F32) {
-        writeln!(out, "{}", beside_f32(dtype, &metrics, &predictions, &network, &loaders)?)?;
+        writeln!(out, "{}", beside_f32(dtype, &metrics, &predictions, &network, &loaders, args.views)?)?;
     }
-    write!(out, "{}", class_table(loaders.class_names(), &metrics).to_text())?;
+    write!(out, "{}", class_table(loaders.class_names(), &metrics, &scores).to_text())?;
+    if let Some(path) = &args.results {
+        let preprocessing = &pretrained.preprocessing;
+        let (height, width) = preprocessing.size;
+        let percent = |share: f64| (1e4 * share).round() / 1e2;
+        let row = results::Row {
+            model: name.unwrap_or_else(|| "unnamed".into()),
+            weights: pretrained.weights.path().display().to_string(),
+            dataset: recipe.dataset.to_string(),
+            images: metrics.count,
+            size: format!("{height}x{width}"),
+            crop_pct: preprocessing.crop_pct,
+            interpolation: preprocessing.interpolation.clone(),
+            views: args.views.name(),
+            dtype: args.dtype.unwrap_or(Dtype::F32).name(),
+            top1: percent(metrics.top1()),
+            top5: percent(metrics.top5()),
+            loss: metrics.loss(),
+            calibration_error: percent(error),
+            precision: percent(precision),
+            recall: percent(recall),
+            f1: percent(f1),
+            parameters: Summary::new(&config, height, width)?.parameters() as f64 / 1e6,
+            seconds: start.elapsed().as_secs_f64(),
+        };
+        results::add(path, &row)?;
+    }
     Ok(())
 }
 
@@ -119,8 +170,13 @@ fn recipe(args: &Args, pretrained: &Pretrained) -> Result<(Recipe, Option<String
     Ok((recipe, name))
 }
 
-/// The network with the pretrained weights, which must have the data set's number of classes.
-fn network(args: &Args, pretrained: &Pretrained, classes: usize, device: &Device) -> Result<ResNext> {
+/// The network with the pretrained weights, which must have the data set's number of classes, and its configuration.
+fn network(
+    args: &Args,
+    pretrained: &Pretrained,
+    classes: usize,
+    device: &Device,
+) -> Result<(ResNext, Config)> {
     let found = &pretrained.config;
     let expected = match &args.model {
         Some(name) => Config { form: found.form, ..Config::by_name(name)? },
@@ -130,23 +186,36 @@ fn network(args: &Args, pretrained: &Pretrained, classes: usize, device: &Device
     let form = args.form.unwrap_or(expected.form);
     let tensors = pretrained.weights.in_form(&expected, form, device)?;
     let builder = VarBuilder::from_tensors(tensors.into_iter().collect(), DType::F32, device);
-    Ok(ResNext::new(&Config { form, ..expected }, builder)?)
+    let config = Config { form, ..expected };
+    Ok((ResNext::new(&config, builder)?, config))
 }
 
-/// A test image's label and predicted class.
-type Prediction = (u32, u32);
+/// What the network says of a test image.
+struct Prediction {
+    label: u32,
+    predicted: u32,
+    /// The probability of the predicted class, from 0 to 1.
+    confidence: f64,
+}
 
 /// Evaluates a network, images (N, 3, H, W) to logits (N, classes), on the test set.
 fn judge(
     loaders: &Loaders,
+    views: Views,
     forward: impl Fn(&Tensor) -> resnext_model::Result<Tensor>,
 ) -> Result<(Metrics, Vec<Prediction>)> {
     let bar = ProgressBar::new(loaders.test_len() as u64);
     let mut predictions = Vec::new();
-    let metrics = evaluate(forward, loaders.test(), |done, logits, labels| {
+    let forward = |images: &Tensor| views.judge(images, &forward);
+    let metrics = evaluate(forward, views.batches(loaders)?, |done, logits, labels| {
         bar.set_position(done as u64);
         let predicted = logits.argmax(1)?.to_vec1::<u32>()?;
-        predictions.extend(labels.to_vec1::<u32>()?.into_iter().zip(predicted));
+        let rows = logits.to_dtype(DType::F64)?.to_vec2::<f64>()?;
+        for ((label, predicted), row) in labels.to_vec1::<u32>()?.into_iter().zip(predicted).zip(&rows) {
+            let largest = row[predicted as usize];
+            let confidence = 1.0 / row.iter().map(|logit| (logit - largest).exp()).sum::<f64>();
+            predictions.push(Prediction { label, predicted, confidence });
+        }
         Ok(())
     })?;
     bar.finish_and_clear();
@@ -156,7 +225,7 @@ fn judge(
 fn write_predictions(path: &Path, predictions: &[Prediction]) -> Result<()> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(["image", "label", "prediction"])?;
-    for (i, (label, predicted)) in predictions.iter().enumerate() {
+    for (i, Prediction { label, predicted, .. }) in predictions.iter().enumerate() {
         writer.serialize((i, label, predicted))?;
     }
     Ok(replace_file(path, &writer.into_inner()?)?)
@@ -169,10 +238,12 @@ fn beside_f32(
     predictions: &[Prediction],
     network: &ResNext,
     loaders: &Loaders,
+    views: Views,
 ) -> Result<String> {
     let network = network.fuse()?;
-    let (f32_metrics, f32_predictions) = judge(loaders, |images| network.forward(images))?;
-    let same = predictions.iter().zip(&f32_predictions).filter(|(one, other)| one == other).count();
+    let (f32_metrics, f32_predictions) = judge(loaders, views, |images| network.forward(images))?;
+    let pairs = predictions.iter().zip(&f32_predictions);
+    let same = pairs.filter(|(one, other)| one.predicted == other.predicted).count();
     Ok(format!(
         "top-1 changes by {:+.2} points in {}, from {:.2} % in f32; \
          the predicted class is the same for {:.2} % of images",
@@ -183,15 +254,32 @@ fn beside_f32(
     ))
 }
 
-fn class_table(names: &[String], metrics: &Metrics) -> Table {
-    let mut table = Table::new(&["class", "images", "correct", "top-1"]);
-    for (name, (correct, images)) in names.iter().zip(&metrics.per_class) {
-        let share = match images {
-            // No accuracy, which is not the same as one of 0 %.
-            0 => "–".into(),
-            _ => format!("{:.2} %", 100.0 * *correct as f64 / *images as f64),
-        };
-        table.row(vec![name.clone(), images.to_string(), correct.to_string(), share]);
+/// Precision, recall and F1 of each class.
+fn scores(classes: usize, predictions: &[Prediction]) -> Vec<ClassScores> {
+    let mut confusion = Confusion::new(classes);
+    predictions.iter().for_each(|p| confusion.add(p.label as usize, p.predicted as usize));
+    (0..classes).map(|class| confusion.scores(class)).collect()
+}
+
+/// The means of precision, recall and F1 over the classes that have images. A class that nothing was taken for has
+/// a precision of 0.
+fn means(scores: &[ClassScores]) -> [f64; 3] {
+    let tested: Vec<&ClassScores> = scores.iter().filter(|scores| scores.images > 0).collect();
+    let mean = |of: fn(&ClassScores) -> Option<f64>| {
+        tested.iter().map(|scores| of(scores).unwrap_or(0.0)).sum::<f64>() / tested.len().max(1) as f64
+    };
+    [mean(|scores| scores.precision), mean(|scores| scores.recall), mean(|scores| scores.f1)]
+}
+
+fn class_table(names: &[String], metrics: &Metrics, scores: &[ClassScores]) -> Table {
+    let mut table = Table::new(&["class", "images", "correct", "precision", "recall", "F1"]);
+    // No figure, which is not the same as one of 0 %.
+    let percent =
+        |share: Option<f64>| share.map_or("–".to_string(), |share| format!("{:.2} %", 100.0 * share));
+    for ((name, (correct, images)), scores) in names.iter().zip(&metrics.per_class).zip(scores) {
+        let f1 = scores.recall.and(scores.f1);
+        let [precision, recall, f1] = [scores.precision, scores.recall, f1].map(percent);
+        table.row(vec![name.clone(), images.to_string(), correct.to_string(), precision, recall, f1]);
     }
     table
 }
