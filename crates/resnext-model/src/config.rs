@@ -99,7 +99,7 @@ impl BlockKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StemKind {
-    /// A 7×7 convolution with stride 2, then a 3×3 max-pool with stride 2 (table 1).
+    /// A 7×7 convolution with stride 2, or three 3×3 ones, then a 3×3 max-pool with stride 2 (table 1).
     ImageNet,
     /// A 3×3 convolution (section 5.3).
     Cifar,
@@ -305,6 +305,21 @@ impl Config {
         }
     }
 
+    /// Checks that networks of this configuration can compute in int8, whose maps have one scale for all channels.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for attention, anti-aliasing, averaged shortcuts and stems of three convolutions.
+    pub fn check_int8(&self) -> Result<()> {
+        let what = match self {
+            _ if self.attention != Attention::None => "attention",
+            _ if self.anti_alias != AntiAlias::None => "anti-aliasing",
+            _ if self.shortcut == Shortcut::Pooled => "averaged shortcuts",
+            _ if self.stem_convs != StemConvs::Single => "a stem of three convolutions",
+            _ => return Ok(()),
+        };
+        Err(Error::Config(format!("a network with {what} computes in f32 or bf16, not in int8")))
+    }
+
     /// Checks what timm's relatives have beyond the paper's networks.
     fn check_variants(&self) -> Result<()> {
         let wrong = |what: String| Err(Error::Config(what));
@@ -316,7 +331,7 @@ impl Config {
             return wrong("a stem of three convolutions is ImageNet's, the stem is CIFAR's".into());
         }
         if self.stem_convs.hidden(channels).is_some_and(|hidden| hidden.contains(&0)) {
-            return wrong(format!("a stem of three convolutions has at least 8 channels, got {channels}"));
+            return wrong(format!("a stem of three convolutions needs more channels, got {channels}"));
         }
         match self.attention {
             Attention::SqueezeExcite { reduction } if !(1..=4096).contains(&reduction) => {

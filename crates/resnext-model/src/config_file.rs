@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 pub(crate) struct ConfigFile {
     pub(crate) architecture: String,
     /// What takes the place of strides, by `aa_layer` or the architecture's name.
-    pub(crate) anti_alias: AntiAlias,
+    pub(crate) anti_alias: Option<AntiAlias>,
     pub(crate) classes: Option<usize>,
     pub(crate) images: ImageSettings,
     pub(crate) labels: Option<Vec<String>>,
@@ -167,7 +167,7 @@ impl ConfigFile {
             rest(std::mem::take(pretrained), "pretrained_cfg.", &mut unknown, &mut network)?;
         }
         rest(fields, "", &mut unknown, &mut network)?;
-        let anti_alias = network.anti_alias.unwrap_or_else(|| anti_alias_of(&architecture));
+        let anti_alias = network.anti_alias.or_else(|| anti_alias_of(&architecture));
         Ok(Some(ConfigFile { architecture, anti_alias, classes, images, labels: names.labels(), unknown }))
     }
 }
@@ -247,6 +247,7 @@ fn decisive(of: &str, name: &str, value: &Value, network: &mut Network) -> Optio
     let given = match value {
         Value::String(text) => text.rsplit('.').next().unwrap_or(text).to_ascii_lowercase(),
         Value::Object(fields) if fields.values().all(Value::is_null) => "{}".into(),
+        Value::Null if name == "aa_layer" => String::new(),
         Value::Null => return Some(no_pool(of, name)),
         other => other.to_string(),
     };
@@ -273,7 +274,8 @@ fn decisive(of: &str, name: &str, value: &Value, network: &mut Network) -> Optio
     )))
 }
 
-/// A field that is null has timm's default, which is ours; but no pool is not the default pool.
+/// A field that is null has timm's default, which is ours, and no anti-aliasing is none; but no pool is not the
+/// default pool.
 fn no_pool(of: &str, name: &str) -> Result<(), String> {
     match name {
         "global_pool" => Err(format!("expected {name} avg, got null ({of}{name}): there would be no pool")),

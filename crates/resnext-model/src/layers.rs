@@ -71,7 +71,7 @@ pub(crate) struct BatchNorm {
     /// The shift (C).
     bias: Tensor,
     running: RunningStats,
-    /// eps and momentum: PyTorch's defaults, which all published networks use.
+    /// eps and momentum: PyTorch's defaults, but the eps of the Inceptions.
     config: BatchNormConfig,
 }
 

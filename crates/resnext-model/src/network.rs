@@ -22,9 +22,9 @@ use resnext_ops::{Stem, cast, global_avg_pool, linear, scope, to_channels_last, 
 /// On a CPU, inference is several times faster after [`fuse`](Self::fuse).
 #[derive(Debug)]
 pub struct ResNext {
+    pub(crate) config: Config,
     /// The stem's convolutions, each with the batch norm behind it; ReLU follows.
     pub(crate) stem: Vec<(Conv, BatchNorm)>,
-    pub(crate) stem_pool: StemPool,
     stages: Vec<Vec<Block>>,
     /// Weight (classes, features) and bias (classes).
     pub(crate) fc: (Tensor, Tensor),
@@ -55,8 +55,8 @@ impl ResNext {
         }
         let fc = head(config, &vb)?;
         Ok(ResNext {
+            config: config.clone(),
             stem,
-            stem_pool: config.stem_pool(),
             stages,
             fc,
             frozen: None,
@@ -141,13 +141,13 @@ impl ResNext {
         for (conv, bn) in &self.stem {
             y = bn.forward_relu(&conv.forward(&y)?, mode)?;
         }
-        self.stem_pool.forward(y)
+        self.config.stem_pool().forward(y)
     }
 
     /// The stem as one training operation. There is one for a single convolution and a max-pool.
     fn fused_stem(&self) -> Option<Stem> {
         let [(conv, bn)] = self.stem.as_slice() else { return None };
-        let pool = match self.stem_pool {
+        let pool = match self.config.stem_pool() {
             StemPool::None => None,
             StemPool::Max(pool) => Some(pool),
             StemPool::Average(_) | StemPool::Blurred(_) => return None,
@@ -166,8 +166,8 @@ impl ResNext {
         self.drop_path = drop_path;
     }
 
-    /// Gradient checkpointing: whether training keeps only the output of each bottleneck block in form (c)
-    /// and computes the rest again in the backward pass. It takes less memory and more time, and gives the
+    /// Gradient checkpointing: whether training keeps only the output of each bottleneck block in form (c), without
+    /// attention or anti-aliasing, and computes the rest again in the backward pass. It takes less memory and more time, and gives the
     /// same results bit for bit.
     pub fn set_recompute(&mut self, recompute: bool) {
         self.stages.iter_mut().flatten().for_each(|block| block.set_recompute(recompute));

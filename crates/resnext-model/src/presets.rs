@@ -26,8 +26,7 @@ const FAMILIES: [(&str, &[usize], StemKind, usize); 15] = [
 /// The depths of networks with basic blocks.
 const BASIC: [&str; 3] = ["10", "18", "34"];
 
-/// The networks that are not called after their depth, cardinality and width, with the name of the same
-/// network that is.
+/// Other names of networks, each with the name by depth, cardinality and width.
 const ALIASES: [(&str, &str); 3] = [
     ("wide_resnet50_2", "resnet50_1x128d"),
     ("wide_resnet101_2", "resnet101_1x128d"),
@@ -122,9 +121,9 @@ impl Config {
     }
 }
 
-/// What timm's names say beyond depth, cardinality and width: the anti-aliasing of networks that are called so.
-pub(crate) fn anti_alias_of(architecture: &str) -> AntiAlias {
-    Parts::of(architecture).map_or(AntiAlias::None, |parts| parts.anti_alias)
+/// The anti-aliasing of networks that timm calls so; `None` if the name is not one of timm's for a ResNet.
+pub(crate) fn anti_alias_of(architecture: &str) -> Option<AntiAlias> {
+    Parts::of(architecture).map(|parts| parts.anti_alias)
 }
 
 /// The parts of a name: `se`, `resnext`, `aa`, `101`, `d` and `32x8d` of `seresnextaa101d_32x8d`.
@@ -159,7 +158,7 @@ impl<'a> Parts<'a> {
         };
         let (depth, size) = rest.split_once('_').map_or((rest, None), |(depth, size)| (depth, Some(size)));
         let letter = depth.chars().last().filter(|letter| "cdst".contains(*letter) && depth != "light");
-        let depth = letter.map_or(depth, |letter| depth.trim_end_matches(letter));
+        let depth = letter.and_then(|letter| depth.strip_suffix(letter)).unwrap_or(depth);
         Some(Parts { attention, next, anti_alias, depth, letter, size })
     }
 

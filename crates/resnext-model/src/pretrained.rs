@@ -140,7 +140,15 @@ impl Pretrained {
             return Ok(());
         };
         self.check_network(&file).map_err(failed)?;
-        self.config.anti_alias = file.anti_alias;
+        if let Some(anti_alias) = file.anti_alias.filter(|&named| named != self.config.anti_alias) {
+            if self.weights.metadata().contains_key(Description::KEY) {
+                self.notes.push(format!(
+                    "config.json overrides its anti-aliasing: {anti_alias:?} instead of {:?}",
+                    self.config.anti_alias
+                ));
+            }
+            self.config.anti_alias = anti_alias;
+        }
         if !file.unknown.is_empty() {
             self.notes.push(format!("fields of config.json that are not known: {}", file.unknown.join(", ")));
         }

@@ -31,7 +31,10 @@ impl Target {
         let dtypes = match (args.dtype.is_empty(), args.train) {
             (false, _) => args.dtype.clone(),
             (true, true) => vec![Dtype::F32],
-            (true, false) => Dtype::supported(),
+            (true, false) => {
+                let int8 = config.check_int8().is_ok();
+                Dtype::supported().into_iter().filter(|&dtype| int8 || dtype != Dtype::Int8).collect()
+            }
         };
         ensure!(
             args.ranges.is_none() || !args.train && dtypes.contains(&Dtype::Int8),
@@ -44,8 +47,11 @@ impl Target {
                 "this machine has no instructions for {}",
                 dtype.name()
             );
-            if dtype == Dtype::Int8 && args.ranges.is_some() {
-                dtype.ranges(args.ranges.as_deref())?;
+            if dtype == Dtype::Int8 {
+                config.check_int8()?;
+                if args.ranges.is_some() {
+                    dtype.ranges(args.ranges.as_deref())?;
+                }
             }
         }
         Ok(Target { name: args.model.clone(), config, size, threads, dtypes })

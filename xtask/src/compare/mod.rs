@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Networks to compare [default: those of the paper's tables 4 and 5, and VGG-16]
+    /// Networks to compare [default: the nine that docs/commands.md lists]
     names: Vec<String>,
     /// File for the table as Markdown
     #[arg(long)]
@@ -44,12 +44,14 @@ pub fn run(args: Args) -> Result<()> {
     // All names are checked before the first network is measured.
     let networks = names.iter().map(|name| Network::named(name)).collect::<Result<Vec<_>>>()?;
     let mut rows = networks.iter().map(Row::new).collect::<Result<Vec<_>>>()?;
+    // Drawn first, so that networks without published errors are refused before they are measured.
+    let picture = args.picture.as_ref().map(|_| picture::draw(&rows)).transpose()?;
     if args.runs > 0 {
         time(&networks, &mut rows, args.runs)?;
     }
     print!("{}", report::text(&rows));
-    if let Some(path) = &args.picture {
-        write(path, &picture::draw(&rows)?)?;
+    if let (Some(path), Some(picture)) = (&args.picture, &picture) {
+        write(path, picture)?;
     }
     if let Some(path) = &args.markdown {
         let picture = args.picture.as_deref().map(|picture| link(path, picture));
@@ -58,7 +60,7 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// Times every network in the types that this machine computes in: f32, and bf16 where it has it.
+/// Times every network in the types that this machine computes in, f32 and bf16.
 fn time(networks: &[Network], rows: &mut [Row], runs: usize) -> Result<()> {
     let dtypes: Vec<Dtype> = Dtype::supported().into_iter().filter(|&dtype| dtype != Dtype::Int8).collect();
     let bar = ProgressBar::new((networks.len() * dtypes.len()) as u64);

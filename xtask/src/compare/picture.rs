@@ -20,7 +20,9 @@ pub fn draw(rows: &[Row]) -> Result<String> {
     ];
     let all = || series.iter().flat_map(|(_, _, points)| points);
     if all().next().is_none() {
-        return Err(anyhow!("no error is published for these networks, so there is nothing to draw"));
+        return Err(anyhow!(
+            "expected a network with published errors for --picture, such as resnext101_32x4d: none of these is listed"
+        ));
     }
     let right = all().map(|point| point.0).fold(0.0, f64::max) * 1.25;
     let lowest = all().map(|point| point.1).fold(f64::INFINITY, f64::min);

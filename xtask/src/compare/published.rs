@@ -1,11 +1,11 @@
 //! The networks that are compared by default, and the errors that others have published for them.
 
-/// Top-1 and top-5 error on ImageNet's validation set, in percent, of one central crop.
+/// Top-1 and top-5 error on ImageNet's validation set, in percent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Errors {
     pub top1: f64,
     pub top5: f64,
-    /// The crop's side in pixels.
+    /// The side in pixels of the crop, or of VGG's whole image.
     pub size: usize,
 }
 
@@ -24,11 +24,11 @@ pub struct Published {
 /// Where a paper's figures are from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
-    /// Of networks of one complexity, and of twice that.
+    /// Networks of twice the complexity of ResNet-101, beside it; one central crop.
     ResNextTable4,
-    /// Beside the state of the art.
+    /// The state of the art; one central crop.
     ResNextTable5,
-    /// Of single networks at one scale.
+    /// Single networks at one scale; the whole image and its mirror image.
     VggTable3,
 }
 
@@ -38,7 +38,9 @@ impl Source {
         match self {
             Source::ResNextTable4 => "Xie et al., arXiv 1611.05431, table 4",
             Source::ResNextTable5 => "Xie et al., arXiv 1611.05431, table 5",
-            Source::VggTable3 => "Simonyan and Zisserman, arXiv 1409.1556, table 3 (D, without batch norm)",
+            Source::VggTable3 => {
+                "Simonyan and Zisserman, arXiv 1409.1556, table 3 (D without batch norm, whole image of shorter side 256)"
+            }
         }
     }
 }
@@ -56,7 +58,7 @@ pub const PUBLISHED: [Published; 9] = [
         name: "vgg16_bn",
         title: "VGG-16",
         // The paper's network has no batch norm.
-        paper: Some((errors(27.0, 8.8, 224), Source::VggTable3)),
+        paper: Some((errors(27.0, 8.8, 256), Source::VggTable3)),
         timm: Some((errors(26.630, 8.486, 224), "vgg16_bn.tv_in1k")),
     },
     Published {
@@ -67,6 +69,7 @@ pub const PUBLISHED: [Published; 9] = [
     },
     Published {
         name: "resnet200",
+        // The paper's network has its batch norms before the convolutions.
         title: "ResNet-200",
         paper: Some((errors(21.7, 5.8, 224), Source::ResNextTable4)),
         timm: None,

@@ -46,7 +46,6 @@ fn table(rows: &[Row]) -> Table {
     ]);
     for row in rows {
         let ms = |dtype| row.ms(dtype).map_or(String::new(), |ms| format!("{ms:.1}"));
-        // A dash says that nothing is published, where an empty cell would say that nothing was looked for.
         let percent = |value: Option<f64>| value.map_or("–".into(), |value| format!("{value:.1} %"));
         let (paper, timm) = (row.paper.map(|(errors, _)| errors), row.timm.map(|(errors, _)| errors));
         let top1 = |errors: Option<Errors>| percent(errors.map(|errors| errors.top1));
@@ -63,7 +62,7 @@ fn table(rows: &[Row]) -> Table {
             top5(paper),
             top1(timm),
             top5(timm),
-            row.timm.map_or("none".into(), |(_, weights)| weights.into()),
+            row.timm.map_or("–".into(), |(_, weights)| weights.into()),
         ]);
     }
     table
@@ -87,14 +86,18 @@ fn notes(rows: &[Row]) -> Vec<String> {
         let of = rows.iter().filter(|row| row.paper.is_some_and(|(_, cited)| cited == source));
         let of: Vec<String> =
             of.filter_map(|row| Some(format!("{} at {}", row.title, row.paper?.0.size))).collect();
-        notes.push(format!(
-            "paper: single-crop error on ImageNet from {}: {}",
-            source.citation(),
-            of.join(", ")
-        ));
+        notes.push(format!("paper: error on ImageNet from {}: {}", source.citation(), of.join(", ")));
     }
     if rows.iter().any(|row| row.timm.is_some()) {
         notes.push(format!("timm: single-crop error of the weights named, from {TIMM}"));
+    }
+    if rows.iter().any(|row| row.paper.is_none() || row.timm.is_none()) {
+        notes.push("–: not in this program's list of published errors".into());
+    }
+    if rows.iter().any(|row| row.title == "ResNet-200") {
+        notes.push(
+            "ResNet-200 in the paper normalises before each convolution; the network here after it".into(),
+        );
     }
     notes
 }

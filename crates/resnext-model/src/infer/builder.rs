@@ -40,7 +40,7 @@ impl Fused {
 
     fn build(config: &Config, vb: VarBuilder, dtype: InferenceType) -> Result<Self> {
         config.validate()?;
-        let mut builder = FusedBuilder::new(&stem(config, &vb)?, config.stem_pool(), dtype)?;
+        let mut builder = FusedBuilder::new(config, &stem(config, &vb)?, dtype)?;
         for (s, sizes) in config.blocks().iter().enumerate() {
             for (i, size) in sizes.iter().enumerate() {
                 builder.add(s, i, &Block::new(size, config, vb.pp(layer_names::block(s, i)))?)?;
@@ -76,23 +76,13 @@ impl ResNext {
     }
 
     fn fuse_as(&self, dtype: InferenceType) -> Result<Fused> {
-        let mut builder = FusedBuilder::new(&self.stem, self.stem_pool, dtype)?;
+        let mut builder = FusedBuilder::new(&self.config, &self.stem, dtype)?;
         for (s, stage) in self.stages().iter().enumerate() {
             for (i, block) in stage.iter().enumerate() {
                 builder.add(s, i, block)?;
             }
         }
         builder.finish(&self.fc)
-    }
-}
-
-/// Checks that a network with `what` is not to compute in int8, whose maps have one scale for all channels.
-fn plain_in_int8(dtype: InferenceType, what: &str) -> Result<()> {
-    match dtype {
-        InferenceType::Float(_) => Ok(()),
-        InferenceType::Int8(_) => {
-            Err(Error::Config(format!("a network with {what} computes in f32 or bf16, not in int8")))
-        }
     }
 }
 
@@ -112,20 +102,16 @@ struct FusedBuilder<'a> {
 }
 
 impl<'a> FusedBuilder<'a> {
-    fn new(stem: &[(Conv, BatchNorm)], stem_pool: StemPool, dtype: InferenceType<'a>) -> Result<Self> {
+    fn new(config: &Config, stem: &[(Conv, BatchNorm)], dtype: InferenceType<'a>) -> Result<Self> {
+        let stem_pool = config.stem_pool();
         let mut layers = stem.iter().map(|(conv, bn)| conv.fold(bn));
         let first = layers.next().ok_or_else(|| Error::Config("a stem without convolutions".into()))??;
         let (entrance, border) = first.without_padding();
-        if !matches!(stem_pool, StemPool::None | StemPool::Max(_)) {
-            plain_in_int8(dtype, "anti-aliasing")?;
-        }
-        if stem.len() > 1 {
-            plain_in_int8(dtype, "a stem of three convolutions")?;
-        }
         let source = if stem_pool == StemPool::None { "conv1" } else { "maxpool" };
         let (ends_dtype, quantization) = match dtype {
             InferenceType::Float(dtype) => (dtype, None),
             InferenceType::Int8(ranges) => {
+                config.check_int8()?;
                 // Images are signed, and int8 convolutions read unsigned maps.
                 let half = fused_dtype_is_supported(DType::BF16);
                 (if half { DType::BF16 } else { DType::F32 }, Some(ranges.quantization(source)?))
@@ -159,12 +145,6 @@ impl<'a> FusedBuilder<'a> {
             projection_layer,
             pooled_shortcut,
         } = block.fold()?;
-        if attention.is_some() {
-            plain_in_int8(self.dtype, "attention")?;
-        }
-        if anti_alias.is_some() || pooled_shortcut {
-            plain_in_int8(self.dtype, "averages and blurs")?;
-        }
         let pack =
             |folded: FoldedConv| folded.pack(self.dtype, &self.source, &format!("{name}.{projection_layer}"));
         let projection = projection.map(pack).transpose()?;

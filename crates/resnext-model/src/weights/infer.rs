@@ -105,14 +105,19 @@ impl Weights {
         if self.dims(&layer(0, "fc1")).is_none() {
             return Ok(Attention::None);
         }
-        // Several reductions may give the same sizes, of which timm's own is meant.
+        // Several reductions may give the same sizes: what the file says of itself is meant, otherwise timm's own.
+        let described = self.described().map(|described| described.network.attention);
+        let described = match described {
+            Some(Attention::SqueezeExcite { reduction }) => Some(reduction),
+            _ => None,
+        };
         let fits = |reduction: &usize| {
             outputs.iter().enumerate().all(|(s, &channels)| {
                 let found = self.dims(&layer(s, "fc1")).and_then(|dims| dims.first());
                 channels > 0 && found == Some(&squeeze_excite::hidden(channels, *reduction))
             })
         };
-        match [16, 4, 8, 2, 32, 64, 1].into_iter().find(fits) {
+        match described.into_iter().chain([16]).chain(1..=4096).find(fits) {
             Some(reduction) => Ok(Attention::SqueezeExcite { reduction }),
             None => {
                 let found = self.dims(&layer(0, "fc1")).unwrap_or_default();
@@ -123,9 +128,12 @@ impl Weights {
 
     /// The anti-aliasing that the file's own description of the network has: there are no weights to show it.
     fn described_anti_alias(&self) -> AntiAlias {
-        let described = self.metadata.get(Description::KEY);
-        let described = described.and_then(|text| serde_json::from_str::<Description>(text).ok());
-        described.map_or(AntiAlias::None, |described| described.network.anti_alias)
+        self.described().map_or(AntiAlias::None, |described| described.network.anti_alias)
+    }
+
+    /// What the file says of itself.
+    fn described(&self) -> Option<Description> {
+        serde_json::from_str(self.metadata.get(Description::KEY)?).ok()
     }
 
     /// The output channels of a stem's three convolutions.

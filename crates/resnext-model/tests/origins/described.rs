@@ -82,6 +82,14 @@ fn every_field_of_a_configuration_is_honoured_or_refused() {
     assert_eq!(anti_alias(""), AntiAlias::None);
     assert_eq!(anti_alias(r#""aa_layer": "blurpool""#), AntiAlias::Blur);
     assert_eq!(anti_alias(r#""aa_layer": "torch.nn.AvgPool2d""#), AntiAlias::Average);
+    // timm's own files say it by the architecture alone, unless an argument says otherwise.
+    let named = |arguments: &str| {
+        let config = format!(r#"{{"architecture": "resnextblur7_2x32d", "model_args": {{{arguments}}}}}"#);
+        std::fs::write(folder.path().join("config.json"), config).unwrap();
+        Pretrained::open(folder.path()).unwrap().config.anti_alias
+    };
+    assert_eq!(named(""), AntiAlias::Blur);
+    assert_eq!(named(r#""aa_layer": null"#), AntiAlias::None);
     let unknown = open(r#""colour_space": "bgr","#, "", r#""gamma": 2.2,"#).unwrap();
     assert_eq!(
         unknown.notes,
@@ -147,6 +155,11 @@ fn a_file_says_how_its_images_are_prepared() {
     );
     safetensors::serialize_to_file(&tensors(&tiny()), metadata, &path).unwrap();
     assert_eq!(Pretrained::open(&path).unwrap().config, blurred);
+    // A configuration whose architecture says nothing of them leaves them.
+    std::fs::write(folder.path().join("config.json"), r#"{"architecture": "mine", "pretrained_cfg": {}}"#)
+        .unwrap();
+    assert_eq!(Pretrained::open(&path).unwrap().config, blurred);
+    std::fs::remove_file(folder.path().join("config.json")).unwrap();
     safetensors::serialize_to_file(
         &prefixed(""),
         Some([(Description::KEY.to_string(), description.to_json())].into()),
