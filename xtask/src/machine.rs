@@ -21,7 +21,10 @@ pub fn description(device: &Device) -> String {
 
 /// The number of threads that a command uses by default: one per core, or what `RAYON_NUM_THREADS` says.
 pub fn threads() -> usize {
-    rayon::current_num_threads()
+    // rayon's own answer would start its pool before a command has set the size.
+    let set = std::env::var("RAYON_NUM_THREADS").ok().and_then(|text| text.parse::<usize>().ok());
+    set.filter(|&threads| threads > 0)
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// The processor's name, where Linux says it.
