@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod conv_kernel;
 mod group_lanes;
 mod infer;
 mod memory;
@@ -12,6 +13,7 @@ mod train;
 mod winograd;
 
 // Sizes, types and instruction sets.
+pub use conv_kernel::ConvKernel;
 pub use shape::{Conv2dConfig, ConvShape, pool_window};
 pub use simd::dispatch::{Isa, lanes};
 pub use simd::traits::{Element, MAX_LANES, Storage};

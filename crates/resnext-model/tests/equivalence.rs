@@ -5,7 +5,8 @@ use candle_nn::VarBuilder;
 use proptest::prelude::*;
 use resnext_model::convert::{self, Tensors};
 use resnext_model::equivalence::{
-    Stack, activations, channel_functions, controls, identity, layer_errors, network_errors, output_error,
+    Stack, activations, channel_functions, controls, fused_network, identity, kernels, layer_errors,
+    network_errors, output_error,
 };
 use resnext_model::{Block, Config, Error, Form, Mode, ResNext, Shortcut, Variables};
 
@@ -121,6 +122,24 @@ fn every_negative_control_is_caught() {
         for control in found {
             assert!(control.caught.is_some(), "{}: {} passed", stack.name, control.name);
         }
+    }
+}
+
+#[test]
+fn kernels_compute_what_the_definition_says() {
+    let proofs = kernels(&["resnext11_4x4d"], 12, 1e-15, 1, |_| ()).unwrap();
+    for proof in &proofs {
+        assert_eq!((proof.tally.bits, &proof.tally.first), (0, &None), "{proof:?}");
+        assert!(proof.bound.is_none_or(|bound| bound <= 1e-15) && proof.shapes > 0, "{proof:?}");
+    }
+    for operation in ["inference", "training, forward", "training, gradient of the weight"] {
+        assert!(proofs.iter().any(|proof| proof.operation == operation && proof.dtype == "f32"));
+    }
+    for (name, form) in [("resnext11_4x4d", Form::C), ("resnext11_4x4d", Form::A), ("resnet18", Form::C)] {
+        let config = Config { form, planes: 16, ..Config::by_name(name).unwrap() };
+        let proof = fused_network(name, &config, 1).unwrap();
+        assert_eq!((proof.tally.bits, &proof.tally.first), (0, &None), "{proof:?}");
+        assert!(proof.largest > 8.0 && proof.tally.numbers > 0, "{proof:?}");
     }
 }
 

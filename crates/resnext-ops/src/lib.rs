@@ -17,7 +17,7 @@ mod train;
 pub use config::{AvgPool2dConfig, BatchNormConfig, Pool2dConfig};
 pub use error::{Error, Result};
 pub use layout::{is_channels_last, to_channels_last};
-pub use resnext_kernels::Conv2dConfig;
+pub use resnext_kernels::{Conv2dConfig, ConvKernel};
 
 // Training: operations with gradients, and the tape that records them.
 pub use train::{Bottleneck, ConvBn, Gradients, RunningStats, Stem};
@@ -28,7 +28,8 @@ pub use train::{
 pub use train::{binary_cross_entropy, scale_images, soft_cross_entropy};
 pub use train::{conv1d_channels, gate_channels, sigmoid};
 pub use train::{
-    conv2d, conv2d_gradients, conv2d_with_bias, cross_entropy, global_avg_pool, linear, loss_value,
+    conv2d, conv2d_gradients, conv2d_kernels, conv2d_with_bias, cross_entropy, global_avg_pool, linear,
+    loss_value,
 };
 pub use train::{custom, max_pool2d, modulo, relu, sum, untaped, value_and_gradients, vjp};
 

@@ -1,6 +1,7 @@
 //! A convolution's weights in the order the kernel reads them.
 
 use super::precision::Precision;
+use crate::conv_kernel::ConvKernel;
 use crate::memory::aligned::AlignedBuffer;
 use crate::simd::traits::MAX_LANES;
 use crate::threads::shared_slice::SharedSlice;
@@ -117,6 +118,17 @@ impl Packed {
     /// The size of the packed weights in bytes.
     pub fn bytes(&self) -> usize {
         size_of_val(&self.panels().weights[..]) + size_of_val(&self.panels().bias[..])
+    }
+
+    /// The kernel that computes the convolution.
+    pub fn kernel(&self) -> ConvKernel {
+        match self {
+            Packed::Direct(_) => ConvKernel::RegisterTiles,
+            Packed::GroupedRows(_) => ConvKernel::GroupedRows,
+            Packed::InnerProduct(_) => ConvKernel::InnerProducts,
+            Packed::Pointwise(_) => ConvKernel::PackedPixels,
+            Packed::Winograd(_) => ConvKernel::WinogradTiles,
+        }
     }
 
     /// Whether Winograd's kernel computes the convolution, which reads [`Sources::Tiles`](super::job::Sources::Tiles).

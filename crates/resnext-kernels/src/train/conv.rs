@@ -13,6 +13,7 @@ use super::grouped3x3;
 use super::operand::Operand;
 use super::pointwise_backward;
 use super::strided_gradient::StridedGradient;
+use crate::conv_kernel::ConvKernel;
 use crate::shape::ConvShape;
 use crate::simd::dispatch::{Isa, lanes};
 use crate::simd::traits::{Element, Storage};
@@ -45,6 +46,19 @@ fn kind<T: Element>(isa: Isa, shape: &ConvShape) -> Kind {
         Kind::Grouped
     } else {
         Kind::Other
+    }
+}
+
+/// The kernels of the forward pass, of the input's gradient and of the weight's.
+pub fn kernels<T: Element>(isa: Isa, shape: &ConvShape) -> [ConvKernel; 3] {
+    match kind::<T>(isa, shape) {
+        Kind::Pointwise => [ConvKernel::MatrixProduct; 3],
+        Kind::Patches => [ConvKernel::PatchProduct, ConvKernel::Direct, ConvKernel::PatchProduct],
+        Kind::Grouped => {
+            let maps = |backward| grouped3x3::forward::kernel::<T>(isa, shape, backward);
+            [maps(false), maps(true), ConvKernel::Grouped3x3]
+        }
+        Kind::Other => [ConvKernel::Direct; 3],
     }
 }
 

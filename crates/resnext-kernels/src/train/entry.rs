@@ -10,6 +10,7 @@ use super::max_pool::{self, Window};
 use super::operand::{Affine, Operand};
 use super::per_channel;
 use super::residual::{self, Shortcut, Totals};
+use crate::conv_kernel::ConvKernel;
 use crate::shape::ConvShape;
 use crate::simd::dispatch::Isa;
 use crate::simd::traits::{Element, Storage};
@@ -19,6 +20,9 @@ use half::bf16;
 ///
 /// All methods run on the threads of the current rayon pool, and panic if the length of a slice does not fit its shape.
 pub trait TrainKernels: Storage {
+    /// The kernels of a convolution's forward pass, of its input's gradient and of its weight's.
+    fn conv_kernels(isa: Isa, shape: &ConvShape) -> [ConvKernel; 3];
+
     /// The convolution of `x` (N, H, W, Cin) with `weight` (Cout, Cin/groups, kh, kw): (N, H', W', Cout), and what
     /// `sink` computed from it.
     fn conv_forward(
@@ -125,6 +129,9 @@ pub trait BatchNormKernels: Element {
 macro_rules! train_kernels {
     ($t:ty) => {
         impl TrainKernels for $t {
+            fn conv_kernels(isa: Isa, shape: &ConvShape) -> [ConvKernel; 3] {
+                conv::kernels::<Self::Compute>(isa, shape)
+            }
             #[inline(never)]
             fn conv_forward(
                 isa: Isa,

@@ -9,8 +9,9 @@ use crate::error::{Error, Result};
 use crate::mode::Mode;
 use crate::random_function::collision;
 use candle_core::{DType, Device, Tensor};
-use rand::RngExt;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 use serde::Serialize;
 
 /// The result of a comparison of the forms at random points.
@@ -76,7 +77,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn mode(self, modulus: u32) -> Mode {
+    pub(super) fn mode(self, modulus: u32) -> Mode {
         match self {
             Kind::Polynomials => Mode::Polynomial { modulus },
             Kind::Functions => Mode::ChannelFunctions { modulus },
@@ -137,15 +138,26 @@ pub(super) fn trial(
     rng: &mut ChaCha8Rng,
     tamper: &dyn Fn(Form, &mut Tensors) -> Result<()>,
 ) -> Result<Tally> {
-    let most = (modulus / 2) as i64;
-    let mut draw =
-        |count: usize| -> Vec<f64> { (0..count).map(|_| rng.random_range(-most..=most) as f64).collect() };
+    let mut draw = |count: usize| residues(rng, modulus, count);
     let weights = stack.draw(dtype, device, |_, count| draw(count))?;
     let shape = stack.input(BATCH)?;
     let x = tensor(draw(shape.elem_count()), &shape, dtype, device)?;
     let shape = stack.output(&shape)?;
     let g: Tensor = tensor(draw(shape.elem_count()), shape, dtype, device)?;
     stack.compare(&weights, &x, &g, kind.mode(modulus), tamper)
+}
+
+/// Random residues of magnitude up to (modulus - 1)/2. Each part has a stream of its own, so that threads share the work.
+fn residues(rng: &mut ChaCha8Rng, modulus: u32, count: usize) -> Vec<f64> {
+    const PART: usize = 1 << 14;
+    let (half, seed) = ((modulus / 2) as i32, rng.random());
+    let mut all = vec![0.0; count];
+    all.par_chunks_mut(PART).enumerate().for_each(|(i, part)| {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(i as u64);
+        part.iter_mut().for_each(|x| *x = f64::from(rng.random_range(-half..=half)));
+    });
+    all
 }
 
 /// The batch size of a trial.
@@ -173,7 +185,7 @@ pub(super) fn primes(stack: &Stack, dtype: DType) -> Result<impl Iterator<Item =
     Ok((3..=2 * half + 1).rev().step_by(2).filter(|&n| is_prime(n)))
 }
 
-fn is_prime(n: u32) -> bool {
+pub(super) fn is_prime(n: u32) -> bool {
     n > 1 && (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d))
 }
 

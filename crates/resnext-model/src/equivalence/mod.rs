@@ -6,9 +6,13 @@
 //! - [`channel_functions`] does the same with a random function of each channel in the place of batch norm and ReLU: what
 //!   is equal for all of them is equal with batch norm and ReLU.
 //! - [`activations`](fn@activations) compares batch norm and ReLU themselves, at single points.
+//! - [`kernels`](fn@kernels) compares every kernel with the definition of a convolution, and [`fused_network`] inference
+//!   with the training network.
 //! - [`layer_errors`], [`output_error`] and [`network_errors`] measure by how much rounding separates the
 //!   forms on real numbers, and compare that with a bound.
 //! - [`controls`](fn@controls) breaks the forms in several ways, to show that the proof detects each.
+//! - [`mutants`](fn@mutants) makes random mistakes, each of which must be caught or be none.
+//! - [`prove_equal`] proves any two candle functions equal.
 //!
 //! `docs/equivalence.md` has the theorems, and says what is not proved.
 //!
@@ -27,8 +31,12 @@
 mod activations;
 mod controls;
 mod distance;
+mod equal;
+mod functions;
 mod identity;
+mod kernels;
 mod layers;
+mod mutants;
 mod networks;
 mod stack;
 mod tally;
@@ -36,8 +44,12 @@ mod tally;
 pub use activations::activations;
 pub use controls::{Control, controls};
 pub use distance::epsilon;
+pub use equal::{Equality, NotEqual, Place, prove_equal};
+pub use functions::Functions;
 pub use identity::{Identity, channel_functions, identity};
+pub use kernels::{FusedProof, KernelProof, fused_network, kernels, layer_count};
 pub use layers::{LayerError, layer_errors, output_error};
+pub use mutants::{MutantScore, mutants};
 pub use networks::{Depth, NetworkErrors, network_errors};
 pub use stack::Stack;
 pub use tally::{Difference, Tally};

@@ -11,8 +11,9 @@ use crate::layer_names;
 use crate::mode::Mode;
 use crate::network::ResNext;
 use crate::variables::Variables;
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Tensor, Var};
 use candle_nn::VarBuilder;
+use rayon::prelude::*;
 use resnext_ops::{cross_entropy, value_and_gradients};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -93,14 +94,13 @@ pub fn network_errors(
     let labels = Tensor::from_iter((0..batch).map(|i| (i % config.classes) as u32), device)?;
     let train = |form: Form| train(&config, form, &weights, &images, &labels, steps);
     let expected = train(Form::C)?;
+    // Before a batch norm, a gradient may consist of nothing but rounding: the unit is the largest of them all.
+    let largest =
+        expected.gradients.values().map(largest).try_fold(0f64, |most, v| v.map(|v| most.max(v)))?;
     let (unit, mut loss, mut gradient, mut stepped) = (epsilon(dtype)?, 0f64, 0f64, 0f64);
     for form in [Form::A, Form::B] {
         let got = train(form)?;
         loss = worse(loss, relative_error(&expected.loss, &got.loss, unit)?);
-        // Before a batch norm, a gradient may consist of nothing but rounding: the unit is the largest of
-        // them all.
-        let largest =
-            expected.gradients.values().map(largest).try_fold(0f64, |most, v| v.map(|v| most.max(v)))?;
         for (name, of_c) in &expected.gradients {
             let distance = distance(of_c, &got.gradients[name])?;
             gradient = worse(gradient, distance / (unit * largest));
@@ -183,7 +183,7 @@ fn depth(stack: &Stack, weights: &Tensors, dtype: DType, device: &Device, seed: 
     };
     let (a, b, c) = (maps(Form::A, dtype)?, maps(Form::B, dtype)?, maps(Form::C, dtype)?);
     // Metal has no f64: there, the distance from it is left at 0.
-    let truth = if device.is_metal() { c.clone() } else { maps(Form::C, DType::F64)? };
+    let truth = if device.is_metal() || dtype == DType::F64 { c.clone() } else { maps(Form::C, DType::F64)? };
     let (unit, mut bound) = (epsilon(dtype)?, 0.0);
     let at = |(i, (name, size)): (usize, &(String, BlockSize))| {
         bound += forward(size, dtype);
@@ -197,6 +197,57 @@ fn depth(stack: &Stack, weights: &Tensors, dtype: DType, device: &Device, seed: 
     };
     stack.blocks.iter().enumerate().map(at).collect()
 }
+
+/// Whether [`scaled_sum`] writes its result over its first operand.
+fn is_updated_in_place(x: &Tensor) -> bool {
+    x.device().is_cpu() && x.is_contiguous() && matches!(x.dtype(), DType::F32 | DType::F64)
+}
+
+/// `x·a + y·b`, in the place of `x` where [`is_updated_in_place`] says so: a step of SGD over tens of millions of weights
+/// is otherwise mostly the allocation of memory.
+fn scaled_sum(x: Tensor, a: f64, y: &Tensor, b: f64) -> Result<Tensor> {
+    if !is_updated_in_place(&x) {
+        return Ok(((x * a)? + (y * b)?)?);
+    }
+    x.inplace_op2(&y.contiguous()?, &ScaledSum(a, b))?;
+    Ok(x)
+}
+
+/// The operation of [`scaled_sum`], with the roundings of candle's own.
+struct ScaledSum(f64, f64);
+
+impl InplaceOp2 for ScaledSum {
+    fn name(&self) -> &'static str {
+        "scaled-sum"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &mut CpuStorage,
+        of_x: &Layout,
+        y: &CpuStorage,
+        of_y: &Layout,
+    ) -> candle_core::Result<()> {
+        let (count, at_x, at_y) = (of_x.shape().elem_count(), of_x.start_offset(), of_y.start_offset());
+        let &ScaledSum(a, b) = self;
+        match (x, y) {
+            (CpuStorage::F32(x), CpuStorage::F32(y)) => {
+                let (a, b) = (a as f32, b as f32);
+                let pairs = x[at_x..at_x + count].par_iter_mut().zip(&y[at_y..at_y + count]);
+                pairs.with_min_len(PART).for_each(|(x, y)| *x = *x * a + *y * b);
+            }
+            (CpuStorage::F64(x), CpuStorage::F64(y)) => {
+                let pairs = x[at_x..at_x + count].par_iter_mut().zip(&y[at_y..at_y + count]);
+                pairs.with_min_len(PART).for_each(|(x, y)| *x = *x * a + *y * b);
+            }
+            _ => candle_core::bail!("scaled-sum: expected two tensors of f32 or of f64"),
+        }
+        Ok(())
+    }
+}
+
+/// The fewest elements that a thread takes.
+const PART: usize = 1 << 14;
 
 /// The results of training in one form, converted to form (c).
 struct Trained {
@@ -234,12 +285,16 @@ fn train(
         let of = |(name, var): (&String, &Var)| Some((name.clone(), gradients.get(var)?.clone()));
         let gradients: Tensors = vars.iter().filter_map(of).collect();
         for (name, gradient) in &gradients {
-            let step = match velocity.get(name) {
-                Some(velocity) => ((velocity * MOMENTUM)? + gradient)?,
-                None => gradient.clone(),
+            let step = match velocity.remove(name) {
+                Some(velocity) => scaled_sum(velocity, MOMENTUM, gradient, 1.0)?,
+                // A copy, as the gradient itself is returned.
+                None => gradient.copy()?,
             };
             let var = &vars[name];
-            var.set(&(var.as_detached_tensor() - (&step * LEARNING_RATE)?)?)?;
+            let new = scaled_sum(var.as_detached_tensor(), 1.0, &step, -LEARNING_RATE)?;
+            if !is_updated_in_place(&new) {
+                var.set(&new)?;
+            }
             velocity.insert(name.clone(), step);
         }
         if first.is_none() {

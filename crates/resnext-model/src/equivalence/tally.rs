@@ -1,12 +1,12 @@
 //! Comparisons to the last bit.
 
-use super::distance::values;
+use super::distance::{same_bits, values};
 use crate::error::{Error, Result};
 use candle_core::{DType, Tensor};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The result of a comparison.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tally {
     /// The number of values compared.
     pub numbers: u64,
@@ -17,7 +17,7 @@ pub struct Tally {
 }
 
 /// A value that differs from form (c)'s.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Difference {
     /// The name of the tensor.
     pub tensor: String,
@@ -47,20 +47,39 @@ impl Tally {
             let problem = format!("expected shape {:?}, got {:?}", expected.dims(), got.dims());
             return Err(Error::Convert { name: name(), problem });
         }
+        if same_bits(expected, got)? {
+            self.numbers += expected.elem_count() as u64;
+            return Ok(());
+        }
         // Conversion to f64 is exact, but bits are counted in the tensors' own type.
-        let (e, g) = (values(expected)?, values(got)?);
-        let differing = |e: f64, g: f64| match expected.dtype() {
+        self.compare_values(name, expected.dims(), expected.dtype(), &values(expected)?, &values(got)?)
+    }
+
+    /// As [`compare`](Self::compare), for the values of two tensors of shape `dims` and type `dtype`, row by row.
+    pub(super) fn compare_values(
+        &mut self,
+        name: impl Fn() -> String,
+        dims: &[usize],
+        dtype: DType,
+        e: &[f64],
+        g: &[f64],
+    ) -> Result<()> {
+        if e.len() != g.len() {
+            let problem = format!("expected {} values, got {}", e.len(), g.len());
+            return Err(Error::Convert { name: name(), problem });
+        }
+        let differing = |e: f64, g: f64| match dtype {
             // NaN and infinity are wrong even where both sides have them.
             dtype if !g.is_finite() => 8 * dtype.size_in_bytes() as u32,
             DType::F32 => ((e as f32).to_bits() ^ (g as f32).to_bits()).count_ones(),
             _ => (e.to_bits() ^ g.to_bits()).count_ones(),
         };
-        for (i, (&e, &g)) in e.iter().zip(&g).enumerate() {
+        for (i, (&e, &g)) in e.iter().zip(g).enumerate() {
             let bits = differing(e, g);
             if bits > 0 && self.first.is_none() {
-                let mut index: Vec<usize> = Vec::with_capacity(expected.rank());
+                let mut index: Vec<usize> = Vec::with_capacity(dims.len());
                 let mut rest = i;
-                for &dim in expected.dims().iter().rev() {
+                for &dim in dims.iter().rev() {
                     index.insert(0, rest % dim);
                     rest /= dim;
                 }

@@ -10,8 +10,8 @@ use crate::layout::row_major;
 use crate::shape::{check_weight, conv_sizes};
 use candle_core::{DType, Device, Storage, Tensor};
 use resnext_kernels::{
-    Conv2dConfig, ConvJob, ConvShape, Epilogue, Filter, Isa, MapType, Packed, Precision, Quantization,
-    RowLayout, SourceTable, Sources, ThreadTeam, Tiling,
+    Conv2dConfig, ConvJob, ConvKernel, ConvShape, Epilogue, Filter, Isa, MapType, Packed, Precision,
+    Quantization, RowLayout, SourceTable, Sources, ThreadTeam, Tiling,
 };
 use std::borrow::Cow;
 use std::mem::discriminant;
@@ -225,6 +225,11 @@ impl FusedConv {
     /// The number of channels that the convolution reads, Cin.
     pub fn channels(&self) -> usize {
         self.weight[1] * self.config.groups
+    }
+
+    /// The kernel that computes the convolution.
+    pub fn kernel(&self) -> ConvKernel {
+        self.packed.kernel()
     }
 
     /// The size of the packed weights, in bytes.

@@ -14,7 +14,7 @@ use crate::train::fallback;
 use crate::train::tape::{Output, apply2, apply3, needs_gradient};
 use crate::train::upcast::with_upcast;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Shape, Tensor};
-use resnext_kernels::{BlockSink, Conv2dConfig, ConvShape, Isa, Operand};
+use resnext_kernels::{BlockSink, Conv2dConfig, ConvKernel, ConvShape, Isa, Operand, TrainKernels};
 
 /// The operation's name in error messages.
 const OP: &str = "conv2d";
@@ -85,6 +85,23 @@ pub fn conv2d_gradients(
     match (grad_x, grad_weight) {
         (Some(grad_x), Some(grad_weight)) => Ok((grad_x, grad_weight)),
         _ => unreachable!("`input_gradient` is set"),
+    }
+}
+
+/// The kernels that compute [`conv2d`] on a CPU: of the forward pass, of the gradient of `x` and of the weight's.
+///
+/// # Errors
+/// Those of [`conv2d`]; also if no kernel of the CPU computes the convolution.
+pub fn conv2d_kernels(x: &Tensor, weight: &Tensor, config: &Conv2dConfig) -> Result<[ConvKernel; 3]> {
+    let shape = conv_shape(OP, x.shape(), weight.shape(), config)?;
+    let isa = Isa::current();
+    match (Backend::of_conv(x, &shape), x.dtype()) {
+        (Backend::Cpu, DType::F64) => Ok(f64::conv_kernels(isa, &shape)),
+        // bf16 is computed in f32.
+        (Backend::Cpu, _) => Ok(f32::conv_kernels(isa, &shape)),
+        (_, got) => {
+            Err(Error::DType { op: OP, input: "x", expected: "F32, F64 or BF16 on the CPU".into(), got })
+        }
     }
 }
 

@@ -22,7 +22,7 @@ mod window_sum;
 pub use batch_norm::{batch_norm_eval, batch_norm_train, batch_norm_train_add_relu};
 pub use cast::cast;
 pub use channel_gate::{conv1d_channels, gate_channels, sigmoid};
-pub use conv2d::{conv2d, conv2d_gradients, conv2d_with_bias};
+pub use conv2d::{conv2d, conv2d_gradients, conv2d_kernels, conv2d_with_bias};
 pub use cross_entropy::{cross_entropy, loss_value};
 pub use custom::custom;
 pub use fused::{Bottleneck, ConvBn, Stem};

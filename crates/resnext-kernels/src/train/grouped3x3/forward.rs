@@ -4,6 +4,7 @@
 //! Where [`winograd`] is faster, it computes the sums instead, from the same planes.
 
 use super::walk::{MapPart, Walk, bring, group_index, sources, takes};
+use crate::conv_kernel::ConvKernel;
 use crate::memory::prefetch::prefetch_strided;
 use crate::memory::scratch::Scratch;
 use crate::row3::fma_row3;
@@ -95,6 +96,12 @@ fn tiled<T: Element>(isa: Isa, walk: &Walk) -> bool {
     let short = walk.places().saturating_mul(4 * lanes) <= u32::MAX as usize;
     let whole = walk.group >= lanes && winograd::takes(lanes, walk.group);
     walk.stride == 1 && walk.upsampling == 1 && whole && short
+}
+
+/// The kernel of the forward pass, or of the input's gradient if `backward`.
+pub fn kernel<T: Element>(isa: Isa, shape: &ConvShape, backward: bool) -> ConvKernel {
+    let walk = if backward { Walk::backward(shape) } else { Walk::forward(shape) };
+    if tiled::<T>(isa, &walk) { ConvKernel::WinogradTiles } else { ConvKernel::Grouped3x3 }
 }
 
 /// The convolution of an operand (N, H, W, Cin), and what `sink` computed from each block of pixels, in order.

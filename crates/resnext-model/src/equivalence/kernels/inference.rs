@@ -1,0 +1,163 @@
+//! Inference's kernels: packed convolutions with bias, residual and ReLU.
+
+use super::definition::Definition;
+use super::integers::{Integers, of_integers};
+use super::proofs::Proofs;
+use super::shapes::Place;
+use crate::equivalence::distance::values;
+use crate::error::Result;
+use candle_core::{DType, Tensor};
+use half::bf16;
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use resnext_ops::{
+    Conv2dConfig, ConvKernel, FeatureMap, FusedConv, Fusion, InputImages, Quantization, ThreadTeam,
+    fused_dtype_is_supported,
+};
+
+/// The kernel of every type that this machine's inference has.
+pub(super) fn kernels(place: Place, definition: &Definition) -> Result<Vec<ConvKernel>> {
+    let weight = of_integers(&vec![0; definition.weight().elem_count()], definition.weight(), DType::F32)?;
+    let bias = of_integers(&vec![0; definition.output], definition.output, DType::F32)?;
+    floats().map(|dtype| Ok(pack(place, definition, (&weight, &bias), dtype)?.kernel())).collect()
+}
+
+fn floats() -> impl Iterator<Item = DType> {
+    [DType::F32, DType::BF16].into_iter().filter(|&dtype| fused_dtype_is_supported(dtype))
+}
+
+fn pack(
+    place: Place,
+    definition: &Definition,
+    (weight, bias): (&Tensor, &Tensor),
+    dtype: DType,
+) -> Result<FusedConv> {
+    let config = definition.config;
+    Ok(match place {
+        // Images are loaded with a border instead.
+        Place::First => FusedConv::of_images(weight, bias, &Conv2dConfig { padding: 0, ..config }, dtype)?,
+        Place::Inner => FusedConv::new(weight, bias, &config, dtype)?,
+        Place::Last => FusedConv::writing_f32(weight, bias, &config, dtype)?,
+    })
+}
+
+/// Compares one trial's convolutions with the definition's: alone, and with residual and ReLU.
+pub(super) fn compare(
+    place: Place,
+    definition: &Definition,
+    integers: &Integers,
+    proofs: &mut Proofs,
+) -> Result<()> {
+    let Integers { x, weight, bias, residual, .. } = integers;
+    let sums = definition.forward(x, weight);
+    let (h, w) = definition.out();
+    let biased = |i: usize| sums[i] + bias[i / (h * w) % definition.output];
+    let alone: Vec<i32> = (0..sums.len()).map(biased).collect();
+    let fused: Vec<i32> = alone.iter().zip(residual).map(|(y, r)| (y + r).max(0)).collect();
+    let x = of_integers(x, definition.x(), DType::F32)?;
+    let weight = of_integers(weight, definition.weight(), DType::F32)?;
+    let bias = of_integers(bias, definition.output, DType::F32)?;
+    let residual = of_integers(residual, definition.y(), DType::F32)?;
+    for dtype in floats() {
+        let conv = pack(place, definition, (&weight, &bias), dtype)?;
+        // The last layer writes f32 whatever it reads.
+        let written = if place == Place::Last { DType::F32 } else { dtype };
+        let [mut loaded, mut added, mut y, mut joined] = std::array::from_fn(|_| FeatureMap::new());
+        ThreadTeam::scope(|team| -> Result<()> {
+            added.load(team, &residual, written)?;
+            let fusion = Fusion { residual: Some(&added), relu: true, ahead: &[&conv] };
+            if place == Place::First {
+                let mut images = InputImages::new();
+                images.load(team, &x, conv.input_format(), definition.config.padding)?;
+                conv.forward_images(team, &images, Fusion::default(), &mut y)?;
+                conv.forward_images(team, &images, fusion, &mut joined)?;
+            } else {
+                loaded.load(team, &x, dtype)?;
+                conv.forward(team, &loaded, Fusion::default(), &mut y)?;
+                conv.forward(team, &loaded, fusion, &mut joined)?;
+            }
+            Ok(())
+        })?;
+        for (got, expected) in [(&y, &alone), (&joined, &fused)] {
+            // Sums are exact; in bf16 each is rounded once, at the end.
+            let rounded = |&v: &i32| match written {
+                DType::BF16 => bf16::from_f32(v as f32).to_f64(),
+                _ => f64::from(v),
+            };
+            let expected: Vec<f64> = expected.iter().map(rounded).collect();
+            let got = values(&got.to_tensor()?)?;
+            let what = ("inference", dtype, conv.kernel());
+            proofs.compare(what, definition, definition.y().dims(), &expected, &got)?;
+        }
+    }
+    Ok(())
+}
+
+/// The largest pixel for which sums of 8-bit products are below 2^24, so that their conversion to f32 is exact.
+fn largest_pixel(definition: &Definition) -> i32 {
+    let products = definition.group_in() * definition.kernel * definition.kernel;
+    // Bias and residual take no more than one product each.
+    ((1 << 24) / (127 * (products as i32 + 2))).min(255)
+}
+
+/// Compares one trial in int8, where this machine has it, with integers of its own: pixels from 0, weights up to ±127,
+/// which every output channel has, so that quantization leaves them as they are; and steps that are powers of two.
+pub(super) fn compare_int8(definition: &Definition, rng: &mut ChaCha8Rng, proofs: &mut Proofs) -> Result<()> {
+    let most = largest_pixel(definition);
+    if !fused_dtype_is_supported(DType::U8) || most < 1 {
+        return Ok(());
+    }
+    let products = definition.group_in() * definition.kernel * definition.kernel;
+    let x: Vec<i32> = (0..definition.x().elem_count()).map(|_| rng.random_range(0..=most)).collect();
+    let mut weight: Vec<i32> =
+        (0..definition.weight().elem_count()).map(|_| rng.random_range(-127..=127)).collect();
+    for channel in weight.chunks_mut(products) {
+        let place = rng.random_range(0..products);
+        channel[place] = if rng.random() { 127 } else { -127 };
+    }
+    let bias: Vec<i32> = (0..definition.output).map(|_| rng.random_range(-127..=127)).collect();
+    let residual: Vec<i32> = (0..definition.y().elem_count()).map(|_| rng.random_range(0..=255)).collect();
+    let sums = definition.forward(&x, &weight);
+    // A step with which a good part of the outputs does not saturate.
+    let largest = sums.iter().map(|s| s.unsigned_abs()).max().unwrap_or(1).max(128);
+    let step = (largest / 64).next_power_of_two() as i32;
+    // The output in units of 1, with bias, residual and zero point, before it is rounded to steps.
+    let sum = i64::from(largest) + 127 + 255 + 128 * i64::from(step);
+    assert!(sum <= 1 << 24, "{definition}: too long a sum");
+    let (h, w) = definition.out();
+    let quantization =
+        |step: i32| Quantization::positive(255.0 * step as f32).map_err(resnext_ops::Error::from);
+    let signed = |step: i32| Quantization::signed(127.0 * step as f32).map_err(resnext_ops::Error::from);
+    let (input, output) = (quantization(1)?, signed(step)?);
+    let of = |values: &[i32], shape: candle_core::Shape| of_integers(values, shape, DType::F32);
+    let weight = of(&weight, definition.weight())?;
+    let biases = of(&bias, definition.output.into())?;
+    let conv = FusedConv::quantized(&weight, &biases, &definition.config, input, output)?;
+    let [mut loaded, mut maps, mut added, mut y, mut joined] = std::array::from_fn(|_| FeatureMap::new());
+    ThreadTeam::scope(|team| -> Result<()> {
+        loaded.load(team, &of(&x, definition.x())?, DType::F32)?;
+        maps.quantize(team, &loaded, input)?;
+        conv.forward(team, &maps, Fusion::default(), &mut y)?;
+        loaded.load(team, &of(&residual, definition.y())?, DType::F32)?;
+        added.quantize(team, &loaded, input)?;
+        let fusion = Fusion { residual: Some(&added), relu: true, ahead: &[&conv] };
+        conv.forward(team, &maps, fusion, &mut joined)?;
+        Ok(())
+    })?;
+    for (with_residual, got) in [(false, &y), (true, &joined)] {
+        let expected = |i: usize| {
+            let exact = f64::from(sums[i] + bias[i / (h * w) % definition.output]);
+            let exact = if with_residual { exact + f64::from(residual[i]) } else { exact };
+            // In steps from the zero point, to the nearest, ties to even, saturated at both ends; ReLU cuts at the zero
+            // point.
+            let q = (exact / f64::from(step) + 128.0).round_ties_even();
+            let q = q.clamp(if with_residual { 128.0 } else { 0.0 }, 255.0);
+            (q - 128.0) * f64::from(step)
+        };
+        let expected: Vec<f64> = (0..sums.len()).map(expected).collect();
+        let got = values(&got.to_tensor()?)?;
+        let what = ("inference", DType::U8, conv.kernel());
+        proofs.compare(what, definition, definition.y().dims(), &expected, &got)?;
+    }
+    Ok(())
+}

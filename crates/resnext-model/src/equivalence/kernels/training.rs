@@ -1,0 +1,58 @@
+//! Training's kernels: a convolution and both of its gradients.
+
+use super::definition::Definition;
+use super::integers::{Integers, of_integers};
+use super::proofs::Proofs;
+use crate::equivalence::distance::values;
+use crate::error::Result;
+use candle_core::{DType, Device, Tensor};
+use half::bf16;
+use resnext_ops::{ConvKernel, conv2d, conv2d_gradients, conv2d_kernels};
+
+/// The types that training computes in.
+const TYPES: [DType; 3] = [DType::F64, DType::F32, DType::BF16];
+
+/// The kernels of the forward pass and of both gradients, in every type.
+pub(super) fn kernels(definition: &Definition) -> Result<Vec<ConvKernel>> {
+    let mut all = Vec::new();
+    for dtype in TYPES {
+        all.extend(of_type(definition, dtype)?);
+    }
+    Ok(all)
+}
+
+fn of_type(definition: &Definition, dtype: DType) -> Result<[ConvKernel; 3]> {
+    let zeros = |shape: candle_core::Shape| Tensor::zeros(shape, dtype, &Device::Cpu);
+    Ok(conv2d_kernels(&zeros(definition.x())?, &zeros(definition.weight())?, &definition.config)?)
+}
+
+/// Compares one trial's convolution and gradients with the definition's.
+pub(super) fn compare(definition: &Definition, integers: &Integers, proofs: &mut Proofs) -> Result<()> {
+    let Integers { x, weight, gradient, .. } = integers;
+    let expected = [
+        definition.forward(x, weight),
+        definition.input_gradient(gradient, weight),
+        definition.weight_gradient(x, gradient),
+    ];
+    for dtype in TYPES {
+        let kernels = of_type(definition, dtype)?;
+        let x = of_integers(x, definition.x(), dtype)?;
+        let weight = of_integers(weight, definition.weight(), dtype)?;
+        let gradient = of_integers(gradient, definition.y(), dtype)?;
+        let y = conv2d(&x, &weight, &definition.config)?;
+        let (of_x, of_weight) = conv2d_gradients(&x, &weight, &gradient, &definition.config)?;
+        let passes =
+            ["training, forward", "training, gradient of the input", "training, gradient of the weight"];
+        for (i, got) in [y, of_x, of_weight].iter().enumerate() {
+            // Sums are exact; in bf16 each is rounded once, at the end.
+            let rounded = |&v: &i32| match dtype {
+                DType::BF16 => bf16::from_f32(v as f32).to_f64(),
+                _ => f64::from(v),
+            };
+            let expected: Vec<f64> = expected[i].iter().map(rounded).collect();
+            let what = (passes[i], dtype, kernels[i]);
+            proofs.compare(what, definition, got.dims(), &expected, &values(got)?)?;
+        }
+    }
+    Ok(())
+}
