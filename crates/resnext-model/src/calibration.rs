@@ -19,6 +19,7 @@ pub struct Ranges(BTreeMap<String, Range>);
 
 /// The range of a feature map's values: [0, largest], or [-largest, largest] if it is signed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a range, which has `largest` and `signed`")]
 pub struct Range {
     /// The largest magnitude, at least 0. Values of larger magnitude are clipped to it.
     pub largest: f32,
@@ -67,7 +68,7 @@ impl Ranges {
     /// The scale and zero point in int8 of the map that layer `name` writes.
     ///
     /// # Errors
-    /// [`Error::Calibration`] if its range is missing.
+    /// [`Error::Calibration`] if its range is missing, or is none.
     pub(crate) fn quantization(&self, name: &str) -> Result<Quantization> {
         let Some(&Range { largest, signed }) = self.0.get(name) else {
             let message =
@@ -76,7 +77,7 @@ impl Ranges {
         };
         let quantization =
             if signed { Quantization::signed(largest) } else { Quantization::positive(largest) };
-        Ok(quantization.map_err(resnext_ops::Error::from)?)
+        quantization.map_err(|error| Error::Calibration(format!("the map {name}: {error}")))
     }
 }
 

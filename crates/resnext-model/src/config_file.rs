@@ -2,6 +2,7 @@
 //! network that it describes is one of ours.
 
 use crate::config::{Config, Shortcut};
+use crate::error::json_problem;
 use crate::preprocessing::{CropMode, Preprocessing};
 use crate::presets::anti_alias_of;
 use crate::variants::{AntiAlias, Attention, StemConvs};
@@ -146,7 +147,8 @@ impl ConfigFile {
     /// # Errors
     /// A text that names the field, what was expected and what was found.
     pub(crate) fn read(text: &str, config: &Config) -> Result<Option<Self>, String> {
-        let value: Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        let text = text.trim_start_matches('\u{feff}');
+        let value: Value = serde_json::from_str(text).map_err(|e| json_problem(&e))?;
         let Value::Object(mut fields) = value else { return Err("expected an object in braces".into()) };
         let Some(architecture) = take::<String>(&mut fields, "", "architecture")? else { return Ok(None) };
         let mut network = Network::new(config);
@@ -181,7 +183,9 @@ fn take<T: DeserializeOwned>(
 ) -> Result<Option<T>, String> {
     match fields.remove(name) {
         None | Some(Value::Null) => Ok(None),
-        Some(value) => serde_json::from_value(value).map(Some).map_err(|e| format!("{of}{name}: {e}")),
+        Some(value) => {
+            serde_json::from_value(value).map(Some).map_err(|e| format!("{of}{name}: {}", json_problem(&e)))
+        }
     }
 }
 
@@ -212,8 +216,8 @@ fn check_arguments(
 ) -> Result<(), String> {
     for (name, value) in arguments {
         if name == "num_classes" {
-            let own: Option<usize> =
-                serde_json::from_value(value).map_err(|e| format!("model_args.num_classes: {e}"))?;
+            let own: Option<usize> = serde_json::from_value(value)
+                .map_err(|e| format!("model_args.num_classes: {}", json_problem(&e)))?;
             if let (Some(own), Some(other)) = (own, *classes)
                 && own != other
             {

@@ -1,6 +1,7 @@
 //! What a weights file says beside its weights, so that whoever has the file has all that its use requires.
 
 use crate::config::Config;
+use crate::error::json_problem;
 use crate::preprocessing::Preprocessing;
 use serde::{Deserialize, Serialize};
 
@@ -36,7 +37,8 @@ impl Description {
     /// A text that says what is wrong: JSON of another kind, another network, a number that is out of range,
     /// or another number of names than classes.
     pub fn from_json(text: &str, config: &Config) -> Result<Self, String> {
-        let found: Description = serde_json::from_str(text).map_err(|e| format!("{}: {e}", Self::KEY))?;
+        let found: Description =
+            serde_json::from_str(text).map_err(|e| format!("{}: {}", Self::KEY, json_problem(&e)))?;
         // Initialisation and block form do not change the function, and `convert` changes the form. Where no
         // block has a projection, the weights do not show that there would be one.
         let Config { zero_init_last, form, shortcut, .. } = *config;

@@ -97,3 +97,20 @@ pub enum Error {
 
 /// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// What is wrong with JSON, in its own words instead of Rust's.
+pub(crate) fn json_problem(error: &serde_json::Error) -> String {
+    const WORDS: [(&str, &str); 10] = [
+        ("expected usize", "expected a whole number of at least 0"),
+        ("struct HashMetadata", "an object of tensors"),
+        ("struct TensorInfo", "an object with type, shape and offsets"),
+        ("struct Index with 1 element", "an object"),
+        ("struct Index", "an object"),
+        ("invalid type: sequence", "invalid type: list"),
+        ("invalid type: map", "invalid type: object"),
+        ("expected a sequence", "expected a list"),
+        ("expected a map", "expected an object"),
+        ("a tuple of size", "a list of length"),
+    ];
+    WORDS.iter().fold(error.to_string(), |text, (rust, json)| text.replace(rust, json))
+}

@@ -41,6 +41,8 @@ const WEIGHT_FILES: [&str; 4] = [
 /// Those of [`WEIGHT_FILES`] that a message names.
 const USUAL_WEIGHT_FILES: &str = "model.safetensors and no pytorch_model.bin";
 const CONFIG_FILE: &str = "config.json";
+/// The most bytes of a configuration. The names of 21,000 classes take a megabyte.
+const CONFIG_LIMIT: u64 = 16 << 20;
 
 impl Pretrained {
     /// Opens a weights file, or a folder with `model.safetensors` or `pytorch_model.bin`, or with the index of
@@ -134,6 +136,10 @@ impl Pretrained {
     /// Applies what `config.json` says, after checks that it describes these weights.
     fn describe_by_config(&mut self, path: &Path) -> Result<()> {
         let failed = |problem: String| Error::ConfigFile { path: path.to_path_buf(), problem };
+        let data = std::fs::metadata(path).map_err(|e| failed(e.to_string()))?;
+        if data.len() > CONFIG_LIMIT {
+            return Err(failed(format!("it has {} bytes, expected at most {CONFIG_LIMIT}", data.len())));
+        }
         let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
         let Some(file) = ConfigFile::read(&text, &self.config).map_err(failed)? else {
             self.notes.push("config.json beside it is not timm's and is not used".into());

@@ -1,6 +1,8 @@
 //! Downloads from a server on 127.0.0.1 that speaks the hub's protocol: the cache has the right files and
 //! never a partial one, and errors are clear.
 
+#[path = "hub/hostile.rs"]
+mod hostile;
 #[path = "common/server.rs"]
 mod server;
 

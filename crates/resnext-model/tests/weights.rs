@@ -1,6 +1,7 @@
 //! Weights as other programs save them, and files that are not weights.
 
 mod common;
+mod hostile;
 mod origins;
 
 use candle_core::{DType, Tensor};

@@ -27,7 +27,7 @@ pub(super) fn contents(file: &mut FileBytes) -> std::result::Result<Contents, St
     let text = text.trim_start().to_ascii_lowercase();
     if safetensors::header_len(&start, file.len).is_some() {
         safetensors::contents(file).map_err(|reason| format!("not a whole safetensors file: {reason}"))
-    } else if start.starts_with(&ZIP) {
+    } else if ZIP.iter().any(|zip| start.starts_with(zip)) {
         pytorch::from_zip(file)
     } else if start.starts_with(&LEGACY) {
         pytorch::from_legacy(file)

@@ -6,6 +6,7 @@
 //! prefixes, so no list of them is needed.
 
 use super::file::{Entries, Entry};
+use super::mismatch::shown;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How the names of an optimizer's tensors start in this project's checkpoints.
@@ -107,7 +108,7 @@ fn readable(entries: Entries, prefix: &str) -> Result<BTreeMap<String, Entry>, S
     entries
         .map(|(name, entry)| match entry {
             Ok(entry) => Ok((name, entry)),
-            Err(problem) => Err(format!("{problem}: {}", format!("{prefix}{name}").escape_debug())),
+            Err(problem) => Err(format!("{problem}: {}", shown(&format!("{prefix}{name}")))),
         })
         .collect()
 }
@@ -285,7 +286,7 @@ fn is_part(name: &str, words: &[&str]) -> bool {
 }
 
 fn quoted(name: &str) -> String {
-    format!("`{}`", name.escape_debug())
+    format!("`{}`", shown(name))
 }
 
 /// What a user should know of the choice.
@@ -315,7 +316,7 @@ fn notes(
             other != prefix && !prefix.starts_with(other.as_str()) && name.starts_with(other.as_str())
         }) && !passed_over.iter().any(|other| name.starts_with(other.as_str()))
     });
-    let others: Vec<String> = others.map(|name| name.escape_debug().to_string()).collect();
+    let others: Vec<String> = others.map(|name| shown(name)).collect();
     if !others.is_empty() {
         let more = if others.len() > 10 { format!(", … ({} in all)", others.len()) } else { String::new() };
         parts.push(format!("not used: {}{more}", others[..others.len().min(10)].join(", ")));

@@ -18,7 +18,7 @@ pub fn weights_mismatch(required: &Shapes, found: &Shapes) -> Option<String> {
         (got != shape).then(|| wrong_shape(name, shape, got))
     });
     let without = |these: &Shapes, those: &Shapes| -> Vec<String> {
-        these.keys().filter(|name| !those.contains_key(*name)).map(|name| name.to_string()).collect()
+        these.keys().filter(|name| !those.contains_key(*name)).map(|name| shown(name)).collect()
     };
     let mut problems = Vec::new();
     list(&mut problems, "of the wrong shape", misshapen.collect());
@@ -37,11 +37,20 @@ fn wrong_shape(name: &str, expected: &[usize], got: &[usize]) -> String {
     }
 }
 
+/// A tensor's name in a message. It comes from a file, so that it may have any length and any characters.
+pub(super) fn shown(name: &str) -> String {
+    const LONGEST: usize = 120;
+    match name.char_indices().nth(LONGEST) {
+        _ if name.is_empty() => "a tensor without a name".into(),
+        None => name.escape_debug().to_string(),
+        Some((end, _)) => format!("{}…", name[..end].escape_debug()),
+    }
+}
+
 fn list(problems: &mut Vec<String>, what: &str, names: Vec<String>) {
     if !names.is_empty() {
         let more = if names.len() > LISTED { ", …" } else { "" };
-        let shown: Vec<String> =
-            names.iter().take(LISTED).map(|name| name.escape_debug().to_string()).collect();
-        problems.push(format!("{} {what}: {}{more}", names.len(), shown.join(", ")));
+        let listed = &names[..names.len().min(LISTED)];
+        problems.push(format!("{} {what}: {}{more}", names.len(), listed.join(", ")));
     }
 }

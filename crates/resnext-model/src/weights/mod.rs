@@ -26,6 +26,7 @@ use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 use file::{Contents, Entry, FileBytes};
 use finite::count_invalid;
+use mismatch::shown;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -111,8 +112,11 @@ impl Weights {
     /// The names of up to ten tensors of the file, of which those that are not used come first.
     fn some_names(&self) -> String {
         let all = self.left_out.iter().chain(self.entries.keys());
-        let names: Vec<String> = all.clone().take(10).map(|name| name.escape_debug().to_string()).collect();
+        let names: Vec<String> = all.clone().take(10).map(|name| shown(name)).collect();
         let count = all.count();
+        if count == 0 {
+            return "no tensors".into();
+        }
         let more = if count > names.len() { format!(", … ({count} in all)") } else { String::new() };
         let foreign = self.foreign.as_ref().map(|class| {
             let class: String = class.chars().filter(|c| !c.is_control()).take(100).collect();

@@ -9,19 +9,26 @@ use std::io::Read;
 pub(super) const LEGACY: [u8; 14] =
     [0x80, 2, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
-/// The first bytes of every zip archive.
-pub(super) const ZIP: [u8; 4] = *b"PK\x03\x04";
+/// The first bytes of every zip archive, and of one without members.
+pub(super) const ZIP: [[u8; 4]; 2] = [*b"PK\x03\x04", *b"PK\x05\x06"];
 
 /// The most bytes a pickle may have; those of the largest networks have a few hundred thousand.
 const PICKLE_LIMIT: u64 = 64 << 20;
 
+/// An error of reading a zip archive. What the crate calls its own blocks says nothing to a user.
+fn not_whole(error: zip::result::ZipError) -> String {
+    let text = error.to_string();
+    let text = text.strip_prefix("invalid Zip archive: ").unwrap_or(&text);
+    let text = if text.contains("::") { "it ends early" } else { text };
+    format!("not a whole zip archive: {text}")
+}
+
 /// The tensors of a zip archive, by name.
 pub(super) fn from_zip(file: &mut FileBytes) -> Result<Contents, String> {
-    let mut archive =
-        zip::ZipArchive::new(&mut file.file).map_err(|e| format!("not a whole zip archive: {e}"))?;
+    let mut archive = zip::ZipArchive::new(&mut file.file).map_err(not_whole)?;
     let mut members = Vec::new();
     for i in 0..archive.len() {
-        let member = archive.by_index_raw(i).map_err(|e| format!("not a whole zip archive: {e}"))?;
+        let member = archive.by_index_raw(i).map_err(not_whole)?;
         let name = member.name().map_err(|e| format!("a member without a name: {e}"))?.into_owned();
         let (Some(start), len) = (member.data_start(), member.compressed_size()) else {
             return Err(format!("the archive does not say where {} begins", name.escape_debug()));
@@ -53,10 +60,17 @@ pub(super) fn from_zip(file: &mut FileBytes) -> Result<Contents, String> {
     if *len > PICKLE_LIMIT {
         return Err(format!("its data.pkl has {len} bytes, expected at most {PICKLE_LIMIT}"));
     }
-    if let Some((_, start, len, _)) = inside("byteorder")
-        && file.read(*start, (*len).min(16) as usize)? != b"little"
-    {
-        return Err("it was saved on a big-endian machine, expected little-endian numbers".into());
+    if let Some((_, start, len, _)) = inside("byteorder") {
+        match &file.read(*start, (*len).min(16) as usize)?[..] {
+            b"little" => {}
+            b"big" => {
+                return Err("it was saved on a big-endian machine, expected little-endian numbers".into());
+            }
+            other => {
+                let order = String::from_utf8_lossy(other);
+                return Err(format!("its byte order is {}, expected little", order.escape_debug()));
+            }
+        }
     }
     let pickle = Pickle::read(&file.read(*start, *len as usize)?)?;
     let prefix = format!("{folder}data/");

@@ -1,6 +1,7 @@
 //! The header of a safetensors file. Everything it says is checked.
 
 use super::file::{Contents, Entries, Entry, FileBytes};
+use crate::error::json_problem;
 use candle_core::DType;
 use safetensors::tensor::Metadata;
 
@@ -25,7 +26,7 @@ pub(super) fn contents(file: &mut FileBytes) -> Result<Contents, String> {
         return Err(format!("its header says {header} bytes, the file has {}", file.len));
     }
     let bytes = file.read(8, header as usize)?;
-    let metadata: Metadata = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+    let metadata: Metadata = serde_json::from_slice(&bytes).map_err(|e| json_problem(&e))?;
     let data = 8 + header;
     let end = metadata.tensors().values().map(|info| info.data_offsets.1).max().unwrap_or(0);
     if end as u64 != file.len - data {

@@ -2,6 +2,7 @@
 
 use super::file::{Contents, Entry, FileBytes};
 use super::format;
+use crate::error::json_problem;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -38,8 +39,8 @@ fn read(path: &Path) -> Result<Index, String> {
         return Err(format!("an index of {} bytes, expected at most {INDEX_LIMIT}", file.len));
     }
     let len = file.len as usize;
-    let index: Index =
-        serde_json::from_slice(&file.read(0, len)?).map_err(|e| format!("not an index of weights: {e}"))?;
+    let index: Index = serde_json::from_slice(&file.read(0, len)?)
+        .map_err(|e| format!("not an index of weights: {}", json_problem(&e)))?;
     let files: BTreeSet<&String> = index.weight_map.values().collect();
     // The index comes from elsewhere: it must not make this program read files of other folders.
     let is_plain =
