@@ -441,6 +441,25 @@ fn the_quick_proof_succeeds_and_is_reported() {
 }
 
 #[test]
+fn every_instruction_set_is_proved_in_a_process_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = xtask(folder.path(), &["prove", "--kernels", "--quick", "--report", "kernels.md"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let json = std::fs::read_to_string(folder.path().join("kernels.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["proved"], true);
+    let kernels = json["kernels"].as_array().unwrap();
+    for isa in resnext_ops::Isa::available() {
+        let own: Vec<_> = kernels.iter().filter(|kernel| kernel["isa"] == isa.name()).collect();
+        for operation in ["inference", "training, forward", "training, gradient of the weight"] {
+            assert!(own.iter().any(|kernel| kernel["operation"] == operation), "{isa:?} {operation}");
+        }
+        assert!(own.iter().all(|kernel| kernel["tally"]["bits"] == 0 && kernel["shapes"].as_u64() > Some(0)));
+        assert!(json["networks"].as_array().unwrap().iter().any(|network| network["isa"] == isa.name()));
+    }
+}
+
+#[test]
 fn bad_input_gets_one_clear_line_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();

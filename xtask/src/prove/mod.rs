@@ -1,25 +1,29 @@
 //! `cargo xtask prove`: a proof by exact arithmetic that block forms (a), (b) and (c) compute one function,
-//! and a measurement of how far rounding separates them.
+//! and a measurement of how far rounding separates them; with `--kernels`, a proof of every kernel.
 
 mod args;
+mod kernels;
+mod mutants;
 mod picture;
+mod progress;
 mod report;
 
 use anyhow::Result;
 pub use args::Args;
-use args::BOUND;
+use args::{BOUND, QUICK};
 use candle_core::{DType, Device};
-use indicatif::{ProgressBar, ProgressStyle};
+use mutants::MUTANTS;
+use progress::progress_bar;
 use report::{ProofReport, ProvedBlock, ProvedNetwork};
 use resnext_model::Config;
 use resnext_model::equivalence::{
-    Stack, activations, channel_functions, controls, identity, layer_errors, network_errors, output_error,
+    Stack, activations, channel_functions, controls, identity, layer_errors, mutants, network_errors,
+    output_error,
 };
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// The network that `--quick` proves.
-const QUICK: &[&str] = &["resnext20_8x4d"];
 const NETWORKS: &[&str] =
     &["resnext50_32x4d", "resnext29_8x64d", "resnext29_16x64d", "resnext20_8x4d", "resnext11_8x4d"];
 /// The number of sets of random weights at which the forms are compared with batch norm and ReLU.
@@ -27,13 +31,17 @@ const ACTIVATION_TRIALS: usize = 2;
 const SGD_STEPS: usize = 10;
 
 pub fn run(args: Args) -> Result<ExitCode> {
+    if args.kernels {
+        return kernels::run(&args);
+    }
     let device = args.device.open()?;
-    let files = report::Files::new(&args.report)?;
+    let report_file = args.report.clone().unwrap_or_else(|| PathBuf::from("runs/prove.md"));
+    let files = report::Files::new(&report_file)?;
     let names = if args.quick { QUICK } else { NETWORKS };
     let networks =
         names.iter().map(|&name| Ok((name, Config::by_name(name)?))).collect::<Result<Vec<_>>>()?;
     let blocks = distinct_blocks(&networks);
-    let bar = progress_bar(blocks.len() + 2 * networks.len() + 1);
+    let bar = progress_bar(blocks.len() + 2 * networks.len() + 2);
     let start = Instant::now();
 
     let mut report = ProofReport::new(&args, &device);
@@ -62,6 +70,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
     bar.set_message("negative controls");
     let broken = Stack::distinct_blocks(&Config::by_name("resnext20_8x4d")?);
     report.controls = controls(&broken[0], &device, args.seed)?;
+    bar.inc(1);
+    bar.set_message("mutants");
+    report.mutants = mutants(MUTANTS, args.seed)?;
     bar.finish_and_clear();
 
     report.seconds = start.elapsed().as_secs_f64();
@@ -83,15 +94,6 @@ fn distinct_blocks<'a>(networks: &[(&'a str, Config)]) -> Vec<(&'a str, Stack)> 
         }
     }
     blocks
-}
-
-fn progress_bar(steps: usize) -> ProgressBar {
-    let bar = ProgressBar::new(steps as u64);
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    // The largest network takes a minute; a running clock shows that the program is alive.
-    bar.enable_steady_tick(Duration::from_secs(1));
-    bar
 }
 
 /// The types in which a device computes exactly enough: Metal has no f64.

@@ -1,12 +1,13 @@
 //! What a proof found, as text, as Markdown and as JSON.
 
 use super::args::{Args, BOUND};
+use super::mutants::{mutant_failures, mutant_table};
 use super::picture;
 use crate::device_arg::opened_name;
 use crate::text_table::Table;
 use anyhow::{Context, Result, ensure};
 use candle_core::Device;
-use resnext_model::equivalence::{Control, Identity, LayerError, NetworkErrors, Tally};
+use resnext_model::equivalence::{Control, Identity, LayerError, MutantScore, NetworkErrors, Tally};
 use resnext_train::checkpoint::replace_file;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ pub struct ProofReport {
     pub networks: Vec<ProvedNetwork>,
     pub errors: Vec<NetworkErrors>,
     pub controls: Vec<Control>,
+    pub mutants: Vec<MutantScore>,
 }
 
 /// A block, proved and measured.
@@ -100,6 +102,7 @@ impl ProofReport {
             networks: Vec::new(),
             errors: Vec::new(),
             controls: Vec::new(),
+            mutants: Vec::new(),
         }
     }
 
@@ -137,6 +140,7 @@ impl ProofReport {
         for control in self.controls.iter().filter(|control| control.caught.is_none()) {
             failures.push(format!("negative control not caught in {}: {}", control.dtype, control.name));
         }
+        failures.extend(mutant_failures(&self.mutants));
         let bounds = self.blocks.iter().flat_map(|block| &block.identities);
         let bounds = bounds.chain(self.networks.iter().map(|network| &network.identity));
         if bounds.clone().any(|identity| identity.bound > BOUND) {
@@ -160,6 +164,7 @@ impl ProofReport {
             ("Rounding in single layers", self.layer_table()),
             ("Rounding through whole networks, training", self.error_table()),
             ("Negative controls", self.control_table()),
+            ("Mutants", mutant_table(&self.mutants)),
         ] {
             let heading = if markdown { format!("## {title}\n\n") } else { format!("{title}\n") };
             // Writing to a string cannot fail.
