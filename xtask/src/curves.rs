@@ -13,8 +13,8 @@ pub fn draw(epochs: &[Epoch]) -> Result<String> {
 
 /// The panels of the drawing.
 pub fn panels(epochs: &[Epoch]) -> Vec<Panel> {
-    let line = |name, colour, value: fn(&Epoch) -> f64| Line {
-        name,
+    let line = |name: &str, colour, value: fn(&Epoch) -> f64| Line {
+        name: name.into(),
         colour,
         points: epochs.iter().map(|epoch| (epoch.epoch as i32, value(epoch))).collect(),
     };

@@ -8,6 +8,9 @@ use std::ops::Range;
 pub const BLUE: RGBColor = RGBColor(70, 130, 180);
 pub const RED: RGBColor = RGBColor(200, 80, 40);
 pub const GREEN: RGBColor = RGBColor(90, 160, 90);
+pub const PURPLE: RGBColor = RGBColor(150, 100, 190);
+pub const YELLOW: RGBColor = RGBColor(210, 160, 40);
+pub const CYAN: RGBColor = RGBColor(60, 170, 170);
 pub const GREY: RGBColor = RGBColor(150, 150, 150);
 
 /// The size of a panel in pixels.
@@ -15,7 +18,7 @@ const WIDTH: u32 = 480;
 const HEIGHT: u32 = 380;
 
 pub struct Line {
-    pub name: &'static str,
+    pub name: String,
     pub colour: RGBColor,
     pub points: Vec<(i32, f64)>,
 }
@@ -24,6 +27,8 @@ pub struct Line {
 pub enum Scale {
     /// From 0 to this value.
     Linear(f64),
+    /// From the first value to the second.
+    Between(f64, f64),
     /// From the first value to the second, both above 0.
     Log(f64, f64),
 }
@@ -51,6 +56,7 @@ pub fn draw(panels: &[Panel]) -> Result<String> {
         for (area, panel) in root.split_evenly((rows, columns)).iter().zip(panels) {
             match panel.scale {
                 Scale::Linear(top) => draw_panel(area, panel, 0.0..top * 1.03)?,
+                Scale::Between(bottom, top) => draw_panel(area, panel, bottom..top)?,
                 Scale::Log(bottom, top) => draw_panel(area, panel, (bottom..top).log_scale())?,
             }
         }
@@ -89,7 +95,7 @@ where
         let series = LineSeries::new(points, colour.stroke_width(2).filled()).point_size(3);
         let drawn = chart.draw_series(series).map_err(failed)?;
         drawn
-            .label(line.name)
+            .label(line.name.clone())
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
     }
     chart
@@ -163,7 +169,7 @@ mod tests {
             y: "",
             scale,
             legend: SeriesLabelPosition::UpperRight,
-            lines: vec![Line { name: "training", colour: BLUE, points }],
+            lines: vec![Line { name: "training".into(), colour: BLUE, points }],
         }
     }
 

@@ -11,6 +11,7 @@ mod export;
 mod gpu_check;
 mod predict;
 mod prove;
+mod study;
 mod summary;
 mod train;
 
@@ -37,9 +38,11 @@ mod weights_source;
 // A run's folder.
 mod curves;
 mod history;
+mod prepared_run;
 mod report;
 mod run_folder;
 mod run_lock;
+mod run_record;
 mod tensorboard;
 
 mod allocator;
@@ -81,6 +84,8 @@ enum Command {
     Bench(bench::Args),
     /// Prove that the three block forms compute one function
     Prove(prove::Args),
+    /// Check the paper's claims: train networks of equal complexity, and judge their errors
+    Study(study::Args),
     /// Check every operation on this machine's GPU, and measure its speed
     GpuCheck(gpu_check::Args),
     /// Compare networks: parameters, multiply-adds, speed here, and published errors
@@ -101,6 +106,7 @@ fn main() -> ExitCode {
         Command::Convert(args) => convert::run(args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(args).map(|()| ExitCode::SUCCESS),
         Command::Prove(args) => prove::run(args),
+        Command::Study(args) => study::run(args),
         Command::GpuCheck(args) => gpu_check::run(args),
         Command::Compare(args) => compare::run(args).map(|()| ExitCode::SUCCESS),
         Command::Summary(args) => summary::run(args).map(|()| ExitCode::SUCCESS),

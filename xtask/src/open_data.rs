@@ -25,13 +25,28 @@ impl OpenData {
     /// Opens a recipe's data. `photos` are those of its folder, if they have been listed already.
     ///
     /// # Errors
-    /// If it needs a path and there is none, the files there are not what the data set consists of, or they are
-    /// photos of other classes than those that the recipe's run was trained on.
+    /// If it needs a path and there is none, the files there are not what the data set consists of, they are
+    /// fewer images than the recipe wants, or they are photos of other classes than those that the recipe's run
+    /// was trained on.
     pub fn new(recipe: &Recipe, photos: Option<PhotoSets>) -> Result<Self> {
         let path = recipe.data.as_deref();
         if recipe.dataset != DatasetName::Folder {
-            return Ok(recipe.dataset.open(path)?.into());
+            let mut splits = recipe.dataset.open(path)?;
+            if let Some(images) = recipe.train_images {
+                let all = splits.train.len();
+                ensure!(
+                    (1..=all).contains(&images),
+                    "the training images to take must be from 1 to the {all} of {}, got {images}",
+                    recipe.dataset
+                );
+                splits.train = splits.train.balanced_subset(images);
+            }
+            return Ok(splits.into());
         }
+        ensure!(
+            recipe.train_images.is_none(),
+            "a number of training images can be chosen for data sets in memory only, not for a folder of photos"
+        );
         let path = path.context("data set folder needs --data with the folder of the photos")?;
         let options = recipe.photos.clone().unwrap_or_default();
         let sets = photos.map_or_else(|| PhotoSets::open(path, options.split()), Ok)?;
@@ -52,6 +67,14 @@ impl OpenData {
         match self {
             OpenData::Memory(splits) => splits.train.class_names(),
             OpenData::Photos(photos, ..) => photos.train.class_names(),
+        }
+    }
+
+    /// The number of training images.
+    pub fn train_len(&self) -> usize {
+        match self {
+            OpenData::Memory(splits) => splits.train.len(),
+            OpenData::Photos(photos, ..) => photos.train.len(),
         }
     }
 

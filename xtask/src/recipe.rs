@@ -29,6 +29,9 @@ pub struct Recipe {
     /// The trained network that the run starts from: whatever `predict --weights` takes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<String>,
+    /// Train on this many images only, the same number of each class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_images: Option<usize>,
     pub epochs: usize,
     pub batch_size: usize,
     pub lr: f64,
@@ -91,6 +94,9 @@ pub struct Recipe {
     /// How photos are prepared, for data sets of photos.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub photos: Option<PhotoOptions>,
+    /// The network, if it is none that has a name; `model` is then what it is called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Config>,
 }
 
 fn one() -> usize {
@@ -142,6 +148,9 @@ pub struct Overrides {
     pub photos: PhotoOverrides,
     #[command(flatten)]
     pub mix: MixOverrides,
+    /// Train on this many images only, the first ones of each class and the same number of each
+    #[arg(long)]
+    pub train_images: Option<usize>,
     /// Passes over the training set
     #[arg(long)]
     pub epochs: Option<usize>,
@@ -272,7 +281,10 @@ impl Recipe {
                 *field = value.clone();
             }
         }
-        set(&mut self.model, &overrides.model);
+        if let Some(model) = &overrides.model {
+            self.model = model.clone();
+            self.network = None;
+        }
         set(&mut self.form, &overrides.form);
         set(&mut self.dataset, &overrides.dataset);
         set(&mut self.epochs, &overrides.epochs);
@@ -290,6 +302,7 @@ impl Recipe {
         set(&mut self.class_weights, &overrides.class_weights);
         set(&mut self.drop_path, &overrides.drop_path);
         set(&mut self.early_stopping, &overrides.early_stopping);
+        self.train_images = overrides.train_images.or(self.train_images);
         self.clip = overrides.clip.or(self.clip);
         self.freeze_norms |= overrides.freeze_norms;
         if overrides.weights.is_some() {
@@ -357,7 +370,10 @@ impl Recipe {
 
     /// The network's configuration, for a data set with this number of classes.
     pub fn network(&self, classes: usize) -> Result<Config> {
-        let named = Config::by_name(&self.model)?;
+        let named = match &self.network {
+            Some(own) => own.clone(),
+            None => Config::by_name(&self.model)?,
+        };
         Ok(Config { form: self.form, classes, zero_init_last: self.zero_init_last, ..named })
     }
 

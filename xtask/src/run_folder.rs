@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 pub const LAST: &str = "last.safetensors";
 /// The checkpoint of the best test top-1.
 pub const BEST: &str = "best.safetensors";
-const METRICS: &str = "metrics.csv";
+/// Loss, top-1 and the rest, a row per epoch.
+pub const METRICS: &str = "metrics.csv";
 /// The settings that hold now.
 pub const RECIPE: &str = "recipe.toml";
 /// The report of a run that has ended.
@@ -103,7 +104,7 @@ impl RunFolder {
 
 /// Makes the first folder `stem-1`, `stem-2`, … that does not exist yet, also if another process looks for
 /// one at the same time.
-fn free(stem: &str) -> Result<PathBuf> {
+pub fn free(stem: &str) -> Result<PathBuf> {
     let cannot = |path: &Path| format!("cannot make the folder {}", path.display());
     for number in 1usize.. {
         let path = PathBuf::from(format!("{stem}-{number}"));

@@ -2,6 +2,8 @@
 
 #[path = "cli/photo_folder.rs"]
 mod photo_folder;
+#[path = "cli/study.rs"]
+mod study;
 
 use resnext_model::{Config, Summary};
 use std::path::Path;

@@ -96,6 +96,26 @@ impl Dataset {
         counts
     }
 
+    /// `images` of these images, in the same order: the first ones of each class, and the same number of each,
+    /// or one more of the first classes where the number does not divide. A class with fewer images is taken
+    /// whole, and the others make up for it. All images if there are no more.
+    pub fn balanced_subset(&self, images: usize) -> Dataset {
+        let mut by_class = vec![Vec::new(); self.class_names.len()];
+        for (index, &label) in self.labels.iter().enumerate() {
+            by_class[label as usize].push(index);
+        }
+        let most = by_class.iter().map(Vec::len).max().unwrap_or(0);
+        let rounds = (0..most).flat_map(|i| by_class.iter().filter_map(move |own| own.get(i)));
+        let mut chosen: Vec<usize> = rounds.take(images).copied().collect();
+        chosen.sort_unstable();
+        Dataset {
+            pixels: chosen.iter().flat_map(|&index| self.image(index)).copied().collect(),
+            labels: chosen.iter().map(|&index| self.labels[index]).collect(),
+            class_names: self.class_names.clone(),
+            ..*self
+        }
+    }
+
     /// A line that tells this set from others: its size, and a hash of labels, class names and the pixels of
     /// up to 256 images spread over the set.
     pub fn fingerprint(&self) -> String {
@@ -139,5 +159,27 @@ impl Dataset {
         // A constant channel has a deviation of 0; dividing by 1 instead maps it to zeros.
         let std = var.map(|v| if v > 1e-12 { v.sqrt() as f32 } else { 1.0 });
         Normalization { mean: mean.map(|m| m as f32), std }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_balanced_subset_has_the_first_images_of_each_class() {
+        let labels = vec![0, 0, 0, 1, 2, 2];
+        let pixels = (0..6u8).flat_map(|i| [i; CHANNELS]).collect();
+        let names = ["a", "b", "c"].map(String::from).to_vec();
+        let set = Dataset::new(pixels, labels, (1, 1), names);
+        let kept = |images: usize| {
+            let subset = set.balanced_subset(images);
+            (0..subset.len()).map(|i| (subset.image(i)[0], subset.label(i))).collect::<Vec<_>>()
+        };
+        assert_eq!(kept(3), [(0, 0), (3, 1), (4, 2)]);
+        assert_eq!(kept(5), [(0, 0), (1, 0), (3, 1), (4, 2), (5, 2)]);
+        assert_eq!(kept(0), []);
+        assert_eq!(set.balanced_subset(7), set);
+        assert_ne!(set.balanced_subset(5).fingerprint(), set.fingerprint());
     }
 }

@@ -18,6 +18,11 @@ pub struct Config {
     pub cardinality: usize,
     /// Base width d: the number of channels per path in the first stage (table 2).
     pub base_width: usize,
+    /// Channels per path in each stage, of which the first is [`base_width`](Self::base_width), where they do
+    /// not double from stage to stage; usually empty, for base_width·2^s.
+    /// [`equal_complexity`](crate::equal_complexity()) makes use of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub widths: Vec<usize>,
     /// The number of blocks in each stage.
     pub depths: Vec<usize>,
     /// The width of the first stage, 64 by default. A block of stage s, counted from 0, has planes·2^s output
@@ -118,6 +123,9 @@ pub enum Shortcut {
     /// A 2×2 average with stride 2, where the map shrinks, and then a 1×1 convolution with batch norm, so that
     /// no pixel is passed over: ResNet-D of He et al., "Bag of Tricks", arXiv 1812.01187, section 4.
     Pooled,
+    /// No block has a shortcut, whatever its shapes: its output is relu(bn(Σ T_i(x))). Section 5.1 of the
+    /// ResNeXt paper trains such networks to measure what residual connections are worth.
+    None,
 }
 
 /// The three equivalent forms of a block (figure 3).
@@ -287,6 +295,19 @@ impl Config {
         within("cardinality", self.cardinality, most)?;
         within("base_width", self.base_width, 4096)?;
         within("cardinality × base_width", self.cardinality * self.base_width, 1 << 16)?;
+        if let Some(&first) = self.widths.first() {
+            if (self.widths.len(), first) != (self.depths.len(), self.base_width) {
+                return Err(Error::Config(format!(
+                    "widths must be one per stage, starting with base_width {}, got {:?} for {} stages",
+                    self.base_width,
+                    self.widths,
+                    self.depths.len()
+                )));
+            }
+            self.widths
+                .iter()
+                .try_for_each(|&width| within("a stage's width", width, (1 << 16) / self.cardinality))?;
+        }
         within("planes", self.planes, 4096)?;
         within("classes", self.classes, 1 << 20)?;
         within("the number of stages", self.depths.len(), 6)?;
@@ -333,6 +354,9 @@ impl Config {
         if self.stem_convs.hidden(channels).is_some_and(|hidden| hidden.contains(&0)) {
             return wrong(format!("a stem of three convolutions needs more channels, got {channels}"));
         }
+        if self.shortcut == Shortcut::None && self.attention != Attention::None {
+            return wrong("blocks without shortcuts have no attention".into());
+        }
         match self.attention {
             Attention::SqueezeExcite { reduction } if !(1..=4096).contains(&reduction) => {
                 wrong(format!("reduction must be from 1 to 4096, got {reduction}"))
@@ -373,7 +397,7 @@ impl Config {
                 let size = BlockSize {
                     kind: self.block,
                     input,
-                    path: self.base_width << s,
+                    path: self.width(s),
                     cardinality: self.cardinality,
                     output,
                     stride,
@@ -396,6 +420,11 @@ impl Config {
     /// The channels of each stage's map: 256, 512, 1024 and 2048 for ResNeXt-50.
     pub fn channels(&self) -> Vec<usize> {
         (0..self.depths.len()).map(|s| self.stage_channels(s)).collect()
+    }
+
+    /// Channels per path in stage `s`, counted from 0.
+    fn width(&self, s: usize) -> usize {
+        self.widths.get(s).copied().unwrap_or(self.base_width << s)
     }
 
     /// The channels of stage `s`, counted from 0.

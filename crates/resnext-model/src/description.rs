@@ -1,6 +1,6 @@
 //! What a weights file says beside its weights, so that whoever has the file has all that its use requires.
 
-use crate::config::Config;
+use crate::config::{Config, Shortcut};
 use crate::error::json_problem;
 use crate::preprocessing::Preprocessing;
 use serde::{Deserialize, Serialize};
@@ -40,10 +40,12 @@ impl Description {
         let found: Description =
             serde_json::from_str(text).map_err(|e| format!("{}: {}", Self::KEY, json_problem(&e)))?;
         // Initialisation and block form do not change the function, and `convert` changes the form. Where no
-        // block has a projection, the weights do not show that there would be one.
+        // block has a projection, the weights do not show that there would be one, or no shortcut at all.
         let Config { zero_init_last, form, shortcut, .. } = *config;
         let expected = Config { zero_init_last, form, shortcut, ..found.network.clone() };
-        if expected != *config {
+        let projected_but_plain =
+            shortcut == Shortcut::Projection && found.network.shortcut == Shortcut::None;
+        if expected != *config || projected_but_plain {
             return Err(format!("{} is of another network than the weights", Self::KEY));
         }
         let named = found.class_names.as_ref().map_or(config.classes, Vec::len);

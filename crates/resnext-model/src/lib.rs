@@ -9,6 +9,7 @@ mod config_file;
 mod description;
 mod drop_path;
 mod eca;
+mod equal_complexity;
 mod error;
 mod features;
 mod folded;
@@ -32,6 +33,7 @@ mod weights;
 
 // What a network looks like.
 pub use config::{BlockKind, BlockSize, Config, Form, Shortcut, StemKind};
+pub use equal_complexity::{Complexity, Template, equal_complexity, path_width, width_for};
 pub use summary::{Layer, Summary};
 pub use variants::{AntiAlias, Attention, StemConvs};
 

@@ -194,6 +194,7 @@ impl<'a> Parts<'a> {
         Some(Config {
             cardinality,
             base_width: number(width)?,
+            widths: Vec::new(),
             depths: depths.to_vec(),
             planes,
             block: if basic { BlockKind::Basic } else { BlockKind::Bottleneck },

@@ -1,6 +1,6 @@
 //! A trained network with all that its use requires: weights, configuration, preprocessing and class names.
 
-use crate::config::{BlockKind, Config};
+use crate::config::{BlockKind, Config, Shortcut};
 use crate::config_file::ConfigFile;
 use crate::description::Description;
 use crate::error::{Error, Result};
@@ -123,6 +123,10 @@ impl Pretrained {
             let failed = |reason: String| Error::File { path: self.weights.path().to_path_buf(), reason };
             let found = Description::from_json(text, &self.config).map_err(failed)?;
             (self.preprocessing, self.labels) = (found.preprocessing, found.class_names);
+            // Weights without projections are the same with shortcuts and without.
+            if found.network.shortcut == Shortcut::None {
+                self.config.shortcut = Shortcut::None;
+            }
             self.preprocessing_is_assumed = false;
         } else if let Some(preprocessing) =
             torchvision_files::preprocessing(self.weights.path(), &self.config)

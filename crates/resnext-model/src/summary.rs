@@ -93,7 +93,8 @@ impl Summary {
                     }
                 }
                 layers.extend(attention(config.attention, block.output, &name("se")));
-                if block.changes_shape() && config.shortcut != Shortcut::Identity {
+                let projected = !matches!(config.shortcut, Shortcut::Identity | Shortcut::None);
+                if block.changes_shape() && projected {
                     let pooled = config.shortcut == Shortcut::Pooled;
                     let source = if pooled { out } else { size };
                     let layer = if pooled { "downsample.1" } else { "downsample.0" };

@@ -6,7 +6,9 @@ mod common;
 use candle_core::DType;
 use common::{CPU, difference, images, save, tensors, values};
 use resnext_model::export::Export;
-use resnext_model::{BlockKind, Config, Form, Fused, Weights, convert};
+use resnext_model::{
+    BlockKind, Config, Description, Form, Fused, Preprocessing, Pretrained, Shortcut, Weights, convert,
+};
 use std::path::PathBuf;
 
 fn saved(folder: &tempfile::TempDir, config: &Config) -> (PathBuf, Weights) {
@@ -44,6 +46,33 @@ fn safetensors_come_back_in_every_type_and_from_every_form() {
             assert_eq!(file.names().len(), again.shapes().count() + norms);
             assert_eq!(again.metadata()["format"], "pt");
         }
+    }
+}
+
+/// What shapes say is read from them; that there are no shortcuts is in the file's description.
+#[test]
+fn widths_and_missing_shortcuts_come_back_from_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let named = Config::by_name("resnext11_4x4d").unwrap();
+    for form in [Form::A, Form::B, Form::C] {
+        let widths = vec![4, 7, 18];
+        let config = Config { form, widths, shortcut: Shortcut::None, ..named.clone() };
+        let (path, weights) = saved(&folder, &config);
+        let inferred = weights.config().unwrap();
+        assert_eq!(inferred, Config { shortcut: Shortcut::Identity, ..config.clone() });
+        let description = Description {
+            preprocessing: Preprocessing::usual(config.stem),
+            class_names: None,
+            network: config.clone(),
+        };
+        let metadata = Some([(Description::KEY.to_string(), description.to_json())].into());
+        let joined = Config { form: Form::C, ..config.clone() };
+        let tensors = convert::network(&tensors(&joined), &joined, form);
+        safetensors::serialize_to_file(&tensors.unwrap(), metadata, &path).unwrap();
+        assert_eq!(Pretrained::open(&path).unwrap().config, config);
+        // Weights with projections are of another network than the description.
+        let projected = Config { shortcut: Shortcut::Projection, ..config.clone() };
+        assert!(Description::from_json(&description.to_json(), &projected).is_err());
     }
 }
 

@@ -57,7 +57,7 @@ fn the_forms_are_equivalent() {
 fn gradients_reach_every_trainable_variable() {
     let labels = Tensor::new(&[1u32, 7], &Device::Cpu).unwrap();
     for form in [Form::A, Form::B, Form::C] {
-        for shortcut in [Shortcut::Projection, Shortcut::Identity] {
+        for shortcut in [Shortcut::Projection, Shortcut::Identity, Shortcut::None] {
             let variables = Variables::new(5, DType::F64, &Device::Cpu);
             let config = Config { shortcut, ..config(form) };
             let network = ResNext::new(&config, variables.builder()).unwrap();
@@ -101,6 +101,21 @@ fn training_moves_the_running_statistics_that_a_checkpoint_saves() {
     assert_eq!(sum("layer1.0.bn2.running_mean"), 0.0);
     network.forward(&images(), true).unwrap();
     assert!(sum("layer1.0.bn2.running_mean") > 0.0);
+}
+
+/// With the last batch norm at scale 0 nothing is left of a block that has no shortcut.
+#[test]
+fn a_zero_initialised_block_without_a_shortcut_is_zero() {
+    for form in [Form::A, Form::B, Form::C] {
+        let config = Config { zero_init_last: true, shortcut: Shortcut::None, ..config(form) };
+        let variables = Variables::new(5, DType::F64, &Device::Cpu);
+        let network = ResNext::new(&config, variables.builder()).unwrap();
+        assert!(!variables.all().iter().any(|(name, _)| name.contains("downsample")));
+        for train in [false, true] {
+            let map = network.stage_maps(&images(), train).unwrap().remove(0);
+            assert!(map.flatten_all().unwrap().to_vec1::<f64>().unwrap().iter().all(|&value| value == 0.0));
+        }
+    }
 }
 
 /// With the last batch norm at scale 0 a block is relu(shortcut(x)), which shows the shortcut alone.

@@ -70,9 +70,11 @@ fn basic_blocks_fuse() {
 #[test]
 fn any_form_and_shortcut_fuses() {
     for form in [Form::A, Form::B, Form::C] {
-        for shortcut in [Shortcut::Projection, Shortcut::Identity] {
+        for shortcut in [Shortcut::Projection, Shortcut::Identity, Shortcut::None] {
             let config = Config { form, shortcut, ..Config::by_name("resnext11_4x4d").unwrap() };
             agree(&config, &images(1, 17, 17));
+            // Widths of stages that do not double.
+            agree(&Config { base_width: 3, widths: vec![3, 5, 14], ..config }, &images(1, 17, 17));
         }
     }
 }

@@ -39,7 +39,7 @@ fn parameters_are_torchvisions_and_the_papers() {
 #[test]
 fn every_form_has_the_summarys_parameters_and_the_same_output_shape() {
     for form in [Form::A, Form::B, Form::C] {
-        for shortcut in [Shortcut::Projection, Shortcut::Identity] {
+        for shortcut in [Shortcut::Projection, Shortcut::Identity, Shortcut::None] {
             let config = Config { form, shortcut, ..Config::by_name("resnext11_4x4d").unwrap() };
             let variables = Variables::new(1, DType::F32, &Device::Cpu);
             let network = ResNext::new(&config, variables.builder()).unwrap();
@@ -93,6 +93,27 @@ fn basic_blocks_have_one_path_and_one_form() {
     let block = &equivalence::Stack::distinct_blocks(&resnet18)[0];
     let proof = equivalence::identity(block, DType::F64, &Device::Cpu, 1e-3, 1);
     assert!(proof.unwrap_err().to_string().contains("basic blocks have form c only"));
+}
+
+#[test]
+fn widths_of_stages_need_not_double() {
+    let config = |widths: &[usize]| Config {
+        base_width: 3,
+        widths: widths.to_vec(),
+        ..Config::by_name("resnext11_4x4d").unwrap()
+    };
+    let paths = |config: &Config| config.blocks().iter().map(|stage| stage[0].path).collect::<Vec<_>>();
+    assert_eq!(paths(&config(&[])), [3, 6, 12]);
+    assert_eq!(paths(&config(&[3, 5, 14])), [3, 5, 14]);
+    for (wrong, text) in [
+        (&[3, 5][..], "one per stage"),
+        (&[4, 5, 14], "starting with base_width 3"),
+        (&[3, 5, 99_999], "from 1 to 16384, got 99999"),
+        (&[3, 0, 14], "got 0"),
+    ] {
+        let error = config(wrong).validate().unwrap_err().to_string();
+        assert!(error.contains(text), "{error}");
+    }
 }
 
 #[test]

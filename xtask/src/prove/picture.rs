@@ -15,8 +15,8 @@ pub fn draw(errors: &[NetworkErrors]) -> Result<String> {
 fn panel(network: &NetworkErrors) -> Panel {
     let depth = &network.depth;
     let largest = depth.iter().map(|at| at.bound.max(at.precision)).fold(1.0, f64::max);
-    let line = |name, colour, value: fn(&Depth) -> f64| Line {
-        name,
+    let line = |name: &str, colour, value: fn(&Depth) -> f64| Line {
+        name: name.into(),
         colour,
         // Equal forms have no place on a logarithmic axis, so they lie just above its lower end.
         points: (1..).zip(depth).map(|(block, at)| (block, value(at).max(0.1))).collect(),

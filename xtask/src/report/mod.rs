@@ -195,11 +195,11 @@ fn data_url(photo: &Photo) -> Result<String> {
 }
 
 /// A chart in the page's own colours, which change between light and dark.
-fn themed(svg: &str) -> String {
+pub fn themed(svg: &str) -> String {
     svg.replace("\"#FFFFFF\"", "\"var(--card)\"").replace("\"#000000\"", "\"var(--ink)\"")
 }
 
-fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

@@ -21,6 +21,7 @@ pub fn open(
     };
     if !model_is_given {
         let name = preset(&found.config);
+        recipe.network = None;
         recipe.model = name.with_context(|| {
             format!("{source}: a network without a name; say with --model which one is to be trained")
         })?;

@@ -1,13 +1,12 @@
 //! `cargo xtask train`: trains a network by a recipe, or continues a run.
 
 mod args;
-mod final_report;
+pub mod final_report;
 mod initial;
 mod progress;
 mod resume;
 
 use crate::checkpoint::{in_form, parsed};
-use crate::classifier::describe;
 use crate::dataset_arg::DatasetName;
 use crate::loaders::Loaders;
 use crate::machine;
@@ -15,16 +14,18 @@ use crate::open_data::OpenData;
 use crate::photo_defaults;
 use crate::photo_sets::PhotoSets;
 use crate::plural::counted;
+use crate::prepared_run::PreparedRun;
 use crate::recipe::{Overrides, Recipe};
 use crate::run_folder::{LAST, RECIPE, REPORT, RunFolder, file_in};
 use crate::run_lock::RunLock;
+use crate::run_record::RunRecord;
 use crate::weights_source::pretrained;
 use anyhow::{Result, bail, ensure};
 pub use args::Args;
 use candle_core::Device;
 use progress::Progress;
-use resnext_model::{Description, Pretrained, Summary};
-use resnext_train::{Checkpoint, Data, Outcome, Trainer};
+use resnext_model::{Pretrained, Summary};
+use resnext_train::{Checkpoint, Data, Outcome};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -53,16 +54,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
     if let Some(photos) = &mut recipe.photos {
         photos.classes = data.class_names().to_vec();
     }
-    let model = recipe.network(data.class_names().len())?;
-    let (height, width) = data.size();
-    let summary = Summary::new(&model, height, width)?;
-    let description = describe(&data, &model);
-    let normalization = data.normalization();
-    let variation = (recipe.augment, recipe.mix.map(Into::into));
-    let loaders = Loaders::mixed(data, recipe.batch_size, variation, recipe.seed, &device)?;
-    let config = recipe.training(&loaders.class_counts())?;
-    let mut trainer = Trainer::new(&model, config, serde_json::to_value(&recipe)?, &device)?;
-    trainer.set_metadata([(Description::KEY.to_string(), description.to_json())].into());
+    let PreparedRun { model, summary, normalization, loaders, mut trainer } =
+        PreparedRun::new(&recipe, data, &device)?;
     if let Some((checkpoint, file)) = &checkpoint {
         trainer.restore(checkpoint, file)?;
     }
@@ -106,7 +99,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
 
     let (images, stop) = (loaders.images_per_epoch(), stop_on_ctrl_c()?);
     let done = (done.epoch, done.images);
-    let mut progress = Progress::new(folder, recipe.epochs, images, done, stop, args.save_every)?;
+    let record = RunRecord::new(folder, done.0, args.save_every)?;
+    let mut progress = Progress::new(record, recipe.epochs, images, done, stop);
     let outcome = trainer.run(&loaders, &mut progress)?;
     progress.finish();
     match outcome {
@@ -230,7 +224,7 @@ fn introduction(
 }
 
 /// The network, the data, the recipe and the machine, in words.
-fn facts(
+pub fn facts(
     recipe: &Recipe,
     summary: &Summary,
     loaders: &Loaders,
@@ -270,7 +264,7 @@ fn facts(
 }
 
 /// A flag that Ctrl-C sets; a second Ctrl-C ends the program at once.
-fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
+pub fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let handler = Arc::clone(&stop);
     ctrlc::set_handler(move || {

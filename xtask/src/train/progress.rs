@@ -1,26 +1,21 @@
 //! What a run shows while it trains, and what it writes to its folder.
 
-use crate::history::Epoch;
 use crate::run_folder::RunFolder;
-use crate::tensorboard::EventFile;
-use anyhow::Result;
+use crate::run_record::{RunRecord, share_waiting};
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
-use resnext_train::{BatchReport, Checkpoint, EpochReport, Observer, SaveTimer};
+use resnext_train::{BatchReport, Checkpoint, EpochReport, Observer};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Shows a bar and a line per epoch; writes metrics, curves and checkpoints.
 pub struct Progress {
-    folder: RunFolder,
+    record: RunRecord,
     bar: ProgressBar,
     epochs: usize,
     images_per_epoch: usize,
     /// Set by Ctrl-C.
     stop: Arc<AtomicBool>,
-    timer: SaveTimer,
-    events: EventFile,
-    start: Instant,
     speed: Speed,
 }
 
@@ -50,36 +45,24 @@ impl Speed {
 impl Progress {
     /// `done`: epochs and images that an earlier part of the run has done.
     pub fn new(
-        folder: RunFolder,
+        record: RunRecord,
         epochs: usize,
         images_per_epoch: usize,
         done: (usize, usize),
         stop: Arc<AtomicBool>,
-        save_every: Duration,
-    ) -> Result<Self> {
-        let events = EventFile::create(&folder.path, done.0)?;
+    ) -> Self {
         let bar = ProgressBar::new((epochs * images_per_epoch) as u64);
         let style = ProgressStyle::with_template("{bar:20} {percent:>3} %  {msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_position((done.0 * images_per_epoch + done.1) as u64);
         bar.set_message(format!("epoch {}/{epochs}: first batch …", done.0 + 1));
         bar.enable_steady_tick(Duration::from_millis(500));
-        Ok(Progress {
-            folder,
-            bar,
-            epochs,
-            images_per_epoch,
-            stop,
-            timer: SaveTimer::new(save_every),
-            events,
-            start: Instant::now(),
-            speed: Speed::default(),
-        })
+        Progress { record, bar, epochs, images_per_epoch, stop, speed: Speed::default() }
     }
 
     /// The run's folder.
     pub fn folder(&self) -> &RunFolder {
-        &self.folder
+        self.record.folder()
     }
 
     /// Removes the bar.
@@ -108,7 +91,7 @@ impl Observer for Progress {
     }
 
     fn on_epoch(&mut self, report: &EpochReport) -> resnext_train::Result<()> {
-        let row = Epoch::new(report, self.start.elapsed().as_secs_f64());
+        let row = self.record.add(report)?;
         let line = format!(
             "epoch {:>width$}/{}: loss {:.4}, top-1 {:>6.2} %; \
              test loss {:.4}, top-1 {:>6.2} %, top-5 {:>6.2} %; {:.0} s",
@@ -124,33 +107,19 @@ impl Observer for Progress {
         );
         self.bar.suspend(|| println!("{line}"));
         self.speed = Speed::default();
-        let share = report.wait.as_secs_f64() / report.time.as_secs_f64().max(1e-9);
+        let share = share_waiting(report);
         if share >= 0.01 {
             self.bar.suspend(|| println!("       {:.0} % of training waited for images", 100.0 * share));
         }
-        let values = [
-            ("loss/train", row.train_loss),
-            ("loss/test", row.test_loss),
-            ("top-1/train", row.train_top1),
-            ("top-1/test", row.test_top1),
-            ("top-5/test", row.test_top5),
-            ("learning rate", row.lr),
-            ("seconds per epoch", report.time.as_secs_f64()),
-            ("share of time waiting for images", share),
-        ];
-        let step = row.epoch;
-        let written = self.folder.add(row).and_then(|()| self.events.scalars(step, &values));
-        written.map_err(|error| resnext_train::Error::Config(format!("{error:#}")))
-    }
-
-    fn save(&mut self, checkpoint: &Checkpoint, best: bool) -> resnext_train::Result<()> {
-        self.folder.save(checkpoint, best)?;
-        self.timer.saved();
         Ok(())
     }
 
+    fn save(&mut self, checkpoint: &Checkpoint, best: bool) -> resnext_train::Result<()> {
+        self.record.save(checkpoint, best)
+    }
+
     fn should_save(&self) -> bool {
-        self.timer.is_due()
+        self.record.save_is_due()
     }
 
     fn should_stop(&self) -> bool {

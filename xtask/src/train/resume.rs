@@ -54,8 +54,8 @@ fn differences<'a>(
 /// Why this setting cannot change, within an epoch or between two; `None` if it can.
 fn refusal(name: &str, old: Option<&Value>, new: Option<&Value>, within_epoch: bool) -> Option<&'static str> {
     match name {
-        "model" => Some("the checkpoint does not fit the network; start a new run"),
-        "dataset" => Some("a run stays on its data set; start a new run"),
+        "model" | "network" => Some("the checkpoint does not fit the network; start a new run"),
+        "dataset" | "train_images" => Some("a run stays on its data set; start a new run"),
         "weights" => Some("it is where the run started, which is past; start a new run"),
         "sgd" | "adamw" | "lamb" if old.is_none() || new.is_none() => Some(
             "the state of one optimizer means nothing to another; start a new run from these weights with --weights",

@@ -47,6 +47,8 @@ impl Block {
     /// y = relu(y + shortcut(x))      the shortcut is x, or bn(conv(x)) with a 1×1 where shapes differ
     /// ```
     ///
+    /// With [`Shortcut::None`](crate::config::Shortcut::None), nothing is added.
+    ///
     /// In forms (a) and (b), `conv1` and `conv2` are split into C paths, which are summed after their own
     /// `conv3` (a) or concatenated before the common one (b). With [`Attention`](crate::variants::Attention),
     /// the channels of `y` are multiplied by their factors before the shortcut is added.
@@ -67,9 +69,10 @@ impl Block {
         }
         let shortcut = self.shortcut.forward(x, mode)?;
         let y = self.transform.forward(x, mode)?;
-        match &self.attention {
-            None => self.last_norm.forward_add_relu(&y, &shortcut, mode),
-            Some(attention) => {
+        match (&self.attention, shortcut) {
+            (None, Some(shortcut)) => self.last_norm.forward_add_relu(&y, &shortcut, mode),
+            (_, None) => self.last_norm.forward_relu(&y, mode),
+            (Some(attention), Some(shortcut)) => {
                 let y = attention.forward(&self.last_norm.forward(&y, mode)?)?;
                 Ok(add_relu(&y, &shortcut)?)
             }
@@ -85,9 +88,11 @@ impl Block {
     /// stochastic depth.
     ///
     /// # Errors
-    /// Those of [`forward`](Self::forward), and if `factors` are not (N).
+    /// Those of [`forward`](Self::forward), and if `factors` are not (N), or the block has no shortcut that
+    /// would be left when its branch is dropped.
     pub(crate) fn forward_dropping(&self, x: &Tensor, mode: Mode, factors: &Tensor) -> Result<Tensor> {
-        let shortcut = self.shortcut.forward(x, mode)?;
+        let absent = || Error::Config("stochastic depth needs blocks with shortcuts".into());
+        let shortcut = self.shortcut.forward(x, mode)?.ok_or_else(absent)?;
         let mut y = self.last_norm.forward(&self.transform.forward(x, mode)?, mode)?;
         if let Some(attention) = &self.attention {
             y = attention.forward(&y)?;
@@ -131,6 +136,11 @@ impl Block {
         })
     }
 
+    /// Whether anything is added to the branch: the input, or what the shortcut's convolution makes of it.
+    pub(crate) fn is_residual(&self) -> bool {
+        !matches!(self.shortcut, ShortcutPath::Absent)
+    }
+
     /// Whether training drops the convolutions' outputs after the forward pass and computes them again in the
     /// backward pass, which takes less memory and more time. Only bottleneck blocks in form (c) do.
     pub(crate) fn set_recompute(&mut self, recompute: bool) {
@@ -164,7 +174,7 @@ fn fused(transform: &dyn Transform, last_norm: &BatchNorm, shortcut: &ShortcutPa
         ShortcutPath::Projection(conv, bn) | ShortcutPath::Pooled { shrinks: false, conv, bn } => {
             Some(conv.with_norm(bn))
         }
-        ShortcutPath::Pooled { .. } | ShortcutPath::Padded(..) => return None,
+        ShortcutPath::Pooled { .. } | ShortcutPath::Padded(..) | ShortcutPath::Absent => return None,
     };
     let convs = transform.chain(last_norm)?.try_into().ok()?;
     Some(Bottleneck { convs, projection, recompute: false })

@@ -23,11 +23,13 @@ pub(super) enum ShortcutPath {
     /// Every `stride`th pixel, padded with zero channels: a 1×1 convolution whose weight is a constant matrix
     /// of ones and zeros, so that it needs neither an operation nor a gradient of its own.
     Padded(Tensor, Conv2dConfig),
+    /// Nothing: the block is not residual.
+    Absent,
 }
 
 impl ShortcutPath {
     pub(super) fn new(size: &BlockSize, kind: Shortcut, vb: VarBuilder) -> Result<Self> {
-        if !size.changes_shape() {
+        if !size.changes_shape() && kind != Shortcut::None {
             return Ok(ShortcutPath::Same);
         }
         let &BlockSize { input, output, stride, .. } = size;
@@ -50,20 +52,22 @@ impl ShortcutPath {
                 let config = Conv2dConfig { stride, ..Default::default() };
                 ShortcutPath::Padded(weight.to_dtype(vb.dtype())?, config)
             }
+            Shortcut::None => ShortcutPath::Absent,
         })
     }
 
-    /// From (N, input, H, W) to (N, output, ⌈H/stride⌉, ⌈W/stride⌉).
-    pub(super) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        match self {
-            ShortcutPath::Same => Ok(x.clone()),
-            ShortcutPath::Projection(conv, bn) => bn.forward(&conv.forward(x)?, mode),
+    /// From (N, input, H, W) to (N, output, ⌈H/stride⌉, ⌈W/stride⌉); `None` if there is no shortcut.
+    pub(super) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Option<Tensor>> {
+        Ok(Some(match self {
+            ShortcutPath::Same => x.clone(),
+            ShortcutPath::Projection(conv, bn) => bn.forward(&conv.forward(x)?, mode)?,
             ShortcutPath::Pooled { shrinks: true, conv, bn } => {
-                bn.forward(&conv.forward(&avg_pool2d(x, &HALVING)?)?, mode)
+                bn.forward(&conv.forward(&avg_pool2d(x, &HALVING)?)?, mode)?
             }
-            ShortcutPath::Pooled { conv, bn, .. } => bn.forward(&conv.forward(x)?, mode),
-            ShortcutPath::Padded(weight, config) => Ok(conv2d(x, weight, config)?),
-        }
+            ShortcutPath::Pooled { conv, bn, .. } => bn.forward(&conv.forward(x)?, mode)?,
+            ShortcutPath::Padded(weight, config) => conv2d(x, weight, config)?,
+            ShortcutPath::Absent => return Ok(None),
+        }))
     }
 
     /// Whether an average over 2×2 pixels comes before the shortcut's convolution.
@@ -79,7 +83,7 @@ impl ShortcutPath {
     /// The shortcut's convolution, if it has one, with the batch norm behind it folded in.
     pub(super) fn fold(&self) -> Result<Option<FoldedConv>> {
         Ok(match self {
-            ShortcutPath::Same => None,
+            ShortcutPath::Same | ShortcutPath::Absent => None,
             ShortcutPath::Projection(conv, bn) | ShortcutPath::Pooled { conv, bn, .. } => {
                 Some(conv.fold(bn)?)
             }

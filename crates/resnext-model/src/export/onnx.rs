@@ -101,6 +101,7 @@ impl Graph<'_> {
         y = self.attention(&y, &of("se"), config.attention)?;
         let projection = size.projection(shortcut);
         let shortcut = match (size.changes_shape(), shortcut) {
+            (_, Shortcut::None) => return Ok(self.relu(&y)),
             (false, _) => x.to_string(),
             (true, Shortcut::Projection) => {
                 self.conv_norm(x, &of("downsample.0"), &of("downsample.1"), projection)?

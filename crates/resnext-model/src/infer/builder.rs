@@ -173,7 +173,15 @@ impl<'a> FusedBuilder<'a> {
             });
         }
         if let Some(stage) = self.stages.last_mut() {
-            stage.blocks.push(FusedBlock { name, first, middle, last, anti_alias, attention });
+            stage.blocks.push(FusedBlock {
+                name,
+                first,
+                middle,
+                last,
+                anti_alias,
+                attention,
+                residual: block.is_residual(),
+            });
         }
         Ok(())
     }

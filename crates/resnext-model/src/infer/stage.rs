@@ -45,6 +45,8 @@ pub(super) struct FusedBlock {
     pub(super) anti_alias: Option<AntiAlias>,
     /// What multiplies the channels before the shortcut is added.
     pub(super) attention: Option<FoldedAttention>,
+    /// Whether the shortcut, or the block's input, is added to the last convolution's output.
+    pub(super) residual: bool,
 }
 
 impl FusedStage {
@@ -62,7 +64,7 @@ impl FusedStage {
     ) -> Result<()> {
         let relu = Fusion { relu: true, ..Default::default() };
         for (i, block) in self.blocks.iter().enumerate() {
-            let FusedBlock { name, first, middle, last, anti_alias, attention } = block;
+            let FusedBlock { name, first, middle, last, anti_alias, attention, residual } = block;
             let projection = self.projection.as_ref().filter(|_| i == 0);
             let source = if i == 0 { input } else { &*x };
             // Before the stride, the first block's maps are of the input's size: they go where the last stage
@@ -102,7 +104,8 @@ impl FusedStage {
             let ahead = [self.blocks.get(i + 1).map_or(next, |next| &next.first)];
             match attention {
                 None => {
-                    last.forward(team, inner, Fusion { residual: Some(shortcut), ahead: &ahead, ..relu }, y)?;
+                    let residual = residual.then_some(shortcut);
+                    last.forward(team, inner, Fusion { residual, ahead: &ahead, ..relu }, y)?;
                 }
                 Some(attention) => {
                     last.forward(team, inner, Fusion { ahead: &ahead, ..Default::default() }, y)?;

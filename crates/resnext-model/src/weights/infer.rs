@@ -32,9 +32,14 @@ impl Weights {
         let depths: Vec<usize> = (0..).map(|s| self.depth(s)).take_while(|&depth| depth > 0).collect();
         let outputs: Vec<usize> = (0..depths.len()).filter_map(|s| self.outputs(s, block)).collect();
         let planes = outputs.first().map_or(stem_output, |first| first / block.expansion());
+        let doubled = |s: usize| base_width.checked_shl(s as u32);
+        let widths = (0..depths.len()).map(|s| self.width(s, cardinality).or(doubled(s)));
+        let widths: Vec<usize> = widths.map(Option::unwrap_or_default).collect();
+        let doubling = widths.iter().enumerate().all(|(s, &width)| Some(width) == doubled(s));
         let config = Config {
             cardinality,
             base_width,
+            widths: if doubling { Vec::new() } else { widths },
             depths,
             planes,
             block,
@@ -186,6 +191,24 @@ impl Weights {
             return Err(self.unsupported(what));
         }
         Ok((BlockKind::Bottleneck, Form::C, inner / width, width))
+    }
+
+    /// Channels per path in stage `s`, counted from 0, if all layers of its first block agree about them. Where
+    /// they do not, a weight has the wrong shape, which the check of all weights reports.
+    fn width(&self, s: usize, cardinality: usize) -> Option<usize> {
+        let dims = |layer: &str| self.dims(&format!("{}.{layer}.weight", layer_names::block(s, 0)));
+        if let (Some(&[reduced, ..]), Some(&[spatial, input, ..])) =
+            (dims("paths.0.conv1"), dims("paths.0.conv2"))
+        {
+            return (reduced == spatial && spatial == input).then_some(input);
+        }
+        let (&[reduced, ..], &[spatial, width, ..], &[_, expanded, ..]) =
+            (dims("conv1")?, dims("conv2")?, dims("conv3")?)
+        else {
+            return None;
+        };
+        let inner = width.checked_mul(cardinality)?;
+        [reduced, spatial, expanded].iter().all(|&channels| channels == inner).then_some(width)
     }
 
     /// The number of classes.
