@@ -89,9 +89,9 @@ fn observe_dataset(args: &Args, calibration: &mut Calibration) -> Result<usize> 
     let mut pretrained = pretrained(&args.weights)?;
     let mut recipe = match checkpoint::recipe(&pretrained.weights)? {
         Some(recipe) => recipe,
-        None => Recipe::of(
-            args.dataset.context("weights that are not a run's checkpoint need photos, or --dataset")?,
-        )?,
+        None => Recipe::of(args.dataset.with_context(|| {
+            format!("{}: weights that are no run's checkpoint need photos, or --dataset", args.weights)
+        })?)?,
     };
     let Args { dataset, data, images, input, .. } = args;
     recipe.apply(&Overrides { dataset: *dataset, data: data.clone(), ..Default::default() })?;

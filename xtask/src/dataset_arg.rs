@@ -1,6 +1,6 @@
 //! `--dataset`: data sets by name.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use resnext_data::{Splits, cifar, synthetic};
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,7 @@ impl DatasetName {
         if path.is_dir() && !cifar::recognise(path) {
             return Ok(DatasetName::Folder);
         }
+        ensure!(path.exists(), "{}: no such file or folder", path.display());
         bail!(
             "{} is no folder of photos, so it needs --dataset with the name of its data set",
             path.display()

@@ -74,10 +74,15 @@ impl Dtype {
             return Ok(None);
         }
         let path = path.context("--dtype int8 needs --ranges, a file that `cargo xtask calibrate` writes")?;
-        let file = || format!("the ranges in {}", path.display());
+        let file = || file_of(Some(path));
         let text = std::fs::read_to_string(path).with_context(file)?;
         Ok(Some(serde_json::from_str(&text).with_context(file)?))
     }
+}
+
+/// What errors call the file of ranges.
+pub fn file_of(ranges: Option<&Path>) -> String {
+    format!("the ranges in {}", ranges.unwrap_or(Path::new("")).display())
 }
 
 impl From<Dtype> for DType {

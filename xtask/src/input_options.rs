@@ -41,11 +41,12 @@ impl InputOptions {
     pub fn apply(&self, pretrained: &mut Pretrained) -> Result<()> {
         let preprocessing = &mut pretrained.preprocessing;
         if let Some(size) = self.size {
-            ensure!(size > 0, "--size must be at least 1");
+            ensure!(size > 0, "--size must be at least 1, got {size}");
             preprocessing.size = (size, size);
         }
         if let Some(resize) = self.resize {
-            ensure!(resize > 0, "--resize must be at least 1");
+            ensure!(resize > 0, "--resize must be at least 1, got {resize}");
+            ensure!(resize <= 8192, "--resize must be at most 8192, got {resize}");
             preprocessing.set_resize(resize);
         }
         if let Some(crop_pct) = self.crop_pct {

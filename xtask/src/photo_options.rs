@@ -122,6 +122,9 @@ impl PhotoOptions {
 
     /// How photos are prepared for evaluation.
     pub fn evaluation(&self) -> Result<EvalTransform> {
+        for (name, side) in [("size", self.size), ("test_size", self.test_size)] {
+            ensure!((1..=1 << 13).contains(&side), "{name} must be from 1 to 8192, got {side}");
+        }
         ensure!(
             self.crop_pct > 0.0 && self.crop_pct <= 1.0,
             "crop_pct must be above 0 and at most 1, got {}",
@@ -140,7 +143,6 @@ impl PhotoOptions {
     /// How photos are prepared for training; without augmentation, from the middle of each photo.
     pub fn training(&self, augment: bool) -> Result<TrainTransform> {
         let size = (self.size, self.size);
-        ensure!((1..=1 << 13).contains(&self.size), "size must be from 1 to 8192, got {}", self.size);
         let mut transform = TrainTransform::new(size, self.interpolation, self.normalization());
         if !augment {
             // A rectangle of the whole area fits only if the photo is square; the central square is taken.

@@ -258,7 +258,7 @@ impl Recipe {
             let line = error.span().map_or(String::new(), |span| {
                 format!(", line {}", 1 + text[..span.start.min(text.len())].matches('\n').count())
             });
-            anyhow::anyhow!("{source}{line}: {}", error.message().trim().replace('\n', " "))
+            anyhow::anyhow!("{source}{line}: {}", plain(error.message()))
         })?;
         recipe.optimizer().context(source.to_string())?;
         Ok(recipe)
@@ -400,6 +400,15 @@ impl Recipe {
             grad_checkpoint: self.grad_checkpoint,
             amp: self.amp,
         })
+    }
+}
+
+/// The parser's message in one line, in which Rust's types are what they stand for in a recipe.
+fn plain(message: &str) -> String {
+    let message = message.trim().replace('\n', " ").replace(" as i128", "");
+    match message.strip_suffix("usize").or(message.strip_suffix("u64")) {
+        Some(start) => format!("{start}a whole number of at least 0"),
+        None => message,
     }
 }
 

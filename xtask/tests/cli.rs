@@ -1,5 +1,9 @@
 //! The commands as a user types them: a whole small run, and the errors for bad input.
 
+#[path = "cli/errors.rs"]
+mod errors;
+#[path = "cli/messages.rs"]
+mod messages;
 #[path = "cli/photo_folder.rs"]
 mod photo_folder;
 #[path = "cli/study.rs"]

@@ -62,7 +62,7 @@ pub enum Error {
         loss: f64,
     },
     /// The [`Data`](crate::Data) failed.
-    #[error("data: {0}")]
+    #[error("{0}")]
     Data(Box<dyn std::error::Error + Send + Sync>),
     /// An error from the network.
     #[error(transparent)]

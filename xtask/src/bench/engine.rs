@@ -42,12 +42,10 @@ impl Engine {
 
     /// Starts an engine and waits until it is ready.
     pub fn connect(name: &str, command: &mut Command) -> Result<Self> {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .with_context(|| format!("cannot start {name}: {:?}", command.get_program()))?;
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().with_context(
+                || format!("cannot start {name}: {}", command.get_program().to_string_lossy()),
+            )?;
         let (Some(requests), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
             bail!("{name} has no pipes")
         };
@@ -92,7 +90,7 @@ impl Engine {
     fn answer(&mut self) -> Result<Value> {
         let mut line = String::new();
         if self.answers.read_line(&mut line)? == 0 {
-            bail!("{} ended without an answer: {:?}", self.name, self.child.wait()?);
+            bail!("{} ended without an answer: {}", self.name, self.child.wait()?);
         }
         let answer: Value = serde_json::from_str(&line).with_context(|| format!("{}: {line}", self.name))?;
         match answer["error"].as_str() {

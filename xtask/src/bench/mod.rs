@@ -17,7 +17,7 @@ use crate::run_folder::{BEST, file_in};
 use anyhow::Result;
 pub use args::Args;
 use candle_core::{DType, Device};
-use resnext_model::{Config, ResNext, Variables};
+use resnext_model::{Config, Head, ResNext, Variables, Weights};
 use std::path::{Path, PathBuf};
 use target::Target;
 
@@ -26,7 +26,12 @@ pub fn run(args: Args) -> Result<()> {
     rayon::ThreadPoolBuilder::new().num_threads(target.threads).build_global()?;
     let folder = tempfile::tempdir()?;
     let weights = match &args.weights {
-        Some(path) => file_in(path, BEST),
+        Some(path) => {
+            let file = file_in(path, BEST);
+            // Checked here, because an engine's process has no way to report why it ended.
+            Weights::open(&file)?.check(&target.config, Head::Loaded)?;
+            file
+        }
         None => random_weights(&target.config, folder.path())?,
     };
     match (args.train, args.serve) {

@@ -1,5 +1,6 @@
 //! The photos that the subcommands of `data` look at, and how they are prepared.
 
+use crate::dataset_arg::DatasetName;
 use crate::open_data::OpenData;
 use crate::photo_defaults;
 use crate::photo_options::PhotoOptions;
@@ -36,9 +37,11 @@ impl PhotoArgs {
             (None, None) => bail!("expected --data with a folder of photos, or --recipe"),
         };
         recipe.apply(&self.overrides)?;
-        match OpenData::new(&recipe, listed)? {
-            OpenData::Photos(sets, options, _) => Ok(Photos { sets: *sets, options: *options, recipe }),
-            OpenData::Memory(_) => bail!("data set {} has no photos", recipe.dataset),
+        // Known by its name, before it is read.
+        let dataset = recipe.dataset;
+        match (dataset == DatasetName::Folder).then(|| OpenData::new(&recipe, listed)).transpose()? {
+            Some(OpenData::Photos(sets, options, _)) => Ok(Photos { sets: *sets, options: *options, recipe }),
+            Some(OpenData::Memory(_)) | None => bail!("data set {dataset} has no photos"),
         }
     }
 }

@@ -81,7 +81,9 @@ pub fn run(args: Args) -> Result<()> {
     ensure!(args.dtype.is_none() || device.is_cpu(), "--dtype is for the CPU");
     let ranges = args.dtype.unwrap_or(Dtype::F32).ranges(args.ranges.as_deref())?;
     let fused = match (args.dtype, &ranges) {
-        (_, Some(ranges)) => Some(network.fuse_quantized(ranges)?),
+        (_, Some(ranges)) => {
+            Some(network.fuse_quantized(ranges).with_context(|| dtype_arg::file_of(args.ranges.as_deref()))?)
+        }
         (dtype, None) => dtype.map(|dtype| network.fuse_to(dtype.into())).transpose()?,
     };
     let (metrics, predictions) = judge(&loaders, args.views, |images| match &fused {
@@ -159,7 +161,10 @@ fn recipe(args: &Args, pretrained: &Pretrained) -> Result<(Recipe, Option<String
     let name = args.model.clone().or(saved.as_ref().map(|recipe| recipe.model.clone()));
     let mut recipe = match saved {
         Some(recipe) => recipe,
-        None => Recipe::of(args.dataset.context("weights that are not a run's checkpoint need --dataset")?)?,
+        None => {
+            let missing = || format!("{}: weights that are no run's checkpoint need --dataset", args.weights);
+            Recipe::of(args.dataset.with_context(missing)?)?
+        }
     };
     recipe.apply(&Overrides {
         dataset: args.dataset,

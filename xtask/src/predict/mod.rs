@@ -147,7 +147,9 @@ fn show(
     }
     writeln!(out, "{}", path.display())?;
     for &(class, p) in classes {
-        writeln!(out, "  {:6.2} %  {} ({class})", 100.0 * p, classifier.label(class))?;
+        // A name comes from a file, and must not move a terminal's cursor.
+        let name = classifier.label(class).replace(char::is_control, "\u{fffd}");
+        writeln!(out, "  {:6.2} %  {name} ({class})", 100.0 * p)?;
     }
     Ok(())
 }

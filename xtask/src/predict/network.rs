@@ -2,8 +2,8 @@
 
 use super::args::Args;
 use crate::classifier::Classifier;
-use crate::dtype_arg::Dtype;
-use anyhow::{Result, bail};
+use crate::dtype_arg::{Dtype, file_of};
+use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use resnext_model::{Fused, ResNext};
 
@@ -24,7 +24,11 @@ impl Network {
         let ranges = args.dtype.ranges(args.ranges.as_deref())?;
         Ok(match args.heatmap {
             None if device.is_cpu() => {
-                Network::Fused(Box::new(args.dtype.network(config, builder, ranges.as_ref())?))
+                let network = args.dtype.network(config, builder, ranges.as_ref());
+                Network::Fused(Box::new(match ranges {
+                    Some(_) => network.with_context(|| file_of(args.ranges.as_deref()))?,
+                    None => network?,
+                }))
             }
             _ if args.dtype != Dtype::F32 => {
                 bail!("--dtype {} needs the CPU and cannot be used with --heatmap", args.dtype.name())

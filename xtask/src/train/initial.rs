@@ -17,7 +17,7 @@ pub fn open(
     let Some(source) = &recipe.weights else { return Ok(None) };
     let found = match opened {
         Some(found) => found,
-        None => pretrained(source).with_context(|| format!("--weights {source}"))?,
+        None => pretrained(source)?,
     };
     if !model_is_given {
         let name = preset(&found.config);

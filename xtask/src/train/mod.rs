@@ -50,12 +50,16 @@ pub fn run(args: Args) -> Result<ExitCode> {
         "--size, --policy, --erase and the other options for photos are for photos: data set {} has none",
         recipe.dataset
     );
+    let setting = |error: anyhow::Error| of_recipe(error, args.recipe.as_deref());
+    if let Some(photos) = &recipe.photos {
+        photos.evaluation().and_then(|_| photos.training(recipe.augment)).map_err(setting)?;
+    }
     let data = OpenData::new(&recipe, photos)?;
     if let Some(photos) = &mut recipe.photos {
         photos.classes = data.class_names().to_vec();
     }
     let PreparedRun { model, summary, normalization, loaders, mut trainer } =
-        PreparedRun::new(&recipe, data, &device)?;
+        PreparedRun::new(&recipe, data, &device).map_err(setting)?;
     if let Some((checkpoint, file)) = &checkpoint {
         trainer.restore(checkpoint, file)?;
     }
@@ -124,6 +128,14 @@ pub fn run(args: Args) -> Result<ExitCode> {
             println!("stopped and saved; continue with: cargo xtask train --resume {path}");
             Ok(ExitCode::from(130))
         }
+    }
+}
+
+/// An error about a setting, with the recipe's file, if there is one: an option may have changed the setting.
+fn of_recipe(error: anyhow::Error, recipe: Option<&str>) -> anyhow::Error {
+    match recipe {
+        Some(name) => error.context(format!("settings of {name} and the command line")),
+        None => error,
     }
 }
 

@@ -25,7 +25,12 @@ pub fn changes(saved: &Recipe, recipe: &Recipe, progress: &Progress) -> Result<V
                  forms have different tensors; start a new run from these weights with --weights"
             );
         }
-        let change = format!("{} from {} to {}", name.replace('_', " "), shown(old), shown(new));
+        let change = match optimizer(saved).zip(optimizer(recipe)) {
+            Some((from, to)) if from != to && OPTIMIZERS.contains(&name.as_str()) => {
+                format!("the optimizer from {from} to {to}")
+            }
+            _ => format!("{} from {} to {}", name.replace('_', " "), shown(old), shown(new)),
+        };
         if let Some(reason) = refusal(&name, old, new, progress.images > 0) {
             bail!("cannot change {change} on resumption: {reason}");
         }
@@ -49,6 +54,14 @@ fn differences<'a>(
         (old, new) => vec![(name.clone(), old, new)],
     };
     names.into_iter().flat_map(of).collect()
+}
+
+/// The tables of optimizers in a recipe, of which it has one.
+const OPTIMIZERS: [&str; 3] = ["sgd", "adamw", "lamb"];
+
+/// The optimizer of a recipe.
+fn optimizer(recipe: &Map<String, Value>) -> Option<&'static str> {
+    OPTIMIZERS.into_iter().find(|name| recipe.contains_key(*name))
 }
 
 /// Why this setting cannot change, within an epoch or between two; `None` if it can.

@@ -26,7 +26,7 @@ pub fn benchmark(args: &Args, target: &Target, weights: &Path) -> Result<()> {
         [] if target.is_cifar() => 128,
         [] => 16,
         [batch] => batch,
-        _ => bail!("--train takes one --batch, got {:?}", args.batch),
+        _ => bail!("--train takes one --batch, got {}", args.batch.len()),
     };
     let report = measure(args, target, batch, start_engines(args, target, weights)?)?;
     match args.json {
