@@ -36,10 +36,13 @@ settings=(
     "--optimizer lamb --lr 0.005 --loss bce --decay-of weights --ema 0.99"
     "--amp bf16 --freeze stem --layer-decay 0.7"
 )
+start=$(date +%s%3N)
 for i in "${!settings[@]}"; do
     # shellcheck disable=SC2086
     "$xtask" train $common ${settings[i]} --out "whole-$i" > /dev/null
 done
+# Milliseconds of a run: from before its first step to behind its last, whatever the machine's speed.
+span=$((($(date +%s%3N) - start) / ${#settings[@]}))
 
 # Fails unless run $1 has the same bytes as the run with settings $2 that was left alone.
 same() {
@@ -68,9 +71,8 @@ while ((killed < kills)); do
     while true; do
         (go "$run" "$i") > log.txt 2>&1 &
         process=$!
-        # From 0 to 1.2 seconds: before the first step as well as after the last.
-        sleep "$(printf '0.%04d' $((RANDOM % 6000)))"
-        sleep "$(printf '0.%04d' $((RANDOM % 6000)))"
+        wait_ms=$((RANDOM * span / 32768))
+        sleep "$(printf '%d.%03d' $((wait_ms / 1000)) $((wait_ms % 1000)))"
         kill -KILL "$process" 2> /dev/null || true
         status=0
         wait "$process" 2> /dev/null || status=$?
@@ -87,7 +89,7 @@ while ((killed < kills)); do
     rm -r "$run"
     runs=$((runs + 1))
 done
-echo "$killed kills in $runs runs with ${#settings[@]} settings: every run ended with the bytes of one that was left alone"
+echo "$killed kills at 0 to $span ms, in $runs runs with ${#settings[@]} settings: every run ended with the bytes of one that was left alone"
 
 mkdir disk
 if ! mount -t tmpfs -o size=100m tmpfs disk 2> /dev/null; then

@@ -9,7 +9,10 @@ use resnext_model::{Head, Weights};
 fuzz_target!(|bytes: &[u8]| {
     let path = std::env::temp_dir().join(format!("fuzz-weights-{}", std::process::id()));
     std::fs::write(&path, bytes).expect("the temporary folder is writable");
-    let Ok(weights) = Weights::open(&path) else { return };
+    let weights = match Weights::open(&path) {
+        Ok(weights) => weights,
+        Err(error) => return assert!(!error.to_string().chars().any(char::is_control), "{error}"),
+    };
     if let Ok(config) = weights.config() {
         let _ = weights.check(&config, Head::Loaded);
     }
