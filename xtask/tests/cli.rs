@@ -529,7 +529,7 @@ fn compare_prints_sizes_and_published_errors() {
     assert!(std::fs::read_to_string(path.join("c.svg")).unwrap().contains("Inception-v4"));
     // One small network is timed.
     let output = xtask(path, &["compare", "resnext11_4x4d", "--runs", "1"]);
-    assert!(text(&output).contains("ms, f32") && text(&output).contains("0.14 M"), "{output:?}");
+    assert!(text(&output).contains("ms, f32") && text(&output).contains("0.09 M"), "{output:?}");
     refused(xtask(path, &["compare", "resnet101", "inception_v5"]), "unknown model `inception_v5`");
     refused(
         xtask(path, &["compare", "resnext11_4x4d", "--runs", "0", "--picture", "x.svg"]),

@@ -1,5 +1,6 @@
 //! BMP files. `image` reads them strictly; what Pillow and browsers put up with is mended here before it does: another
-//! number of planes than one, pixels that begin within the palette, and damaged or upside-down run lengths.
+//! number of planes than one, pixels that begin within the palette, a last row that is not filled up, and damaged or
+//! upside-down run lengths.
 
 use super::error::PhotoError;
 use super::other;
@@ -45,12 +46,21 @@ fn mended(bytes: &[u8], budget: Budget) -> Result<Cow<'_, [u8]>, PhotoError> {
     let behind_palette = palette + 4 * colours;
     let starts_early = bits <= 8 && offset == palette;
     let runs = (compression == RLE8 && bits == 8) || (compression == RLE4 && bits == 4);
-    if !(planes != 1 || starts_early || runs) {
+    let offset = if starts_early { behind_palette } else { offset };
+    // The last row may lack the bytes that fill it up to a multiple of four.
+    let row = (width as u64 * bits as u64).div_ceil(8);
+    let line = row.next_multiple_of(4);
+    let whole = offset as u64 + line * height.unsigned_abs() as u64;
+    let lacks = whole.saturating_sub(bytes.len() as u64);
+    let unfilled = !runs && lacks > 0 && lacks <= line - row;
+    if !(planes != 1 || starts_early || runs || unfilled) {
         return Ok(Cow::Borrowed(bytes));
     }
-    let offset = if starts_early { behind_palette } else { offset };
     if !runs {
         let mut copy = bytes.to_vec();
+        if unfilled {
+            copy.resize(bytes.len() + lacks as usize, 0);
+        }
         put(&mut copy, 10, &(offset as u32).to_le_bytes());
         put(&mut copy, FILE_HEADER + 12, &1u16.to_le_bytes());
         return Ok(Cow::Owned(copy));

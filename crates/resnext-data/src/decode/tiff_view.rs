@@ -92,7 +92,9 @@ impl<'a> View<'a> {
             let result = decoder.decode_bytes(packed, &mut block);
             packed = &packed[result.consumed_in..];
             out.extend_from_slice(&block[..result.consumed_out]);
-            if !matches!(result.status, Ok(weezl::LzwStatus::Ok)) || result.consumed_out == 0 {
+            // It may take bytes of a code without giving any.
+            let stands = result.consumed_in == 0 && result.consumed_out == 0;
+            if stands || !matches!(result.status, Ok(weezl::LzwStatus::Ok)) {
                 break;
             }
         }
