@@ -533,7 +533,7 @@ fn compare_prints_sizes_and_published_errors() {
     refused(xtask(path, &["compare", "resnet101", "inception_v5"]), "unknown model `inception_v5`");
     refused(
         xtask(path, &["compare", "resnext11_4x4d", "--runs", "0", "--picture", "x.svg"]),
-        "nothing to draw",
+        "none of these is listed",
     );
     let output = xtask(path, &["summary", "inception_v4", "--classes", "10"]);
     assert!(text(&output).contains("12.25 G per image of 299×299"), "{output:?}");
