@@ -4,10 +4,10 @@ use super::standby::submit;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// A team of threads for the many short loops of one forward pass: the calling thread, and as many others as make up
-/// the size of the current rayon pool.
+/// the size of the current rayon pool, but no more than the machine has cores for.
 ///
 /// Waking a sleeping thread takes longer than a small layer, so the team's threads spin until the next loop starts, and
 /// leave when the pass is over. Each thread owns the same range of tasks in every loop, so it finds in its cache what it
@@ -23,9 +23,23 @@ struct Shared {
 }
 
 impl ThreadTeam {
-    /// Calls `pass` with a team of as many threads as the current rayon pool has, the calling one included.
+    /// Calls `pass` with a team of [`size`](Self::size) threads, the calling one included.
     pub fn scope<R>(pass: impl FnOnce(&ThreadTeam) -> R) -> R {
-        let parts = (0..rayon::current_num_threads()).map(|_| TaskRange::default()).collect();
+        Self::scope_of(Self::size(), pass)
+    }
+
+    /// How many threads [`scope`](Self::scope) takes: as many as the current rayon pool has, or as the machine has cores for
+    /// this process, if those are fewer. A thread without a core of its own would only spin in the time of one that computes.
+    pub fn size() -> usize {
+        static CORES: OnceLock<usize> = OnceLock::new();
+        let cores = || std::thread::available_parallelism().map_or(usize::MAX, usize::from);
+        rayon::current_num_threads().min(*CORES.get_or_init(cores))
+    }
+
+    /// Calls `pass` with a team of `threads` threads, whether there are cores for them or not: for tests of what a machine
+    /// with more cores would compute. Threads that the pool lacks have their tasks done by the others.
+    pub fn scope_of<R>(threads: usize, pass: impl FnOnce(&ThreadTeam) -> R) -> R {
+        let parts = (0..threads.max(1)).map(|_| TaskRange::default()).collect();
         let team = ThreadTeam(Arc::new(Shared { parts, loops: Loops::default() }));
         for own in 1..team.threads() {
             let team = ThreadTeam(team.0.clone());
@@ -237,7 +251,28 @@ mod tests {
             .num_threads(threads)
             .build()
             .unwrap()
-            .install(|| ThreadTeam::scope(pass));
+            .install(|| ThreadTeam::scope_of(threads, pass));
+    }
+
+    #[test]
+    fn a_pool_of_more_threads_than_cores_has_a_team_without_the_surplus() {
+        let cores = std::thread::available_parallelism().unwrap().get();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(cores + 254).build().unwrap();
+        let (threads, helpers) = pool.install(|| {
+            ThreadTeam::scope(|team| {
+                let ids = Mutex::new(std::collections::HashSet::new());
+                for _ in 0..100 {
+                    team.for_each(1000, |_| {
+                        ids.lock().unwrap().insert(std::thread::current().id());
+                    });
+                }
+                (team.threads(), ids.into_inner().unwrap().len())
+            })
+        });
+        assert_eq!(threads, cores);
+        assert!(helpers <= cores, "{helpers} threads on {cores} cores");
+        let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        assert_eq!(alone.install(|| ThreadTeam::scope(ThreadTeam::threads)), 1);
     }
 
     #[test]
