@@ -79,6 +79,6 @@ mod tests {
         let times = |title: &str| svg.matches(title).count();
         assert_eq!((times("ResNeXt-101 64×4d"), times("ResNet-200")), (2, 1), "{svg}");
         let error = draw(&[row("resnet18")]).unwrap_err().to_string();
-        assert!(error.contains("no error is published"), "{error}");
+        assert!(error.contains("expected a network with published errors"), "{error}");
     }
 }

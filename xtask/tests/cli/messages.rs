@@ -21,7 +21,7 @@ const SOURCES: [&str; 6] = [
 ];
 
 /// How a message begins that is in no table, and why.
-const EXCUSED: [(&str, &str); 47] = [
+const EXCUSED: [(&str, &str); 54] = [
     ("cannot start {name}", "an engine that cannot be started needs a broken installation"),
     ("{name} has no pipes", "pipes are asked for in the same call"),
     ("{} has ended", "an engine must die between two requests"),
@@ -74,6 +74,13 @@ const EXCUSED: [(&str, &str); 47] = [
     ("another program has locked it", "`a_lock_of_another_program_is_waited_for_and_then_named`"),
     ("{} ended without an answer", "a process of our own that is killed"),
     ("the download is damaged", "`wrong_lengths_and_contents_are_never_kept`"),
+    ("the process for {name} ended", "a process of our own that is killed"),
+    ("a number of training images can be chosen", "a study of photos, which are not held in memory"),
+    ("{0} already holds a study", "needs a study that was begun"),
+    ("{}: {reason}; move that folder away", "a run folder that another program damaged"),
+    ("a study compares networks from random weights", "a recipe with `weights`"),
+    ("--budget: {error}", "clap says what a length of time looks like"),
+    ("{} has no networks or no seeds", "a plan that was edited by hand"),
     ("the cache: {0}", "`a_full_disk_is_named_and_leaves_nothing`"),
 ];
 
