@@ -79,27 +79,38 @@ fn any_form_and_shortcut_fuses() {
     }
 }
 
-/// Deep stems, pooled shortcuts, attention and anti-aliasing, at sides that do not divide.
+/// Networks with deep stems, pooled shortcuts, attention and anti-aliasing.
+fn relatives() -> impl Iterator<Item = (&'static str, Config)> {
+    ["seresnextaa14d_8x4d", "ecaresnetblur10t", "seresnet14s"].into_iter().map(|name| {
+        let config = Config { planes: 16, base_width: 4, ..Config::by_name(name).unwrap() };
+        match config.block {
+            BlockKind::Basic => (name, Config { base_width: 16, ..config }),
+            BlockKind::Bottleneck => (name, config),
+        }
+    })
+}
+
+#[test]
+#[ignore = "not seen yet on a CPU that computes in bf16"]
+fn timms_relatives_in_bf16_are_near_those_in_f32() {
+    for (name, config) in relatives() {
+        let network = network(&config);
+        let x = images(2, 64, 64);
+        let logits = |dtype| values(&network.fuse_to(dtype).unwrap().forward(&x).unwrap());
+        let (want, got) = (logits(DType::F32), logits(DType::BF16));
+        let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|v| v * v).sum::<f32>().sqrt();
+        let error = norm(&mut got.iter().zip(&want).map(|(a, b)| a - b)) / norm(&mut want.iter().copied());
+        assert!(error < 0.02, "{name}: {error}");
+    }
+}
+
+/// At sides that do not divide.
 #[test]
 fn timms_relatives_fuse() {
-    for name in ["seresnextaa14d_8x4d", "ecaresnetblur10t", "seresnet14s"] {
-        let config = Config { planes: 16, base_width: 4, ..Config::by_name(name).unwrap() };
-        let config = match config.block {
-            BlockKind::Basic => Config { base_width: 16, ..config },
-            BlockKind::Bottleneck => config,
-        };
+    for (_, config) in relatives() {
         agree(&config, &images(1, 70, 94));
         agree(&config, &images(3, 64, 40));
         let network = network(&config);
-        if fused_dtype_is_supported(DType::BF16) {
-            let x = images(2, 64, 64);
-            let logits = |dtype| values(&network.fuse_to(dtype).unwrap().forward(&x).unwrap());
-            let (want, got) = (logits(DType::F32), logits(DType::BF16));
-            let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|v| v * v).sum::<f32>().sqrt();
-            let error =
-                norm(&mut got.iter().zip(&want).map(|(a, b)| a - b)) / norm(&mut want.iter().copied());
-            assert!(error < 0.02, "{name}: {error}");
-        }
         let mut calibration = Calibration::new();
         network.fuse().unwrap().calibrate(&images(1, 64, 64), &mut calibration).unwrap();
         let error = network.fuse_quantized(&calibration.ranges().unwrap()).unwrap_err().to_string();
