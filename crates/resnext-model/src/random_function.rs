@@ -28,6 +28,19 @@ enum Purpose {
     Derivative,
 }
 
+/// The residue of an integer of magnitude up to 2^52 modulo an odd prime, of magnitude up to (modulus - 1)/2. Exact, as in
+/// `resnext_ops::modulo`.
+pub(crate) fn residue(x: f64, modulus: u32) -> i64 {
+    let modulus = f64::from(modulus);
+    (x - modulus * (x / modulus).round()) as i64
+}
+
+/// The residue of `number` modulo an odd prime, of magnitude up to (modulus - 1)/2.
+pub(crate) fn centred(number: i128, modulus: u32) -> i64 {
+    let (modulus, half) = (i128::from(modulus), i128::from(modulus / 2));
+    ((number + half).rem_euclid(modulus) - half) as i64
+}
+
 /// The prime of digests, 2^61 - 1.
 const DIGEST_PRIME: u64 = (1 << 61) - 1;
 
@@ -52,18 +65,12 @@ impl RandomFunction {
         // Magnitudes are below 2^32 in i128, so nothing overflows.
         let sum = left.iter().zip(gradient).map(|(&u, &g)| i128::from(u) * i128::from(g)).sum::<i128>();
         let sum = sum.rem_euclid(i128::from(self.modulus)) as i64;
-        right.iter().map(|&v| self.centred(i128::from(v) * i128::from(sum))).collect()
+        right.iter().map(|&v| centred(i128::from(v) * i128::from(sum), self.modulus)).collect()
     }
 
     fn residues(&self, stream: &mut ChaCha8Rng, count: usize) -> Vec<i64> {
         let half = i64::from(self.modulus / 2);
         (0..count).map(|_| stream.random_range(-half..=half)).collect()
-    }
-
-    /// The representative of magnitude up to (modulus - 1)/2.
-    fn centred(&self, number: i128) -> i64 {
-        let (modulus, half) = (i128::from(self.modulus), i128::from(self.modulus / 2));
-        ((number + half).rem_euclid(modulus) - half) as i64
     }
 
     /// A polynomial whose coefficients are the argument, at a random point that depends on the key. Two different
@@ -113,12 +120,9 @@ pub(crate) fn channel_functions(x: &Tensor, modulus: u32, keys: &[Key]) -> Resul
 /// The channels of a tensor (N, C, H, W) of integers, each reduced modulo `modulus`.
 fn to_channels(x: &Tensor, modulus: u32) -> candle_core::Result<Vec<Vec<i64>>> {
     let (_, channels, _, _) = x.dims4()?;
-    let modulus = f64::from(modulus);
     let flat = x.detach().to_dtype(DType::F64)?.transpose(0, 1)?.flatten_all()?.to_vec1::<f64>()?;
-    // Exact, as in `resnext_ops::modulo`.
-    let residue = |x: &f64| (x - modulus * (x / modulus).round()) as i64;
     let length = (flat.len() / channels.max(1)).max(1);
-    Ok(flat.chunks(length).map(|channel| channel.iter().map(residue).collect()).collect())
+    Ok(flat.chunks(length).map(|channel| channel.iter().map(|&x| residue(x, modulus)).collect()).collect())
 }
 
 /// The tensor (N, C, H, W) of these channels, in the type and on the device that are given with its shape.
@@ -185,7 +189,7 @@ mod tests {
         let sum: Vec<i64> = a.iter().zip(b).map(|(a, b)| a + b).collect();
         let [of_a, of_b, of_sum] = [&a[..], &b, &sum].map(|g| f.backward(&argument, g));
         for i in 0..6 {
-            assert_eq!(f.centred(i128::from(of_a[i]) + i128::from(of_b[i])), of_sum[i]);
+            assert_eq!(centred(i128::from(of_a[i]) + i128::from(of_b[i]), MODULUS), of_sum[i]);
         }
         // (N, C, H, W) = (2, 2, 1, 3): channel 0 is the argument, modulo the prime.
         let far = f64::from(MODULUS) * 1000.0;

@@ -1,6 +1,6 @@
 //! Unknown functions of slices of tensors, for proofs about candle functions.
 
-use crate::random_function::{Key, RandomFunction};
+use crate::random_function::{Key, RandomFunction, centred, residue};
 use candle_core::{DType, Device, Result, Tensor};
 use std::cell::RefCell;
 
@@ -49,7 +49,7 @@ impl Functions {
     }
 
     /// A function of every channel of `x` (N, C, …) as a whole, another one for each channel: batch norm, in training or
-    /// evaluation, with or without an activation behind it. `first` is the number of the first channel, for a part of the
+    /// evaluation, with or without an activation after it. `first` is the number of the first channel, for a part of the
     /// channels.
     ///
     /// # Errors
@@ -99,11 +99,7 @@ impl Functions {
 
 /// The point `t` steps along a line, modulo the prime.
 pub(super) fn line_point(from: &[i64], step: &[i64], t: i64, modulus: u32) -> Vec<i64> {
-    let (modulus, half) = (i128::from(modulus), i128::from(modulus / 2));
-    let at = |(&a, &b): (&i64, &i64)| {
-        let point = i128::from(a) + i128::from(b) * i128::from(t);
-        ((point + half).rem_euclid(modulus) - half) as i64
-    };
+    let at = |(&a, &b): (&i64, &i64)| centred(i128::from(a) + i128::from(b) * i128::from(t), modulus);
     from.iter().zip(step).map(at).collect()
 }
 
@@ -114,8 +110,7 @@ const LARGEST: f64 = (1u64 << 52) as f64;
 pub(super) fn residues(x: &Tensor, modulus: u32) -> Result<(Vec<i64>, bool)> {
     let values = x.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
     let exact = values.iter().all(|v| v.fract() == 0.0 && v.abs() <= LARGEST);
-    let modulus = f64::from(modulus);
-    Ok((values.iter().map(|x| (x - modulus * (x / modulus).round()) as i64).collect(), exact))
+    Ok((values.iter().map(|&x| residue(x, modulus)).collect(), exact))
 }
 
 /// A key of a name: FNV-1a, whose collisions for names that people write are not a concern.

@@ -1,13 +1,12 @@
 //! Inference's kernels: packed convolutions with bias, residual and ReLU.
 
 use super::definition::Definition;
-use super::integers::{Integers, of_integers};
+use super::integers::{Integers, of_integers, written};
 use super::proofs::Proofs;
 use super::shapes::Place;
 use crate::equivalence::distance::values;
 use crate::error::Result;
 use candle_core::{DType, Tensor};
-use half::bf16;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use resnext_ops::{
@@ -61,10 +60,10 @@ pub(super) fn compare(
     for dtype in floats() {
         let conv = pack(place, definition, (&weight, &bias), dtype)?;
         // The last layer writes f32 whatever it reads.
-        let written = if place == Place::Last { DType::F32 } else { dtype };
+        let output = if place == Place::Last { DType::F32 } else { dtype };
         let [mut loaded, mut added, mut y, mut joined] = std::array::from_fn(|_| FeatureMap::new());
         ThreadTeam::scope(|team| -> Result<()> {
-            added.load(team, &residual, written)?;
+            added.load(team, &residual, output)?;
             let fusion = Fusion { residual: Some(&added), relu: true, ahead: &[&conv] };
             if place == Place::First {
                 let mut images = InputImages::new();
@@ -79,12 +78,7 @@ pub(super) fn compare(
             Ok(())
         })?;
         for (got, expected) in [(&y, &alone), (&joined, &fused)] {
-            // Sums are exact; in bf16 each is rounded once, at the end.
-            let rounded = |&v: &i32| match written {
-                DType::BF16 => bf16::from_f32(v as f32).to_f64(),
-                _ => f64::from(v),
-            };
-            let expected: Vec<f64> = expected.iter().map(rounded).collect();
+            let expected: Vec<f64> = expected.iter().map(|&sum| written(sum, output)).collect();
             let got = values(&got.to_tensor()?)?;
             let what = ("inference", dtype, conv.kernel());
             proofs.compare(what, definition, definition.y().dims(), &expected, &got)?;

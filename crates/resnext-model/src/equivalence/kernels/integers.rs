@@ -4,6 +4,7 @@ use super::definition::Definition;
 use crate::equivalence::stack::tensor;
 use crate::error::Result;
 use candle_core::{DType, Device, Shape, Tensor};
+use half::bf16;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use resnext_ops::ConvKernel;
@@ -99,6 +100,14 @@ pub(in crate::equivalence) fn of_integers(
     dtype: DType,
 ) -> Result<Tensor> {
     tensor(values.iter().map(|&v| f64::from(v)).collect(), shape, dtype, &Device::Cpu)
+}
+
+/// What a kernel writes for an exact sum: in bf16 it is rounded once, at the end.
+pub(super) fn written(sum: i32, dtype: DType) -> f64 {
+    match dtype {
+        DType::BF16 => bf16::from_f32(sum as f32).to_f64(),
+        _ => f64::from(sum),
+    }
 }
 
 #[cfg(test)]

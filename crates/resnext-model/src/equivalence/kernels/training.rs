@@ -1,12 +1,11 @@
 //! Training's kernels: a convolution and both of its gradients.
 
 use super::definition::Definition;
-use super::integers::{Integers, of_integers};
+use super::integers::{Integers, of_integers, written};
 use super::proofs::Proofs;
 use crate::equivalence::distance::values;
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
-use half::bf16;
 use resnext_ops::{ConvKernel, conv2d, conv2d_gradients, conv2d_kernels};
 
 /// The types that training computes in.
@@ -44,12 +43,7 @@ pub(super) fn compare(definition: &Definition, integers: &Integers, proofs: &mut
         let passes =
             ["training, forward", "training, gradient of the input", "training, gradient of the weight"];
         for (i, got) in [y, of_x, of_weight].iter().enumerate() {
-            // Sums are exact; in bf16 each is rounded once, at the end.
-            let rounded = |&v: &i32| match dtype {
-                DType::BF16 => bf16::from_f32(v as f32).to_f64(),
-                _ => f64::from(v),
-            };
-            let expected: Vec<f64> = expected[i].iter().map(rounded).collect();
+            let expected: Vec<f64> = expected[i].iter().map(|&sum| written(sum, dtype)).collect();
             let what = (passes[i], dtype, kernels[i]);
             proofs.compare(what, definition, got.dims(), &expected, &values(got)?)?;
         }
