@@ -55,11 +55,12 @@ pub(crate) enum FoldedAttention {
 impl FoldedAttention {
     /// The factors (N, C), from the means (N, C) of `channels` channels.
     pub(crate) fn factors(&self, means: &[f32], channels: usize) -> Vec<f32> {
-        let of = |means: &[f32]| match self {
-            FoldedAttention::SqueezeExcite(layers) => layers.factors(means),
-            FoldedAttention::Eca(layer) => layer.factors(means),
+        let logits = |means: &[f32]| match self {
+            FoldedAttention::SqueezeExcite(layers) => layers.logits(means),
+            FoldedAttention::Eca(layer) => layer.logits(means),
         };
-        means.chunks_exact(channels).flat_map(of).collect()
+        let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
+        means.chunks_exact(channels).flat_map(logits).map(sigmoid).collect()
     }
 
     /// The size of the weights in bytes.

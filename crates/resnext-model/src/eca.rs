@@ -2,7 +2,8 @@
 //! gives a factor for each.
 
 use crate::error::Result;
-use candle_core::{DType, Device, Tensor};
+use crate::folded::f32_values;
+use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
 use resnext_ops::{cast, conv1d_channels, global_avg_pool, sigmoid};
 
@@ -36,8 +37,7 @@ impl Eca {
 
     /// The form that inference computes.
     pub(crate) fn fold(&self) -> Result<FoldedEca> {
-        let weight = self.weight.detach().to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-        Ok(FoldedEca { weight: weight.flatten_all()?.to_vec1::<f32>()? })
+        Ok(FoldedEca { weight: f32_values(&self.weight)? })
     }
 }
 
@@ -48,17 +48,17 @@ pub(crate) struct FoldedEca {
 }
 
 impl FoldedEca {
-    /// The factors of one image's channels, from their means.
-    pub(crate) fn factors(&self, means: &[f32]) -> Vec<f32> {
+    /// What the sigmoid takes to the factors of one image's channels, from their means.
+    pub(crate) fn logits(&self, means: &[f32]) -> Vec<f32> {
         let reach = self.weight.len() / 2;
-        let factor = |channel: usize| {
+        let logit = |channel: usize| {
             let taps = self.weight.iter().enumerate().filter_map(|(j, weight)| {
                 let mean = means.get((channel + j).checked_sub(reach)?)?;
                 Some(weight * mean)
             });
-            1.0 / (1.0 + (-taps.sum::<f32>()).exp())
+            taps.sum::<f32>()
         };
-        (0..means.len()).map(factor).collect()
+        (0..means.len()).map(logit).collect()
     }
 
     /// The size of the weights in bytes.

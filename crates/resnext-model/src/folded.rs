@@ -1,8 +1,8 @@
-//! Convolutions as inference computes them: with the batch norm behind each folded into its weights.
+//! Convolutions as inference computes them: with the batch norm after each folded into its weights.
 
 use crate::calibration::Ranges;
 use crate::error::Result;
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use resnext_ops::{Conv2dConfig, FusedConv};
 
 /// The type in which inference keeps feature maps and weights.
@@ -14,7 +14,12 @@ pub(crate) enum InferenceType<'a> {
     Int8(&'a Ranges),
 }
 
-/// A convolution with a bias, into which the batch norm behind it has been folded.
+/// The elements of a parameter, row by row, in f32.
+pub(crate) fn f32_values(x: &Tensor) -> Result<Vec<f32>> {
+    Ok(x.detach().to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+}
+
+/// A convolution with a bias, into which the batch norm after it has been folded.
 pub(crate) struct FoldedConv {
     /// (Cout, Cin/groups, k, k).
     weight: Tensor,

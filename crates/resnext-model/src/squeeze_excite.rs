@@ -2,7 +2,8 @@
 //! factor for each channel.
 
 use crate::error::Result;
-use candle_core::{DType, Device, Tensor};
+use crate::folded::f32_values;
+use candle_core::Tensor;
 use candle_nn::{Init, VarBuilder};
 use resnext_ops::{cast, global_avg_pool, linear, relu, sigmoid};
 
@@ -48,10 +49,7 @@ impl SqueezeExcite {
     pub(crate) fn fold(&self) -> Result<FoldedSqueezeExcite> {
         let layer = |(weight, bias): &(Tensor, Tensor)| -> Result<_> {
             let (outputs, inputs, ..) = weight.dims4()?;
-            let weight = weight.detach().to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-            let weight = weight.reshape((outputs, inputs))?.t()?.contiguous()?;
-            let bias = bias.detach().to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-            Ok((weight.flatten_all()?.to_vec1::<f32>()?, bias.to_vec1::<f32>()?))
+            Ok((f32_values(&weight.reshape((outputs, inputs))?.t()?)?, f32_values(bias)?))
         };
         Ok(FoldedSqueezeExcite { fc1: layer(&self.fc1)?, fc2: layer(&self.fc2)? })
     }
@@ -66,8 +64,8 @@ pub(crate) struct FoldedSqueezeExcite {
 }
 
 impl FoldedSqueezeExcite {
-    /// The factors of one image's channels, from their means.
-    pub(crate) fn factors(&self, means: &[f32]) -> Vec<f32> {
+    /// What the sigmoid takes to the factors of one image's channels, from their means.
+    pub(crate) fn logits(&self, means: &[f32]) -> Vec<f32> {
         let layer = |(weight, bias): &(Vec<f32>, Vec<f32>), inputs: &[f32]| {
             let mut sums = bias.clone();
             for (&input, weights) in inputs.iter().zip(weight.chunks_exact(bias.len())) {
@@ -80,9 +78,7 @@ impl FoldedSqueezeExcite {
         let mut hidden = layer(&self.fc1, means);
         // Written so that NaN stays NaN.
         hidden.iter_mut().for_each(|x| *x = if *x < 0.0 { 0.0 } else { *x });
-        let mut factors = layer(&self.fc2, &hidden);
-        factors.iter_mut().for_each(|x| *x = 1.0 / (1.0 + (-*x).exp()));
-        factors
+        layer(&self.fc2, &hidden)
     }
 
     /// The size of the weights in bytes.
