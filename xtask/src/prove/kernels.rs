@@ -4,8 +4,9 @@
 use super::args::{Args, BOUND, QUICK};
 use super::mutants::{MUTANTS, mutant_failures, mutant_table};
 use super::progress::progress_bar;
+use super::report::{Files, sections};
 use crate::text_table::Table;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use resnext_model::Config;
 use resnext_model::equivalence::{
     FusedProof, KernelProof, MutantScore, fused_network, kernels, layer_count, mutants,
@@ -13,7 +14,6 @@ use resnext_model::equivalence::{
 use resnext_ops::Isa;
 use resnext_train::checkpoint::replace_file;
 use serde::{Deserialize, Serialize};
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
@@ -38,18 +38,14 @@ struct KernelReport {
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     let report_file = args.report.clone().unwrap_or_else(|| PathBuf::from("runs/prove-kernels.md"));
-    if let Some(folder) = report_file.parent() {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    }
-    ensure!(!report_file.is_dir(), "cannot write {}: it is a folder", report_file.display());
+    let files = Files::new(&report_file)?;
     let start = Instant::now();
     let available = Isa::available();
     // A process has one instruction set, which the variable names.
     let mut report = if std::env::var_os("RESNEXT_ISA").is_none() && available.len() > 1 {
         let mut all = KernelReport::default();
         for isa in available {
-            all.merge(of_process(isa, args, &report_file)?);
+            all.merge(of_process(isa, args, &files.markdown)?);
         }
         all
     } else {
@@ -58,11 +54,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     report.seed = args.seed;
     report.seconds = start.elapsed().as_secs_f64();
     report.settle();
-    replace_file(&report_file, format!("# Every kernel, proved\n\n{}", report.sections(true)).as_bytes())?;
-    let json = serde_json::to_string_pretty(&report)?;
-    replace_file(&report_file.with_extension("json"), json.as_bytes())?;
+    let page = format!("# Every kernel, proved\n\n{}", report.sections(true));
+    replace_file(&files.markdown, page.as_bytes())?;
+    replace_file(&files.json, serde_json::to_string_pretty(&report)?.as_bytes())?;
     print!("{}", report.sections(false));
-    println!("report: {}, with a .json file beside it", report_file.display());
+    println!("report: {}, with a .json file beside it", files.markdown.display());
     Ok(if report.proved { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -144,23 +140,13 @@ impl KernelReport {
     }
 
     fn sections(&self, markdown: bool) -> String {
-        let mut text = String::new();
-        for (title, table) in [
+        let tables = [
             ("Kernels", self.kernel_table()),
             ("Inference against the training network", self.network_table()),
             ("Mutants", mutant_table(&self.mutants)),
-        ] {
-            let heading = if markdown { format!("## {title}\n\n") } else { format!("{title}\n") };
-            // Writing to a string cannot fail.
-            let table = if markdown { table.to_markdown() } else { table.to_text() };
-            let _ = writeln!(text, "{heading}{table}");
-        }
-        for failure in &self.failures {
-            let _ = writeln!(text, "FAILED: {failure}");
-        }
-        let verdict = if self.proved { "Proved" } else { "NOT proved" };
-        let _ = writeln!(text, "{verdict} in {:.0} s (seed {}).", self.seconds, self.seed);
-        text
+        ];
+        let conditions = format!("in {:.0} s (seed {})", self.seconds, self.seed);
+        sections(&tables, &self.failures, &conditions, markdown)
     }
 
     fn kernel_table(&self) -> Table {

@@ -11,7 +11,7 @@ use resnext_model::equivalence::{Control, Identity, LayerError, MutantScore, Net
 use resnext_train::checkpoint::replace_file;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::fmt::{self, Display, Formatter, Write};
+use std::fmt::{self, Display, Formatter};
 use std::path::{Path, PathBuf};
 
 /// Everything that was found.
@@ -56,7 +56,7 @@ pub struct ProvedNetwork {
 /// The files of a report.
 pub struct Files {
     pub markdown: PathBuf,
-    json: PathBuf,
+    pub json: PathBuf,
     picture: PathBuf,
 }
 
@@ -87,6 +87,21 @@ impl Files {
         replace_file(&self.picture, picture::draw(&report.errors)?.as_bytes())?;
         Ok(())
     }
+}
+
+/// Tables below their titles, everything that failed, and the verdict: proved if nothing has.
+pub fn sections(tables: &[(&str, Table)], failures: &[String], conditions: &str, markdown: bool) -> String {
+    let mut text = String::new();
+    for (title, table) in tables {
+        let heading = if markdown { format!("## {title}\n\n") } else { format!("{title}\n") };
+        let table = if markdown { table.to_markdown() } else { table.to_text() };
+        text += &format!("{heading}{table}\n");
+    }
+    for failure in failures {
+        text += &format!("FAILED: {failure}\n");
+    }
+    let verdict = if failures.is_empty() { "Proved" } else { "NOT proved" };
+    text + &format!("{verdict} {conditions}.\n")
 }
 
 impl ProofReport {
@@ -157,26 +172,16 @@ impl ProofReport {
     }
 
     fn sections(&self, markdown: bool) -> String {
-        let mut text = String::new();
-        for (title, table) in [
+        let tables = [
             ("Blocks", self.block_table()),
             ("Whole networks", self.network_table()),
             ("Rounding in single layers", self.layer_table()),
             ("Rounding through whole networks, training", self.error_table()),
             ("Negative controls", self.control_table()),
             ("Mutants", mutant_table(&self.mutants)),
-        ] {
-            let heading = if markdown { format!("## {title}\n\n") } else { format!("{title}\n") };
-            // Writing to a string cannot fail.
-            let table = if markdown { table.to_markdown() } else { table.to_text() };
-            let _ = writeln!(text, "{heading}{table}");
-        }
-        for failure in &self.failures {
-            let _ = writeln!(text, "FAILED: {failure}");
-        }
-        let verdict = if self.proved { "Proved" } else { "NOT proved" };
-        let _ = writeln!(text, "{verdict} on {} in {:.0} s (seed {}).", self.device, self.seconds, self.seed);
-        text
+        ];
+        let conditions = format!("on {} in {:.0} s (seed {})", self.device, self.seconds, self.seed);
+        sections(&tables, &self.failures, &conditions, markdown)
     }
 
     fn block_table(&self) -> Table {
