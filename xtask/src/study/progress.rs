@@ -1,13 +1,13 @@
 //! The progress of a whole study: one bar over the images of all its runs.
 
+use super::budget::words;
 use crate::run_record::RunRecord;
-use indicatif::{ProgressBar, ProgressStyle};
+use crate::train::progress::image_bar;
+use indicatif::ProgressBar;
 use resnext_train::{BatchReport, Checkpoint, EpochReport, Observer};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
-
-use super::budget::words;
+use std::time::Instant;
 
 /// Shows how far a study is.
 pub struct StudyProgress {
@@ -23,14 +23,10 @@ pub struct StudyProgress {
 
 impl StudyProgress {
     pub fn new(images: usize) -> Self {
-        let bar = ProgressBar::new(images as u64);
-        let style = ProgressStyle::with_template("{bar:20} {percent:>3} %  {msg}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar.enable_steady_tick(Duration::from_millis(500));
-        StudyProgress { bar, images, before: 0, since: None, position: 0 }
+        StudyProgress { bar: image_bar(images), images, before: 0, since: None, position: 0 }
     }
 
-    /// Goes on with the next run, behind those that have `images` together.
+    /// Goes on with the next run, after those that have `images` together.
     pub fn start_run(&mut self, images: usize) {
         self.before = images;
         self.set(images);

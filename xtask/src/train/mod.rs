@@ -3,7 +3,7 @@
 mod args;
 pub mod final_report;
 mod initial;
-mod progress;
+pub mod progress;
 mod resume;
 
 use crate::checkpoint::{in_form, parsed};

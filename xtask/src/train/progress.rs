@@ -42,6 +42,15 @@ impl Speed {
     }
 }
 
+/// A bar over the images of training, with a message.
+pub fn image_bar(images: usize) -> ProgressBar {
+    let bar = ProgressBar::new(images as u64);
+    let style = ProgressStyle::with_template("{bar:20} {percent:>3} %  {msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar
+}
+
 impl Progress {
     /// `done`: epochs and images that an earlier part of the run has done.
     pub fn new(
@@ -51,12 +60,9 @@ impl Progress {
         done: (usize, usize),
         stop: Arc<AtomicBool>,
     ) -> Self {
-        let bar = ProgressBar::new((epochs * images_per_epoch) as u64);
-        let style = ProgressStyle::with_template("{bar:20} {percent:>3} %  {msg}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        let bar = image_bar(epochs * images_per_epoch);
         bar.set_position((done.0 * images_per_epoch + done.1) as u64);
         bar.set_message(format!("epoch {}/{epochs}: first batch …", done.0 + 1));
-        bar.enable_steady_tick(Duration::from_millis(500));
         Progress { record, bar, epochs, images_per_epoch, stop, speed: Speed::default() }
     }
 
