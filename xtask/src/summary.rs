@@ -1,6 +1,5 @@
 //! `cargo xtask summary`: the layers of a network and what they cost.
 
-use crate::compare::BASELINE_CLASSES;
 use crate::text_table::Table;
 use anyhow::{Result, ensure};
 use resnext_model::{Baseline, Config, StemKind, Summary};
@@ -25,7 +24,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let (summary, size) = match Baseline::by_name(&args.name) {
         Some(baseline) => {
-            let (size, classes) = (size_of(baseline.size())?, args.classes.unwrap_or(BASELINE_CLASSES));
+            let (size, classes) = (size_of(baseline.size())?, args.classes.unwrap_or(Baseline::CLASSES));
             ensure!(
                 (1..=1 << 20).contains(&classes),
                 "--classes must be from 1 to {}, got {classes}",

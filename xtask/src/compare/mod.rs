@@ -11,7 +11,6 @@ use crate::machine;
 use anyhow::{Result, ensure};
 use indicatif::ProgressBar;
 use resnext_train::checkpoint::replace_file;
-pub use row::BASELINE_CLASSES;
 use row::{Network, Row};
 use std::path::{Path, PathBuf};
 

@@ -17,6 +17,8 @@ pub struct Published {
     pub title: &'static str,
     /// Errors that a paper reports, and which one.
     pub paper: Option<(Errors, Source)>,
+    /// How the paper's network differs from the one here.
+    pub remark: Option<&'static str>,
     /// Errors that timm measured for one of its weights, and their name.
     pub timm: Option<(Errors, &'static str)>,
 }
@@ -59,55 +61,63 @@ pub const PUBLISHED: [Published; 9] = [
         title: "VGG-16",
         // The paper's network has no batch norm.
         paper: Some((errors(27.0, 8.8, 256), Source::VggTable3)),
+        remark: None,
         timm: Some((errors(26.630, 8.486, 224), "vgg16_bn.tv_in1k")),
     },
     Published {
         name: "resnet101",
         title: "ResNet-101",
         paper: Some((errors(22.0, 6.0, 224), Source::ResNextTable4)),
+        remark: None,
         timm: Some((errors(20.690, 5.478, 224), "resnet101.gluon_in1k")),
     },
     Published {
         name: "resnet200",
-        // The paper's network has its batch norms before the convolutions.
         title: "ResNet-200",
         paper: Some((errors(21.7, 5.8, 224), Source::ResNextTable4)),
+        remark: Some("ResNet-200 in the paper normalises before each convolution; the network here after it"),
         timm: None,
     },
     Published {
         name: "resnet101_1x100d",
         title: "ResNet-101, wider",
         paper: Some((errors(21.3, 5.7, 224), Source::ResNextTable4)),
+        remark: None,
         timm: None,
     },
     Published {
         name: "inception_v3",
         title: "Inception-v3",
         paper: Some((errors(21.2, 5.6, 299), Source::ResNextTable5)),
+        remark: None,
         timm: Some((errors(22.138, 6.356, 299), "inception_v3.tf_in1k")),
     },
     Published {
         name: "inception_v4",
         title: "Inception-v4",
         paper: Some((errors(20.0, 5.0, 299), Source::ResNextTable5)),
+        remark: None,
         timm: Some((errors(19.844, 5.032, 299), "inception_v4.tf_in1k")),
     },
     Published {
         name: "inception_resnet_v2",
         title: "Inception-ResNet-v2",
         paper: Some((errors(19.9, 4.9, 299), Source::ResNextTable5)),
+        remark: None,
         timm: Some((errors(19.538, 4.692, 299), "inception_resnet_v2.tf_in1k")),
     },
     Published {
         name: "resnext101_32x4d",
         title: "ResNeXt-101 32×4d",
         paper: Some((errors(21.2, 5.6, 224), Source::ResNextTable4)),
+        remark: None,
         timm: Some((errors(19.660, 5.070, 224), "resnext101_32x4d.gluon_in1k")),
     },
     Published {
         name: "resnext101_64x4d",
         title: "ResNeXt-101 64×4d",
         paper: Some((errors(20.4, 5.3, 224), Source::ResNextTable4)),
+        remark: None,
         timm: Some((errors(19.400, 5.008, 224), "resnext101_64x4d.gluon_in1k")),
     },
 ];

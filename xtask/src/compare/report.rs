@@ -94,11 +94,7 @@ fn notes(rows: &[Row]) -> Vec<String> {
     if rows.iter().any(|row| row.paper.is_none() || row.timm.is_none()) {
         notes.push("–: not in this program's list of published errors".into());
     }
-    if rows.iter().any(|row| row.title == "ResNet-200") {
-        notes.push(
-            "ResNet-200 in the paper normalises before each convolution; the network here after it".into(),
-        );
-    }
+    notes.extend(rows.iter().filter_map(|row| row.remark).map(String::from));
     notes
 }
 

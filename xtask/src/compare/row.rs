@@ -10,9 +10,6 @@ use candle_core::Tensor;
 use resnext_model::{Baseline, Config, Form, Fused, FusedBaseline, StemKind, Summary};
 use std::time::Instant;
 
-/// The number of classes of every baseline: ImageNet's.
-pub const BASELINE_CLASSES: usize = 1000;
-
 /// A network by its name.
 pub struct Network {
     pub name: String,
@@ -47,11 +44,11 @@ impl Network {
     pub fn summary(&self) -> Result<Summary> {
         Ok(match &self.kind {
             Kind::Config(config) => Summary::new(config, self.size, self.size)?,
-            Kind::Baseline(baseline) => baseline.summary(BASELINE_CLASSES, self.size, self.size),
+            Kind::Baseline(baseline) => baseline.summary(Baseline::CLASSES, self.size, self.size),
         })
     }
 
-    /// The median time of a forward pass of one image, in milliseconds, of `runs` passes behind one that is not
+    /// The median time of a forward pass of one image, in milliseconds, of `runs` passes after one that is not
     /// counted.
     pub fn time(&self, dtype: Dtype, runs: usize) -> Result<f64> {
         let forward: Forward = match &self.kind {
@@ -61,7 +58,7 @@ impl Network {
             }
             Kind::Baseline(baseline) => {
                 let builder = noise::builder();
-                let network = FusedBaseline::new(*baseline, BASELINE_CLASSES, builder, dtype.into())?;
+                let network = FusedBaseline::new(*baseline, Baseline::CLASSES, builder, dtype.into())?;
                 Box::new(move |x| network.forward(x))
             }
         };
@@ -90,6 +87,8 @@ pub struct Row {
     /// Milliseconds per image by type; empty if they are not measured.
     pub times: Vec<(Dtype, f64)>,
     pub paper: Option<(Errors, Source)>,
+    /// How the paper's network differs from this one.
+    pub remark: Option<&'static str>,
     pub timm: Option<(Errors, &'static str)>,
 }
 
@@ -106,6 +105,7 @@ impl Row {
             activation_bytes: summary.activation_bytes(),
             times: Vec::new(),
             paper: published.and_then(|published| published.paper),
+            remark: published.and_then(|published| published.remark),
             timm: published.and_then(|published| published.timm),
         })
     }

@@ -22,6 +22,9 @@ pub enum Baseline {
 }
 
 impl Baseline {
+    /// The number of classes of all published weights: ImageNet's.
+    pub const CLASSES: usize = 1000;
+
     /// All of them.
     pub const ALL: [Baseline; 5] = [
         Baseline::InceptionV3,
