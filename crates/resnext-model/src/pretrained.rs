@@ -153,7 +153,7 @@ impl Pretrained {
         if let Some(anti_alias) = file.anti_alias.filter(|&named| named != self.config.anti_alias) {
             if self.weights.metadata().contains_key(Description::KEY) {
                 self.notes.push(format!(
-                    "config.json overrides its anti-aliasing: {anti_alias:?} instead of {:?}",
+                    "config.json overrides its anti-aliasing: {anti_alias} instead of {}",
                     self.config.anti_alias
                 ));
             }
@@ -195,7 +195,8 @@ impl Pretrained {
         }
         if (&expected.stem_convs, &expected.attention) != (stem_convs, attention) {
             return Err(format!(
-                "expected {architecture}, file has a stem {stem_convs:?} and attention {attention:?}: {weights}"
+                "expected {architecture}, with {} and {}; file has {stem_convs} and {attention}: {weights}",
+                expected.stem_convs, expected.attention
             ));
         }
         Ok(())

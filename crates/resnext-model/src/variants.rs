@@ -2,6 +2,7 @@
 //! `resnetaa50`, `ecaresnet50d` and others.
 
 use serde::{Deserialize, Serialize};
+use std::fmt::{self, Display, Formatter};
 
 /// The convolutions of ImageNet's stem, before its max-pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -55,12 +56,42 @@ pub enum AntiAlias {
     /// Nothing: 3×3 convolutions and the stem's max-pool have strides.
     #[default]
     None,
-    /// An average over 2×2 pixels behind the 3×3 convolution, and in place of the stem's max-pool: timm's
+    /// An average over 2×2 pixels after the 3×3 convolution, and in place of the stem's max-pool: timm's
     /// `resnetaa50`.
     Average,
-    /// A blur over 3×3 pixels behind the 3×3 convolution and the stem's max-pool (Zhang, arXiv 1904.11486):
+    /// A blur over 3×3 pixels after the 3×3 convolution and the stem's max-pool (Zhang, arXiv 1904.11486):
     /// timm's `resnetblur50`.
     Blur,
+}
+
+impl Display for StemConvs {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        f.write_str(match self {
+            StemConvs::Single => "a stem of one convolution",
+            StemConvs::Deep => "a deep stem",
+            StemConvs::Tiered => "a tiered stem",
+        })
+    }
+}
+
+impl Display for Attention {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        match self {
+            Attention::None => f.write_str("no attention"),
+            Attention::SqueezeExcite { reduction } => write!(f, "squeeze and excitation by {reduction}"),
+            Attention::Eca => f.write_str("efficient channel attention"),
+        }
+    }
+}
+
+impl Display for AntiAlias {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        f.write_str(match self {
+            AntiAlias::None => "none",
+            AntiAlias::Average => "averages",
+            AntiAlias::Blur => "blurs",
+        })
+    }
 }
 
 /// Whether a setting has its default, and need not be written.
