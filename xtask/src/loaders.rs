@@ -39,7 +39,7 @@ impl Source {
         }
     }
 
-    /// The batches of an epoch behind its first `skip` images.
+    /// The batches of an epoch after its first `skip` images.
     fn epoch(&self, epoch: u64, skip: usize) -> Results<'_> {
         match self {
             Source::Memory(loader) => Box::new(loader.epoch(epoch, skip).map(Ok)),
@@ -171,7 +171,7 @@ impl Loaders {
         })))
     }
 
-    /// The crops of one batch behind each other, and its labels.
+    /// The crops of one batch one after the other, and its labels.
     fn joined(&self, crops: Vec<resnext_data::Result<resnext_data::Batch>>) -> resnext_train::Result<Batch> {
         let batches =
             crops.into_iter().map(|crop| self.tensors(crop)).collect::<resnext_train::Result<Vec<_>>>()?;

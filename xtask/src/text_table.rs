@@ -61,7 +61,7 @@ impl Table {
         widths.max().unwrap_or(0).max(3)
     }
 
-    /// Whether every cell of a column that is not empty is a number, perhaps with a unit behind it.
+    /// Whether every cell of a column that is not empty is a number, perhaps with a unit after it.
     fn is_numeric(&self, column: usize) -> bool {
         let mut cells = self.rows.iter().map(|row| &row[column]).filter(|cell| !cell.is_empty()).peekable();
         cells.peek().is_some() && cells.all(|cell| is_number(cell))

@@ -143,7 +143,7 @@ impl ImageLoader {
         Photo::new(width, height, pixels).ok_or_else(|| Error::Loader("an image without pixels".into()))
     }
 
-    /// The batches of `epoch` behind the first `skip` images of its order, where a resumed run continues. The
+    /// The batches of `epoch` after the first `skip` images of its order, where a resumed run continues. The
     /// order does not depend on the batch size, so that a run may continue with another one.
     pub fn epoch(&self, epoch: u64, skip: usize) -> ImageBatches {
         let order = self.0.order(epoch);

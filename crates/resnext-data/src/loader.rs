@@ -91,7 +91,7 @@ impl Loader {
         &self.dataset
     }
 
-    /// The batches of `epoch` behind the first `skip` images of its order, where a resumed run continues. The
+    /// The batches of `epoch` after the first `skip` images of its order, where a resumed run continues. The
     /// order does not depend on the batch size, so that a run may continue with another one.
     pub fn epoch(&self, epoch: u64, skip: usize) -> Batches {
         let order = self.order(epoch);
@@ -126,7 +126,7 @@ impl Loader {
         }
     }
 
-    /// Batch `number` of those behind the first `skip` images of an epoch; `order` has the rest of them.
+    /// Batch `number` of those after the first `skip` images of an epoch; `order` has the rest of them.
     fn batch(&self, epoch: u64, number: usize, (skip, order): (usize, &[usize])) -> Batch {
         let first = number * self.config.batch_size;
         let indices = &order[first..order.len().min(first + self.config.batch_size)];

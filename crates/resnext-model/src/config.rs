@@ -208,7 +208,7 @@ impl BlockSize {
         }
     }
 
-    /// The number, counted from 0, of the convolution behind whose ReLU a pool takes the place of the stride.
+    /// The number, counted from 0, of the convolution after whose ReLU a pool takes the place of the stride.
     pub(crate) fn anti_alias_layer(&self) -> Option<usize> {
         let strided = match self.kind {
             BlockKind::Bottleneck => 1,
@@ -270,7 +270,7 @@ impl ConvSize {
     }
 }
 
-/// A convolution of the stem, with the batch norm behind it.
+/// A convolution of the stem, with the batch norm after it.
 pub(crate) struct StemLayer {
     /// The convolution's name.
     pub(crate) conv: &'static str,

@@ -36,7 +36,7 @@ impl Conv {
         Ok(Conv { weight: Tensor::cat(&weights, 1)?, config })
     }
 
-    /// Folds the batch norm behind this convolution, with its running statistics, into weights and bias.
+    /// Folds the batch norm after this convolution, with its running statistics, into weights and bias.
     pub(crate) fn fold(&self, bn: &BatchNorm) -> Result<FoldedConv> {
         let (scale, bias) = bn.scale_shift()?;
         let dtype = self.weight.dtype();
@@ -45,7 +45,7 @@ impl Conv {
         Ok(FoldedConv::new(weight, bias.to_dtype(dtype)?, self.config))
     }
 
-    /// This convolution and the batch norm behind it, as fused training operations take them.
+    /// This convolution and the batch norm after it, as fused training operations take them.
     pub(crate) fn with_norm(&self, bn: &BatchNorm) -> ConvBn {
         ConvBn {
             weight: self.weight.clone(),
@@ -63,7 +63,7 @@ impl Conv {
 }
 
 /// Batch normalisation of C channels. In [`Mode::Polynomial`] it does nothing but reduce modulo the prime,
-/// and so does the ReLU behind it. In [`Mode::ChannelFunctions`] it is a random function of each channel.
+/// and so does the ReLU after it. In [`Mode::ChannelFunctions`] it is a random function of each channel.
 #[derive(Debug, Clone)]
 pub(crate) struct BatchNorm {
     /// The scale (C).
@@ -162,15 +162,15 @@ impl BatchNorm {
 /// What a random function stands for.
 #[derive(Clone, Copy)]
 enum Role {
-    /// A batch norm with the ReLU behind it.
+    /// A batch norm with the ReLU after it.
     NormAndRelu,
     /// A batch norm before a sum, or of a projection.
     Norm,
-    /// The ReLU behind the sum at the end of a block.
+    /// The ReLU after the sum at the end of a block.
     BlockEnd,
 }
 
-/// The convolutions of the stem, each with the batch norm behind it: `conv1` and `bn1`, or three of them.
+/// The convolutions of the stem, each with the batch norm after it: `conv1` and `bn1`, or three of them.
 pub(crate) fn stem(config: &Config, vb: &VarBuilder) -> Result<Vec<(Conv, BatchNorm)>> {
     let layer = |StemLayer { conv, norm, size }: StemLayer| {
         Ok((Conv::new(size, vb.pp(conv))?, BatchNorm::new(size.output, 1.0, vb.pp(norm))?))

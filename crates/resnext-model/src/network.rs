@@ -23,12 +23,12 @@ use resnext_ops::{Stem, cast, global_avg_pool, linear, scope, to_channels_last, 
 #[derive(Debug)]
 pub struct ResNext {
     pub(crate) config: Config,
-    /// The stem's convolutions, each with the batch norm behind it; ReLU follows.
+    /// The stem's convolutions, each with the batch norm after it; ReLU follows.
     pub(crate) stem: Vec<(Conv, BatchNorm)>,
     stages: Vec<Vec<Block>>,
     /// Weight (classes, features) and bias (classes).
     pub(crate) fc: (Tensor, Tensor),
-    /// The number of frozen stages behind the frozen stem; `None` if the stem is trained too.
+    /// The number of frozen stages after the frozen stem; `None` if the stem is trained too.
     pub(crate) frozen: Option<usize>,
     /// Whether batch norms keep their running statistics in training, and normalise by them.
     pub(crate) frozen_norms: bool,

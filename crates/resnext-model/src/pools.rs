@@ -10,7 +10,7 @@ use resnext_ops::{AvgPool2dConfig, Pool2dConfig, avg_pool2d, blur_pool2d, max_po
 pub(crate) const HALVING: AvgPool2dConfig =
     AvgPool2dConfig { kernel: 2, stride: 2, padding: 0, ceil: true, count_padding: false };
 
-/// The pool behind the stem's convolutions.
+/// The pool after the stem's convolutions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StemPool {
     /// None: the stem is CIFAR's.
@@ -24,7 +24,7 @@ pub(crate) enum StemPool {
 }
 
 impl Config {
-    /// The pool behind the stem's convolutions.
+    /// The pool after the stem's convolutions.
     pub(crate) fn stem_pool(&self) -> StemPool {
         let max = Pool2dConfig { kernel: 3, stride: 2, padding: 1 };
         match (self.stem, self.anti_alias) {

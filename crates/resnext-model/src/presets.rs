@@ -102,7 +102,7 @@ impl Config {
     /// set [`Config::classes`] for another number.
     ///
     /// timm's relatives have letters around the depth: `se` or `eca` in front for attention, `aa` or `blur` for
-    /// anti-aliasing, and `c`, `d`, `s` or `t` behind it for a stem of three convolutions and, with `d` and
+    /// anti-aliasing, and `c`, `d`, `s` or `t` after it for a stem of three convolutions and, with `d` and
     /// `t`, pooled shortcuts, as in `seresnextaa101d_32x8d`.
     ///
     /// # Errors
@@ -133,7 +133,7 @@ struct Parts<'a> {
     next: bool,
     anti_alias: AntiAlias,
     depth: &'a str,
-    /// The letter behind the depth.
+    /// The letter after the depth.
     letter: Option<char>,
     /// What follows an underscore.
     size: Option<&'a str>,

@@ -14,7 +14,7 @@ pub struct Layer {
     pub kind: String,
     /// Its output's shape (C, H, W).
     pub output: (usize, usize, usize),
-    /// The number of trainable parameters, including those of the batch norm behind the layer or its bias.
+    /// The number of trainable parameters, including those of the batch norm after the layer or its bias.
     pub parameters: usize,
     /// The number of multiply-adds for one image.
     pub multiply_adds: usize,

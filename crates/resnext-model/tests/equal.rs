@@ -11,7 +11,7 @@ fn place(error: NotEqual) -> Place {
 }
 
 /// TASO's axiom on grouped convolutions, withdrawn as wrong: two of them, of one input channel per group and of 1 and 3
-/// output channels per group, side by side, are not the convolution with their weights one behind the other.
+/// output channels per group, side by side, are not the convolution with their weights one after the other.
 #[test]
 fn two_grouped_convolutions_are_not_their_concatenation() {
     const GROUPS: usize = 4;

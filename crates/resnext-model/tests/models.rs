@@ -179,7 +179,7 @@ fn baselines_have_timms_sizes() {
 }
 
 /// The depth in a name counts the layers with weights, shortcuts, attention and the further convolutions of a
-/// deep stem aside; behind it follow cardinality and base width.
+/// deep stem aside; after it follow cardinality and base width.
 #[test]
 fn presets_are_what_their_names_say() {
     assert!(Config::preset_names().len() > 20);

@@ -25,7 +25,7 @@ pub trait Data {
     /// A line that tells this training set and its order from others, such as the number of images and a
     /// hash. A run continues only on a set with the same line.
     fn fingerprint(&self) -> String;
-    /// The training batches of `epoch`, from 0, behind the first `skip` images of its order. Every call must
+    /// The training batches of `epoch`, from 0, after the first `skip` images of its order. Every call must
     /// give the same images, or a resumed run differs from an uninterrupted one.
     fn train(&self, epoch: usize, skip: usize) -> Batches<'_>;
     /// The batches of the test set.

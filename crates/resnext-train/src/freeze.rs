@@ -17,7 +17,7 @@ impl Freeze {
         self.0.is_empty()
     }
 
-    /// The number of frozen stages behind the frozen stem, of a network with this many `stages`; `None` if
+    /// The number of frozen stages after the frozen stem, of a network with this many `stages`; `None` if
     /// the whole network is trained. This is what [`ResNext::freeze`](resnext_model::ResNext::freeze) takes.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use resnext_model::{Config, ResNext, Variables};
 use resnext_train::{BatchReport, Checkpoint, Data, EpochReport, Observer, evaluate};
 use std::time::Instant;
 
-/// Batches that are measured, behind one that warms up.
+/// Batches that are measured, after one that warms up.
 pub const TRAINING_BATCHES: usize = 6;
 const TEST_BATCHES: usize = 3;
 
@@ -52,7 +52,7 @@ struct Clock {
     start: Instant,
     ticks: Vec<(Instant, usize)>,
     images: usize,
-    /// Batches behind the first one, after which the measurement ends.
+    /// Batches after the first one, after which the measurement ends.
     wanted: usize,
 }
 

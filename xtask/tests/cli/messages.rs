@@ -118,7 +118,7 @@ fn literals(source: &str) -> Vec<String> {
     found
 }
 
-/// A call from behind its opening parenthesis to its end.
+/// A call from after its opening parenthesis to its end.
 fn call(source: &str) -> &str {
     let mut depth = 1;
     for (at, c) in source.char_indices() {

@@ -245,7 +245,7 @@ fn mixing_class_weights_and_repeats_are_settings_of_a_run() {
         train(&run, &[&all[..at], &all[at + 2..]].concat());
         assert_ne!(loss(&run), loss("all"), "{left_out}");
     }
-    // Nothing is mixed behind the last epoch of mixing.
+    // Nothing is mixed after the last epoch of mixing.
     train("over", &["--mixup", "0.2", "--mix-epochs", "0"]);
     train("never", &[]);
     assert_eq!(loss("over"), loss("never"));

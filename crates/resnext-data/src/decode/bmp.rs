@@ -122,7 +122,7 @@ impl Header {
     }
 }
 
-/// The indices of run-length coded pixels, row by row as they are stored. Pixels that are skipped, or missing behind the
+/// The indices of run-length coded pixels, row by row as they are stored. Pixels that are skipped, or missing after the
 /// mark of the end, have index 0, as in Pillow. `None` if the bytes end before the pixels do.
 fn unpacked(bytes: &[u8], columns: usize, rows: usize, four_bits: bool) -> Option<Vec<u8>> {
     let total = columns * rows;

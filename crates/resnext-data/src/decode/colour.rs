@@ -39,9 +39,9 @@ pub enum Alpha {
 pub struct Samples {
     /// What the first samples stand for.
     pub colour: Colour,
-    /// Whether the sample behind the colour's is alpha.
+    /// Whether the sample after the colour's is alpha.
     pub alpha: Alpha,
-    /// The samples per pixel, of which those behind colour and alpha are not looked at.
+    /// The samples per pixel, of which those after colour and alpha are not looked at.
     pub per_pixel: usize,
 }
 

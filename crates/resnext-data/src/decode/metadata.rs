@@ -48,7 +48,7 @@ fn of_jpeg(bytes: &[u8]) -> Option<u64> {
     of_exif(&exif).or_else(|| of_xmp(xmp?))
 }
 
-/// Chunks behind the pixels count, too, and a later one replaces an earlier one of the same name.
+/// Chunks after the pixels count, too, and a later one replaces an earlier one of the same name.
 fn of_png(bytes: &[u8]) -> Option<u64> {
     let (mut exif, mut profile, mut xmp) = (None, None, None);
     let mut rest = bytes.get(8..)?;

@@ -106,7 +106,7 @@ fn pixels(bytes: &[u8], budget: Budget, ignore_checksums: bool) -> Result<Raster
             pixels
         }
     };
-    // The last checksum of the pixels' chunks comes behind them. Anything else there, or nothing, is no fault.
+    // The last checksum of the pixels' chunks comes after them. Anything else there, or nothing, is no fault.
     let last = reader.next_row().map(|_| ()).map_err(Failure::from);
     let note = matches!(last, Err(Failure::Checksum)).then(|| CHECKSUM.to_string());
     Ok(Raster { width, height, pixels, note })
@@ -134,7 +134,7 @@ fn interlaced_pixels(
     let channels = samples.per_pixel;
     let mut pixels = vec![0; width * height * channels.max(RGB)];
     let start = pixels.len() - width * height * channels;
-    // Asking for a row behind the last would look for what follows, which a file may lack.
+    // Asking for a row after the last would look for what follows, which a file may lack.
     for _ in 0..adam7_rows(width, height) {
         let row = reader.next_interlaced_row()?.ok_or_else(|| PhotoError::damaged("rows are missing"))?;
         if let InterlaceInfo::Adam7(pass) = row.interlace() {

@@ -2,11 +2,11 @@
 
 /// A segment's marker, its contents without the length, and where in the file it ends.
 pub struct Segment<'a> {
-    /// The byte behind 255.
+    /// The byte after 255.
     pub marker: u8,
     /// The contents, which a file that is cut short may lack the end of.
     pub contents: &'a [u8],
-    /// The position behind the segment.
+    /// The position after the segment.
     pub end: usize,
 }
 

@@ -16,7 +16,7 @@ struct Entry {
 }
 
 impl<'a> Tags<'a> {
-    /// Reads the first directory of `bytes`. Entries behind the data's end are left out, as viewers do. Returns
+    /// Reads the first directory of `bytes`. Entries after the data's end are left out, as viewers do. Returns
     /// `None` if the bytes do not begin as TIFF does.
     pub fn read(bytes: &'a [u8]) -> Option<Self> {
         // Some writers swap the version's two bytes.

@@ -3,7 +3,7 @@
 use super::error::PhotoError;
 use std::io::{Read, Seek, SeekFrom};
 
-/// The bytes of a TIFF file behind a new header, and before a new directory. Its offsets stay what they are.
+/// The bytes of a TIFF file after a new header, and before a new directory. Its offsets stay what they are.
 pub struct View<'a> {
     header: [u8; HEADER],
     bytes: &'a [u8],

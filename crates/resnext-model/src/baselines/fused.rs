@@ -130,7 +130,7 @@ impl Free {
     }
 }
 
-/// The output of one layer behind the other.
+/// The output of one layer after the other.
 fn forward_all(
     layers: &[PackedLayer],
     team: &ThreadTeam,

@@ -115,7 +115,7 @@ impl Layer {
     }
 }
 
-/// A convolution with its weights, and the batch norm behind it.
+/// A convolution with its weights, and the batch norm after it.
 #[derive(Debug)]
 pub(super) struct ConvLayer {
     pub(super) node: ConvNode,
@@ -169,7 +169,7 @@ impl ConvLayer {
         Conv2dConfig { stride, padding: if rows == columns { rows } else { 0 }, ..Default::default() }
     }
 
-    /// The convolution times `scale`, with the batch norm behind it folded in.
+    /// The convolution times `scale`, with the batch norm after it folded in.
     pub(super) fn fold(&self, scale: f64) -> Result<FoldedConv> {
         let ConvNode { input, output, kernel: (h, w), .. } = self.node;
         let dtype = self.weight.dtype();

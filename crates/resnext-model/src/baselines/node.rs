@@ -24,7 +24,7 @@ pub(crate) enum Node {
     },
 }
 
-/// A convolution, and the batch norm and ReLU behind it if it has them.
+/// A convolution, and the batch norm and ReLU after it if it has them.
 #[derive(Debug, Clone)]
 pub(crate) struct ConvNode {
     /// The name of the convolution, before `.weight` and `.bias`.
@@ -45,7 +45,7 @@ pub(crate) struct ConvNode {
 }
 
 impl ConvNode {
-    /// A dense convolution of stride 1 without padding, with a batch norm and ReLU behind it, under the names
+    /// A dense convolution of stride 1 without padding, with a batch norm and ReLU after it, under the names
     /// that the Inceptions have in timm: `NAME.conv` and `NAME.bn`.
     pub(crate) fn new(name: &str, input: usize, output: usize, kernel: (usize, usize)) -> Self {
         ConvNode {
@@ -108,7 +108,7 @@ pub(crate) fn chain(convs: impl IntoIterator<Item = ConvNode>) -> Node {
     Node::Sequence(convs.into_iter().map(Node::Conv).collect())
 }
 
-/// An average and the convolution behind it.
+/// An average and the convolution after it.
 pub(crate) fn pooled(count_padding: bool, conv: ConvNode) -> Node {
     Node::Sequence(vec![avg_pool(count_padding), Node::Conv(conv)])
 }

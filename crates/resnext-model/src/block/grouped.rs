@@ -15,7 +15,7 @@ use resnext_ops::ConvBn;
 /// two in a basic one.
 #[derive(Debug)]
 pub(super) struct Grouped {
-    /// The convolutions before the last, each with the batch norm behind it.
+    /// The convolutions before the last, each with the batch norm after it.
     layers: Vec<(Conv, BatchNorm)>,
     last: Conv,
     /// The pool that takes the place of the stride, and the number of the layer that it follows.
@@ -33,7 +33,7 @@ impl Grouped {
         Ok(Grouped { layers, last: conv(sizes.len())?, pool })
     }
 
-    /// Each convolution with the batch norm behind it.
+    /// Each convolution with the batch norm after it.
     fn with_norms<'a>(&'a self, last_norm: &'a BatchNorm) -> impl Iterator<Item = (&'a Conv, &'a BatchNorm)> {
         self.layers.iter().map(|(conv, bn)| (conv, bn)).chain([(&self.last, last_norm)])
     }

@@ -24,9 +24,9 @@ use transform::Transform;
 pub struct Block {
     /// The sum of the paths, Σ T_i(x).
     transform: Box<dyn Transform>,
-    /// The batch norm behind the sum: `bn3`, or `bn2` of a basic block.
+    /// The batch norm after the sum: `bn3`, or `bn2` of a basic block.
     last_norm: BatchNorm,
-    /// What multiplies the channels behind `last_norm`, in timm's `se` and `eca` networks.
+    /// What multiplies the channels after `last_norm`, in timm's `se` and `eca` networks.
     attention: Option<ChannelAttention>,
     /// The pool in the place of the stride, if there is one.
     anti_alias: Option<AntiAlias>,
@@ -154,7 +154,7 @@ impl Block {
 pub(crate) struct FoldedBlock {
     /// The convolutions in form (c), first to last.
     pub(crate) convs: Vec<FoldedConv>,
-    /// The pool behind the 3×3 convolution that would have the stride.
+    /// The pool after the 3×3 convolution that would have the stride.
     pub(crate) anti_alias: Option<AntiAlias>,
     /// What multiplies the channels before the shortcut is added.
     pub(crate) attention: Option<FoldedAttention>,

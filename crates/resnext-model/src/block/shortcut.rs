@@ -80,7 +80,7 @@ impl ShortcutPath {
         if matches!(self, ShortcutPath::Pooled { .. }) { "downsample.1" } else { "downsample.0" }
     }
 
-    /// The shortcut's convolution, if it has one, with the batch norm behind it folded in.
+    /// The shortcut's convolution, if it has one, with the batch norm after it folded in.
     pub(super) fn fold(&self) -> Result<Option<FoldedConv>> {
         Ok(match self {
             ShortcutPath::Same | ShortcutPath::Absent => None,

@@ -21,12 +21,12 @@ pub(super) trait Transform: std::fmt::Debug + Send + Sync {
     /// From (N, input, H, W) to (N, output, ⌈H/stride⌉, ⌈W/stride⌉).
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor>;
 
-    /// The equivalent convolutions in form (c), first to last, each with the batch norm behind it folded in.
-    /// `last_norm` is the one behind the last.
+    /// The equivalent convolutions in form (c), first to last, each with the batch norm after it folded in.
+    /// `last_norm` is the one after the last.
     fn fold(&self, last_norm: &BatchNorm) -> Result<Vec<FoldedConv>>;
 
-    /// The convolutions, each with the batch norm behind it, if T is a chain of them with ReLU in between,
-    /// which fused training can compute; otherwise `None`. `last_norm` is the batch norm behind the last.
+    /// The convolutions, each with the batch norm after it, if T is a chain of them with ReLU in between,
+    /// which fused training can compute; otherwise `None`. `last_norm` is the batch norm after the last.
     fn chain(&self, _last_norm: &BatchNorm) -> Option<Vec<ConvBn>> {
         None
     }

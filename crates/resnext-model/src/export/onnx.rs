@@ -124,7 +124,7 @@ impl Graph<'_> {
         Ok(self.relu(&y))
     }
 
-    /// Adds the pool behind the stem's convolutions.
+    /// Adds the pool after the stem's convolutions.
     fn stem_pool(&mut self, x: &str, config: &Config) -> Result<String> {
         Ok(match config.stem_pool() {
             StemPool::None => x.to_string(),
@@ -279,7 +279,7 @@ impl Graph<'_> {
         self.node("Conv", &[x, weight], name, &attributes)
     }
 
-    /// Adds a convolution and the batch norm behind it.
+    /// Adds a convolution and the batch norm after it.
     fn conv_norm(&mut self, x: &str, conv: &str, norm: &str, size: ConvSize) -> Result<String> {
         let weight = self.weight(&format!("{conv}.weight"))?;
         let x = self.conv(x, &weight, conv, size);

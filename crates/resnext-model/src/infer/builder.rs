@@ -134,7 +134,7 @@ impl<'a> FusedBuilder<'a> {
         })
     }
 
-    /// Adds block `i` of stage `s`, both counted from 0, behind those added before.
+    /// Adds block `i` of stage `s`, both counted from 0, after those added before.
     fn add(&mut self, s: usize, i: usize, block: &Block) -> Result<()> {
         let name = layer_names::block(s, i);
         let FoldedBlock {

@@ -259,7 +259,7 @@ impl Fused {
         }
     }
 
-    /// The last stage and the average behind it, of image `i` of `n`, or of several images at once: then an
+    /// The last stage and the average after it, of image `i` of `n`, or of several images at once: then an
     /// image is kept in `last_stage.input` until they are complete. Returns the features of the images that
     /// were computed.
     fn forward_last(

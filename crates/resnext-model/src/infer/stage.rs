@@ -41,7 +41,7 @@ pub(super) struct FusedBlock {
     /// `None` in basic blocks.
     pub(super) middle: Option<FusedConv>,
     pub(super) last: FusedConv,
-    /// The pool that takes the place of the stride, behind the middle convolution, or the first of two.
+    /// The pool that takes the place of the stride, after the middle convolution, or the first of two.
     pub(super) anti_alias: Option<AntiAlias>,
     /// What multiplies the channels before the shortcut is added.
     pub(super) attention: Option<FoldedAttention>,
@@ -51,7 +51,7 @@ pub(super) struct FusedBlock {
 
 impl FusedStage {
     /// Runs all blocks on `input`, and leaves the result in `maps.x`. `spare`, if given, is a map of the
-    /// input's size that may be overwritten; `next` is the convolution behind the stage, whose weights are
+    /// input's size that may be overwritten; `next` is the convolution after the stage, whose weights are
     /// prefetched.
     pub(super) fn forward(
         &self,

@@ -177,7 +177,7 @@ fn are_same(entries: &Entries, one: &str, other: &str) -> bool {
 /// in a `Sequential`, as `fc.1.`, or beside the network, as in `backbone.conv1` and `head.fc`.
 ///
 /// # Errors
-/// A text, if there is a further layer behind the last one.
+/// A text, if there is a further layer after the last one.
 fn head(entries: &Entries, prefix: &str, networks: &BTreeSet<String>) -> Result<Option<String>, String> {
     let Some(features) = features(entries, prefix) else { return Ok(None) };
     let own = format!("{prefix}fc.");
@@ -197,7 +197,7 @@ fn head(entries: &Entries, prefix: &str, networks: &BTreeSet<String>) -> Result<
         }
     }
     let Some((head, classes)) = found else { return Ok(None) };
-    // A wrapper's layers are beside the network: one behind the last layer would change the function.
+    // A wrapper's layers are beside the network: one after the last layer would change the function.
     let around = if scope == prefix { parent(prefix) } else { scope };
     for scope in [prefix, around] {
         let further = linear_layers(entries, scope, prefix, networks)

@@ -356,7 +356,7 @@ impl FusedConv {
             return plan.clone();
         }
         let padding = self.config.padding;
-        // Where the pixel at (y, x) of a padded image begins; for padding, the pixel of zeros behind the
+        // Where the pixel at (y, x) of a padded image begins; for padding, the pixel of zeros after the
         // last.
         let place = |image: usize, y: usize, x: usize| {
             let inside = y >= padding && x >= padding && y - padding < h && x - padding < w;

@@ -13,7 +13,7 @@ use resnext_kernels::{
 
 /// Feature maps (N, H, W, C) in f32, bf16 or int8, in a buffer that is reused from one call to the next.
 ///
-/// A pixel of zeros lies behind the last one; a convolution's padding reads it. Pixels are a few elements
+/// A pixel of zeros lies after the last one; a convolution's padding reads it. Pixels are a few elements
 /// further apart than C where they would otherwise all fall into one set of the cache.
 #[derive(Debug, Clone, Default)]
 pub struct FeatureMap {
@@ -46,7 +46,7 @@ impl FeatureMap {
         MapView { data, size, map_type, pixel_stride: stride * map_type.channels() }
     }
 
-    /// Makes room for other sizes. The contents are then unspecified, except for the zeros behind the last
+    /// Makes room for other sizes. The contents are then unspecified, except for the zeros after the last
     /// pixel. With `spread_pixels`, pixels get the distance that keeps them out of one cache set; otherwise
     /// they are dense.
     pub(crate) fn resize(&mut self, size: [usize; 4], map_type: MapType, spread_pixels: bool) {
@@ -59,7 +59,7 @@ impl FeatureMap {
         self.data.grow(len);
         self.data[end..len].fill(0.0);
         if map_type == MapType::Bf16 && own * map_type.channels() > size[3] {
-            // With an odd C, the half word behind each pixel is multiplied by zero, so it must not be NaN.
+            // With an odd C, the half word after each pixel is multiplied by zero, so it must not be NaN.
             self.data[..end].fill(0.0);
         }
     }

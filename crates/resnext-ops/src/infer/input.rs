@@ -55,7 +55,7 @@ impl InputImages {
         (self.map_type, self.pixel_stride) = (map_type, pixel_stride);
         self.size = [n, h + 2 * border, w + 2 * border, c];
         let end = n * self.size[1] * row_words(self.size[2], pixel_stride, map_type);
-        // A pixel of zeros lies behind the last row, and a kernel may read a vector that begins in it.
+        // A pixel of zeros lies after the last row, and a kernel may read a vector that begins in it.
         let len = end + pixel_stride.div_ceil(map_type.channels()) + MAX_LANES;
         self.data.grow(len);
         self.data[end..len].fill(0.0);

@@ -4,7 +4,7 @@
 use crate::infer::rows::row_words;
 use resnext_kernels::{MapType, PixelView};
 
-/// Feature maps (N, H, W, C). Each row begins with a word; behind the last one lies a pixel of zeros, which
+/// Feature maps (N, H, W, C). Each row begins with a word; after the last one lies a pixel of zeros, which
 /// is what padding reads.
 #[derive(Clone, Copy)]
 pub(crate) struct MapView<'a> {

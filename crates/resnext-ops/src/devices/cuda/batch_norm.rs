@@ -1,4 +1,4 @@
-//! Batch norm with an optional residual and ReLU behind it: statistics, normalisation and gradients.
+//! Batch norm with an optional residual and ReLU after it: statistics, normalisation and gradients.
 
 use crate::config::BatchNormConfig;
 use crate::devices::cuda::launch::Launch;

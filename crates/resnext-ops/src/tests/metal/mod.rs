@@ -122,7 +122,7 @@ fn fill(dims: [usize; 4], salt: u64, dtype: DType) -> Tensor {
     Tensor::from_vec(values, dims.as_slice(), &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
 }
 
-/// `x` (N, C, H, W) with NaN in the rows and columns behind the last window, which no result may depend on.
+/// `x` (N, C, H, W) with NaN in the rows and columns after the last window, which no result may depend on.
 fn with_unread_pixels_nan(x: &Tensor, shape: &ConvShape) -> Tensor {
     let Conv2dConfig { stride, padding, .. } = shape.config;
     let read = |out: usize, side: usize| ((out - 1) * stride + 3 - padding).min(side);

@@ -17,7 +17,7 @@ use resnext_kernels::{
     Affine, BlockSink, BlockTotals, Conv2dConfig, ConvShape, Element as _, Gate, Isa, Operand, lanes,
 };
 
-/// A convolution without bias, and the batch norm behind it, for [`Bottleneck`](crate::Bottleneck) and
+/// A convolution without bias, and the batch norm after it, for [`Bottleneck`](crate::Bottleneck) and
 /// [`Stem`](crate::Stem).
 #[derive(Debug, Clone)]
 pub struct ConvBn {

@@ -17,7 +17,7 @@ use resnext_kernels::{BlockSink, Isa, MAX_WINDOW, Operand, Shortcut, Window};
 pub struct Stem {
     /// The convolution with its batch norm; ReLU follows.
     pub conv: ConvBn,
-    /// The max-pooling behind the ReLU, if there is one.
+    /// The max-pooling after the ReLU, if there is one.
     pub pool: Option<Pool2dConfig>,
 }
 
