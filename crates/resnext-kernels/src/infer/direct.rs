@@ -3,7 +3,7 @@
 use super::job::{ConvJob, PixelSources, RowLayout, SourceTable};
 use super::packed::{DirectWeights, Filter, PackedPanels, Panel};
 use super::precision::{Precision, bytes_mut, pair, quad};
-use super::tiles::{DirectTask, STEP, Strip, row_tile};
+use super::tiles::{DirectTask, ROW_TILES, STEP, Strip, has_row_tile};
 use crate::group_lanes::{ChannelPanel, channel_panels};
 use crate::simd::traits::MAX_LANES;
 use crate::threads::shared_slice::SharedSlice;
@@ -162,27 +162,22 @@ impl DirectTask<'_> {
         }
     }
 
-    /// Chooses the tile size that covers a row in the fewest steps, of those that fit the registers. Each instruction waits
-    /// for the one before it on the same sum, so a tile of fewer than eight sums takes as long as one of eight. Two short
-    /// rows are computed together.
+    /// Chooses the tile size that covers a row in the fewest steps. Each instruction waits for the one before it on the same
+    /// sum, so a tile of fewer than eight sums takes as long as one of eight.
     fn rows(&self, panel: &Panel, row: RowLayout) {
         let precision = self.weights.panels.precision;
-        let most = row_tile(precision.tile().1);
-        let sizes = [16, 14, 8, 7, 4, 2].into_iter().filter(|&m| m <= row.width.min(most));
+        let (_, tile) = precision.tile();
+        let sizes = ROW_TILES.into_iter().filter(|&m| m <= row.width && has_row_tile(m, row.stride, tile));
         let steps = |m: &usize| row.width.div_ceil(*m) * (*m).max(8);
         let strip = Strip { task: self, panel, pixels: self.pixels.clone() };
-        let both = most == 16 && row.stride == 1;
-        match (sizes.min_by_key(steps), both) {
-            (Some(16), _) => strip.compute_rows::<16, 1>(precision, row),
-            (Some(14), _) => strip.compute_rows::<14, 1>(precision, row),
-            (Some(8), true) => strip.compute_rows::<8, 2>(precision, row),
-            (Some(7), true) => strip.compute_rows::<7, 2>(precision, row),
-            (Some(8), _) => strip.compute_rows::<8, 1>(precision, row),
-            (Some(7), _) => strip.compute_rows::<7, 1>(precision, row),
-            (Some(4), true) => strip.compute_rows::<4, 2>(precision, row),
-            (Some(4), _) => strip.compute_rows::<4, 1>(precision, row),
-            (Some(_), _) => strip.compute_rows::<2, 1>(precision, row),
-            (None, _) => strip.compute_rows::<1, 1>(precision, row),
+        match sizes.min_by_key(steps) {
+            Some(16) => strip.compute_rows::<16>(precision, row),
+            Some(14) => strip.compute_rows::<14>(precision, row),
+            Some(8) => strip.compute_rows::<8>(precision, row),
+            Some(7) => strip.compute_rows::<7>(precision, row),
+            Some(4) => strip.compute_rows::<4>(precision, row),
+            Some(2) => strip.compute_rows::<2>(precision, row),
+            _ => strip.compute_rows::<1>(precision, row),
         }
     }
 }

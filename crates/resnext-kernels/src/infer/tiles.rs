@@ -50,21 +50,21 @@ impl Strip<'_> {
         }
     }
 
-    /// Computes the strip, whole rows of at least `M` pixels, in tiles of `M` neighbours in each of `ROWS` rows.
-    pub fn compute_rows<const M: usize, const ROWS: usize>(&self, precision: Precision, row: RowLayout) {
+    /// Computes the strip, whole rows of at least `M` pixels, in tiles of `M` neighbours in one row or two ([`rows_at_once`]).
+    pub fn compute_rows<const M: usize>(&self, precision: Precision, row: RowLayout) {
         let RowLayout { width, stride } = row;
         let depth = if self.panel.spanning { self.panel.depth } else { 0 };
         match (depth, stride) {
-            (1, 1) => precision.dispatch(Neighbours::<M, ROWS, 1, 1> { strip: self, width }),
-            (1, _) => precision.dispatch(Neighbours::<M, ROWS, 1, 2> { strip: self, width }),
-            (2, 1) => precision.dispatch(Neighbours::<M, ROWS, 2, 1> { strip: self, width }),
-            (2, _) => precision.dispatch(Neighbours::<M, ROWS, 2, 2> { strip: self, width }),
-            (4, 1) => precision.dispatch(Neighbours::<M, ROWS, 4, 1> { strip: self, width }),
-            (4, _) => precision.dispatch(Neighbours::<M, ROWS, 4, 2> { strip: self, width }),
-            (8, 1) => precision.dispatch(Neighbours::<M, ROWS, 8, 1> { strip: self, width }),
-            (8, _) => precision.dispatch(Neighbours::<M, ROWS, 8, 2> { strip: self, width }),
-            (0, 1) => precision.dispatch(Neighbours::<M, ROWS, 0, 1> { strip: self, width }),
-            (0, _) => precision.dispatch(Neighbours::<M, ROWS, 0, 2> { strip: self, width }),
+            (1, 1) => precision.dispatch(Neighbours::<M, 1, 1> { strip: self, width }),
+            (1, _) => precision.dispatch(Neighbours::<M, 1, 2> { strip: self, width }),
+            (2, 1) => precision.dispatch(Neighbours::<M, 2, 1> { strip: self, width }),
+            (2, _) => precision.dispatch(Neighbours::<M, 2, 2> { strip: self, width }),
+            (4, 1) => precision.dispatch(Neighbours::<M, 4, 1> { strip: self, width }),
+            (4, _) => precision.dispatch(Neighbours::<M, 4, 2> { strip: self, width }),
+            (8, 1) => precision.dispatch(Neighbours::<M, 8, 1> { strip: self, width }),
+            (8, _) => precision.dispatch(Neighbours::<M, 8, 2> { strip: self, width }),
+            (0, 1) => precision.dispatch(Neighbours::<M, 0, 1> { strip: self, width }),
+            (0, _) => precision.dispatch(Neighbours::<M, 0, 2> { strip: self, width }),
             _ => unreachable!("vectors span groups of 4 or 8 channels, not of {depth} words"),
         }
     }
@@ -331,35 +331,47 @@ impl<const M: usize> DotKernel for Spanning<'_, M> {
     }
 }
 
-/// The most pixels of a row in a tile of [`Neighbours`], where a tile two vectors wide has `tile` pixels.
-pub const fn row_tile(tile: usize) -> usize {
-    match tile {
-        ..6 => tile,
-        6..14 => 8,
-        _ => 16,
+/// The sizes of tiles of [`Neighbours`], in pixels of a row.
+pub const ROW_TILES: [usize; 7] = [16, 14, 8, 7, 4, 2, 1];
+
+/// Whether tiles of `m` neighbours, `stride` source pixels apart, are compiled for an instruction set whose tiles two vectors
+/// wide have `tile` pixels: sums fit the registers, and there are few sizes where speed matters less.
+pub const fn has_row_tile(m: usize, stride: usize, tile: usize) -> bool {
+    match m {
+        16 | 14 => tile >= 14,
+        8 | 7 => tile >= 6,
+        2 => tile >= 14 && stride == 1,
+        _ => true,
     }
 }
 
-/// Tiles of `M` neighbours in each of `ROWS` rows, `STRIDE` source pixels apart, times one vector, for kernels with three
-/// columns: a source pixel that is loaded or broadcast once serves all output pixels of the row that read it. `DEPTH` is the
-/// panel's depth where the vector spans groups, and 0 where it does not.
-struct Neighbours<'a, const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize> {
+/// The rows that a tile of `m` neighbours computes at once: two where registers have room for both, since too few sums would
+/// wait for each other.
+const fn rows_at_once(m: usize, stride: usize, tile: usize) -> usize {
+    if tile >= 14 && stride == 1 && matches!(m, 4 | 7 | 8) { 2 } else { 1 }
+}
+
+/// Tiles of `M` neighbours in a row or two, `STRIDE` source pixels apart, times one vector, for kernels with three columns: a
+/// source pixel that is loaded or broadcast once serves all output pixels of the row that read it. `DEPTH` is the panel's
+/// depth where the vector spans groups, and 0 where it does not.
+struct Neighbours<'a, const M: usize, const DEPTH: usize, const STRIDE: usize> {
     strip: &'a Strip<'a>,
     /// Pixels per row.
     width: usize,
 }
 
-impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize> DotKernel
-    for Neighbours<'_, M, ROWS, DEPTH, STRIDE>
-{
+impl<const M: usize, const DEPTH: usize, const STRIDE: usize> DotKernel for Neighbours<'_, M, DEPTH, STRIDE> {
     #[inline(always)]
     unsafe fn with_dot<W: DotProduct>(self) {
         // Combinations that are never chosen are not compiled either: these conditions are constants.
-        if const { DEPTH > 0 && DEPTH * W::CHANNELS != 4 && DEPTH * W::CHANNELS != 8 } {
-            unreachable!("vectors span groups of 4 or 8 channels");
+        if const {
+            let channels = DEPTH * W::CHANNELS;
+            DEPTH > 0 && (channels != 4 && channels != 8 || channels >= W::S::LANES)
+        } {
+            unreachable!("vectors span groups of 4 or 8 channels, which fill none of them");
         }
-        if const { M > row_tile(W::S::TILE) || ROWS > 1 && row_tile(W::S::TILE) < 16 } {
-            unreachable!("no tile that registers have no room for");
+        if const { !has_row_tile(M, STRIDE, W::S::TILE) } {
+            unreachable!("`rows` chooses tiles that are compiled");
         }
         if const { W::BYTES * W::CHANNELS != 4 } {
             unreachable!(
@@ -375,27 +387,26 @@ impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
         }
         let mut first = pixels.start;
         while first < pixels.end {
-            let both = first + ROWS * self.width <= pixels.end;
+            let both =
+                const { rows_at_once(M, STRIDE, W::S::TILE) == 2 } && first + 2 * self.width <= pixels.end;
             for x in (0..self.width).step_by(M) {
                 // The last tile starts early enough to be whole; what it computes twice has the same bits.
                 let at = first + x.min(self.width - M);
                 // SAFETY: as for the other tiles.
                 unsafe {
-                    if const { ROWS == 1 } || both {
-                        self.tile::<W, ROWS>(at, &indices);
+                    if const { rows_at_once(M, STRIDE, W::S::TILE) == 2 } && both {
+                        self.tile::<W, 2>(at, &indices);
                     } else {
                         self.tile::<W, 1>(at, &indices);
                     }
                 }
             }
-            first += if both { ROWS * self.width } else { self.width };
+            first += if both { 2 * self.width } else { self.width };
         }
     }
 }
 
-impl<const M: usize, const ROWS: usize, const DEPTH: usize, const STRIDE: usize>
-    Neighbours<'_, M, ROWS, DEPTH, STRIDE>
-{
+impl<const M: usize, const DEPTH: usize, const STRIDE: usize> Neighbours<'_, M, DEPTH, STRIDE> {
     /// One tile in `R` rows, one or two.
     ///
     /// # Safety
