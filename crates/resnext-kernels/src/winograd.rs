@@ -135,7 +135,8 @@ impl<T: Element, K: TileSink<T>> WinogradTiles<'_, T, K> {
         let (sizes, least): (&[usize], _) =
             if pairs { (&[6, 4, 2, 1], 3) } else { (&[LARGEST, 7, 4, 2, 1], 5) };
         let cost = |&m: &usize| (count.div_ceil(m) * m.max(least), count % m);
-        match sizes.iter().copied().filter(|&m| m <= count).min_by_key(cost) {
+        let compiled = |&m: &usize| m <= count && is_compiled(m, tile, size_of::<T>());
+        match sizes.iter().copied().filter(compiled).min_by_key(cost) {
             Some(LARGEST) => self.strips::<LARGEST>(isa),
             Some(7) => self.strips::<7>(isa),
             Some(6) => self.strips::<6>(isa),
@@ -151,6 +152,16 @@ impl<T: Element, K: TileSink<T>> WinogradTiles<'_, T, K> {
             0 | 1 => dispatch(isa, WinogradStrips::<T, K, M, 1>(self)),
             _ => dispatch(isa, WinogradStrips::<T, K, M, 2>(self)),
         }
+    }
+}
+
+/// Whether strips of `m` tiles are compiled for an instruction set whose register tiles have `tile` pixels, and elements of
+/// `bytes`: sets and types that matter less are compiled in fewer sizes.
+const fn is_compiled(m: usize, tile: usize, bytes: usize) -> bool {
+    match m {
+        LARGEST | 7 | 2 => tile >= 6 && bytes == 4,
+        6 => tile == 6 && bytes == 4,
+        _ => true,
     }
 }
 
@@ -177,6 +188,9 @@ impl<T: Element, K: TileSink<T>, const M: usize, const GROUPS: usize> Kernel<T>
 {
     #[inline(always)]
     unsafe fn with_simd<S: Simd<T = T>>(self) {
+        if const { !is_compiled(M, S::TILE, size_of::<T>()) } {
+            unreachable!("`compute` chooses compiled sizes");
+        }
         if const { GROUPS > 1 && !(K::NARROW_GROUPS && takes(S::LANES, S::LANES / GROUPS)) } {
             unreachable!("`takes` refuses such groups, or this sink's kernel does");
         }

@@ -27,6 +27,9 @@ macro_rules! identity {
                 // SAFETY: the same contract.
                 unsafe { S::store(p, v) }
             }
+            fn unrounded(p: *mut $t) -> Option<*mut $t> {
+                Some(p)
+            }
             #[inline(always)]
             fn widen(self) -> $t {
                 self
@@ -61,6 +64,9 @@ impl Storage for bf16 {
     unsafe fn store<S: Simd<T = f32>>(p: *mut bf16, v: S::V) {
         // SAFETY: the same contract.
         unsafe { S::store_bf16(p, v) }
+    }
+    fn unrounded(_: *mut bf16) -> Option<*mut f32> {
+        None
     }
     #[inline(always)]
     fn widen(self) -> f32 {

@@ -26,6 +26,9 @@ pub trait Storage: Copy + Default + Debug + PartialEq + Send + Sync + 'static {
     /// As for `load`, and the elements may be written.
     unsafe fn store<S: Simd<T = Self::Compute>>(p: *mut Self, v: S::V);
 
+    /// `p` as a pointer to values of the type that sums have; `None` for bf16, to which they are rounded.
+    fn unrounded(p: *mut Self) -> Option<*mut Self::Compute>;
+
     /// Widens one element.
     fn widen(self) -> Self::Compute;
 

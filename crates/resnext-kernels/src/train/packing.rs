@@ -54,22 +54,6 @@ impl<'a, D: Storage> Prefetch<'a, D> {
         };
         PixelLines { from, width: width * size_of::<D>(), step: self.channels * size_of::<D>() }
     }
-
-    /// Prefetches the line of channel `channel` of pixel `pixel`, counted from the first.
-    #[inline(always)]
-    pub fn prefetch(&self, pixel: usize, channel: usize) {
-        let at = self.first + pixel * self.channels + channel;
-        match self.operand {
-            None => {}
-            Some(Operand::Plain(x) | Operand::Normalised { x, .. }) => {
-                prefetch(x.as_ptr().wrapping_add(at), CacheLevel::Second);
-            }
-            Some(Operand::Gradient { g, x, .. }) => {
-                prefetch(g.as_ptr().wrapping_add(at), CacheLevel::Second);
-                prefetch(x.as_ptr().wrapping_add(at), CacheLevel::Second);
-            }
-        }
-    }
 }
 
 /// The cache lines that hold some channels of consecutive pixels, to be prefetched a few pixels at a time.

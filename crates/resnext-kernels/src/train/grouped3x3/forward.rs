@@ -15,7 +15,7 @@ use crate::threads::parallel::{map, write_chunks};
 use crate::threads::shared_slice::{SharedSlice, write_vec};
 use crate::train::block_sink::{BlockSink, Blocks};
 use crate::train::operand::Operand;
-use crate::train::packing::{Pack, Prefetch};
+use crate::train::packing::{Pack, PixelLines, Prefetch};
 use crate::winograd::{self, TileSink, Tiling, WinogradTiles};
 use std::ops::Range;
 
@@ -160,7 +160,7 @@ fn solve<D: Storage>(
         }
     }
     let compute = |out: &SharedSlice<D>, i: usize| {
-        let mut scratch = Scratch::default();
+        let (mut scratch, mut rounded) = (Scratch::default(), Scratch::default());
         let MapPart { images, rows, channels: own } = &parts[i];
         let plane = images.len() * walk.height(rows) * walk.places() * lanes;
         let planes = scratch.get(plane * own.len() / lanes);
@@ -169,6 +169,11 @@ fn solve<D: Storage>(
         let pixels = images.len() * rows.len() * dst.1;
         let start = (images.start * dst.0 + rows.start) * dst.1 * channels + first;
         let out = out.pointer(start, (pixels - 1) * channels + width);
+        // Sums of maps in bf16 are rounded once they are complete, by a pass of its own.
+        let (sums, step) = match D::unrounded(out) {
+            Some(out) => (out, channels),
+            None => (rounded.get(pixels * width).as_mut_ptr(), width),
+        };
         // What the next part reads; an upsampled map is small and needs no prefetch.
         let ahead = match parts.get(i + 1) {
             Some(MapPart { images, rows, channels: next }) if walk.upsampling == 1 => {
@@ -182,13 +187,19 @@ fn solve<D: Storage>(
                 assert!(tiling.pixels() == pixels && width.is_multiple_of(group));
                 let weights = &weight.values[first * winograd::POSITIONS * group..];
                 let (tiles, pitch, units) = (0..tiling.len(), plane, 0..width / group);
-                let sink = PixelSink { channels, ahead, out };
+                let (ahead, bytes) = (ahead.lines(0, width), size_of::<D>());
+                let sink = PixelSink { step, ahead, bytes, out: sums };
                 WinogradTiles { tiling, tiles, maps: planes, pitch, group, units, weights, sink }
                     .compute(isa);
             }
             None => {
-                RowTiles { walk, rows, planes, plane, ahead, weights: &weight.values, out }.compute(isa);
+                let ahead = ahead.lines(0, channels);
+                let (bytes, weights) = (size_of::<D>(), &weight.values[..]);
+                RowTiles { walk, rows, planes, plane, ahead, bytes, weights, out: sums }.compute(isa);
             }
+        }
+        if D::unrounded(out).is_none() {
+            dispatch(isa, Round { sums: rounded.get(pixels * width), width, out, channels });
         }
     };
     let write = |out: &SharedSlice<D>| -> Blocks<D> {
@@ -211,15 +222,43 @@ fn solve<D: Storage>(
     unsafe { write_vec(walk.batch * dst.0 * dst.1 * channels, write) }
 }
 
-/// Stores the sums of tiles: some channels of neighbouring pixels.
-struct PixelSink<'a, D: Storage> {
-    channels: usize,
-    ahead: Prefetch<'a, D>,
+/// Rounds the sums of some channels of neighbouring pixels, `width` per pixel, and stores them to pixels of `channels`.
+struct Round<'a, D: Storage> {
+    sums: &'a [D::Compute],
+    width: usize,
     /// The first of those channels of the first pixel.
     out: *mut D,
+    channels: usize,
 }
 
-impl<D: Storage> TileSink<D::Compute> for PixelSink<'_, D> {
+impl<D: Storage> Kernel<D::Compute> for Round<'_, D> {
+    #[inline(always)]
+    unsafe fn with_simd<S: Simd<T = D::Compute>>(self) {
+        assert!(self.width.is_multiple_of(S::LANES));
+        for (pixel, sums) in self.sums.chunks_exact(self.width).enumerate() {
+            for channel in (0..self.width).step_by(S::LANES) {
+                // SAFETY: the CPU has S's instructions; `solve` made `out` a pointer to as many pixels.
+                unsafe {
+                    let sum = S::load(sums.as_ptr().add(channel));
+                    D::store::<S>(self.out.add(pixel * self.channels + channel), sum);
+                }
+            }
+        }
+    }
+}
+
+/// Stores the sums of tiles: some channels of neighbouring pixels.
+struct PixelSink<T> {
+    /// Elements from one pixel to the next.
+    step: usize,
+    ahead: PixelLines,
+    /// Bytes per element of the pixels ahead.
+    bytes: usize,
+    /// The first of those channels of the first pixel.
+    out: *mut T,
+}
+
+impl<T: Element> TileSink<T> for PixelSink<T> {
     const NARROW_GROUPS: bool = false;
 
     #[inline(always)]
@@ -228,35 +267,37 @@ impl<D: Storage> TileSink<D::Compute> for PixelSink<'_, D> {
     }
 
     #[inline(always)]
-    fn expect<S: Simd<T = D::Compute>>(&self, pixel: usize, vector: usize) {
+    fn expect<S: Simd<T = T>>(&self, pixel: usize, vector: usize) {
         let channel = vector * S::LANES;
-        prefetch_strided(self.out.wrapping_add(pixel * self.channels + channel), 1, 0);
-        self.ahead.prefetch(pixel, channel);
+        prefetch_strided(self.out.wrapping_add(pixel * self.step + channel), 1, 0);
+        self.ahead.prefetch_line(pixel..pixel + 1, channel * self.bytes);
     }
 
     #[inline(always)]
-    unsafe fn put<S: Simd<T = D::Compute>>(&self, pixel: usize, vector: usize, sum: S::V) {
+    unsafe fn put<S: Simd<T = T>>(&self, pixel: usize, vector: usize, sum: S::V) {
         // SAFETY: the CPU has S's instructions; `solve` asserted that the tiling's pixels exist, and each has all vectors.
-        unsafe { D::store::<S>(self.out.add(pixel * self.channels + vector * S::LANES), sum) };
+        unsafe { S::store(self.out.add(pixel * self.step + vector * S::LANES), sum) };
     }
 }
 
 /// Some rows of one image.
-struct RowTiles<'a, D: Storage> {
+struct RowTiles<'a, T: Element> {
     walk: &'a Walk,
     rows: &'a Range<usize>,
-    planes: &'a [D::Compute],
+    planes: &'a [T],
     plane: usize,
-    ahead: Prefetch<'a, D>,
-    weights: &'a [D::Compute],
+    ahead: PixelLines,
+    /// Bytes per element of the pixels ahead.
+    bytes: usize,
+    weights: &'a [T],
     /// The first element of the first row.
-    out: *mut D,
+    out: *mut T,
 }
 
-impl<D: Storage> RowTiles<'_, D> {
+impl<T: Element> RowTiles<'_, T> {
     fn compute(&self, isa: Isa) {
         let Walk { group, stride, .. } = *self.walk;
-        let spanning = group < lanes::<D::Compute>(isa);
+        let spanning = group < lanes::<T>(isa);
         match (spanning, group, stride) {
             (true, 4, 1) => self.tiles::<4, 1>(isa),
             (true, 4, _) => self.tiles::<4, 2>(isa),
@@ -271,18 +312,18 @@ impl<D: Storage> RowTiles<'_, D> {
     /// that computes the fewest pixels twice. Each size is a function of its own, which keeps functions small: the time to
     /// compile one grows faster than its size.
     fn tiles<const DEPTH: usize, const STRIDE: usize>(&self, isa: Isa) {
-        let (_, tile) = lanes_and_tile::<D::Compute>(isa);
+        let (_, tile) = lanes_and_tile::<T>(isa);
         let width = self.walk.dst.1;
         let repeated = |m: &usize| (width.div_ceil(*m) * (2 * *m + 1), *m);
-        let compiled = |m: &usize| *m <= width && is_compiled(*m, tile, size_of::<D::Compute>());
+        let compiled = |m: &usize| *m <= width && is_compiled(*m, tile, size_of::<T>());
         match [16, 14, 8, 7, 4, 1].into_iter().filter(compiled).min_by_key(repeated) {
-            Some(16) => dispatch(isa, Tiles::<D, DEPTH, STRIDE, 16, 1>(self)),
-            Some(14) => dispatch(isa, Tiles::<D, DEPTH, STRIDE, 14, 1>(self)),
-            Some(8) => dispatch(isa, Tiles::<D, DEPTH, STRIDE, 8, 1>(self)),
-            Some(7) if width == 7 => dispatch(isa, Tiles::<D, DEPTH, STRIDE, 7, 2>(self)),
-            Some(7) => dispatch(isa, Tiles::<D, DEPTH, STRIDE, 7, 1>(self)),
-            Some(4) => dispatch(isa, Tiles::<D, DEPTH, STRIDE, 4, 1>(self)),
-            _ => dispatch(isa, Tiles::<D, DEPTH, STRIDE, 1, 1>(self)),
+            Some(16) => dispatch(isa, Tiles::<T, DEPTH, STRIDE, 16, 1>(self)),
+            Some(14) => dispatch(isa, Tiles::<T, DEPTH, STRIDE, 14, 1>(self)),
+            Some(8) => dispatch(isa, Tiles::<T, DEPTH, STRIDE, 8, 1>(self)),
+            Some(7) if width == 7 => dispatch(isa, Tiles::<T, DEPTH, STRIDE, 7, 2>(self)),
+            Some(7) => dispatch(isa, Tiles::<T, DEPTH, STRIDE, 7, 1>(self)),
+            Some(4) => dispatch(isa, Tiles::<T, DEPTH, STRIDE, 4, 1>(self)),
+            _ => dispatch(isa, Tiles::<T, DEPTH, STRIDE, 1, 1>(self)),
         }
     }
 }
@@ -292,21 +333,21 @@ impl<D: Storage> RowTiles<'_, D> {
 const fn is_compiled(m: usize, tile: usize, bytes: usize) -> bool {
     match m {
         16 | 14 | 7 => tile >= 14 && bytes == 4,
-        8 => tile >= 6,
+        8 => tile >= 6 && bytes == 4,
         _ => true,
     }
 }
 
 /// Tiles of `M` neighbours in each of `ROWS` rows, with groups of `DEPTH` channels, or 0 for groups of whole vectors.
-struct Tiles<'a, D: Storage, const DEPTH: usize, const STRIDE: usize, const M: usize, const ROWS: usize>(
-    &'a RowTiles<'a, D>,
+struct Tiles<'a, T: Element, const DEPTH: usize, const STRIDE: usize, const M: usize, const ROWS: usize>(
+    &'a RowTiles<'a, T>,
 );
 
-impl<D: Storage, const DEPTH: usize, const STRIDE: usize, const M: usize, const ROWS: usize>
-    Kernel<D::Compute> for Tiles<'_, D, DEPTH, STRIDE, M, ROWS>
+impl<T: Element, const DEPTH: usize, const STRIDE: usize, const M: usize, const ROWS: usize> Kernel<T>
+    for Tiles<'_, T, DEPTH, STRIDE, M, ROWS>
 {
     #[inline(always)]
-    unsafe fn with_simd<S: Simd<T = D::Compute>>(self) {
+    unsafe fn with_simd<S: Simd<T = T>>(self) {
         if const { DEPTH > 0 && DEPTH >= S::LANES || !is_compiled(M, S::TILE, size_of::<S::T>()) } {
             unreachable!("groups that fill vectors have no depth, and `tiles` chooses compiled sizes");
         }
@@ -320,14 +361,14 @@ impl<D: Storage, const DEPTH: usize, const STRIDE: usize, const M: usize, const 
     }
 }
 
-impl<D: Storage> RowTiles<'_, D> {
+impl<T: Element> RowTiles<'_, T> {
     /// Tiles of `M` neighbours in each of `ROWS` rows: two short rows at once, as too few sums would wait for each other.
     ///
     /// # Safety
     /// The CPU has `S`'s instructions; sizes are those that `with_simd` asserts.
     #[inline(always)]
     unsafe fn vectors<
-        S: Simd<T = D::Compute>,
+        S: Simd<T = T>,
         const DEPTH: usize,
         const STRIDE: usize,
         const M: usize,
@@ -368,7 +409,7 @@ impl<D: Storage> RowTiles<'_, D> {
     /// The CPU has `S`'s instructions; the rows and the vector exist.
     #[inline(always)]
     unsafe fn row<
-        S: Simd<T = D::Compute>,
+        S: Simd<T = T>,
         const DEPTH: usize,
         const STRIDE: usize,
         const M: usize,
@@ -377,8 +418,8 @@ impl<D: Storage> RowTiles<'_, D> {
         &self,
         vector: usize,
         i: usize,
-        planes: *const D::Compute,
-        weights: (*const D::Compute, usize),
+        planes: *const T,
+        weights: (*const T, usize),
         lane_indices: &[S::Index; 8],
     ) {
         let Walk { channels, dst, src, .. } = *self.walk;
@@ -401,9 +442,8 @@ impl<D: Storage> RowTiles<'_, D> {
                 }
                 for row in 0..ROWS * STRIDE {
                     let next = (i * STRIDE + row) * src.1 + x * STRIDE;
-                    for m in 0..M * STRIDE {
-                        self.ahead.prefetch(next + m, vector * S::LANES);
-                    }
+                    let byte = vector * S::LANES * self.bytes;
+                    self.ahead.prefetch_line(next..next + M * STRIDE, byte);
                 }
                 self.tile::<S, DEPTH, STRIDE, M, ROWS>(planes, weights, &skip, lane_indices, out);
             }
@@ -416,18 +456,18 @@ impl<D: Storage> RowTiles<'_, D> {
     /// The CPU has `S`'s instructions; the places, weights and output pixels exist.
     #[inline(always)]
     unsafe fn tile<
-        S: Simd<T = D::Compute>,
+        S: Simd<T = T>,
         const DEPTH: usize,
         const STRIDE: usize,
         const M: usize,
         const ROWS: usize,
     >(
         &self,
-        planes: *const D::Compute,
-        (weights, sources): (*const D::Compute, usize),
+        planes: *const T,
+        (weights, sources): (*const T, usize),
         skip: &[[bool; 3]; ROWS],
         lane_indices: &[S::Index; 8],
-        out: *mut D,
+        out: *mut T,
     ) {
         let depth = if DEPTH == 0 { S::LANES } else { DEPTH };
         let pitch = self.walk.places() * S::LANES;
@@ -460,11 +500,11 @@ impl<D: Storage> RowTiles<'_, D> {
                 }
             }
             for m in 0..M {
-                D::store::<S>(out.add(m * self.walk.channels), acc[m]);
+                S::store(out.add(m * self.walk.channels), acc[m]);
             }
             if const { ROWS == 2 } {
                 for m in 0..M {
-                    D::store::<S>(out.add((self.walk.dst.1 + m) * self.walk.channels), below[m]);
+                    S::store(out.add((self.walk.dst.1 + m) * self.walk.channels), below[m]);
                 }
             }
         }
