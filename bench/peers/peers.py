@@ -1,9 +1,10 @@
 """Other CPU engines running the same network, behind one line protocol.
 
     peers.py prepare --weights model.safetensors --depths 3,4,6,3 --groups 32 --width 4 --classes 1000 --onnx out.onnx
+    peers.py quantize --onnx out.onnx --int8 int8.onnx --size 224
     peers.py serve --engine onnxruntime --onnx out.onnx --threads 2
 
-`prepare` converts our weights to ONNX by way of torchvision. `serve` loads one engine and answers each
+`prepare` converts our weights to ONNX by way of torchvision. `quantize` makes an int8 network of that. `serve` loads one engine and answers each
 JSON line on stdin with one JSON line on stdout; README.md lists the requests. The benchmark measures
 start-up, so each engine imports only its own library.
 
@@ -91,6 +92,29 @@ def prepare(args: argparse.Namespace) -> None:
     )
 
 
+def quantize(args: argparse.Namespace) -> None:
+    """ONNX Runtime's static quantization in QDQ form, which OpenVINO computes in int8, too.
+
+    Ranges are those of the benchmark's input, as for our engine. Weights have 7 bits where the CPU has no VNNI:
+    both engines then multiply by vpmaddubsw, whose 16-bit sums would saturate.
+    """
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Input(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.inputs = iter([{"input": fill(1, 3, args.size, args.size)}])
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.inputs, None)
+
+    with open("/proc/cpuinfo") as cpu:
+        vnni = "vnni" in cpu.read()
+    quant_pre_process(args.onnx, args.int8, skip_symbolic_shape=True)  # makes every bias a constant of its own
+    quantize_static(args.int8, args.int8, Input(), quant_format=QuantFormat.QDQ, per_channel=True,
+                    reduce_range=not vnni, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+
+
 def openvino(args: argparse.Namespace) -> Engine:
     import openvino as ov
 
@@ -111,6 +135,8 @@ def openvino(args: argparse.Namespace) -> Engine:
         return lambda: request.infer([x], share_inputs=True, share_outputs=True)[0]
 
     precision = core.get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()
+    if args.engine.endswith("int8"):
+        precision = "int8"
     return Engine(ov.__version__.split("-")[0], precision, forward)
 
 
@@ -123,7 +149,8 @@ def onnxruntime(args: argparse.Namespace) -> Engine:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     session = ort.InferenceSession(args.onnx, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return Engine(ort.__version__, "f32", lambda x: lambda: session.run(["logits"], {name: x})[0])
+    precision = "int8" if args.engine.endswith("int8") else "f32"
+    return Engine(ort.__version__, precision, lambda x: lambda: session.run(["logits"], {name: x})[0])
 
 
 def pytorch(args: argparse.Namespace) -> Engine:
@@ -177,6 +204,7 @@ def pytorch(args: argparse.Namespace) -> Engine:
 
 
 ENGINES = {"openvino-f32": openvino, "openvino": openvino, "onnxruntime": onnxruntime,
+           "openvino-int8": openvino, "onnxruntime-int8": onnxruntime,
            "pytorch": pytorch, "pytorch-channels-last": pytorch}
 
 
@@ -256,6 +284,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("prepare", parents=[network], help="weights to ONNX")
+    narrow = commands.add_parser("quantize", parents=[network], help="an ONNX file to another one in int8")
+    narrow.add_argument("--int8", required=True, help="the file to write")
+    narrow.add_argument("--size", type=int, default=224, help="height and width of the images")
     server = commands.add_parser("serve", parents=[network], help="answer requests on stdin")
     server.add_argument("--engine", choices=ENGINES, required=True)
     server.add_argument("--threads", type=int, required=True)
@@ -263,6 +294,8 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.command == "prepare":
         needed = ["weights", "onnx"]
+    elif args.command == "quantize":
+        needed = ["onnx"]
     else:
         needed = ["weights"] if args.engine.startswith("pytorch") else ["onnx"]
     for name in needed:
@@ -277,6 +310,8 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print, in Python or in C, goes to stderr
     if args.command == "prepare":
         prepare(args)
+    elif args.command == "quantize":
+        quantize(args)
     else:
         serve(args, out)
 

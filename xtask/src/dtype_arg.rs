@@ -14,18 +14,28 @@ pub const RANGES_HELP: &str =
 pub enum Dtype {
     /// f32, single precision; any CPU
     F32,
-    /// bf16, accumulated in f32; inference needs a CPU with AVX-512 BF16, training runs on any CPU
+    /// bf16, accumulated in f32. For inference, a CPU without AVX-512 BF16 keeps weights in bf16 and computes in f32
     Bf16,
-    /// int8, accumulated in i32, for inference only; needs a CPU with AVX-512 VNNI, and --ranges
+    /// int8, accumulated in i32, for inference only; needs --ranges
     Int8,
 }
 
 impl Dtype {
     pub const ALL: [Dtype; 3] = [Dtype::F32, Dtype::Bf16, Dtype::Int8];
 
-    /// The types that inference supports on this machine.
-    pub fn supported() -> Vec<Dtype> {
-        Self::ALL.into_iter().filter(|&dtype| resnext_ops::fused_dtype_is_supported(dtype.into())).collect()
+    /// The types that inference computes in on this machine, each by instructions of its own.
+    pub fn native() -> Vec<Dtype> {
+        let native = |&dtype: &Dtype| dtype != Dtype::Bf16 || resnext_ops::bf16_is_native();
+        Self::ALL.into_iter().filter(native).collect()
+    }
+
+    /// Says on standard error how inference in bf16 runs, where it is not by instructions of its own.
+    pub fn say_how(self) {
+        if !Self::native().contains(&self) {
+            eprintln!(
+                "note: this CPU has no instructions for bf16: weights are kept in bf16, feature maps and arithmetic are f32"
+            );
+        }
     }
 
     /// The name on the command line.
@@ -40,10 +50,7 @@ impl Dtype {
     /// The type that a layer of the network computes in: with int8, the first and the last layer use a wider
     /// one.
     pub fn of_layer(self, name: &str) -> Dtype {
-        let wide = match resnext_ops::fused_dtype_is_supported(DType::BF16) {
-            true => Dtype::Bf16,
-            false => Dtype::F32,
-        };
+        let wide = if resnext_ops::bf16_is_native() { Dtype::Bf16 } else { Dtype::F32 };
         if self == Dtype::Int8 && matches!(name, "conv1" | "fc") { wide } else { self }
     }
 

@@ -362,9 +362,6 @@ fn int8_is_calibrated_and_evaluated_beside_f32() {
     std::fs::write(path.join("broken.json"), "[").unwrap();
     refused(xtask(path, &[&int8[..], &["--ranges", "broken.json"]].concat()), "the ranges in broken.json");
     let eval = xtask(path, &[&int8[..], &["--ranges", "ranges.json"]].concat());
-    if !resnext_ops::fused_dtype_is_supported(candle_core::DType::U8) {
-        return refused(eval, "AVX-512 VNNI");
-    }
     assert!(eval.status.success(), "{}", String::from_utf8_lossy(&eval.stderr));
     let printed = text(&eval);
     assert!(printed.contains("points in int8, from"), "{printed}");

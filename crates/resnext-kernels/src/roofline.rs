@@ -1,6 +1,7 @@
 //! Peak arithmetic: multiply-adds on registers alone.
 
-use crate::infer::precision::{DotKernel, DotProduct, Precision};
+use crate::infer::dot_product::DotProduct;
+use crate::infer::precision::{DotKernel, Precision};
 use crate::simd::traits::{MAX_LANES, Simd};
 
 /// Runs twelve independent chains of `steps` multiply-adds on the calling thread, and returns the number of operations,

@@ -2,7 +2,6 @@
 
 use candle_core::{DType, Device, Tensor};
 use resnext_model::{BlockKind, Calibration, Config, Form, Fused, Ranges, ResNext, Shortcut, Variables};
-use resnext_ops::fused_dtype_is_supported;
 
 const CPU: Device = Device::Cpu;
 
@@ -121,7 +120,7 @@ fn timms_relatives_fuse() {
 #[test]
 fn unusual_images_have_defined_results() {
     let network = network(&Config::by_name("resnext11_8x4d").unwrap());
-    for dtype in [DType::F32, DType::BF16].into_iter().filter(|&t| fused_dtype_is_supported(t)) {
+    for dtype in [DType::F32, DType::BF16] {
         unusual_images(&network.fuse_to(dtype).unwrap());
     }
 }
@@ -144,9 +143,6 @@ fn unusual_images(fused: &Fused) {
 /// Logits in bf16 are near those in f32, and are not themselves rounded to bf16.
 #[test]
 fn logits_of_bf16_are_f32() {
-    if !fused_dtype_is_supported(DType::BF16) {
-        return;
-    }
     let network = network(&Config::by_name("resnext11_8x4d").unwrap());
     let x = images(3, 32, 32);
     let logits = |dtype| values(&network.fuse_to(dtype).unwrap().forward(&x).unwrap());
@@ -236,22 +232,8 @@ fn ranges(network: &ResNext, batches: &[&Tensor]) -> Ranges {
     calibration.ranges().unwrap()
 }
 
-/// Whether this machine computes in int8. If not, the error says what is missing.
-fn has_int8() -> bool {
-    let supported = fused_dtype_is_supported(DType::U8);
-    if !supported {
-        let network = network(&Config::by_name("resnext11_8x4d").unwrap());
-        let error = network.fuse_quantized(&ranges(&network, &[&images(1, 8, 8)])).unwrap_err();
-        assert!(error.to_string().contains("AVX-512 VNNI"), "{error}");
-    }
-    supported
-}
-
 #[test]
 fn logits_of_int8_are_near_those_of_f32() {
-    if !has_int8() {
-        return;
-    }
     let named = |name: &str| Config::by_name(name).unwrap();
     let identity = Config { shortcut: Shortcut::Identity, ..named("resnext11_4x4d") };
     let basic = Config { planes: 10, base_width: 10, depths: vec![1, 2], ..named("resnet18") };
@@ -276,9 +258,6 @@ fn logits_of_int8_are_near_those_of_f32() {
 
 #[test]
 fn int8_gives_the_same_bits_in_any_batch_and_on_any_threads() {
-    if !has_int8() {
-        return;
-    }
     let network = network(&Config::by_name("resnext11_8x4d").unwrap());
     let x = images(5, 32, 32);
     let quantized = network.fuse_quantized(&ranges(&network, &[&x])).unwrap();
@@ -316,14 +295,8 @@ fn narrow_types_keep_images_of_odd_widths() {
         Config { planes: 11, base_width: 11, depths: vec![1, 1], ..Config::by_name("resnet18").unwrap() };
     let network = network(&config);
     let x = images(3, 40, 36);
-    let mut narrow = Vec::new();
-    if fused_dtype_is_supported(DType::BF16) {
-        narrow.push(network.fuse_to(DType::BF16).unwrap());
-    }
-    if fused_dtype_is_supported(DType::U8) {
-        narrow.push(network.fuse_quantized(&ranges(&network, &[&x])).unwrap());
-    }
-    for fused in narrow {
+    let int8 = network.fuse_quantized(&ranges(&network, &[&x])).unwrap();
+    for fused in [network.fuse_to(DType::BF16).unwrap(), int8] {
         let together = values(&fused.forward(&x).unwrap());
         let alone: Vec<f32> =
             (0..3).flat_map(|i| values(&fused.forward(&x.narrow(0, i, 1).unwrap()).unwrap())).collect();

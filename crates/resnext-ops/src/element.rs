@@ -1,7 +1,7 @@
 //! The element types that both candle's tensors and the CPU kernels have.
 
 use candle_core::{DType, WithDType};
-use resnext_kernels::{BatchNormKernels, Isa, MapType, Precision, TrainKernels};
+use resnext_kernels::{BatchNormKernels, MapType, TrainKernels};
 
 /// A type that feature maps are stored as, in kernels and in candle's storages.
 pub(crate) trait Stored: TrainKernels<Compute: Element> + WithDType {}
@@ -12,17 +12,6 @@ impl<T: TrainKernels<Compute: Element> + WithDType> Stored for T {}
 pub(crate) trait Element: BatchNormKernels + TrainKernels + WithDType {}
 
 impl<T: BatchNormKernels + TrainKernels + WithDType> Element for T {}
-
-/// How kernels compute on maps of `dtype` with the instruction set `isa`; `None` if it has no instructions
-/// for them.
-pub(crate) fn precision_of(dtype: DType, isa: Isa) -> Option<Precision> {
-    match dtype {
-        DType::F32 => Some(Precision::F32(isa)),
-        DType::BF16 => Precision::bf16(isa),
-        DType::U8 => Precision::int8(isa),
-        _ => None,
-    }
-}
 
 /// How maps of `dtype`, f32 or bf16, are stored; `None` for other types. int8 maps need a quantization as
 /// well.

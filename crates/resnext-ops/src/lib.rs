@@ -34,7 +34,7 @@ pub use train::{
 pub use train::{custom, max_pool2d, modulo, relu, sum, untaped, value_and_gradients, vjp};
 
 // Inference: packed convolutions on reused buffers, on the CPU.
-pub use infer::{FeatureMap, FusedConv, Fusion, InputFormat, InputImages, fused_dtype_is_supported};
+pub use infer::{FeatureMap, FusedConv, Fusion, InputFormat, InputImages, bf16_is_native};
 pub use resnext_kernels::{Quantization, QuantizationError, ThreadTeam};
 
 // The machine.

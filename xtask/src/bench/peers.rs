@@ -53,7 +53,18 @@ impl<'a> Peers<'a> {
         }
         let mut command = self.command("prepare");
         self.describe_network(&mut command);
-        let done = command.arg("--onnx").arg(onnx).stdout(Stdio::null()).output().with_context(|| {
+        self.finish("prepare", command.arg("--onnx").arg(onnx))
+    }
+
+    /// Writes the network of an ONNX file in int8, for [`serve_onnx`](Self::serve_onnx).
+    pub fn quantize_onnx(&self, onnx: &Path, int8: &Path) -> Result<()> {
+        let mut command = self.command("quantize");
+        command.arg("--onnx").arg(onnx).arg("--int8").arg(int8);
+        self.finish("quantize", command.args(["--size", &self.target.size.to_string()]))
+    }
+
+    fn finish(&self, what: &str, command: &mut Command) -> Result<()> {
+        let done = command.stdout(Stdio::null()).output().with_context(|| {
             format!(
                 "cannot run {}; --python names an interpreter with bench/peers/requirements.txt",
                 self.python.display()
@@ -61,7 +72,7 @@ impl<'a> Peers<'a> {
         })?;
         let stderr = String::from_utf8_lossy(&done.stderr);
         let last_line = stderr.lines().last().unwrap_or_default();
-        ensure!(done.status.success(), "peers.py prepare failed: {last_line}");
+        ensure!(done.status.success(), "peers.py {what} failed: {last_line}");
         Ok(())
     }
 

@@ -20,7 +20,7 @@ impl Target {
     /// Checks the options and fills in their defaults.
     ///
     /// # Errors
-    /// If a number is out of range, or this machine cannot compute in one of the types.
+    /// If a number is out of range, or the file of ranges cannot be read.
     pub fn new(args: &Args) -> Result<Self> {
         let config = Config { form: Form::C, ..Config::by_name(&args.model)? };
         let size = args.size.unwrap_or(if config.stem == StemKind::ImageNet { 224 } else { 32 });
@@ -33,7 +33,7 @@ impl Target {
             (true, true) => vec![Dtype::F32],
             (true, false) => {
                 let int8 = config.check_int8().is_ok();
-                Dtype::supported().into_iter().filter(|&dtype| int8 || dtype != Dtype::Int8).collect()
+                Dtype::native().into_iter().filter(|&dtype| int8 || dtype != Dtype::Int8).collect()
             }
         };
         ensure!(
@@ -42,11 +42,6 @@ impl Target {
         );
         // Checked here, because an engine's process has no way to report why it ended.
         for &dtype in dtypes.iter().filter(|_| !args.train) {
-            ensure!(
-                Dtype::supported().contains(&dtype),
-                "this machine has no instructions for {}",
-                dtype.name()
-            );
             if dtype == Dtype::Int8 {
                 config.check_int8()?;
                 if args.ranges.is_some() {

@@ -61,7 +61,7 @@ pub fn run(args: Args) -> Result<()> {
 
 /// Times every network in the types that this machine computes in, f32 and bf16.
 fn time(networks: &[Network], rows: &mut [Row], runs: usize) -> Result<()> {
-    let dtypes: Vec<Dtype> = Dtype::supported().into_iter().filter(|&dtype| dtype != Dtype::Int8).collect();
+    let dtypes: Vec<Dtype> = Dtype::native().into_iter().filter(|&dtype| dtype != Dtype::Int8).collect();
     let bar = ProgressBar::new((networks.len() * dtypes.len()) as u64);
     for (network, row) in networks.iter().zip(rows) {
         for &dtype in &dtypes {

@@ -80,6 +80,7 @@ pub fn run(args: Args) -> Result<()> {
     let loaders = Loaders::new(data, recipe.batch_size, false, 0, &device)?;
     ensure!(args.dtype.is_none() || device.is_cpu(), "--dtype is for the CPU");
     let ranges = args.dtype.unwrap_or(Dtype::F32).ranges(args.ranges.as_deref())?;
+    args.dtype.inspect(|dtype| dtype.say_how());
     let fused = match (args.dtype, &ranges) {
         (_, Some(ranges)) => {
             Some(network.fuse_quantized(ranges).with_context(|| dtype_arg::file_of(args.ranges.as_deref()))?)

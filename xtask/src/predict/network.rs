@@ -24,6 +24,7 @@ impl Network {
         let ranges = args.dtype.ranges(args.ranges.as_deref())?;
         Ok(match args.heatmap {
             None if device.is_cpu() => {
+                args.dtype.say_how();
                 let network = args.dtype.network(config, builder, ranges.as_ref());
                 Network::Fused(Box::new(match ranges {
                     Some(_) => network.with_context(|| file_of(args.ranges.as_deref()))?,

@@ -5,6 +5,7 @@ use super::packed::{DirectWeights, Filter, PackedPanels, Panel};
 use super::precision::{Precision, bytes_mut, pair, quad};
 use super::tiles::{DirectTask, ROW_TILES, STEP, Strip, has_row_tile};
 use crate::group_lanes::{ChannelPanel, channel_panels};
+use crate::memory::scratch::Scratch;
 use crate::simd::traits::MAX_LANES;
 use crate::threads::shared_slice::SharedSlice;
 use crate::threads::split::Split;
@@ -29,7 +30,9 @@ fn strips(pixels: Range<usize>, most: usize) -> impl Iterator<Item = (usize, Ran
 
 /// Packs a filter.
 pub fn pack(precision: Precision, filter: &Filter) -> DirectWeights {
-    let Filter { group_in, taps, columns, .. } = *filter;
+    let columns = if precision.has_rows() { filter.columns } else { 1 };
+    let filter = &Filter { columns, ..*filter };
+    let Filter { group_in, taps, .. } = *filter;
     let ((lanes, _), channels) = (precision.tile(), precision.channels());
     let list = panels(precision, filter);
     let spanned = match list.first() {
@@ -39,10 +42,7 @@ pub fn pack(precision: Precision, filter: &Filter) -> DirectWeights {
     let word = |lane: usize, c: usize| (lane % lanes / group_in * group_in / channels + c) as u8;
     let lane_words: Vec<_> = (0..spanned).map(|c| std::array::from_fn(|lane| word(lane, c))).collect();
     let panels = PackedPanels::pack(precision, filter, list, |panel, values, constants| {
-        if !filter.scales.is_empty() {
-            let scales = &filter.scales[panel.dst_channel..][..panel.width];
-            constants[panel.vectors * lanes..][..panel.width].copy_from_slice(scales);
-        }
+        panel.fill_scales(constants, filter, lanes);
         panel.fill(values, filter, panel.vectors * lanes, channels, &lane_words);
     });
     DirectWeights { panels, taps, columns, lane_words }
@@ -79,7 +79,8 @@ pub fn convolve(weights: &DirectWeights, team: &ThreadTeam, sources: PixelSource
     });
 }
 
-fn panels(precision: Precision, filter: &Filter) -> Vec<Panel> {
+/// The panels of a filter, whose weights are words of as many channels as a source word has.
+pub fn panels(precision: Precision, filter: &Filter) -> Vec<Panel> {
     let Filter { groups, group_in, group_out, taps, columns, .. } = *filter;
     let ((lanes, _), channels) = (precision.tile(), precision.channels());
     let constants = if filter.scales.is_empty() { 1 } else { 2 };
@@ -103,6 +104,14 @@ fn panels(precision: Precision, filter: &Filter) -> Vec<Panel> {
 }
 
 impl Panel {
+    /// Writes the scales of integer sums behind the biases.
+    pub(super) fn fill_scales(&self, constants: &mut [f32], filter: &Filter, lanes: usize) {
+        if !filter.scales.is_empty() {
+            let scales = &filter.scales[self.dst_channel..][..self.width];
+            constants[self.vectors * lanes..][..self.width].copy_from_slice(scales);
+        }
+    }
+
     /// Writes the panel's weights, in rows of `width` words.
     fn fill(
         &self,
@@ -138,19 +147,21 @@ impl Panel {
 
 impl DirectTask<'_> {
     fn compute(&self) {
+        let mut wide = Scratch::default();
         for panel in self.panels {
+            let values = self.weights.panels.widened(panel.weights.clone(), &mut wide);
             match self.row {
-                Some(row) => self.rows(panel, row),
-                None => self.pixels(panel),
+                Some(row) => self.rows(panel, values, row),
+                None => self.pixels(panel, values),
             }
         }
     }
 
-    fn pixels(&self, panel: &Panel) {
+    fn pixels(&self, panel: &Panel, values: &[f32]) {
         let precision = self.weights.panels.precision;
         let (_, most) = precision.tile();
         for (tile, pixels) in strips(self.pixels.clone(), most) {
-            let strip = Strip { task: self, panel, pixels };
+            let strip = Strip { task: self, panel, pixels, values };
             match tile {
                 TILE => strip.compute_tiles::<TILE>(precision),
                 7 => strip.compute_tiles::<7>(precision),
@@ -164,12 +175,12 @@ impl DirectTask<'_> {
 
     /// Chooses the tile size that covers a row in the fewest steps. Each instruction waits for the one before it on the same
     /// sum, so a tile of fewer than eight sums takes as long as one of eight.
-    fn rows(&self, panel: &Panel, row: RowLayout) {
+    fn rows(&self, panel: &Panel, values: &[f32], row: RowLayout) {
         let precision = self.weights.panels.precision;
         let (_, tile) = precision.tile();
         let sizes = ROW_TILES.into_iter().filter(|&m| m <= row.width && has_row_tile(m, row.stride, tile));
         let steps = |m: &usize| row.width.div_ceil(*m) * (*m).max(8);
-        let strip = Strip { task: self, panel, pixels: self.pixels.clone() };
+        let strip = Strip { task: self, panel, pixels: self.pixels.clone(), values };
         match sizes.min_by_key(steps) {
             Some(16) => strip.compute_rows::<16>(precision, row),
             Some(14) => strip.compute_rows::<14>(precision, row),

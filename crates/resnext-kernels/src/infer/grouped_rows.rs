@@ -1,22 +1,26 @@
-//! Grouped convolutions in f32 with AVX2 whose kernels have three columns: rows of output pixels over copied source rows.
+//! Grouped convolutions with AVX2 whose kernels have three columns, in f32 and int8: rows of output pixels over copied source
+//! rows.
 //!
 //! A task copies the source rows that it reads, one vector of channels at a time, so that a row's pixels follow each other
 //! with the padding beside them: a tile then reads them at constant distances from one pointer. A source pixel is read once
 //! per kernel row and channel, and serves the three output pixels whose kernels reach it. Where a vector holds two groups of
 //! four channels, a shuffle within each half of it takes the place of the broadcast. Every sum adds its products in the order
-//! of the direct kernel: both give the same bits.
+//! of the direct kernel: both give the same bits. In int8, copies and weights are words of two i16, as in `pointwise.rs`.
 
 use super::direct;
-use super::job::{ConvJob, PixelSources, PixelView, RowLayout};
+use super::dot_product::{DotProduct, V};
+use super::finish::Finish;
+use super::int8_weights::{self, PAIRS};
+use super::job::{ConvJob, Epilogue, PixelSources, PixelView, RowLayout};
 use super::packed::{DirectWeights, Filter, Panel};
-use super::precision::Precision;
+use super::precision::{DotKernel, Precision, bytes, bytes_mut, dispatch_widened};
 use super::prefetch_plan::{Outputs, PrefetchPlan};
 use super::source_rows::SourceRows;
 use crate::memory::prefetch::{CacheLevel, prefetch};
 use crate::memory::scratch::Scratch;
 use crate::row3::fma_row3;
 use crate::simd::dispatch::{Isa, dispatch};
-use crate::simd::traits::{Kernel, Simd};
+use crate::simd::traits::Simd;
 use crate::threads::shared_slice::SharedSlice;
 use crate::threads::split::Split;
 use crate::threads::team::ThreadTeam;
@@ -28,8 +32,9 @@ const LANES: usize = 8;
 /// Channels per group where a vector holds two groups.
 const FOUR: usize = 4;
 
-/// Vectors of channels that are copied together, if a group has no more: those of a cache line.
+/// Panels that are computed together, if a group has no more: those whose channels fill a cache line.
 const LINE: usize = 2;
+const INT8_LINE: usize = 8;
 
 /// Source pixels from the one that is copied to the one that is prefetched, more than the third-level cache takes to answer.
 const DISTANCE: usize = 24;
@@ -37,16 +42,26 @@ const DISTANCE: usize = 24;
 /// Whether this kernel computes a convolution.
 pub fn suits(precision: Precision, filter: &Filter) -> bool {
     let Filter { groups, columns, group_in, group_out, .. } = *filter;
-    precision == Precision::F32(Isa::Avx2)
-        && columns == 3
+    // A vector is copied whole, and groups do not span two.
+    let (per_word, widest) = match precision {
+        Precision::F32(Isa::Avx2) => (1, usize::MAX),
+        Precision::Int8(Isa::Avx2) => (PAIRS, INT8_LINE * LANES),
+        _ => return false,
+    };
+    let vector = LANES * per_word;
+    columns == 3
         && group_in == group_out
-        && (groups * group_in).is_multiple_of(LANES)
-        && (group_in == FOUR || group_in.is_multiple_of(LANES))
+        && group_in <= widest
+        && (groups * group_in).is_multiple_of(vector)
+        && (matches!(group_in, FOUR | LANES) || group_in.is_multiple_of(vector))
 }
 
-/// Packs a filter, as the direct kernel does: `[kernel row][channel of the group][column][LANES]`.
+/// Packs a filter, as the direct kernel does: `[kernel row][word of the group][column][LANES]`.
 pub fn pack(precision: Precision, filter: &Filter) -> DirectWeights {
-    direct::pack(precision, filter)
+    match precision {
+        Precision::Int8(_) => int8_weights::pack(precision, filter),
+        _ => direct::pack(precision, filter),
+    }
 }
 
 /// Computes all output pixels of a job.
@@ -71,27 +86,32 @@ pub fn convolve(weights: &DirectWeights, team: &ThreadTeam, sources: PixelSource
     );
     assert!(job.src.data.len() >= source_rows.farthest() + packed.reach());
     let ConvJob { src, residual, epilogue, out, out_stride, ahead, .. } = job;
-    let out = &SharedSlice::new(out);
+    let out = &SharedSlice::new(bytes_mut(out));
+    let int8 = matches!(packed.precision, Precision::Int8(_));
     // Panels of one group read the same source vectors, and neighbouring narrow groups the same cache lines.
-    let depth = packed.list.first().map_or(FOUR, |panel| panel.depth);
-    let vectors = match (depth / LANES).max(1) {
-        1 if packed.list.len().is_multiple_of(LINE) => LINE,
-        vectors => vectors,
+    let words = packed.list.first().map_or(0, |panel| panel.depth * if int8 { PAIRS } else { 1 });
+    let (line, least) = if int8 { (INT8_LINE, PAIRS) } else { (LINE, 1) };
+    let of_group = least * (words / LANES).max(1);
+    let together = match packed.list.len().is_multiple_of(line) && line.is_multiple_of(of_group) {
+        true => line,
+        false => of_group,
     };
     // Blocks of seven rows: the more rows, the fewer source rows are copied by two tasks.
-    let split = Split::between(rows, 1, packed.list.len() / vectors, team.threads());
+    let split = Split::between(rows, 1, packed.list.len() / together, team.threads());
     team.for_each(split.tasks(), |task| {
         let (rows, units) = split.get(task);
         let panels = |task: usize| {
             let (_, units) = split.get(task);
-            units.start * vectors..units.end * vectors
+            units.start * together..units.end * together
         };
         let plan = packed.prefetch_plan((task, split.tasks()), panels, rows.len() * kernel_rows, ahead);
         let task = GroupedTask {
             weights,
+            int8,
+            words,
             src,
             residual,
-            least: epilogue.least,
+            epilogue,
             copied: source_rows.range(&rows),
             rows,
             width,
@@ -101,9 +121,9 @@ pub fn convolve(weights: &DirectWeights, team: &ThreadTeam, sources: PixelSource
             out_stride,
             plan,
         };
-        let mut scratch = Scratch::<f32>::default();
+        let mut scratch = <(Scratch<f32>, Scratch<f32>)>::default();
         for unit in units {
-            task.compute(&packed.list[unit * vectors..(unit + 1) * vectors], &mut scratch);
+            task.compute(&packed.list[unit * together..(unit + 1) * together], &mut scratch);
         }
     });
 }
@@ -111,9 +131,13 @@ pub fn convolve(weights: &DirectWeights, team: &ThreadTeam, sources: PixelSource
 /// The part of a convolution that one thread computes at a time: some output rows times some groups.
 struct GroupedTask<'a> {
     weights: &'a DirectWeights,
+    /// Whether maps are u8, and kernel words pairs of i16.
+    int8: bool,
+    /// Kernel words of a source pixel that an output channel sums over.
+    words: usize,
     src: PixelView<'a>,
     residual: Option<PixelView<'a>>,
-    least: f32,
+    epilogue: Epilogue,
     rows: Range<usize>,
     /// Output pixels per row.
     width: usize,
@@ -121,47 +145,79 @@ struct GroupedTask<'a> {
     source_rows: &'a SourceRows,
     /// The source rows that are copied.
     copied: Range<usize>,
-    out: &'a SharedSlice<'a, f32>,
+    out: &'a SharedSlice<'a, u8>,
+    /// The number of words from one output pixel to the next.
     out_stride: usize,
     plan: PrefetchPlan,
 }
 
 impl GroupedTask<'_> {
+    fn channels_per_word(&self) -> usize {
+        if self.int8 { PAIRS } else { 1 }
+    }
+
     /// Pixels that are copied.
     fn size(&self) -> usize {
         self.copied.len() * self.source_rows.places()
     }
 
-    /// Computes neighbouring panels, which read and write as many vectors of each pixel as there are panels.
-    fn compute(&self, panels: &[Panel], scratch: &mut Scratch<f32>) {
-        let copies = scratch.get(panels.len() * self.size() * LANES);
-        dispatch(Isa::Avx2, CopyRows { task: self, panels, copies });
+    /// Computes neighbouring panels, which read and write the same channels of each pixel.
+    fn compute(&self, panels: &[Panel], (copies, wide): &mut (Scratch<f32>, Scratch<f32>)) {
+        let vectors = panels.len() / self.channels_per_word();
+        let copies = copies.get(vectors * self.size() * LANES);
+        self.run(CopyRows { task: self, panels, vectors, copies });
         // Each instruction waits for the one before it on the same sum, so a tile of fewer than eight sums takes as long as
         // one of eight.
         let sizes = [8, 7, 4, 2].into_iter().filter(|&size| size <= self.width);
         let size = sizes.min_by_key(|size| self.width.div_ceil(*size) * 8);
         for (i, panel) in panels.iter().enumerate() {
-            // The panels of a group read all of its vectors.
-            let vectors = (panel.depth / LANES).max(1);
-            let copies = &copies[i / vectors * vectors * self.size() * LANES..];
+            let weights = self.weights.panels.widened(panel.weights.clone(), wide);
+            // The panel's first group of those that are copied. The panels of a group read all of its words.
+            let group = i * LANES / (self.words * self.channels_per_word());
+            let (vector, first) = (group * self.words / LANES, group * self.words % LANES);
+            let copies = &copies[vector * self.size() * LANES..];
+            let panel = PanelOfCopies { task: self, panel, weights, copies, first };
             match (size, self.stride) {
-                (Some(8), 1) => self.tiles::<8, 1>(panel, copies),
-                (Some(8), _) => self.tiles::<8, 2>(panel, copies),
-                (Some(7), 1) => self.tiles::<7, 1>(panel, copies),
-                (Some(7), _) => self.tiles::<7, 2>(panel, copies),
-                (Some(4), 1) => self.tiles::<4, 1>(panel, copies),
-                (Some(4), _) => self.tiles::<4, 2>(panel, copies),
-                (Some(_), 1) => self.tiles::<2, 1>(panel, copies),
-                (Some(_), _) => self.tiles::<2, 2>(panel, copies),
-                (None, _) => self.tiles::<1, 1>(panel, copies),
+                (Some(8), 1) => panel.tiles::<8, 1>(),
+                (Some(8), _) => panel.tiles::<8, 2>(),
+                (Some(7), 1) => panel.tiles::<7, 1>(),
+                (Some(7), _) => panel.tiles::<7, 2>(),
+                (Some(4), 1) => panel.tiles::<4, 1>(),
+                (Some(4), _) => panel.tiles::<4, 2>(),
+                (Some(_), 1) => panel.tiles::<2, 1>(),
+                (Some(_), _) => panel.tiles::<2, 2>(),
+                (None, _) => panel.tiles::<1, 1>(),
             }
         }
     }
 
-    fn tiles<const M: usize, const STRIDE: usize>(&self, panel: &Panel, copies: &[f32]) {
-        match panel.spanning {
-            true => dispatch(Isa::Avx2, RowTiles::<M, STRIDE, true> { task: self, panel, copies }),
-            false => dispatch(Isa::Avx2, RowTiles::<M, STRIDE, false> { task: self, panel, copies }),
+    /// Runs a kernel on words of f32, or of two i16.
+    fn run<K: DotKernel>(&self, kernel: K) {
+        match self.int8 {
+            true => dispatch_widened(kernel),
+            false => dispatch(Isa::Avx2, kernel),
+        }
+    }
+}
+
+/// A panel, its weights, and the copies that it reads.
+struct PanelOfCopies<'a, 'b> {
+    task: &'a GroupedTask<'b>,
+    panel: &'a Panel,
+    weights: &'a [f32],
+    /// From the first vector on that the panel reads.
+    copies: &'a [f32],
+    /// The first word of this vector that it reads.
+    first: usize,
+}
+
+impl PanelOfCopies<'_, '_> {
+    fn tiles<const M: usize, const STRIDE: usize>(self) {
+        let task = self.task;
+        match (self.panel.spanning, self.first) {
+            (true, 0) => task.run(RowTiles::<M, STRIDE, 1>(self)),
+            (true, _) => task.run(RowTiles::<M, STRIDE, 2>(self)),
+            (false, _) => task.run(RowTiles::<M, STRIDE, 0>(self)),
         }
     }
 }
@@ -171,69 +227,72 @@ const fn is_avx2<S: Simd>() -> bool {
     S::TILE == 6 && S::LANES == LANES
 }
 
-/// Copies the source rows' vectors that some panels read: `[vector][copied row][place][LANES]`. The lines that the panels
-/// write are prefetched meanwhile.
+/// Copies the source rows' vectors of words that some panels read: `[vector][copied row][place][LANES]`. The lines that the
+/// panels write are prefetched meanwhile.
 struct CopyRows<'a, 'b> {
     task: &'a GroupedTask<'b>,
     panels: &'a [Panel],
+    vectors: usize,
     copies: &'a mut [f32],
 }
 
-impl Kernel<f32> for CopyRows<'_, '_> {
+impl DotKernel for CopyRows<'_, '_> {
     #[inline(always)]
-    unsafe fn with_simd<S: Simd<T = f32>>(self) {
-        if const { !is_avx2::<S>() } {
+    unsafe fn with_dot<W: DotProduct>(self) {
+        if const { !is_avx2::<W::S>() } {
             unreachable!("`suits` takes AVX2 alone");
         }
-        let CopyRows { task, panels, copies } = self;
-        let (offsets, vectors) = (task.source_rows.offsets(&task.copied), panels.len());
+        let CopyRows { task, panels, vectors, copies } = self;
+        let offsets = task.source_rows.offsets(&task.copied);
         assert!(copies.len() >= vectors * offsets.len() * LANES);
-        let from = task.src.data[panels[0].src_word..].as_ptr();
-        let out = (task.out.as_ptr(), task.out_stride);
+        // Bytes of memory per vector, and per cache line.
+        let (per_vector, per_line) = (LANES * W::CHANNELS * W::BYTES, 64);
+        let from = bytes(&task.src.data[panels[0].src_word..]).as_ptr();
+        let out = (task.out.as_ptr().cast(), task.out_stride);
         let (first, count) = (task.rows.start * task.width, task.rows.len() * task.width);
-        let mut outputs = Outputs::new(out, task.residual, (first, panels[0].dst_channel), count);
+        let mut outputs =
+            Outputs::new(out, task.residual, (first, panels[0].dst_channel * W::BYTES / 4), count);
+        let fours = panels[0].spanning;
         for (i, &offset) in offsets.iter().enumerate() {
-            let later = offsets[(i + DISTANCE).min(offsets.len() - 1)];
-            for line in (0..vectors).step_by(LINE) {
-                prefetch(from.wrapping_add(later as usize + line * LANES), CacheLevel::First);
+            let later = from.wrapping_add(4 * offsets[(i + DISTANCE).min(offsets.len() - 1)] as usize);
+            for line in (0..vectors * per_vector).step_by(per_line) {
+                prefetch(later.wrapping_add(line), CacheLevel::First);
             }
-            outputs.prefetch(1, vectors * LANES);
+            outputs.prefetch(1, panels.len() * LANES * W::BYTES / 4);
             for vector in 0..vectors {
-                // SAFETY: the CPU has S's instructions; `convolve` checked the farthest pixel, and there is room for all of them.
+                // SAFETY: the CPU has W's instructions; `convolve` checked the farthest pixel, and there is room for all of them.
                 unsafe {
-                    let vector_of_pixel = S::load(from.add(offset as usize + vector * LANES));
-                    S::store(copies.as_mut_ptr().add((vector * offsets.len() + i) * LANES), vector_of_pixel);
+                    let at = from.add(4 * offset as usize + vector * per_vector);
+                    let words = if fours { W::words_of_fours(at) } else { W::words(at) };
+                    W::S::store(copies.as_mut_ptr().add((vector * offsets.len() + i) * LANES), words);
                 }
             }
         }
     }
 }
 
-/// Tiles of `M` neighbours of an output row, `STRIDE` source pixels apart, times one vector of output channels; `FOURS` if it
-/// holds two groups of four channels.
-struct RowTiles<'a, 'b, const M: usize, const STRIDE: usize, const FOURS: bool> {
-    task: &'a GroupedTask<'b>,
-    panel: &'a Panel,
-    copies: &'a [f32],
-}
+/// Tiles of `M` neighbours of an output row, `STRIDE` source pixels apart, times one vector of output channels. If it holds two
+/// groups of four channels, `FOURS` is 1 for those of the first words of the fours that are read, 2 for those of the last two.
+struct RowTiles<'a, 'b, const M: usize, const STRIDE: usize, const FOURS: usize>(PanelOfCopies<'a, 'b>);
 
-impl<const M: usize, const STRIDE: usize, const FOURS: bool> Kernel<f32>
-    for RowTiles<'_, '_, M, STRIDE, FOURS>
-{
+impl<const M: usize, const STRIDE: usize, const FOURS: usize> DotKernel for RowTiles<'_, '_, M, STRIDE, FOURS> {
     #[inline(always)]
-    unsafe fn with_simd<S: Simd<T = f32>>(self) {
-        if const { !is_avx2::<S>() } {
-            unreachable!("`suits` takes AVX2 alone");
+    unsafe fn with_dot<W: DotProduct>(self) {
+        if const { !is_avx2::<W::S>() || FOURS == 2 && W::CHANNELS == 1 } {
+            unreachable!("`suits` takes AVX2 alone, where four channels of f32 are all words of a four");
         }
-        let RowTiles { task, panel, copies } = self;
+        let RowTiles(PanelOfCopies { task, panel, weights, copies, first }) = self;
         let (width, places) = (task.width, task.source_rows.places());
         let packed = &task.weights.panels;
-        let vectors = if FOURS { 1 } else { panel.depth / LANES };
+        // Vectors that are read, and words of each.
+        let (vectors, each) = (task.words.div_ceil(LANES), task.words.min(LANES));
         let size = task.size() * LANES;
         assert!(copies.len() >= vectors * size && M <= width);
+        assert!(first + each <= LANES && (FOURS == 0 || task.words == FOUR / W::CHANNELS));
         let kernel_rows = task.weights.taps / 3;
-        let weights = packed.weights[panel.weights.clone()][..kernel_rows * panel.depth * 3 * LANES].as_ptr();
-        let bias = packed.bias[panel.bias.clone()][..LANES].as_ptr();
+        assert_eq!(weights.len(), kernel_rows * task.words * 3 * LANES);
+        let constants = if W::SCALED { 2 } else { 1 };
+        let bias = packed.bias[panel.bias.clone()][..constants * LANES].as_ptr();
         for y in task.rows.clone() {
             let reads = task.source_rows.reads(y);
             let mut fetch = task.plan.take(kernel_rows);
@@ -242,30 +301,37 @@ impl<const M: usize, const STRIDE: usize, const FOURS: bool> Kernel<f32>
                 // The last tile starts early enough to be whole; what it computes twice has the same bits.
                 let x = x.min(width - M);
                 let pixel = y * width + x;
-                // SAFETY: the CPU has S's instructions; copies, weights and bias are as long as asserted; `convolve` checked
+                // SAFETY: the CPU has W's instructions; copies, weights and bias are as long as asserted; `convolve` checked
                 // output and residual.
                 unsafe {
-                    let mut acc = [S::load(bias); M];
-                    let mut weights = weights;
+                    let initial = if W::SCALED { W::S::zero() } else { W::S::load(bias) };
+                    let mut acc: [V<W>; M] = [initial; M];
+                    let mut weights = weights.as_ptr();
                     for &read in reads {
                         let place = (read - task.copied.start) * places + x * STRIDE;
                         let mut row = copies.as_ptr().add(place * LANES);
                         for _ in 0..vectors {
-                            if FOURS {
-                                channel::<S, M, STRIDE, 0>(&mut acc, row, weights);
-                                channel::<S, M, STRIDE, 1>(&mut acc, row, weights.add(3 * LANES));
-                                channel::<S, M, STRIDE, 2>(&mut acc, row, weights.add(6 * LANES));
-                                channel::<S, M, STRIDE, 3>(&mut acc, row, weights.add(9 * LANES));
-                                weights = weights.add(12 * LANES);
+                            if FOURS > 0 {
+                                if W::CHANNELS == 1 {
+                                    word_of_fours::<W, M, STRIDE, 0>(&mut acc, row, &mut weights);
+                                    word_of_fours::<W, M, STRIDE, 1>(&mut acc, row, &mut weights);
+                                }
+                                if FOURS == 1 && W::CHANNELS == 2 {
+                                    word_of_fours::<W, M, STRIDE, 0>(&mut acc, row, &mut weights);
+                                    word_of_fours::<W, M, STRIDE, 1>(&mut acc, row, &mut weights);
+                                } else {
+                                    word_of_fours::<W, M, STRIDE, 2>(&mut acc, row, &mut weights);
+                                    word_of_fours::<W, M, STRIDE, 3>(&mut acc, row, &mut weights);
+                                }
                             } else {
                                 let mut sums = acc;
-                                for c in 0..LANES {
-                                    let mut w = [S::zero(); 3];
+                                for c in first..first + each {
+                                    let mut w = [W::S::zero(); 3];
                                     for column in 0..3 {
-                                        w[column] = S::load(weights.add(column * LANES));
+                                        w[column] = W::S::load(weights.add(column * LANES));
                                     }
                                     weights = weights.add(3 * LANES);
-                                    fma_row3!(M, STRIDE, S::fma, sums, w, |j| S::splat(
+                                    fma_row3!(M, STRIDE, W::dot, sums, w, |j| W::S::splat(
                                         row.add(j * LANES + c)
                                     ));
                                 }
@@ -274,18 +340,17 @@ impl<const M: usize, const STRIDE: usize, const FOURS: bool> Kernel<f32>
                             row = row.add(size);
                         }
                     }
-                    let len = (M - 1) * task.out_stride + LANES;
-                    let out = task.out.pointer(pixel * task.out_stride + panel.dst_channel, len);
-                    let residual = task.residual.map(|r| {
-                        (r.data.as_ptr().wrapping_add(pixel * r.stride + panel.dst_channel), r.stride)
-                    });
-                    let least = S::splat(&task.least);
+                    let at = |stride: usize| 4 * pixel * stride + panel.dst_channel * W::BYTES;
+                    let len = 4 * (M - 1) * task.out_stride + LANES * W::BYTES;
+                    let out = task.out.pointer(at(task.out_stride), len);
+                    let residual = task.residual;
+                    let residual = residual
+                        .map(|r| (r.data.as_ptr().cast::<u8>().wrapping_add(at(r.stride)), 4 * r.stride));
+                    let finish = Finish::<W>::new(&task.epilogue);
                     for m in 0..M {
-                        let mut y = acc[m];
-                        if let Some((residual, stride)) = residual {
-                            y = S::add(y, S::load(residual.add(m * stride)));
-                        }
-                        S::store(out.add(m * task.out_stride), S::max(y, least));
+                        let residual = residual.map(|(at, stride)| at.add(m * stride));
+                        let outputs = finish.outputs(acc[m], bias, LANES, residual);
+                        W::store(out.add(4 * m * task.out_stride), outputs);
                     }
                 }
             }
@@ -293,25 +358,26 @@ impl<const M: usize, const STRIDE: usize, const FOURS: bool> Kernel<f32>
     }
 }
 
-/// Accumulates the products of channel `C` of both groups of a vector, in one kernel row.
+/// Accumulates the products of word `AT` of each four of a vector, in one kernel row, and advances `weights` past its own.
 ///
 /// # Safety
-/// The CPU has `S`'s instructions; there are three vectors of weights, and the tile's source pixels.
+/// The CPU has `W`'s instructions; there are three vectors of weights, and the tile's source pixels.
 #[inline(always)]
-unsafe fn channel<S: Simd<T = f32>, const M: usize, const STRIDE: usize, const C: usize>(
-    acc: &mut [S::V; M],
+unsafe fn word_of_fours<W: DotProduct, const M: usize, const STRIDE: usize, const AT: usize>(
+    acc: &mut [V<W>; M],
     row: *const f32,
-    weights: *const f32,
+    weights: &mut *const f32,
 ) {
     // A local copy is kept in registers.
     let mut sums = *acc;
     // SAFETY: the function's contract.
     unsafe {
-        let mut w = [S::zero(); 3];
+        let mut w = [W::S::zero(); 3];
         for column in 0..3 {
-            w[column] = S::load(weights.add(column * LANES));
+            w[column] = W::S::load(weights.add(column * LANES));
         }
-        fma_row3!(M, STRIDE, S::fma, sums, w, |j| S::load_fours::<C>(row.add(j * LANES)));
+        *weights = weights.add(3 * LANES);
+        fma_row3!(M, STRIDE, W::dot, sums, w, |j| W::S::load_fours::<AT>(row.add(j * LANES)));
     }
     *acc = sums;
 }

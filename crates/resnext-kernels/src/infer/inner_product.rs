@@ -14,9 +14,10 @@
 //! mean square is beyond 2^±60 lose precision. A pixel of zeros yields the bias up to rounding, 2^-60 times the
 //! weights.
 
+use super::dot_product::{DotProduct, V};
 use super::job::{ConvJob, PixelSources, PixelView};
 use super::packed::{Filter, PackedPanels, Panel};
-use super::precision::{DotKernel, DotProduct, Precision, V};
+use super::precision::{DotKernel, Precision};
 use super::prefetch_plan::{Outputs, PrefetchPlan};
 use crate::memory::aligned::AlignedBuffer;
 use crate::memory::prefetch::CacheLevel;

@@ -3,8 +3,11 @@
 
 mod convolve;
 mod direct;
+pub(crate) mod dot_product;
+mod finish;
 mod grouped_rows;
 mod inner_product;
+mod int8_weights;
 pub(crate) mod job;
 pub(crate) mod max_pool;
 mod pack;
@@ -12,6 +15,7 @@ pub(crate) mod packed;
 mod pointwise;
 pub(crate) mod precision;
 mod prefetch_plan;
+mod quads;
 pub(crate) mod quantization;
 pub(crate) mod quantize;
 mod source_rows;

@@ -1,9 +1,11 @@
 //! A convolution's weights in the order the kernel reads them.
 
-use super::precision::Precision;
+use super::precision::{Precision, bf16_bits, halves, halves_mut};
 use crate::conv_kernel::ConvKernel;
 use crate::memory::aligned::AlignedBuffer;
-use crate::simd::traits::MAX_LANES;
+use crate::memory::scratch::Scratch;
+use crate::simd::dispatch::dispatch;
+use crate::simd::traits::{Kernel, MAX_LANES, Simd};
 use crate::threads::shared_slice::SharedSlice;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -33,9 +35,22 @@ pub struct PackedPanels {
     pub list: Vec<Panel>,
     /// The panels' weights, one panel after the other.
     pub weights: AlignedBuffer,
+    /// What of a word that kernels multiply lies in memory.
+    pub stored: Stored,
     /// The panels' biases in f32, each padded with zeros to whole vectors; behind a panel's biases lie its form's own
     /// constants.
     pub bias: AlignedBuffer,
+}
+
+/// What of the words that kernels multiply lies in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// The words.
+    Words,
+    /// f32 as bf16.
+    Bf16,
+    /// Two i16 as i8.
+    I8,
 }
 
 /// Weights in the order of the direct kernel: `[kernel position][source word][vectors · LANES]`, padded with zeros.
@@ -55,7 +70,7 @@ pub struct DirectWeights {
 /// The weights of up to two vectors of output channels.
 #[derive(Debug, Clone)]
 pub struct Panel {
-    /// Where its weights lie.
+    /// Where its weights lie, in words as kernels multiply them.
     pub weights: Range<usize>,
     /// Where its biases lie, and its form's constants behind them.
     pub bias: Range<usize>,
@@ -103,6 +118,13 @@ impl Filter<'_> {
     }
 }
 
+impl DirectWeights {
+    /// As [`PackedPanels::narrowed`].
+    pub fn narrowed(self, stored: Stored) -> Self {
+        DirectWeights { panels: self.panels.narrowed(stored), ..self }
+    }
+}
+
 impl Packed {
     /// The panels, whatever their form.
     pub fn panels(&self) -> &PackedPanels {
@@ -112,6 +134,21 @@ impl Packed {
             | Packed::InnerProduct(panels)
             | Packed::Pointwise(panels)
             | Packed::Winograd(panels) => panels,
+        }
+    }
+
+    /// Stores f32 weights as bf16, to which they are rounded: half the memory, and half of what a layer reads. Kernels
+    /// widen them again, a panel at a time, and compute in f32. Winograd's weights and those of inner products, which are
+    /// sums, stay f32, as do biases.
+    pub fn with_bf16_weights(self) -> Self {
+        let f32 = |panels: &PackedPanels| matches!(panels.precision, Precision::F32(_));
+        match self {
+            Packed::Direct(weights) if f32(&weights.panels) => Packed::Direct(weights.narrowed(Stored::Bf16)),
+            Packed::GroupedRows(weights) if f32(&weights.panels) => {
+                Packed::GroupedRows(weights.narrowed(Stored::Bf16))
+            }
+            Packed::Pointwise(panels) if f32(&panels) => Packed::Pointwise(panels.narrowed(Stored::Bf16)),
+            packed => packed,
         }
     }
 
@@ -137,6 +174,32 @@ impl Packed {
     }
 }
 
+/// Widens half words to the words that kernels multiply.
+struct Widen<'a> {
+    halves: &'a [u16],
+    wide: &'a mut [f32],
+    stored: Stored,
+}
+
+impl Kernel<f32> for Widen<'_> {
+    // Loops, not iterators' closures, which would be compiled without S's instructions.
+    #[inline(always)]
+    unsafe fn with_simd<S: Simd<T = f32>>(self) {
+        let Widen { halves, wide, stored } = self;
+        if stored == Stored::I8 {
+            for (wide, half) in wide.iter_mut().zip(halves) {
+                let [first, second] = half.to_le_bytes();
+                let (first, second) = (i32::from(first as i8), i32::from(second as i8));
+                *wide = f32::from_bits((second << 16 | first & 0xffff) as u32);
+            }
+            return;
+        }
+        for (wide, half) in wide.iter_mut().zip(halves) {
+            *wide = f32::from_bits(u32::from(*half) << 16);
+        }
+    }
+}
+
 impl PackedPanels {
     /// Packs the panels in `list`: `fill` writes a panel's weights, and the constants behind its biases.
     pub fn pack(
@@ -159,7 +222,38 @@ impl PackedPanels {
             constants[..panel.width].copy_from_slice(bias);
             fill(panel, values, constants);
         });
-        PackedPanels { precision, out_channels: filter.groups * filter.group_out, list, weights, bias }
+        let out_channels = filter.groups * filter.group_out;
+        PackedPanels { precision, out_channels, list, weights, stored: Stored::Words, bias }
+    }
+
+    /// Stores half of each word: the nearest bf16, or the lower bytes of two i16.
+    pub fn narrowed(self, stored: Stored) -> Self {
+        assert!(self.stored == Stored::Words && stored != Stored::Words);
+        let mut weights = AlignedBuffer::zeros_parallel(self.weights.len().div_ceil(2));
+        let narrow = |word: f32| match stored {
+            Stored::I8 => {
+                let [first, _, second, _] = word.to_bits().to_le_bytes();
+                u16::from_le_bytes([first, second])
+            }
+            _ => bf16_bits(word),
+        };
+        // Words of which tasks share none.
+        const CHUNK: usize = 1 << 14;
+        halves_mut(&mut weights)
+            .par_chunks_mut(CHUNK)
+            .zip(self.weights.par_chunks(CHUNK))
+            .for_each(|(halves, words)| halves.iter_mut().zip(words).for_each(|(h, &w)| *h = narrow(w)));
+        PackedPanels { weights, stored, ..self }
+    }
+
+    /// Some of the weights, as kernels multiply them: in place if they lie so in memory, else widened into `wide`.
+    pub fn widened<'a>(&'a self, words: Range<usize>, wide: &'a mut Scratch<f32>) -> &'a [f32] {
+        if self.stored == Stored::Words {
+            return &self.weights[words];
+        }
+        let (halves, wide) = (&halves(&self.weights)[words.clone()], wide.get(words.len()));
+        dispatch(self.precision.isa(), Widen { halves, wide, stored: self.stored });
+        wide
     }
 
     /// The number of words that each source pixel must have.

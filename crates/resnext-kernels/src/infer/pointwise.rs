@@ -1,20 +1,29 @@
-//! Dense 1×1 convolutions in f32 with AVX2: a matrix product over packed pixels.
+//! Dense 1×1 convolutions with AVX2, in f32 and int8: a matrix product over packed pixels.
 //!
 //! Sixteen registers hold a tile of six pixels times two vectors of output channels: twelve multiply-adds for eight loads.
 //! A task first packs its pixels, so that the six values that one channel's weights are multiplied with follow each other,
 //! and one pointer walks through all of a tile. Channels are taken in blocks whose weights stay in the first-level cache
 //! while all of the task's pixels pass; sums wait in memory between two blocks. Every sum adds its products in the order of
 //! channels, as the direct kernel does: both give the same bits.
+//!
+//! In int8, packed pixels and the weights of a block are words of two i16, so that `vpmaddwd` and an addition make two exact
+//! products: twice the rate of f32. `vpmaddubsw` on bytes needs a second multiplication to add its products up, which comes to
+//! the same, and it saturates. Weights that lie in memory in fewer bytes than kernels multiply, i8 or bf16, are widened block
+//! by block.
 
 use super::direct;
-use super::job::{ConvJob, PixelSources, PixelView};
+use super::dot_product::{DotProduct, V};
+use super::finish::Finish;
+use super::int8_weights::{self, PAIRS};
+use super::job::{ConvJob, Epilogue, PixelSources, PixelView};
 use super::packed::{Filter, PackedPanels, Panel};
-use super::precision::Precision;
+use super::precision::{DotKernel, Precision, bytes, bytes_mut, dispatch_widened};
 use super::prefetch_plan::{Outputs, PrefetchPlan};
 use crate::memory::aligned::AlignedBuffer;
 use crate::memory::prefetch::{CacheLevel, prefetch};
+use crate::memory::scratch::Scratch;
 use crate::simd::dispatch::{Isa, dispatch};
-use crate::simd::traits::{Kernel, MAX_LANES, Simd};
+use crate::simd::traits::{MAX_LANES, Simd};
 use crate::threads::shared_slice::SharedSlice;
 use crate::threads::split::Split;
 use crate::threads::team::ThreadTeam;
@@ -29,10 +38,10 @@ const TILE: usize = 6;
 /// thread finds in its cache what it wrote in the layer before.
 const UNIT: usize = 14;
 
-/// Channels per block: two vectors of weights for each take half of a first-level cache of 32 KB.
+/// Words of channels per block: two vectors of weights for each take half of a first-level cache of 32 KB.
 const BLOCK: usize = 256;
 
-/// Channels between two prefetches of coming weights; a vector of them is packed at a time.
+/// Words of channels between two prefetches of coming weights; a vector of them is packed at a time.
 const STEP: usize = 8;
 
 /// Weights from those in use to those that are prefetched into the first-level cache: 512 bytes, some 50 cycles ahead of their
@@ -42,15 +51,20 @@ const DISTANCE: usize = 128;
 /// Whether this kernel computes a convolution.
 pub fn suits(precision: Precision, filter: &Filter) -> bool {
     let Filter { groups, taps, columns, group_in, group_out, .. } = *filter;
-    precision == Precision::F32(Isa::Avx2)
-        && (groups, taps, columns) == (1, 1, 1)
-        && group_in.is_multiple_of(STEP)
-        && group_out.is_multiple_of(STEP)
+    let step = match precision {
+        Precision::F32(Isa::Avx2) => STEP,
+        Precision::Int8(Isa::Avx2) => STEP * PAIRS,
+        _ => return false,
+    };
+    (groups, taps, columns) == (1, 1, 1) && group_in.is_multiple_of(step) && group_out.is_multiple_of(LANES)
 }
 
-/// Packs a filter, as the direct kernel does: `[channel][vectors · LANES]`.
+/// Packs a filter, as the direct kernel does: `[word of channels][vectors · LANES]`.
 pub fn pack(precision: Precision, filter: &Filter) -> PackedPanels {
-    direct::pack(precision, filter).panels
+    match precision {
+        Precision::Int8(_) => int8_weights::pack(precision, filter).panels,
+        _ => direct::pack(precision, filter).panels,
+    }
 }
 
 /// What a thread keeps between tasks.
@@ -58,10 +72,12 @@ pub fn pack(precision: Precision, filter: &Filter) -> PackedPanels {
 struct Copies {
     /// The job and the first pixel that the packed pixels belong to.
     of: (u64, usize),
-    /// Packed pixels, `[block][tile][channel of the block][pixel of the tile]`.
+    /// Packed pixels, `[block][tile][word of the block][pixel of the tile]`.
     pixels: AlignedBuffer,
     /// Sums between two blocks, `[panel of the task][pixel][vectors · LANES]`.
     sums: AlignedBuffer,
+    /// The widened weights of a block.
+    weights: Scratch<f32>,
 }
 
 thread_local! {
@@ -79,23 +95,25 @@ pub fn convolve(packed: &PackedPanels, team: &ThreadTeam, sources: PixelSources,
     sources.check(&job, 1, packed.reach());
     let ConvJob { src, residual, epilogue, count, out, out_stride, ahead } = job;
     let number = JOBS.fetch_add(1, Ordering::Relaxed);
-    let out = &SharedSlice::new(out);
+    let out = &SharedSlice::new(bytes_mut(out));
+    let int8 = matches!(packed.precision, Precision::Int8(_));
     let split = Split::between(count, UNIT, packed.list.len(), team.threads());
     team.for_each(split.tasks(), |i| {
         let (pixels, panels) = split.get(i);
-        let depth = packed.list[0].depth;
+        let depth = packed.list[0].depth * if int8 { PAIRS } else { 1 };
         let steps = pixels.len().div_ceil(TILE) * depth.div_ceil(STEP);
         let plan = packed.prefetch_plan((i, split.tasks()), |task| split.get(task).1, steps, ahead);
-        let least = epilogue.least;
         COPIES.with_borrow_mut(|copies| {
             let task = PointwiseTask {
                 packed,
+                int8,
+                depth,
                 pixels,
                 panels,
                 src,
                 sources,
                 residual,
-                least,
+                epilogue,
                 out,
                 out_stride,
                 plan,
@@ -117,20 +135,25 @@ fn tiles(pixels: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
 /// The part of a convolution that one thread computes at a time: some pixels times some panels.
 struct PointwiseTask<'a> {
     packed: &'a PackedPanels,
+    /// Whether maps are u8, and kernel words pairs of i16.
+    int8: bool,
+    /// Kernel words per pixel.
+    depth: usize,
     pixels: Range<usize>,
     panels: Range<usize>,
     src: PixelView<'a>,
     sources: PixelSources<'a>,
     residual: Option<PixelView<'a>>,
-    least: f32,
-    out: &'a SharedSlice<'a, f32>,
+    epilogue: Epilogue,
+    out: &'a SharedSlice<'a, u8>,
+    /// The number of words from one output pixel to the next.
     out_stride: usize,
     plan: PrefetchPlan,
 }
 
 impl PointwiseTask<'_> {
     fn compute(&self, job: u64, copies: &mut Copies) {
-        let (count, depth) = (self.pixels.len(), self.packed.list[0].depth);
+        let (count, depth) = (self.pixels.len(), self.depth);
         if copies.of != (job, self.pixels.start) {
             copies.pixels.grow(count * depth + MAX_LANES);
             for channels in blocks(depth) {
@@ -148,13 +171,17 @@ impl PointwiseTask<'_> {
         }
         for channels in blocks(depth) {
             for (i, panel) in panels.iter().enumerate() {
+                let Copies { pixels: packed, sums, weights, .. } = copies;
                 let sums = match depth > BLOCK {
-                    true => &mut copies.sums[i * per_panel..(i + 1) * per_panel],
+                    true => &mut sums[i * per_panel..(i + 1) * per_panel],
                     false => &mut [],
                 };
+                let (first, per_word) = (panel.weights.start, panel.vectors * LANES);
+                let words = first + channels.start * per_word..first + channels.end * per_word;
+                let weights = self.packed.widened(words, weights);
                 for (size, pixels) in tiles(count) {
                     let strip = Strip { task: self, pixels, channels: channels.clone() };
-                    strip.multiply(size, panel, &copies.pixels, sums);
+                    strip.multiply(size, Operands { panel, weights, packed, sums });
                 }
             }
         }
@@ -164,17 +191,26 @@ impl PointwiseTask<'_> {
 /// Elements per vector of AVX2.
 const LANES: usize = 8;
 
-/// The blocks of channels.
+/// The blocks of words.
 fn blocks(depth: usize) -> impl Iterator<Item = Range<usize>> {
     (0..depth).step_by(BLOCK).map(move |first| first..depth.min(first + BLOCK))
 }
 
-/// Tiles of one size and a block of their channels.
+/// Tiles of one size and a block of their words.
 struct Strip<'a> {
     task: &'a PointwiseTask<'a>,
     /// The tiles' pixels, counted from the task's first.
     pixels: Range<usize>,
     channels: Range<usize>,
+}
+
+/// What tiles multiply, and where their sums wait.
+struct Operands<'a> {
+    panel: &'a Panel,
+    /// The panel's weights for the block.
+    weights: &'a [f32],
+    packed: &'a [f32],
+    sums: &'a mut [f32],
 }
 
 impl Strip<'_> {
@@ -185,34 +221,43 @@ impl Strip<'_> {
     }
 
     fn pack(self, size: usize, to: &mut [f32]) {
+        let int8 = self.task.int8;
         match size {
-            6 => dispatch(Isa::Avx2, PackTiles::<6>(self, to)),
-            5 => dispatch(Isa::Avx2, PackTiles::<5>(self, to)),
-            4 => dispatch(Isa::Avx2, PackTiles::<4>(self, to)),
-            3 => dispatch(Isa::Avx2, PackTiles::<3>(self, to)),
-            2 => dispatch(Isa::Avx2, PackTiles::<2>(self, to)),
-            _ => dispatch(Isa::Avx2, PackTiles::<1>(self, to)),
+            6 => run(int8, PackTiles::<6>(self, to)),
+            5 => run(int8, PackTiles::<5>(self, to)),
+            4 => run(int8, PackTiles::<4>(self, to)),
+            3 => run(int8, PackTiles::<3>(self, to)),
+            2 => run(int8, PackTiles::<2>(self, to)),
+            _ => run(int8, PackTiles::<1>(self, to)),
         }
     }
 
     /// Multiplies the tiles with a panel.
-    fn multiply(self, size: usize, panel: &Panel, packed: &[f32], sums: &mut [f32]) {
-        match panel.vectors {
-            1 => self.multiply_vectors::<1>(size, panel, packed, sums),
-            _ => self.multiply_vectors::<2>(size, panel, packed, sums),
+    fn multiply(self, size: usize, operands: Operands) {
+        match operands.panel.vectors {
+            1 => self.multiply_vectors::<1>(size, operands),
+            _ => self.multiply_vectors::<2>(size, operands),
         }
     }
 
-    fn multiply_vectors<const N: usize>(self, size: usize, panel: &Panel, packed: &[f32], sums: &mut [f32]) {
-        let strip = self;
+    fn multiply_vectors<const N: usize>(self, size: usize, operands: Operands) {
+        let int8 = self.task.int8;
         match size {
-            6 => dispatch(Isa::Avx2, Tiles::<6, N> { strip, panel, packed, sums }),
-            5 => dispatch(Isa::Avx2, Tiles::<5, N> { strip, panel, packed, sums }),
-            4 => dispatch(Isa::Avx2, Tiles::<4, N> { strip, panel, packed, sums }),
-            3 => dispatch(Isa::Avx2, Tiles::<3, N> { strip, panel, packed, sums }),
-            2 => dispatch(Isa::Avx2, Tiles::<2, N> { strip, panel, packed, sums }),
-            _ => dispatch(Isa::Avx2, Tiles::<1, N> { strip, panel, packed, sums }),
+            6 => run(int8, Tiles::<6, N>(self, operands)),
+            5 => run(int8, Tiles::<5, N>(self, operands)),
+            4 => run(int8, Tiles::<4, N>(self, operands)),
+            3 => run(int8, Tiles::<3, N>(self, operands)),
+            2 => run(int8, Tiles::<2, N>(self, operands)),
+            _ => run(int8, Tiles::<1, N>(self, operands)),
         }
+    }
+}
+
+/// Runs a kernel on words of f32, or of two i16.
+fn run<K: DotKernel>(int8: bool, kernel: K) {
+    match int8 {
+        true => dispatch_widened(kernel),
+        false => dispatch(Isa::Avx2, kernel),
     }
 }
 
@@ -224,32 +269,47 @@ const fn is_avx2<S: Simd>() -> bool {
 /// Packs the pixels of tiles of `M`.
 struct PackTiles<'a, 'b, const M: usize>(Strip<'a>, &'b mut [f32]);
 
-impl<const M: usize> Kernel<f32> for PackTiles<'_, '_, M> {
+impl<const M: usize> DotKernel for PackTiles<'_, '_, M> {
     #[inline(always)]
-    unsafe fn with_simd<S: Simd<T = f32>>(self) {
-        if const { !is_avx2::<S>() } {
+    unsafe fn with_dot<W: DotProduct>(self) {
+        if const { !is_avx2::<W::S>() } {
             unreachable!("`suits` takes AVX2 alone");
         }
         let PackTiles(strip, to) = self;
         let PointwiseTask { pixels, src, sources, .. } = strip.task;
+        let (data, stride) = (bytes(src.data), 4 * src.stride);
+        let per_word = W::CHANNELS * W::BYTES;
+        let channels = strip.channels.start * per_word..strip.channels.end * per_word;
         for first in strip.pixels.clone().step_by(M) {
-            let mut rows = [src.data.as_ptr(); M];
+            let mut rows = [data.as_ptr(); M];
             for m in 0..M {
                 let pixel = pixels.start + first + m;
                 let at = match sources {
-                    PixelSources::Same => pixel * src.stride,
-                    PixelSources::Table(table) => table.offsets[pixel] as usize,
+                    PixelSources::Same => pixel * stride,
+                    PixelSources::Table(table) => 4 * table.offsets[pixel] as usize,
                 };
-                rows[m] = src.data[at..at + strip.channels.end][strip.channels.start..].as_ptr();
+                rows[m] = data[at..at + channels.end][channels.start..].as_ptr();
             }
             let to = to[strip.place(first)..][..M * strip.channels.len() + LANES].as_mut_ptr();
-            for c in (0..strip.channels.len()).step_by(S::LANES) {
-                // SAFETY: the CPU has S's instructions; a pixel has whole vectors of channels, and behind the packed ones is
+            for c in (0..strip.channels.len()).step_by(LANES) {
+                // SAFETY: the CPU has W's instructions; a pixel has whole vectors of channels, and behind the packed ones is
                 // room for one more vector.
                 unsafe {
-                    S::store_columns(rows, to.add(c * M));
+                    if W::BYTES == 4 {
+                        W::S::store_columns(rows.map(|row| row.cast::<f32>()), to.add(c * M));
+                    } else {
+                        let mut wide = [[0f32; LANES]; M];
+                        for m in 0..M {
+                            W::S::store(wide[m].as_mut_ptr(), W::words(rows[m]));
+                        }
+                        let mut columns = [wide[0].as_ptr(); M];
+                        for m in 0..M {
+                            columns[m] = wide[m].as_ptr();
+                        }
+                        W::S::store_columns(columns, to.add(c * M));
+                    }
                     for m in 0..M {
-                        rows[m] = rows[m].wrapping_add(S::LANES);
+                        rows[m] = rows[m].wrapping_add(LANES * per_word);
                     }
                 }
             }
@@ -259,26 +319,23 @@ impl<const M: usize> Kernel<f32> for PackTiles<'_, '_, M> {
 
 /// Multiplies tiles of `M` pixels with `N` vectors of weights, each kind of tile a function of its own: only then do all
 /// sums stay in registers.
-struct Tiles<'a, 'b, const M: usize, const N: usize> {
-    strip: Strip<'a>,
-    panel: &'a Panel,
-    packed: &'b [f32],
-    sums: &'b mut [f32],
-}
+struct Tiles<'a, 'b, const M: usize, const N: usize>(Strip<'a>, Operands<'b>);
 
-impl<const M: usize, const N: usize> Kernel<f32> for Tiles<'_, '_, M, N> {
+impl<const M: usize, const N: usize> DotKernel for Tiles<'_, '_, M, N> {
     #[inline(always)]
-    unsafe fn with_simd<S: Simd<T = f32>>(self) {
-        if const { !is_avx2::<S>() } {
+    unsafe fn with_dot<W: DotProduct>(self) {
+        if const { !is_avx2::<W::S>() } {
             unreachable!("`suits` takes AVX2 alone");
         }
-        let Tiles { strip, panel, packed, sums } = self;
+        let Tiles(strip, Operands { panel, weights, packed, sums }) = self;
         let task = strip.task;
         let Range { start, end } = strip.channels;
         let (depth, steps) = (end - start, (end - start) / STEP);
-        let last = end == panel.depth;
-        let weights = task.packed.weights[panel.weights.clone()][start * N * LANES..end * N * LANES].as_ptr();
-        let bias = &task.packed.bias[panel.bias.clone()][..N * LANES];
+        let last = end == task.depth;
+        assert_eq!(weights.len(), depth * N * LANES);
+        let weights = weights.as_ptr();
+        let constants = if W::SCALED { 2 } else { 1 };
+        let bias = &task.packed.bias[panel.bias.clone()][..constants * N * LANES];
         if start > 0 || !last {
             assert!(sums.len() >= strip.pixels.end * N * LANES);
         }
@@ -286,37 +343,45 @@ impl<const M: usize, const N: usize> Kernel<f32> for Tiles<'_, '_, M, N> {
             let x = packed[strip.place(first)..][..M * depth].as_ptr();
             let (pixel, place) = (task.pixels.start + first, first * N * LANES);
             let waiting = sums.as_mut_ptr().wrapping_add(place);
-            // SAFETY: the CPU has S's instructions; there are `depth` packed channels of M pixels and as many rows of weights;
+            // SAFETY: the CPU has W's instructions; there are `depth` packed words of M pixels and as many rows of weights;
             // `convolve` checked output and residual; sums that are read or written were asserted.
             unsafe {
-                let mut acc = [[S::zero(); N]; M];
+                let mut acc = [[W::S::zero(); N]; M];
                 for v in 0..N {
-                    let bias = S::load(bias.as_ptr().add(v * LANES));
+                    let bias = match W::SCALED {
+                        true => W::S::zero(),
+                        false => W::S::load(bias.as_ptr().add(v * LANES)),
+                    };
                     for m in 0..M {
                         acc[m][v] = match start {
                             0 => bias,
-                            _ => S::load(waiting.add((m * N + v) * LANES)),
+                            _ => W::S::load(waiting.add((m * N + v) * LANES)),
                         };
                     }
                 }
                 if last {
-                    let out = (task.out.as_ptr(), task.out_stride);
-                    Outputs::new(out, task.residual, (pixel, panel.dst_channel), M).prefetch(M, N * LANES);
+                    let out = (task.out.as_ptr().cast(), task.out_stride);
+                    let word = panel.dst_channel * W::BYTES / 4;
+                    let mut outputs = Outputs::new(out, task.residual, (pixel, word), M);
+                    outputs.prefetch(M, N * LANES * W::BYTES / 4);
                 }
                 let mut fetch = task.plan.take(steps);
                 let (mut x, mut w) = (x, weights);
                 for _ in 0..steps {
                     fetch.step(1, CacheLevel::Second);
                     for _ in 0..STEP {
-                        prefetch(w.wrapping_add(DISTANCE), CacheLevel::First);
-                        let mut vectors = [S::zero(); N];
+                        // Weights that were widened just now are in the first-level cache.
+                        if !W::SCALED {
+                            prefetch(w.wrapping_add(DISTANCE), CacheLevel::First);
+                        }
+                        let mut vectors = [W::S::zero(); N];
                         for v in 0..N {
-                            vectors[v] = S::load(w.add(v * LANES));
+                            vectors[v] = W::S::load(w.add(v * LANES));
                         }
                         for m in 0..M {
-                            let x = S::splat(x.add(m));
+                            let x = W::S::splat(x.add(m));
                             for v in 0..N {
-                                acc[m][v] = S::fma(x, vectors[v], acc[m][v]);
+                                acc[m][v] = W::dot(x, vectors[v], acc[m][v]);
                             }
                         }
                         (x, w) = (x.add(M), w.add(N * LANES));
@@ -325,24 +390,30 @@ impl<const M: usize, const N: usize> Kernel<f32> for Tiles<'_, '_, M, N> {
                 if !last {
                     for m in 0..M {
                         for v in 0..N {
-                            S::store(waiting.add((m * N + v) * LANES), acc[m][v]);
+                            W::S::store(waiting.add((m * N + v) * LANES), acc[m][v]);
                         }
                     }
                     continue;
                 }
-                let len = (M - 1) * task.out_stride + panel.width;
-                let out = task.out.pointer(pixel * task.out_stride + panel.dst_channel, len);
-                let residual = task
-                    .residual
-                    .map(|r| (r.data.as_ptr().wrapping_add(pixel * r.stride + panel.dst_channel), r.stride));
-                let least = S::splat(&task.least);
+                let place = |stride: usize| 4 * pixel * stride + panel.dst_channel * W::BYTES;
+                let len = 4 * (M - 1) * task.out_stride + panel.width * W::BYTES;
+                let out = task.out.pointer(place(task.out_stride), len);
+                let residual = task.residual;
+                let residual = residual
+                    .map(|r| (r.data.as_ptr().cast::<u8>().wrapping_add(place(r.stride)), 4 * r.stride));
+                let finish = Finish::<W>::new(&task.epilogue);
                 for m in 0..M {
+                    let mut outputs: [V<W>; N] = acc[m];
                     for v in 0..N {
-                        let mut y = acc[m][v];
-                        if let Some((residual, stride)) = residual {
-                            y = S::add(y, S::load(residual.add(m * stride + v * LANES)));
-                        }
-                        S::store(out.add(m * task.out_stride + v * LANES), S::max(y, least));
+                        let residual =
+                            residual.map(|(at, stride)| at.add(m * stride + v * LANES * W::BYTES));
+                        let constants = bias.as_ptr().add(v * LANES);
+                        outputs[v] = finish.outputs(outputs[v], constants, N * LANES, residual);
+                    }
+                    let out = out.add(4 * m * task.out_stride);
+                    match N {
+                        2 => W::store_both(out, [outputs[0], outputs[N - 1]]),
+                        _ => W::store(out, outputs[0]),
                     }
                 }
             }

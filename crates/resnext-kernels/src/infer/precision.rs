@@ -3,6 +3,8 @@
 //! Kernels read activations and weights in words of 32 bits: one f32 channel, two bf16 channels, multiplied and
 //! accumulated in f32 by one instruction, or four int8 channels, accumulated in i32.
 
+use super::dot_product::{DotProduct, F32};
+use super::quads;
 use super::quantization::Quantization;
 use crate::simd::dispatch::{Isa, dispatch, lanes_and_tile};
 use crate::simd::traits::{Kernel, Simd, Storage};
@@ -45,6 +47,13 @@ pub fn halves_mut(words: &mut [f32]) -> &mut [u16] {
     unsafe { words.align_to_mut().1 }
 }
 
+/// The words' bytes.
+#[inline(always)]
+pub fn bytes(words: &[f32]) -> &[u8] {
+    // SAFETY: u8 has no invalid bits, and its alignment is the smaller one.
+    unsafe { words.align_to().1 }
+}
+
 /// The words' bytes, for writing.
 #[inline(always)]
 pub fn bytes_mut(words: &mut [f32]) -> &mut [u8] {
@@ -85,8 +94,8 @@ pub enum Precision {
     Bf16,
     /// bf16 input, f32 sums and f32 output. Only [`Precision::writing_f32`] makes it.
     Bf16ToF32,
-    /// u8 maps, i8 weights and i32 sums. Only [`Precision::int8`] makes it, where the CPU has AVX-512 VNNI.
-    Int8,
+    /// u8 maps, i8 weights and i32 sums, by the given instruction set. Only [`Precision::int8`] makes it.
+    Int8(Isa),
 }
 
 impl Precision {
@@ -100,14 +109,20 @@ impl Precision {
         None
     }
 
-    /// The precision with int8 maps; `None` if `isa` or this machine has no instructions for them.
-    pub fn int8(isa: Isa) -> Option<Self> {
+    /// The precision with int8 maps, which every CPU computes, and all to the same bits. AVX-512 does so by its VNNI
+    /// instructions; a CPU without them takes AVX2 instead.
+    pub fn int8(isa: Isa) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if isa == Isa::Avx512 && is_x86_feature_detected!("avx512vnni") {
-            return Some(Precision::Int8);
+        if isa == Isa::Avx512 && !is_x86_feature_detected!("avx512vnni") {
+            return Precision::Int8(Isa::Avx2);
         }
-        let _ = isa;
-        None
+        Precision::Int8(isa)
+    }
+
+    /// Whether the direct kernel computes rows of pixels, for kernels of three columns. In int8, only VNNI's does: with AVX2,
+    /// almost all such convolutions have a kernel of their own.
+    pub fn has_rows(self) -> bool {
+        !matches!(self, Precision::Int8(isa) if isa != Isa::Avx512)
     }
 
     /// The precision with the same input type and f32 output. Int8 has none and stays as it is.
@@ -115,12 +130,20 @@ impl Precision {
         if self == Precision::Bf16 { Precision::Bf16ToF32 } else { self }
     }
 
+    /// The instruction set that computes it.
+    pub fn isa(self) -> Isa {
+        match self {
+            Precision::F32(isa) | Precision::Int8(isa) => isa,
+            Precision::Bf16 | Precision::Bf16ToF32 => Isa::Avx512,
+        }
+    }
+
     /// The number of channels per word of the input.
     pub fn channels(self) -> usize {
         match self {
             Precision::F32(_) => 1,
             Precision::Bf16 | Precision::Bf16ToF32 => 2,
-            Precision::Int8 => 4,
+            Precision::Int8(_) => 4,
         }
     }
 
@@ -131,11 +154,7 @@ impl Precision {
 
     /// The number of lanes in a vector of sums, and of pixels in a register tile two vectors wide.
     pub fn tile(self) -> (usize, usize) {
-        let isa = match self {
-            Precision::F32(isa) => isa,
-            Precision::Bf16 | Precision::Bf16ToF32 | Precision::Int8 => Isa::Avx512,
-        };
-        lanes_and_tile::<f32>(isa)
+        lanes_and_tile::<f32>(self.isa())
     }
 
     /// Runs `kernel`, compiled for this precision's instructions.
@@ -152,18 +171,44 @@ impl Precision {
                     _ => unsafe { kernel.avx512_bf16::<pairs::Bf16ToF32>() },
                 }
             }
+            #[cfg(not(target_arch = "x86_64"))]
+            Precision::Bf16 | Precision::Bf16ToF32 => unreachable!("`bf16` gives these on x86-64 alone"),
             #[cfg(target_arch = "x86_64")]
-            Precision::Int8 => {
+            Precision::Int8(Isa::Avx512) => {
                 assert!(is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni"));
                 // SAFETY: the features were detected on the line above.
                 unsafe { kernel.avx512_vnni() }
             }
-            #[cfg(not(target_arch = "x86_64"))]
-            Precision::Bf16 | Precision::Bf16ToF32 | Precision::Int8 => {
-                unreachable!("`bf16` and `int8` give these on x86-64 alone")
+            #[cfg(target_arch = "x86_64")]
+            Precision::Int8(Isa::Avx2) => {
+                assert!(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"));
+                // SAFETY: the features were detected on the line above.
+                unsafe { kernel.avx2::<quads::Avx2>() }
             }
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: NEON is part of every AArch64 target Rust supports.
+            Precision::Int8(Isa::Neon) => unsafe { kernel.with_dot::<quads::Neon>() },
+            // SAFETY: plain Rust runs everywhere.
+            Precision::Int8(_) => unsafe { kernel.with_dot::<quads::Plain>() },
         }
     }
+}
+
+/// Runs `kernel` on words of two i16, compiled for AVX2: pixels and weights of int8 convolutions that were widened first.
+///
+/// # Panics
+/// If the CPU has no AVX2.
+#[cfg(target_arch = "x86_64")]
+pub fn dispatch_widened<K: DotKernel>(kernel: K) {
+    assert!(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"));
+    // SAFETY: the features were detected on the line above.
+    unsafe { kernel.avx2::<quads::Widened>() }
+}
+
+/// There is no AVX2 to compute with, and no precision that would ask for it.
+#[cfg(not(target_arch = "x86_64"))]
+pub fn dispatch_widened<K: DotKernel>(_: K) {
+    unreachable!("int8 with AVX2 exists on x86-64 alone")
 }
 
 /// A kernel that is compiled separately for each precision.
@@ -193,6 +238,10 @@ trait Compiled: DotKernel {
     /// # Safety
     /// The CPU has AVX-512F and AVX-512 VNNI.
     unsafe fn avx512_vnni(self);
+
+    /// # Safety
+    /// The CPU has AVX2 and FMA.
+    unsafe fn avx2<W: DotProduct>(self);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -206,101 +255,20 @@ impl<K: DotKernel> Compiled for K {
     #[target_feature(enable = "avx512f,avx512vnni")]
     unsafe fn avx512_vnni(self) {
         // SAFETY: compiled and entered with the instructions.
-        unsafe { self.with_dot::<quads::Int8>() }
+        unsafe { self.with_dot::<quads::Vnni>() }
     }
-}
 
-/// The dot product of two words: one f32 product, the sum of two bf16 products in f32, or of four int8 products in i32.
-///
-/// Vectors of words and of sums are loaded and stored by `S` as if they were f32, whatever they hold.
-///
-/// To add a precision: a variant of [`Precision`] and of [`MapType`], an implementation of this trait and an arm of
-/// [`Precision::dispatch`]; its packing in `direct.rs`; its maps in `max_pool.rs`, `quantize.rs` and, in resnext-ops,
-/// `element.rs` and `infer/`. A sum takes one 32-bit lane per output channel.
-///
-/// # Safety
-/// Every method may only be called where the CPU has the instructions; pointers to channels need `S::LANES`
-/// of them, of [`BYTES`](Self::BYTES) each, with any alignment.
-pub trait DotProduct {
-    type S: Simd<T = f32>;
-    /// Channels per word of the input.
-    const CHANNELS: usize;
-    /// Bytes per channel of the output and of a residual.
-    const BYTES: usize = 4 / Self::CHANNELS;
-    /// Whether a sum has to be multiplied by its output channel's scale.
-    const SCALED: bool = false;
-    /// `sums + x · w`, summed over the channels of each word.
-    unsafe fn dot(x: V<Self>, w: V<Self>, sums: V<Self>) -> V<Self>;
-    /// Converts sums to f32.
-    #[inline(always)]
-    unsafe fn number(sums: V<Self>) -> V<Self> {
-        sums
-    }
-    /// Loads as many channels as a vector has lanes, widened to f32.
-    unsafe fn load(channels: *const u8) -> V<Self>;
-    /// `sums` plus as many channels, widened. Subnormal channels may count as zero.
-    #[inline(always)]
-    unsafe fn add(channels: *const u8, sums: V<Self>) -> V<Self> {
-        // SAFETY: the same contract.
-        unsafe { Self::S::add(sums, Self::load(channels)) }
-    }
-    /// The reverse of `load`: rounded to the nearest, ties to even, and saturated at the upper end. For unsigned channels no
-    /// value may be negative.
-    unsafe fn store(channels: *mut u8, values: V<Self>);
-    /// Stores two vectors of channels, one behind the other.
-    #[inline(always)]
-    unsafe fn store_both(channels: *mut u8, values: [V<Self>; 2]) {
-        // SAFETY: the caller promises two vectors' channels.
-        unsafe {
-            Self::store(channels, values[0]);
-            Self::store(channels.add(Self::S::LANES * Self::BYTES), values[1]);
-        }
-    }
-    /// Loads one channel, widened.
-    unsafe fn load_one(channel: *const u8) -> f32;
-    /// Stores one channel, as `store` does.
-    unsafe fn store_one(channel: *mut u8, value: f32);
-}
-
-/// A vector of words or of sums.
-pub type V<W> = <<W as DotProduct>::S as Simd>::V;
-
-/// One f32 per word.
-struct F32<S>(std::marker::PhantomData<S>);
-
-impl<S: Simd<T = f32>> DotProduct for F32<S> {
-    type S = S;
-    const CHANNELS: usize = 1;
-    #[inline(always)]
-    unsafe fn dot(x: S::V, w: S::V, sums: S::V) -> S::V {
-        // SAFETY: the same contract.
-        unsafe { S::fma(x, w, sums) }
-    }
-    #[inline(always)]
-    unsafe fn load(channels: *const u8) -> S::V {
-        // SAFETY: the same contract.
-        unsafe { S::load(channels.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn store(channels: *mut u8, values: S::V) {
-        // SAFETY: the same contract.
-        unsafe { S::store(channels.cast(), values) }
-    }
-    #[inline(always)]
-    unsafe fn load_one(channel: *const u8) -> f32 {
-        // SAFETY: the same contract.
-        unsafe { channel.cast::<f32>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn store_one(channel: *mut u8, value: f32) {
-        // SAFETY: the same contract.
-        unsafe { channel.cast::<f32>().write_unaligned(value) }
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn avx2<W: DotProduct>(self) {
+        // SAFETY: compiled and entered with the instructions of both kinds of quads for AVX2, one of which W is.
+        unsafe { self.with_dot::<W>() }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod pairs {
-    use super::{DotProduct, bf16_bits};
+    use super::bf16_bits;
+    use crate::infer::dot_product::{DotProduct, F32};
     use crate::simd::traits::{Element, Simd, Storage};
     use half::bf16;
     use std::arch::x86_64::*;
@@ -368,7 +336,7 @@ mod pairs {
     /// Two bf16 per word of the input, one f32 per word of the output.
     pub struct Bf16ToF32;
 
-    type Wide = super::F32<<f32 as Element>::Avx512>;
+    type Wide = F32<<f32 as Element>::Avx512>;
 
     impl DotProduct for Bf16ToF32 {
         type S = <f32 as Element>::Avx512;
@@ -398,60 +366,6 @@ mod pairs {
         unsafe fn store_one(channel: *mut u8, value: f32) {
             // SAFETY: the same contract.
             unsafe { Wide::store_one(channel, value) }
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod quads {
-    use super::DotProduct;
-    use crate::simd::traits::Element;
-    use std::arch::x86_64::*;
-
-    /// Four u8 per word of pixels, four i8 per word of weights; sums are i32.
-    pub struct Int8;
-
-    impl DotProduct for Int8 {
-        type S = <f32 as Element>::Avx512;
-        const CHANNELS: usize = 4;
-        const SCALED: bool = true;
-        #[inline(always)]
-        unsafe fn dot(x: __m512, w: __m512, sums: __m512) -> __m512 {
-            // SAFETY: the caller has the instructions.
-            unsafe {
-                let sums = _mm512_castps_si512(sums);
-                let (x, w) = (_mm512_castps_si512(x), _mm512_castps_si512(w));
-                _mm512_castsi512_ps(_mm512_dpbusd_epi32(sums, x, w))
-            }
-        }
-        #[inline(always)]
-        unsafe fn number(sums: __m512) -> __m512 {
-            // SAFETY: as above.
-            unsafe { _mm512_cvtepi32_ps(_mm512_castps_si512(sums)) }
-        }
-        #[inline(always)]
-        unsafe fn load(channels: *const u8) -> __m512 {
-            // SAFETY: the caller promises sixteen.
-            unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(channels.cast()))) }
-        }
-        #[inline(always)]
-        unsafe fn store(channels: *mut u8, values: __m512) {
-            // SAFETY: as above. A value too large for i32 converts to i32::MIN, whose bits read as a large unsigned
-            // integer, and that saturates to 255 as it should.
-            unsafe {
-                let bytes = _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(values));
-                _mm_storeu_si128(channels.cast(), bytes);
-            }
-        }
-        #[inline(always)]
-        unsafe fn load_one(channel: *const u8) -> f32 {
-            // SAFETY: the caller promises a byte.
-            f32::from(unsafe { *channel })
-        }
-        #[inline(always)]
-        unsafe fn store_one(channel: *mut u8, value: f32) {
-            // SAFETY: as above.
-            unsafe { *channel = value.round_ties_even() as u8 }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Software prefetch in inference: weights of coming tasks and convolutions, pixels of the next tile, output lines.
 
 use super::job::PixelView;
-use super::packed::{Packed, PackedPanels};
+use super::packed::{Packed, PackedPanels, Stored};
 use crate::memory::prefetch::{CacheLevel, prefetch, prefetch_to_write};
 use std::cell::Cell;
 use std::ops::Range;
@@ -20,7 +20,10 @@ impl PackedPanels {
         ahead: &[&Packed],
     ) -> PrefetchPlan {
         let (own, next) = (panels(task), panels((task + 1).min(tasks - 1)));
-        let all = |packed: &Packed| PrefetchRun::of(packed.panels(), 0..packed.panels().weights.len());
+        let all = |packed: &Packed| {
+            let weights = &packed.panels().weights;
+            PrefetchRun::words(weights.as_ptr(), weights.len(), 1)
+        };
         let lines: usize = ahead.iter().map(|packed| all(packed).lines).sum();
         let mut share = lines * task / tasks..lines * (task + 1) / tasks;
         let mut plan = [PrefetchRun::of(self, 0..0); AHEAD + 1];
@@ -75,7 +78,9 @@ pub struct PrefetchRun {
 impl PrefetchRun {
     /// The lines of some weights.
     fn of(packed: &PackedPanels, weights: Range<usize>) -> Self {
-        Self::words(packed.weights.as_ptr().wrapping_add(weights.start), weights.len(), 1)
+        let per_word = if packed.stored == Stored::Words { 1 } else { 2 };
+        let first = packed.weights.as_ptr().wrapping_add(weights.start / per_word);
+        Self::words(first, weights.len() / per_word, 1)
     }
 
     /// The lines of `words` words, spread over `steps` steps.

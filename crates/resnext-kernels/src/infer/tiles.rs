@@ -3,9 +3,10 @@
 //! Activations are read in place, with one broadcast per pixel and word. Where a group is narrower than a vector, the
 //! vector spans several groups and the broadcast becomes a permute.
 
+use super::dot_product::{DotProduct, V};
 use super::job::{Epilogue, PixelSources, PixelView, RowLayout};
 use super::packed::{DirectWeights, Panel};
-use super::precision::{DotKernel, DotProduct, Precision, V};
+use super::precision::{DotKernel, Precision};
 use super::prefetch_plan::{Outputs, PrefetchPlan, PrefetchRun};
 use crate::memory::prefetch::CacheLevel;
 use crate::row3::fma_row3;
@@ -37,6 +38,8 @@ pub struct Strip<'a> {
     pub task: &'a DirectTask<'a>,
     pub panel: &'a Panel,
     pub pixels: Range<usize>,
+    /// The panel's weights.
+    pub values: &'a [f32],
 }
 
 impl Strip<'_> {
@@ -100,7 +103,8 @@ impl Strip<'_> {
     /// The panel's first weight.
     #[inline(always)]
     fn weights(&self) -> *const f32 {
-        self.task.weights.panels.weights[self.panel.weights.clone()].as_ptr()
+        assert_eq!(self.values.len(), self.panel.weights.len());
+        self.values.as_ptr()
     }
 
     /// The initial sums: the bias, or zero where sums have other units than the bias.
@@ -157,7 +161,7 @@ impl Strip<'_> {
                     let bias = W::S::add(W::S::load(bias.add(v * lanes)), offset);
                     let scales = W::S::load(scales.add(v * lanes));
                     for m in 0..M {
-                        sums[m * N + v] = W::S::fma(W::number(sums[m * N + v]), scales, bias);
+                        sums[m * N + v] = W::fused(W::number(sums[m * N + v]), scales, bias);
                     }
                 }
             }
@@ -179,7 +183,7 @@ impl Strip<'_> {
                         let x = residual.add(4 * stride * m + v * lanes * W::BYTES);
                         let sum = sums[m * N + v];
                         sums[m * N + v] =
-                            if W::SCALED { W::S::fma(W::load(x), step, sum) } else { W::add(x, sum) };
+                            if W::SCALED { W::fused(W::load(x), step, sum) } else { W::add(x, sum) };
                     }
                 }
             }
@@ -205,10 +209,11 @@ impl Strip<'_> {
         for (k, &sum) in sums.iter().enumerate() {
             // SAFETY: the function's contract; channels need no alignment.
             unsafe {
-                let x = residual.map_or(0.0, |x| residual_step * W::load_one(x.add(k * W::BYTES)));
+                // Rounded once, as in whole vectors.
+                let add = |x: *const u8| residual_step.mul_add(W::load_one(x.add(k * W::BYTES)), sum);
+                let y = residual.map_or(sum, add);
                 // Not `max`, which would lose NaN.
-                let y = if sum + x < least { least } else { sum + x };
-                W::store_one(out.add(k * W::BYTES), y);
+                W::store_one(out.add(k * W::BYTES), if y < least { least } else { y });
             }
         }
     }
@@ -224,7 +229,7 @@ impl<const M: usize, const N: usize> DotKernel for Dense<'_, M, N> {
             unreachable!("`strips` chooses no tile that registers have no room for");
         }
         let strip = self.0;
-        let Strip { task, panel, pixels } = strip;
+        let Strip { task, panel, pixels, .. } = strip;
         let DirectTask { src, .. } = task;
         // The next tile's pixels, if they follow in memory: into the first-level cache where they are few enough to stay.
         const FEW: usize = 4096;
@@ -306,7 +311,7 @@ impl<const M: usize> DotKernel for Spanning<'_, M> {
             unreachable!("`strips` chooses no tile that registers have no room for");
         }
         let strip = self.0;
-        let Strip { task, panel, pixels } = strip;
+        let Strip { task, panel, pixels, .. } = strip;
         for first in pixels.clone().step_by(M) {
             // SAFETY: as for the dense tile; `direct::convolve` checked that whole source vectors can be read.
             unsafe {
@@ -364,6 +369,9 @@ impl<const M: usize, const DEPTH: usize, const STRIDE: usize> DotKernel for Neig
     #[inline(always)]
     unsafe fn with_dot<W: DotProduct>(self) {
         // Combinations that are never chosen are not compiled either: these conditions are constants.
+        if const { !W::ROWS } {
+            unreachable!("`direct::pack` packs no rows for it");
+        }
         if const {
             let channels = DEPTH * W::CHANNELS;
             DEPTH > 0 && (channels != 4 && channels != 8 || channels >= W::S::LANES)

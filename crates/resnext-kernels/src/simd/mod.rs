@@ -3,6 +3,6 @@
 
 pub(crate) mod dispatch;
 mod intrinsics;
-mod portable;
+pub(crate) mod portable;
 pub(crate) mod storage;
 pub(crate) mod traits;

@@ -12,6 +12,7 @@ use crate::simd::dispatch::{Isa, dispatch};
 use crate::simd::traits::{Element, Kernel, MAX_PIXELS, Simd};
 use crate::threads::shared_slice::SharedSlice;
 use crate::threads::split::Split;
+use crate::threads::team::ThreadTeam;
 use rayon::prelude::*;
 
 /// One gather: destination channels are the output's in the forward pass, and the input's in the gradient.
@@ -96,7 +97,7 @@ impl<T: Element, W: Fn(usize, usize, usize) -> T + Sync> Kernel<T> for DirectCon
         for phase in &gather.phases {
             let pixels = gather.pixels(phase);
             let pixel_bytes = groups * group_src * size_of::<T>();
-            let threads = rayon::current_num_threads();
+            let threads = ThreadTeam::size();
             let split = Split::by_cache(pixels, S::PIXELS, pixel_bytes, panels.len(), threads);
             (0..split.tasks()).into_par_iter().for_each_init(
                 || (Vec::new(), Vec::new()),

@@ -13,7 +13,7 @@ use crate::network::ResNext;
 use crate::pools::StemPool;
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
-use resnext_ops::{Conv2dConfig, FusedConv, Quantization, fused_dtype_is_supported};
+use resnext_ops::{Conv2dConfig, FusedConv, Quantization, bf16_is_native};
 use std::sync::Mutex;
 
 impl Fused {
@@ -113,8 +113,7 @@ impl<'a> FusedBuilder<'a> {
             InferenceType::Int8(ranges) => {
                 config.check_int8()?;
                 // Images are signed, and int8 convolutions read unsigned maps.
-                let half = fused_dtype_is_supported(DType::BF16);
-                (if half { DType::BF16 } else { DType::F32 }, Some(ranges.quantization(source)?))
+                (if bf16_is_native() { DType::BF16 } else { DType::F32 }, Some(ranges.quantization(source)?))
             }
         };
         let others = layers.enumerate().map(|(i, layer)| {

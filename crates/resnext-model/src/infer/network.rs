@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 /// A network for inference on a CPU: batch norm is folded into packed convolutions, which also add bias and
 /// shortcut and apply ReLU, and buffers are reused. Networks of every form run in form (c).
 ///
-/// It computes in one of three types; [`resnext_ops::fused_dtype_is_supported`] says which this machine has:
+/// It computes in one of three types:
 ///
 /// | [`dtype`](Self::dtype) | feature maps and weights | sums | first convolution and last layer |
 /// |---|---|---|---|
 /// | f32 | f32 | f32 | f32 |
-/// | bf16 | bf16 | f32 | bf16 |
-/// | u8 | u8 maps, int8 weights | i32 | bf16, or f32 if bf16 is missing |
+/// | bf16 | bf16; only weights, if not [`resnext_ops::bf16_is_native`] | f32 | bf16 |
+/// | u8 | u8 maps, int8 weights | i32 | bf16 if native, else f32 |
 ///
 /// Means and logits are f32 in each of them. In u8, each map has one scale, and weights have one per output
 /// channel.
@@ -313,7 +313,7 @@ impl Fused {
         let channels = self.fc.channels();
         let n = features.len() / channels;
         let features = Tensor::from_vec(features, (n, channels, 1, 1), &Device::Cpu)?;
-        loaded.load(team, &features, self.dtype)?;
+        loaded.load(team, &features, self.fc.map_dtype())?;
         self.fc.forward(team, loaded, Fusion::default(), logits)?;
         observe("fc", logits);
         Ok(logits.to_tensor()?.reshape((n, self.classes))?)

@@ -1,6 +1,5 @@
 //! Convolutions packed for inference: bias, residual and ReLU in one pass, on reused buffers.
 
-use crate::element::{map_type_of, precision_of};
 use crate::error::{Error, Result};
 use crate::infer::feature_map::FeatureMap;
 use crate::infer::input::{InputFormat, InputImages};
@@ -11,7 +10,7 @@ use crate::shape::{check_weight, conv_sizes};
 use candle_core::{DType, Device, Storage, Tensor};
 use resnext_kernels::{
     Conv2dConfig, ConvJob, ConvKernel, ConvShape, Epilogue, Filter, Isa, MapType, Packed, Precision,
-    Quantization, RowLayout, SourceTable, Sources, ThreadTeam, Tiling,
+    Quantization, RowLayout, SourceTable, Sources, ThreadTeam, Tiling, bf16_bits,
 };
 use std::borrow::Cow;
 use std::mem::discriminant;
@@ -90,20 +89,20 @@ pub struct Fusion<'a> {
     pub ahead: &'a [&'a FusedConv],
 }
 
-/// Whether this machine runs [`FusedConv`] on maps of `dtype`: f32 always; bf16 where the CPU has AVX-512
-/// BF16, and u8, for [`FusedConv::quantized`], where it has AVX-512 VNNI, if the instruction set in use is
-/// AVX-512.
-pub fn fused_dtype_is_supported(dtype: DType) -> bool {
-    precision_of(dtype, Isa::current()).is_some()
+/// Whether [`FusedConv`] in bf16 multiplies bf16 by the CPU's own instructions, which are those of AVX-512 BF16. Elsewhere, only
+/// the weights are bf16, which halves their memory: maps are f32, and so is all arithmetic.
+pub fn bf16_is_native() -> bool {
+    Precision::bf16(Isa::current()).is_some()
 }
 
 impl FusedConv {
-    /// Packs `weight` (Cout, Cin/groups, kh, kw) and `bias` (Cout), both f32, for maps of `dtype`, f32 or
-    /// bf16. Sums are f32 either way. In bf16, subnormal numbers (below 1e-38) may count as zero.
+    /// Packs `weight` (Cout, Cin/groups, kh, kw) and `bias` (Cout), both f32, to compute in `dtype`, f32 or
+    /// bf16. Sums are f32 either way. In bf16, weights are rounded to it, and subnormal numbers (below 1e-38) may
+    /// count as zero. Maps are bf16, too, if [`bf16_is_native`]; otherwise they are f32, and the result is, to the bit, that of
+    /// f32 with the rounded weights.
     ///
     /// # Errors
-    /// If shapes and groups do not fit each other, a type is not as above, or this machine has no
-    /// instructions for `dtype`.
+    /// If shapes and groups do not fit each other, or a type is not as above.
     pub fn new(weight: &Tensor, bias: &Tensor, config: &Conv2dConfig, dtype: DType) -> Result<Self> {
         Self::on(Isa::current(), weight, bias, config, dtype, false)
     }
@@ -123,9 +122,9 @@ impl FusedConv {
     /// # Errors
     /// Those of `new`.
     pub fn writing_f32(weight: &Tensor, bias: &Tensor, config: &Conv2dConfig, dtype: DType) -> Result<Self> {
-        let (precision, maps) = floats(Isa::current(), dtype)?;
-        let types = Types { precision: precision.writing_f32(), reads: maps, writes: MapType::F32 };
-        Self::pack(types, weight, bias, config, false)
+        let types = Types::floats(Isa::current(), dtype)?;
+        let precision = types.precision.writing_f32();
+        Self::pack(Types { precision, writes: MapType::F32, ..types }, weight, bias, config, false)
     }
 
     /// Packs `weight` and `bias` as [`new`](Self::new) does, for int8 maps: the convolution reads maps
@@ -143,16 +142,22 @@ impl FusedConv {
         input: Quantization,
         output: Quantization,
     ) -> Result<Self> {
-        let isa = Isa::current();
-        let precision = precision_of(DType::U8, isa).ok_or_else(|| Error::Config {
-            op: OP,
-            message: format!("int8 needs a CPU with AVX-512 VNNI, this one runs {}; use f32", isa.name()),
-        })?;
+        Self::quantized_on(Isa::current(), weight, bias, config, (input, output))
+    }
+
+    pub(crate) fn quantized_on(
+        isa: Isa,
+        weight: &Tensor,
+        bias: &Tensor,
+        config: &Conv2dConfig,
+        (input, output): (Quantization, Quantization),
+    ) -> Result<Self> {
         if input.zero() != 0 {
             let message = format!("expected an input whose zero is 0, got {input:?}");
             return Err(Error::Config { op: OP, message });
         }
-        let types = Types { precision, reads: MapType::U8(input), writes: MapType::U8(output) };
+        let (reads, writes) = (MapType::U8(input), MapType::U8(output));
+        let types = Types { precision: Precision::int8(isa), bf16_weights: false, reads, writes };
         Self::pack(types, weight, bias, config, false)
     }
 
@@ -164,8 +169,7 @@ impl FusedConv {
         dtype: DType,
         of_images: bool,
     ) -> Result<Self> {
-        let (precision, maps) = floats(isa, dtype)?;
-        Self::pack(Types { precision, reads: maps, writes: maps }, weight, bias, config, of_images)
+        Self::pack(Types::floats(isa, dtype)?, weight, bias, config, of_images)
     }
 
     fn pack(
@@ -175,7 +179,7 @@ impl FusedConv {
         config: &Conv2dConfig,
         of_images: bool,
     ) -> Result<Self> {
-        let Types { precision, reads, writes } = types;
+        let Types { precision, bf16_weights, reads, writes } = types;
         let sizes = check_weight(OP, weight.shape(), config)?;
         for (input, t) in [("weight", weight), ("bias", bias)] {
             if t.dtype() != DType::F32 {
@@ -195,6 +199,10 @@ impl FusedConv {
         if let (MapType::U8(input), MapType::U8(output)) = (reads, writes) {
             scales = quantize_weights(OP, values.to_mut(), &mut biases, input, output)?;
         }
+        if bf16_weights {
+            let round = |w: &mut f32| *w = f32::from_bits(u32::from(bf16_bits(*w)) << 16);
+            values.to_mut().iter_mut().for_each(round);
+        }
         let access = Access::new(precision, sizes, config, of_images);
         if access.row_runs {
             values = Cow::Owned(as_row_runs(&values, sizes, access.pixel_stride));
@@ -211,6 +219,7 @@ impl FusedConv {
             scales: &scales,
         };
         let packed = Packed::new(precision, &filter);
+        let packed = if bf16_weights { packed.with_bf16_weights() } else { packed };
         Ok(FusedConv {
             packed,
             reads,
@@ -230,6 +239,15 @@ impl FusedConv {
     /// The kernel that computes the convolution.
     pub fn kernel(&self) -> ConvKernel {
         self.packed.kernel()
+    }
+
+    /// The type of the maps that the convolution reads: F32, BF16, or U8 for int8.
+    pub fn map_dtype(&self) -> DType {
+        match self.reads {
+            MapType::F32 => DType::F32,
+            MapType::Bf16 => DType::BF16,
+            MapType::U8(_) => DType::U8,
+        }
     }
 
     /// The size of the packed weights, in bytes.
@@ -400,20 +418,34 @@ impl FusedConv {
 /// The types of a convolution: how kernels compute, and the maps they read and write.
 struct Types {
     precision: Precision,
+    /// Whether f32 kernels keep their weights in bf16.
+    bf16_weights: bool,
     reads: MapType,
     writes: MapType,
 }
 
-/// How kernels compute on f32 or bf16 maps, and the maps' type.
-fn floats(isa: Isa, dtype: DType) -> Result<(Precision, MapType)> {
-    let Some(maps) = map_type_of(dtype) else {
-        return Err(Error::DType { op: OP, input: "maps", expected: "F32 or BF16".into(), got: dtype });
-    };
-    let precision = precision_of(dtype, isa).ok_or_else(|| Error::Config {
-        op: OP,
-        message: format!("bf16 needs a CPU with AVX-512 BF16, this one runs {}; use f32", isa.name()),
-    })?;
-    Ok((precision, maps))
+impl Types {
+    /// How kernels compute in f32 or bf16.
+    fn floats(isa: Isa, dtype: DType) -> Result<Self> {
+        let (native, bf16_weights) = match dtype {
+            DType::F32 => (None, false),
+            DType::BF16 => (Precision::bf16(isa), true),
+            _ => {
+                let expected = "F32 or BF16".into();
+                return Err(Error::DType { op: OP, input: "maps", expected, got: dtype });
+            }
+        };
+        Ok(match native {
+            Some(precision) => {
+                let maps = MapType::Bf16;
+                Types { precision, bf16_weights: false, reads: maps, writes: maps }
+            }
+            None => {
+                let maps = MapType::F32;
+                Types { precision: Precision::F32(isa), bf16_weights, reads: maps, writes: maps }
+            }
+        })
+    }
 }
 
 /// Weights (Cout, Cin, kh, kw) in the order (Cout, kw, `pixel_stride`, kh): the pixels of a kernel row become

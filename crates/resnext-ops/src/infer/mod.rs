@@ -10,6 +10,6 @@ mod map_view;
 mod rows;
 mod windows;
 
-pub use conv::{FusedConv, Fusion, fused_dtype_is_supported};
+pub use conv::{FusedConv, Fusion, bf16_is_native};
 pub use feature_map::FeatureMap;
 pub use input::{InputFormat, InputImages};

@@ -1,7 +1,6 @@
 //! Packed convolutions of inference against `conv2d`.
 
-use crate::element::precision_of;
-use crate::infer::conv::{FusedConv, Fusion, fused_dtype_is_supported};
+use crate::infer::conv::{FusedConv, Fusion};
 use crate::infer::feature_map::FeatureMap;
 use crate::infer::input::InputImages;
 use crate::tests::fallback::fallback_conv2d;
@@ -26,7 +25,8 @@ fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
 fn fused(conv: &FusedConv, x: &Tensor, residual: Option<&Tensor>, relu: bool) -> Tensor {
     let (mut input, mut added, mut out) = <(FeatureMap, FeatureMap, FeatureMap)>::default();
     let dtype = |maps| if maps == MapType::Bf16 { DType::BF16 } else { DType::F32 };
-    ThreadTeam::scope(|team| {
+    // Whether the machine has cores for them or not.
+    ThreadTeam::scope_of(rayon::current_num_threads(), |team| {
         input.load(team, x, dtype(conv.reads)).unwrap();
         if let Some(residual) = residual {
             added.load(team, residual, dtype(conv.writes)).unwrap();
@@ -176,7 +176,7 @@ fn sums_that_are_written_in_f32_are_not_rounded() {
         let want = conv2d_with_bias(&x, &weight, &bias, &config).unwrap() + &residual;
         let want = flat(want.unwrap());
         assert!(want.iter().any(|&v| half::bf16::from_f32(v).to_f32() != v));
-        for dtype in [DType::F32, DType::BF16].into_iter().filter(|&t| fused_dtype_is_supported(t)) {
+        for dtype in [DType::F32, DType::BF16] {
             let conv = FusedConv::writing_f32(&weight, &bias, &config, dtype).unwrap();
             let got = fused(&conv, &x, Some(&residual), false);
             assert_eq!(flat(got), want, "{dtype:?} {c} to {k}, {kernel}×{kernel}");
@@ -196,7 +196,7 @@ fn residuals_of_any_kind_are_added() {
     let residual: Vec<f32> = (0..channels).map(|i| kinds[i % kinds.len()]).collect();
     let want: Vec<f32> = residual.iter().map(|x| x + 1.0).collect();
     let residual = Tensor::from_vec(residual, (1, channels, 1, 1), &Device::Cpu).unwrap();
-    for dtype in [DType::F32, DType::BF16].into_iter().filter(|&t| fused_dtype_is_supported(t)) {
+    for dtype in [DType::F32, DType::BF16] {
         let conv = FusedConv::new(&weight, &bias, &Conv2dConfig::default(), dtype).unwrap();
         let got = fused(&conv, &values(&[1, 4, 1, 1], 3), Some(&residual), false);
         let got = got.flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -227,7 +227,6 @@ fn a_first_convolution_reads_images() {
         for (isa, dtype, tolerance) in Isa::available()
             .into_iter()
             .flat_map(|isa| [(isa, DType::F32, 1e-4), (isa, DType::BF16, 0.1)])
-            .filter(|&(isa, dtype, _)| precision_of(dtype, isa).is_some())
         {
             let conv = FusedConv::on(isa, &weight, &bias, &config, dtype, true).unwrap();
             let (mut images, mut out) = (InputImages::new(), FeatureMap::new());
@@ -332,8 +331,19 @@ fn tiles_are_exact_on_integers_and_keep_images_apart() {
     }
 }
 
+/// The weights, rounded to multiples of 1/127, each output channel with one of -1.
+fn in_127ths(weight: &Tensor) -> Tensor {
+    let ((cout, rest), dims) =
+        ((weight.dims()[0], weight.dims()[1..].iter().product::<usize>()), weight.dims());
+    let whole = (weight * 127.0).unwrap().round().unwrap().reshape((cout, rest)).unwrap();
+    let first = Tensor::full(-127f32, (cout, 1), &Device::Cpu).unwrap();
+    let whole = Tensor::cat(&[&first, &whole.narrow(1, 1, rest - 1).unwrap()], 1).unwrap();
+    (whole.reshape(dims).unwrap() / 127.0).unwrap()
+}
+
 /// The largest distance of int8 outputs from sums in f64, in steps of the output, with weights that are
-/// multiples of 1/127 of the largest. Sums are exact, so it should be at most half a step.
+/// multiples of 1/127 of the largest. Sums are exact, so it should be at most half a step. All instruction sets must agree to
+/// the bit.
 fn quantized_error(
     x: &Tensor,
     weight: &Tensor,
@@ -343,15 +353,8 @@ fn quantized_error(
     relu: bool,
 ) -> f64 {
     let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
-    let ((cout, rest), dims) =
-        ((weight.dims()[0], weight.dims()[1..].iter().product::<usize>()), weight.dims());
-    let whole = (weight * 127.0).unwrap().round().unwrap().reshape((cout, rest)).unwrap();
-    let first = Tensor::full(-127f32, (cout, 1), &Device::Cpu).unwrap();
-    let whole = Tensor::cat(&[&first, &whole.narrow(1, 1, rest - 1).unwrap()], 1).unwrap();
-    let weight = (whole.reshape(dims).unwrap() / 127.0).unwrap();
     let input = Quantization::positive(1.0).unwrap();
     let output = if relu { Quantization::positive(3.0) } else { Quantization::signed(3.0) }.unwrap();
-    let conv = FusedConv::quantized(&weight, bias, config, input, output).unwrap();
     let maps = |t: &Tensor, quantization| {
         let (mut loaded, mut maps) = <(FeatureMap, FeatureMap)>::default();
         ThreadTeam::scope(|team| {
@@ -362,10 +365,19 @@ fn quantized_error(
     };
     let x = maps(&x.abs().unwrap(), input);
     let residual = residual.map(|r| maps(r, Quantization::signed(1.2).unwrap()));
-    let mut out = FeatureMap::new();
-    let fusion = Fusion { residual: residual.as_ref(), relu, ahead: &[&conv] };
-    ThreadTeam::scope(|team| conv.forward(team, &x, fusion, &mut out)).unwrap();
-    let mut want = conv2d(&wide(&x.to_tensor().unwrap()), &wide(&weight), config).unwrap();
+    let [out, others @ ..] = &Isa::available()[..] else { panic!("there is plain Rust") };
+    let compute = |&isa: &Isa| {
+        let conv = FusedConv::quantized_on(isa, weight, bias, config, (input, output)).unwrap();
+        let mut out = FeatureMap::new();
+        let fusion = Fusion { residual: residual.as_ref(), relu, ahead: &[&conv] };
+        ThreadTeam::scope(|team| conv.forward(team, &x, fusion, &mut out)).unwrap();
+        out
+    };
+    let out = compute(out);
+    for isa in others {
+        assert!(compute(isa).values().eq(out.values()), "{isa:?} differs: {:?} {config:?}", weight.dims());
+    }
+    let mut want = conv2d(&wide(&x.to_tensor().unwrap()), &wide(weight), config).unwrap();
     want = want.broadcast_add(&wide(bias).reshape((1, (), 1, 1)).unwrap()).unwrap();
     if let Some(residual) = residual {
         want = (want + wide(&residual.to_tensor().unwrap())).unwrap();
@@ -375,6 +387,101 @@ fn quantized_error(
     let want = steps(&want).clamp(0.0, 255.0).unwrap();
     let error = (steps(&out.to_tensor().unwrap()) - want).unwrap().abs().unwrap();
     error.flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+}
+
+/// The shapes of a network, in int8: numbers of pixels and channels that tiles, vectors and blocks do not divide, groups of
+/// every width, and strides.
+#[test]
+fn int8_has_the_same_bits_with_every_instruction_set() {
+    let dense = [(16, 8, 1, 1), (48, 24, 3, 1), (1040, 40, 5, 1), (528, 1000, 7, 1), (32, 64, 13, 2), (20, 16, 4, 1)]
+        .map(|(cin, cout, side, stride)| (1, cin, cout, 1, side, stride));
+    let grouped = [(32, 4, 7, 1), (16, 4, 9, 2), (4, 4, 1, 1), (2, 8, 5, 1), (16, 8, 14, 2), (4, 16, 3, 1)]
+        .into_iter()
+        .chain([(1, 16, 6, 1), (8, 16, 7, 2), (2, 32, 8, 1), (3, 32, 2, 2), (2, 64, 5, 1), (3, 8, 6, 1), (6, 4, 5, 1)])
+        .map(|(groups, d, side, stride)| (groups, d, d, 3, side, stride));
+    for (groups, group_in, group_out, kernel, side, stride) in dense.into_iter().chain(grouped) {
+        let config = Conv2dConfig { stride, padding: kernel / 2, dilation: 1, groups };
+        let x = values(&[2, groups * group_in, side, side + 1], 1);
+        let weight = values(&[groups * group_out, group_in, kernel, kernel], 2);
+        let weight = in_127ths(&(weight / ((group_in * kernel) as f64).sqrt()).unwrap());
+        let bias = values(&[groups * group_out], 3);
+        let [side, width] = [side, side + 1].map(|side| (side - 1) / stride + 1);
+        let residual = values(&[2, groups * group_out, side, width], 4);
+        for (residual, relu) in [(None, true), (Some(&residual), true), (None, false)] {
+            let error = quantized_error(&x, &weight, &bias, &config, residual, relu);
+            assert!(error < 0.501, "{groups}×{group_in} to {group_out}, {kernel}×{kernel}: {error} steps");
+        }
+    }
+}
+
+/// Pairs of the largest products, which do not fit an i16, beside others that cancel them.
+#[test]
+fn int8_products_do_not_saturate() {
+    for (groups, channels, kernel) in [(1, 48, 1), (32, 4, 3), (4, 16, 3), (1, 40, 3)] {
+        let x = Tensor::ones((1, groups * channels, 6, 6), DType::F32, &Device::Cpu).unwrap();
+        let weight = |i: usize| if i % channels < channels / 3 { -1.0 } else { 64.0 / 127.0 };
+        let count = groups * channels * channels * kernel * kernel;
+        let weight: Vec<f32> = (0..count).map(|i| weight(i / (kernel * kernel))).collect();
+        let weight =
+            Tensor::from_vec(weight, (groups * channels, channels, kernel, kernel), &Device::Cpu).unwrap();
+        let bias = Tensor::zeros(groups * channels, DType::F32, &Device::Cpu).unwrap();
+        let config = Conv2dConfig { groups, ..Default::default() };
+        let error = quantized_error(&x, &weight, &bias, &config, None, false);
+        assert!(error < 0.501, "{groups}×{channels}: {error} steps");
+    }
+}
+
+/// On CPUs without instructions for bf16, weights are kept in bf16 and everything else is f32: the result is that of f32 with the
+/// rounded weights. Weights take half the memory, but for those of Winograd's tiles, which are sums.
+#[test]
+fn bf16_weights_are_widened_exactly() {
+    let flat = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    for (groups, group_in, group_out, kernel, stride) in [
+        (1, 264, 40, 1, 1),
+        (1, 520, 24, 1, 2),
+        (1, 13, 21, 1, 1),
+        (32, 4, 4, 3, 1),
+        (8, 16, 16, 3, 2),
+        (2, 64, 64, 3, 1),
+        (1, 24, 40, 3, 2),
+        (1, 3, 20, 7, 2),
+    ] {
+        let config = Conv2dConfig { stride, padding: kernel / 2, dilation: 1, groups };
+        let x = values(&[2, groups * group_in, 9, 8], 1);
+        let (weight, bias) = (values(&[groups * group_out, group_in, kernel, kernel], 2), values(&[groups * group_out], 3));
+        let rounded = weight.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
+        for isa in Isa::available() {
+            let conv = |weight: &Tensor, dtype| FusedConv::on(isa, weight, &bias, &config, dtype, false).unwrap();
+            let (narrow, wide) = (conv(&weight, DType::BF16), conv(&rounded, DType::F32));
+            if narrow.map_dtype() == DType::BF16 {
+                continue; // native
+            }
+            let what = format!("{isa:?} {groups}×{group_in} to {group_out}, {kernel}×{kernel}");
+            assert_eq!(flat(fused(&narrow, &x, None, true)), flat(fused(&wide, &x, None, true)), "{what}");
+            let biases = 4 * groups * group_out.next_multiple_of(16);
+            let half = narrow.bytes() <= wide.bytes() / 2 + biases;
+            assert!(half || narrow.tiled() && narrow.bytes() == wide.bytes(), "{what}: {} bytes", narrow.bytes());
+        }
+    }
+}
+
+/// A pool of more threads than cores computes the same bits.
+#[test]
+fn hundreds_of_threads_compute_the_same_bits() {
+    let (x, weight, bias) = (values(&[1, 64, 30, 30], 1), values(&[96, 64, 1, 1], 2), values(&[96], 3));
+    let conv = FusedConv::new(&weight, &bias, &Conv2dConfig::default(), DType::F32).unwrap();
+    let [one, many] = [1, 256].map(|threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let (mut input, mut out) = <(FeatureMap, FeatureMap)>::default();
+        pool.install(|| {
+            ThreadTeam::scope(|team| {
+                input.load(team, &x, DType::F32).unwrap();
+                conv.forward(team, &input, Fusion::default(), &mut out).unwrap();
+            })
+        });
+        out.values().map(f32::to_bits).collect::<Vec<_>>()
+    });
+    assert_eq!(one, many);
 }
 
 proptest! {
@@ -410,13 +517,10 @@ proptest! {
         let greatest = want.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
         let (mut input, mut added, mut out) = <(FeatureMap, FeatureMap, FeatureMap)>::default();
         for (isa, dtype) in Isa::available().into_iter().flat_map(|isa| [(isa, DType::F32), (isa, DType::BF16)]) {
-            if precision_of(dtype, isa).is_none() {
-                continue;
-            }
             let conv = FusedConv::on(isa, &weight, &bias, &config, dtype, false).unwrap();
             ThreadTeam::scope(|team| {
-                input.load(team, &x, dtype).unwrap();
-                added.load(team, &residual, dtype).unwrap();
+                input.load(team, &x, conv.map_dtype()).unwrap();
+                added.load(team, &residual, conv.map_dtype()).unwrap();
                 let fusion = Fusion { residual: with_residual.then_some(&added), relu, ahead: &[&conv] };
                 conv.forward(team, &input, fusion, &mut out).unwrap();
             });
@@ -429,10 +533,8 @@ proptest! {
             };
             prop_assert!(largest < tolerance, "{isa:?} {dtype:?}: {largest}");
         }
-        if fused_dtype_is_supported(DType::U8) {
-            let residual = with_residual.then_some(&residual);
-            let error = quantized_error(&x, &weight, &bias, &config, residual, relu);
-            prop_assert!(error < 0.501, "{error} steps");
-        }
+        let residual = with_residual.then_some(&residual);
+        let error = quantized_error(&x, &in_127ths(&weight), &bias, &config, residual, relu);
+        prop_assert!(error < 0.501, "{error} steps");
     }
 }

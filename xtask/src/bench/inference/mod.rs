@@ -30,6 +30,7 @@ const RUNS: usize = 3;
 
 /// Measures, prints the report and draws the chart. `folder` is for files that the engines need only now.
 pub fn benchmark(args: &Args, target: &Target, weights: &Path, folder: &Path) -> Result<()> {
+    target.dtypes.iter().for_each(|dtype| dtype.say_how());
     let batches = if args.batch.is_empty() { &BATCHES[..] } else { &args.batch };
     let report = measure(args, target, batches, start_engines(args, target, weights, folder)?)?;
     match args.json {
@@ -66,6 +67,13 @@ fn start_engines(args: &Args, target: &Target, weights: &Path, folder: &Path) ->
         peers.write_onnx(&onnx)?;
         for name in ["openvino-f32", "openvino", "onnxruntime"] {
             engines.push(Engine::start(name, &mut peers.serve_onnx(name, &onnx), target.size)?);
+        }
+        if target.dtypes.contains(&Dtype::Int8) {
+            let int8 = folder.join("int8.onnx");
+            peers.quantize_onnx(&onnx, &int8)?;
+            for name in ["openvino-int8", "onnxruntime-int8"] {
+                engines.push(Engine::start(name, &mut peers.serve_onnx(name, &int8), target.size)?);
+            }
         }
         let pytorch: &[&str] =
             if peers.torchvision_has_it() { &["pytorch", "pytorch-channels-last"] } else { &[] };

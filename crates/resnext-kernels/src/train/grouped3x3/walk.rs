@@ -3,6 +3,7 @@
 use crate::shape::ConvShape;
 use crate::simd::dispatch::{Isa, lanes};
 use crate::simd::traits::{Element, Simd};
+use crate::threads::team::ThreadTeam;
 use crate::train::packing::PixelRun;
 use crate::winograd::Tiling;
 use std::hint::black_box;
@@ -101,7 +102,7 @@ impl Walk {
         let batches = self.batch.div_ceil((TASK_BYTES / bytes).max(1)).max(1);
         let images = self.batch.div_ceil(batches).max(1);
         // Several tasks per thread, as threads may not start at once; results do not depend on it.
-        let most = self.channels / unit / (4 * rayon::current_num_threads());
+        let most = self.channels / unit / (4 * ThreadTeam::size());
         let width = (TASK_BYTES / (images * bytes)).min(most).max(1) * unit;
         let of_channels = |c| {
             let images = (0..self.batch).step_by(images).map(move |n| n..self.batch.min(n + images));

@@ -11,7 +11,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use resnext_ops::{
     Conv2dConfig, ConvKernel, FeatureMap, FusedConv, Fusion, InputImages, Quantization, ThreadTeam,
-    fused_dtype_is_supported,
+    bf16_is_native,
 };
 
 /// The kernel of every type that this machine's inference has.
@@ -22,7 +22,7 @@ pub(super) fn kernels(place: Place, definition: &Definition) -> Result<Vec<ConvK
 }
 
 fn floats() -> impl Iterator<Item = DType> {
-    [DType::F32, DType::BF16].into_iter().filter(|&dtype| fused_dtype_is_supported(dtype))
+    [DType::F32, DType::BF16].into_iter().filter(|&dtype| dtype == DType::F32 || bf16_is_native())
 }
 
 fn pack(
@@ -94,11 +94,11 @@ fn largest_pixel(definition: &Definition) -> i32 {
     ((1 << 24) / (127 * (products as i32 + 2))).min(255)
 }
 
-/// Compares one trial in int8, where this machine has it, with integers of its own: pixels from 0, weights up to ±127,
+/// Compares one trial in int8 with integers of its own: pixels from 0, weights up to ±127,
 /// which every output channel has, so that quantization leaves them as they are; and steps that are powers of two.
 pub(super) fn compare_int8(definition: &Definition, rng: &mut ChaCha8Rng, proofs: &mut Proofs) -> Result<()> {
     let most = largest_pixel(definition);
-    if !fused_dtype_is_supported(DType::U8) || most < 1 {
+    if most < 1 {
         return Ok(());
     }
     let products = definition.group_in() * definition.kernel * definition.kernel;

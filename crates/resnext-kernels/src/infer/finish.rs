@@ -1,0 +1,58 @@
+//! The end of a sum: scale, bias, residual and ReLU, for kernels that compute whole vectors of channels.
+
+use super::dot_product::{DotProduct, V};
+use super::job::Epilogue;
+use crate::simd::traits::Simd;
+
+/// An [`Epilogue`], each number in all lanes of a vector.
+pub struct Finish<W: DotProduct> {
+    least: V<W>,
+    residual_step: V<W>,
+    offset: V<W>,
+}
+
+impl<W: DotProduct> Finish<W> {
+    /// # Safety
+    /// The CPU has `W`'s instructions.
+    #[inline(always)]
+    pub unsafe fn new(epilogue: &Epilogue) -> Self {
+        let Epilogue { least, residual_step, offset } = epilogue;
+        // SAFETY: the same contract.
+        unsafe {
+            Finish {
+                least: W::S::splat(least),
+                residual_step: W::S::splat(residual_step),
+                offset: W::S::splat(offset),
+            }
+        }
+    }
+
+    /// The outputs of a vector of sums. Sums that are to be scaled have no bias yet: `constants` are the channels' biases, and
+    /// `scales` words behind them their scales.
+    ///
+    /// # Safety
+    /// The CPU has `W`'s instructions; there are a vector of constants, of scales where sums are scaled, and of residuals.
+    #[inline(always)]
+    pub unsafe fn outputs(
+        &self,
+        mut sums: V<W>,
+        constants: *const f32,
+        scales: usize,
+        residual: Option<*const u8>,
+    ) -> V<W> {
+        // SAFETY: the same contract.
+        unsafe {
+            if W::SCALED {
+                let bias = W::S::add(W::S::load(constants), self.offset);
+                sums = W::fused(W::number(sums), W::S::load(constants.add(scales)), bias);
+            }
+            if let Some(x) = residual {
+                sums = match W::SCALED {
+                    true => W::fused(W::load(x), self.residual_step, sums),
+                    false => W::add(x, sums),
+                };
+            }
+            W::S::max(sums, self.least)
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! Dot products of int8: four u8 per word of pixels, four i8 per word of weights. Sums are i32, and exact.
+
+#[cfg(target_arch = "aarch64")]
+pub use neon::Neon;
+pub use plain::Plain;
+#[cfg(target_arch = "x86_64")]
+pub use x86::{Avx2, Vnni, Widened};
+
+mod plain {
+    use crate::infer::dot_product::DotProduct;
+    use crate::simd::portable::Portable;
+    use crate::simd::traits::Simd;
+    use std::array::from_fn;
+
+    /// Plain Rust, which every CPU runs.
+    pub struct Plain;
+
+    type S = Portable<f32>;
+
+    impl DotProduct for Plain {
+        type S = S;
+        const CHANNELS: usize = 4;
+        const SCALED: bool = true;
+        const ROWS: bool = false;
+        #[inline(always)]
+        unsafe fn dot(x: [f32; S::LANES], w: [f32; S::LANES], sums: [f32; S::LANES]) -> [f32; S::LANES] {
+            from_fn(|lane| {
+                let (x, w) = (x[lane].to_bits().to_le_bytes(), w[lane].to_bits().to_le_bytes());
+                let mut sum = sums[lane].to_bits() as i32;
+                for i in 0..4 {
+                    sum = sum.wrapping_add(i32::from(x[i]) * i32::from(w[i] as i8));
+                }
+                f32::from_bits(sum as u32)
+            })
+        }
+        #[inline(always)]
+        unsafe fn number(sums: [f32; S::LANES]) -> [f32; S::LANES] {
+            sums.map(|sum| sum.to_bits() as i32 as f32)
+        }
+        #[inline(always)]
+        unsafe fn fused(a: [f32; S::LANES], b: [f32; S::LANES], c: [f32; S::LANES]) -> [f32; S::LANES] {
+            from_fn(|lane| a[lane].mul_add(b[lane], c[lane]))
+        }
+        #[inline(always)]
+        unsafe fn load(channels: *const u8) -> [f32; S::LANES] {
+            // SAFETY: the caller promises as many bytes.
+            from_fn(|lane| f32::from(unsafe { *channels.add(lane) }))
+        }
+        #[inline(always)]
+        unsafe fn store(channels: *mut u8, values: [f32; S::LANES]) {
+            for (lane, value) in values.into_iter().enumerate() {
+                // SAFETY: as above.
+                unsafe { *channels.add(lane) = nearest(value) };
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_one(channel: *const u8) -> f32 {
+            // SAFETY: the caller promises a byte.
+            f32::from(unsafe { *channel })
+        }
+        #[inline(always)]
+        unsafe fn store_one(channel: *mut u8, value: f32) {
+            // SAFETY: as above.
+            unsafe { *channel = nearest(value) }
+        }
+    }
+
+    #[inline(always)]
+    fn nearest(value: f32) -> u8 {
+        value.round_ties_even() as u8
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::Plain;
+    use crate::infer::dot_product::DotProduct;
+    use crate::simd::traits::Element;
+    use std::arch::x86_64::*;
+
+    /// AVX-512 VNNI: one instruction for the four products and their sum.
+    pub struct Vnni;
+
+    impl DotProduct for Vnni {
+        type S = <f32 as Element>::Avx512;
+        const CHANNELS: usize = 4;
+        const SCALED: bool = true;
+        #[inline(always)]
+        unsafe fn dot(x: __m512, w: __m512, sums: __m512) -> __m512 {
+            // SAFETY: the caller has the instructions.
+            unsafe {
+                let sums = _mm512_castps_si512(sums);
+                let (x, w) = (_mm512_castps_si512(x), _mm512_castps_si512(w));
+                _mm512_castsi512_ps(_mm512_dpbusd_epi32(sums, x, w))
+            }
+        }
+        #[inline(always)]
+        unsafe fn number(sums: __m512) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_cvtepi32_ps(_mm512_castps_si512(sums)) }
+        }
+        #[inline(always)]
+        unsafe fn load(channels: *const u8) -> __m512 {
+            // SAFETY: the caller promises sixteen.
+            unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(channels.cast()))) }
+        }
+        #[inline(always)]
+        unsafe fn store(channels: *mut u8, values: __m512) {
+            // SAFETY: as above. A value too large for i32 converts to i32::MIN, whose bits read as a large unsigned
+            // integer, and that saturates to 255 as it should.
+            unsafe {
+                let bytes = _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(values));
+                _mm_storeu_si128(channels.cast(), bytes);
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_one(channel: *const u8) -> f32 {
+            // SAFETY: the same contract.
+            unsafe { Plain::load_one(channel) }
+        }
+        #[inline(always)]
+        unsafe fn store_one(channel: *mut u8, value: f32) {
+            // SAFETY: the same contract.
+            unsafe { Plain::store_one(channel, value) }
+        }
+    }
+
+    /// AVX2. `vpmaddubsw` would saturate at pairs of large products, so the bytes of a word are widened to i16, the even and
+    /// the odd ones apart, and multiplied by `vpmaddwd`, whose sums of two fit an i32.
+    pub struct Avx2;
+
+    impl DotProduct for Avx2 {
+        type S = <f32 as Element>::Avx2;
+        const CHANNELS: usize = 4;
+        const SCALED: bool = true;
+        const ROWS: bool = false;
+        #[inline(always)]
+        unsafe fn dot(x: __m256, w: __m256, sums: __m256) -> __m256 {
+            // SAFETY: the caller has the instructions.
+            unsafe {
+                let (x, w) = (_mm256_castps_si256(x), _mm256_castps_si256(w));
+                let even = _mm256_madd_epi16(
+                    _mm256_and_si256(x, _mm256_set1_epi16(0xff)),
+                    _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(w)),
+                );
+                let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(x), _mm256_srai_epi16::<8>(w));
+                let sums = _mm256_add_epi32(_mm256_castps_si256(sums), even);
+                _mm256_castsi256_ps(_mm256_add_epi32(sums, odd))
+            }
+        }
+        #[inline(always)]
+        unsafe fn number(sums: __m256) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_cvtepi32_ps(_mm256_castps_si256(sums)) }
+        }
+        #[inline(always)]
+        unsafe fn load(channels: *const u8) -> __m256 {
+            // SAFETY: the caller promises eight.
+            unsafe { _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(channels.cast()))) }
+        }
+        #[inline(always)]
+        unsafe fn store(channels: *mut u8, values: __m256) {
+            // SAFETY: as above.
+            unsafe { _mm_storel_epi64(channels.cast(), bytes([values; 2])) }
+        }
+        #[inline(always)]
+        unsafe fn store_both(channels: *mut u8, values: [__m256; 2]) {
+            // SAFETY: as above, twice.
+            unsafe { _mm_storeu_si128(channels.cast(), bytes(values)) }
+        }
+        #[inline(always)]
+        unsafe fn load_one(channel: *const u8) -> f32 {
+            // SAFETY: the same contract.
+            unsafe { Plain::load_one(channel) }
+        }
+        #[inline(always)]
+        unsafe fn store_one(channel: *mut u8, value: f32) {
+            // SAFETY: the same contract.
+            unsafe { Plain::store_one(channel, value) }
+        }
+    }
+
+    /// Values that are not negative as u8: rounded to the nearest, ties to even, and saturated.
+    ///
+    /// # Safety
+    /// The CPU has AVX2.
+    #[inline(always)]
+    unsafe fn bytes([first, second]: [__m256; 2]) -> __m128i {
+        // SAFETY: the caller has the instructions.
+        unsafe {
+            // What is too large for an i32 would become negative.
+            let whole = |v| _mm256_cvtps_epi32(_mm256_min_ps(v, _mm256_set1_ps(255.0)));
+            // Halves of vectors are packed apart: the second quarter changes places with the third.
+            let packed = _mm256_packs_epi32(whole(first), whole(second));
+            let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
+            _mm_packus_epi16(_mm256_castsi256_si128(packed), _mm256_extracti128_si256::<1>(packed))
+        }
+    }
+
+    /// Two i16 per word, of pixels as of weights, which were bytes: with AVX2, for kernels that widen once what they multiply
+    /// often. Maps in memory are u8.
+    pub struct Widened;
+
+    impl DotProduct for Widened {
+        type S = <Avx2 as DotProduct>::S;
+        const CHANNELS: usize = 2;
+        const BYTES: usize = Avx2::BYTES;
+        const SCALED: bool = true;
+        #[inline(always)]
+        unsafe fn words(channels: *const u8) -> __m256 {
+            // SAFETY: the caller promises sixteen.
+            unsafe { _mm256_castsi256_ps(_mm256_cvtepu8_epi16(_mm_loadu_si128(channels.cast()))) }
+        }
+        /// Of four groups, the first and the third lie in the lower half.
+        #[inline(always)]
+        unsafe fn words_of_fours(channels: *const u8) -> __m256 {
+            // SAFETY: as above.
+            unsafe {
+                let words = _mm256_castps_si256(Self::words(channels));
+                _mm256_castsi256_ps(_mm256_permute4x64_epi64::<0b11_01_10_00>(words))
+            }
+        }
+        #[inline(always)]
+        unsafe fn dot(x: __m256, w: __m256, sums: __m256) -> __m256 {
+            // SAFETY: the caller has the instructions.
+            unsafe {
+                let products = _mm256_madd_epi16(_mm256_castps_si256(x), _mm256_castps_si256(w));
+                _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sums), products))
+            }
+        }
+        #[inline(always)]
+        unsafe fn number(sums: __m256) -> __m256 {
+            // SAFETY: the same contract.
+            unsafe { Avx2::number(sums) }
+        }
+        #[inline(always)]
+        unsafe fn load(channels: *const u8) -> __m256 {
+            // SAFETY: the same contract.
+            unsafe { Avx2::load(channels) }
+        }
+        #[inline(always)]
+        unsafe fn store(channels: *mut u8, values: __m256) {
+            // SAFETY: the same contract.
+            unsafe { Avx2::store(channels, values) }
+        }
+        #[inline(always)]
+        unsafe fn store_both(channels: *mut u8, values: [__m256; 2]) {
+            // SAFETY: the same contract.
+            unsafe { Avx2::store_both(channels, values) }
+        }
+        #[inline(always)]
+        unsafe fn load_one(channel: *const u8) -> f32 {
+            // SAFETY: the same contract.
+            unsafe { Plain::load_one(channel) }
+        }
+        #[inline(always)]
+        unsafe fn store_one(channel: *mut u8, value: f32) {
+            // SAFETY: the same contract.
+            unsafe { Plain::store_one(channel, value) }
+        }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use super::Plain;
+    use crate::infer::dot_product::DotProduct;
+    use crate::simd::traits::Element;
+    use std::arch::aarch64::*;
+
+    /// NEON, without the dot-product instructions, which not every CPU has: bytes are widened to i16 and multiplied to i32.
+    pub struct Neon;
+
+    impl DotProduct for Neon {
+        type S = <f32 as Element>::Neon;
+        const CHANNELS: usize = 4;
+        const SCALED: bool = true;
+        const ROWS: bool = false;
+        #[inline(always)]
+        unsafe fn dot(x: float32x4_t, w: float32x4_t, sums: float32x4_t) -> float32x4_t {
+            // SAFETY: NEON is always there.
+            unsafe {
+                let (x, w) = (vreinterpretq_u8_f32(x), vreinterpretq_s8_f32(w));
+                let low = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(x)));
+                let high = vreinterpretq_s16_u16(vmovl_high_u8(x));
+                let (w_low, w_high) = (vmovl_s8(vget_low_s8(w)), vmovl_high_s8(w));
+                // The four products of each word.
+                let first = vmull_s16(vget_low_s16(low), vget_low_s16(w_low));
+                let second = vmull_high_s16(low, w_low);
+                let third = vmull_s16(vget_low_s16(high), vget_low_s16(w_high));
+                let fourth = vmull_high_s16(high, w_high);
+                let words = vpaddq_s32(vpaddq_s32(first, second), vpaddq_s32(third, fourth));
+                vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(sums), words))
+            }
+        }
+        #[inline(always)]
+        unsafe fn number(sums: float32x4_t) -> float32x4_t {
+            // SAFETY: as above.
+            unsafe { vcvtq_f32_s32(vreinterpretq_s32_f32(sums)) }
+        }
+        #[inline(always)]
+        unsafe fn load(channels: *const u8) -> float32x4_t {
+            // SAFETY: the caller promises four.
+            let bytes: [u8; 4] = unsafe { channels.cast::<[u8; 4]>().read_unaligned() };
+            // SAFETY: NEON is always there, and there are four.
+            unsafe { vld1q_f32(bytes.map(f32::from).as_ptr()) }
+        }
+        #[inline(always)]
+        unsafe fn store(channels: *mut u8, values: float32x4_t) {
+            // SAFETY: as above. Conversions and narrowing saturate.
+            unsafe {
+                let narrow = vqmovn_u32(vcvtnq_u32_f32(values));
+                let bytes = vqmovn_u16(vcombine_u16(narrow, narrow));
+                let word = vget_lane_u32::<0>(vreinterpret_u32_u8(bytes));
+                channels.cast::<u32>().write_unaligned(word);
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_one(channel: *const u8) -> f32 {
+            // SAFETY: the same contract.
+            unsafe { Plain::load_one(channel) }
+        }
+        #[inline(always)]
+        unsafe fn store_one(channel: *mut u8, value: f32) {
+            // SAFETY: the same contract.
+            unsafe { Plain::store_one(channel, value) }
+        }
+    }
+}
