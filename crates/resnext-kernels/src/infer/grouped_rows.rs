@@ -275,7 +275,9 @@ impl DotKernel for CopyRows<'_, '_> {
 /// groups of four channels, `FOURS` is 1 for those of the first words of the fours that are read, 2 for those of the last two.
 struct RowTiles<'a, 'b, const M: usize, const STRIDE: usize, const FOURS: usize>(PanelOfCopies<'a, 'b>);
 
-impl<const M: usize, const STRIDE: usize, const FOURS: usize> DotKernel for RowTiles<'_, '_, M, STRIDE, FOURS> {
+impl<const M: usize, const STRIDE: usize, const FOURS: usize> DotKernel
+    for RowTiles<'_, '_, M, STRIDE, FOURS>
+{
     #[inline(always)]
     unsafe fn with_dot<W: DotProduct>(self) {
         if const { !is_avx2::<W::S>() || FOURS == 2 && W::CHANNELS == 1 } {

@@ -12,10 +12,8 @@ pub const PAIRS: usize = 2;
 pub fn pack(precision: Precision, filter: &Filter) -> DirectWeights {
     let Filter { taps, columns, .. } = *filter;
     let (lanes, _) = precision.tile();
-    let in_pairs = |panel: Panel| Panel {
-        weights: panel.weights.start * PAIRS..panel.weights.end * PAIRS,
-        ..panel
-    };
+    let in_pairs =
+        |panel: Panel| Panel { weights: panel.weights.start * PAIRS..panel.weights.end * PAIRS, ..panel };
     let list = direct::panels(precision, filter).into_iter().map(in_pairs).collect();
     let panels = PackedPanels::pack(precision, filter, list, |panel, values, constants| {
         panel.fill_scales(constants, filter, lanes);

@@ -19,5 +19,7 @@ mod quads;
 pub(crate) mod quantization;
 pub(crate) mod quantize;
 mod source_rows;
+#[cfg(test)]
+mod tests;
 mod tiles;
 mod winograd;

@@ -405,8 +405,7 @@ impl<const M: usize, const N: usize> DotKernel for Tiles<'_, '_, M, N> {
                 for m in 0..M {
                     let mut outputs: [V<W>; N] = acc[m];
                     for v in 0..N {
-                        let residual =
-                            residual.map(|(at, stride)| at.add(m * stride + v * LANES * W::BYTES));
+                        let residual = residual.map(|(at, stride)| at.add(m * stride + v * LANES * W::BYTES));
                         let constants = bias.as_ptr().add(v * LANES);
                         outputs[v] = finish.outputs(outputs[v], constants, N * LANES, residual);
                     }

@@ -224,9 +224,8 @@ fn a_first_convolution_reads_images() {
         let padded = Conv2dConfig { stride, padding: border, ..Default::default() };
         let want = conv2d_with_bias(&x, &weight, &bias, &padded).unwrap();
         let config = Conv2dConfig { padding: 0, ..padded };
-        for (isa, dtype, tolerance) in Isa::available()
-            .into_iter()
-            .flat_map(|isa| [(isa, DType::F32, 1e-4), (isa, DType::BF16, 0.1)])
+        for (isa, dtype, tolerance) in
+            Isa::available().into_iter().flat_map(|isa| [(isa, DType::F32, 1e-4), (isa, DType::BF16, 0.1)])
         {
             let conv = FusedConv::on(isa, &weight, &bias, &config, dtype, true).unwrap();
             let (mut images, mut out) = (InputImages::new(), FeatureMap::new());
@@ -393,11 +392,20 @@ fn quantized_error(
 /// every width, and strides.
 #[test]
 fn int8_has_the_same_bits_with_every_instruction_set() {
-    let dense = [(16, 8, 1, 1), (48, 24, 3, 1), (1040, 40, 5, 1), (528, 1000, 7, 1), (32, 64, 13, 2), (20, 16, 4, 1)]
-        .map(|(cin, cout, side, stride)| (1, cin, cout, 1, side, stride));
+    let dense =
+        [(16, 8, 1, 1), (48, 24, 3, 1), (1040, 40, 5, 1), (528, 1000, 7, 1), (32, 64, 13, 2), (20, 16, 4, 1)]
+            .map(|(cin, cout, side, stride)| (1, cin, cout, 1, side, stride));
     let grouped = [(32, 4, 7, 1), (16, 4, 9, 2), (4, 4, 1, 1), (2, 8, 5, 1), (16, 8, 14, 2), (4, 16, 3, 1)]
         .into_iter()
-        .chain([(1, 16, 6, 1), (8, 16, 7, 2), (2, 32, 8, 1), (3, 32, 2, 2), (2, 64, 5, 1), (3, 8, 6, 1), (6, 4, 5, 1)])
+        .chain([
+            (1, 16, 6, 1),
+            (8, 16, 7, 2),
+            (2, 32, 8, 1),
+            (3, 32, 2, 2),
+            (2, 64, 5, 1),
+            (3, 8, 6, 1),
+            (6, 4, 5, 1),
+        ])
         .map(|(groups, d, side, stride)| (groups, d, d, 3, side, stride));
     for (groups, group_in, group_out, kernel, side, stride) in dense.into_iter().chain(grouped) {
         let config = Conv2dConfig { stride, padding: kernel / 2, dilation: 1, groups };
@@ -448,10 +456,12 @@ fn bf16_weights_are_widened_exactly() {
     ] {
         let config = Conv2dConfig { stride, padding: kernel / 2, dilation: 1, groups };
         let x = values(&[2, groups * group_in, 9, 8], 1);
-        let (weight, bias) = (values(&[groups * group_out, group_in, kernel, kernel], 2), values(&[groups * group_out], 3));
+        let (weight, bias) =
+            (values(&[groups * group_out, group_in, kernel, kernel], 2), values(&[groups * group_out], 3));
         let rounded = weight.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
         for isa in Isa::available() {
-            let conv = |weight: &Tensor, dtype| FusedConv::on(isa, weight, &bias, &config, dtype, false).unwrap();
+            let conv =
+                |weight: &Tensor, dtype| FusedConv::on(isa, weight, &bias, &config, dtype, false).unwrap();
             let (narrow, wide) = (conv(&weight, DType::BF16), conv(&rounded, DType::F32));
             if narrow.map_dtype() == DType::BF16 {
                 continue; // native
@@ -460,7 +470,11 @@ fn bf16_weights_are_widened_exactly() {
             assert_eq!(flat(fused(&narrow, &x, None, true)), flat(fused(&wide, &x, None, true)), "{what}");
             let biases = 4 * groups * group_out.next_multiple_of(16);
             let half = narrow.bytes() <= wide.bytes() / 2 + biases;
-            assert!(half || narrow.tiled() && narrow.bytes() == wide.bytes(), "{what}: {} bytes", narrow.bytes());
+            assert!(
+                half || narrow.tiled() && narrow.bytes() == wide.bytes(),
+                "{what}: {} bytes",
+                narrow.bytes()
+            );
         }
     }
 }

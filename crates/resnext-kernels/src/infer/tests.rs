@@ -1,0 +1,147 @@
+//! Packed convolutions of whole numbers against their definition, exactly, with every instruction set of the machine.
+
+use super::job::{ConvJob, Epilogue, PixelView, RowLayout, SourceTable, Sources};
+use super::packed::{Filter, Packed};
+use super::precision::{Precision, bytes, bytes_mut};
+use crate::memory::aligned::AlignedBuffer;
+use crate::simd::dispatch::Isa;
+use crate::simd::traits::MAX_LANES;
+use crate::threads::team::ThreadTeam;
+
+/// Height and width of the maps.
+const SIZE: (usize, usize) = (5, 9);
+
+/// A convolution with stride 1 whose output has the size of its input.
+struct Case {
+    groups: usize,
+    group_in: usize,
+    group_out: usize,
+    kernel: usize,
+}
+
+/// Whole numbers from `-most` to `most`, without a pattern.
+fn numbers(count: usize, most: i32, seed: u32) -> Vec<i32> {
+    let number =
+        |i: u32| (i.wrapping_mul(2654435761) ^ seed.wrapping_mul(0x9e3779b9)).wrapping_mul(0x85ebca6b) >> 8;
+    (0..count as u32).map(|i| number(i) as i32 % (2 * most + 1) - most).collect()
+}
+
+impl Case {
+    fn taps(&self) -> usize {
+        self.kernel * self.kernel
+    }
+
+    /// The place of each kernel position of each pixel; `None` in the padding.
+    fn sources(&self) -> Vec<Option<usize>> {
+        let (height, width) = (SIZE.0 as isize, SIZE.1 as isize);
+        let (kernel, before) = (self.kernel as isize, self.kernel as isize / 2);
+        let positions = (0..height * width * kernel * kernel).map(|i| {
+            let (pixel, tap) = (i / (kernel * kernel), i % (kernel * kernel));
+            (pixel / width + tap / kernel - before, pixel % width + tap % kernel - before)
+        });
+        let inside = |(y, x)| (0..height).contains(&y) && (0..width).contains(&x);
+        positions.map(|at| inside(at).then_some((at.0 * width + at.1) as usize)).collect()
+    }
+
+    /// The sums, `[pixel][output channel]`.
+    fn sums(&self, x: &[i32], weight: &[i32]) -> Vec<i32> {
+        let Case { groups, group_in, group_out, .. } = *self;
+        let (taps, sources) = (self.taps(), self.sources());
+        let sum = |pixel: usize, channel: usize| -> i32 {
+            let product = |(c, tap): (usize, usize)| {
+                let source = sources[pixel * taps + tap];
+                let x = |at: usize| x[at * groups * group_in + channel / group_out * group_in + c];
+                source.map_or(0, x) * weight[(channel * group_in + c) * taps + tap]
+            };
+            (0..group_in).flat_map(|c| (0..taps).map(move |tap| (c, tap))).map(product).sum()
+        };
+        (0..SIZE.0 * SIZE.1)
+            .flat_map(|p| (0..groups * group_out).map(move |k| (p, k)))
+            .map(|(p, k)| sum(p, k))
+            .collect()
+    }
+
+    /// The words that the kernel writes for the maps `src`, of `stride` words per pixel.
+    fn run(
+        &self,
+        precision: Precision,
+        (src, stride): (&[f32], usize),
+        (weight, bias, scales): (&[i32], &[f32], &[f32]),
+        out_stride: usize,
+    ) -> AlignedBuffer {
+        let Case { groups, group_in, group_out, kernel } = *self;
+        let weight: Vec<f32> = weight.iter().map(|&w| w as f32).collect();
+        let columns = if kernel == 3 && groups > 1 { 3 } else { 1 };
+        let taps = self.taps();
+        let filter = Filter {
+            groups,
+            group_in,
+            group_out,
+            taps,
+            columns,
+            tiled: false,
+            weight: &weight,
+            bias,
+            scales,
+        };
+        let pixels = SIZE.0 * SIZE.1;
+        let place = |source: Option<usize>| (source.unwrap_or(pixels) * stride) as u32;
+        let row = (columns == 3).then_some(RowLayout { width: SIZE.1, stride: 1 });
+        let table = SourceTable::new(self.sources().into_iter().map(place).collect(), row);
+        let sources = if kernel == 1 { Sources::Same } else { Sources::Table(&table) };
+        let mut out = AlignedBuffer::zeros(pixels * out_stride);
+        let job = ConvJob {
+            src: PixelView { data: src, stride },
+            residual: None,
+            epilogue: Epilogue { least: 0.0, residual_step: 1.0, offset: 0.0 },
+            count: pixels,
+            out: &mut out,
+            out_stride,
+            ahead: &[],
+        };
+        ThreadTeam::scope_of(3, |team| Packed::new(precision, &filter).convolve(team, sources, job));
+        out
+    }
+}
+
+#[test]
+fn every_instruction_set_computes_what_a_convolution_is() {
+    for (groups, group_in, group_out, kernel) in [
+        (1, 48, 40, 1),
+        (1, 16, 24, 3),
+        (1, 20, 12, 1),
+        (16, 4, 4, 3),
+        (4, 8, 8, 3),
+        (2, 16, 16, 3),
+        (2, 32, 32, 3),
+    ] {
+        let case = Case { groups, group_in, group_out, kernel };
+        let (channels, outputs, pixels) = (groups * group_in, groups * group_out, SIZE.0 * SIZE.1);
+        let x: Vec<i32> = numbers(pixels * channels, 127, 1).into_iter().map(|x| x + 127).collect();
+        let weight = numbers(outputs * group_in * case.taps(), 127, 2);
+        let bias: Vec<f32> = numbers(outputs, 99, 3).into_iter().map(|b| b as f32).collect();
+        let scales = vec![1.0 / 1024.0; outputs];
+        let sums = case.sums(&x, &weight);
+        for isa in Isa::available() {
+            let what = format!("{isa:?}: {groups}×{group_in} to {group_out}, {kernel}×{kernel}");
+            // A pixel of zeros for the padding, and what kernels read behind it.
+            let mut words = AlignedBuffer::zeros((pixels + 1) * channels + MAX_LANES);
+            words.iter_mut().zip(&x).for_each(|(word, &x)| *word = x as f32);
+            let precision = Precision::F32(isa);
+            let out = case.run(precision, (&words, channels), (&weight, &bias, &[]), outputs);
+            let want = sums.iter().enumerate().map(|(i, &sum)| (sum as f32 + bias[i % outputs]).max(0.0));
+            assert!(out.iter().copied().eq(want), "f32, {what}");
+
+            let mut words = AlignedBuffer::zeros((pixels + 1) * channels / 4 + MAX_LANES);
+            bytes_mut(&mut words).iter_mut().zip(&x).for_each(|(byte, &x)| *byte = x as u8);
+            let precision = Precision::int8(isa);
+            let out = case.run(precision, (&words, channels / 4), (&weight, &bias, &scales), outputs / 4);
+            let scaled = sums
+                .iter()
+                .enumerate()
+                .map(|(i, &sum)| (sum as f32).mul_add(1.0 / 1024.0, bias[i % outputs]));
+            let want = scaled.map(|y| y.max(0.0).round_ties_even() as u8);
+            assert!(bytes(&out).iter().copied().eq(want), "int8, {what}");
+        }
+    }
+}
