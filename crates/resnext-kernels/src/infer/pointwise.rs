@@ -44,6 +44,9 @@ const BLOCK: usize = 256;
 /// Words of channels between two prefetches of coming weights; a vector of them is packed at a time.
 const STEP: usize = 8;
 
+/// The same in int8. Compilers unroll a shorter loop, reorder its integer additions, and then lack registers for the sums.
+const INT8_STEP: usize = 32;
+
 /// Weights from those in use to those that are prefetched into the first-level cache: 512 bytes, some 50 cycles ahead of their
 /// use, more than the second-level cache takes to answer.
 const DISTANCE: usize = 128;
@@ -53,7 +56,7 @@ pub fn suits(precision: Precision, filter: &Filter) -> bool {
     let Filter { groups, taps, columns, group_in, group_out, .. } = *filter;
     let step = match precision {
         Precision::F32(Isa::Avx2) => STEP,
-        Precision::Int8(Isa::Avx2) => STEP * PAIRS,
+        Precision::Int8(Isa::Avx2) => INT8_STEP * PAIRS,
         _ => return false,
     };
     (groups, taps, columns) == (1, 1, 1) && group_in.is_multiple_of(step) && group_out.is_multiple_of(LANES)
@@ -101,7 +104,8 @@ pub fn convolve(packed: &PackedPanels, team: &ThreadTeam, sources: PixelSources,
     team.for_each(split.tasks(), |i| {
         let (pixels, panels) = split.get(i);
         let depth = packed.list[0].depth * if int8 { PAIRS } else { 1 };
-        let steps = pixels.len().div_ceil(TILE) * depth.div_ceil(STEP);
+        let step = if int8 { INT8_STEP } else { STEP };
+        let steps = pixels.len().div_ceil(TILE) * depth.div_ceil(step);
         let plan = packed.prefetch_plan((i, split.tasks()), |task| split.get(task).1, steps, ahead);
         COPIES.with_borrow_mut(|copies| {
             let task = PointwiseTask {
@@ -330,7 +334,8 @@ impl<const M: usize, const N: usize> DotKernel for Tiles<'_, '_, M, N> {
         let Tiles(strip, Operands { panel, weights, packed, sums }) = self;
         let task = strip.task;
         let Range { start, end } = strip.channels;
-        let (depth, steps) = (end - start, (end - start) / STEP);
+        let step = if W::SCALED { INT8_STEP } else { STEP };
+        let (depth, steps) = (end - start, (end - start) / step);
         let last = end == task.depth;
         assert_eq!(weights.len(), depth * N * LANES);
         let weights = weights.as_ptr();
@@ -369,7 +374,7 @@ impl<const M: usize, const N: usize> DotKernel for Tiles<'_, '_, M, N> {
                 let (mut x, mut w) = (x, weights);
                 for _ in 0..steps {
                     fetch.step(1, CacheLevel::Second);
-                    for _ in 0..STEP {
+                    for _ in 0..step {
                         // Weights that were widened just now are in the first-level cache.
                         if !W::SCALED {
                             prefetch(w.wrapping_add(DISTANCE), CacheLevel::First);

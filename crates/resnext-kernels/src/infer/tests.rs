@@ -107,6 +107,7 @@ impl Case {
 #[test]
 fn every_instruction_set_computes_what_a_convolution_is() {
     for (groups, group_in, group_out, kernel) in [
+        (1, 64, 40, 1),
         (1, 48, 40, 1),
         (1, 16, 24, 3),
         (1, 20, 12, 1),
