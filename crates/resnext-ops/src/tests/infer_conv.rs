@@ -392,9 +392,15 @@ fn quantized_error(
 /// every width, and strides.
 #[test]
 fn int8_has_the_same_bits_with_every_instruction_set() {
-    let dense =
-        [(64, 8, 1, 1), (48, 24, 3, 1), (1088, 40, 5, 1), (576, 1000, 7, 1), (128, 64, 13, 2), (20, 16, 4, 1)]
-            .map(|(cin, cout, side, stride)| (1, cin, cout, 1, side, stride));
+    let dense = [
+        (64, 8, 1, 1),
+        (48, 24, 3, 1),
+        (1088, 40, 5, 1),
+        (576, 1000, 7, 1),
+        (128, 64, 13, 2),
+        (20, 16, 4, 1),
+    ]
+    .map(|(cin, cout, side, stride)| (1, cin, cout, 1, side, stride));
     let grouped = [(32, 4, 7, 1), (16, 4, 9, 2), (4, 4, 1, 1), (2, 8, 5, 1), (16, 8, 14, 2), (4, 16, 3, 1)]
         .into_iter()
         .chain([
