@@ -13,8 +13,8 @@ use std::time::Instant;
 /// Where the CPU has no instructions for bf16, the peak is that of f32, in which it computes. `None` for other types. Takes
 /// about 200 ms.
 ///
-/// With AVX2, the peak of u8 is twice that of f32: an instruction for two products of 16 bits takes the place of a multiply-add.
-/// It is unknown with other sets without instructions for u8.
+/// With AVX2, the peak of u8 is twice that of f32: an instruction for two products of 16 bits takes the place of a
+/// multiply-add. It is unknown with other sets without instructions for u8.
 pub fn fma_peak(dtype: DType) -> Option<f64> {
     let isa = Isa::current();
     let (precision, per_operation) = match dtype {

@@ -260,7 +260,8 @@ impl DotKernel for CopyRows<'_, '_> {
             }
             outputs.prefetch(1, panels.len() * LANES * W::BYTES / 4);
             for vector in 0..vectors {
-                // SAFETY: the CPU has W's instructions; `convolve` checked the farthest pixel, and there is room for all of them.
+                // SAFETY: the CPU has W's instructions; `convolve` checked the farthest pixel, and there is room for all of
+                // them.
                 unsafe {
                     let at = from.add(4 * offset as usize + vector * per_vector);
                     let words = if fours { W::words_of_fours(at) } else { W::words(at) };
@@ -271,8 +272,9 @@ impl DotKernel for CopyRows<'_, '_> {
     }
 }
 
-/// Tiles of `M` neighbours of an output row, `STRIDE` source pixels apart, times one vector of output channels. If it holds two
-/// groups of four channels, `FOURS` is 1 for those of the first words of the fours that are read, 2 for those of the last two.
+/// Tiles of `M` neighbours of an output row, `STRIDE` source pixels apart, times one vector of output channels. If it holds
+/// two groups of four channels, `FOURS` is 1 for those of the first words of the fours that are read, 2 for those of the
+/// last two.
 struct RowTiles<'a, 'b, const M: usize, const STRIDE: usize, const FOURS: usize>(PanelOfCopies<'a, 'b>);
 
 impl<const M: usize, const STRIDE: usize, const FOURS: usize> DotKernel

@@ -7,9 +7,9 @@
 //! channels, as the direct kernel does: both give the same bits.
 //!
 //! In int8, packed pixels and the weights of a block are words of two i16, so that `vpmaddwd` and an addition make two exact
-//! products: twice the rate of f32. `vpmaddubsw` on bytes needs a second multiplication to add its products up, which comes to
-//! the same, and it saturates. Weights that lie in memory in fewer bytes than kernels multiply, i8 or bf16, are widened block
-//! by block.
+//! products: twice the rate of f32. `vpmaddubsw` on bytes needs a second multiplication to add its products up, which comes
+//! to the same, and it saturates. Weights that lie in memory in fewer bytes than kernels multiply, i8 or bf16, are widened
+//! block by block.
 
 use super::direct;
 use super::dot_product::{DotProduct, V};
@@ -47,8 +47,8 @@ const STEP: usize = 8;
 /// The same in int8. Compilers unroll a shorter loop, reorder its integer additions, and then lack registers for the sums.
 const INT8_STEP: usize = 32;
 
-/// Weights from those in use to those that are prefetched into the first-level cache: 512 bytes, some 50 cycles ahead of their
-/// use, more than the second-level cache takes to answer.
+/// Weights from those in use to those that are prefetched into the first-level cache: 512 bytes, some 50 cycles ahead of
+/// their use, more than the second-level cache takes to answer.
 const DISTANCE: usize = 128;
 
 /// Whether this kernel computes a convolution.

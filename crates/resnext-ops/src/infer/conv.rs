@@ -89,8 +89,8 @@ pub struct Fusion<'a> {
     pub ahead: &'a [&'a FusedConv],
 }
 
-/// Whether [`FusedConv`] in bf16 multiplies bf16 by the CPU's own instructions, which are those of AVX-512 BF16. Elsewhere, only
-/// the weights are bf16, which halves their memory: maps are f32, and so is all arithmetic.
+/// Whether [`FusedConv`] in bf16 multiplies bf16 by the CPU's own instructions, which are those of AVX-512 BF16. Elsewhere,
+/// only the weights are bf16, which halves their memory: maps are f32, and so is all arithmetic.
 pub fn bf16_is_native() -> bool {
     Precision::bf16(Isa::current()).is_some()
 }
@@ -98,8 +98,8 @@ pub fn bf16_is_native() -> bool {
 impl FusedConv {
     /// Packs `weight` (Cout, Cin/groups, kh, kw) and `bias` (Cout), both f32, to compute in `dtype`, f32 or
     /// bf16. Sums are f32 either way. In bf16, weights are rounded to it, and subnormal numbers (below 1e-38) may
-    /// count as zero. Maps are bf16, too, if [`bf16_is_native`]; otherwise they are f32, and the result is, to the bit, that of
-    /// f32 with the rounded weights.
+    /// count as zero. Maps are bf16, too, if [`bf16_is_native`]; otherwise they are f32, and the result is, to the bit,
+    /// that of f32 with the rounded weights.
     ///
     /// # Errors
     /// If shapes and groups do not fit each other, or a type is not as above.

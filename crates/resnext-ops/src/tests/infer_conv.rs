@@ -445,8 +445,8 @@ fn int8_products_do_not_saturate() {
     }
 }
 
-/// On CPUs without instructions for bf16, weights are kept in bf16 and everything else is f32: the result is that of f32 with the
-/// rounded weights. Weights take half the memory, but for those of Winograd's tiles, which are sums.
+/// On CPUs without instructions for bf16, weights are kept in bf16 and everything else is f32: the result is that of f32
+/// with the rounded weights. Weights take half the memory, but for those of Winograd's tiles, which are sums.
 #[test]
 fn bf16_weights_are_widened_exactly() {
     let flat = |t: Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
