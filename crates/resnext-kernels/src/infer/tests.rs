@@ -99,7 +99,9 @@ impl Case {
             out_stride,
             ahead: &[],
         };
-        ThreadTeam::scope_of(3, |team| Packed::new(precision, &filter).convolve(team, sources, job));
+        // Packed before, by the pool's threads, which a team holds.
+        let packed = Packed::new(precision, &filter);
+        ThreadTeam::scope_of(3, |team| packed.convolve(team, sources, job));
         out
     }
 }
