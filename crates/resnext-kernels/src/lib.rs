@@ -3,6 +3,8 @@
 mod conv_kernel;
 mod group_lanes;
 mod infer;
+#[doc(hidden)]
+pub mod internals;
 mod memory;
 mod roofline;
 mod row3;

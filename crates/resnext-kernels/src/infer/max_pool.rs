@@ -109,18 +109,3 @@ fn order(bits: u16) -> i16 {
     // subtraction wraps it to the top.
     (signed ^ (signed >> 15 & i16::MAX)).wrapping_sub(i16::MAX - infinity)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use half::bf16;
-
-    #[test]
-    fn bf16_are_ordered_as_numbers_and_nan_wins() {
-        let all = || (0..=u16::MAX).map(bf16::from_bits);
-        let mut numbers: Vec<bf16> = all().filter(|x| !x.is_nan()).collect();
-        numbers.sort_by(bf16::total_cmp);
-        assert!(numbers.is_sorted_by_key(|x| order(x.to_bits())));
-        assert!(all().filter(|x| x.is_nan()).all(|x| order(x.to_bits()) > order(0x7f80)));
-    }
-}

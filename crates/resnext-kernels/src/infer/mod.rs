@@ -18,8 +18,6 @@ mod prefetch_plan;
 mod quads;
 pub(crate) mod quantization;
 pub(crate) mod quantize;
-mod source_rows;
-#[cfg(test)]
-mod tests;
+pub(crate) mod source_rows;
 mod tiles;
 mod winograd;

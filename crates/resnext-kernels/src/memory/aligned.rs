@@ -124,21 +124,3 @@ impl DerefMut for AlignedBuffer {
         unsafe { std::slice::from_raw_parts_mut(self.data.as_ptr(), self.len) }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_length_is_aligned_and_whole() {
-        for len in [0, 1, 15, 16, 17, 1000, PAGE / 4 - 1, PAGE / 4, PAGE, PAGE + 1] {
-            let mut buffer =
-                if len % 2 == 0 { AlignedBuffer::zeros(len) } else { AlignedBuffer::zeros_parallel(len) };
-            assert!(buffer.len() == len && (len == 0 || buffer.as_ptr().addr().is_multiple_of(64)));
-            assert!(buffer.iter().all(|v| *v == 0.0));
-            buffer.iter_mut().enumerate().for_each(|(i, v)| *v = i as f32);
-            let buffer = buffer.clone();
-            assert!(buffer.iter().enumerate().all(|(i, v)| *v == i as f32));
-        }
-    }
-}

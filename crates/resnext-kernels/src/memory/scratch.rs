@@ -46,21 +46,3 @@ impl<T> Drop for Scratch<T> {
         let _ = STOCK.try_with(|stock| stock.borrow_mut().push(lines));
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn scratch_is_aligned_and_grows() {
-        let mut scratch = Scratch::<f64>::default();
-        for len in [0, 5, 1000, 7] {
-            let slice = scratch.get(len);
-            assert!(slice.len() == len && slice.as_ptr().addr().is_multiple_of(64));
-            slice.fill(1.0);
-        }
-        let place = scratch.get(1000).as_ptr().addr();
-        drop(scratch);
-        assert_eq!(Scratch::<f32>::default().get(2000).as_ptr().addr(), place, "it is the same memory again");
-    }
-}

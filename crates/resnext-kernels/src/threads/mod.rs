@@ -3,5 +3,5 @@
 pub(crate) mod parallel;
 pub(crate) mod shared_slice;
 pub(crate) mod split;
-mod standby;
+pub(crate) mod standby;
 pub(crate) mod team;

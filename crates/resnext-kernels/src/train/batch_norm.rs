@@ -25,12 +25,6 @@ pub struct Moments<T> {
 }
 
 impl<T: Element> Moments<T> {
-    /// The number of pixels in the block.
-    #[cfg(test)]
-    pub fn count(&self) -> usize {
-        self.count as usize
-    }
-
     /// Computes the moments of a block of pixels in two passes. The block should be small enough to stay in the cache.
     pub fn of<D: Storage<Compute = T>>(isa: Isa, x: &[D], channels: usize) -> Self {
         struct Passes<'a, D: Storage> {

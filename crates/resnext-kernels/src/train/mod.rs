@@ -14,10 +14,8 @@ mod grouped3x3;
 mod im2col;
 pub(crate) mod max_pool;
 pub(crate) mod operand;
-mod packing;
+pub(crate) mod packing;
 mod per_channel;
 mod pointwise_backward;
 pub(crate) mod residual;
 pub(crate) mod strided_gradient;
-#[cfg(test)]
-mod tests;

@@ -1,12 +1,10 @@
 //! Packed convolutions of whole numbers against their definition, exactly, with every instruction set of the machine.
 
-use super::job::{ConvJob, Epilogue, PixelView, RowLayout, SourceTable, Sources};
-use super::packed::{Filter, Packed};
-use super::precision::{Precision, bytes, bytes_mut};
-use crate::memory::aligned::AlignedBuffer;
-use crate::simd::dispatch::Isa;
-use crate::simd::traits::MAX_LANES;
-use crate::threads::team::ThreadTeam;
+use resnext_kernels::internals::{bytes, bytes_mut};
+use resnext_kernels::{
+    AlignedBuffer, ConvJob, Epilogue, Filter, Isa, MAX_LANES, Packed, PixelView, Precision, RowLayout,
+    SourceTable, Sources, ThreadTeam,
+};
 
 /// Height and width of the maps.
 const SIZE: (usize, usize) = (5, 9);
