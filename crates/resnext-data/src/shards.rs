@@ -38,13 +38,15 @@ impl Shards {
     ///
     /// # Errors
     /// [`Error::Io`] if a file cannot be read; [`Error::Shard`] if one is no tar file or cut short, a sample
-    /// has no image, two images or no label, or a label is not a number or has no class name.
+    /// has no image, two images or no label, a label is not a number or has no class name, or a class has no
+    /// images for training or none for validation.
     pub fn open(folder: &Path, split: ValidationSplit) -> Result<Self> {
         split.validate()?;
         let shards: Arc<[PathBuf]> = tar_files(folder)?.into();
         if shards.is_empty() {
             return Err(failed(folder, "has no .tar files".into()));
         }
+        let names = class_names(folder)?;
         let (mut train, mut validation) = (Vec::new(), Vec::new());
         for (index, path) in shards.iter().enumerate() {
             let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
@@ -53,16 +55,17 @@ impl Shards {
             } else {
                 &mut train
             };
-            add_shard(path, index as u32, of)?;
+            add_shard(path, index as u32, names.as_ref().map(Vec::len), of)?;
         }
         if train.is_empty() && validation.is_empty() {
             return Err(failed(folder, "has no images in its .tar files".into()));
         }
-        let names = class_names(folder, train.iter().chain(&validation).map(|(_, label)| *label).max())?;
-        if names.len() < 2 {
+        let labels = train.iter().chain(&validation).map(|(_, label)| *label);
+        let numbers = || (0..=labels.max().unwrap_or(0)).map(|label| label.to_string()).collect();
+        let all: Arc<[String]> = names.unwrap_or_else(numbers).into();
+        if all.len() < 2 {
             return Err(failed(folder, "has one class only: expected at least two".into()));
         }
-        let all: Arc<[String]> = names.into();
         let set = |members| ImageSet::in_shards(members, Arc::clone(&shards), Arc::clone(&all));
         if train.is_empty() {
             return Err(failed(folder, "has no training images".into()));
@@ -73,7 +76,20 @@ impl Shards {
             })?;
             return Ok(Shards { train, validation, split: true });
         }
-        Ok(Shards { train: set(train), validation: set(validation), split: false })
+        let (train, validation) = (set(train), set(validation));
+        for (images, purpose) in [(&train, "training"), (&validation, "validation")] {
+            if let Some(label) = images.class_counts().iter().position(|&count| count == 0) {
+                let name = &all[label];
+                return Err(failed(
+                    folder,
+                    format!(
+                        "has no {purpose} images of class {name} (label {label}): training and validation need \
+                         images of the same classes"
+                    ),
+                ));
+            }
+        }
+        Ok(Shards { train, validation, split: false })
     }
 
     /// Whether a folder has tar files.
@@ -100,23 +116,14 @@ fn tar_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The class names of a folder, or numbers up to `largest` if it has no file of them.
-fn class_names(folder: &Path, largest: Option<u32>) -> Result<Vec<String>> {
+/// The class names of a folder; `None` if it has no file of them.
+fn class_names(folder: &Path) -> Result<Option<Vec<String>>> {
     let path = folder.join(CLASS_NAMES);
-    let classes = largest.map_or(0, |label| label as usize + 1);
     if !path.exists() {
-        return Ok((0..classes).map(|label| label.to_string()).collect());
+        return Ok(None);
     }
     let text = std::fs::read_to_string(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
-    let names: Vec<String> =
-        text.lines().map(|line| line.trim().to_string()).filter(|l| !l.is_empty()).collect();
-    if names.len() < classes {
-        return Err(failed(
-            &path,
-            format!("names {} classes, but the shards have a label {}", names.len(), classes - 1),
-        ));
-    }
-    Ok(names)
+    Ok(Some(text.lines().map(|line| line.trim().to_string()).filter(|line| !line.is_empty()).collect()))
 }
 
 /// A sample that is being read.
@@ -132,8 +139,8 @@ const LABEL_LIMIT: u64 = 64;
 /// Labels above this are not class numbers.
 const CLASS_LIMIT: u32 = 1 << 20;
 
-/// Adds the samples of a shard.
-fn add_shard(path: &Path, shard: u32, samples: &mut Vec<(Member, u32)>) -> Result<()> {
+/// Adds the samples of a shard. `named` is the number of classes that have names, if they have.
+fn add_shard(path: &Path, shard: u32, named: Option<usize>, samples: &mut Vec<(Member, u32)>) -> Result<()> {
     let io = |source| Error::Io { path: path.to_path_buf(), source };
     let broken = |error: std::io::Error| {
         failed(path, format!("is no tar file, or a damaged one: {}", tar_problem(&error)))
@@ -175,6 +182,16 @@ fn add_shard(path: &Path, shard: u32, samples: &mut Vec<(Member, u32)>) -> Resul
                 let (name, text) = (shown(&name), text.trim());
                 failed(path, format!("{name}: expected the number of a class, got {text:?}"))
             })?;
+            if let Some(classes) = named.filter(|&classes| label as usize >= classes) {
+                let name = shown(&name);
+                return Err(failed(
+                    path,
+                    format!(
+                        "{name}: label {label}, expected one below {classes}, the number of names in \
+                         {CLASS_NAMES}"
+                    ),
+                ));
+            }
             if sample.label.replace(label).is_some() {
                 return Err(failed(
                     path,

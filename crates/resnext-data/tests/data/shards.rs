@@ -108,7 +108,32 @@ fn damaged_shards_get_one_clear_line() {
     write(&named, "train.tar", &whole);
     write(&named, "classes.txt", b"a\nb\n");
     let message = Shards::open(&named, SPLIT).unwrap_err().to_string();
-    assert!(message.contains("classes.txt names 2 classes, but the shards have a label 2"), "{message}");
+    let expected = "000002.cls: label 2, expected one below 2, the number of names in classes.txt";
+    assert!(message.contains("train.tar") && message.contains(expected), "{message}");
+}
+
+#[test]
+fn training_and_validation_shards_need_the_same_classes() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = png(1);
+    let members = |labels: &[&'static str]| -> Vec<u8> {
+        let members: Vec<(String, &[u8])> = labels
+            .iter()
+            .enumerate()
+            .flat_map(|(i, label)| [(format!("{i}.png"), &image[..]), (format!("{i}.cls"), label.as_bytes())])
+            .collect();
+        shard(&members.iter().map(|(name, bytes)| (name.as_str(), *bytes)).collect::<Vec<_>>())
+    };
+    let refused = |name: &str, train: &[&'static str], val: &[&'static str], expected: &str| {
+        let path = folder.path().join(name);
+        write(&path, "train.tar", &members(train));
+        write(&path, "val.tar", &members(val));
+        write(&path, "classes.txt", b"cat\ndog\nhen\n");
+        let message = Shards::open(&path, SPLIT).unwrap_err().to_string();
+        assert!(message.contains(expected) && message.contains(name), "{expected}: {message}");
+    };
+    refused("more", &["0", "1"], &["0", "1", "2"], "has no training images of class hen (label 2)");
+    refused("less", &["0", "1", "2"], &["0", "2"], "has no validation images of class dog (label 1)");
 }
 
 #[test]
