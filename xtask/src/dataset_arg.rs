@@ -32,6 +32,11 @@ impl DatasetName {
             return Ok(DatasetName::Folder);
         }
         ensure!(path.exists(), "{}: no such file or folder", path.display());
+        ensure!(
+            path.extension().is_none_or(|ending| !ending.eq_ignore_ascii_case("tar")),
+            "{} is a file: expected the folder of the tar shards",
+            path.display()
+        );
         bail!(
             "{} is no folder of photos, so it needs --dataset with the name of its data set",
             path.display()

@@ -94,11 +94,14 @@ type Labelled = Vec<(PathBuf, u32)>;
 fn classes(path: &Path) -> Result<(Labelled, Vec<String>)> {
     let folders = subfolders(path)?;
     if folders.len() < 2 {
-        let problem = match &folders[..] {
+        let mut problem = match &folders[..] {
             [] => "has no folder per class: expected CLASS/photo.jpg, or train/CLASS/photo.jpg".to_string(),
             [only] => format!("has one class only, {}: expected at least two folders", name_of(only)),
             _ => String::new(),
         };
+        if let Some(file) = packed_images(path, &folders)? {
+            problem += &format!("; {} is not read: unpack its images into such folders", file.display());
+        }
         return Err(failed(path, problem));
     }
     let (mut images, mut names) = (Vec::new(), Vec::new());
@@ -117,6 +120,19 @@ fn classes(path: &Path) -> Result<(Labelled, Vec<String>)> {
         names.push(name_of(&folder));
     }
     Ok((images, names))
+}
+
+/// A file in `path` or one of its folders that holds images in a form that is not read.
+fn packed_images(path: &Path, folders: &[PathBuf]) -> Result<Option<PathBuf>> {
+    const ENDINGS: [&str; 7] = [".parquet", ".arrow", ".tfrecord", ".tar.gz", ".tgz", ".tar.zst", ".zip"];
+    for folder in [path].into_iter().chain(folders.iter().map(PathBuf::as_path)) {
+        let mut files = entries(folder)?.into_iter();
+        let packed = |file: &PathBuf| ENDINGS.iter().any(|end| name_of(file).to_lowercase().ends_with(end));
+        if let Some(file) = files.find(packed) {
+            return Ok(Some(file));
+        }
+    }
+    Ok(None)
 }
 
 /// Keeps a share of the photos of each class for validation.

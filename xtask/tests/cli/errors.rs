@@ -49,7 +49,7 @@ fn photos(folder: &Path, counts: &[(&str, usize)], whole: bool) {
 /// What the commands of the transcript find.
 fn fixtures(folder: &Path) {
     let at = |name: &str| folder.join(name);
-    for name in ["data", "other", "empty", "shards", "middle", "locked", "described"] {
+    for name in ["data", "other", "empty", "shards", "table", "middle", "locked", "described"] {
         std::fs::create_dir(at(name)).unwrap();
     }
     tiny_cifar(&at("data"));
@@ -60,6 +60,7 @@ fn fixtures(folder: &Path) {
     std::fs::write(at("file"), "kept").unwrap();
     std::fs::write(at("empty/notes.txt"), "words").unwrap();
     std::fs::write(at("shards/a.tar"), "no tar").unwrap();
+    std::fs::write(at("table/train-00000.parquet"), "PAR1").unwrap();
     std::fs::write(at("base.toml"), BASE).unwrap();
     std::fs::write(at("int8.json"), r#"{"conv1":{"largest":1.0,"signed":false}}"#).unwrap();
     photos(&at("photos"), &[("red", 3), ("green", 3)], true);
