@@ -145,6 +145,15 @@ impl Loaders {
         &self.class_names
     }
 
+    /// The number of photos that could not be read so far.
+    pub fn unreadable(&self) -> usize {
+        let of = |source: &Source| match source {
+            Source::Memory(_) => 0,
+            Source::Photos(loader, _) => loader.unreadable().len(),
+        };
+        of(&self.train) + of(&self.test)
+    }
+
     /// The test photos in batches of several crops of each: (V·N, 3, H, W), all images of the first position before
     /// those of the next one, with labels (N).
     ///

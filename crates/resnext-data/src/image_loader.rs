@@ -48,7 +48,8 @@ pub struct ImageLoaderConfig {
 ///
 /// At most three batches are in memory at a time, beside one photo per thread. An image that cannot be read is
 /// noted ([`unreadable`](Self::unreadable)); in training the next one in the epoch's order takes its place, so
-/// that batches keep their sizes, and in evaluation its batch is smaller.
+/// that batches keep their sizes, and in evaluation its batch is smaller. A training epoch ends with an error if it has
+/// found that no image of a class can be read.
 #[derive(Debug, Clone)]
 pub struct ImageLoader(Arc<Inner>);
 
@@ -163,7 +164,7 @@ impl ImageLoader {
             let work = Arc::clone(&work);
             std::thread::spawn(move || work.run());
         }
-        ImageBatches { work, next: 0, batches }
+        ImageBatches { work, next: 0, batches, ended: false }
     }
 }
 
@@ -232,6 +233,23 @@ impl Inner {
         if unreadable.indices.insert(index) {
             unreadable.problems.push(problem);
         }
+    }
+
+    /// The error of training on a class without an image that can be read.
+    fn lost_class(&self) -> Option<Error> {
+        let unreadable = locked(&self.unreadable);
+        if unreadable.indices.is_empty() || !self.training() {
+            return None;
+        }
+        let counts = self.set.class_counts();
+        let mut lost = vec![0; counts.len()];
+        unreadable.indices.iter().for_each(|&index| lost[self.set.label(index) as usize] += 1);
+        let label = (0..counts.len()).find(|&label| counts[label] > 0 && lost[label] == counts[label])?;
+        Some(Error::Loader(format!(
+            "none of the {} images of class {} can be read: mend them, or remove the class",
+            counts[label],
+            self.set.class_names()[label]
+        )))
     }
 
     /// Joins a batch's examples, which begin at position `start` of the epoch's order.
@@ -347,6 +365,8 @@ pub struct ImageBatches {
     work: Arc<Work>,
     next: usize,
     batches: usize,
+    /// Whether everything has been returned, an error included.
+    ended: bool,
 }
 
 impl Iterator for ImageBatches {
@@ -366,13 +386,18 @@ impl Iterator for ImageBatches {
             }
             if let Some(error) = state.ended.take() {
                 self.next = self.batches;
+                self.ended = true;
                 // Threads that still work must see that it has ended.
                 state.ended = Some(Error::Loader("the epoch has ended".into()));
                 return Some(Err(error));
             }
             state = self.work.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        None
+        if std::mem::replace(&mut self.ended, true) {
+            return None;
+        }
+        // All of the epoch's images have been tried.
+        self.work.loader.lost_class().map(Err)
     }
 }
 

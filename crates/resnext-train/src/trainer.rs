@@ -331,6 +331,8 @@ impl Trainer {
                 observer.save(&self.checkpoint(), false)?;
             }
         }
+        // An error that concerns the whole epoch comes after its last batch.
+        batches.next().transpose()?;
         Ok(true)
     }
 

@@ -116,6 +116,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
                 );
             }
             println!("best test top-1: {:.2} %", 100.0 * trainer.progress().best_top1);
+            if loaders.unreadable() > 0 {
+                println!("left out: {} that cannot be read", counted(loaders.unreadable(), "photo"));
+            }
             let facts = facts(&recipe, &summary, &loaders, &device);
             final_report::write(progress.folder(), &recipe, &loaders, &normalization, &device, &facts)?;
             println!(

@@ -70,6 +70,8 @@ fn fixtures(folder: &Path) {
     photos(&at("uneven/train"), &[("red", 2), ("green", 2)], true);
     photos(&at("uneven/val"), &[("red", 1), ("blue", 1)], true);
     photos(&at("spoilt"), &[("red", 3), ("green", 3)], false);
+    photos(&at("lost"), &[("red", 3)], true);
+    photos(&at("lost"), &[("green", 3)], false);
 
     let data = TRAIN.map(|argument| if argument == "." { "data" } else { argument });
     prepare(folder, &[&data[..], &["run", "--epochs", "1"]].concat());

@@ -40,6 +40,7 @@ fn a_folder_of_photos_is_all_that_train_needs() {
     assert!(said.contains("of 3 classes for training") && said.contains("split off"), "{said}");
     let warned = String::from_utf8_lossy(&whole.stderr).into_owned();
     assert_eq!(warned.matches("broken.jpg: not an image").count(), 1, "{warned}");
+    assert!(said.contains("left out: 1 photo that cannot be read"), "{said}");
 
     // Evaluation and prediction find what the run knows: the photos, their preparation, and the classes' names.
     let eval = ok(&xtask(path, &["eval", "run"]));

@@ -199,6 +199,16 @@ fn a_broken_photo_is_named_counted_and_left_out() {
     // It is fatal if asked for.
     let error = loader(training(), true, 2).epoch(0, 0).find_map(Result::err).unwrap().to_string();
     assert!(error.contains("a/3.png"), "{error}");
+    // A class without a single photo cannot be learnt, which is known when all have been tried.
+    for i in (0..set.len()).filter(|&i| set.label(i) == 0) {
+        std::fs::write(set.path(i), "no photo").unwrap();
+    }
+    let mut epoch = loader(training(), false, 2).epoch(0, 0);
+    let mut all: Vec<_> = epoch.by_ref().collect();
+    let error = all.pop().unwrap().unwrap_err().to_string();
+    assert!(error.contains("none of the 5 images of class a can be read"), "{error}");
+    assert!(all.len() == 3 && all.iter().all(Result::is_ok) && epoch.next().is_none());
+    assert_eq!(batches(&loader(evaluation(), false, 2), 0, 0).len(), 2);
     // A set without a single photo must not go on for ever.
     for i in 0..set.len() {
         std::fs::write(set.path(i), "no photo").unwrap();
