@@ -106,6 +106,7 @@ go() {
 }
 
 killed=0
+early=0
 runs=0
 RANDOM=2016
 while ((killed < kills)); do
@@ -123,6 +124,7 @@ while ((killed < kills)); do
             0) break ;;
             137)
                 killed=$((killed + 1))
+                [[ -e $run/last.safetensors ]] || early=$((early + 1))
                 [[ ! -d $run ]] || python3 readable.py "$run" || { echo "FAILED: $run is not readable"; exit 1; }
                 ;;
             *) echo "FAILED: $run ended by itself"; cat log.txt; exit 1 ;;
@@ -135,7 +137,7 @@ while ((killed < kills)); do
     rm -r "$run"
     runs=$((runs + 1))
 done
-echo "$killed kills at 0 to $span ms, in $runs runs of ${settings[*]}: every run ended with the bytes of one that was left alone, and was readable after each kill"
+echo "$killed kills at 0 to $span ms, $early before a first checkpoint, in $runs runs of ${settings[*]}: every run ended with the bytes of one that was left alone, and was readable after each kill"
 
 mkdir disk
 if ! mount -t tmpfs -o size=100m tmpfs disk 2> /dev/null; then
