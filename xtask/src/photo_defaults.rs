@@ -185,9 +185,7 @@ const SMALL_FOLDER: usize = 1000;
 /// Prepares photos as the weights' network wants them.
 fn prepare_as(recipe: &mut Recipe, weights: &Pretrained) {
     let preparation = &weights.preprocessing;
-    // A network for 32×32 sees more of a photo at twice the side, and its convolutions fit any size.
-    let factor = if weights.config.stem == StemKind::Cifar { 2 } else { 1 };
-    let size = factor * preparation.size.0;
+    let size = fine_tuning_size(weights.config.stem, preparation.size.0);
     let decimal = |value: f32| (value as f64 * 1e6).round() / 1e6;
     recipe.photos = Some(PhotoOptions {
         size,
@@ -198,6 +196,15 @@ fn prepare_as(recipe: &mut Recipe, weights: &Pretrained) {
         std: preparation.std.map(decimal),
         ..recipe.photos.clone().unwrap_or_default()
     });
+}
+
+/// The side of crops for a network that was trained on images of this side. One of CIFAR's 32 pixels sees more of a photo
+/// at twice the side, and its convolutions fit any size; one that was trained on photos keeps its own.
+fn fine_tuning_size(stem: StemKind, side: usize) -> usize {
+    match (stem, side) {
+        (StemKind::Cifar, ..=32) => 2 * side,
+        _ => side,
+    }
 }
 
 #[cfg(test)]
@@ -221,6 +228,11 @@ mod tests {
         assert_eq!(
             [usual_size(StemKind::Cifar, 240, false), usual_size(StemKind::ImageNet, 240, true)],
             [48, 224]
+        );
+        assert_eq!(
+            [(StemKind::Cifar, 32), (StemKind::Cifar, 48), (StemKind::ImageNet, 224)]
+                .map(|(stem, side)| fine_tuning_size(stem, side)),
+            [64, 48, 224]
         );
         // The average spans a twentieth of the steps.
         assert_eq!(
