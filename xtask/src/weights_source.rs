@@ -1,6 +1,6 @@
 //! The trained network that a user names: a run folder, a file, another folder, or a repository of the hub.
 
-use crate::run_folder::BEST;
+use crate::run_folder::{BEST, LAST, RECIPE};
 use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use resnext_model::Pretrained;
@@ -14,6 +14,14 @@ pub fn pretrained(text: &str) -> Result<Pretrained> {
     let run = path.join(BEST);
     Ok(if run.is_file() {
         Pretrained::open(&run)?
+    } else if path.join(RECIPE).is_file() {
+        match path.join(LAST).is_file() {
+            true => bail!(
+                "{text}: this run has no {BEST} before its first epoch ends: name {text}/{LAST}, or continue it \
+                 with train --resume"
+            ),
+            false => bail!("{text}: this run has no checkpoint yet: continue it with train --resume"),
+        }
     } else if path.exists() {
         Pretrained::open(path)?
     } else if looks_like_a_path(text) {

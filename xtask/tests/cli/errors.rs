@@ -49,7 +49,7 @@ fn photos(folder: &Path, counts: &[(&str, usize)], whole: bool) {
 /// What the commands of the transcript find.
 fn fixtures(folder: &Path) {
     let at = |name: &str| folder.join(name);
-    for name in ["data", "other", "empty", "shards", "table", "middle", "locked", "described"] {
+    for name in ["data", "other", "empty", "shards", "table", "begun", "middle", "locked", "described"] {
         std::fs::create_dir(at(name)).unwrap();
     }
     tiny_cifar(&at("data"));
