@@ -69,8 +69,9 @@ impl RandomFunction {
     }
 
     fn residues(&self, stream: &mut ChaCha8Rng, count: usize) -> Vec<i64> {
-        let half = i64::from(self.modulus / 2);
-        (0..count).map(|_| stream.random_range(-half..=half)).collect()
+        // 32 bits hold every residue, and take half as many random numbers as 64.
+        let half = (self.modulus / 2) as i32;
+        (0..count).map(|_| i64::from(stream.random_range(-half..=half))).collect()
     }
 
     /// A polynomial whose coefficients are the argument, at a random point that depends on the key. Two different
@@ -80,7 +81,10 @@ impl RandomFunction {
         argument.iter().fold(1, |sum, &x| {
             let product = u128::from(sum) * u128::from(point);
             let x = x.rem_euclid(DIGEST_PRIME as i64) as u64;
-            ((product + u128::from(x)) % u128::from(DIGEST_PRIME)) as u64
+            // 2^61 is 1 modulo the prime. Both parts are at most the prime, and not both equal to it.
+            let number = product + u128::from(x);
+            let folded = (number as u64 & DIGEST_PRIME) + (number >> 61) as u64;
+            if folded >= DIGEST_PRIME { folded - DIGEST_PRIME } else { folded }
         })
     }
 

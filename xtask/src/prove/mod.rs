@@ -7,6 +7,7 @@ mod mutants;
 mod picture;
 mod progress;
 mod report;
+mod tasks;
 
 use anyhow::Result;
 pub use args::Args;
@@ -17,12 +18,13 @@ use progress::progress_bar;
 use report::{ProofReport, ProvedBlock, ProvedNetwork};
 use resnext_model::Config;
 use resnext_model::equivalence::{
-    Stack, activations, channel_functions, controls, identity, layer_errors, mutants, network_errors,
-    output_error,
+    Control, MutantScore, NetworkErrors, Stack, activations, channel_functions, controls, identity,
+    layer_errors, mutants, network_errors, output_error,
 };
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
+use tasks::{Task, run_tasks};
 
 const NETWORKS: &[&str] =
     &["resnext50_32x4d", "resnext29_8x64d", "resnext29_16x64d", "resnext20_8x4d", "resnext11_8x4d"];
@@ -40,41 +42,23 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let names = if args.quick { QUICK } else { NETWORKS };
     let networks =
         names.iter().map(|&name| Ok((name, Config::by_name(name)?))).collect::<Result<Vec<_>>>()?;
-    let blocks = distinct_blocks(&networks);
-    let bar = progress_bar(blocks.len() + 2 * networks.len() + 2);
     let start = Instant::now();
-
-    let mut report = ProofReport::new(&args, &device);
-    for (network, stack) in &blocks {
-        bar.set_message(format!("{network}: {}", stack.name));
-        report.blocks.push(prove_block(network, stack, &device, args.seed)?);
-        bar.inc(1);
-    }
-    for (name, config) in &networks {
-        bar.set_message(format!("{name}: all blocks as one"));
-        let stack = Stack::network(name, config);
-        if exact_types(&device).contains(&DType::F64) {
-            let identity = channel_functions(&stack, DType::F64, &device, BOUND, args.seed)?;
-            report.networks.push(ProvedNetwork { name: name.to_string(), identity });
-        }
-        bar.inc(1);
-        bar.set_message(format!("{name}: rounding and {SGD_STEPS} steps of SGD"));
-        // Single operations in bf16 convert their operands to f32 and back, which is slow on a CPU, so only
-        // the smallest network is measured in it.
-        let bf16 = if *name == "resnext11_8x4d" { &[DType::BF16][..] } else { &[] };
-        for &dtype in exact_types(&device).iter().chain(bf16) {
-            report.errors.push(network_errors(name, config, dtype, &device, SGD_STEPS, args.seed)?);
-        }
-        bar.inc(1);
-    }
-    bar.set_message("negative controls");
-    let broken = Stack::distinct_blocks(&Config::by_name("resnext20_8x4d")?);
-    report.controls = controls(&broken[0], &device, args.seed)?;
-    bar.inc(1);
-    bar.set_message("mutants");
-    report.mutants = mutants(MUTANTS, args.seed)?;
+    let tasks = tasks(&networks, &device, args.seed)?;
+    let bar = progress_bar(tasks.len());
+    // A GPU has one queue of work.
+    let results = run_tasks(tasks, device.is_cpu(), &bar)?;
     bar.finish_and_clear();
 
+    let mut report = ProofReport::new(&args, &device);
+    for result in results {
+        match result {
+            Proved::Block(block) => report.blocks.push(block),
+            Proved::Network(network) => report.networks.push(network),
+            Proved::Errors(errors) => report.errors.push(errors),
+            Proved::Controls(controls) => report.controls = controls,
+            Proved::Mutants(scores) => report.mutants = scores,
+        }
+    }
     report.seconds = start.elapsed().as_secs_f64();
     report.settle();
     files.write(&report)?;
@@ -83,9 +67,66 @@ pub fn run(args: Args) -> Result<ExitCode> {
     Ok(if report.proved { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// What one part of the proof found.
+enum Proved {
+    Block(ProvedBlock),
+    Network(ProvedNetwork),
+    Errors(NetworkErrors),
+    Controls(Vec<Control>),
+    Mutants(Vec<MutantScore>),
+}
+
+/// All parts of the proof, in the order of the report.
+fn tasks<'a>(
+    networks: &[(&'static str, Config)],
+    device: &'a Device,
+    seed: u64,
+) -> Result<Vec<Task<'a, Proved>>> {
+    // Evaluations of each form, in which time is proportional to the number of weights.
+    const OF_BLOCK: usize = 15;
+    const OF_NETWORK: usize = 5;
+    let mut tasks = Vec::new();
+    let mut add = |message: String, cost: usize, run: Box<dyn FnOnce() -> Result<Proved> + Send + 'a>| {
+        tasks.push(Task { message, cost, run });
+    };
+    for (network, stack) in distinct_blocks(networks) {
+        let (message, cost) = (format!("{network}: {}", stack.name), OF_BLOCK * stack.weight_count()?);
+        add(message, cost, Box::new(move || Ok(Proved::Block(prove_block(network, &stack, device, seed)?))));
+    }
+    for (name, config) in networks {
+        let (name, stack) = (*name, Stack::network(name, config));
+        let weights = stack.weight_count()?;
+        if exact_types(device).contains(&DType::F64) {
+            let prove = move || {
+                let identity = channel_functions(&stack, DType::F64, device, BOUND, seed)?;
+                Ok(Proved::Network(ProvedNetwork { name: name.to_string(), identity }))
+            };
+            add(format!("{name}: all blocks as one"), OF_NETWORK * weights, Box::new(prove));
+        }
+        // Single operations in bf16 convert their operands to f32 and back, which is slow on a CPU, so only
+        // the smallest network is measured in it.
+        let bf16 = if name == "resnext11_8x4d" { &[DType::BF16][..] } else { &[] };
+        for &dtype in exact_types(device).iter().chain(bf16) {
+            let config = config.clone();
+            let measure =
+                move || Ok(Proved::Errors(network_errors(name, &config, dtype, device, SGD_STEPS, seed)?));
+            let message = format!("{name}: rounding and {SGD_STEPS} steps of SGD in {}", dtype.as_str());
+            add(message, SGD_STEPS * weights, Box::new(measure));
+        }
+    }
+    let broken = Stack::distinct_blocks(&Config::by_name("resnext20_8x4d")?).swap_remove(0);
+    let weights = broken.weight_count()?;
+    add("negative controls".into(), 10 * weights, {
+        Box::new(move || Ok(Proved::Controls(controls(&broken, device, seed)?)))
+    });
+    // Mutants are much smaller, and many more.
+    add("mutants".into(), MUTANTS * weights, Box::new(move || Ok(Proved::Mutants(mutants(MUTANTS, seed)?))));
+    Ok(tasks)
+}
+
 /// The blocks of all networks, each with the first network that has it.
-fn distinct_blocks<'a>(networks: &[(&'a str, Config)]) -> Vec<(&'a str, Stack)> {
-    let mut blocks: Vec<(&str, Stack)> = Vec::new();
+fn distinct_blocks(networks: &[(&'static str, Config)]) -> Vec<(&'static str, Stack)> {
+    let mut blocks: Vec<(&'static str, Stack)> = Vec::new();
     for (name, config) in networks {
         for stack in Stack::distinct_blocks(config) {
             if blocks.iter().all(|(_, other)| other.name != stack.name) {

@@ -1,10 +1,9 @@
 //! Exact equality of the forms: as polynomials (theorem 1 of `docs/equivalence.md`), and with every function of single
 //! channels in the place of batch norm and ReLU (theorem 2).
 
-use super::stack::{Stack, generator, tensor, untampered};
+use super::stack::{Stack, Tamper, generator, tensor, untampered};
 use super::tally::{Difference, Tally};
-use crate::config::{BlockSize, Form};
-use crate::convert::Tensors;
+use crate::config::BlockSize;
 use crate::error::{Error, Result};
 use crate::mode::Mode;
 use crate::random_function::collision;
@@ -136,7 +135,7 @@ pub(super) fn trial(
     device: &Device,
     (kind, modulus): (Kind, u32),
     rng: &mut ChaCha8Rng,
-    tamper: &dyn Fn(Form, &mut Tensors) -> Result<()>,
+    tamper: Tamper,
 ) -> Result<Tally> {
     let mut draw = |count: usize| residues(rng, modulus, count);
     let weights = stack.draw(dtype, device, |_, count| draw(count))?;

@@ -55,6 +55,15 @@ impl Stack {
         Stack { map, ..self }
     }
 
+    /// The number of all weights, in each of the forms.
+    ///
+    /// # Errors
+    /// If the configuration is invalid.
+    pub fn weight_count(&self) -> Result<usize> {
+        let shapes = required_weights(|builder| self.build(Form::C, builder))?;
+        Ok(shapes.values().map(Shape::elem_count).sum())
+    }
+
     /// The sizes of the first block.
     pub(super) fn first(&self) -> Result<&BlockSize> {
         let none = || Error::Config("expected at least one block".into());
@@ -128,19 +137,21 @@ impl Stack {
     }
 
     /// Compares forms (a) and (b) with form (c), bit by bit: the output and every gradient. `tamper` may
-    /// change the weights of a form first.
+    /// change the weights of a form first, and its gradients before they are compared.
     pub(super) fn compare(
         &self,
         weights: &Tensors,
         x: &Tensor,
         g: &Tensor,
         mode: Mode,
-        tamper: &dyn Fn(Form, &mut Tensors) -> Result<()>,
+        tamper: Tamper,
     ) -> Result<Tally> {
         let evaluate = |form: Form| -> Result<Evaluation> {
             let mut weights = convert::network(weights, &self.config(Form::C), form)?;
-            tamper(form, &mut weights)?;
-            self.evaluate(form, &weights, x, g, mode)
+            tamper(form, Part::Weights, &mut weights)?;
+            let mut evaluation = self.evaluate(form, &weights, x, g, mode)?;
+            tamper(form, Part::Gradients, &mut evaluation.gradients)?;
+            Ok(evaluation)
         };
         let expected = evaluate(Form::C)?;
         let mut tally = Tally::default();
@@ -165,8 +176,18 @@ pub(super) struct Evaluation {
     pub(super) gradients: Tensors,
 }
 
-/// A `tamper` that changes nothing.
-pub(super) fn untampered(_: Form, _: &mut Tensors) -> Result<()> {
+/// What is changed of a form on purpose: its weights, or its gradients, which have the names of form (c).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Weights,
+    Gradients,
+}
+
+/// Changes parts of a form on purpose.
+pub(super) type Tamper<'a> = &'a dyn Fn(Form, Part, &mut Tensors) -> Result<()>;
+
+/// A [`Tamper`] that changes nothing.
+pub(super) fn untampered(_: Form, _: Part, _: &mut Tensors) -> Result<()> {
     Ok(())
 }
 

@@ -31,6 +31,24 @@ pub(in crate::equivalence) struct Product {
     pub(in crate::equivalence) tap: (usize, usize),
 }
 
+/// What a convolution computes, as integers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::equivalence) struct Sums {
+    /// (N, Cout, H', W').
+    pub(in crate::equivalence) y: Vec<i32>,
+    /// The gradient of the input (N, Cin, H, W).
+    pub(in crate::equivalence) of_x: Vec<i32>,
+    /// The gradient of the weight (Cout, Cin/groups, k, k).
+    pub(in crate::equivalence) of_weight: Vec<i32>,
+}
+
+impl Sums {
+    /// The output, and the gradients of the input and of the weight.
+    pub(super) fn each(&self) -> [&[i32]; 3] {
+        [&self.y, &self.of_x, &self.of_weight]
+    }
+}
+
 impl Definition {
     /// Height and width of the output.
     pub(in crate::equivalence) fn out(&self) -> (usize, usize) {

@@ -1,6 +1,6 @@
 //! The integers of a trial, and the range in which every kernel computes with them exactly.
 
-use super::definition::Definition;
+use super::definition::{Definition, Sums};
 use crate::equivalence::stack::tensor;
 use crate::error::Result;
 use candle_core::{DType, Device, Shape, Tensor};
@@ -77,6 +77,18 @@ pub(in crate::equivalence) struct Integers {
     pub(in crate::equivalence) residual: Vec<i32>,
     /// (N, Cout, H', W').
     pub(in crate::equivalence) gradient: Vec<i32>,
+}
+
+impl Sums {
+    /// The definition's sums.
+    pub(in crate::equivalence) fn new(definition: &Definition, integers: &Integers) -> Self {
+        let Integers { x, weight, gradient, .. } = integers;
+        Sums {
+            y: definition.forward(x, weight),
+            of_x: definition.input_gradient(gradient, weight),
+            of_weight: definition.weight_gradient(x, gradient),
+        }
+    }
 }
 
 impl Integers {

@@ -11,8 +11,8 @@ mod proofs;
 mod shapes;
 mod training;
 
-pub(super) use definition::{Definition, Product};
-pub(super) use integers::{Integers, Range, of_integers};
+pub(super) use definition::{Definition, Product, Sums};
+pub(super) use integers::{Integers, Range};
 pub use network::{FusedProof, fused_network};
 pub use proofs::KernelProof;
 
@@ -42,15 +42,14 @@ pub fn kernels(
             None => (Place::Inner, shapes::random(&mut rng)),
         };
         progress(&definition.to_string());
-        let kernels = [training::kernels(&definition)?, inference::kernels(place, &definition)?].concat();
-        let range = Range::exact(&definition, &kernels);
+        let range = exact_range(place, &definition)?;
         // Every result is a polynomial of degree 2 in the operands, which are drawn from so many integers.
         let miss = 2.0 / range.count() as f64;
         let mut passes = 1.0;
         while passes > bound {
             let integers = Integers::draw(&definition, range, &mut rng);
-            training::compare(&definition, &integers, &mut proofs)?;
-            inference::compare(place, &definition, &integers, &mut proofs)?;
+            let expected = Sums::new(&definition, &integers);
+            compare(place, &definition, &integers, &expected, &mut proofs)?;
             if place == Place::Inner {
                 inference::compare_int8(&definition, &mut rng, &mut proofs)?;
             }
@@ -59,6 +58,36 @@ pub fn kernels(
         proofs.end_of_shape(range.most, passes);
     }
     Ok(proofs.found.into_values().map(|(proof, _)| proof).collect())
+}
+
+/// The range of operands in which each of this machine's kernels is exact.
+fn exact_range(place: Place, definition: &Definition) -> Result<Range> {
+    let kernels = [training::kernels(definition)?, inference::kernels(place, definition)?].concat();
+    Ok(Range::exact(definition, &kernels))
+}
+
+/// Compares this machine's kernels, of training and of inference, with `expected`.
+fn compare(
+    place: Place,
+    definition: &Definition,
+    integers: &Integers,
+    expected: &Sums,
+    proofs: &mut Proofs,
+) -> Result<()> {
+    training::compare(definition, integers, expected, proofs)?;
+    inference::compare(place, definition, integers, &expected.y, proofs)
+}
+
+/// The range of operands in which each of this machine's kernels of an inner layer is exact.
+pub(super) fn range(definition: &Definition) -> Result<Range> {
+    exact_range(Place::Inner, definition)
+}
+
+/// Whether the comparison of [`kernels`] finds a difference between `expected` and any of this machine's kernels.
+pub(super) fn differs(definition: &Definition, integers: &Integers, expected: &Sums) -> Result<bool> {
+    let mut proofs = Proofs::default();
+    compare(Place::Inner, definition, integers, expected, &mut proofs)?;
+    Ok(proofs.found.values().any(|(proof, _)| proof.tally.bits > 0))
 }
 
 /// The number of different layers of some networks, which is the number of shapes that [`kernels`] adds to the random ones.

@@ -1,6 +1,6 @@
 //! Training's kernels: a convolution and both of its gradients.
 
-use super::definition::Definition;
+use super::definition::{Definition, Sums};
 use super::integers::{Integers, of_integers, written};
 use super::proofs::Proofs;
 use crate::equivalence::distance::values;
@@ -25,14 +25,14 @@ fn of_type(definition: &Definition, dtype: DType) -> Result<[ConvKernel; 3]> {
     Ok(conv2d_kernels(&zeros(definition.x())?, &zeros(definition.weight())?, &definition.config)?)
 }
 
-/// Compares one trial's convolution and gradients with the definition's.
-pub(super) fn compare(definition: &Definition, integers: &Integers, proofs: &mut Proofs) -> Result<()> {
+/// Compares one trial's convolution and gradients with the sums that are expected of them.
+pub(super) fn compare(
+    definition: &Definition,
+    integers: &Integers,
+    expected: &Sums,
+    proofs: &mut Proofs,
+) -> Result<()> {
     let Integers { x, weight, gradient, .. } = integers;
-    let expected = [
-        definition.forward(x, weight),
-        definition.input_gradient(gradient, weight),
-        definition.weight_gradient(x, gradient),
-    ];
     for dtype in TYPES {
         let kernels = of_type(definition, dtype)?;
         let x = of_integers(x, definition.x(), dtype)?;
@@ -42,8 +42,8 @@ pub(super) fn compare(definition: &Definition, integers: &Integers, proofs: &mut
         let (of_x, of_weight) = conv2d_gradients(&x, &weight, &gradient, &definition.config)?;
         let passes =
             ["training, forward", "training, gradient of the input", "training, gradient of the weight"];
-        for (i, got) in [y, of_x, of_weight].iter().enumerate() {
-            let expected: Vec<f64> = expected[i].iter().map(|&sum| written(sum, dtype)).collect();
+        for (i, (got, sums)) in [y, of_x, of_weight].iter().zip(expected.each()).enumerate() {
+            let expected: Vec<f64> = sums.iter().map(|&sum| written(sum, dtype)).collect();
             let what = (passes[i], dtype, kernels[i]);
             proofs.compare(what, definition, got.dims(), &expected, &values(got)?)?;
         }
