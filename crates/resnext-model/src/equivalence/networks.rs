@@ -89,7 +89,7 @@ pub fn network_errors(
     let weights = far_from_kinks(weights)?;
 
     let mut rng = generator(seed);
-    let (side, batch) = (side(&config), BATCH);
+    let (batch, side) = training_images(&config);
     let images = tensor(normals(&mut rng, batch * 3 * side * side), (batch, 3, side, side), dtype, device)?;
     let labels = Tensor::from_iter((0..batch).map(|i| (i % config.classes) as u32), device)?;
     let train = |form: Form| train(&config, form, &weights, &images, &labels, steps);
@@ -123,14 +123,15 @@ pub fn network_errors(
     })
 }
 
-/// The batch size of training.
+/// The batch size of the maps that are compared block by block.
 const BATCH: usize = 4;
 
-/// The height and width of the images: small, but large enough that no batch norm divides by almost nothing.
-fn side(config: &Config) -> usize {
+/// The batch size of training, and the height and width of its images: small, but no batch norm divides by almost nothing,
+/// as each channel of the last map has at least 16 pixels.
+fn training_images(config: &Config) -> (usize, usize) {
     match config.stem {
-        StemKind::ImageNet => 64,
-        StemKind::Cifar => 16,
+        StemKind::ImageNet => (4, 64),
+        StemKind::Cifar => (2, 16),
     }
 }
 
@@ -149,7 +150,8 @@ fn far_from_kinks(weights: Tensors) -> Result<Tensors> {
 
 /// The number of roundings in all layers, forward and backward.
 fn forward_and_backward(stack: &Stack, dtype: DType) -> f64 {
-    let pixels = BATCH * side(&stack.config).pow(2);
+    let (batch, side) = training_images(&stack.config);
+    let pixels = batch * side.pow(2);
     let block = |(_, size): &(String, BlockSize)| {
         let backward = [size.output, 9 * size.path, size.inner(), pixels];
         let backward = backward.map(|products| roundings(products, size.cardinality, dtype));
