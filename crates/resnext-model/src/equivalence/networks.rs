@@ -127,11 +127,11 @@ pub fn network_errors(
 const BATCH: usize = 4;
 
 /// The batch size of training, and the height and width of its images: small, but no batch norm divides by almost nothing,
-/// as each channel of the last map has at least 16 pixels.
+/// as each channel of the last map has 16 pixels.
 fn training_images(config: &Config) -> (usize, usize) {
     match config.stem {
         StemKind::ImageNet => (4, 64),
-        StemKind::Cifar => (2, 16),
+        StemKind::Cifar => (1, 16),
     }
 }
 
