@@ -22,7 +22,11 @@ from formula import images, network
 
 XTASK = sys.argv[1] if len(sys.argv) > 1 else "target/release/xtask"
 NETWORKS = ["resnext50_32x4d", "resnet50", "resnet18", "resnet34", "resnext101_64x4d", "resnext20_8x4d",
-            "seresnext26t_32x4d", "resnetaa34d", "resnetblur18", "ecaresnet26t"]
+            "seresnext26t_32x4d", "resnetaa34d", "resnetblur18", "ecaresnet26t",
+            "inception_v3", "inception_v4", "inception_resnet_v2", "vgg16_bn"]
+# Height and width of images: Inceptions need 75, and VGG's ONNX file takes its own size only.
+SIDES = {"resnext20_8x4d": (32, 64), "inception_v3": (75, 107), "inception_v4": (75, 107),
+         "inception_resnet_v2": (75, 107), "vgg16_bn": (224, 224)}
 
 
 def export(source, out, dtype="f32"):
@@ -51,7 +55,7 @@ with tempfile.TemporaryDirectory() as folder:
         loaded = load_file(folder / "out.safetensors")
         assert all(torch.equal(loaded[k], v) for k, v in state.items() if v.is_floating_point()) and loaded.keys() == state.keys()
         network(name).load_state_dict(loaded, strict=True)
-        if name != "resnext20_8x4d":
+        if name not in ("resnext20_8x4d", "vgg16_bn"):
             import timm
 
             timm.create_model(name, pretrained=False).load_state_dict(loaded, strict=True)
@@ -63,14 +67,14 @@ with tempfile.TemporaryDirectory() as folder:
         print(name, "safetensors: equal bit for bit, strict=True in torchvision and timm")
 
         model = network(name)
-        side = 32 if name == "resnext20_8x4d" else 64
+        height, width = SIDES.get(name, (64, 96))
         for dtype, bound in (("f32", 1e-4), ("f16", 2e-2), ("bf16", 2e-1)):
             export(folder / "in.safetensors", folder / "out.onnx", dtype)
             onnx.checker.check_model(str(folder / "out.onnx"), full_check=True)
             opset = onnx.load(str(folder / "out.onnx"), load_external_data=False).opset_import[0].version
             session = onnxruntime.InferenceSession(str(folder / "out.onnx"), providers=["CPUExecutionProvider"])
             for batch in (1, 3):
-                x = images((batch, 3, side, side + 32))
+                x = images((batch, 3, height, width))
                 with torch.no_grad():
                     expected = model(torch.from_numpy(x))
                 got = session.run(["logits"], {"images": x})[0]

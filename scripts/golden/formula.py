@@ -75,7 +75,7 @@ def network(name):
 
     if name == "resnext20_8x4d":
         return fill(cifar_resnext(2, 8, 4, 16))
-    if not hasattr(torchvision.models, name):
+    if not hasattr(torchvision.models, name) or name.startswith("inception"):
         import timm
 
         return fill(timm.create_model(name))

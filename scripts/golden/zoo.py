@@ -1,7 +1,7 @@
-"""Checks `cargo xtask predict` on every ResNet and ResNeXt that timm can build, each written as a folder like the
-hub's: predict must give timm's logits, or refuse in one line those with layers that it does not have.
+"""Checks `cargo xtask predict` on every ResNet and ResNeXt that timm can build, and on the Inceptions and VGG, each
+written as a folder like the hub's: predict must give timm's logits, or refuse in one line those with layers that it does not have.
 
-    python scripts/golden/zoo.py [path of xtask]
+    python scripts/golden/zoo.py [path of xtask [names]]
 """
 
 import json
@@ -20,7 +20,8 @@ from formula import fill, noise
 from relatives import OTHERS
 
 XTASK = sys.argv[1] if len(sys.argv) > 1 else "target/release/xtask"
-SIDE, CLASSES, LARGEST = 64, 10, 160e6
+SIDE, CLASSES, LARGEST = 96, 10, 160e6
+BASELINES = ["inception_v3", "inception_v4", "inception_resnet_v2", "vgg16_bn", "vgg19_bn"]
 
 same, refused, skipped = [], [], []
 with tempfile.TemporaryDirectory() as folder:
@@ -28,7 +29,7 @@ with tempfile.TemporaryDirectory() as folder:
     pixels = (128 * (noise(SIDE * SIDE * 3, "photo") + 1)).astype(np.uint8).reshape(SIDE, SIDE, 3)
     Image.fromarray(pixels).save(folder / "photo.png")
     x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
-    for name in timm.list_models(module="resnet"):
+    for name in sys.argv[2:] or timm.list_models(module="resnet") + BASELINES:
         with torch.device("meta"):
             if sum(p.numel() for p in timm.create_model(name).parameters()) > LARGEST:
                 skipped.append(name)

@@ -117,7 +117,8 @@ fn observe_dataset(args: &Args, calibration: &mut Calibration) -> Result<usize> 
 }
 
 fn network(pretrained: &Pretrained) -> Result<Fused> {
-    pretrained.config.check_int8()?;
+    let config = pretrained.network.config()?;
+    config.check_int8()?;
     let builder = pretrained.weights.builder(DType::F32, &Device::Cpu);
-    Ok(Fused::new(&pretrained.config, builder, DType::F32)?)
+    Ok(Fused::new(config, builder, DType::F32)?)
 }

@@ -7,7 +7,7 @@ use crate::open_data::OpenData;
 use crate::weights_source::pretrained;
 use anyhow::{Context, Result, bail};
 use resnext_data::{EvalTransform, Interpolation, Normalization, Resize, Splits, imagenet};
-use resnext_model::{Config, CropMode, Description, Preprocessing, Pretrained};
+use resnext_model::{Architecture, CropMode, Description, Preprocessing, Pretrained};
 
 /// A trained network, with the preparation of its input images and the names of its classes.
 pub struct Classifier {
@@ -27,7 +27,7 @@ impl Classifier {
         options.apply(&mut pretrained)?;
         let mut labels = pretrained.labels.clone();
         let imagenet = imagenet::class_names();
-        let unnamed = labels.is_none() && pretrained.config.classes == imagenet.len();
+        let unnamed = labels.is_none() && pretrained.network.classes() == imagenet.len();
         if unnamed {
             labels = Some(imagenet.into_iter().map(String::from).collect());
         }
@@ -53,8 +53,8 @@ impl Classifier {
     /// What a file for other programs says beside the network's weights. `None` if nothing is known of its
     /// images: what was only assumed here must not be passed on as known.
     pub fn description(&self) -> Option<Description> {
-        let Pretrained { preprocessing, preprocessing_is_assumed, labels, config, .. } = &self.pretrained;
-        let (preprocessing, network) = (preprocessing.clone(), config.clone());
+        let Pretrained { preprocessing, preprocessing_is_assumed, labels, network, .. } = &self.pretrained;
+        let (preprocessing, network) = (preprocessing.clone(), network.clone());
         let description = Description { preprocessing, class_names: labels.clone(), network };
         (!preprocessing_is_assumed).then_some(description)
     }
@@ -68,8 +68,9 @@ pub fn print_notes(pretrained: &Pretrained) {
 }
 
 /// What the checkpoints of a run say about its images and classes.
-pub fn describe(data: &OpenData, network: &Config) -> Description {
-    let usual = Preprocessing::usual(network.stem);
+pub fn describe(data: &OpenData, network: impl Into<Architecture>) -> Description {
+    let network = network.into();
+    let usual = network.preprocessing();
     let normalization = data.normalization();
     let preprocessing = match data {
         OpenData::Memory(splits) => Preprocessing { size: splits.test.size(), crop_pct: 1.0, ..usual },
@@ -87,7 +88,7 @@ pub fn describe(data: &OpenData, network: &Config) -> Description {
         ..preprocessing
     };
     let class_names = Some(data.class_names().to_vec());
-    Description { preprocessing, class_names, network: network.clone() }
+    Description { preprocessing, class_names, network }
 }
 
 /// Takes preprocessing and names of a run from its data set, if its checkpoint is of a version that did not
@@ -96,7 +97,7 @@ fn describe_by_its_data(pretrained: &mut Pretrained) -> Result<()> {
     let Some(recipe) = checkpoint::recipe(&pretrained.weights)? else { return Ok(()) };
     match OpenData::new(&recipe, None) {
         Ok(data) => {
-            take(pretrained, describe(&data, &pretrained.config.clone()));
+            take(pretrained, describe(&data, &pretrained.network));
             Ok(())
         }
         Err(error) => bail!(
@@ -122,7 +123,7 @@ pub fn fit_to_network(
     options: &InputOptions,
 ) -> Result<OpenData> {
     if pretrained.preprocessing_is_assumed {
-        let described = describe(&data, &pretrained.config);
+        let described = describe(&data, &pretrained.network);
         pretrained.preprocessing = described.preprocessing;
         if checkpoint::recipe(&pretrained.weights)?.is_none() && !options.normalizes() {
             pretrained.notes.push(format!(

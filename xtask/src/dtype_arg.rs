@@ -2,8 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use candle_core::DType;
-use candle_nn::VarBuilder;
-use resnext_model::{Config, Fused, Ranges};
+use resnext_model::Ranges;
 use std::path::Path;
 
 /// The help text of `--ranges`.
@@ -61,14 +60,6 @@ impl Dtype {
             Dtype::Bf16 => 2,
             Dtype::Int8 => 1,
         }
-    }
-
-    /// Builds the network for inference in this type, with the result of [`ranges`](Self::ranges).
-    pub fn network(self, config: &Config, weights: VarBuilder, ranges: Option<&Ranges>) -> Result<Fused> {
-        Ok(match ranges {
-            Some(ranges) => Fused::quantized(config, weights, ranges)?,
-            None => Fused::new(config, weights, self.into())?,
-        })
     }
 
     /// Reads the ranges of feature maps from their file, if this type needs them.

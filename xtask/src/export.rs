@@ -13,7 +13,7 @@ use std::path::PathBuf;
 pub struct Args {
     /// Run folder (its best checkpoint), weights file, or repository of the Hugging Face Hub
     weights: String,
-    /// File to write: .safetensors, with torchvision's names, or .onnx
+    /// File to write: .safetensors, with torchvision's or timm's names, or .onnx
     #[arg(long)]
     out: PathBuf,
     /// Type of the written weights
@@ -44,7 +44,7 @@ pub fn run(args: Args) -> Result<()> {
         _ => bail!("{}: expected a name that ends in .safetensors or .onnx", args.out.display()),
     };
     let classifier = Classifier::open(&args.weights, &args.input)?;
-    let mut export = Export::of(&classifier.pretrained.weights, &classifier.pretrained.config)?;
+    let mut export = Export::of(&classifier.pretrained.weights, &classifier.pretrained.network)?;
     if let Some(description) = classifier.description() {
         export.describe(description);
     }

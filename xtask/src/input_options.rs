@@ -65,7 +65,7 @@ impl InputOptions {
         preprocessing.check().map_err(|problem| anyhow::anyhow!("--{}", problem.replace('_', "-")))?;
         pretrained.preprocessing_is_assumed &= !self.normalizes();
         if let Some(path) = &self.labels {
-            pretrained.labels = Some(labels(path, pretrained.config.classes)?);
+            pretrained.labels = Some(labels(path, pretrained.network.classes())?);
         }
         Ok(())
     }

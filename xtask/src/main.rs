@@ -22,6 +22,7 @@ mod classifier;
 mod dataset_arg;
 mod device_arg;
 mod dtype_arg;
+mod inference_network;
 mod input_options;
 mod loaders;
 mod mix_options;

@@ -41,7 +41,7 @@ pub fn choose(
     let (network, passes) = match weights {
         Some(weights) => {
             prepare_as(&mut recipe, weights);
-            (weights.config.clone(), FINE_TUNING)
+            (weights.network.config()?.clone(), FINE_TUNING)
         }
         None => {
             recipe.model = overrides.model.clone().unwrap_or_else(|| usual_network(images, gpu).into());
@@ -185,7 +185,8 @@ const SMALL_FOLDER: usize = 1000;
 /// Prepares photos as the weights' network wants them.
 fn prepare_as(recipe: &mut Recipe, weights: &Pretrained) {
     let preparation = &weights.preprocessing;
-    let size = fine_tuning_size(weights.config.stem, preparation.size.0);
+    let side = preparation.size.0;
+    let size = weights.network.config().map_or(side, |config| fine_tuning_size(config.stem, side));
     let decimal = |value: f32| (value as f64 * 1e6).round() / 1e6;
     recipe.photos = Some(PhotoOptions {
         size,

@@ -2,7 +2,7 @@
 
 use crate::text_table::Table;
 use anyhow::{Result, ensure};
-use resnext_model::{Baseline, Config, StemKind, Summary};
+use resnext_model::{Architecture, Summary};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -17,28 +17,12 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let size_of = |usual: usize| {
-        let size = args.size.unwrap_or(usual);
-        ensure!((1..=1 << 14).contains(&size), "--size must be from 1 to 16384, got {size}");
-        Ok(size)
-    };
-    let (summary, size) = match Baseline::by_name(&args.name) {
-        Some(baseline) => {
-            let (size, classes) = (size_of(baseline.size())?, args.classes.unwrap_or(Baseline::CLASSES));
-            ensure!(
-                (1..=1 << 20).contains(&classes),
-                "--classes must be from 1 to {}, got {classes}",
-                1 << 20
-            );
-            (baseline.summary(classes, size, size), size)
-        }
-        None => {
-            let mut config = Config::by_name(&args.name)?;
-            config.classes = args.classes.unwrap_or(config.classes);
-            let size = size_of(if config.stem == StemKind::ImageNet { 224 } else { 32 })?;
-            (Summary::new(&config, size, size)?, size)
-        }
-    };
+    let network = Architecture::by_name(&args.name)?;
+    let size = args.size.unwrap_or(network.size());
+    ensure!((1..=1 << 14).contains(&size), "--size must be from 1 to 16384, got {size}");
+    let classes = args.classes.unwrap_or(network.classes());
+    ensure!((1..=1 << 20).contains(&classes), "--classes must be from 1 to {}, got {classes}", 1 << 20);
+    let summary = network.with_classes(classes).summary(size, size)?;
     print!("{}", layer_table(&summary).to_text());
     let multiply_adds = match summary.multiply_adds() as f64 {
         small if small < 1e9 => format!("{:.1} M", small / 1e6),

@@ -5,7 +5,7 @@ mod server;
 
 use candle_core::{DType, Device};
 use resnext_data::Photo;
-use resnext_model::{Config, ResNext, Variables};
+use resnext_model::{Baseline, BaselineNetwork, Config, ResNext, Variables};
 use serde_json::Value;
 use server::Server;
 use std::path::{Path, PathBuf};
@@ -260,6 +260,25 @@ fn what_is_exported_predicts_the_same() {
     assert_eq!(ok(again), expected);
     let said = ok(xtask(path, &["export", "w.safetensors", "--out", "out.onnx", "--dtype", "f16"], &[]));
     assert!(said.contains("ONNX, opset 17") && path.join("out.onnx").is_file());
+}
+
+/// An Inception is used as a ResNeXt is, except where only those are taken.
+#[test]
+fn an_inception_predicts_and_is_exported() {
+    let folder = prepared();
+    let path = folder.path();
+    let variables = Variables::new(1, DType::F32, &Device::Cpu);
+    BaselineNetwork::new(Baseline::InceptionV3, 2, variables.builder()).unwrap();
+    let tensors = variables.all().into_iter().map(|(name, var)| (name, var.as_detached_tensor()));
+    safetensors::serialize_to_file(tensors, None, &path.join("w.safetensors")).unwrap();
+    let size = ["--size", "75", "--mean", "0.5", "--std", "0.5"];
+    let expected = ok(predict(path, &[&["photos/a.png", "--json"], &size[..]].concat()));
+    ok(xtask(path, &[&["export", "w.safetensors", "--out", "out.safetensors"], &size[..]].concat(), &[]));
+    let args = ["predict", "photos/a.png", "--json", "--weights", "out.safetensors"];
+    assert_eq!(ok(xtask(path, &args, &[])), expected);
+    let only = "expected a ResNet or ResNeXt, got inception_v3";
+    refused(xtask(path, &[&args[..], &["--heatmap", "maps"]].concat(), &[]), only);
+    refused(xtask(path, &["calibrate", "w.safetensors", "photos"], &[]), only);
 }
 
 /// The probabilities of classes 0, 1, … that `--json` prints for one photo.

@@ -1,6 +1,7 @@
 //! `config.json` beside weights, as timm writes it: what it says about images and classes, and whether the
 //! network that it describes is one of ours.
 
+use crate::architecture::Architecture;
 use crate::config::{Config, Shortcut};
 use crate::error::json_problem;
 use crate::preprocessing::{CropMode, Preprocessing};
@@ -37,13 +38,14 @@ pub(crate) struct ImageSettings {
 
 /// Fields at the top level, and those of `pretrained_cfg`, that do not change what a network computes from an
 /// image: where it comes from, how it was trained, and what its weights' shapes say as well.
-const UNIMPORTANT: [&str; 27] = [
+const UNIMPORTANT: [&str; 28] = [
     "classifier",
     "custom_load",
     "description",
     "file",
     "first_conv",
     "fixed_input_size",
+    "has_aux",
     "hf_hub_filename",
     "hf_hub_id",
     "id2label",
@@ -100,14 +102,21 @@ const ANTI_ALIASES: [(AntiAlias, &[&str]); 3] = [
 ];
 
 impl Network {
-    fn new(config: &Config) -> Self {
-        let avg_down: &[&str] = if config.shortcut == Shortcut::Pooled { &["true"] } else { &["false"] };
-        let stem_type: &[&str] = match config.stem_convs {
+    fn new(network: &Architecture) -> Self {
+        let (shortcut, stem_convs, attention) = match network {
+            Architecture::ResNext(Config { shortcut, stem_convs, attention, .. }) => {
+                (*shortcut, *stem_convs, *attention)
+            }
+            // Its models have no such arguments.
+            Architecture::Baseline { .. } => (Shortcut::Projection, StemConvs::Single, Attention::None),
+        };
+        let avg_down: &[&str] = if shortcut == Shortcut::Pooled { &["true"] } else { &["false"] };
+        let stem_type: &[&str] = match stem_convs {
             StemConvs::Single => &[""],
             StemConvs::Deep => &["deep"],
             StemConvs::Tiered => &["deep_tiered"],
         };
-        let block_args: &[&str] = match config.attention {
+        let block_args: &[&str] = match attention {
             Attention::None => &["{}"],
             Attention::SqueezeExcite { .. } => &[r#"{"attn_layer":"se"}"#],
             Attention::Eca => &[r#"{"attn_layer":"eca"}"#],
@@ -141,17 +150,17 @@ const HARMLESS_ARGS: [&str; 19] = [
 ];
 
 impl ConfigFile {
-    /// Reads the text of a `config.json` beside weights of `config`. `None` if it is not timm's: the same keys
+    /// Reads the text of a `config.json` beside weights of `network`. `None` if it is not timm's: the same keys
     /// may then mean something else.
     ///
     /// # Errors
     /// A text that names the field, what was expected and what was found.
-    pub(crate) fn read(text: &str, config: &Config) -> Result<Option<Self>, String> {
+    pub(crate) fn read(text: &str, network: &Architecture) -> Result<Option<Self>, String> {
         let text = text.trim_start_matches('\u{feff}');
         let value: Value = serde_json::from_str(text).map_err(|e| json_problem(&e))?;
         let Value::Object(mut fields) = value else { return Err("expected an object in braces".into()) };
         let Some(architecture) = take::<String>(&mut fields, "", "architecture")? else { return Ok(None) };
-        let mut network = Network::new(config);
+        let mut network = Network::new(network);
         let mut unknown = Vec::new();
         let mut classes = take(&mut fields, "", "num_classes")?;
         if let Some(arguments) = take::<Map<String, Value>>(&mut fields, "", "model_args")? {

@@ -1,5 +1,6 @@
 //! What a weights file says beside its weights, so that whoever has the file has all that its use requires.
 
+use crate::architecture::Architecture;
 use crate::config::{Config, Shortcut};
 use crate::error::json_problem;
 use crate::preprocessing::Preprocessing;
@@ -17,8 +18,8 @@ pub struct Description {
     /// The name of each class, if they have names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class_names: Option<Vec<String>>,
-    /// The network's configuration.
-    pub network: Config,
+    /// The network.
+    pub network: Architecture,
 }
 
 impl Description {
@@ -31,28 +32,37 @@ impl Description {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Reads a description from its JSON, and checks that it is one of a network of `config`.
+    /// Reads a description from its JSON, and checks that it is one of `network`.
     ///
     /// # Errors
     /// A text that says what is wrong: JSON of another kind, another network, a number that is out of range,
     /// or another number of names than classes.
-    pub fn from_json(text: &str, config: &Config) -> Result<Self, String> {
+    pub fn from_json(text: &str, network: &Architecture) -> Result<Self, String> {
         let found: Description =
             serde_json::from_str(text).map_err(|e| format!("{}: {}", Self::KEY, json_problem(&e)))?;
-        // Initialisation and block form do not change the function, and `convert` changes the form. Where no
-        // block has a projection, the weights do not show that there would be one, or no shortcut at all.
-        let Config { zero_init_last, form, shortcut, .. } = *config;
-        let expected = Config { zero_init_last, form, shortcut, ..found.network.clone() };
-        let projected_but_plain =
-            shortcut == Shortcut::Projection && found.network.shortcut == Shortcut::None;
-        if expected != *config || projected_but_plain {
+        let same = match (&found.network, network) {
+            (Architecture::ResNext(found), Architecture::ResNext(config)) => same_weights(found, config),
+            (found, network) => found == network,
+        };
+        if !same {
             return Err(format!("{} is of another network than the weights", Self::KEY));
         }
-        let named = found.class_names.as_ref().map_or(config.classes, Vec::len);
-        if named != config.classes {
-            return Err(format!("{} has {named} class names, expected {}", Self::KEY, config.classes));
+        let classes = network.classes();
+        let named = found.class_names.as_ref().map_or(classes, Vec::len);
+        if named != classes {
+            return Err(format!("{} has {named} class names, expected {classes}", Self::KEY));
         }
         found.preprocessing.check().map_err(|problem| format!("{}: {problem}", Self::KEY))?;
         Ok(found)
     }
+}
+
+/// Whether weights that show a network of `config` may be of the network `found`.
+fn same_weights(found: &Config, config: &Config) -> bool {
+    // Initialisation and block form do not change the function, and `convert` changes the form. Where no
+    // block has a projection, the weights do not show that there would be one, or no shortcut at all.
+    let Config { zero_init_last, form, shortcut, .. } = *config;
+    let expected = Config { zero_init_last, form, shortcut, ..found.clone() };
+    let projected_but_plain = shortcut == Shortcut::Projection && found.shortcut == Shortcut::None;
+    expected == *config && !projected_but_plain
 }

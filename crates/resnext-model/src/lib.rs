@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod architecture;
 mod attention;
 mod baselines;
 mod block;
@@ -32,6 +33,7 @@ mod variants;
 mod weights;
 
 // What a network looks like.
+pub use architecture::Architecture;
 pub use config::{BlockKind, BlockSize, Config, Form, Shortcut, StemKind};
 pub use equal_complexity::{Complexity, Template, equal_complexity, path_width, width_for};
 pub use summary::{Layer, Summary};

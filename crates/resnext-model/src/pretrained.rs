@@ -1,5 +1,7 @@
 //! A trained network with all that its use requires: weights, configuration, preprocessing and class names.
 
+use crate::architecture::Architecture;
+use crate::baselines::Baseline;
 use crate::config::{BlockKind, Config, Shortcut};
 use crate::config_file::ConfigFile;
 use crate::description::Description;
@@ -18,11 +20,11 @@ pub struct Pretrained {
     pub source: String,
     /// The weights.
     pub weights: Weights,
-    /// The configuration of the network, inferred from the weights and checked against `config.json`.
-    pub config: Config,
+    /// The network, inferred from the weights and checked against `config.json`.
+    pub network: Architecture,
     /// How images are prepared for it.
     pub preprocessing: Preprocessing,
-    /// Whether nothing says how pixels are normalised, so that [`Preprocessing::usual`] was assumed.
+    /// Whether nothing says how pixels are normalised, so that [`Architecture::preprocessing`] was assumed.
     pub preprocessing_is_assumed: bool,
     /// The name of each class, if the file or `config.json` has them.
     pub labels: Option<Vec<String>>,
@@ -49,7 +51,7 @@ impl Pretrained {
     /// one of them in several files. A `config.json` beside it is used if it is timm's.
     ///
     /// # Errors
-    /// Those of [`Weights::open`], [`Weights::config`] and [`Weights::check`]; [`Error::ConfigFile`] if
+    /// Those of [`Weights::open`], [`Weights::network`] and [`Weights::check`]; [`Error::ConfigFile`] if
     /// `config.json` cannot be read or describes another network.
     pub fn open(path: &Path) -> Result<Self> {
         let (weights, folder) = if path.is_dir() {
@@ -99,16 +101,16 @@ impl Pretrained {
 
     fn from_files(source: String, weights: &Path, config_path: Option<&Path>) -> Result<Self> {
         let weights = Weights::open(weights)?;
-        let config = weights.config()?;
-        weights.check(&config, Head::Loaded)?;
+        let network = weights.network()?;
+        weights.check(&network, Head::Loaded)?;
         let mut pretrained = Pretrained {
             source,
-            preprocessing: Preprocessing::usual(config.stem),
+            preprocessing: network.preprocessing(),
             preprocessing_is_assumed: true,
             labels: None,
             notes: weights.notes().to_vec(),
             weights,
-            config,
+            network,
         };
         pretrained.describe_by_itself()?;
         if let Some(path) = config_path {
@@ -121,15 +123,18 @@ impl Pretrained {
     fn describe_by_itself(&mut self) -> Result<()> {
         if let Some(text) = self.weights.metadata().get(Description::KEY) {
             let failed = |reason: String| Error::File { path: self.weights.path().to_path_buf(), reason };
-            let found = Description::from_json(text, &self.config).map_err(failed)?;
+            let found = Description::from_json(text, &self.network).map_err(failed)?;
             (self.preprocessing, self.labels) = (found.preprocessing, found.class_names);
             // Weights without projections are the same with shortcuts and without.
-            if found.network.shortcut == Shortcut::None {
-                self.config.shortcut = Shortcut::None;
+            if let (Architecture::ResNext(found), Architecture::ResNext(config)) =
+                (&found.network, &mut self.network)
+                && found.shortcut == Shortcut::None
+            {
+                config.shortcut = Shortcut::None;
             }
             self.preprocessing_is_assumed = false;
         } else if let Some(preprocessing) =
-            torchvision_files::preprocessing(self.weights.path(), &self.config)
+            torchvision_files::preprocessing(self.weights.path(), &self.network)
         {
             self.preprocessing = preprocessing;
             self.preprocessing_is_assumed = false;
@@ -145,19 +150,21 @@ impl Pretrained {
             return Err(failed(format!("it has {} bytes, expected at most {CONFIG_LIMIT}", data.len())));
         }
         let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
-        let Some(file) = ConfigFile::read(&text, &self.config).map_err(failed)? else {
+        let Some(file) = ConfigFile::read(&text, &self.network).map_err(failed)? else {
             self.notes.push("config.json beside it is not timm's and is not used".into());
             return Ok(());
         };
         self.check_network(&file).map_err(failed)?;
-        if let Some(anti_alias) = file.anti_alias.filter(|&named| named != self.config.anti_alias) {
+        if let Architecture::ResNext(config) = &mut self.network
+            && let Some(anti_alias) = file.anti_alias.filter(|&named| named != config.anti_alias)
+        {
             if self.weights.metadata().contains_key(Description::KEY) {
                 self.notes.push(format!(
                     "config.json overrides its anti-aliasing: {anti_alias} instead of {}",
-                    self.config.anti_alias
+                    config.anti_alias
                 ));
             }
-            self.config.anti_alias = anti_alias;
+            config.anti_alias = anti_alias;
         }
         if !file.unknown.is_empty() {
             self.notes.push(format!("fields of config.json that are not known: {}", file.unknown.join(", ")));
@@ -176,15 +183,32 @@ impl Pretrained {
     /// Checks that the architecture, the number of classes and that of their names are those of the weights.
     fn check_network(&self, file: &ConfigFile) -> std::result::Result<(), String> {
         let weights = self.weights.path().display();
-        let Config { cardinality, base_width, depths, block, classes, stem_convs, attention, .. } =
-            &self.config;
-        if let Some(expected) = file.classes.filter(|expected| expected != classes) {
-            return Err(format!("expected {expected} classes, file has {classes}: fc.weight in {weights}"));
+        let (classes, architecture) = (self.network.classes(), &file.architecture);
+        let head = match &self.network {
+            Architecture::ResNext(_) => "fc",
+            Architecture::Baseline { baseline, .. } => baseline.head().0,
+        };
+        if let Some(expected) = file.classes.filter(|&expected| expected != classes) {
+            return Err(format!(
+                "expected {expected} classes, file has {classes}: {head}.weight in {weights}"
+            ));
         }
-        if let Some(names) = file.labels.as_ref().filter(|names| names.len() != *classes) {
+        if let Some(names) = file.labels.as_ref().filter(|names| names.len() != classes) {
             return Err(format!("expected {classes} label_names, got {}", names.len()));
         }
-        let architecture = &file.architecture;
+        let Config { cardinality, base_width, depths, block, stem_convs, attention, .. } = match &self.network
+        {
+            Architecture::ResNext(config) => config,
+            Architecture::Baseline { baseline, .. } => {
+                let named = Baseline::by_name(architecture);
+                return match named == Some(*baseline)
+                    || named.is_none() && Config::by_name(architecture).is_err()
+                {
+                    true => Ok(()),
+                    false => Err(format!("expected {architecture}, file has {}: {weights}", baseline.name())),
+                };
+            }
+        };
         let Ok(expected) = Config::by_name(architecture) else { return Ok(()) };
         let found = (*cardinality, *base_width, depths, *block);
         if (expected.cardinality, expected.base_width, &expected.depths, expected.block) != found {

@@ -1,13 +1,13 @@
 //! The files of torchvision's pretrained weights, by their names, with the transforms they were measured
 //! with. The files themselves say nothing about images.
 
-use crate::config::{Config, StemKind};
+use crate::architecture::Architecture;
 use crate::preprocessing::Preprocessing;
 use std::path::Path;
 
-/// The beginnings of file names, and the shorter side that photos are resized to before a crop of 224:
+/// The beginnings of file names, and the shorter side that photos are resized to before a crop of 224, or 299 for Inception-v3:
 /// `IMAGENET1K_V1` weights want 256, those of the newer recipe (`IMAGENET1K_V2`) 232.
-const FILES: [(&str, usize); 23] = [
+const FILES: [(&str, usize); 26] = [
     ("resnet18-5c106cde", 256),
     ("resnet18-f37072fd", 256),
     ("resnet34-333f7ec4", 256),
@@ -32,18 +32,23 @@ const FILES: [(&str, usize); 23] = [
     ("wide_resnet101_2-32ee1156", 256),
     ("wide_resnet101_2-d733dc28", 232),
     ("ig_resnext101_32x8-c38310e5", 256),
+    ("vgg16_bn-6c64b313", 256),
+    ("vgg19_bn-c79401a0", 256),
+    ("inception_v3_google-0cc3c7bd", 342),
 ];
 
 /// The preprocessing of a file of torchvision, if it is one by its name and its weights are of a network for
 /// ImageNet.
-pub(crate) fn preprocessing(path: &Path, config: &Config) -> Option<Preprocessing> {
+pub(crate) fn preprocessing(path: &Path, network: &Architecture) -> Option<Preprocessing> {
     let name = path.file_name()?.to_str()?;
     let &(_, resize) = FILES.iter().find(|(start, _)| name.starts_with(start))?;
-    if config.stem != StemKind::ImageNet {
+    let mut preprocessing = network.preprocessing();
+    // Smaller images are those of CIFAR.
+    if preprocessing.size.0 < 224 {
         return None;
     }
-    let mut preprocessing = Preprocessing::usual(config.stem);
     preprocessing.set_resize(resize);
+    preprocessing.interpolation = "bilinear".into();
     Some(preprocessing)
 }
 
@@ -53,13 +58,13 @@ mod tests {
 
     #[test]
     fn the_newer_recipe_resizes_to_232() {
-        let config = Config::by_name("resnext50_32x4d").unwrap();
+        let config = Architecture::by_name("resnext50_32x4d").unwrap();
         let resize = |name: &str| Some(preprocessing(Path::new(name), &config)?.resize());
         assert_eq!(resize("models/resnext50_32x4d-1a0047aa.pth"), Some(232));
         assert_eq!(resize("resnext50_32x4d-7cdf4587.pth"), Some(256));
         assert_eq!(resize("resnext50_32x4d-1a0047aa(1).pth"), Some(232));
         assert_eq!(resize("mine.pth"), None);
-        let small = Config::by_name("resnext20_8x4d").unwrap();
+        let small = Architecture::by_name("resnext20_8x4d").unwrap();
         assert_eq!(preprocessing(Path::new("resnext50_32x4d-1a0047aa.pth"), &small), None);
     }
 }

@@ -4,10 +4,11 @@
 mod common;
 
 use candle_core::DType;
-use common::{CPU, difference, images, save, tensors, values};
+use common::{CPU, difference, images, save, shapes, tensors, values, weight};
 use resnext_model::export::Export;
 use resnext_model::{
-    BlockKind, Config, Description, Form, Fused, Preprocessing, Pretrained, Shortcut, Weights, convert,
+    Architecture, Baseline, BlockKind, Config, Description, Form, Fused, Preprocessing, Pretrained, Shortcut,
+    Weights, convert,
 };
 use std::path::PathBuf;
 
@@ -63,16 +64,16 @@ fn widths_and_missing_shortcuts_come_back_from_a_file() {
         let description = Description {
             preprocessing: Preprocessing::usual(config.stem),
             class_names: None,
-            network: config.clone(),
+            network: config.clone().into(),
         };
         let metadata = Some([(Description::KEY.to_string(), description.to_json())].into());
         let joined = Config { form: Form::C, ..config.clone() };
         let tensors = convert::network(&tensors(&joined), &joined, form);
         safetensors::serialize_to_file(&tensors.unwrap(), metadata, &path).unwrap();
-        assert_eq!(Pretrained::open(&path).unwrap().config, config);
+        assert_eq!(Pretrained::open(&path).unwrap().network, config.clone().into());
         // Weights with projections are of another network than the description.
         let projected = Config { shortcut: Shortcut::Projection, ..config.clone() };
-        assert!(Description::from_json(&description.to_json(), &projected).is_err());
+        assert!(Description::from_json(&description.to_json(), &projected.into()).is_err());
     }
 }
 
@@ -145,4 +146,44 @@ fn onnx_files_shrink_with_their_type() {
     for text in ["images", "batch", "logits", "layer3.1.conv2.weight", "BatchNormalization"] {
         assert!(bytes.windows(text.len()).any(|window| window == text.as_bytes()), "{text}");
     }
+}
+
+/// An Inception is found under a prefix and without its auxiliary classifier, and comes back with its description.
+#[test]
+fn a_baseline_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.safetensors");
+    let network = Architecture::Baseline { baseline: Baseline::InceptionV3, classes: 7 };
+    let mut all = shapes(Baseline::InceptionV3, 7);
+    all.insert("AuxLogits.fc.weight".into(), vec![7, 768]);
+    let named = |(name, shape): (String, Vec<usize>)| (format!("module.{name}"), weight(&name, &shape));
+    save(&all.into_iter().map(named).collect(), &path);
+    let found = Pretrained::open(&path).unwrap();
+    assert_eq!((&found.network, found.preprocessing.size), (&network, (299, 299)));
+    assert!(
+        found.notes[0].contains("under `module.`; not used: module.AuxLogits.fc.weight"),
+        "{:?}",
+        found.notes
+    );
+
+    let mut export = Export::new(&found.weights).unwrap();
+    let names = (0..7).map(|class| format!("class {class}")).collect();
+    let preprocessing = Preprocessing { size: (75, 75), ..found.preprocessing };
+    let description = Description { preprocessing, class_names: Some(names), network: network.clone() };
+    export.describe(description.clone());
+    std::fs::write(&path, export.safetensors(DType::F16).unwrap()).unwrap();
+    let again = Pretrained::open(&path).unwrap();
+    assert_eq!((again.network, again.preprocessing), (network, description.preprocessing));
+    assert_eq!((again.labels, again.preprocessing_is_assumed), (description.class_names, false));
+    let bytes = export.onnx("network", DType::F16).unwrap();
+    for text in ["Concat", "AveragePool", "Mixed_7c.branch3x3dbl_3b.conv.weight", "height"] {
+        assert!(bytes.windows(text.len()).any(|window| window == text.as_bytes()), "{text}");
+    }
+    // A configuration beside it must be of the same network.
+    let config = folder.path().join("config.json");
+    std::fs::write(&config, r#"{"architecture": "inception_v3", "num_classes": 7}"#).unwrap();
+    Pretrained::open(&path).unwrap();
+    std::fs::write(&config, r#"{"architecture": "inception_v4", "num_classes": 7}"#).unwrap();
+    let error = Pretrained::open(&path).unwrap_err().to_string();
+    assert!(error.contains("expected inception_v4, file has inception_v3"), "{error}");
 }

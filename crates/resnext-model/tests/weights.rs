@@ -7,7 +7,8 @@ mod origins;
 use candle_core::{DType, Tensor};
 use common::{CPU, difference, images, save, tensors, values, weight};
 use resnext_model::{
-    Attention, Config, Error, Form, Fused, Head, Pretrained, ResNext, StemKind, Variables, Weights, convert,
+    Architecture, Attention, Baseline, Config, Error, Form, Fused, Head, Pretrained, ResNext, StemKind,
+    Variables, Weights, convert,
 };
 use std::path::{Path, PathBuf};
 
@@ -28,7 +29,7 @@ fn every_format_of_torch_save_gives_the_formulas_weights() {
     {
         let weights = Weights::open(&checkpoint(file)).unwrap();
         assert_eq!(weights.config().unwrap(), tiny(), "{file}");
-        weights.check(&tiny(), Head::Loaded).unwrap();
+        weights.check(tiny(), Head::Loaded).unwrap();
         assert!(weights.shapes().count() > 30);
         for (name, dims) in weights.shapes() {
             let got = weights.tensor(name, &CPU).unwrap().to_dtype(DType::F32).unwrap();
@@ -121,10 +122,10 @@ fn prefixes_and_other_names_become_torchvisions() {
     let plain = tensors(&tiny());
     for prefix in ["module.", "module.model.", "_orig_mod."] {
         save(&plain.iter().map(|(name, t)| (format!("{prefix}{name}"), t.clone())).collect(), &path);
-        Weights::open(&path).unwrap().check(&tiny(), Head::Loaded).unwrap();
+        Weights::open(&path).unwrap().check(tiny(), Head::Loaded).unwrap();
     }
     save(&plain.iter().map(|(name, t)| (name.replace("fc.", "last_linear."), t.clone())).collect(), &path);
-    Weights::open(&path).unwrap().check(&tiny(), Head::Loaded).unwrap();
+    Weights::open(&path).unwrap().check(tiny(), Head::Loaded).unwrap();
 }
 
 #[test]
@@ -135,7 +136,7 @@ fn a_checkpoint_has_the_averaged_weights() {
         all.insert("optimizer.average.fc.bias".into(), average.clone());
         all.insert("optimizer.momentum.fc.bias".into(), (&average * 2.0).unwrap());
     });
-    weights.check(&tiny(), Head::Loaded).unwrap();
+    weights.check(tiny(), Head::Loaded).unwrap();
     assert_eq!(values(&weights.tensor("fc.bias", &CPU).unwrap()), [7.0, 8.0, 9.0]);
 }
 
@@ -155,7 +156,7 @@ fn a_network_that_the_file_cannot_hold_is_not_built() {
     all.insert("layer1.0.conv3.weight".into(), scalar);
     save(&all, &path);
     let weights = Weights::open(&path).unwrap();
-    let error = weights.check(&weights.config().unwrap(), Head::Fresh).unwrap_err().to_string();
+    let error = weights.check(weights.config().unwrap(), Head::Fresh).unwrap_err().to_string();
     assert!(error.contains("its shapes are of a network of"), "{error}");
 }
 
@@ -309,7 +310,7 @@ fn a_folder_has_its_configuration_and_it_is_checked() {
         assert_eq!(open(other).unwrap().preprocessing, usual);
     }
     std::fs::remove_file(folder.path().join("config.json")).unwrap();
-    assert_eq!(Pretrained::open(&folder.path().join("model.safetensors")).unwrap().config, tiny());
+    assert_eq!(Pretrained::open(&folder.path().join("model.safetensors")).unwrap().network, tiny().into());
 }
 
 #[test]
@@ -330,4 +331,54 @@ fn a_fresh_head_has_other_classes_and_the_rest_comes_from_the_file() {
         assert_eq!(values(var.as_tensor()), values(&weight(name, var.dims())), "{name}");
     }
     assert_eq!(network.forward(&images((2, 3, 16, 16)), false).unwrap().dims(), [2, 7]);
+}
+
+/// Every baseline is recognised by a header alone, VGG under timm's names too, and a wrong shape is named.
+#[test]
+fn baselines_are_recognised() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.safetensors");
+    // A file of zeros that takes no space: nothing reads the weights.
+    let write = |shapes: &std::collections::BTreeMap<String, Vec<usize>>| {
+        let mut end = 0;
+        let entry = |(name, shape): (&String, &Vec<usize>)| {
+            let start = end;
+            end += 4 * shape.iter().product::<usize>();
+            (name.clone(), serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]}))
+        };
+        let header = serde_json::Value::Object(shapes.iter().map(entry).collect()).to_string();
+        std::fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat())
+            .unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len((8 + header.len() + end) as u64).unwrap();
+        Weights::open(&path).unwrap()
+    };
+    for baseline in Baseline::ALL {
+        let mut shapes = common::shapes(baseline, 9);
+        let expected = Architecture::Baseline { baseline, classes: 9 };
+        let weights = write(&shapes);
+        assert_eq!(weights.network().unwrap(), expected);
+        weights.check(&expected, Head::Loaded).unwrap();
+        let error = weights.config().unwrap_err().to_string();
+        assert!(error.contains(&format!("file has {}", baseline.name())), "{error}");
+        if baseline == Baseline::Vgg16 {
+            for (own, timm, shape) in [
+                ("classifier.0", "pre_logits.fc1", vec![4096, 512, 7, 7]),
+                ("classifier.3", "pre_logits.fc2", vec![4096, 4096, 1, 1]),
+                ("classifier.6", "head.fc", vec![9, 4096]),
+            ] {
+                shapes.remove(&format!("{own}.weight")).unwrap();
+                let bias = shapes.remove(&format!("{own}.bias")).unwrap();
+                shapes.extend([(format!("{timm}.weight"), shape), (format!("{timm}.bias"), bias)]);
+            }
+            let weights = write(&shapes);
+            assert_eq!(weights.network().unwrap(), expected);
+            weights.check(&expected, Head::Loaded).unwrap();
+        }
+        let (name, shape) = shapes.iter_mut().find(|(_, shape)| shape.len() == 4).unwrap();
+        shape[0] += 1;
+        let name = name.clone();
+        let error = write(&shapes).check(&expected, Head::Loaded).unwrap_err().to_string();
+        assert!(error.contains(&name), "{name}: {error}");
+    }
 }

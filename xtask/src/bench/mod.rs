@@ -17,7 +17,7 @@ use crate::run_folder::{BEST, file_in};
 use anyhow::Result;
 pub use args::Args;
 use candle_core::{DType, Device};
-use resnext_model::{Config, Head, ResNext, Variables, Weights};
+use resnext_model::{Architecture, BaselineNetwork, Head, ResNext, Variables, Weights};
 use std::path::{Path, PathBuf};
 use target::Target;
 
@@ -29,10 +29,10 @@ pub fn run(args: Args) -> Result<()> {
         Some(path) => {
             let file = file_in(path, BEST);
             // Checked here, because an engine's process has no way to report why it ended.
-            Weights::open(&file)?.check(&target.config, Head::Loaded)?;
+            Weights::open(&file)?.check(&target.network, Head::Loaded)?;
             file
         }
-        None => random_weights(&target.config, folder.path())?,
+        None => random_weights(&target.network, folder.path())?,
     };
     match (args.train, args.serve) {
         (false, false) => inference::benchmark(&args, &target, &weights, folder.path()),
@@ -43,9 +43,14 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 /// Writes the weights of a new network into `folder`.
-fn random_weights(config: &Config, folder: &Path) -> Result<PathBuf> {
+fn random_weights(network: &Architecture, folder: &Path) -> Result<PathBuf> {
     let variables = Variables::new(1, DType::F32, &Device::Cpu);
-    ResNext::new(config, variables.builder())?;
+    match network {
+        Architecture::ResNext(config) => drop(ResNext::new(config, variables.builder())?),
+        Architecture::Baseline { baseline, classes } => {
+            drop(BaselineNetwork::new(*baseline, *classes, variables.builder())?)
+        }
+    }
     let path = folder.join("weights.safetensors");
     let tensors = variables.all().into_iter().map(|(name, var)| (name, var.as_detached_tensor()));
     candle_core::safetensors::save(&tensors.collect(), &path)?;

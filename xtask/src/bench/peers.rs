@@ -29,15 +29,16 @@ impl<'a> Peers<'a> {
     /// # Errors
     /// If the peers cannot build the network.
     pub fn new(python: &'a Path, target: &'a Target, weights: &'a Path) -> Result<Self> {
-        let planes = target.config.planes;
+        let planes = target.network.config().map_or(64, |config| config.planes);
         ensure!(planes == 64, "--peers needs a network with 64 planes, {} has {planes}", target.name);
         Ok(Peers { python, target, weights })
     }
 
-    /// Whether torchvision's class builds the network, which PyTorch runs then. timm's relatives reach the others
-    /// by our own ONNX file.
+    /// Whether torchvision's ResNet builds the network, which PyTorch runs then. timm's relatives, Inceptions and
+    /// VGG reach the other engines by our own ONNX file.
     pub fn torchvision_has_it(&self) -> bool {
-        let Config { stem_convs, stem_channels, shortcut, attention, anti_alias, .. } = self.target.config;
+        let Ok(config) = self.target.network.config() else { return false };
+        let &Config { stem_convs, stem_channels, shortcut, attention, anti_alias, .. } = config;
         let plain_stem = (stem_convs, stem_channels) == (StemConvs::Single, None);
         plain_stem
             && shortcut != Shortcut::Pooled
@@ -47,12 +48,12 @@ impl<'a> Peers<'a> {
     /// Writes the network as ONNX, for [`serve_onnx`](Self::serve_onnx).
     pub fn write_onnx(&self, onnx: &Path) -> Result<()> {
         if !self.torchvision_has_it() {
-            let export = Export::of(&Weights::open(self.weights)?, &self.target.config)?;
+            let export = Export::of(&Weights::open(self.weights)?, &self.target.network)?;
             replace_file(onnx, &export.onnx(&self.target.name, DType::F32)?)?;
             return Ok(());
         }
         let mut command = self.command("prepare");
-        self.describe_network(&mut command);
+        self.describe_network(&mut command)?;
         self.finish("prepare", command.arg("--onnx").arg(onnx))
     }
 
@@ -77,10 +78,13 @@ impl<'a> Peers<'a> {
     }
 
     /// Starts an engine that builds the network with PyTorch.
-    pub fn serve_pytorch(&self, engine: &str) -> Command {
+    ///
+    /// # Errors
+    /// If the network is no ResNet or ResNeXt.
+    pub fn serve_pytorch(&self, engine: &str) -> Result<Command> {
         let mut command = self.serve(engine);
-        self.describe_network(&mut command);
-        command
+        self.describe_network(&mut command)?;
+        Ok(command)
     }
 
     /// Starts an engine that reads the network from an ONNX file.
@@ -103,8 +107,8 @@ impl<'a> Peers<'a> {
         command
     }
 
-    fn describe_network(&self, command: &mut Command) {
-        let config = &self.target.config;
+    fn describe_network(&self, command: &mut Command) -> Result<()> {
+        let config = self.target.network.config()?;
         let depths: Vec<String> = config.depths.iter().map(ToString::to_string).collect();
         command.arg("--weights").arg(self.weights);
         command.args(["--stem", if self.target.is_cifar() { "cifar" } else { "imagenet" }]);
@@ -112,5 +116,6 @@ impl<'a> Peers<'a> {
         command.args(["--groups", &config.cardinality.to_string()]);
         command.args(["--width", &config.base_width.to_string()]);
         command.args(["--classes", &config.classes.to_string()]);
+        Ok(())
     }
 }

@@ -4,11 +4,11 @@ use super::args::Args;
 use crate::dtype_arg::Dtype;
 use crate::machine;
 use anyhow::{Result, ensure};
-use resnext_model::{Config, Form, StemKind};
+use resnext_model::{Architecture, Config, StemKind};
 
 pub struct Target {
     pub name: String,
-    pub config: Config,
+    pub network: Architecture,
     /// Height and width of the images.
     pub size: usize,
     pub threads: usize,
@@ -22,8 +22,11 @@ impl Target {
     /// # Errors
     /// If a number is out of range, or the file of ranges cannot be read.
     pub fn new(args: &Args) -> Result<Self> {
-        let config = Config { form: Form::C, ..Config::by_name(&args.model)? };
-        let size = args.size.unwrap_or(if config.stem == StemKind::ImageNet { 224 } else { 32 });
+        let network = Architecture::by_name(&args.model)?;
+        if args.train || args.layers {
+            network.config()?;
+        }
+        let size = args.size.unwrap_or(network.size());
         let threads = args.threads.unwrap_or_else(machine::threads);
         ensure!((1..=1 << 14).contains(&size), "--size must be from 1 to 16384, got {size}");
         ensure!(threads > 0 && args.rounds > 0, "--threads and --rounds must be at least 1");
@@ -32,7 +35,7 @@ impl Target {
             (false, _) => args.dtype.clone(),
             (true, true) => vec![Dtype::F32],
             (true, false) => {
-                let int8 = config.check_int8().is_ok();
+                let int8 = network.config().and_then(Config::check_int8).is_ok();
                 Dtype::native().into_iter().filter(|&dtype| int8 || dtype != Dtype::Int8).collect()
             }
         };
@@ -43,17 +46,17 @@ impl Target {
         // Checked here, because an engine's process has no way to report why it ended.
         for &dtype in dtypes.iter().filter(|_| !args.train) {
             if dtype == Dtype::Int8 {
-                config.check_int8()?;
+                network.config()?.check_int8()?;
                 if args.ranges.is_some() {
                     dtype.ranges(args.ranges.as_deref())?;
                 }
             }
         }
-        Ok(Target { name: args.model.clone(), config, size, threads, dtypes })
+        Ok(Target { name: args.model.clone(), network, size, threads, dtypes })
     }
 
     /// Whether the network has the small stem of CIFAR networks.
     pub fn is_cifar(&self) -> bool {
-        self.config.stem == StemKind::Cifar
+        self.network.config().is_ok_and(|config| config.stem == StemKind::Cifar)
     }
 }

@@ -4,70 +4,35 @@ use super::noise;
 use super::published::{self, Errors, Source};
 use crate::bench::stats::quantile;
 use crate::dtype_arg::Dtype;
+use crate::inference_network::InferenceNetwork;
 use crate::inputs::images;
 use anyhow::Result;
-use candle_core::Tensor;
-use resnext_model::{Baseline, Config, Form, Fused, FusedBaseline, StemKind, Summary};
+use resnext_model::Architecture;
 use std::time::Instant;
 
 /// A network by its name.
 pub struct Network {
     pub name: String,
-    kind: Kind,
-    /// Height and width of the images that it was designed for.
-    pub size: usize,
-}
-
-/// From images (N, 3, S, S) to logits.
-type Forward = Box<dyn Fn(&Tensor) -> resnext_model::Result<Tensor>>;
-
-/// What a network is built from.
-enum Kind {
-    /// A ResNet or ResNeXt.
-    Config(Config),
-    Baseline(Baseline),
+    architecture: Architecture,
 }
 
 impl Network {
     /// # Errors
     /// If no network has the name.
     pub fn named(name: &str) -> Result<Self> {
-        if let Some(baseline) = Baseline::by_name(name) {
-            return Ok(Network { name: name.into(), kind: Kind::Baseline(baseline), size: baseline.size() });
-        }
-        let config = Config { form: Form::C, ..Config::by_name(name)? };
-        let size = if config.stem == StemKind::ImageNet { 224 } else { 32 };
-        Ok(Network { name: name.into(), kind: Kind::Config(config), size })
-    }
-
-    /// The layers for one image of its own size.
-    pub fn summary(&self) -> Result<Summary> {
-        Ok(match &self.kind {
-            Kind::Config(config) => Summary::new(config, self.size, self.size)?,
-            Kind::Baseline(baseline) => baseline.summary(Baseline::CLASSES, self.size, self.size),
-        })
+        Ok(Network { name: name.into(), architecture: Architecture::by_name(name)? })
     }
 
     /// The median time of a forward pass of one image, in milliseconds, of `runs` passes after one that is not
     /// counted.
     pub fn time(&self, dtype: Dtype, runs: usize) -> Result<f64> {
-        let forward: Forward = match &self.kind {
-            Kind::Config(config) => {
-                let network = Fused::new(config, noise::builder(), dtype.into())?;
-                Box::new(move |x| network.forward(x))
-            }
-            Kind::Baseline(baseline) => {
-                let builder = noise::builder();
-                let network = FusedBaseline::new(*baseline, Baseline::CLASSES, builder, dtype.into())?;
-                Box::new(move |x| network.forward(x))
-            }
-        };
-        let x = images(1, self.size)?;
-        forward(&x)?;
+        let network = InferenceNetwork::new(&self.architecture, noise::builder(), dtype, None)?;
+        let x = images(1, self.architecture.size())?;
+        network.forward(&x)?;
         let mut times = Vec::with_capacity(runs);
         for _ in 0..runs {
             let start = Instant::now();
-            forward(&x)?;
+            network.forward(&x)?;
             times.push(start.elapsed().as_secs_f64() * 1e3);
         }
         Ok(quantile(&times, 0.5))
@@ -95,11 +60,12 @@ pub struct Row {
 impl Row {
     /// The row without times.
     pub fn new(network: &Network) -> Result<Self> {
-        let summary = network.summary()?;
+        let size = network.architecture.size();
+        let summary = network.architecture.summary(size, size)?;
         let published = published::of(&network.name);
         Ok(Row {
             title: published.map_or(network.name.clone(), |published| published.title.into()),
-            size: network.size,
+            size,
             parameters: summary.parameters(),
             multiply_adds: summary.multiply_adds(),
             activation_bytes: summary.activation_bytes(),

@@ -1,6 +1,7 @@
 //! `cargo xtask eval`: the accuracy of a trained network on a test set.
 
 mod calibration_error;
+mod network;
 mod results;
 mod views;
 
@@ -18,10 +19,10 @@ use crate::text_table::Table;
 use crate::weights_source::pretrained;
 use anyhow::{Context, Result, ensure};
 use calibration_error::calibration_error;
-use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
+use candle_core::{DType, Tensor};
 use indicatif::ProgressBar;
-use resnext_model::{Config, Form, Pretrained, ResNext, Summary};
+use network::Network;
+use resnext_model::{Form, Pretrained};
 use resnext_train::checkpoint::replace_file;
 use resnext_train::{Metrics, evaluate};
 use std::io::Write;
@@ -75,21 +76,18 @@ pub fn run(args: Args) -> Result<()> {
     let mut pretrained = pretrained(&args.weights)?;
     let (recipe, name) = recipe(&args, &pretrained)?;
     let data = fit_to_network(OpenData::new(&recipe, None)?, &mut pretrained, &args.input)?;
-    let (network, config) = network(&args, &pretrained, data.class_names().len(), &device)?;
+    let network =
+        Network::new((args.model.as_deref(), args.form), &pretrained, data.class_names().len(), &device)?;
 
     let loaders = Loaders::new(data, recipe.batch_size, false, 0, &device)?;
     ensure!(args.dtype.is_none() || device.is_cpu(), "--dtype is for the CPU");
     let ranges = args.dtype.unwrap_or(Dtype::F32).ranges(args.ranges.as_deref())?;
     args.dtype.inspect(|dtype| dtype.say_how());
-    let fused = match (args.dtype, &ranges) {
-        (_, Some(ranges)) => {
-            Some(network.fuse_quantized(ranges).with_context(|| dtype_arg::file_of(args.ranges.as_deref()))?)
-        }
-        (dtype, None) => dtype.map(|dtype| network.fuse_to(dtype.into())).transpose()?,
-    };
+    let fused =
+        args.dtype.map(|dtype| network.fuse(dtype, ranges.as_ref(), args.ranges.as_deref())).transpose()?;
     let (metrics, predictions) = judge(&loaders, args.views, |images| match &fused {
         Some(fused) => fused.forward(images),
-        None => network.forward(images, false),
+        None => network.forward(images),
     })?;
     ensure!(metrics.count > 0, "the test set of {} has no images", recipe.dataset);
     let error = calibration_error(predictions.iter().map(|p| (p.confidence, p.label == p.predicted)));
@@ -148,7 +146,7 @@ pub fn run(args: Args) -> Result<()> {
             precision: percent(precision),
             recall: percent(recall),
             f1: percent(f1),
-            parameters: Summary::new(&config, height, width)?.parameters() as f64 / 1e6,
+            parameters: network.architecture.summary(height, width)?.parameters() as f64 / 1e6,
             seconds: start.elapsed().as_secs_f64(),
         };
         results::add(path, &row)?;
@@ -174,26 +172,6 @@ fn recipe(args: &Args, pretrained: &Pretrained) -> Result<(Recipe, Option<String
         ..Default::default()
     })?;
     Ok((recipe, name))
-}
-
-/// The network with the pretrained weights, which must have the data set's number of classes, and its configuration.
-fn network(
-    args: &Args,
-    pretrained: &Pretrained,
-    classes: usize,
-    device: &Device,
-) -> Result<(ResNext, Config)> {
-    let found = &pretrained.config;
-    let expected = match &args.model {
-        Some(name) => Config { form: found.form, ..Config::by_name(name)? },
-        None => found.clone(),
-    };
-    let expected = Config { classes, ..expected };
-    let form = args.form.unwrap_or(expected.form);
-    let tensors = pretrained.weights.in_form(&expected, form, device)?;
-    let builder = VarBuilder::from_tensors(tensors.into_iter().collect(), DType::F32, device);
-    let config = Config { form, ..expected };
-    Ok((ResNext::new(&config, builder)?, config))
 }
 
 /// What the network says of a test image.
@@ -242,11 +220,11 @@ fn beside_f32(
     dtype: Dtype,
     metrics: &Metrics,
     predictions: &[Prediction],
-    network: &ResNext,
+    network: &Network,
     loaders: &Loaders,
     views: Views,
 ) -> Result<String> {
-    let network = network.fuse()?;
+    let network = network.fuse(Dtype::F32, None, None)?;
     let (f32_metrics, f32_predictions) = judge(loaders, views, |images| network.forward(images))?;
     let pairs = predictions.iter().zip(&f32_predictions);
     let same = pairs.filter(|(one, other)| one.predicted == other.predicted).count();

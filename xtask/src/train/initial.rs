@@ -20,7 +20,7 @@ pub fn open(
         None => pretrained(source)?,
     };
     if !model_is_given {
-        let name = preset(&found.config);
+        let name = preset(found.network.config()?);
         recipe.network = None;
         recipe.model = name.with_context(|| {
             format!("{source}: a network without a name; say with --model which one is to be trained")
@@ -36,11 +36,11 @@ pub fn load(
     (model, class_names): (&Config, &[String]),
     device: &Device,
 ) -> Result<String> {
-    let same = found.config.classes == class_names.len()
+    let same = found.network.classes() == class_names.len()
         && found.labels.as_ref().is_none_or(|labels| labels == class_names);
     let head = if same { Head::Loaded } else { Head::Fresh };
     let path = found.weights.path();
-    let weights = found.weights.in_form(&found.config, model.form, device)?;
+    let weights = found.weights.in_form(found.network.config()?, model.form, device)?;
     trainer.start_from(&weights, head, path)?;
     Ok(match head {
         Head::Loaded => format!("{}, with their last layer", found.source),

@@ -5,6 +5,8 @@ use super::inception_v3::layers as inception_v3;
 use super::inception_v4::layers as inception_v4;
 use super::node::Node;
 use super::vgg::layers as vgg;
+use crate::config::StemKind;
+use crate::preprocessing::Preprocessing;
 
 /// A network for ImageNet other than a ResNet or a ResNeXt, under timm's or torchvision's names of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +60,24 @@ impl Baseline {
         }
     }
 
+    /// How images are prepared for the published weights: as torchvision and timm do it.
+    pub fn preprocessing(self) -> Preprocessing {
+        let usual = Preprocessing::usual(StemKind::ImageNet);
+        match self {
+            Baseline::Vgg16 | Baseline::Vgg19 => usual,
+            _ => Preprocessing {
+                size: (self.size(), self.size()),
+                crop_pct: if self == Baseline::InceptionResNetV2 { 0.8975 } else { 0.875 },
+                interpolation: "bicubic".into(),
+                mean: [0.5; 3],
+                std: [0.5; 3],
+                ..usual
+            },
+        }
+    }
+
     /// All layers before the last one.
-    pub(super) fn layers(self) -> Node {
+    pub(crate) fn layers(self) -> Node {
         match self {
             Baseline::InceptionV3 => inception_v3(),
             Baseline::InceptionV4 => inception_v4(),
@@ -70,7 +88,7 @@ impl Baseline {
     }
 
     /// The last layer's name, and the number of features that it reads.
-    pub(super) fn head(self) -> (&'static str, usize) {
+    pub(crate) fn head(self) -> (&'static str, usize) {
         match self {
             Baseline::InceptionV3 => ("fc", 2048),
             Baseline::InceptionV4 => ("last_linear", 1536),
@@ -80,7 +98,7 @@ impl Baseline {
     }
 
     /// What batch norms add to the variance.
-    pub(super) fn eps(self) -> f64 {
+    pub(crate) fn eps(self) -> f64 {
         match self {
             Baseline::InceptionV3 | Baseline::InceptionV4 | Baseline::InceptionResNetV2 => 1e-3,
             Baseline::Vgg16 | Baseline::Vgg19 => 1e-5,

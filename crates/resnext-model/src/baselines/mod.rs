@@ -9,7 +9,7 @@ mod inception_resnet_v2;
 mod inception_v3;
 mod inception_v4;
 mod network;
-mod node;
+pub(crate) mod node;
 mod summary;
 mod vgg;
 

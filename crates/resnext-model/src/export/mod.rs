@@ -10,9 +10,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod baseline;
+mod graph;
 mod onnx;
 mod protobuf;
 mod tensors;
 
-pub use onnx::OPSET;
+pub use graph::OPSET;
 pub use tensors::Export;

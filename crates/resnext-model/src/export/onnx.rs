@@ -1,27 +1,16 @@
 //! A network as an ONNX graph.
 
-use super::protobuf::Message;
-use super::tensors::{Export, narrowed};
+use super::baseline::{add_baseline, side};
+use super::graph::{Graph, attribute, int, ints};
+use super::tensors::Export;
+use crate::architecture::Architecture;
 use crate::config::{BlockSize, Config, ConvSize, Shortcut};
-use crate::description::Description;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::layer_names;
 use crate::pools::{HALVING, StemPool};
 use crate::variants::{AntiAlias, Attention};
 use candle_core::{DType, Device, Tensor};
-use resnext_ops::{AvgPool2dConfig, BatchNormConfig, Pool2dConfig};
-
-/// The version of the ONNX operator set that exported graphs use.
-pub const OPSET: i64 = 17;
-/// The version of the file format, which came with that operator set.
-const IR_VERSION: i64 = 8;
-/// The most bytes in one message of Protocol Buffers.
-const SIZE_LIMIT: usize = (1 << 31) - 1;
-
-// ONNX's element types, `TensorProto.DataType`.
-const FLOAT: i64 = 1;
-const FLOAT16: i64 = 10;
-const BFLOAT16: i64 = 16;
+use resnext_ops::BatchNormConfig;
 
 impl Export {
     /// The bytes of an ONNX file of the network: from `images` (batch, 3, height, width), f32, of any batch
@@ -32,57 +21,39 @@ impl Export {
     /// converted to f32 to compute, because few runtimes have CPU kernels for other types. Batch norms are
     /// not folded and stay f32, so that the graph can be trained further.
     ///
+    /// VGG averages its last map over 7×7 cells, for which ONNX has no operation: its file takes images of
+    /// 224×224, where each cell is one pixel.
+    ///
     /// # Errors
-    /// If a weight is beyond the range of `dtype`, or the file would exceed the format's 2 GiB.
+    /// If the file's description says that VGG's images have another size, a weight is beyond the range of `dtype`, or the file would exceed the format's 2 GiB.
     pub fn onnx(&self, name: &str, dtype: DType) -> Result<Vec<u8>> {
-        let mut graph = Graph { export: self, dtype, message: Message::default() };
-        let config = self.config();
-        let mut x = "images".to_string();
-        for layer in config.stem_layers() {
-            x = graph.conv_norm(&x, layer.conv, layer.norm, layer.size)?;
-            x = graph.relu(&x);
+        let mut graph = Graph::new(self, dtype);
+        let network = self.network();
+        match network {
+            Architecture::ResNext(config) => graph.residual_network(config)?,
+            Architecture::Baseline { baseline, .. } => add_baseline(&mut graph, *baseline)?,
         }
-        x = graph.stem_pool(&x, config)?;
-        for (s, stage) in config.blocks().iter().enumerate() {
-            for (i, size) in stage.iter().enumerate() {
-                x = graph.block(&x, &layer_names::block(s, i), size, config)?;
-            }
-        }
-        x = graph.node("GlobalAveragePool", &[&x], "avgpool", &[]);
-        x = graph.node("Flatten", &[&x], "flatten", &[]);
-        let (weight, bias) = (graph.weight("fc.weight")?, graph.parameter("fc.bias")?);
-        graph.node("Gemm", &[&x, &weight, &bias], "logits", &[int("transB", 1)]);
-        graph.finish(name, config.classes)
+        graph.finish(name, network.classes(), side(self)?)
     }
 }
 
-/// A graph that is being written, ONNX's `GraphProto`.
-struct Graph<'a> {
-    export: &'a Export,
-    dtype: DType,
-    message: Message,
-}
-
-fn attribute(name: &str, kind: i64) -> Message {
-    Message::default().text(1, name).integer(20, kind)
-}
-
-fn int(name: &str, value: i64) -> Message {
-    attribute(name, 2).integer(3, value)
-}
-
-fn ints(name: &str, values: &[i64]) -> Message {
-    values.iter().fold(attribute(name, 7), |message, &value| message.integer(8, value))
-}
-
-/// Name, type and shape of an input or output, ONNX's `ValueInfoProto`.
-fn value_info(name: &str, dims: &[Message]) -> Message {
-    let shape = dims.iter().fold(Message::default(), |shape, dim| shape.message(1, dim));
-    let tensor = Message::default().integer(1, FLOAT).message(2, &shape);
-    Message::default().text(1, name).message(2, &Message::default().message(1, &tensor))
-}
-
 impl Graph<'_> {
+    /// Adds a ResNet or ResNeXt.
+    fn residual_network(&mut self, config: &Config) -> Result<()> {
+        let mut x = "images".to_string();
+        for layer in config.stem_layers() {
+            x = self.conv_norm(&x, layer.conv, layer.norm, layer.size)?;
+            x = self.relu(&x);
+        }
+        x = self.stem_pool(&x, config)?;
+        for (s, stage) in config.blocks().iter().enumerate() {
+            for (i, size) in stage.iter().enumerate() {
+                x = self.block(&x, &layer_names::block(s, i), size, config)?;
+            }
+        }
+        self.classifier(&x, "fc")
+    }
+
     /// Adds the residual block `name` with input `x`, and returns the name of its output.
     fn block(&mut self, x: &str, name: &str, size: &BlockSize, config: &Config) -> Result<String> {
         let of = |part: &str| format!("{name}.{part}");
@@ -135,27 +106,6 @@ impl Graph<'_> {
                 self.halved(&x, "maxpool.1", AntiAlias::Blur, config.stem_output())?
             }
         })
-    }
-
-    fn max_pool(&mut self, x: &str, name: &str, pool: Pool2dConfig) -> String {
-        let Pool2dConfig { kernel, stride, padding } = pool;
-        let [kernel, stride, padding] = [kernel, stride, padding].map(|n| n as i64);
-        let attributes =
-            [ints("kernel_shape", &[kernel; 2]), ints("strides", &[stride; 2]), ints("pads", &[padding; 4])];
-        self.node("MaxPool", &[x], name, &attributes)
-    }
-
-    fn average(&mut self, x: &str, name: &str, pool: AvgPool2dConfig) -> String {
-        let AvgPool2dConfig { kernel, stride, padding, ceil, count_padding } = pool;
-        let [kernel, stride, padding] = [kernel, stride, padding].map(|n| n as i64);
-        let attributes = [
-            ints("kernel_shape", &[kernel; 2]),
-            ints("strides", &[stride; 2]),
-            ints("pads", &[padding; 4]),
-            int("ceil_mode", ceil.into()),
-            int("count_include_pad", count_padding.into()),
-        ];
-        self.node("AveragePool", &[x], name, &attributes)
     }
 
     /// Adds the pool that halves the sides of `x`, of `channels` channels, in the place of a stride.
@@ -217,57 +167,6 @@ impl Graph<'_> {
         Ok(self.node("Conv", &[x, &weight, &bias], name, &[ints("kernel_shape", &[1; 2])]))
     }
 
-    /// Adds a list of integers.
-    fn integers(&mut self, name: &str, values: &[i64]) -> String {
-        const INT64: i64 = 7;
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let dims = Message::default().integer(1, values.len() as i64);
-        let message = dims.integer(2, INT64).text(8, name).bytes(9, &bytes);
-        self.message = std::mem::take(&mut self.message).message(5, &message);
-        name.to_string()
-    }
-
-    /// Adds an operation with one output, to which it gives its own name.
-    fn node(&mut self, op: &str, inputs: &[&str], name: &str, attributes: &[Message]) -> String {
-        let node = inputs.iter().fold(Message::default(), |node, input| node.text(1, input));
-        let node = node.text(2, name).text(3, name).text(4, op);
-        let node = attributes.iter().fold(node, |node, attribute| node.message(5, attribute));
-        self.message = std::mem::take(&mut self.message).message(1, &node);
-        name.to_string()
-    }
-
-    /// Adds a tensor, stored as `dtype`.
-    fn initializer(&mut self, name: &str, tensor: &Tensor, dtype: DType) -> Result<String> {
-        let (kind, bytes) = match dtype {
-            DType::F16 => (FLOAT16, bytes_of::<half::f16, 2>(name, tensor, dtype, half::f16::to_le_bytes)?),
-            DType::BF16 => {
-                (BFLOAT16, bytes_of::<half::bf16, 2>(name, tensor, dtype, half::bf16::to_le_bytes)?)
-            }
-            _ => (FLOAT, bytes_of::<f32, 4>(name, tensor, dtype, f32::to_le_bytes)?),
-        };
-        if self.message.0.len() + bytes.len() > SIZE_LIMIT - (1 << 20) {
-            return Err(Error::Config("the network exceeds the 2 GiB of an ONNX file".into()));
-        }
-        let dims = tensor.dims().iter().fold(Message::default(), |m, &dim| m.integer(1, dim as i64));
-        let message = dims.integer(2, kind).text(8, name).bytes(9, &bytes);
-        self.message = std::mem::take(&mut self.message).message(5, &message);
-        Ok(name.to_string())
-    }
-
-    /// Adds a weight, stored as the file's type and converted to f32.
-    fn weight(&mut self, name: &str) -> Result<String> {
-        let stored = self.initializer(name, self.export.tensor(name)?, self.dtype)?;
-        Ok(match self.dtype {
-            DType::F32 => stored,
-            _ => self.node("Cast", &[&stored], &format!("{name}.f32"), &[int("to", FLOAT)]),
-        })
-    }
-
-    /// Adds a parameter that is stored as f32.
-    fn parameter(&mut self, name: &str) -> Result<String> {
-        self.initializer(name, self.export.tensor(name)?, DType::F32)
-    }
-
     fn conv(&mut self, x: &str, weight: &str, name: &str, size: ConvSize) -> String {
         let [kernel, stride, groups] = [size.kernel, size.stride, size.groups].map(|n| n as i64);
         let attributes = [
@@ -283,49 +182,6 @@ impl Graph<'_> {
     fn conv_norm(&mut self, x: &str, conv: &str, norm: &str, size: ConvSize) -> Result<String> {
         let weight = self.weight(&format!("{conv}.weight"))?;
         let x = self.conv(x, &weight, conv, size);
-        let mut inputs = vec![x];
-        for part in ["weight", "bias", "running_mean", "running_var"] {
-            inputs.push(self.parameter(&format!("{norm}.{part}"))?);
-        }
-        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-        let epsilon = attribute("epsilon", 1).float(2, BatchNormConfig::default().eps as f32);
-        Ok(self.node("BatchNormalization", &inputs, norm, &[epsilon]))
+        self.norm(&x, norm, BatchNormConfig::default().eps)
     }
-
-    fn relu(&mut self, x: &str) -> String {
-        self.node("Relu", &[x], &format!("{x}.relu"), &[])
-    }
-
-    /// The bytes of the whole file, ONNX's `ModelProto`.
-    fn finish(self, name: &str, classes: usize) -> Result<Vec<u8>> {
-        let any = |name: &str| Message::default().text(2, name);
-        let fixed = |value: usize| Message::default().integer(1, value as i64);
-        let input = value_info("images", &[any("batch"), fixed(3), any("height"), any("width")]);
-        let output = value_info("logits", &[any("batch"), fixed(classes)]);
-        let graph = self.message.text(2, name).message(11, &input).message(12, &output);
-        let opset = Message::default().text(1, "").integer(2, OPSET);
-        let model = Message::default()
-            .integer(1, IR_VERSION)
-            .text(2, env!("CARGO_PKG_NAME"))
-            .text(3, env!("CARGO_PKG_VERSION"))
-            .message(7, &graph)
-            .message(8, &opset);
-        // `StringStringEntryProto` in `metadata_props`.
-        let metadata = self.export.metadata().into_iter().filter(|(key, _)| key == Description::KEY);
-        let model = metadata.fold(model, |model, (key, value)| {
-            model.message(14, &Message::default().text(1, &key).text(2, &value))
-        });
-        Ok(model.0)
-    }
-}
-
-/// The elements of a tensor as little-endian bytes of type `T`, which is `dtype`.
-fn bytes_of<T: candle_core::WithDType, const N: usize>(
-    name: &str,
-    tensor: &Tensor,
-    dtype: DType,
-    to_bytes: fn(T) -> [u8; N],
-) -> Result<Vec<u8>> {
-    let values = narrowed(name, tensor, dtype)?.flatten_all()?.to_vec1::<T>()?;
-    Ok(values.into_iter().flat_map(to_bytes).collect())
 }

@@ -1,5 +1,6 @@
 //! A network's weights in form (c), and their safetensors file.
 
+use crate::architecture::Architecture;
 use crate::config::{Config, Form};
 use crate::convert::Tensors;
 use crate::description::Description;
@@ -8,10 +9,10 @@ use crate::weights::Weights;
 use candle_core::{DType, Device, Tensor};
 use std::collections::{BTreeMap, HashMap};
 
-/// A network's weights in form (c), under torchvision's names, to be written for other programs.
+/// A network's weights, in form (c) where there are forms, under torchvision's or timm's names, to be written for other programs.
 #[derive(Debug, Clone)]
 pub struct Export {
-    config: Config,
+    network: Architecture,
     tensors: Tensors,
     description: Option<Description>,
 }
@@ -20,24 +21,34 @@ impl Export {
     /// Reads all weights of a file. Those of forms (a) and (b) are converted to form (c).
     ///
     /// # Errors
-    /// Those of [`Weights::config`] and [`Weights::in_form`].
+    /// Those of [`Weights::network`] and [`of`](Self::of).
     pub fn new(weights: &Weights) -> Result<Self> {
-        Self::of(weights, &weights.config()?)
+        Self::of(weights, weights.network()?)
     }
 
-    /// As [`new`](Self::new), for a network of `config`, which may have what its weights do not show.
+    /// As [`new`](Self::new), for `network`, a [`Config`] or an [`Architecture`], which may have what its weights
+    /// do not show.
     ///
     /// # Errors
-    /// Those of [`Weights::in_form`].
-    pub fn of(weights: &Weights, config: &Config) -> Result<Self> {
-        let tensors = weights.in_form(config, Form::C, &Device::Cpu)?;
-        Ok(Export { config: Config { form: Form::C, ..config.clone() }, tensors, description: None })
+    /// Those of [`Weights::in_form`] and [`Weights::all`].
+    pub fn of(weights: &Weights, network: impl Into<Architecture>) -> Result<Self> {
+        let (network, tensors) = match network.into() {
+            Architecture::ResNext(config) => {
+                let tensors = weights.in_form(&config, Form::C, &Device::Cpu)?;
+                (Architecture::ResNext(Config { form: Form::C, ..config }), tensors)
+            }
+            baseline => {
+                let tensors = weights.all(&baseline, &Device::Cpu)?;
+                (baseline, tensors)
+            }
+        };
+        Ok(Export { network, tensors, description: None })
     }
 
     /// Sets what the files say of the network's images and classes, so that programs which read that give the
     /// same results.
     pub fn describe(&mut self, description: Description) {
-        self.description = Some(Description { network: self.config.clone(), ..description });
+        self.description = Some(Description { network: self.network.clone(), ..description });
     }
 
     /// The metadata of an exported file.
@@ -50,9 +61,14 @@ impl Export {
         metadata
     }
 
-    /// The configuration of the network, in form (c).
-    pub fn config(&self) -> &Config {
-        &self.config
+    /// The network, in form (c) where there are forms.
+    pub fn network(&self) -> &Architecture {
+        &self.network
+    }
+
+    /// What the files say of the network's images and classes.
+    pub(super) fn description(&self) -> Option<&Description> {
+        self.description.as_ref()
     }
 
     pub(super) fn tensor(&self, name: &str) -> Result<&Tensor> {

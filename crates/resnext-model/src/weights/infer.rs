@@ -1,6 +1,7 @@
-//! The configuration of a network, inferred from the names and shapes of its weights.
+//! A network, inferred from the names and shapes of its weights.
 
 use super::Weights;
+use crate::architecture::Architecture;
 use crate::config::{BlockKind, Config, Form, Shortcut, StemKind};
 use crate::description::Description;
 use crate::error::{Error, Result};
@@ -15,13 +16,41 @@ const OTHER_NETWORKS: [(&str, &str); 4] = [
     ("layer1.0.bn1.num_features", "batch norm of another kind"),
 ];
 
+/// The most classes that a file may have.
+const MOST_CLASSES: usize = 1 << 20;
+
 impl Weights {
+    /// The network that these weights are of, recognised by their names and shapes.
+    ///
+    /// # Errors
+    /// Those of [`config`](Self::config), if they are not of a baseline.
+    pub fn network(&self) -> Result<Architecture> {
+        let Some(baseline) = self.baseline else { return Ok(Architecture::ResNext(self.config()?)) };
+        let head = format!("{}.weight", baseline.head().0);
+        match self.entries.get(&head).map(|entry| entry.shape.as_slice()) {
+            Some(&[classes, _]) if (1..=MOST_CLASSES).contains(&classes) => {
+                Ok(Architecture::Baseline { baseline, classes })
+            }
+            shape => {
+                let name = baseline.name();
+                let problem = match shape {
+                    Some(shape) => format!("expected the last layer of {name}, file has shape {shape:?}"),
+                    None => format!("no last layer, which {name} has"),
+                };
+                Err(Error::Weight { path: self.path.clone(), name: head, problem })
+            }
+        }
+    }
+
     /// The configuration of the network that these weights are of, inferred from their names and shapes.
     ///
     /// # Errors
     /// [`Error::Unsupported`] if they are of a network this crate does not have; it names the weight that
     /// shows it.
     pub fn config(&self) -> Result<Config> {
+        if let Some(baseline) = self.baseline {
+            return Err(self.unsupported(baseline.name().into()));
+        }
         for (name, what) in OTHER_NETWORKS {
             if self.dims(name).is_some() {
                 return Err(self.unsupported(format!("{what} ({name})")));
@@ -111,8 +140,7 @@ impl Weights {
             return Ok(Attention::None);
         }
         // Several reductions may give the same sizes: what the file says of itself is meant, otherwise timm's own.
-        let described = self.described().map(|described| described.network.attention);
-        let described = match described {
+        let described = match self.described().map(|config| config.attention) {
             Some(Attention::SqueezeExcite { reduction }) => Some(reduction),
             _ => None,
         };
@@ -133,12 +161,13 @@ impl Weights {
 
     /// The anti-aliasing that the file's own description of the network has: there are no weights to show it.
     fn described_anti_alias(&self) -> AntiAlias {
-        self.described().map_or(AntiAlias::None, |described| described.network.anti_alias)
+        self.described().map_or(AntiAlias::None, |config| config.anti_alias)
     }
 
-    /// What the file says of itself.
-    fn described(&self) -> Option<Description> {
-        serde_json::from_str(self.metadata.get(Description::KEY)?).ok()
+    /// The network that the file itself says it is of.
+    fn described(&self) -> Option<Config> {
+        let description: Description = serde_json::from_str(self.metadata.get(Description::KEY)?).ok()?;
+        description.network.config().ok().cloned()
     }
 
     /// The output channels of a stem's three convolutions.

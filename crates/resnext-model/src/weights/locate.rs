@@ -5,8 +5,10 @@
 //! wrappers put before names (`module.`, `_orig_mod.`) and a program's own attributes (`backbone.`) are all
 //! prefixes, so no list of them is needed.
 
+use super::baseline;
 use super::file::{Entries, Entry};
 use super::mismatch::shown;
+use crate::baselines::Baseline;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How the names of an optimizer's tensors start in this project's checkpoints.
@@ -18,6 +20,8 @@ pub(super) const AVERAGE_PREFIX: &str = "optimizer.average.";
 /// The tensors of a network.
 #[derive(Debug, Default)]
 pub(super) struct Located {
+    /// The baseline that it is; `None` for a ResNet or another network.
+    pub(super) baseline: Option<Baseline>,
     /// The network's tensors by torchvision's names.
     pub(super) entries: BTreeMap<String, Entry>,
     /// The names of tensors that do not belong to it, as they are in the file.
@@ -69,6 +73,9 @@ pub(super) fn locate(entries: Entries) -> Result<Located, String> {
     let entries = without_optimizer(entries);
     let networks = networks(&entries);
     let Some((prefix, passed_over)) = choose(&entries, &networks)? else {
+        if let Some((baseline, prefixes)) = baseline::find(&entries) {
+            return locate_baseline(entries, baseline, prefixes);
+        }
         let entries = entries.into_iter().filter(|(_, entry)| entry.is_ok()).collect();
         return Ok(Located { entries: readable(entries, "")?, ..Located::default() });
     };
@@ -89,6 +96,29 @@ pub(super) fn locate(entries: Entries) -> Result<Located, String> {
     }
     located.entries = readable(own, &prefix)?;
     located.notes = notes(&prefix, &passed_over, head.as_deref(), &located.left_out, &networks);
+    Ok(located)
+}
+
+/// Finds a baseline under one of `prefixes`, as [`locate`] finds a ResNet.
+fn locate_baseline(
+    entries: Entries,
+    baseline: Baseline,
+    mut prefixes: BTreeSet<String>,
+) -> Result<Located, String> {
+    prefixes.retain(|prefix| !is_part(prefix, &OPTIMIZER));
+    let (prefix, passed_over) = choose(&entries, &prefixes)?.unwrap_or_default();
+    let mut located = Located { baseline: Some(baseline), ..Located::default() };
+    let mut own = Entries::new();
+    for (name, entry) in entries {
+        match name.strip_prefix(prefix.as_str()) {
+            _ if is_counter(&name) => {}
+            Some(inside) if !baseline::is_beside(inside) => drop(own.insert(inside.to_string(), entry)),
+            None if is_part(&name, &OPTIMIZER) => {}
+            _ => located.left_out.push(name),
+        }
+    }
+    located.entries = baseline::renamed(readable(own, &prefix)?, baseline);
+    located.notes = notes(&prefix, &passed_over, None, &located.left_out, &prefixes);
     Ok(located)
 }
 

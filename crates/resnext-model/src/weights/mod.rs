@@ -1,5 +1,6 @@
 //! Weights in a file: safetensors or PyTorch's own format, under the names of torchvision or timm.
 
+mod baseline;
 mod check;
 mod file;
 mod finite;
@@ -18,6 +19,8 @@ pub use mismatch::weights_mismatch;
 #[cfg(feature = "hub")]
 pub(crate) use sharded::shards;
 
+use crate::architecture::Architecture;
+use crate::baselines::Baseline;
 use crate::config::{Config, Form};
 use crate::convert::{self, Tensors};
 use crate::error::{Error, Result};
@@ -39,7 +42,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// `model.safetensors.index.json`. Pickles are read as data and nothing in them is called: objects beside the
 /// weights are passed over, and a pickle made to run a program is refused.
 ///
-/// Names are torchvision's. The network is found wherever its layers are, under keys such as `state_dict` and
+/// Names are torchvision's, or timm's for Inceptions. The network is found wherever its layers are, under keys such as `state_dict` and
 /// prefixes such as `module.` or `backbone.`, and its last layer under any name; [`notes`](Self::notes) say
 /// what was chosen. Averaged weights (`model_ema`) are preferred to those that they average, as programs are
 /// judged by them; a file with two networks of which neither is an average of the other is refused.
@@ -48,6 +51,8 @@ pub struct Weights {
     path: PathBuf,
     files: Arc<Vec<Mutex<FileBytes>>>,
     entries: Arc<BTreeMap<String, Entry>>,
+    /// The baseline that they are of; `None` if of a ResNet, or of no network that is known.
+    baseline: Option<Baseline>,
     metadata: Arc<BTreeMap<String, String>>,
     /// The names of tensors that are not used.
     left_out: Arc<Vec<String>>,
@@ -96,6 +101,7 @@ impl Weights {
             path: path.to_path_buf(),
             files: Arc::new(files.into_iter().map(Mutex::new).collect()),
             entries: Arc::new(located.entries),
+            baseline: located.baseline,
             metadata: Arc::new(metadata),
             left_out: Arc::new(located.left_out),
             notes: Arc::new(located.notes),
@@ -170,12 +176,20 @@ impl Weights {
     /// Those of [`check`](Self::check) and [`tensor`](Self::tensor), and if the network does not have the
     /// form.
     pub fn in_form(&self, config: &Config, to: Form, device: &Device) -> Result<Tensors> {
-        self.check(config, Head::Loaded)?;
+        convert::network(&self.all(config, device)?, config, to)
+    }
+
+    /// All weights as f32, after a check that they are those of `network`.
+    ///
+    /// # Errors
+    /// Those of [`check`](Self::check) and [`tensor`](Self::tensor).
+    pub fn all(&self, network: impl Into<Architecture>, device: &Device) -> Result<Tensors> {
+        self.check(network, Head::Loaded)?;
         let read = |name: &String| {
             let tensor = self.tensor(name, device)?.to_dtype(DType::F32)?;
             Ok((name.clone(), tensor))
         };
-        convert::network(&self.entries.keys().map(read).collect::<Result<_>>()?, config, to)
+        self.entries.keys().map(read).collect()
     }
 
     /// A builder for a network, which reads each weight when the network requests it, as `dtype` on `device`.

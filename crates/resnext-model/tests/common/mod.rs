@@ -5,10 +5,13 @@
 
 pub mod pickles;
 
-use candle_core::{DType, Device, Tensor};
-use resnext_model::{Config, ResNext, Variables};
+use candle_core::{DType, Device, Result, Shape, Tensor};
+use candle_nn::var_builder::SimpleBackend;
+use candle_nn::{Init, VarBuilder};
+use resnext_model::{Baseline, BaselineNetwork, Config, ResNext, Variables};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 pub const CPU: Device = Device::Cpu;
 
@@ -52,6 +55,28 @@ pub fn tensors(config: &Config) -> BTreeMap<String, Tensor> {
     let variables = Variables::new(0, DType::F32, &CPU);
     ResNext::new(config, variables.builder()).unwrap();
     variables.all().into_iter().map(|(name, var)| (name.clone(), weight(&name, var.dims()))).collect()
+}
+
+/// The names and shapes of a baseline's weights.
+pub fn shapes(baseline: Baseline, classes: usize) -> BTreeMap<String, Vec<usize>> {
+    #[derive(Clone, Default)]
+    struct Recorder(Arc<Mutex<BTreeMap<String, Vec<usize>>>>);
+    impl SimpleBackend for Recorder {
+        fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> Result<Tensor> {
+            self.0.lock().unwrap().insert(name.into(), shape.dims().to_vec());
+            Tensor::zeros((), dtype, device)?.broadcast_as(shape)
+        }
+        fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
+            candle_core::bail!("without a shape: {name}")
+        }
+        fn contains_tensor(&self, _: &str) -> bool {
+            true
+        }
+    }
+    let recorder = Recorder::default();
+    let builder = VarBuilder::from_backend(Box::new(recorder.clone()), DType::F32, CPU);
+    BaselineNetwork::new(baseline, classes, builder).unwrap();
+    recorder.0.lock().unwrap().clone()
 }
 
 pub fn save(tensors: &BTreeMap<String, Tensor>, path: &Path) {

@@ -78,7 +78,7 @@ fn every_field_of_a_configuration_is_honoured_or_refused() {
         assert_eq!(error.lines().count(), 1, "{error}");
     }
     // The weights do not show what takes the place of strides.
-    let anti_alias = |arguments: &str| open("", arguments, "").unwrap().config.anti_alias;
+    let anti_alias = |arguments: &str| open("", arguments, "").unwrap().network.config().unwrap().anti_alias;
     assert_eq!(anti_alias(""), AntiAlias::None);
     assert_eq!(anti_alias(r#""aa_layer": "blurpool""#), AntiAlias::Blur);
     assert_eq!(anti_alias(r#""aa_layer": "torch.nn.AvgPool2d""#), AntiAlias::Average);
@@ -86,7 +86,7 @@ fn every_field_of_a_configuration_is_honoured_or_refused() {
     let named = |arguments: &str| {
         let config = format!(r#"{{"architecture": "resnextblur7_2x32d", "model_args": {{{arguments}}}}}"#);
         std::fs::write(folder.path().join("config.json"), config).unwrap();
-        Pretrained::open(folder.path()).unwrap().config.anti_alias
+        Pretrained::open(folder.path()).unwrap().network.config().unwrap().anti_alias
     };
     assert_eq!(named(""), AntiAlias::Blur);
     assert_eq!(named(r#""aa_layer": null"#), AntiAlias::None);
@@ -122,7 +122,7 @@ fn a_file_says_how_its_images_are_prepared() {
         std: [0.4, 0.5, 0.6],
     };
     let class_names = Some(vec!["ant".to_string(), "bée".into(), "\"cat\"".into()]);
-    let description = Description { preprocessing, class_names, network: tiny() };
+    let description = Description { preprocessing, class_names, network: tiny().into() };
     let write = |description: Option<Description>| {
         let mut export = Export::new(&plain.weights).unwrap();
         if let Some(description) = description {
@@ -149,16 +149,16 @@ fn a_file_says_how_its_images_are_prepared() {
     let metadata = Some(
         [(
             Description::KEY.to_string(),
-            Description { network: blurred.clone(), ..description.clone() }.to_json(),
+            Description { network: blurred.clone().into(), ..description.clone() }.to_json(),
         )]
         .into(),
     );
     safetensors::serialize_to_file(&tensors(&tiny()), metadata, &path).unwrap();
-    assert_eq!(Pretrained::open(&path).unwrap().config, blurred);
+    assert_eq!(Pretrained::open(&path).unwrap().network, blurred.clone().into());
     // A configuration whose architecture says nothing of them leaves them.
     std::fs::write(folder.path().join("config.json"), r#"{"architecture": "mine", "pretrained_cfg": {}}"#)
         .unwrap();
-    assert_eq!(Pretrained::open(&path).unwrap().config, blurred);
+    assert_eq!(Pretrained::open(&path).unwrap().network, blurred.into());
     std::fs::remove_file(folder.path().join("config.json")).unwrap();
     safetensors::serialize_to_file(
         &prefixed(""),

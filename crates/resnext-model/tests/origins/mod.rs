@@ -35,7 +35,7 @@ fn opened(folder: &Path, tensors: &Tensors) -> resnext_model::Result<Weights> {
 
 /// Asserts that the weights are those of the tiny network.
 fn assert_whole(weights: &Weights, case: &str) {
-    weights.check(&tiny(), Head::Loaded).unwrap_or_else(|error| panic!("{case}: {error}"));
+    weights.check(tiny(), Head::Loaded).unwrap_or_else(|error| panic!("{case}: {error}"));
     for (name, expected) in tensors(&tiny()) {
         assert_eq!(values(&weights.tensor(&name, &CPU).unwrap()), values(&expected), "{case}: {name}");
     }
@@ -224,7 +224,7 @@ fn weights_in_several_files_are_opened_by_their_index() {
     };
     write(&map(shards[0]));
     assert_whole(&Weights::open(&path("model.safetensors.index.json")).unwrap(), "index");
-    assert_eq!(Pretrained::open(folder.path()).unwrap().config, tiny());
+    assert_eq!(Pretrained::open(folder.path()).unwrap().network, tiny().into());
 
     let fails = |map: &BTreeMap<String, String>, expected: &str| {
         write(map);

@@ -78,7 +78,7 @@ fn start_engines(args: &Args, target: &Target, weights: &Path, folder: &Path) ->
         let pytorch: &[&str] =
             if peers.torchvision_has_it() { &["pytorch", "pytorch-channels-last"] } else { &[] };
         for name in pytorch {
-            engines.push(Engine::start(name, &mut peers.serve_pytorch(name), target.size)?);
+            engines.push(Engine::start(name, &mut peers.serve_pytorch(name)?, target.size)?);
         }
     }
     Ok(engines)
@@ -88,7 +88,7 @@ fn start_engines(args: &Args, target: &Target, weights: &Path, folder: &Path) ->
 fn calibrate_on_input(target: &Target, weights: &Path, folder: &Path) -> Result<PathBuf> {
     let weights = Weights::open(weights)?.builder(DType::F32, &Device::Cpu);
     let mut calibration = Calibration::new();
-    let network = Fused::new(&target.config, weights, DType::F32)?;
+    let network = Fused::new(target.network.config()?, weights, DType::F32)?;
     network.calibrate(&images(1, target.size)?, &mut calibration)?;
     let path = folder.join("ranges.json");
     replace_file(&path, &serde_json::to_vec(&calibration.ranges()?)?)?;
@@ -101,7 +101,7 @@ fn measure(
     batches: &[usize],
     mut engines: Vec<Engine>,
 ) -> Result<InferenceReport> {
-    let summary = Summary::new(&target.config, target.size, target.size)?;
+    let summary = target.network.summary(target.size, target.size)?;
     let roofline = Roofline::measure();
     let times = time_in_turns(args, target, batches, &mut engines)?;
     let layers =
@@ -178,12 +178,15 @@ fn time_layers(
     Ok(times.into_iter().map(layer).collect())
 }
 
-/// Times grouped convolutions in f32, if our first engine computes in it, ours and PyTorch's.
+/// Times grouped convolutions in f32, ours and PyTorch's, if it runs and our first engine computes in f32.
 fn time_grouped(engines: &mut [Engine]) -> Result<Vec<GroupedTimes>> {
     match engines.split_first_mut() {
         Some((ours, peers)) if ours.precision == Dtype::F32.name() => {
             let mut compared = vec![ours];
             compared.extend(peers.iter_mut().filter(|engine| engine.name.starts_with("pytorch")));
+            if compared.len() == 1 {
+                return Ok(Vec::new());
+            }
             grouped::measure(&mut compared, Pass::Forward)
         }
         _ => Ok(Vec::new()),

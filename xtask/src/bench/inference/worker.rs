@@ -4,10 +4,11 @@ use crate::bench::grouped::{self, Pass};
 use crate::bench::protocol::{self, Request};
 use crate::bench::stats::LayerTimes;
 use crate::bench::target::Target;
+use crate::inference_network::InferenceNetwork;
 use crate::inputs::images;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
-use resnext_model::{Fused, Weights};
+use resnext_model::Weights;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::Path;
@@ -17,13 +18,14 @@ use std::time::Instant;
 pub fn serve(target: &Target, weights: &Path, ranges: Option<&Path>) -> Result<()> {
     let dtype = *target.dtypes.first().context("--serve needs a --dtype")?;
     let weights = Weights::open(weights)?.builder(DType::F32, &Device::Cpu);
-    let network = dtype.network(&target.config, weights, dtype.ranges(ranges)?.as_ref())?;
+    let ranges = dtype.ranges(ranges)?;
+    let network = InferenceNetwork::new(&target.network, weights, dtype, ranges.as_ref())?;
     let mut worker = Worker { network, inputs: HashMap::new() };
     protocol::serve(dtype, |request| worker.answer(request))
 }
 
 struct Worker {
-    network: Fused,
+    network: InferenceNetwork,
     /// Images by batch size and side.
     inputs: HashMap<(usize, usize), Tensor>,
 }
@@ -57,10 +59,11 @@ impl Worker {
 
     fn time_layers(&mut self, request: &Request) -> Result<Value> {
         let x = self.input(request)?;
+        let InferenceNetwork::ResNext(network) = &self.network else { return protocol::unknown(request) };
         let mut times = LayerTimes::default();
         for _ in 0..request.number("runs") {
             times.start_run();
-            self.network.forward_observed(&x, &mut |name, time| times.add(name, time.as_secs_f64() * 1e3))?;
+            network.forward_observed(&x, &mut |name, time| times.add(name, time.as_secs_f64() * 1e3))?;
         }
         Ok(json!({"layers": times.into_times()}))
     }

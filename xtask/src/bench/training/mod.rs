@@ -13,7 +13,6 @@ use crate::dtype_arg::Dtype;
 use anyhow::{Result, bail, ensure};
 use candle_core::DType;
 use report::{Measured, TrainingReport};
-use resnext_model::Summary;
 use serde_json::{Value, json};
 use std::path::Path;
 use step::{COMPARED, MOMENTUM, PARTS, RATE};
@@ -59,7 +58,7 @@ fn start_engines(args: &Args, target: &Target, weights: &Path) -> Result<Vec<Eng
             false => &["pytorch-channels-last"],
         };
         for name in names {
-            engines.push(Engine::connect(name, &mut peers.serve_pytorch(name))?);
+            engines.push(Engine::connect(name, &mut peers.serve_pytorch(name)?)?);
         }
     }
     Ok(engines)
@@ -87,7 +86,7 @@ fn measure(args: &Args, target: &Target, batch: usize, mut engines: Vec<Engine>)
     };
     let grouped = time_grouped(target, &mut engines)?;
     // The backward pass costs twice the forward pass.
-    let flops = 6.0 * (Summary::new(&target.config, size, size)?.multiply_adds() * batch) as f64;
+    let flops = 6.0 * (target.network.summary(size, size)?.multiply_adds() * batch) as f64;
     let measured = engines.iter().zip(losses.clone()).zip(&times).zip(peak_mb).map(
         |(((engine, own_losses), times), peak_mb)| {
             Measured::new(engine, times, own_losses, &losses[0], batch, flops, peak_mb)

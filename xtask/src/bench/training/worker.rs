@@ -23,7 +23,7 @@ use std::time::Instant;
 pub fn serve(target: &Target, weights: &Path, grad_checkpoint: bool) -> Result<()> {
     let dtype = *target.dtypes.first().context("--serve needs a --dtype")?;
     let variables = Variables::new(0, DType::F32, &Device::Cpu);
-    let mut network = ResNext::new(&target.config, variables.builder())?;
+    let mut network = ResNext::new(target.network.config()?, variables.builder())?;
     network.set_recompute(grad_checkpoint);
     if dtype == Dtype::Bf16 {
         network.set_mixed_precision(Some(DType::BF16))?;
@@ -34,7 +34,7 @@ pub fn serve(target: &Target, weights: &Path, grad_checkpoint: bool) -> Result<(
     }
     let config = SgdConfig { momentum: MOMENTUM, nesterov: false, weight_decay: 0.0 };
     let optimizer = Sgd::new(variables.trainable(), config)?;
-    let classes = target.config.classes;
+    let classes = target.network.classes();
     let mut worker = Worker { network, optimizer, classes, batches: BTreeMap::new() };
     protocol::serve(dtype, |request| worker.answer(request))
 }
