@@ -46,13 +46,25 @@ pub fn draw(rows: &[Row]) -> Result<String> {
             .light_line_style(WHITE)
             .draw()
             .map_err(failed)?;
-        for (name, colour, points) in series {
-            let dots = points.iter().map(|(x, y, _)| Circle::new((*x, *y), 5, colour.filled()));
-            let drawn = chart.draw_series(dots).map_err(failed)?;
-            drawn.label(name).legend(move |(x, y)| Circle::new((x + 9, y), 5, colour.filled()));
-            let labels = points
+        let place = |x: f64, y: f64| {
+            let (width, height) = (f64::from(SIZE.0 - 84), f64::from(SIZE.1 - 90));
+            let rows = (highest - y + 0.5) / (highest - lowest + 1.0);
+            ((x / right * width) as i32, (rows * height) as i32)
+        };
+        let dots: Vec<_> = all().map(|(x, y, _)| place(*x, *y)).collect();
+        let mut taken = Vec::new();
+        for (name, colour, points) in &series {
+            let colour = *colour;
+            let dots_drawn = points.iter().map(|(x, y, _)| Circle::new((*x, *y), 5, colour.filled()));
+            let drawn = chart.draw_series(dots_drawn).map_err(failed)?;
+            drawn.label(*name).legend(move |(x, y)| Circle::new((x + 9, y), 5, colour.filled()));
+            let labels: Vec<_> = points
                 .iter()
-                .map(|(x, y, title)| Text::new(title.clone(), (*x + right * 0.012, *y), ("sans-serif", 12)));
+                .map(|(x, y, title)| {
+                    let offset = free_offset(place(*x, *y), title, &dots, &mut taken);
+                    EmptyElement::at((*x, *y)) + Text::new(title.clone(), offset, ("sans-serif", 12))
+                })
+                .collect();
             chart.draw_series(labels).map_err(failed)?;
         }
         chart
@@ -64,6 +76,33 @@ pub fn draw(rows: &[Row]) -> Result<String> {
         root.present().map_err(failed)?;
     }
     Ok(svg)
+}
+
+/// A rectangle in pixels: left, top, right and bottom.
+type Rectangle = (i32, i32, i32, i32);
+
+fn overlap(a: Rectangle, b: Rectangle) -> bool {
+    a.0 < b.2 && b.0 < a.2 && a.1 < b.3 && b.1 < a.3
+}
+
+/// Where the label of the dot at `dot` starts, as an offset from it in pixels: beside it, above or below, so that it
+/// covers neither a dot nor one of the labels `taken`, to which it is added.
+fn free_offset(dot: (i32, i32), title: &str, dots: &[(i32, i32)], taken: &mut Vec<Rectangle>) -> (i32, i32) {
+    let (width, height) = (title.chars().count() as i32 * 11 / 2, 12);
+    let columns = [8, -8 - width, -width / 2];
+    let rows = [-height / 2, 7, -height - 7, 20, -height - 20];
+    let offsets = rows.iter().flat_map(|&y| columns.iter().map(move |&x| (x, y)));
+    // The label must not cover its own dot.
+    let mut offsets = offsets.filter(|&(x, y)| x != -width / 2 || y != -height / 2);
+    let rectangle = |(x, y): (i32, i32)| (dot.0 + x, dot.1 + y, dot.0 + x + width, dot.1 + y + height);
+    let is_free = |&offset: &(i32, i32)| {
+        let own = rectangle(offset);
+        let covers = |&(x, y): &(i32, i32)| overlap(own, (x - 5, y - 5, x + 5, y + 5));
+        own.0 >= 0 && !dots.iter().any(covers) && !taken.iter().any(|&other| overlap(own, other))
+    };
+    let offset = offsets.find(is_free).unwrap_or((8, -height / 2));
+    taken.push(rectangle(offset));
+    offset
 }
 
 #[cfg(test)]
@@ -80,5 +119,18 @@ mod tests {
         assert_eq!((times("ResNeXt-101 64×4d"), times("ResNet-200")), (2, 1), "{svg}");
         let error = draw(&[row("resnet18")]).unwrap_err().to_string();
         assert!(error.contains("expected a network with published errors"), "{error}");
+    }
+
+    #[test]
+    fn labels_of_near_dots_do_not_overlap() {
+        let dots = [(100, 100), (104, 103), (108, 98)];
+        let mut taken = Vec::new();
+        for dot in dots {
+            free_offset(dot, "Inception-ResNet-v2", &dots, &mut taken);
+        }
+        for (i, &one) in taken.iter().enumerate() {
+            assert!(taken[..i].iter().all(|&other| !overlap(one, other)), "{taken:?}");
+            assert!(dots.iter().all(|&(x, y)| !overlap(one, (x - 5, y - 5, x + 5, y + 5))), "{taken:?}");
+        }
     }
 }
