@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Compiles the tests of resnext-kernels for 64-bit ARM and runs them under qemu: on x86-64, nothing else runs the NEON kernels.
-# Arguments are passed to the test program, such as a part of a test's name. It works from nothing on Debian 12, as root, with
-# network; where the packages are there already, it needs neither. Times under qemu mean nothing.
+# Compiles the tests of resnext-kernels for 64-bit ARM and runs them under qemu: on x86-64, nothing else runs the NEON
+# kernels.
+# Arguments are passed to the test program, such as a part of a test's name. It works from nothing on Debian 12, as root,
+# with network; where the packages are there already, it needs neither. Times under qemu mean nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,4 +22,4 @@ export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"
 "$RUSTC" --version
 qemu-aarch64 --version | head -1
-cargo test --locked --target "$target" -p resnext-kernels --lib -- "$@"
+cargo test --locked --target "$target" -p resnext-kernels --test kernels -- "$@"

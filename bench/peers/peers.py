@@ -4,9 +4,9 @@
     peers.py quantize --onnx out.onnx --int8 int8.onnx --size 224
     peers.py serve --engine onnxruntime --onnx out.onnx --threads 2
 
-`prepare` converts our weights to ONNX by way of torchvision. `quantize` makes an int8 network of that. `serve` loads one engine and answers each
-JSON line on stdin with one JSON line on stdout; README.md lists the requests. The benchmark measures
-start-up, so each engine imports only its own library.
+`prepare` converts our weights to ONNX by way of torchvision. `quantize` makes an int8 network of that.
+`serve` loads one engine and answers each JSON line on stdin with one JSON line on stdout; README.md lists the requests.
+The benchmark measures start-up, so each engine imports only its own library.
 
 Inputs follow a formula that both sides compute: element i of a flattened tensor is
 (i * 2654435761 mod 2**32) / 2**32 * 4 - 2, computed in f64 and rounded to f32.
@@ -15,6 +15,7 @@ Inputs follow a formula that both sides compute: element i of a flattened tensor
 import argparse
 import json
 import os
+import pathlib
 import sys
 import time
 import traceback
@@ -108,8 +109,8 @@ def quantize(args: argparse.Namespace) -> None:
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.inputs, None)
 
-    with open("/proc/cpuinfo") as cpu:
-        vnni = "vnni" in cpu.read()
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    vnni = cpuinfo.exists() and "vnni" in cpuinfo.read_text()
     quant_pre_process(args.onnx, args.int8, skip_symbolic_shape=True)  # makes every bias a constant of its own
     quantize_static(args.int8, args.int8, Input(), quant_format=QuantFormat.QDQ, per_channel=True,
                     reduce_range=not vnni, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)

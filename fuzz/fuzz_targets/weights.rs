@@ -13,8 +13,8 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(weights) => weights,
         Err(error) => return assert!(!error.to_string().chars().any(char::is_control), "{error}"),
     };
-    if let Ok(config) = weights.config() {
-        let _ = weights.check(&config, Head::Loaded);
+    if let Ok(network) = weights.network() {
+        let _ = weights.check(&network, Head::Loaded);
     }
     for (name, _) in weights.shapes().take(100) {
         let _ = weights.tensor(name, &Device::Cpu);

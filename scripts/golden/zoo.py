@@ -1,5 +1,6 @@
 """Checks `cargo xtask predict` on every ResNet and ResNeXt that timm can build, and on the Inceptions and VGG, each
-written as a folder like the hub's: predict must give timm's logits, or refuse in one line those with layers that it does not have.
+written as a folder like the hub's: predict must give timm's logits, or refuse in one line those with layers that it
+does not have.
 
     python scripts/golden/zoo.py [path of xtask [names]]
 """

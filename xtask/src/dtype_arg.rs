@@ -11,7 +11,7 @@ pub const RANGES_HELP: &str =
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Dtype {
-    /// f32, single precision; any CPU
+    /// f32, single precision
     F32,
     /// bf16, accumulated in f32. For inference, a CPU without AVX-512 BF16 keeps weights in bf16 and computes in f32
     Bf16,

@@ -17,7 +17,7 @@ pub fn pretrained(text: &str) -> Result<Pretrained> {
     } else if path.join(RECIPE).is_file() {
         match path.join(LAST).is_file() {
             true => bail!(
-                "{text}: this run has no {BEST} before its first epoch ends: name {text}/{LAST}, or continue it \
+                "{text}: this run has no {BEST} until its first epoch ends: name {text}/{LAST}, or continue it \
                  with train --resume"
             ),
             false => bail!("{text}: this run has no checkpoint yet: continue it with train --resume"),

@@ -77,8 +77,10 @@ impl Shards {
             return Ok(Shards { train, validation, split: true });
         }
         let (train, validation) = (set(train), set(validation));
-        for (images, purpose) in [(&train, "training"), (&validation, "validation")] {
-            if let Some(label) = images.class_counts().iter().position(|&count| count == 0) {
+        let counts = [train.class_counts(), validation.class_counts()];
+        for (part, purpose) in ["training", "validation"].into_iter().enumerate() {
+            let lacks = |label: &usize| counts[part][*label] == 0 && counts[1 - part][*label] > 0;
+            if let Some(label) = (0..all.len()).find(lacks) {
                 let name = &all[label];
                 return Err(failed(
                     folder,

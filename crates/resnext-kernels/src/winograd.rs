@@ -165,7 +165,8 @@ const fn is_compiled(m: usize, tile: usize, bytes: usize) -> bool {
     }
 }
 
-/// Whether a strip is multiplied with two output vectors of a group at a time. With 16 registers, one vector of weights serves
+/// Whether a strip is multiplied with two output vectors of a group at a time. With 16 registers, one vector of weights
+/// serves
 /// too few tiles: the products of eight would take nine loads, and their sums and inputs more registers than there are. Six
 /// tiles times two vectors take eight loads for twelve products, and fifteen registers.
 const fn in_pairs(tile: usize, vectors: usize) -> bool {

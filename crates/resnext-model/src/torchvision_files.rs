@@ -5,7 +5,8 @@ use crate::architecture::Architecture;
 use crate::preprocessing::Preprocessing;
 use std::path::Path;
 
-/// The beginnings of file names, and the shorter side that photos are resized to before a crop of 224, or 299 for Inception-v3:
+/// The beginnings of file names, and the shorter side that photos are resized to before a crop of 224, or 299 for
+/// Inception-v3:
 /// `IMAGENET1K_V1` weights want 256, those of the newer recipe (`IMAGENET1K_V2`) 232.
 const FILES: [(&str, usize); 26] = [
     ("resnet18-5c106cde", 256),

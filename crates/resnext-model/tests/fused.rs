@@ -90,7 +90,6 @@ fn relatives() -> impl Iterator<Item = (&'static str, Config)> {
 }
 
 #[test]
-#[ignore = "not seen yet on a CPU that computes in bf16"]
 fn timms_relatives_in_bf16_are_near_those_in_f32() {
     for (name, config) in relatives() {
         let network = network(&config);

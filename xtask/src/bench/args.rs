@@ -14,7 +14,7 @@ pub struct Args {
     /// Images per batch, as a list [default: 1,8,32; with --train one number: 16, or 128 for CIFAR networks]
     #[arg(long, value_delimiter = ',')]
     pub batch: Vec<usize>,
-    /// Height and width of the images [default: 224, or 32 for CIFAR networks]
+    /// Height and width of the images [default: 224, 299 for Inceptions, or 32 for CIFAR networks]
     #[arg(long)]
     pub size: Option<usize>,
     /// Number of rounds; in each, every engine has one turn
@@ -23,7 +23,8 @@ pub struct Args {
     /// Number of threads [default: one per core]
     #[arg(long)]
     pub threads: Option<usize>,
-    /// Types to measure our engine in, as a list [default: all that this CPU supports; with --train f32]
+    /// Types to measure our engine in, as a list [default: f32, int8 where the network has it, and bf16
+    /// where the CPU has instructions for it; with --train f32]
     #[arg(long, value_delimiter = ',')]
     pub dtype: Vec<Dtype>,
     /// With --dtype int8, the file that `cargo xtask calibrate` wrote for these weights [default: ranges of

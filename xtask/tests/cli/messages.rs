@@ -21,7 +21,7 @@ const SOURCES: [&str; 6] = [
 ];
 
 /// How a message begins that is in no table, and why.
-const EXCUSED: [(&str, &str); 54] = [
+const EXCUSED: [(&str, &str); 55] = [
     ("cannot start {name}", "an engine that cannot be started needs a broken installation"),
     ("{name} has no pipes", "pipes are asked for in the same call"),
     ("{} has ended", "an engine must die between two requests"),
@@ -35,13 +35,11 @@ const EXCUSED: [(&str, &str); 54] = [
     ("--peers needs a network with 64", "no network that has a name has another number of planes"),
     ("cannot run {}; --python", "comes after a minute of starting our own engine"),
     ("--train --peers needs a network", "needs Python with other engines"),
-    ("peers.py prepare failed", "needs Python with other engines"),
+    ("peers.py {what} failed", "needs Python with other engines"),
     ("no VmHWM", "a kernel without it"),
     ("unknown request `{}`", "`--serve` is for the program itself"),
-    (
-        "this machine has no instructions",
-        "depends on the machine: `an_inference_bench_measures_every_type_and_draws_a_chart`",
-    ),
+    ("cannot start threads", "needs a machine that has no threads left"),
+    ("a part of the proof panicked", "no part is known to panic"),
     ("only {done} of {}", "the loader gives one result per photo"),
     ("the data set has no training images", "readers refuse such sets"),
     ("photos have no common size", "photos are opened elsewhere"),

@@ -341,7 +341,7 @@ impl<const M: usize, const STRIDE: usize, const FOURS: usize> DotKernel
                                 }
                                 acc = sums;
                             }
-                            row = row.add(size);
+                            row = row.wrapping_add(size);
                         }
                     }
                     let at = |stride: usize| 4 * pixel * stride + panel.dst_channel * W::BYTES;

@@ -22,7 +22,7 @@ pub fn pack(precision: Precision, filter: &Filter) -> DirectWeights {
     DirectWeights { panels: panels.narrowed(Stored::I8), taps, columns, lane_words: Vec::new() }
 }
 
-/// Writes a panel's weights, whole numbers, as pairs of i16.
+/// Writes a panel's weights, integers, as pairs of i16.
 fn fill(panel: &Panel, values: &mut [f32], filter: &Filter, lanes: usize) {
     let Filter { columns, taps, .. } = *filter;
     let pairs = panel.depth * PAIRS;

@@ -110,13 +110,12 @@ impl Precision {
     }
 
     /// The precision with int8 maps, which every CPU computes, and all to the same bits. AVX-512 does so by its VNNI
-    /// instructions; a CPU without them takes AVX2 instead.
+    /// instructions; a CPU without them takes AVX2 instead. An instruction set that this machine lacks is replaced by plain
+    /// Rust.
     pub fn int8(isa: Isa) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if isa == Isa::Avx512 && !is_x86_feature_detected!("avx512vnni") {
-            return Precision::Int8(Isa::Avx2);
-        }
-        Precision::Int8(isa)
+        let isa = if isa == Isa::Avx512 && !is_x86_feature_detected!("avx512vnni") { Isa::Avx2 } else { isa };
+        Precision::Int8(if Isa::available().contains(&isa) { isa } else { Isa::Portable })
     }
 
     /// Whether the direct kernel computes rows of pixels, for kernels of three columns. In int8, only VNNI's does: with AVX2,

@@ -126,7 +126,7 @@ mod x86 {
     }
 
     /// AVX2. `vpmaddubsw` would saturate at pairs of large products, so the bytes of a word are widened to i16, the even and
-    /// the odd ones apart, and multiplied by `vpmaddwd`, whose sums of two fit an i32.
+    /// the odd ones separately, and multiplied by `vpmaddwd`, whose sums of two fit an i32.
     pub struct Avx2;
 
     impl DotProduct for Avx2 {

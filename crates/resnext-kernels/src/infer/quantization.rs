@@ -55,7 +55,7 @@ impl Quantization {
     #[inline(always)]
     pub fn nearest(self, value: f32) -> u8 {
         let q = value * (1.0 / self.step) + f32::from(self.zero);
-        // Adding 2^23 rounds, and leaves whole numbers in the lowest bits. Compilers make vectors of this, not of `as`.
+        // Adding 2^23 rounds, and leaves integers in the lowest bits. Compilers make vectors of this, not of `as`.
         let q = if q < 255.0 { q.max(0.0) } else { 255.0 };
         (q + 8388608.0).to_bits() as u8
     }

@@ -53,7 +53,7 @@ impl Strip<'_> {
         }
     }
 
-    /// Computes the strip, whole rows of at least `M` pixels, in tiles of `M` neighbours in one row or two ([`rows_at_once`]).
+    /// Computes the strip, whole rows of at least `M` pixels, in tiles of `M` neighbours in a row or two ([`rows_at_once`]).
     pub fn compute_rows<const M: usize>(&self, precision: Precision, row: RowLayout) {
         let RowLayout { width, stride } = row;
         let depth = if self.panel.spanning { self.panel.depth } else { 0 };

@@ -1,4 +1,4 @@
-//! Packed convolutions of whole numbers against their definition, exactly, with every instruction set of the machine.
+//! Packed convolutions of integers against their definition, exactly, with every instruction set of the machine.
 
 use resnext_kernels::internals::{bytes, bytes_mut};
 use resnext_kernels::{
@@ -17,7 +17,7 @@ struct Case {
     kernel: usize,
 }
 
-/// Whole numbers from `-most` to `most`, without a pattern.
+/// Integers from `-most` to `most`, without a pattern.
 fn numbers(count: usize, most: i32, seed: u32) -> Vec<i32> {
     let number =
         |i: u32| (i.wrapping_mul(2654435761) ^ seed.wrapping_mul(0x9e3779b9)).wrapping_mul(0x85ebca6b) >> 8;

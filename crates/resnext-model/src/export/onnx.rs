@@ -25,7 +25,8 @@ impl Export {
     /// 224×224, where each cell is one pixel.
     ///
     /// # Errors
-    /// If the file's description says that VGG's images have another size, a weight is beyond the range of `dtype`, or the file would exceed the format's 2 GiB.
+    /// If the file's description says that VGG's images have another size, a weight is beyond the range of `dtype`, or
+    /// the file would exceed the format's 2 GiB.
     pub fn onnx(&self, name: &str, dtype: DType) -> Result<Vec<u8>> {
         let mut graph = Graph::new(self, dtype);
         let network = self.network();

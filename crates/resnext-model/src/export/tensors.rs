@@ -9,7 +9,8 @@ use crate::weights::Weights;
 use candle_core::{DType, Device, Tensor};
 use std::collections::{BTreeMap, HashMap};
 
-/// A network's weights, in form (c) where there are forms, under torchvision's or timm's names, to be written for other programs.
+/// A network's weights, in form (c) where there are forms, under torchvision's or timm's names, to be written for other
+/// programs.
 #[derive(Debug, Clone)]
 pub struct Export {
     network: Architecture,

@@ -6,7 +6,7 @@
 //!
 //! let repo: RepoId = "timm/resnext50_32x4d.a1_in1k".parse()?;
 //! let pretrained = Pretrained::from_hub(&Hub::from_env()?, &repo)?;
-//! println!("{} classes", pretrained.config.classes);
+//! println!("{} classes", pretrained.network.classes());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!

@@ -42,7 +42,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// `model.safetensors.index.json`. Pickles are read as data and nothing in them is called: objects beside the
 /// weights are passed over, and a pickle made to run a program is refused.
 ///
-/// Names are torchvision's, or timm's for Inceptions. The network is found wherever its layers are, under keys such as `state_dict` and
+/// Names are torchvision's, or timm's for Inceptions. The network is found wherever its layers are, under keys such as
+/// `state_dict` and
 /// prefixes such as `module.` or `backbone.`, and its last layer under any name; [`notes`](Self::notes) say
 /// what was chosen. Averaged weights (`model_ema`) are preferred to those that they average, as programs are
 /// judged by them; a file with two networks of which neither is an average of the other is refused.
