@@ -190,7 +190,7 @@ mod x86 {
         unsafe {
             // What is too large for an i32 would become negative.
             let whole = |v| _mm256_cvtps_epi32(_mm256_min_ps(v, _mm256_set1_ps(255.0)));
-            // Halves of vectors are packed apart: the second quarter changes places with the third.
+            // Each half of a vector is packed separately, so the second quarter changes places with the third.
             let packed = _mm256_packs_epi32(whole(first), whole(second));
             let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
             _mm_packus_epi16(_mm256_castsi256_si128(packed), _mm256_extracti128_si256::<1>(packed))

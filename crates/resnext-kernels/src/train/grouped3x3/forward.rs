@@ -182,19 +182,18 @@ fn solve<D: Storage>(
             }
             _ => Prefetch::NONE,
         };
+        let (ahead, bytes) = (ahead.lines(0, width), size_of::<D>());
         match tilings.iter().find(|((n, of), _)| *n == images.len() && of == rows) {
             Some((_, tiling)) => {
                 assert!(tiling.pixels() == pixels && width.is_multiple_of(group));
                 let weights = &weight.values[first * winograd::POSITIONS * group..];
                 let (tiles, pitch, units) = (0..tiling.len(), plane, 0..width / group);
-                let (ahead, bytes) = (ahead.lines(0, width), size_of::<D>());
                 let sink = PixelSink { step, ahead, bytes, out: sums };
                 WinogradTiles { tiling, tiles, maps: planes, pitch, group, units, weights, sink }
                     .compute(isa);
             }
             None => {
-                let ahead = ahead.lines(0, channels);
-                let (bytes, weights) = (size_of::<D>(), &weight.values[..]);
+                let weights = &weight.values[..];
                 RowTiles { walk, rows, planes, plane, ahead, bytes, weights, out: sums }.compute(isa);
             }
         }
