@@ -31,8 +31,12 @@ fn strips(pixels: Range<usize>, most: usize) -> impl Iterator<Item = (usize, Ran
 /// Packs a filter.
 pub fn pack(precision: Precision, filter: &Filter) -> DirectWeights {
     let columns = if precision.has_rows() { filter.columns } else { 1 };
-    let filter = &Filter { columns, ..*filter };
-    let Filter { group_in, taps, .. } = *filter;
+    pack_columns(precision, &Filter { columns, ..*filter })
+}
+
+/// Packs a filter with its columns side by side, for a kernel that has tiles of rows of its own, too.
+pub fn pack_columns(precision: Precision, filter: &Filter) -> DirectWeights {
+    let Filter { group_in, taps, columns, .. } = *filter;
     let ((lanes, _), channels) = (precision.tile(), precision.channels());
     let list = panels(precision, filter);
     let spanned = match list.first() {
@@ -80,7 +84,7 @@ pub fn convolve(weights: &DirectWeights, team: &ThreadTeam, sources: PixelSource
 }
 
 /// The panels of a filter, whose weights are words of as many channels as a source word has.
-pub fn panels(precision: Precision, filter: &Filter) -> Vec<Panel> {
+fn panels(precision: Precision, filter: &Filter) -> Vec<Panel> {
     let Filter { groups, group_in, group_out, taps, columns, .. } = *filter;
     let ((lanes, _), channels) = (precision.tile(), precision.channels());
     let constants = if filter.scales.is_empty() { 1 } else { 2 };

@@ -5,21 +5,20 @@
 //! with the padding beside them: a tile then reads them at constant distances from one pointer. A source pixel is read once
 //! per kernel row and channel, and serves the three output pixels whose kernels reach it. Where a vector holds two groups of
 //! four channels, a shuffle within each half of it takes the place of the broadcast. Every sum adds its products in the order
-//! of the direct kernel: both give the same bits. In int8, copies and weights are words of two i16, as in `pointwise.rs`.
+//! of the direct kernel: both give the same bits. In int8, four channels are one word.
 
 use super::direct;
 use super::dot_product::{DotProduct, V};
 use super::finish::Finish;
-use super::int8_weights::{self, PAIRS};
 use super::job::{ConvJob, Epilogue, PixelSources, PixelView, RowLayout};
 use super::packed::{DirectWeights, Filter, Panel};
-use super::precision::{DotKernel, Precision, bytes, bytes_mut, dispatch_widened};
+use super::precision::{DotKernel, Precision, bytes, bytes_mut};
 use super::prefetch_plan::{Outputs, PrefetchPlan};
 use super::source_rows::SourceRows;
 use crate::memory::prefetch::{CacheLevel, prefetch};
 use crate::memory::scratch::Scratch;
 use crate::row3::fma_row3;
-use crate::simd::dispatch::{Isa, dispatch};
+use crate::simd::dispatch::Isa;
 use crate::simd::traits::Simd;
 use crate::threads::shared_slice::SharedSlice;
 use crate::threads::split::Split;
@@ -42,26 +41,24 @@ const DISTANCE: usize = 24;
 /// Whether this kernel computes a convolution.
 pub fn suits(precision: Precision, filter: &Filter) -> bool {
     let Filter { groups, columns, group_in, group_out, .. } = *filter;
-    // A vector is copied whole, and groups do not span two.
-    let (per_word, widest) = match precision {
-        Precision::F32(Isa::Avx2) => (1, usize::MAX),
-        Precision::Int8(Isa::Avx2) => (PAIRS, INT8_LINE * LANES),
+    let widest = match precision {
+        Precision::F32(Isa::Avx2) => usize::MAX,
+        Precision::Int8(Isa::Avx2) => INT8_LINE * LANES,
         _ => return false,
     };
-    let vector = LANES * per_word;
+    // A vector is copied whole, and groups do not span two.
+    let vector = LANES * precision.channels();
+    let divides = group_in.is_multiple_of(FOUR) && vector.is_multiple_of(group_in);
     columns == 3
         && group_in == group_out
         && group_in <= widest
         && (groups * group_in).is_multiple_of(vector)
-        && (matches!(group_in, FOUR | LANES) || group_in.is_multiple_of(vector))
+        && (divides || group_in.is_multiple_of(vector))
 }
 
 /// Packs a filter, as the direct kernel does: `[kernel row][word of the group][column][LANES]`.
 pub fn pack(precision: Precision, filter: &Filter) -> DirectWeights {
-    match precision {
-        Precision::Int8(_) => int8_weights::pack(precision, filter),
-        _ => direct::pack(precision, filter),
-    }
+    direct::pack_columns(precision, filter)
 }
 
 /// Computes all output pixels of a job.
@@ -87,11 +84,11 @@ pub fn convolve(weights: &DirectWeights, team: &ThreadTeam, sources: PixelSource
     assert!(job.src.data.len() >= source_rows.farthest() + packed.reach());
     let ConvJob { src, residual, epilogue, out, out_stride, ahead, .. } = job;
     let out = &SharedSlice::new(bytes_mut(out));
-    let int8 = matches!(packed.precision, Precision::Int8(_));
     // Panels of one group read the same source vectors, and neighbouring narrow groups the same cache lines.
-    let words = packed.list.first().map_or(0, |panel| panel.depth * if int8 { PAIRS } else { 1 });
-    let (line, least) = if int8 { (INT8_LINE, PAIRS) } else { (LINE, 1) };
-    let of_group = least * (words / LANES).max(1);
+    let words = packed.list.first().map_or(0, |panel| panel.depth);
+    let line = if matches!(packed.precision, Precision::Int8(_)) { INT8_LINE } else { LINE };
+    // The panels of a vector of words, or of a group that has more.
+    let of_group = packed.precision.channels() * (words / LANES).max(1);
     let together = match packed.list.len().is_multiple_of(line) && line.is_multiple_of(of_group) {
         true => line,
         false => of_group,
@@ -107,7 +104,6 @@ pub fn convolve(weights: &DirectWeights, team: &ThreadTeam, sources: PixelSource
         let plan = packed.prefetch_plan((task, split.tasks()), panels, rows.len() * kernel_rows, ahead);
         let task = GroupedTask {
             weights,
-            int8,
             words,
             src,
             residual,
@@ -131,9 +127,7 @@ pub fn convolve(weights: &DirectWeights, team: &ThreadTeam, sources: PixelSource
 /// The part of a convolution that one thread computes at a time: some output rows times some groups.
 struct GroupedTask<'a> {
     weights: &'a DirectWeights,
-    /// Whether maps are u8, and kernel words pairs of i16.
-    int8: bool,
-    /// Kernel words of a source pixel that an output channel sums over.
+    /// Words of a source pixel that an output channel sums over.
     words: usize,
     src: PixelView<'a>,
     residual: Option<PixelView<'a>>,
@@ -152,8 +146,8 @@ struct GroupedTask<'a> {
 }
 
 impl GroupedTask<'_> {
-    fn channels_per_word(&self) -> usize {
-        if self.int8 { PAIRS } else { 1 }
+    fn precision(&self) -> Precision {
+        self.weights.panels.precision
     }
 
     /// Pixels that are copied.
@@ -163,9 +157,10 @@ impl GroupedTask<'_> {
 
     /// Computes neighbouring panels, which read and write the same channels of each pixel.
     fn compute(&self, panels: &[Panel], (copies, wide): &mut (Scratch<f32>, Scratch<f32>)) {
-        let vectors = panels.len() / self.channels_per_word();
+        let per_word = self.precision().channels();
+        let vectors = panels.len() / per_word;
         let copies = copies.get(vectors * self.size() * LANES);
-        self.run(CopyRows { task: self, panels, vectors, copies });
+        self.precision().dispatch(CopyRows { task: self, panels, vectors, copies });
         // Each instruction waits for the one before it on the same sum, so a tile of fewer than eight sums takes as long as
         // one of eight.
         let sizes = [8, 7, 4, 2].into_iter().filter(|&size| size <= self.width);
@@ -173,7 +168,7 @@ impl GroupedTask<'_> {
         for (i, panel) in panels.iter().enumerate() {
             let weights = self.weights.panels.widened(panel.weights.clone(), wide);
             // The panel's first group of those that are copied. The panels of a group read all of its words.
-            let group = i * LANES / (self.words * self.channels_per_word());
+            let group = i * LANES / (self.words * per_word);
             let (vector, first) = (group * self.words / LANES, group * self.words % LANES);
             let copies = &copies[vector * self.size() * LANES..];
             let panel = PanelOfCopies { task: self, panel, weights, copies, first };
@@ -188,14 +183,6 @@ impl GroupedTask<'_> {
                 (Some(_), _) => panel.tiles::<2, 2>(),
                 (None, _) => panel.tiles::<1, 1>(),
             }
-        }
-    }
-
-    /// Runs a kernel on words of f32, or of two i16.
-    fn run<K: DotKernel>(&self, kernel: K) {
-        match self.int8 {
-            true => dispatch_widened(kernel),
-            false => dispatch(Isa::Avx2, kernel),
         }
     }
 }
@@ -213,11 +200,13 @@ struct PanelOfCopies<'a, 'b> {
 
 impl PanelOfCopies<'_, '_> {
     fn tiles<const M: usize, const STRIDE: usize>(self) {
-        let task = self.task;
-        match (self.panel.spanning, self.first) {
-            (true, 0) => task.run(RowTiles::<M, STRIDE, 1>(self)),
-            (true, _) => task.run(RowTiles::<M, STRIDE, 2>(self)),
-            (false, _) => task.run(RowTiles::<M, STRIDE, 0>(self)),
+        let precision = self.task.precision();
+        match (self.panel.spanning, self.first / 2) {
+            (true, 0) => precision.dispatch(RowTiles::<M, STRIDE, 1>(self)),
+            (true, 1) => precision.dispatch(RowTiles::<M, STRIDE, 2>(self)),
+            (true, 2) => precision.dispatch(RowTiles::<M, STRIDE, 3>(self)),
+            (true, _) => precision.dispatch(RowTiles::<M, STRIDE, 4>(self)),
+            (false, _) => precision.dispatch(RowTiles::<M, STRIDE, 0>(self)),
         }
     }
 }
@@ -273,8 +262,8 @@ impl DotKernel for CopyRows<'_, '_> {
 }
 
 /// Tiles of `M` neighbours of an output row, `STRIDE` source pixels apart, times one vector of output channels. If it holds
-/// two groups of four channels, `FOURS` is 1 for those of the first words of the fours that are read, 2 for those of the
-/// last two.
+/// two groups of four channels, `FOURS` is above 0: the word of each half of a copied vector that holds a group of int8, from
+/// 1 on; in f32 it is 1, as a half is one group.
 struct RowTiles<'a, 'b, const M: usize, const STRIDE: usize, const FOURS: usize>(PanelOfCopies<'a, 'b>);
 
 impl<const M: usize, const STRIDE: usize, const FOURS: usize> DotKernel
@@ -282,8 +271,8 @@ impl<const M: usize, const STRIDE: usize, const FOURS: usize> DotKernel
 {
     #[inline(always)]
     unsafe fn with_dot<W: DotProduct>(self) {
-        if const { !is_avx2::<W::S>() || FOURS == 2 && W::CHANNELS == 1 } {
-            unreachable!("`suits` takes AVX2 alone, where four channels of f32 are all words of a four");
+        if const { !is_avx2::<W::S>() || FOURS > 1 && W::CHANNELS == 1 } {
+            unreachable!("`suits` takes AVX2 alone, where four channels of f32 are half a vector");
         }
         let RowTiles(PanelOfCopies { task, panel, weights, copies, first }) = self;
         let (width, places) = (task.width, task.source_rows.places());
@@ -316,15 +305,18 @@ impl<const M: usize, const STRIDE: usize, const FOURS: usize> DotKernel
                         let mut row = copies.as_ptr().add(place * LANES);
                         for _ in 0..vectors {
                             if FOURS > 0 {
-                                if W::CHANNELS == 1 {
+                                // All four words of f32, or the one of int8.
+                                let all = W::CHANNELS == 1;
+                                if all || FOURS == 1 {
                                     word_of_fours::<W, M, STRIDE, 0>(&mut acc, row, &mut weights);
+                                }
+                                if all || FOURS == 2 {
                                     word_of_fours::<W, M, STRIDE, 1>(&mut acc, row, &mut weights);
                                 }
-                                if FOURS == 1 && W::CHANNELS == 2 {
-                                    word_of_fours::<W, M, STRIDE, 0>(&mut acc, row, &mut weights);
-                                    word_of_fours::<W, M, STRIDE, 1>(&mut acc, row, &mut weights);
-                                } else {
+                                if all || FOURS == 3 {
                                     word_of_fours::<W, M, STRIDE, 2>(&mut acc, row, &mut weights);
+                                }
+                                if all || FOURS == 4 {
                                     word_of_fours::<W, M, STRIDE, 3>(&mut acc, row, &mut weights);
                                 }
                             } else {

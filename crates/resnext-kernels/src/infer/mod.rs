@@ -7,7 +7,6 @@ pub(crate) mod dot_product;
 mod finish;
 mod grouped_rows;
 mod inner_product;
-mod int8_weights;
 pub(crate) mod job;
 pub(crate) mod max_pool;
 mod pack;

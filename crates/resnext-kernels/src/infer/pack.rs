@@ -11,6 +11,7 @@ use super::winograd;
 impl Packed {
     /// Packs a filter for the kernel that computes its convolution fastest.
     pub fn new(precision: Precision, filter: &Filter) -> Self {
+        debug_assert!(!matches!(precision, Precision::Int8(_)) || filter.fits_int8());
         if inner_product::suits(precision, filter) {
             Packed::InnerProduct(inner_product::pack(precision, filter))
         } else if pointwise::suits(precision, filter) {

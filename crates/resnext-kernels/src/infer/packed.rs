@@ -35,22 +35,20 @@ pub struct PackedPanels {
     pub list: Vec<Panel>,
     /// The panels' weights, one panel after the other.
     pub weights: AlignedBuffer,
-    /// What of a word that kernels multiply lies in memory.
+    /// How the words that kernels multiply lie in memory.
     pub stored: Stored,
     /// The panels' biases in f32, each padded with zeros to whole vectors; behind a panel's biases lie its form's own
     /// constants.
     pub bias: AlignedBuffer,
 }
 
-/// What of the words that kernels multiply lies in memory.
+/// How the words that kernels multiply lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {
-    /// The words.
+    /// As they are.
     Words,
-    /// f32 as bf16.
+    /// f32 as bf16, two to a word.
     Bf16,
-    /// Two i16 as i8.
-    I8,
 }
 
 /// Weights in the order of the direct kernel: `[kernel position][source word][vectors · LANES]`, padded with zeros.
@@ -88,6 +86,28 @@ pub struct Panel {
     pub spanning: bool,
 }
 
+/// The most that the magnitudes of two neighbours' int8 weights add up to: multiplied by any two u8, their sum fits an i16,
+/// in which AVX2 adds them up.
+pub const MOST_OF_TWO: i32 = 128;
+
+const _: () = assert!(MOST_OF_TWO * u8::MAX as i32 <= i16::MAX as i32);
+
+/// The largest sum of the magnitudes of two neighbours' weights: of two channels that follow each other in a word of four, at
+/// one kernel position. `weights` are an output channel's, `[input channel of its group][kernel position]`; the group begins
+/// with channel `first` of the map.
+pub fn most_of_two(weights: &[f32], first: usize, group_in: usize) -> f32 {
+    let taps = weights.len() / group_in;
+    let of = |channel: usize| &weights[channel * taps..(channel + 1) * taps];
+    (0..group_in).fold(0f32, |most, channel| {
+        match (first + channel).is_multiple_of(2) && channel + 1 < group_in {
+            true => {
+                of(channel).iter().zip(of(channel + 1)).fold(most, |most, (w, v)| most.max(w.abs() + v.abs()))
+            }
+            false => of(channel).iter().fold(most, |most, w| most.max(w.abs())),
+        }
+    })
+}
+
 /// The weights and biases of a convolution, to be packed.
 pub struct Filter<'a> {
     /// The number of independent groups of channels.
@@ -102,7 +122,8 @@ pub struct Filter<'a> {
     pub columns: usize,
     /// Whether the convolution is 3×3 with stride and dilation 1, which Winograd's kernel can compute.
     pub tiled: bool,
-    /// `[output channel of all groups][input channel of a group][kernel position]`
+    /// `[output channel of all groups][input channel of a group][kernel position]`; for int8, integers of which those of two
+    /// channels that follow each other in a word add up to at most [`MOST_OF_TWO`], without their signs.
     pub weight: &'a [f32],
     /// The bias of each output channel, f32.
     pub bias: &'a [f32],
@@ -111,6 +132,13 @@ pub struct Filter<'a> {
 }
 
 impl Filter<'_> {
+    /// Whether int8 weights are as [`weight`](Self::weight) says.
+    pub(super) fn fits_int8(&self) -> bool {
+        let first = |channel: usize| channel / self.group_out * self.group_in;
+        (0..self.groups * self.group_out)
+            .all(|k| most_of_two(self.channel(k), first(k), self.group_in) <= MOST_OF_TWO as f32)
+    }
+
     /// The weights of an output channel, `[input channel of its group][kernel position]`.
     pub fn channel(&self, channel: usize) -> &[f32] {
         let size = self.group_in * self.taps;
@@ -120,8 +148,8 @@ impl Filter<'_> {
 
 impl DirectWeights {
     /// As [`PackedPanels::narrowed`].
-    pub fn narrowed(self, stored: Stored) -> Self {
-        DirectWeights { panels: self.panels.narrowed(stored), ..self }
+    fn narrowed(self) -> Self {
+        DirectWeights { panels: self.panels.narrowed(), ..self }
     }
 }
 
@@ -143,11 +171,9 @@ impl Packed {
     pub fn with_bf16_weights(self) -> Self {
         let f32 = |panels: &PackedPanels| matches!(panels.precision, Precision::F32(_));
         match self {
-            Packed::Direct(weights) if f32(&weights.panels) => Packed::Direct(weights.narrowed(Stored::Bf16)),
-            Packed::GroupedRows(weights) if f32(&weights.panels) => {
-                Packed::GroupedRows(weights.narrowed(Stored::Bf16))
-            }
-            Packed::Pointwise(panels) if f32(&panels) => Packed::Pointwise(panels.narrowed(Stored::Bf16)),
+            Packed::Direct(weights) if f32(&weights.panels) => Packed::Direct(weights.narrowed()),
+            Packed::GroupedRows(weights) if f32(&weights.panels) => Packed::GroupedRows(weights.narrowed()),
+            Packed::Pointwise(panels) if f32(&panels) => Packed::Pointwise(panels.narrowed()),
             packed => packed,
         }
     }
@@ -174,26 +200,17 @@ impl Packed {
     }
 }
 
-/// Widens half words to the words that kernels multiply.
+/// Widens bf16 to f32.
 struct Widen<'a> {
     halves: &'a [u16],
     wide: &'a mut [f32],
-    stored: Stored,
 }
 
 impl Kernel<f32> for Widen<'_> {
-    // Loops, not iterators' closures, which would be compiled without S's instructions.
+    // A loop, not an iterator's closure, which would be compiled without S's instructions.
     #[inline(always)]
     unsafe fn with_simd<S: Simd<T = f32>>(self) {
-        let Widen { halves, wide, stored } = self;
-        if stored == Stored::I8 {
-            for (wide, half) in wide.iter_mut().zip(halves) {
-                let [first, second] = half.to_le_bytes();
-                let (first, second) = (i32::from(first as i8), i32::from(second as i8));
-                *wide = f32::from_bits((second << 16 | first & 0xffff) as u32);
-            }
-            return;
-        }
+        let Widen { halves, wide } = self;
         for (wide, half) in wide.iter_mut().zip(halves) {
             *wide = f32::from_bits(u32::from(*half) << 16);
         }
@@ -226,24 +243,17 @@ impl PackedPanels {
         PackedPanels { precision, out_channels, list, weights, stored: Stored::Words, bias }
     }
 
-    /// Stores half of each word: the nearest bf16, or the lower bytes of two i16.
-    pub fn narrowed(self, stored: Stored) -> Self {
-        assert!(self.stored == Stored::Words && stored != Stored::Words);
+    /// Stores each word of f32 as the nearest bf16.
+    fn narrowed(self) -> Self {
+        assert!(self.stored == Stored::Words);
         let mut weights = AlignedBuffer::zeros_parallel(self.weights.len().div_ceil(2));
-        let narrow = |word: f32| match stored {
-            Stored::I8 => {
-                let [first, _, second, _] = word.to_bits().to_le_bytes();
-                u16::from_le_bytes([first, second])
-            }
-            _ => bf16_bits(word),
-        };
         // Words of which tasks share none.
         const CHUNK: usize = 1 << 14;
         halves_mut(&mut weights)
             .par_chunks_mut(CHUNK)
             .zip(self.weights.par_chunks(CHUNK))
-            .for_each(|(halves, words)| halves.iter_mut().zip(words).for_each(|(h, &w)| *h = narrow(w)));
-        PackedPanels { weights, stored, ..self }
+            .for_each(|(halves, words)| halves.iter_mut().zip(words).for_each(|(h, &w)| *h = bf16_bits(w)));
+        PackedPanels { weights, stored: Stored::Bf16, ..self }
     }
 
     /// Some of the weights, as kernels multiply them: in place if they lie so in memory, else widened into `wide`.
@@ -252,7 +262,7 @@ impl PackedPanels {
             return &self.weights[words];
         }
         let (halves, wide) = (&halves(&self.weights)[words.clone()], wide.get(words.len()));
-        dispatch(self.precision.isa(), Widen { halves, wide, stored: self.stored });
+        dispatch(self.precision.isa(), Widen { halves, wide });
         wide
     }
 

@@ -6,23 +6,20 @@
 //! while all of the task's pixels pass; sums wait in memory between two blocks. Every sum adds its products in the order of
 //! channels, as the direct kernel does: both give the same bits.
 //!
-//! In int8, packed pixels and the weights of a block are words of two i16, so that `vpmaddwd` and an addition make two exact
-//! products: twice the rate of f32. `vpmaddubsw` on bytes needs a second multiplication to add its products up, which comes
-//! to the same, and it saturates. Weights that lie in memory in fewer bytes than kernels multiply, i8 or bf16, are widened
-//! block by block.
+//! In int8, a channel is a word of four, and all else is the same. Weights that lie in memory as bf16 are widened block by
+//! block.
 
 use super::direct;
 use super::dot_product::{DotProduct, V};
 use super::finish::Finish;
-use super::int8_weights::{self, PAIRS};
 use super::job::{ConvJob, Epilogue, PixelSources, PixelView};
 use super::packed::{Filter, PackedPanels, Panel};
-use super::precision::{DotKernel, Precision, bytes, bytes_mut, dispatch_widened};
+use super::precision::{DotKernel, Precision, bytes_mut};
 use super::prefetch_plan::{Outputs, PrefetchPlan};
 use crate::memory::aligned::AlignedBuffer;
 use crate::memory::prefetch::{CacheLevel, prefetch};
 use crate::memory::scratch::Scratch;
-use crate::simd::dispatch::{Isa, dispatch};
+use crate::simd::dispatch::Isa;
 use crate::simd::traits::{MAX_LANES, Simd};
 use crate::threads::shared_slice::SharedSlice;
 use crate::threads::split::Split;
@@ -44,9 +41,6 @@ const BLOCK: usize = 256;
 /// Words of channels between two prefetches of coming weights; a vector of them is packed at a time.
 const STEP: usize = 8;
 
-/// The same in int8. Compilers unroll a shorter loop, reorder its integer additions, and then lack registers for the sums.
-const INT8_STEP: usize = 32;
-
 /// Weights from those in use to those that are prefetched into the first-level cache: 512 bytes, some 50 cycles ahead of
 /// their use, more than the second-level cache takes to answer.
 const DISTANCE: usize = 128;
@@ -54,20 +48,15 @@ const DISTANCE: usize = 128;
 /// Whether this kernel computes a convolution.
 pub fn suits(precision: Precision, filter: &Filter) -> bool {
     let Filter { groups, taps, columns, group_in, group_out, .. } = *filter;
-    let step = match precision {
-        Precision::F32(Isa::Avx2) => STEP,
-        Precision::Int8(Isa::Avx2) => INT8_STEP * PAIRS,
-        _ => return false,
-    };
-    (groups, taps, columns) == (1, 1, 1) && group_in.is_multiple_of(step) && group_out.is_multiple_of(LANES)
+    matches!(precision, Precision::F32(Isa::Avx2) | Precision::Int8(Isa::Avx2))
+        && (groups, taps, columns) == (1, 1, 1)
+        && group_in.is_multiple_of(STEP * precision.channels())
+        && group_out.is_multiple_of(LANES)
 }
 
 /// Packs a filter, as the direct kernel does: `[word of channels][vectors · LANES]`.
 pub fn pack(precision: Precision, filter: &Filter) -> PackedPanels {
-    match precision {
-        Precision::Int8(_) => int8_weights::pack(precision, filter).panels,
-        _ => direct::pack(precision, filter).panels,
-    }
+    direct::pack(precision, filter).panels
 }
 
 /// What a thread keeps between tasks.
@@ -99,18 +88,15 @@ pub fn convolve(packed: &PackedPanels, team: &ThreadTeam, sources: PixelSources,
     let ConvJob { src, residual, epilogue, count, out, out_stride, ahead } = job;
     let number = JOBS.fetch_add(1, Ordering::Relaxed);
     let out = &SharedSlice::new(bytes_mut(out));
-    let int8 = matches!(packed.precision, Precision::Int8(_));
     let split = Split::between(count, UNIT, packed.list.len(), team.threads());
     team.for_each(split.tasks(), |i| {
         let (pixels, panels) = split.get(i);
-        let depth = packed.list[0].depth * if int8 { PAIRS } else { 1 };
-        let step = if int8 { INT8_STEP } else { STEP };
-        let steps = pixels.len().div_ceil(TILE) * depth.div_ceil(step);
+        let depth = packed.list[0].depth;
+        let steps = pixels.len().div_ceil(TILE) * depth.div_ceil(STEP);
         let plan = packed.prefetch_plan((i, split.tasks()), |task| split.get(task).1, steps, ahead);
         COPIES.with_borrow_mut(|copies| {
             let task = PointwiseTask {
                 packed,
-                int8,
                 depth,
                 pixels,
                 panels,
@@ -139,9 +125,7 @@ fn tiles(pixels: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
 /// The part of a convolution that one thread computes at a time: some pixels times some panels.
 struct PointwiseTask<'a> {
     packed: &'a PackedPanels,
-    /// Whether maps are u8, and kernel words pairs of i16.
-    int8: bool,
-    /// Kernel words per pixel.
+    /// Words of channels per pixel.
     depth: usize,
     pixels: Range<usize>,
     panels: Range<usize>,
@@ -225,14 +209,14 @@ impl Strip<'_> {
     }
 
     fn pack(self, size: usize, to: &mut [f32]) {
-        let int8 = self.task.int8;
+        let precision = self.task.packed.precision;
         match size {
-            6 => run(int8, PackTiles::<6>(self, to)),
-            5 => run(int8, PackTiles::<5>(self, to)),
-            4 => run(int8, PackTiles::<4>(self, to)),
-            3 => run(int8, PackTiles::<3>(self, to)),
-            2 => run(int8, PackTiles::<2>(self, to)),
-            _ => run(int8, PackTiles::<1>(self, to)),
+            6 => precision.dispatch(PackTiles::<6>(self, to)),
+            5 => precision.dispatch(PackTiles::<5>(self, to)),
+            4 => precision.dispatch(PackTiles::<4>(self, to)),
+            3 => precision.dispatch(PackTiles::<3>(self, to)),
+            2 => precision.dispatch(PackTiles::<2>(self, to)),
+            _ => precision.dispatch(PackTiles::<1>(self, to)),
         }
     }
 
@@ -245,23 +229,15 @@ impl Strip<'_> {
     }
 
     fn multiply_vectors<const N: usize>(self, size: usize, operands: Operands) {
-        let int8 = self.task.int8;
+        let precision = self.task.packed.precision;
         match size {
-            6 => run(int8, Tiles::<6, N>(self, operands)),
-            5 => run(int8, Tiles::<5, N>(self, operands)),
-            4 => run(int8, Tiles::<4, N>(self, operands)),
-            3 => run(int8, Tiles::<3, N>(self, operands)),
-            2 => run(int8, Tiles::<2, N>(self, operands)),
-            _ => run(int8, Tiles::<1, N>(self, operands)),
+            6 => precision.dispatch(Tiles::<6, N>(self, operands)),
+            5 => precision.dispatch(Tiles::<5, N>(self, operands)),
+            4 => precision.dispatch(Tiles::<4, N>(self, operands)),
+            3 => precision.dispatch(Tiles::<3, N>(self, operands)),
+            2 => precision.dispatch(Tiles::<2, N>(self, operands)),
+            _ => precision.dispatch(Tiles::<1, N>(self, operands)),
         }
-    }
-}
-
-/// Runs a kernel on words of f32, or of two i16.
-fn run<K: DotKernel>(int8: bool, kernel: K) {
-    match int8 {
-        true => dispatch_widened(kernel),
-        false => dispatch(Isa::Avx2, kernel),
     }
 }
 
@@ -281,39 +257,25 @@ impl<const M: usize> DotKernel for PackTiles<'_, '_, M> {
         }
         let PackTiles(strip, to) = self;
         let PointwiseTask { pixels, src, sources, .. } = strip.task;
-        let (data, stride) = (bytes(src.data), 4 * src.stride);
-        let per_word = W::CHANNELS * W::BYTES;
-        let channels = strip.channels.start * per_word..strip.channels.end * per_word;
+        let channels = strip.channels.clone();
         for first in strip.pixels.clone().step_by(M) {
-            let mut rows = [data.as_ptr(); M];
+            let mut rows = [src.data.as_ptr(); M];
             for m in 0..M {
                 let pixel = pixels.start + first + m;
                 let at = match sources {
-                    PixelSources::Same => pixel * stride,
-                    PixelSources::Table(table) => 4 * table.offsets[pixel] as usize,
+                    PixelSources::Same => pixel * src.stride,
+                    PixelSources::Table(table) => table.offsets[pixel] as usize,
                 };
-                rows[m] = data[at..at + channels.end][channels.start..].as_ptr();
+                rows[m] = src.data[at..at + channels.end][channels.start..].as_ptr();
             }
-            let to = to[strip.place(first)..][..M * strip.channels.len() + LANES].as_mut_ptr();
-            for c in (0..strip.channels.len()).step_by(LANES) {
-                // SAFETY: the CPU has W's instructions; a pixel has whole vectors of channels, and behind the packed ones is
+            let to = to[strip.place(first)..][..M * channels.len() + LANES].as_mut_ptr();
+            for c in (0..channels.len()).step_by(LANES) {
+                // SAFETY: the CPU has W's instructions; a pixel has whole vectors of words, and behind the packed ones is
                 // room for one more vector.
                 unsafe {
-                    if W::BYTES == 4 {
-                        W::S::store_columns(rows.map(|row| row.cast::<f32>()), to.add(c * M));
-                    } else {
-                        let mut wide = [[0f32; LANES]; M];
-                        for m in 0..M {
-                            W::S::store(wide[m].as_mut_ptr(), W::words(rows[m]));
-                        }
-                        let mut columns = [wide[0].as_ptr(); M];
-                        for m in 0..M {
-                            columns[m] = wide[m].as_ptr();
-                        }
-                        W::S::store_columns(columns, to.add(c * M));
-                    }
+                    W::S::store_columns(rows, to.add(c * M));
                     for m in 0..M {
-                        rows[m] = rows[m].wrapping_add(LANES * per_word);
+                        rows[m] = rows[m].wrapping_add(LANES);
                     }
                 }
             }
@@ -334,8 +296,7 @@ impl<const M: usize, const N: usize> DotKernel for Tiles<'_, '_, M, N> {
         let Tiles(strip, Operands { panel, weights, packed, sums }) = self;
         let task = strip.task;
         let Range { start, end } = strip.channels;
-        let step = if W::SCALED { INT8_STEP } else { STEP };
-        let (depth, steps) = (end - start, (end - start) / step);
+        let (depth, steps) = (end - start, (end - start) / STEP);
         let last = end == task.depth;
         assert_eq!(weights.len(), depth * N * LANES);
         let weights = weights.as_ptr();
@@ -374,11 +335,8 @@ impl<const M: usize, const N: usize> DotKernel for Tiles<'_, '_, M, N> {
                 let (mut x, mut w) = (x, weights);
                 for _ in 0..steps {
                     fetch.step(1, CacheLevel::Second);
-                    for _ in 0..step {
-                        // Weights that were widened just now are in the first-level cache.
-                        if !W::SCALED {
-                            prefetch(w.wrapping_add(DISTANCE), CacheLevel::First);
-                        }
+                    for _ in 0..STEP {
+                        prefetch(w.wrapping_add(DISTANCE), CacheLevel::First);
                         let mut vectors = [W::S::zero(); N];
                         for v in 0..N {
                             vectors[v] = W::S::load(w.add(v * LANES));

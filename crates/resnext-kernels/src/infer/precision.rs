@@ -182,7 +182,7 @@ impl Precision {
             Precision::Int8(Isa::Avx2) => {
                 assert!(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"));
                 // SAFETY: the features were detected on the line above.
-                unsafe { kernel.avx2::<quads::Avx2>() }
+                unsafe { kernel.avx2_int8() }
             }
             #[cfg(target_arch = "aarch64")]
             // SAFETY: NEON is part of every AArch64 target Rust supports.
@@ -191,23 +191,6 @@ impl Precision {
             Precision::Int8(_) => unsafe { kernel.with_dot::<quads::Plain>() },
         }
     }
-}
-
-/// Runs `kernel` on words of two i16, compiled for AVX2: pixels and weights of int8 convolutions that were widened first.
-///
-/// # Panics
-/// If the CPU has no AVX2.
-#[cfg(target_arch = "x86_64")]
-pub fn dispatch_widened<K: DotKernel>(kernel: K) {
-    assert!(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"));
-    // SAFETY: the features were detected on the line above.
-    unsafe { kernel.avx2::<quads::Widened>() }
-}
-
-/// There is no AVX2 to compute with, and no precision that would ask for it.
-#[cfg(not(target_arch = "x86_64"))]
-pub fn dispatch_widened<K: DotKernel>(_: K) {
-    unreachable!("int8 with AVX2 exists on x86-64 alone")
 }
 
 /// A kernel that is compiled separately for each precision.
@@ -240,7 +223,7 @@ trait Compiled: DotKernel {
 
     /// # Safety
     /// The CPU has AVX2 and FMA.
-    unsafe fn avx2<W: DotProduct>(self);
+    unsafe fn avx2_int8(self);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -258,9 +241,9 @@ impl<K: DotKernel> Compiled for K {
     }
 
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn avx2<W: DotProduct>(self) {
-        // SAFETY: compiled and entered with the instructions of both kinds of quads for AVX2, one of which W is.
-        unsafe { self.with_dot::<W>() }
+    unsafe fn avx2_int8(self) {
+        // SAFETY: compiled and entered with the instructions.
+        unsafe { self.with_dot::<quads::Avx2>() }
     }
 }
 

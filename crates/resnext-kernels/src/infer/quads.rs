@@ -4,7 +4,7 @@
 pub use neon::Neon;
 pub use plain::Plain;
 #[cfg(target_arch = "x86_64")]
-pub use x86::{Avx2, Vnni, Widened};
+pub use x86::{Avx2, Vnni};
 
 mod plain {
     use crate::infer::dot_product::DotProduct;
@@ -125,8 +125,10 @@ mod x86 {
         }
     }
 
-    /// AVX2. `vpmaddubsw` would saturate at pairs of large products, so the bytes of a word are widened to i16, the even and
-    /// the odd ones separately, and multiplied by `vpmaddwd`, whose sums of two fit an i32.
+    /// AVX2. `vpmaddubsw` adds products two by two, which would saturate at 2¹⁵, but not with the weights of a
+    /// [`Filter`](crate::infer::packed::Filter); `vpmaddwd` by ones adds the sums of a word. A tile of twelve sums runs at twice
+    /// the rate of f32. Bytes widened to i16 and multiplied by `vpmaddwd` alone need as many multiplications and more of all
+    /// else: 1.5 times the rate of f32.
     pub struct Avx2;
 
     impl DotProduct for Avx2 {
@@ -134,18 +136,22 @@ mod x86 {
         const CHANNELS: usize = 4;
         const SCALED: bool = true;
         const ROWS: bool = false;
+        /// Groups 0, 2, 4 and 6 of eight lie in the lower half.
+        #[inline(always)]
+        unsafe fn words_of_fours(channels: *const u8) -> __m256 {
+            // SAFETY: the caller promises eight words.
+            unsafe {
+                let halves = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
+                _mm256_permutevar8x32_ps(Self::words(channels), halves)
+            }
+        }
         #[inline(always)]
         unsafe fn dot(x: __m256, w: __m256, sums: __m256) -> __m256 {
             // SAFETY: the caller has the instructions.
             unsafe {
-                let (x, w) = (_mm256_castps_si256(x), _mm256_castps_si256(w));
-                let even = _mm256_madd_epi16(
-                    _mm256_and_si256(x, _mm256_set1_epi16(0xff)),
-                    _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(w)),
-                );
-                let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(x), _mm256_srai_epi16::<8>(w));
-                let sums = _mm256_add_epi32(_mm256_castps_si256(sums), even);
-                _mm256_castsi256_ps(_mm256_add_epi32(sums, odd))
+                let twos = _mm256_maddubs_epi16(_mm256_castps_si256(x), _mm256_castps_si256(w));
+                let fours = _mm256_madd_epi16(twos, _mm256_set1_epi16(1));
+                _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sums), fours))
             }
         }
         #[inline(always)]
@@ -194,69 +200,6 @@ mod x86 {
             let packed = _mm256_packs_epi32(whole(first), whole(second));
             let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
             _mm_packus_epi16(_mm256_castsi256_si128(packed), _mm256_extracti128_si256::<1>(packed))
-        }
-    }
-
-    /// Two i16 per word, of pixels as of weights, which were bytes: with AVX2, for kernels that widen once what they multiply
-    /// often. Maps in memory are u8.
-    pub struct Widened;
-
-    impl DotProduct for Widened {
-        type S = <Avx2 as DotProduct>::S;
-        const CHANNELS: usize = 2;
-        const BYTES: usize = Avx2::BYTES;
-        const SCALED: bool = true;
-        #[inline(always)]
-        unsafe fn words(channels: *const u8) -> __m256 {
-            // SAFETY: the caller promises sixteen.
-            unsafe { _mm256_castsi256_ps(_mm256_cvtepu8_epi16(_mm_loadu_si128(channels.cast()))) }
-        }
-        /// Of four groups, the first and the third lie in the lower half.
-        #[inline(always)]
-        unsafe fn words_of_fours(channels: *const u8) -> __m256 {
-            // SAFETY: as above.
-            unsafe {
-                let words = _mm256_castps_si256(Self::words(channels));
-                _mm256_castsi256_ps(_mm256_permute4x64_epi64::<0b11_01_10_00>(words))
-            }
-        }
-        #[inline(always)]
-        unsafe fn dot(x: __m256, w: __m256, sums: __m256) -> __m256 {
-            // SAFETY: the caller has the instructions.
-            unsafe {
-                let products = _mm256_madd_epi16(_mm256_castps_si256(x), _mm256_castps_si256(w));
-                _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sums), products))
-            }
-        }
-        #[inline(always)]
-        unsafe fn number(sums: __m256) -> __m256 {
-            // SAFETY: the same contract.
-            unsafe { Avx2::number(sums) }
-        }
-        #[inline(always)]
-        unsafe fn load(channels: *const u8) -> __m256 {
-            // SAFETY: the same contract.
-            unsafe { Avx2::load(channels) }
-        }
-        #[inline(always)]
-        unsafe fn store(channels: *mut u8, values: __m256) {
-            // SAFETY: the same contract.
-            unsafe { Avx2::store(channels, values) }
-        }
-        #[inline(always)]
-        unsafe fn store_both(channels: *mut u8, values: [__m256; 2]) {
-            // SAFETY: the same contract.
-            unsafe { Avx2::store_both(channels, values) }
-        }
-        #[inline(always)]
-        unsafe fn load_one(channel: *const u8) -> f32 {
-            // SAFETY: the same contract.
-            unsafe { Plain::load_one(channel) }
-        }
-        #[inline(always)]
-        unsafe fn store_one(channel: *mut u8, value: f32) {
-            // SAFETY: the same contract.
-            unsafe { Plain::store_one(channel, value) }
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use resnext_kernels::internals::{bytes, bytes_mut};
 use resnext_kernels::{
-    AlignedBuffer, ConvJob, Epilogue, Filter, Isa, MAX_LANES, Packed, PixelView, Precision, RowLayout,
-    SourceTable, Sources, ThreadTeam,
+    AlignedBuffer, ConvJob, Epilogue, Filter, Isa, MAX_LANES, MOST_OF_TWO, Packed, PixelView, Precision,
+    RowLayout, SourceTable, Sources, ThreadTeam,
 };
 
 /// Height and width of the maps.
@@ -27,6 +27,22 @@ fn numbers(count: usize, most: i32, seed: u32) -> Vec<i32> {
 impl Case {
     fn taps(&self) -> usize {
         self.kernel * self.kernel
+    }
+
+    /// Weights that int8 may have, the largest sums of two neighbours among them.
+    fn weight(&self) -> Vec<i32> {
+        let (outputs, taps) = (self.groups * self.group_out, self.taps());
+        let mut weight = numbers(outputs * self.group_in * taps, 127, 2);
+        for weights in weight.chunks_mut(self.group_in * taps) {
+            for (one, other) in (0..self.group_in / 2).map(|i| (2 * i, 2 * i + 1)) {
+                for tap in 0..taps {
+                    let left = MOST_OF_TWO - weights[one * taps + tap].abs();
+                    let other = &mut weights[other * taps + tap];
+                    *other = (2 * *other).clamp(-left.min(127), left.min(127));
+                }
+            }
+        }
+        weight
     }
 
     /// The place of each kernel position of each pixel; `None` in the padding.
@@ -119,7 +135,7 @@ fn every_instruction_set_computes_what_a_convolution_is() {
         let case = Case { groups, group_in, group_out, kernel };
         let (channels, outputs, pixels) = (groups * group_in, groups * group_out, SIZE.0 * SIZE.1);
         let x: Vec<i32> = numbers(pixels * channels, 127, 1).into_iter().map(|x| x + 127).collect();
-        let weight = numbers(outputs * group_in * case.taps(), 127, 2);
+        let weight = case.weight();
         let bias: Vec<f32> = numbers(outputs, 99, 3).into_iter().map(|b| b as f32).collect();
         let scales = vec![1.0 / 1024.0; outputs];
         let sums = case.sums(&x, &weight);

@@ -129,8 +129,8 @@ impl FusedConv {
 
     /// Packs `weight` and `bias` as [`new`](Self::new) does, for int8 maps: the convolution reads maps
     /// quantized by `input`, whose zero point must be 0, and writes maps quantized by `output`. Each output
-    /// channel's weights are rounded to multiples of 1/127 of the largest. Sums are 32-bit integers, the same
-    /// on every machine.
+    /// channel's weights are rounded to multiples of 1/127 of the most that two neighbouring input channels' add up to, which
+    /// lets AVX2 add their products in 16 bits. Sums are 32-bit integers, the same on every machine.
     ///
     /// # Errors
     /// Those of `new`; also if `input`'s zero point is not 0, a weight or bias is not finite, or an output is
@@ -196,9 +196,6 @@ impl FusedConv {
         let Storage::Cpu(storage) = &*storage else { unreachable!("on the CPU") };
         let mut values = row_major::<f32>(storage, layout)?;
         let (mut biases, mut scales) = (bias.to_vec1::<f32>()?, Vec::new());
-        if let (MapType::U8(input), MapType::U8(output)) = (reads, writes) {
-            scales = quantize_weights(OP, values.to_mut(), &mut biases, input, output)?;
-        }
         if bf16_weights {
             let round = |w: &mut f32| *w = f32::from_bits(u32::from(bf16_bits(*w)) << 16);
             values.to_mut().iter_mut().for_each(round);
@@ -207,11 +204,18 @@ impl FusedConv {
         if access.row_runs {
             values = Cow::Owned(as_row_runs(&values, sizes, access.pixel_stride));
         }
+        let (group_in, taps) =
+            if access.row_runs { (access.pixel_stride * kw, kh) } else { (group_in, kh * kw) };
+        let group_out = out_channels / groups;
+        if let (MapType::U8(input), MapType::U8(output)) = (reads, writes) {
+            let group = (group_in, group_out);
+            scales = quantize_weights(OP, values.to_mut(), &mut biases, group, input, output)?;
+        }
         let filter = Filter {
             groups,
-            group_in: if access.row_runs { access.pixel_stride * kw } else { group_in },
-            group_out: out_channels / groups,
-            taps: if access.row_runs { kh } else { kh * kw },
+            group_in,
+            group_out,
+            taps,
             columns: if access.neighbours { 3 } else { 1 },
             tiled: !access.row_runs && (kh, kw) == (3, 3) && config.stride == 1 && config.dilation == 1,
             weight: &values,

@@ -1,14 +1,15 @@
 //! Weights in int8: one scale per output channel.
 
 use crate::error::{Error, Result};
-use resnext_kernels::Quantization;
+use resnext_kernels::{MOST_OF_TWO, Quantization, most_of_two};
 
 /// The most products of u8 and i8 whose sum is sure to fit an i32.
 const MOST_PRODUCTS: usize = 1 << 16;
 
-/// Rounds each output channel's weights to integers in -127..=127, brings its bias to units of the output's
-/// step, and returns what one unit of the channel's integer sums is worth in those: `values` is (Cout, …),
-/// `biases` (Cout).
+/// Rounds each output channel's weights to integers, of which those of two neighbours add up to at most [`MOST_OF_TWO`]
+/// ([`most_of_two`]), brings its bias to units of the output's step, and returns what one unit of the channel's integer
+/// sums is worth in those. `values` are `[output channel of all groups][input channel of a group][kernel position]`, of groups
+/// with `group_in` input and `group_out` output channels; `biases` are (Cout).
 ///
 /// # Errors
 /// If a value is not finite, too large for the output's range, or an output is a sum of too many products.
@@ -16,6 +17,7 @@ pub(crate) fn quantize_weights(
     op: &'static str,
     values: &mut [f32],
     biases: &mut [f32],
+    (group_in, group_out): (usize, usize),
     input: Quantization,
     output: Quantization,
 ) -> Result<Vec<f32>> {
@@ -29,11 +31,12 @@ pub(crate) fn quantize_weights(
             "sums of {products} int8 products may overflow 32 bits; at most {MOST_PRODUCTS} are sure to fit"
         ));
     }
-    let channels = values.chunks_exact_mut(products).zip(biases.iter_mut());
+    let channels = values.chunks_exact_mut(products).zip(biases.iter_mut()).enumerate();
     let scales: Vec<f32> = channels
-        .map(|(weights, bias)| {
-            let largest = weights.iter().fold(0f32, |most, w| most.max(w.abs()));
-            let step = if largest < 1e-30 { 1.0 } else { largest / 127.0 };
+        .map(|(k, (weights, bias))| {
+            let most = most_of_two(weights, k / group_out * group_in, group_in);
+            // Rounding adds at most a half to each.
+            let step = if most < 1e-30 { 1.0 } else { most / (MOST_OF_TWO - 1) as f32 };
             weights.iter_mut().for_each(|w| *w = (*w / step).round());
             *bias = *bias / output.step() + f32::from(output.zero());
             step * (input.step() / output.step())

@@ -94,8 +94,8 @@ fn largest_pixel(definition: &Definition) -> i32 {
     ((1 << 24) / (127 * (products as i32 + 2))).min(255)
 }
 
-/// Compares one trial in int8 with integers of its own: pixels from 0, weights up to ±127,
-/// which every output channel has, so that quantization leaves them as they are; and steps that are powers of two.
+/// Compares one trial in int8 with integers of its own: pixels from 0; weights of which two neighbours add up to at most 127,
+/// which they do in every output channel, so that quantization leaves them as they are; and steps that are powers of two.
 pub(super) fn compare_int8(definition: &Definition, rng: &mut ChaCha8Rng, proofs: &mut Proofs) -> Result<()> {
     let most = largest_pixel(definition);
     if most < 1 {
@@ -105,9 +105,21 @@ pub(super) fn compare_int8(definition: &Definition, rng: &mut ChaCha8Rng, proofs
     let x: Vec<i32> = (0..definition.x().elem_count()).map(|_| rng.random_range(0..=most)).collect();
     let mut weight: Vec<i32> =
         (0..definition.weight().elem_count()).map(|_| rng.random_range(-127..=127)).collect();
-    for channel in weight.chunks_mut(products) {
+    let (taps, group_in) = (definition.kernel * definition.kernel, definition.group_in());
+    let group_out = definition.group_out();
+    for (k, channel) in weight.chunks_mut(products).enumerate() {
         let place = rng.random_range(0..products);
         channel[place] = if rng.random() { 127 } else { -127 };
+        // Neighbours are an even and the next odd channel of the map.
+        let first = k / group_out * group_in % 2;
+        for one in (first..group_in.saturating_sub(1)).step_by(2) {
+            for tap in 0..taps {
+                let [one, other] = [one, one + 1].map(|channel| channel * taps + tap);
+                let (kept, changed) = if other == place { (other, one) } else { (one, other) };
+                let left = 127 - channel[kept].abs();
+                channel[changed] = channel[changed].clamp(-left, left);
+            }
+        }
     }
     let bias: Vec<i32> = (0..definition.output).map(|_| rng.random_range(-127..=127)).collect();
     let residual: Vec<i32> = (0..definition.y().elem_count()).map(|_| rng.random_range(0..=255)).collect();
