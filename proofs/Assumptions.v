@@ -8,6 +8,7 @@ Print Assumptions sum_by_paths.
 Print Assumptions grouped_conv_is_block_diagonal.
 Print Assumptions a_is_b.
 Print Assumptions b_is_c.
+Print Assumptions stacked_rows.
 Print Assumptions group_is_path.
 Print Assumptions forms_are_equal.
 Print Assumptions a_to_b_to_a.
@@ -28,5 +29,6 @@ Print Assumptions gradients_bc.
 Print Assumptions input_gradients_ab.
 Print Assumptions input_gradients_bc.
 Print Assumptions gradients_convert.
+Print Assumptions derivative_of_grouped_conv.
 Print Assumptions weight_gradient.
 Print Assumptions input_gradient.

@@ -11,20 +11,57 @@ Lemma conv_is_one_group g n m (w : kernel K) X o :
   o < m -> same_plane (conv g n w X o) (grouped_conv g n m w X o).
 Proof. intros Ho b y x. unfold conv, grouped_conv. rewrite Nat.div_small by exact Ho. reflexivity. Qed.
 
+(* The product rule for grouped convolutions. *)
+Lemma derivative_of_grouped_conv g n m (w dw : kernel K) X dX o b y x :
+  derivative (grouped_conv g n m (dual_kernel w dw) (dual_map X dX) o) b y x
+  = grouped_conv g n m w dX o b y x ⊕ grouped_conv g n m dw X o b y x.
+Proof.
+  exact (derivative_of_conv g n w dw (fun c => X ((o / m) * n + c)) (fun c => dX ((o / m) * n + c)) o b y x).
+Qed.
+
 (* There are C groups of n input and m output channels, N images, and output maps of H × W pixels. G is the
    loss's gradient with respect to the output. *)
 Variables (g : geometry) (C n m N H W : nat) (G : map K).
 
+Lemma correlate_of_zero w (p : plane K) b y x :
+  (forall y' x', p b y' x' = zero) -> correlate g w p b y x = zero.
+Proof.
+  intros Hp. apply sum_zero; intros u _. apply sum_zero; intros v _.
+  unfold padded. destruct (_ && _ && _ && _); rewrite ?Hp; ring.
+Qed.
+
+(* The derivative along one weight, and along one pixel. *)
+
+Lemma along_weight (w : kernel K) X o c u v o' : same_plane
+  (derivative (grouped_conv g n m (dual_kernel w (at_entry o c u v)) (dual_map X no_map) o'))
+  (grouped_conv g n m (at_entry o c u v) X o').
+Proof.
+  intros b y x. rewrite derivative_of_grouped_conv.
+  unfold grouped_conv at 1. rewrite sum_zero; [ring|].
+  intros k _. apply correlate_of_zero. reflexivity.
+Qed.
+
+Lemma along_pixel w (X : map K) k b y x o' : same_plane
+  (derivative (grouped_conv g n m (dual_kernel w no_kernel) (dual_map X (at_pixel k b y x)) o'))
+  (grouped_conv g n m w (at_pixel k b y x) o').
+Proof.
+  intros b' y' x'. rewrite derivative_of_grouped_conv.
+  unfold grouped_conv at 2. rewrite (sum_zero n); [ring|].
+  intros k' _. apply correlate_zero. reflexivity.
+Qed.
+
 (* The gradient of one weight (output channel o, input channel c of its group, kernel row u, column v) is the
    output's gradient times the pixel that this weight multiplied, summed over all images and output pixels. *)
-Theorem weight_gradient X o c u v :
+Theorem weight_gradient (w : kernel K) X o c u v :
   o < C * m -> c < n -> u < kernel_height g -> v < kernel_width g ->
-  change_of_loss (C * m) N H W G (grouped_conv g n m (at_entry o c u v) X)
+  change_of_loss (C * m) N H W G (fun o' =>
+    derivative (grouped_conv g n m (dual_kernel w (at_entry o c u v)) (dual_map X no_map) o'))
   = sum N (fun b => sum H (fun y => sum W (fun x =>
       G o b y x ⊗ padded g (X ((o / m) * n + c)) b
         (y * stride g + u * dilation g) (x * stride g + v * dilation g)))).
 Proof.
-  intros Ho Hc Hu Hv. unfold change_of_loss.
+  intros Ho Hc Hu Hv.
+  rewrite (change_of_loss_equal (C * m) N H W G _ _ (along_weight w X o c u v)). unfold change_of_loss.
   rewrite (sum_one_term (C * m) o); [|exact Ho|].
   - apply sum_equal; intros b _. apply sum_equal; intros y _. apply sum_equal; intros x _. f_equal.
     unfold grouped_conv, correlate. rewrite (sum_one_term n c); [|exact Hc|].
@@ -41,13 +78,6 @@ Proof.
     unfold at_entry. apply Nat.eqb_neq in Hne. rewrite Hne. reflexivity.
 Qed.
 
-Lemma correlate_of_zero w (p : plane K) b y x :
-  (forall y' x', p b y' x' = zero) -> correlate g w p b y x = zero.
-Proof.
-  intros Hp. apply sum_zero; intros u _. apply sum_zero; intros v _.
-  unfold padded. destruct (_ && _ && _ && _); rewrite ?Hp; ring.
-Qed.
-
 Lemma padded_at_pixel c b y x y' x' : y < map_height g -> x < map_width g ->
   padded g (at_pixel c b y x c) b y' x'
   = if (y' =? padding g + y) && (x' =? padding g + x) then (one : K) else zero.
@@ -62,9 +92,10 @@ Qed.
 
 (* The gradient of one pixel (channel k of group i, image b, row y, column x) is the sum over the group's
    output channels, and over all pairs of an output pixel and a kernel position that read this pixel. *)
-Theorem input_gradient w i k b y x :
+Theorem input_gradient w (X : map K) i k b y x :
   i < C -> k < n -> b < N -> y < map_height g -> x < map_width g ->
-  change_of_loss (C * m) N H W G (grouped_conv g n m w (at_pixel (i * n + k) b y x))
+  change_of_loss (C * m) N H W G (fun o' =>
+    derivative (grouped_conv g n m (dual_kernel w no_kernel) (dual_map X (at_pixel (i * n + k) b y x)) o'))
   = sum m (fun j => sum H (fun y' => sum W (fun x' =>
     sum (kernel_height g) (fun u => sum (kernel_width g) (fun v =>
       if (y' * stride g + u * dilation g =? padding g + y) &&
@@ -72,7 +103,9 @@ Theorem input_gradient w i k b y x :
       then G (i * m + j) b y' x' ⊗ w (i * m + j) k u v
       else zero))))).
 Proof.
-  intros Hi Hk Hb Hy Hx. unfold change_of_loss. rewrite sum_by_paths.
+  intros Hi Hk Hb Hy Hx.
+  rewrite (change_of_loss_equal (C * m) N H W G _ _ (along_pixel w X (i * n + k) b y x)).
+  unfold change_of_loss. rewrite sum_by_paths.
   rewrite (sum_one_term C i); [|exact Hi|].
   - apply sum_equal; intros j Hj.
     rewrite (sum_one_term N b); [|exact Hb|].

@@ -205,6 +205,12 @@ Proof.
   - exact (join_split d (c_conv3 w o) k Hd).
 Qed.
 
+(* Section 1, (b) = (c), the first convolution: with the paths' rows stacked, channel j of path i is channel
+   i * d + j. *)
+Lemma stacked_rows g (w : nat -> kernel K) X i j :
+  j < d -> same_plane (conv g n (join d w) X (i * d + j)) (conv g n (w i) X j).
+Proof. intros Hj b y x. unfold conv. rewrite join_at by exact Hj. reflexivity. Qed.
+
 Hypothesis f1_is_function : forall i j, i < C -> j < d -> same_function (f1 i j) (f1 i j).
 Hypothesis f2_is_function : forall i j, i < C -> j < d -> same_function (f2 i j) (f2 i j).
 
