@@ -8,8 +8,8 @@ const MOST_PRODUCTS: usize = 1 << 16;
 
 /// Rounds each output channel's weights to integers, of which those of two neighbours add up to at most [`MOST_OF_TWO`]
 /// ([`most_of_two`]), brings its bias to units of the output's step, and returns what one unit of the channel's integer
-/// sums is worth in those. `values` are `[output channel of all groups][input channel of a group][kernel position]`, of groups
-/// with `group_in` input and `group_out` output channels; `biases` are (Cout).
+/// sums is worth in those. `values` are `[output channel of all groups][input channel of a group][kernel position]`, with
+/// `group_in` input and `group_out` output channels per group; `biases` are (Cout).
 ///
 /// # Errors
 /// If a value is not finite, too large for the output's range, or an output is a sum of too many products.

@@ -330,8 +330,8 @@ fn tiles_are_exact_on_integers_and_keep_images_apart() {
     }
 }
 
-/// The weights, rounded to multiples of 1/127 of which those of two neighbours add up to at most 1, and in each output channel
-/// once to 1: quantization leaves them as they are.
+/// The weights, rounded to multiples of 1/127 of which those of two neighbours add up to at most 1, and once to 1 in each
+/// output channel: quantization leaves them as they are.
 fn in_127ths(weight: &Tensor, groups: usize) -> Tensor {
     let (cout, group_in, kh, kw) = weight.dims4().unwrap();
     let (taps, mut values) = (kh * kw, weight.flatten_all().unwrap().to_vec1::<f32>().unwrap());
@@ -350,9 +350,8 @@ fn in_127ths(weight: &Tensor, groups: usize) -> Tensor {
     (Tensor::from_vec(values, weight.dims(), &Device::Cpu).unwrap() / 127.0).unwrap()
 }
 
-/// The largest distance of int8 outputs from sums in f64, in steps of the output, with weights that are
-/// as [`in_127ths`] makes them. Sums are exact, so it should be at most half a step. All instruction sets must agree to
-/// the bit.
+/// The largest distance of int8 outputs from sums in f64, in steps of the output. With weights as [`in_127ths`] makes them,
+/// sums are exact, and it should be at most half a step. All instruction sets must agree to the bit.
 fn quantized_error(
     x: &Tensor,
     weight: &Tensor,

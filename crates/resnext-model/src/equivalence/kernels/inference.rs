@@ -94,57 +94,85 @@ fn largest_pixel(definition: &Definition) -> i32 {
     ((1 << 24) / (127 * (products as i32 + 2))).min(255)
 }
 
-/// Compares one trial in int8 with integers of its own: pixels from 0; weights of which two neighbours add up to at most 127,
-/// which they do in every output channel, so that quantization leaves them as they are; and steps that are powers of two.
-pub(super) fn compare_int8(definition: &Definition, rng: &mut ChaCha8Rng, proofs: &mut Proofs) -> Result<()> {
-    let most = largest_pixel(definition);
-    if most < 1 {
-        return Ok(());
-    }
-    let products = definition.group_in() * definition.kernel * definition.kernel;
-    let x: Vec<i32> = (0..definition.x().elem_count()).map(|_| rng.random_range(0..=most)).collect();
-    let mut weight: Vec<i32> =
-        (0..definition.weight().elem_count()).map(|_| rng.random_range(-127..=127)).collect();
-    let (taps, group_in) = (definition.kernel * definition.kernel, definition.group_in());
-    let group_out = definition.group_out();
-    for (k, channel) in weight.chunks_mut(products).enumerate() {
-        let place = rng.random_range(0..products);
-        channel[place] = if rng.random() { 127 } else { -127 };
-        // Neighbours are an even and the next odd channel of the map.
-        let first = k / group_out * group_in % 2;
-        for one in (first..group_in.saturating_sub(1)).step_by(2) {
-            for tap in 0..taps {
-                let [one, other] = [one, one + 1].map(|channel| channel * taps + tap);
-                let (kept, changed) = if other == place { (other, one) } else { (one, other) };
-                let left = 127 - channel[kept].abs();
-                channel[changed] = channel[changed].clamp(-left, left);
+/// The integers of a trial in int8: pixels from 0, and weights of which two neighbours add up to at most 127, which they do in
+/// every output channel, so that quantization leaves them as they are.
+#[derive(Clone)]
+pub(super) struct Int8Integers {
+    /// (N, Cin, H, W).
+    x: Vec<i32>,
+    /// (Cout, Cin/groups, k, k).
+    weight: Vec<i32>,
+    /// (Cout).
+    bias: Vec<i32>,
+    /// (N, Cout, H', W').
+    residual: Vec<i32>,
+    /// The definition's sums (N, Cout, H', W').
+    pub(super) sums: Vec<i32>,
+    /// The step of the output, a power of two with which a good part of the outputs does not saturate.
+    step: i32,
+}
+
+impl Int8Integers {
+    /// `None` if the sums of this shape are too long to be exact.
+    pub(super) fn draw(definition: &Definition, rng: &mut ChaCha8Rng) -> Option<Self> {
+        let most = largest_pixel(definition);
+        if most < 1 {
+            return None;
+        }
+        let products = definition.group_in() * definition.kernel * definition.kernel;
+        let x: Vec<i32> = (0..definition.x().elem_count()).map(|_| rng.random_range(0..=most)).collect();
+        let mut weight: Vec<i32> =
+            (0..definition.weight().elem_count()).map(|_| rng.random_range(-127..=127)).collect();
+        let (taps, group_in) = (definition.kernel * definition.kernel, definition.group_in());
+        for (k, channel) in weight.chunks_mut(products).enumerate() {
+            let place = rng.random_range(0..products);
+            channel[place] = if rng.random() { 127 } else { -127 };
+            // Neighbours are an even and the next odd channel of the map.
+            let first = k / definition.group_out() * group_in % 2;
+            for one in (first..group_in.saturating_sub(1)).step_by(2) {
+                for tap in 0..taps {
+                    let [one, other] = [one, one + 1].map(|channel| channel * taps + tap);
+                    let (kept, changed) = if other == place { (other, one) } else { (one, other) };
+                    let left = 127 - channel[kept].abs();
+                    channel[changed] = channel[changed].clamp(-left, left);
+                }
             }
         }
+        let bias = (0..definition.output).map(|_| rng.random_range(-127..=127)).collect();
+        let residual = (0..definition.y().elem_count()).map(|_| rng.random_range(0..=255)).collect();
+        let sums = definition.forward(&x, &weight);
+        let largest = sums.iter().map(|s| s.unsigned_abs()).max().unwrap_or(1).max(128);
+        let step = (largest / 64).next_power_of_two() as i32;
+        // The output in units of 1, with bias, residual and zero point, before it is rounded to steps.
+        let sum = i64::from(largest) + 127 + 255 + 128 * i64::from(step);
+        assert!(sum <= 1 << 24, "{definition}: too long a sum");
+        Some(Int8Integers { x, weight, bias, residual, sums, step })
     }
-    let bias: Vec<i32> = (0..definition.output).map(|_| rng.random_range(-127..=127)).collect();
-    let residual: Vec<i32> = (0..definition.y().elem_count()).map(|_| rng.random_range(0..=255)).collect();
-    let sums = definition.forward(&x, &weight);
-    // A step with which a good part of the outputs does not saturate.
-    let largest = sums.iter().map(|s| s.unsigned_abs()).max().unwrap_or(1).max(128);
-    let step = (largest / 64).next_power_of_two() as i32;
-    // The output in units of 1, with bias, residual and zero point, before it is rounded to steps.
-    let sum = i64::from(largest) + 127 + 255 + 128 * i64::from(step);
-    assert!(sum <= 1 << 24, "{definition}: too long a sum");
+}
+
+/// Compares one trial's convolutions in int8 with the definition, alone and with residual and ReLU.
+pub(super) fn compare_int8(
+    definition: &Definition,
+    integers: &Int8Integers,
+    proofs: &mut Proofs,
+) -> Result<()> {
+    let Int8Integers { x, weight, bias, residual, sums, step } = integers;
+    let step = *step;
     let (h, w) = definition.out();
     let quantization =
         |step: i32| Quantization::positive(255.0 * step as f32).map_err(resnext_ops::Error::from);
     let signed = |step: i32| Quantization::signed(127.0 * step as f32).map_err(resnext_ops::Error::from);
     let (input, output) = (quantization(1)?, signed(step)?);
     let of = |values: &[i32], shape: candle_core::Shape| of_integers(values, shape, DType::F32);
-    let weight = of(&weight, definition.weight())?;
-    let biases = of(&bias, definition.output.into())?;
+    let weight = of(weight, definition.weight())?;
+    let biases = of(bias, definition.output.into())?;
     let conv = FusedConv::quantized(&weight, &biases, &definition.config, input, output)?;
     let [mut loaded, mut maps, mut added, mut y, mut joined] = std::array::from_fn(|_| FeatureMap::new());
     ThreadTeam::scope(|team| -> Result<()> {
-        loaded.load(team, &of(&x, definition.x())?, DType::F32)?;
+        loaded.load(team, &of(x, definition.x())?, DType::F32)?;
         maps.quantize(team, &loaded, input)?;
         conv.forward(team, &maps, Fusion::default(), &mut y)?;
-        loaded.load(team, &of(&residual, definition.y())?, DType::F32)?;
+        loaded.load(team, &of(residual, definition.y())?, DType::F32)?;
         added.quantize(team, &loaded, input)?;
         let fusion = Fusion { residual: Some(&added), relu: true, ahead: &[&conv] };
         conv.forward(team, &maps, fusion, &mut joined)?;

@@ -18,6 +18,7 @@ pub use proofs::KernelProof;
 
 use super::stack::generator;
 use crate::error::Result;
+use inference::Int8Integers;
 use proofs::Proofs;
 use shapes::Place;
 
@@ -50,8 +51,10 @@ pub fn kernels(
             let integers = Integers::draw(&definition, range, &mut rng);
             let expected = Sums::new(&definition, &integers);
             compare(place, &definition, &integers, &expected, &mut proofs)?;
-            if place == Place::Inner {
-                inference::compare_int8(&definition, &mut rng, &mut proofs)?;
+            if place == Place::Inner
+                && let Some(integers) = Int8Integers::draw(&definition, &mut rng)
+            {
+                inference::compare_int8(&definition, &integers, &mut proofs)?;
             }
             passes *= miss;
         }
@@ -96,4 +99,61 @@ pub(super) fn differs(definition: &Definition, integers: &Integers, expected: &S
 /// If a network has no such name.
 pub fn layer_count(networks: &[&str]) -> Result<usize> {
     Ok(shapes::layers(networks)?.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use resnext_ops::Conv2dConfig;
+
+    /// Every kernel is compared on its own: a wrong number is found in each operation and type, wherever it is.
+    #[test]
+    fn a_wrong_sum_is_found_in_every_kernel() {
+        let of = |input, output, side, kernel, groups| {
+            let config = Conv2dConfig { padding: kernel / 2, groups, ..Conv2dConfig::default() };
+            Definition { batch: 2, input, output, map: (side, side), kernel, config }
+        };
+        let layers = [
+            (Place::First, of(3, 16, 5, 3, 1)),
+            (Place::Inner, of(16, 16, 5, 3, 2)),
+            (Place::Last, of(16, 10, 1, 1, 1)),
+        ];
+        for (place, definition) in layers {
+            let mut rng = generator(1);
+            let integers = Integers::draw(&definition, exact_range(place, &definition).unwrap(), &mut rng);
+            let of_int8 = Int8Integers::draw(&definition, &mut rng).unwrap();
+            let found = |expected: &Sums, of_int8: &Int8Integers| {
+                let mut proofs = Proofs::default();
+                compare(place, &definition, &integers, expected, &mut proofs).unwrap();
+                inference::compare_int8(&definition, of_int8, &mut proofs).unwrap();
+                proofs.found.into_values().map(|(proof, _)| proof).collect::<Vec<_>>()
+            };
+            let right = Sums::new(&definition, &integers);
+            let proofs = found(&right, &of_int8);
+            assert!(proofs.iter().all(|proof| proof.tally.bits == 0), "{proofs:?}");
+            // Training in three types, forward and backward; inference in f32 and int8 at least, alone and with a residual.
+            assert!(proofs.len() >= 3 * 3 + 2, "{proofs:?}");
+            let twice = 2 * definition.y().elem_count() as u64;
+            assert!(
+                proofs.iter().all(|p| p.operation != "inference" || p.tally.numbers == twice),
+                "{proofs:?}"
+            );
+            // Small errors are lost in bf16 and int8, which round.
+            for (error, last) in [(1, false), (1, true), (1 << 20, false), (1 << 20, true)] {
+                let wrong = |mut sums: Vec<i32>| {
+                    let at = if last { sums.len() - 1 } else { 0 };
+                    sums[at] += error;
+                    sums
+                };
+                let Sums { y, of_x, of_weight } = right.clone();
+                let sums = Sums { y: wrong(y), of_x: wrong(of_x), of_weight: wrong(of_weight) };
+                let mut of_int8 = of_int8.clone();
+                of_int8.sums = wrong(of_int8.sums);
+                for proof in found(&sums, &of_int8) {
+                    let rounded = proof.bound.is_none();
+                    assert!(proof.tally.bits > 0 || rounded && error == 1, "{error}, {last}: {proof:?}");
+                }
+            }
+        }
+    }
 }

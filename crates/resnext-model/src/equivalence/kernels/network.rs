@@ -42,23 +42,34 @@ pub struct FusedProof {
 pub fn fused_network(name: &str, config: &Config, seed: u64) -> Result<FusedProof> {
     let mut rng = generator(seed);
     let weights = draw(config, &mut rng)?;
+    compare(name, config, &weights, &weights, &mut rng)
+}
+
+/// Compares inference with weights `inferred` with the training network with weights `weights`.
+fn compare(
+    name: &str,
+    config: &Config,
+    weights: &Tensors,
+    inferred: &Tensors,
+    rng: &mut ChaCha8Rng,
+) -> Result<FusedProof> {
     let side = if config.stem == StemKind::ImageNet { 64 } else { 32 };
     // The mean over the last map, of 4 or 64 pixels, divides by a power of two. Three images leave one over for two threads.
     let images: Vec<f64> = (0..3 * 3 * side * side).map(|_| rng.random_range(-8..=8) as f64).collect();
     let images = tensor(images, (3, 3, side, side), DType::F64, &Device::Cpu)?;
-    let of_type = |dtype: DType| -> Result<VarBuilder> {
+    let of_type = |weights: &Tensors, dtype: DType| -> Result<VarBuilder> {
         let convert = |(name, t): (&String, &Tensor)| Ok((name.clone(), t.to_dtype(dtype)?));
         let tensors = weights.iter().map(convert).collect::<Result<_>>()?;
         Ok(VarBuilder::from_tensors(tensors, dtype, &Device::Cpu))
     };
-    let network = ResNext::new(config, of_type(DType::F64)?)?;
+    let network = ResNext::new(config, of_type(weights, DType::F64)?)?;
     let mut largest = 0f64;
     for map in network.stage_maps(&images, false)? {
         largest = largest.max(largest_of(&map)?);
     }
     let expected = network.forward(&images, false)?;
     drop(network);
-    let fused = Fused::new(config, of_type(DType::F32)?, DType::F32)?;
+    let fused = Fused::new(config, of_type(inferred, DType::F32)?, DType::F32)?;
     let got = fused.forward(&images.to_dtype(DType::F32)?)?.to_dtype(DType::F64)?;
     let mut tally = Tally::default();
     tally.compare(|| format!("the logits of {name}"), &expected, &got)?;
@@ -98,4 +109,23 @@ fn draw(config: &Config, rng: &mut ChaCha8Rng) -> Result<Tensors> {
     };
     let form_c = shapes.into_iter().map(one).collect::<Result<Tensors>>()?;
     crate::convert::network(&form_c, &Config { form: Form::C, ..config.clone() }, config.form)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One wrong channel of one layer is found in the logits.
+    #[test]
+    fn wrong_weights_of_inference_are_found() {
+        let config = Config { planes: 16, ..Config::by_name("resnext11_4x4d").unwrap() };
+        let weights = draw(&config, &mut generator(1)).unwrap();
+        for layer in ["conv1.weight", "layer1.0.conv1.weight", "layer3.0.bn2.bias"] {
+            let mut wrong = weights.clone();
+            let moved = wrong[layer].roll(1, 0).unwrap();
+            wrong.insert(layer.into(), moved);
+            let proof = compare("wrong", &config, &weights, &wrong, &mut generator(2)).unwrap();
+            assert!(proof.tally.bits > 0, "{layer}");
+        }
+    }
 }
