@@ -3,7 +3,6 @@
 use crate::history::Epoch;
 use crate::line_chart::{self, BLUE, Line, Panel, RED, Scale};
 use anyhow::Result;
-use plotters::prelude::SeriesLabelPosition;
 
 /// Draws an SVG with a panel for loss and one for top-1, each for training and test images, and one for the
 /// learning rate.
@@ -19,25 +18,22 @@ pub fn panels(epochs: &[Epoch]) -> Vec<Panel> {
         points: epochs.iter().map(|epoch| (epoch.epoch as i32, value(epoch))).collect(),
     };
     let largest = |value: fn(&Epoch) -> f64| epochs.iter().map(value).fold(1e-6, f64::max) * 1.05;
-    let panel = |title: &str, top, legend, lines| Panel {
+    let panel = |title: &str, top, lines| Panel {
         title: title.into(),
         x: "epoch",
         y: "",
         scale: Scale::Linear(top),
-        legend,
         lines,
     };
     vec![
         panel(
             "loss",
             largest(|epoch| epoch.train_loss.max(epoch.test_loss)),
-            SeriesLabelPosition::UpperRight,
             vec![line("training", BLUE, |e| e.train_loss), line("test", RED, |e| e.test_loss)],
         ),
         panel(
             "top-1 (%)",
             100.0,
-            SeriesLabelPosition::LowerRight,
             vec![
                 line("training", BLUE, |e| 100.0 * e.train_top1),
                 line("test", RED, |e| 100.0 * e.test_top1),
@@ -46,7 +42,6 @@ pub fn panels(epochs: &[Epoch]) -> Vec<Panel> {
         panel(
             "learning rate at the epoch's end",
             largest(|epoch| epoch.lr),
-            SeriesLabelPosition::UpperRight,
             vec![line("learning rate", BLUE, |e| e.lr)],
         ),
     ]

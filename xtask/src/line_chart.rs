@@ -1,8 +1,10 @@
-//! Line charts as SVG: panels of lines over counted things such as epochs, each panel with a legend.
+//! Line charts as SVG: panels of lines over counted things such as epochs, each with a legend above it, where it covers
+//! no line.
 
 use anyhow::{Result, anyhow};
 use plotters::coord::ranged1d::{AsRangedCoord, DefaultFormatting, KeyPointHint, Ranged, ValueFormatter};
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::ops::Range;
 
 pub const BLUE: RGBColor = RGBColor(70, 130, 180);
@@ -40,8 +42,6 @@ pub struct Panel {
     /// What the vertical axis shows; empty if the title says it.
     pub y: &'static str,
     pub scale: Scale,
-    /// A corner where the lines leave room.
-    pub legend: SeriesLabelPosition,
     pub lines: Vec<Line>,
 }
 
@@ -74,8 +74,9 @@ where
 {
     let xs = || panel.lines.iter().flat_map(|line| &line.points).map(|&(x, _)| x);
     let x = Counts { first: xs().min().unwrap_or(1), last: xs().max().unwrap_or(1) };
-    let mut chart = ChartBuilder::on(area)
-        .caption(&panel.title, ("sans-serif", 18))
+    let area = area.margin(8, 0, 0, 0).titled(&panel.title, ("sans-serif", 18)).map_err(failed)?;
+    let area = draw_legend(&area, &panel.lines)?;
+    let mut chart = ChartBuilder::on(&area)
         .margin(12)
         .margin_right(20)
         .x_label_area_size(40)
@@ -93,18 +94,41 @@ where
         let colour = line.colour;
         let points = line.points.iter().map(|&(x, y)| (x as f64, y));
         let series = LineSeries::new(points, colour.stroke_width(2).filled()).point_size(3);
-        let drawn = chart.draw_series(series).map_err(failed)?;
-        drawn
-            .label(line.name.clone())
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+        chart.draw_series(series).map_err(failed)?;
     }
-    chart
-        .configure_series_labels()
-        .position(panel.legend.clone())
-        .background_style(WHITE.mix(0.8))
-        .border_style(GREY)
-        .draw()
-        .map_err(failed)
+    Ok(())
+}
+
+/// Height of a row of the legend, length of a line's sample, and the width of a letter, about, in pixels.
+const ROW: i32 = 18;
+const SAMPLE: i32 = 18;
+const LETTER: i32 = 7;
+
+/// Draws the names of several lines in rows at the top of `area`, and returns what is below them. A single line needs no
+/// name but the panel's title.
+fn draw_legend<'a>(area: &Area<'a>, lines: &[Line]) -> Result<Area<'a>> {
+    if lines.len() < 2 {
+        return Ok(area.clone());
+    }
+    let (width, left) = (area.dim_in_pixel().0 as i32, 72);
+    let (mut x, mut row) = (left, 0);
+    let mut places = Vec::new();
+    for line in lines {
+        let length = SAMPLE + 8 + LETTER * line.name.chars().count() as i32;
+        if x > left && x + length > width {
+            (x, row) = (left, row + 1);
+        }
+        places.push((x, row * ROW + ROW / 2));
+        x += length + 14;
+    }
+    let (legend, below) = area.split_vertically((row + 1) * ROW);
+    for (line, (x, y)) in lines.iter().zip(places) {
+        let sample = PathElement::new([(x, y), (x + SAMPLE, y)], line.colour.stroke_width(2));
+        legend.draw(&sample).map_err(failed)?;
+        let style = TextStyle::from(("sans-serif", 13)).pos(Pos::new(HPos::Left, VPos::Center));
+        legend.draw(&Text::new(line.name.clone(), (x + SAMPLE + 6, y), style)).map_err(failed)?;
+    }
+    Ok(below)
 }
 
 /// An axis of counted things, whose ticks are integers and therefore distinct.
@@ -168,7 +192,6 @@ mod tests {
             x: "epoch",
             y: "",
             scale,
-            legend: SeriesLabelPosition::UpperRight,
             lines: vec![Line { name: "training".into(), colour: BLUE, points }],
         }
     }
@@ -194,6 +217,30 @@ mod tests {
             [0.1 + 0.2, 1.0, 50.0, 1e5, 2e6, 0.0, 1e-6].map(tick),
             ["0.3", "1", "50", "100000", "2e6", "0", "1e-6"]
         );
+    }
+
+    #[test]
+    fn a_legend_is_above_every_line_and_a_single_line_has_none() {
+        let points = vec![(1, 0.5), (2, 0.5), (3, 0.0)];
+        let line = |name: &str| Line { name: name.into(), colour: RED, points: points.clone() };
+        let names: Vec<String> = (0..12).map(|i| format!("network {i}")).collect();
+        let of = |lines: Vec<Line>| draw(&[Panel { lines, ..panel(vec![], Scale::Linear(0.5)) }]).unwrap();
+        let svg = of(names.iter().map(|name| line(name)).collect());
+        let attribute = |tag: &str, name: &str| -> f64 {
+            let (_, rest) = tag.split_once(&format!(" {name}=\"")).unwrap();
+            rest.split('"').next().unwrap().parse().unwrap()
+        };
+        let tag_of = |name: &str| {
+            let text = svg.split("<text").find(|text| text.contains(name)).unwrap();
+            text.split('>').next().unwrap().to_string()
+        };
+        let lowest_name = names.iter().map(|name| attribute(&tag_of(name), "y")).fold(0.0, f64::max);
+        let widest = names.iter().map(|name| attribute(&tag_of(name), "x")).fold(0.0, f64::max);
+        let highest_point =
+            svg.split("<circle").skip(1).map(|tag| attribute(tag, "cy")).fold(f64::MAX, f64::min);
+        assert!(lowest_name + 5.0 < highest_point, "{lowest_name} {highest_point}");
+        assert!(widest < WIDTH as f64 - 60.0, "{widest}");
+        assert!(!of(vec![line("alone")]).contains("alone"));
     }
 
     #[test]

@@ -145,13 +145,26 @@ impl Loaders {
         &self.class_names
     }
 
-    /// The number of photos that could not be read so far.
-    pub fn unreadable(&self) -> usize {
+    /// The photos that could not be read so far, a line each.
+    pub fn unreadable(&self) -> Vec<String> {
         let of = |source: &Source| match source {
-            Source::Memory(_) => 0,
-            Source::Photos(loader, _) => loader.unreadable().len(),
+            Source::Memory(_) => Vec::new(),
+            Source::Photos(loader, _) => loader.unreadable(),
         };
-        of(&self.train) + of(&self.test)
+        [of(&self.train), of(&self.test)].concat()
+    }
+
+    /// What the test images at these positions are called, counted among those that could be read. The test images must
+    /// have been through an epoch.
+    pub fn test_names(&self, positions: &[usize]) -> Vec<String> {
+        match &self.test {
+            Source::Memory(_) => positions.iter().map(|position| format!("test image {position}")).collect(),
+            Source::Photos(loader, _) => {
+                let readable = loader.readable();
+                let indices: Vec<usize> = positions.iter().map(|&position| readable[position]).collect();
+                loader.set().names(&indices)
+            }
+        }
     }
 
     /// The test photos in batches of several crops of each: (V·N, 3, H, W), all images of the first position before
@@ -167,15 +180,14 @@ impl Loaders {
             bail!("test photos are prepared for evaluation")
         };
         let at = |position: &CropPosition| -> Result<ImageLoader> {
-            let view = Preparation::View(transform, *position);
-            Ok(ImageLoader::new(loader.set().clone(), view, *loader.config())?)
+            Ok(loader.prepared(Preparation::View(transform, *position))?)
         };
         let loaders = positions.iter().map(at).collect::<Result<Vec<_>>>()?;
         let mut views: Vec<_> = loaders.iter().map(|loader| loader.epoch(0, 0)).collect();
         Ok(Box::new(std::iter::from_fn(move || {
             let crops: Option<Vec<_>> = views.iter_mut().map(Iterator::next).collect();
-            // Every view leaves out the same photos, which are reported once.
-            loaders.iter().take(1).for_each(|loader| report(loader, reported));
+            // Every view leaves out the same photos, which the loaders know of each other.
+            report(loader, reported);
             crops.map(|crops| self.joined(crops))
         })))
     }

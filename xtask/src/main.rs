@@ -27,6 +27,7 @@ mod input_options;
 mod loaders;
 mod mix_options;
 mod named_recipes;
+mod network_name;
 mod open_data;
 mod photo_defaults;
 mod photo_options;

@@ -2,9 +2,10 @@
 
 use crate::dataset_arg::DatasetName;
 use crate::photo_options::PhotoOptions;
+use crate::photo_overrides::PhotoOverrides;
 use crate::photo_sets::PhotoSets;
 use crate::recipe::Recipe;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use resnext_data::{EvalTransform, Normalization, Splits};
 
 /// A training set and a test set.
@@ -60,6 +61,20 @@ impl OpenData {
         );
         let evaluation = options.evaluation()?;
         Ok(OpenData::Photos(Box::new(sets), Box::new(options), evaluation))
+    }
+
+    /// Refuses options that choose validation photos where the data have their own.
+    pub fn check_split(&self, overrides: &PhotoOverrides) -> Result<()> {
+        if let OpenData::Photos(photos, ..) = self
+            && !photos.split
+            && let Some(option) = overrides.of_split()
+        {
+            bail!(
+                "{option} chooses photos for validation, but the data have their own: leave it out, or name the folder \
+                 of the training photos with --data"
+            );
+        }
+        Ok(())
     }
 
     /// The class names, indexed by label.

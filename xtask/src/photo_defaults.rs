@@ -73,13 +73,18 @@ pub fn choose(
         Some(weights) => format!("the network of {}", weights.source),
         None => format!("--model {}", recipe.model),
     };
-    notes.push(format!(
-        "chosen for these: {network} --size {size} --batch-size {} --lr {} --epochs {}{}",
-        recipe.batch_size,
-        recipe.lr,
-        recipe.epochs,
-        if recipe.ema == 0.0 { String::new() } else { format!(" --ema {}", recipe.ema) }
-    ));
+    let chosen = [
+        (overrides.model.is_none(), network),
+        (!overrides.photos.has_size(), format!("--size {size}")),
+        (overrides.batch_size.is_none(), format!("--batch-size {}", recipe.batch_size)),
+        (overrides.lr.is_none(), format!("--lr {}", recipe.lr)),
+        (overrides.epochs.is_none(), format!("--epochs {}", recipe.epochs)),
+        (overrides.ema.is_none() && recipe.ema != 0.0, format!("--ema {}", recipe.ema)),
+    ];
+    let chosen: Vec<String> = chosen.into_iter().filter_map(|(own, option)| own.then_some(option)).collect();
+    if !chosen.is_empty() {
+        notes.push(format!("chosen for these: {}", chosen.join(" ")));
+    }
     if !gpu {
         notes.push(estimate(recipe.epochs as f64 * seconds));
     }

@@ -20,7 +20,7 @@ pub struct PhotoOverrides {
     /// Photos: filter for resizing, bilinear or bicubic
     #[arg(long, value_parser = interpolation)]
     interpolation: Option<Interpolation>,
-    /// Photos: share of each class kept for validation, where the folder has no val/ [default: 0.2]
+    /// Photos: share of each class kept for validation, for data without photos for it [default: 0.2]
     #[arg(long)]
     validation: Option<f64>,
     /// Photos: chooses which ones are kept for validation [default: 0]
@@ -66,6 +66,20 @@ impl PhotoOverrides {
     /// Whether none is given.
     pub fn is_empty(&self) -> bool {
         *self == PhotoOverrides::default()
+    }
+
+    /// The option that chooses photos for validation, if one is given.
+    pub fn of_split(&self) -> Option<&'static str> {
+        match (self.validation, self.split_seed) {
+            (Some(_), _) => Some("--validation"),
+            (None, Some(_)) => Some("--split-seed"),
+            (None, None) => None,
+        }
+    }
+
+    /// Whether the side of training crops is given.
+    pub fn has_size(&self) -> bool {
+        self.size.is_some()
     }
 
     /// Replaces settings by those of the command line.

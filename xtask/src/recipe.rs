@@ -6,7 +6,7 @@ use crate::mix_options::{MixOptions, MixOverrides};
 use crate::named_recipes;
 use crate::photo_options::PhotoOptions;
 use crate::photo_overrides::PhotoOverrides;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use resnext_model::{Config, Form};
 use resnext_train::{
@@ -222,6 +222,21 @@ pub struct Overrides {
     /// with factors rounded to TF32) or off
     #[arg(long)]
     pub amp: Option<Amp>,
+}
+
+impl Overrides {
+    /// Refuses the data of `of`, a run, a recipe or weights, if they are not where its recipe says and the command line
+    /// does not say where they are.
+    pub fn check_data_of(&self, recipe: &Recipe, of: Option<&str>) -> Result<()> {
+        if let (Some(of), Some(data), None) = (of, &recipe.data, &self.data) {
+            ensure!(
+                data.exists(),
+                "the data of {of} were at {}, which is not there now: say with --data where they are",
+                data.display()
+            );
+        }
+        Ok(())
+    }
 }
 
 impl Recipe {

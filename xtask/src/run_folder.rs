@@ -34,7 +34,7 @@ impl RunFolder {
     pub fn create(wanted: Option<PathBuf>, recipe: &Recipe) -> Result<Self> {
         let path = match wanted {
             Some(path) => path,
-            None => free(&format!("runs/{}-{}", recipe.dataset, recipe.model))?,
+            None => free(&format!("runs/{}-{}", recipe.dataset, plain(&recipe.model)))?,
         };
         if path.join(LAST).exists() || path.join(METRICS).exists() {
             bail!(
@@ -100,6 +100,12 @@ impl RunFolder {
         }
         checkpoint.save(&self.path.join(LAST))
     }
+}
+
+/// A network's name as a part of a file's: `resnext20, 8×(4, 7, 16)d` becomes `resnext20-8-4-7-16-d`.
+fn plain(name: &str) -> String {
+    let parts = name.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join("-")
 }
 
 /// Makes the first folder `stem-1`, `stem-2`, … that does not exist yet, also if another process looks for

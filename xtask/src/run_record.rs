@@ -13,13 +13,21 @@ pub struct RunRecord {
     events: EventFile,
     timer: SaveTimer,
     start: Instant,
+    /// The time that training has taken in this session, and the part of it in which it waited for images.
+    training: [Duration; 2],
 }
 
 impl RunRecord {
     /// `done`: complete epochs of an earlier part of the run.
     pub fn new(folder: RunFolder, done: usize, save_every: Duration) -> Result<Self> {
         let events = EventFile::create(&folder.path, done)?;
-        Ok(RunRecord { folder, events, timer: SaveTimer::new(save_every), start: Instant::now() })
+        Ok(RunRecord {
+            folder,
+            events,
+            timer: SaveTimer::new(save_every),
+            start: Instant::now(),
+            training: Default::default(),
+        })
     }
 
     /// The run's folder.
@@ -29,6 +37,7 @@ impl RunRecord {
 
     /// Adds an epoch, and returns it as a row of the metrics.
     pub fn add(&mut self, report: &EpochReport) -> resnext_train::Result<Epoch> {
+        self.training = [self.training[0] + report.time, self.training[1] + report.wait];
         let row = Epoch::new(report, self.start.elapsed().as_secs_f64());
         let values = [
             ("loss/train", row.train_loss),
@@ -43,6 +52,12 @@ impl RunRecord {
         let written = self.folder.add(row.clone()).and_then(|()| self.events.scalars(row.epoch, &values));
         written.map_err(|error| resnext_train::Error::Config(format!("{error:#}")))?;
         Ok(row)
+    }
+
+    /// The share of this session's training, from 0 to 1, in which it waited for images; `None` before its first epoch.
+    pub fn share_waiting(&self) -> Option<f64> {
+        let [time, wait] = self.training.map(|time| time.as_secs_f64());
+        (time > 0.0).then(|| wait / time)
     }
 
     /// Saves a checkpoint.

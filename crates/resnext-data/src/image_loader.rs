@@ -24,6 +24,15 @@ pub enum Preparation {
     View(EvalTransform, CropPosition),
 }
 
+impl Preparation {
+    fn validate(&self) -> Result<()> {
+        match self {
+            Preparation::Training(transform) => transform.validate(),
+            Preparation::Evaluation(transform) | Preparation::View(transform, _) => transform.validate(),
+        }
+    }
+}
+
 /// The settings of an [`ImageLoader`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ImageLoaderConfig {
@@ -59,7 +68,7 @@ struct Inner {
     preparation: Preparation,
     config: ImageLoaderConfig,
     /// Images that could not be read, in the order in which they were found, and why.
-    unreadable: Mutex<Unreadable>,
+    unreadable: Arc<Mutex<Unreadable>>,
 }
 
 #[derive(Debug, Default)]
@@ -93,12 +102,20 @@ impl ImageLoader {
         if set.is_empty() {
             return Err(Error::Loader("the data set has no images".into()));
         }
-        match &preparation {
-            Preparation::Training(transform) => transform.validate()?,
-            Preparation::Evaluation(transform) | Preparation::View(transform, _) => transform.validate()?,
-        }
+        preparation.validate()?;
         config.mix.map_or(Ok(()), |mix| mix.validate())?;
-        Ok(ImageLoader(Arc::new(Inner { set, preparation, config, unreadable: Mutex::default() })))
+        Ok(ImageLoader(Arc::new(Inner { set, preparation, config, unreadable: Arc::default() })))
+    }
+
+    /// A loader of the same images, prepared in another way. Both know of each other's unreadable images.
+    ///
+    /// # Errors
+    /// [`Error::Transform`] if a setting is out of range.
+    pub fn prepared(&self, preparation: Preparation) -> Result<Self> {
+        preparation.validate()?;
+        let Inner { set, config, unreadable, .. } = &*self.0;
+        let (set, unreadable) = (set.clone(), Arc::clone(unreadable));
+        Ok(ImageLoader(Arc::new(Inner { set, preparation, config: *config, unreadable })))
     }
 
     /// The images.
@@ -124,6 +141,13 @@ impl ImageLoader {
     /// The images that could not be read so far, one line each: the file and what is wrong with it.
     pub fn unreadable(&self) -> Vec<String> {
         locked(&self.0.unreadable).problems.clone()
+    }
+
+    /// The indices of the images that have not been found unreadable, in ascending order. After an epoch of evaluation
+    /// they are those of its examples, one after the other.
+    pub fn readable(&self) -> Vec<usize> {
+        let unreadable = locked(&self.0.unreadable);
+        (0..self.0.set.len()).filter(|index| !unreadable.indices.contains(index)).collect()
     }
 
     /// What the network sees of image `index` in `epoch`, as pixels: its input before normalisation, rounded,

@@ -3,8 +3,9 @@
 use crate::class_weights::class_weights;
 use crate::error::{Error, Result};
 use crate::photo::Photo;
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -105,6 +106,29 @@ impl ImageSet {
         }
     }
 
+    /// What images are called in messages: their files, and for those in shards their names there, which each shard is
+    /// read for once.
+    ///
+    /// # Panics
+    /// If an index is not below [`len`](Self::len).
+    pub fn names(&self, indices: &[usize]) -> Vec<String> {
+        let mut wanted: BTreeMap<u32, BTreeMap<u64, String>> = BTreeMap::new();
+        for &index in indices {
+            if let Place::Shard(Member { shard, offset, .. }) = self.images[index].place {
+                wanted.entry(shard).or_default().insert(offset, String::new());
+            }
+        }
+        wanted.iter_mut().for_each(|(&shard, members)| member_names(&self.shards[shard as usize], members));
+        let name = |&index: &usize| {
+            let path = self.path(index).display();
+            match &self.images[index].place {
+                Place::File(_) => path.to_string(),
+                Place::Shard(Member { shard, offset, .. }) => format!("{path}: {}", wanted[shard][offset]),
+            }
+        };
+        indices.iter().map(name).collect()
+    }
+
     /// Reads and decodes image `index`.
     ///
     /// # Errors
@@ -116,7 +140,9 @@ impl ImageSet {
         let path = self.path(index);
         let Place::Shard(member) = self.images[index].place else { return Photo::open(path) };
         let failed = |reason: String| {
-            let reason = format!("the image of {} bytes at byte {}: {reason}", member.len, member.offset);
+            let Member { len, offset, .. } = member;
+            let reason =
+                format!("{}, the image of {len} bytes at byte {offset}: {reason}", member.name(path));
             Error::Photo { path: path.to_path_buf(), reason }
         };
         let bytes = member.read(path).map_err(|error| failed(error.to_string()))?;
@@ -161,7 +187,36 @@ impl ImageSet {
     }
 }
 
+/// Fills in the names of the members of a shard that begin at the given bytes. A name comes from the file, so it must not
+/// break a line.
+fn member_names(path: &Path, wanted: &mut BTreeMap<u64, String>) {
+    let mut missing = wanted.len();
+    let mut find = || -> std::io::Result<()> {
+        let mut archive = tar::Archive::new(BufReader::new(File::open(path)?));
+        for entry in archive.entries_with_seek()? {
+            let entry = entry?;
+            if let Some(name) = wanted.get_mut(&entry.raw_file_position()) {
+                *name = entry.path()?.to_string_lossy().escape_debug().to_string();
+                missing -= 1;
+            }
+            if missing == 0 {
+                break;
+            }
+        }
+        Ok(())
+    };
+    // A shard that was indexed can be read; one that has changed since gives no names.
+    let _ = find();
+}
+
 impl Member {
+    /// The image's name in its shard.
+    fn name(&self, path: &Path) -> String {
+        let mut wanted = BTreeMap::from([(self.offset, String::new())]);
+        member_names(path, &mut wanted);
+        wanted.into_values().next().unwrap_or_default()
+    }
+
     /// Reads the image's bytes from its shard.
     fn read(&self, path: &Path) -> std::io::Result<Vec<u8>> {
         let mut file = File::open(path)?;

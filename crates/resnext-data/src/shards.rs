@@ -144,17 +144,19 @@ const CLASS_LIMIT: u32 = 1 << 20;
 /// Adds the samples of a shard. `named` is the number of classes that have names, if they have.
 fn add_shard(path: &Path, shard: u32, named: Option<usize>, samples: &mut Vec<(Member, u32)>) -> Result<()> {
     let io = |source| Error::Io { path: path.to_path_buf(), source };
-    let broken = |error: std::io::Error| {
-        failed(path, format!("is no tar file, or a damaged one: {}", tar_problem(&error)))
-    };
     let mut file = File::open(path).map_err(io)?;
     let total = file.metadata().map_err(io)?.len();
-    ends_with_mark(&mut file, total).map_err(io)?.then_some(()).ok_or_else(|| {
-        failed(path, "is cut short, or no tar file: its end mark, 512 zeros, is missing".into())
-    })?;
+    if !ends_with_mark(&mut file, total).map_err(io)? {
+        let last = last_whole(file, total)
+            .map_or(String::new(), |name| format!("; its last whole member is {name}"));
+        let problem = "is cut short, or no tar file: its end mark, 512 zeros, is missing";
+        return Err(failed(path, format!("{problem}{last}")));
+    }
     let mut archive = tar::Archive::new(BufReader::new(file));
     let mut sample: Option<Sample> = None;
-    for entry in archive.entries_with_seek().map_err(broken)? {
+    let mut last: Option<PathBuf> = None;
+    for entry in archive.entries_with_seek().map_err(|error| broken(path, None, &error))? {
+        let broken = |error: std::io::Error| broken(path, last.as_deref(), &error);
         let mut entry = entry.map_err(broken)?;
         let kind = entry.header().entry_type();
         let name = entry.path().map_err(broken)?.into_owned();
@@ -203,8 +205,29 @@ fn add_shard(path: &Path, shard: u32, named: Option<usize>, samples: &mut Vec<(M
         } else if is_photo(&name) && sample.image.replace(Member { shard, offset, len }).is_some() {
             return Err(failed(path, format!("sample {} has two images: expected one", key.escape_debug())));
         }
+        last = Some(name);
     }
     finish(path, sample, samples)
+}
+
+/// The error of a shard whose bytes after the member `last` are no tar file's.
+fn broken(path: &Path, last: Option<&Path>, error: &std::io::Error) -> Error {
+    let after = last.map_or(String::new(), |name| format!(", after the member {}", shown(name)));
+    failed(path, format!("is no tar file, or a damaged one: {}{after}", tar_problem(error)))
+}
+
+/// The last member of a file of `total` bytes that is all there.
+fn last_whole(file: File, total: u64) -> Option<String> {
+    let mut archive = tar::Archive::new(BufReader::new(file));
+    let mut last = None;
+    for entry in archive.entries_with_seek().ok()? {
+        let Ok(entry) = entry else { break };
+        if entry.raw_file_position().saturating_add(entry.size()) > total {
+            break;
+        }
+        last = entry.path().ok().map(|name| shown(&name));
+    }
+    last
 }
 
 /// A member's name in an error. It comes from a file, so it must not break the line.

@@ -39,7 +39,9 @@ impl PhotoArgs {
         recipe.apply(&self.overrides)?;
         // Known by its name, before it is read.
         let dataset = recipe.dataset;
-        match (dataset == DatasetName::Folder).then(|| OpenData::new(&recipe, listed)).transpose()? {
+        let data = (dataset == DatasetName::Folder).then(|| OpenData::new(&recipe, listed)).transpose()?;
+        data.as_ref().map_or(Ok(()), |data| data.check_split(&self.overrides.photos))?;
+        match data {
             Some(OpenData::Photos(sets, options, _)) => Ok(Photos { sets: *sets, options: *options, recipe }),
             Some(OpenData::Memory(_)) | None => bail!("data set {dataset} has no photos"),
         }

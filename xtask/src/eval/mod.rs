@@ -14,6 +14,7 @@ use crate::input_options::InputOptions;
 use crate::loaders::Loaders;
 use crate::open_data::OpenData;
 use crate::recipe::{Overrides, Recipe};
+use crate::report::FIVE;
 use crate::report::confusion::{ClassScores, Confusion};
 use crate::text_table::Table;
 use crate::weights_source::pretrained;
@@ -108,11 +109,15 @@ pub fn run(args: Args) -> Result<()> {
         recipe.dataset,
         pretrained.weights.path().display()
     )?;
+    let top5 = match loaders.class_names().len() > FIVE {
+        true => format!(", top-5 {:.2} %", 100.0 * metrics.top5()),
+        false => String::new(),
+    };
     writeln!(
         out,
-        "top-1 {:.2} %, top-5 {:.2} %, loss {:.4}, expected calibration error {:.2} %{}",
+        "top-1 {:.2} %{}, loss {:.4}, expected calibration error {:.2} %{}",
         100.0 * metrics.top1(),
-        100.0 * metrics.top5(),
+        top5,
         metrics.loss(),
         100.0 * error,
         match args.views {
@@ -165,12 +170,14 @@ fn recipe(args: &Args, pretrained: &Pretrained) -> Result<(Recipe, Option<String
             Recipe::of(args.dataset.with_context(missing)?)?
         }
     };
-    recipe.apply(&Overrides {
+    let overrides = Overrides {
         dataset: args.dataset,
         data: args.data.clone(),
         batch_size: args.batch_size,
         ..Default::default()
-    })?;
+    };
+    recipe.apply(&overrides)?;
+    overrides.check_data_of(&recipe, Some(&args.weights))?;
     Ok((recipe, name))
 }
 

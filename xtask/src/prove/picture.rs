@@ -2,7 +2,6 @@
 
 use crate::line_chart::{self, BLUE, GREEN, GREY, Line, Panel, RED, Scale};
 use anyhow::Result;
-use plotters::prelude::SeriesLabelPosition;
 use resnext_model::equivalence::{Depth, NetworkErrors};
 
 /// Draws an SVG with a panel for each of the first four networks, in f32: the differences between the forms
@@ -26,7 +25,6 @@ fn panel(network: &NetworkErrors) -> Panel {
         x: "block",
         y: "error in ulps of the largest value",
         scale: Scale::Log(0.07, largest * 20.0),
-        legend: SeriesLabelPosition::UpperLeft,
         lines: vec![
             line("bound", GREY, |at| at.bound),
             line("form (c) against f64", GREEN, |at| at.precision),

@@ -45,6 +45,17 @@ impl Confusion {
         self.counts[label].iter().sum()
     }
 
+    /// The class with the most images and its share of all of them, which is the top-1 of always answering with it.
+    /// `None` without images.
+    pub fn largest_class(&self) -> Option<(usize, f64)> {
+        let counts: Vec<usize> = (0..self.classes()).map(|class| self.images(class)).collect();
+        let all = counts.iter().sum::<usize>();
+        // Of classes of the same size, the first.
+        let (class, images) =
+            counts.into_iter().enumerate().max_by_key(|&(i, n)| (n, std::cmp::Reverse(i)))?;
+        (all > 0).then(|| (class, images as f64 / all as f64))
+    }
+
     pub fn scores(&self, class: usize) -> ClassScores {
         let right = self.counts[class][class];
         let (images, taken) = (self.images(class), self.counts.iter().map(|row| row[class]).sum::<usize>());
@@ -83,6 +94,8 @@ mod tests {
         let never = confusion.scores(2);
         assert_eq!((never.precision, never.recall, never.f1), (None, Some(0.0), Some(0.0)));
         assert_eq!(Confusion::new(1).scores(0).f1, None);
+        assert_eq!(confusion.largest_class(), Some((0, 10.0 / 17.0)));
+        assert_eq!((Confusion::new(3).largest_class(), Confusion::new(0).largest_class()), (None, None));
         assert_eq!(confusion.most_confused(2), [(0, 1, 2), (1, 0, 1)]);
     }
 }

@@ -11,6 +11,8 @@ use resnext_train::{Batches, Data, Metrics, evaluate};
 
 /// A test image that the network is wrong about.
 pub struct Mistake {
+    /// The image's file, or its number.
+    pub name: String,
     pub label: usize,
     pub predicted: usize,
     /// The probability of the predicted class, from 0 to 1.
@@ -28,6 +30,8 @@ pub struct Examination {
 
 /// A mistake before its pictures are drawn.
 struct Candidate {
+    /// Its place among the test images that could be read.
+    position: usize,
     /// The log-probability of the right class.
     log_probability: f64,
     label: usize,
@@ -57,6 +61,7 @@ pub fn examine(
             Some(fused) => fused.forward(x),
             None => network.forward(x, false),
         };
+        let before = metrics.count;
         let one: Batches = Box::new(std::iter::once(Ok((images.clone(), labels))));
         let of_batch = evaluate(forward, one, |_, logits, labels| {
             let rows = logits.to_dtype(DType::F64)?.to_vec2::<f64>()?;
@@ -73,7 +78,8 @@ pub fn examine(
                 let confidence = (row[predicted] - log_sum).exp();
                 let image = images.narrow(0, i, 1)?;
                 let log_probability = row[label] - log_sum;
-                worst.push(Candidate { log_probability, label, predicted, confidence, image });
+                let position = before + i;
+                worst.push(Candidate { position, log_probability, label, predicted, confidence, image });
             }
             worst.sort_by(|a, b| a.log_probability.total_cmp(&b.log_probability));
             worst.truncate(limit);
@@ -85,11 +91,18 @@ pub fn examine(
         })?;
         metrics.merge(&of_batch);
     }
-    let mistakes = worst.iter().map(|candidate| draw(network, candidate, normalization));
+    let names = loaders.test_names(&worst.iter().map(|candidate| candidate.position).collect::<Vec<_>>());
+    let mistakes =
+        worst.iter().zip(names).map(|(candidate, name)| draw(network, candidate, name, normalization));
     Ok(Examination { metrics, confusion, mistakes: mistakes.collect::<Result<_>>()? })
 }
 
-fn draw(network: &ResNext, candidate: &Candidate, normalization: &Normalization) -> Result<Mistake> {
+fn draw(
+    network: &ResNext,
+    candidate: &Candidate,
+    name: String,
+    normalization: &Normalization,
+) -> Result<Mistake> {
     let &Candidate { label, predicted, confidence, ref image, .. } = candidate;
     let photo = photo(image, normalization)?;
     let (_, map) = network.grad_cam(image, Some(predicted))?;
@@ -98,7 +111,7 @@ fn draw(network: &ResNext, candidate: &Candidate, normalization: &Normalization)
     let (width, height) = (photo.width() as f64, photo.height() as f64);
     let window = Window { left: 0.0, top: 0.0, width, height };
     let heat = overlay(&photo, &window, &map, (rows, columns));
-    Ok(Mistake { label, predicted, confidence, photos: [photo, heat] })
+    Ok(Mistake { name, label, predicted, confidence, photos: [photo, heat] })
 }
 
 /// A normalised image (1, 3, H, W) as a photo.

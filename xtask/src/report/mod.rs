@@ -15,6 +15,10 @@ use std::fmt::Write;
 
 /// Classes up to this number have a full matrix; more would be unreadable.
 const MATRIX: usize = 24;
+/// Photos that could not be read and are named; the others are counted.
+const LEFT_OUT: usize = 20;
+/// Top-5 says nothing where there are no more classes.
+pub const FIVE: usize = 5;
 /// Rows of the list of confused pairs, which takes the matrix's place.
 const PAIRS: usize = 20;
 
@@ -30,6 +34,8 @@ pub struct Report<'a> {
     pub recipe: &'a str,
     /// Names and values about the network, the data and the machine.
     pub facts: &'a [(&'a str, String)],
+    /// The photos that could not be read, a line each.
+    pub left_out: &'a [String],
 }
 
 impl Report<'_> {
@@ -52,6 +58,7 @@ impl Report<'_> {
         self.classes(&mut page)?;
         self.confusion(&mut page)?;
         self.mistakes(&mut page)?;
+        self.left_out(&mut page)?;
         writeln!(page, "<h2>Run</h2>\n<dl>")?;
         for (name, value) in self.facts {
             writeln!(page, "<dt>{}</dt><dd>{}</dd>", escaped(name), escaped(value))?;
@@ -71,26 +78,32 @@ impl Report<'_> {
             _ => Some(epoch),
         });
         let seconds = self.epochs.last().map_or(0.0, |epoch| epoch.seconds);
-        let figures = [
-            ("test top-1", format!("{:.2} %", 100.0 * metrics.top1())),
-            ("test top-5", format!("{:.2} %", 100.0 * metrics.top5())),
-            ("test loss", format!("{:.4}", metrics.loss())),
-            (
-                "best epoch",
-                best.map_or("–".into(), |best| format!("{} of {}", best.epoch, self.epochs.len())),
-            ),
-            ("time of this session", duration(seconds)),
-        ];
+        let confusion = &self.examination.confusion;
+        let mut figures = vec![("test top-1".to_string(), percent(metrics.top1(), 2))];
+        if let Some((class, share)) = confusion.largest_class() {
+            let name = self.class_names.get(class).map_or("?", String::as_str);
+            figures.push((format!("top-1 of always answering {name}"), percent(share, 2)));
+        }
+        if confusion.classes() > FIVE {
+            figures.push(("test top-5".into(), percent(metrics.top5(), 2)));
+        }
+        figures.push(("test loss".into(), format!("{:.4}", metrics.loss())));
+        let best = best.map_or("–".into(), |best| format!("{} of {}", best.epoch, self.epochs.len()));
+        figures.push(("best epoch".into(), best));
+        figures.push(("time of this session".into(), duration(seconds)));
+        if !self.left_out.is_empty() {
+            figures.push(("photos that could not be read".into(), self.left_out.len().to_string()));
+        }
         writeln!(page, "<div class=\"figures\">")?;
         for (name, value) in figures {
-            writeln!(page, "<div class=\"figure\"><b>{value}</b><span>{name}</span></div>")?;
+            writeln!(page, "<div class=\"figure\"><b>{value}</b><span>{}</span></div>", escaped(&name))?;
         }
         writeln!(page, "</div>")?;
         Ok(())
     }
 
     fn classes(&self, page: &mut String) -> Result<()> {
-        let share = |value: Option<f64>| value.map_or("–".to_string(), |v| format!("{:.1} %", 100.0 * v));
+        let share = |value: Option<f64>| value.map_or("–".to_string(), |share| percent(share, 1));
         writeln!(
             page,
             "<h2>Classes</h2>\n<div class=\"scroll\"><table>\n<tr><th>class<th>images<th>precision<th>recall<th>F1</tr>"
@@ -160,21 +173,43 @@ impl Report<'_> {
             counted(mistakes.len(), "test image")
         )?;
         let name = |class: usize| escaped(self.class_names.get(class).map_or("?", String::as_str));
-        for Mistake { label, predicted, confidence, photos: [photo, heat] } in mistakes {
+        for Mistake { name: file, label, predicted, confidence, photos: [photo, heat] } in mistakes {
             writeln!(
                 page,
                 "<figure><img alt=\"{0}\" src=\"{1}\"><img alt=\"evidence\" src=\"{2}\"><figcaption>{0}, taken for \
-                 {3} ({4:.0} %)</figcaption></figure>",
+                 {3} ({4})<small>{5}</small></figcaption></figure>",
                 name(*label),
                 data_url(photo)?,
                 data_url(heat)?,
                 name(*predicted),
-                100.0 * confidence
+                percent(*confidence, 0),
+                escaped(file)
             )?;
         }
         writeln!(page, "</div>")?;
         Ok(())
     }
+
+    fn left_out(&self, page: &mut String) -> Result<()> {
+        if self.left_out.is_empty() {
+            return Ok(());
+        }
+        let count = counted(self.left_out.len(), "photo");
+        writeln!(page, "<h2>Left out</h2>\n<p>{count} could not be read.</p>\n<ul>")?;
+        for line in self.left_out.iter().take(LEFT_OUT) {
+            writeln!(page, "<li>{}</li>", escaped(line))?;
+        }
+        if let more @ 1.. = self.left_out.len().saturating_sub(LEFT_OUT) {
+            writeln!(page, "<li>and {more} more</li>")?;
+        }
+        writeln!(page, "</ul>")?;
+        Ok(())
+    }
+}
+
+/// A share from 0 to 1 in percent, in which no line breaks.
+fn percent(share: f64, digits: usize) -> String {
+    format!("{:.digits$}\u{a0}%", 100.0 * share)
 }
 
 /// Seconds as hours, minutes and seconds.
@@ -216,7 +251,13 @@ mod tests {
             confusion.add(label, predicted);
         }
         let photo = Photo::new(2, 1, vec![0, 1, 2, 3, 4, 5]).unwrap();
-        let mistake = Mistake { label: 0, predicted: 1, confidence: 0.93, photos: [photo.clone(), photo] };
+        let mistake = Mistake {
+            name: "val/cat & dog/<7>.jpg".into(),
+            label: 0,
+            predicted: 1,
+            confidence: 0.93,
+            photos: [photo.clone(), photo],
+        };
         let examination = Examination { metrics: Metrics::default(), confusion, mistakes: vec![mistake] };
         let report = Report {
             title: "runs/<a>",
@@ -225,24 +266,31 @@ mod tests {
             examination: &examination,
             recipe: "model = \"x\"\n",
             facts: &[("CPU", "a <fast> one".into())],
+            left_out: &(0..22).map(|i| format!("photos/<{i}>.jpg: not an image")).collect::<Vec<_>>(),
         };
         let page = report.to_html().unwrap();
         for part in [
             "<title>runs/&lt;a&gt;</title>",
-            "<tr><td>cat &amp; dog<td>2<td>100.0 %<td>50.0 %<td>66.7 %</tr>",
+            "<tr><td>cat &amp; dog<td>2<td>100.0\u{a0}%<td>50.0\u{a0}%<td>66.7\u{a0}%</tr>",
             "<td class=\"wrong\" style=\"--share:0.500\">1</td>",
-            "taken for b (93 %)",
+            "taken for b (93\u{a0}%)<small>val/cat &amp; dog/&lt;7&gt;.jpg</small>",
+            "<b>66.67\u{a0}%</b><span>top-1 of always answering cat &amp; dog</span>",
+            "<b>22</b><span>photos that could not be read</span>",
+            "<li>photos/&lt;19&gt;.jpg: not an image</li>\n<li>and 2 more</li>",
             "<dt>CPU</dt><dd>a &lt;fast&gt; one</dd>",
             "model = &quot;x&quot;</pre>",
         ] {
             assert!(page.contains(part), "{part} in {page}");
         }
+        // Two classes have no five of them, and every figure stays in one line.
+        assert!(!page.contains("top-5") && !page.contains(" %"), "{page}");
         // Nothing is loaded from elsewhere.
         assert!(!page.contains("src=\"http") && !page.contains("<link") && !page.contains("<script"));
         let confusion = Confusion::new(MATRIX + 1);
         let many = Examination { metrics: Metrics::default(), confusion, mistakes: vec![] };
-        let page = Report { examination: &many, ..report }.to_html().unwrap();
-        assert!(page.contains("<h2>Confusions</h2>") && !page.contains("Worst mistakes"));
+        let page = Report { examination: &many, left_out: &[], ..report }.to_html().unwrap();
+        assert!(page.contains("<h2>Confusions</h2>") && page.contains("test top-5"));
+        assert!(!page.contains("Worst mistakes") && !page.contains("Left out"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The networks that a study compares.
 
 use super::kind::Kind;
+use crate::network_name::{family, network_name, size};
 use anyhow::{Context, Result, ensure};
 use resnext_model::{Complexity, Config, Shortcut, Template, equal_complexity, path_width, width_for};
 use serde::{Deserialize, Serialize};
@@ -39,25 +40,8 @@ impl PlannedNetwork {
 
     /// The name of this network for `--model`, or else one that says what it is.
     pub fn model(&self) -> String {
-        let Config { cardinality, base_width, depths, classes, form, zero_init_last, .. } = &self.config;
-        let layers = 2 + 3 * depths.iter().sum::<usize>();
-        let family = if *cardinality == 1 { "resnet" } else { "resnext" };
-        let name = format!("{family}{layers}_{cardinality}x{base_width}d");
-        let same = Config::by_name(&name).is_ok_and(|named| {
-            let (classes, form, zero_init_last) = (*classes, *form, *zero_init_last);
-            Config { classes, form, zero_init_last, ..named } == self.config
-        });
-        if same { name } else { format!("{family}{layers}, {}", self.label) }
+        network_name(&self.config).unwrap_or_else(|| format!("{}, {}", family(&self.config), self.label))
     }
-}
-
-/// C×d as in the paper, such as `8×4d`; with each stage's d where it does not double, such as `8×(4, 7, 16)d`.
-pub fn size(config: &Config) -> String {
-    if config.widths.is_empty() {
-        return format!("{}×{}d", config.cardinality, config.base_width);
-    }
-    let widths: Vec<String> = config.widths.iter().map(ToString::to_string).collect();
-    format!("{}×({})d", config.cardinality, widths.join(", "))
 }
 
 /// The networks of a study of `kind` about `base`, whose images are (h, w). `cardinalities` are those to compare;

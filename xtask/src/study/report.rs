@@ -10,7 +10,6 @@ use crate::plural::counted;
 use crate::report::{escaped, themed};
 use crate::text_table::Table;
 use anyhow::Result;
-use plotters::prelude::SeriesLabelPosition;
 use resnext_train::checkpoint::replace_file;
 use std::fmt::Write;
 use std::path::Path;
@@ -141,7 +140,6 @@ impl Report<'_> {
                 x: "epoch",
                 y: "",
                 scale: Scale::Between((low - room).max(0.0), high + room),
-                legend: SeriesLabelPosition::UpperRight,
                 lines,
             }
         };

@@ -36,6 +36,7 @@ pub fn write(
         examination: &examination,
         recipe: &toml::to_string(recipe)?,
         facts,
+        left_out: &loaders.unreadable(),
     };
     folder.write(REPORT, report.to_html()?.as_bytes())
 }

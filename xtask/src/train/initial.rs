@@ -1,8 +1,9 @@
 //! Runs that start from trained weights.
 
+use crate::network_name::{described, network_name};
 use crate::recipe::Recipe;
 use crate::weights_source::pretrained;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use candle_core::Device;
 use resnext_model::{Config, Head, Pretrained};
 use resnext_train::Trainer;
@@ -20,11 +21,10 @@ pub fn open(
         None => pretrained(source)?,
     };
     if !model_is_given {
-        let name = preset(found.network.config()?);
-        recipe.network = None;
-        recipe.model = name.with_context(|| {
-            format!("{source}: a network without a name; say with --model which one is to be trained")
-        })?;
+        let config = found.network.config()?;
+        // A network without a name is trained by its configuration, which the recipe then has.
+        recipe.network = network_name(config).is_none().then(|| config.clone());
+        recipe.model = described(config);
     }
     Ok(Some(found))
 }
@@ -46,15 +46,4 @@ pub fn load(
         Head::Loaded => format!("{}, with their last layer", found.source),
         Head::Fresh => format!("{}, with a new last layer for {} classes", found.source, class_names.len()),
     })
-}
-
-/// The name of a network of this configuration, whatever its number of classes.
-fn preset(config: &Config) -> Option<String> {
-    let named = |name: &&&str| {
-        Config::by_name(name).is_ok_and(|known| {
-            let Config { classes, form, zero_init_last, .. } = *config;
-            Config { classes, form, zero_init_last, ..known } == *config
-        })
-    };
-    Config::preset_names().iter().find(named).map(ToString::to_string)
 }

@@ -54,7 +54,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
     if let Some(photos) = &recipe.photos {
         photos.evaluation().and_then(|_| photos.training(recipe.augment)).map_err(setting)?;
     }
+    let from = args.resume.as_ref().map(|run| run.display().to_string()).or(args.recipe.clone());
+    args.overrides.check_data_of(&recipe, from.as_deref())?;
     let data = OpenData::new(&recipe, photos)?;
+    data.check_split(&args.overrides.photos)?;
     if let Some(photos) = &mut recipe.photos {
         photos.classes = data.class_names().to_vec();
     }
@@ -116,10 +119,16 @@ pub fn run(args: Args) -> Result<ExitCode> {
                 );
             }
             println!("best test top-1: {:.2} %", 100.0 * trainer.progress().best_top1);
-            if loaders.unreadable() > 0 {
-                println!("left out: {} that cannot be read", counted(loaders.unreadable(), "photo"));
+            let mut facts = facts(&recipe, &summary, &loaders, &device);
+            if let Some(share) = progress.share_waiting() {
+                let waiting =
+                    format!("{:.2} % of training's time was spent waiting for images", 100.0 * share);
+                println!("{waiting}");
+                facts.push(("loading", waiting));
             }
-            let facts = facts(&recipe, &summary, &loaders, &device);
+            if let unreadable @ 1.. = loaders.unreadable().len() {
+                println!("left out: {} that cannot be read", counted(unreadable, "photo"));
+            }
             final_report::write(progress.folder(), &recipe, &loaders, &normalization, &device, &facts)?;
             println!(
                 "{path} has report.html, metrics.csv, curves.svg, last.safetensors and best.safetensors"

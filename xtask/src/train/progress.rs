@@ -1,5 +1,6 @@
 //! What a run shows while it trains, and what it writes to its folder.
 
+use crate::report::FIVE;
 use crate::run_folder::RunFolder;
 use crate::run_record::{RunRecord, share_waiting};
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
@@ -71,6 +72,11 @@ impl Progress {
         self.record.folder()
     }
 
+    /// The share of this session's training, from 0 to 1, in which it waited for images; `None` before its first epoch.
+    pub fn share_waiting(&self) -> Option<f64> {
+        self.record.share_waiting()
+    }
+
     /// Removes the bar.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
@@ -98,16 +104,20 @@ impl Observer for Progress {
 
     fn on_epoch(&mut self, report: &EpochReport) -> resnext_train::Result<()> {
         let row = self.record.add(report)?;
+        let top5 = match report.test.per_class.len() > FIVE {
+            true => format!(", top-5 {:>6.2} %", 100.0 * row.test_top5),
+            false => String::new(),
+        };
         let line = format!(
             "epoch {:>width$}/{}: loss {:.4}, top-1 {:>6.2} %; \
-             test loss {:.4}, top-1 {:>6.2} %, top-5 {:>6.2} %; {:.0} s",
+             test loss {:.4}, top-1 {:>6.2} %{}; {:.0} s",
             row.epoch,
             self.epochs,
             row.train_loss,
             100.0 * row.train_top1,
             row.test_loss,
             100.0 * row.test_top1,
-            100.0 * row.test_top5,
+            top5,
             row.seconds,
             width = self.epochs.to_string().len(),
         );

@@ -49,7 +49,9 @@ fn photos(folder: &Path, counts: &[(&str, usize)], whole: bool) {
 /// What the commands of the transcript find.
 fn fixtures(folder: &Path) {
     let at = |name: &str| folder.join(name);
-    for name in ["data", "other", "empty", "shards", "table", "begun", "middle", "locked", "described"] {
+    for name in
+        ["data", "other", "empty", "shards", "table", "begun", "middle", "moved", "locked", "described"]
+    {
         std::fs::create_dir(at(name)).unwrap();
     }
     tiny_cifar(&at("data"));
@@ -68,6 +70,8 @@ fn fixtures(folder: &Path) {
     photos(&at("lacking"), &[("red", 3), ("green", 0)], true);
     photos(&at("single"), &[("red", 3), ("green", 1)], true);
     photos(&at("uneven/train"), &[("red", 2), ("green", 2)], true);
+    photos(&at("divided/train"), &[("red", 3), ("green", 3)], true);
+    photos(&at("divided/val"), &[("red", 1), ("green", 1)], true);
     photos(&at("uneven/val"), &[("red", 1), ("blue", 1)], true);
     photos(&at("spoilt"), &[("red", 3), ("green", 3)], false);
     photos(&at("lost"), &[("red", 3)], true);
@@ -87,6 +91,7 @@ fn fixtures(folder: &Path) {
     old.metadata.clear();
     old.recipe["data"] = "gone".into();
     old.save(&at("old.safetensors")).unwrap();
+    old.save(&at("moved/last.safetensors")).unwrap();
     old.recipe = serde_json::json!({"model": 3});
     old.save(&at("strange.safetensors")).unwrap();
     // Weights that say nothing of themselves, and those of a network without a name.

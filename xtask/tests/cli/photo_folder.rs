@@ -36,11 +36,28 @@ fn a_folder_of_photos_is_all_that_train_needs() {
     let quick = ["--model", "resnext11_4x4d", "--size", "16", "--epochs", "2"];
     let whole = xtask(path, &[&["train", "--data", "photos", "--out", "run"][..], &quick].concat());
     let said = ok(&whole);
-    assert!(said.contains("chosen for these: --model resnext11_4x4d"), "{said}");
+    // What was typed was not chosen.
+    assert!(said.contains("chosen for these: --batch-size 16 --lr 0.003\n"), "{said}");
     assert!(said.contains("of 3 classes for training") && said.contains("split off"), "{said}");
     let warned = String::from_utf8_lossy(&whole.stderr).into_owned();
     assert_eq!(warned.matches("broken.jpg: not an image").count(), 1, "{warned}");
     assert!(said.contains("left out: 1 photo that cannot be read"), "{said}");
+    assert!(said.contains("of training's time was spent waiting for images"), "{said}");
+    // With three classes, top-5 says nothing.
+    assert!(!said.contains("top-5"), "{said}");
+    let page = std::fs::read_to_string(path.join("run/report.html")).unwrap();
+    for part in
+        ["<li>photos/red/broken.jpg: not an image", "top-1 of always answering ", "waiting for images"]
+    {
+        assert!(page.contains(part), "{part} in {page}");
+    }
+    // Two epochs are not enough to be right everywhere: the mistakes are named by files of the class that they show.
+    let mistakes: Vec<&str> = page.split("<figcaption>").skip(1).collect();
+    assert!(!mistakes.is_empty());
+    for mistake in mistakes {
+        let (class, rest) = mistake.split_once(',').unwrap();
+        assert!(rest.contains(&format!("<small>photos/{class}/")), "{mistake}");
+    }
 
     // Evaluation and prediction find what the run knows: the photos, their preparation, and the classes' names.
     let eval = ok(&xtask(path, &["eval", "run"]));
@@ -84,6 +101,22 @@ fn a_folder_of_photos_is_all_that_train_needs() {
     };
     assert_eq!(losses("run").len(), 3);
     assert_eq!(losses("run"), losses("again"));
+
+    // A network that has no name is trained further by the configuration in its weights.
+    let recipe = std::fs::read_to_string(path.join("run/recipe.toml")).unwrap();
+    let nameless = recipe
+        .replace("\"resnext11_4x4d\"", "\"mine, 4×(3, 5, 9)d\"")
+        .replace("epochs = 2", "epochs = 1")
+        + "\n[network]\ncardinality = 4\nbase_width = 3\nwidths = [3, 5, 9]\ndepths = [1, 1, 1]\nstem = \"cifar\"\nclasses = 3\n";
+    std::fs::write(path.join("nameless.toml"), nameless).unwrap();
+    ok(&xtask(path, &["train", "--recipe", "nameless.toml", "--out", "nameless"]));
+    let tuned = ["train", "--data", "photos", "--weights", "nameless", "--size", "16", "--epochs", "1"];
+    let said = ok(&xtask(path, &tuned));
+    assert!(
+        said.contains("network  resnext11, 4×(3, 5, 9)d") && said.contains("with their last layer"),
+        "{said}"
+    );
+    assert!(path.join("runs/folder-resnext11-4-3-5-9-d-1/last.safetensors").is_file());
 
     // A run knows its classes, and does not judge photos of others by them.
     std::fs::rename(path.join("photos/green"), path.join("photos/yellow")).unwrap();

@@ -1,6 +1,6 @@
 //! Images in tar shards: the same pixels as from files, and everything that can be wrong with a shard.
 
-use resnext_data::{Photo, Shards, ValidationSplit};
+use resnext_data::{ImageSet, Photo, Shards, ValidationSplit};
 use std::path::Path;
 
 const SPLIT: ValidationSplit = ValidationSplit { share: 0.25, seed: 1 };
@@ -89,7 +89,11 @@ fn damaged_shards_get_one_clear_line() {
         refused("cut", &whole[..cut], "cut short");
     }
     // A piece of the middle is missing.
-    refused("hole", &[&whole[..20_000], &whole[20_700..]].concat(), "a damaged one");
+    let hole = [&whole[..20_000], &whole[20_700..]].concat();
+    refused("hole", &hole, "a damaged one");
+    refused("hole", &hole, ", after the member a-folder");
+    refused("hole", &hole, "/000003.cls");
+    refused("cut", &whole[..20_000], "; its last whole member is a-folder");
     refused("text", b"<html>not found</html>", "no tar file");
     refused("empty", b"", "no tar file");
     let image = png(1);
@@ -136,6 +140,14 @@ fn training_and_validation_shards_need_the_same_classes() {
     refused("less", &["0", "1", "2"], &["0", "2"], "has no validation images of class dog (label 1)");
 }
 
+/// The names of all members of sets in one shard, sorted.
+fn shards_names(sets: &[&ImageSet]) -> Vec<String> {
+    let of = |set: &&ImageSet| set.names(&(0..set.len()).rev().collect::<Vec<_>>());
+    let mut names: Vec<String> = sets.iter().flat_map(of).collect();
+    names.sort();
+    names.iter().map(|name| name.split_once("train.tar: ").unwrap().1.to_string()).collect()
+}
+
 #[test]
 fn a_broken_image_in_a_shard_is_named_by_its_place() {
     let folder = tempfile::tempdir().unwrap();
@@ -150,8 +162,10 @@ fn a_broken_image_in_a_shard_is_named_by_its_place() {
     write(folder.path(), "train.tar", &shard(&members));
     let set = Shards::open(folder.path(), SPLIT).unwrap();
     let all = [&set.train, &set.validation];
+    let names = shards_names(&all);
+    assert_eq!(names, (0..8).map(|i| format!("{i}.png")).collect::<Vec<_>>());
     let errors = all.iter().flat_map(|set| (0..set.len()).filter_map(|i| set.photo(i).err()));
     let errors: Vec<String> = errors.map(|error| error.to_string()).collect();
     let [error] = &errors[..] else { panic!("{errors:?}") };
-    assert!(error.contains("train.tar: the image of 8 bytes at byte 512: not an image"), "{error}");
+    assert!(error.contains("train.tar: 0.png, the image of 8 bytes at byte 512: not an image"), "{error}");
 }
