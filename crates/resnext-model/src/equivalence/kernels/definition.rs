@@ -107,80 +107,97 @@ impl Definition {
         ((p.image * self.output + p.channel) * h + p.at.0) * w + p.at.1
     }
 
-    /// Calls `f` for every product of one image, output channel and input channel of its group.
+    /// Calls `f` for every product of the convolution.
+    pub(in crate::equivalence) fn all_products(&self, mut f: impl FnMut(Product)) {
+        for image in 0..self.batch {
+            for channel in 0..self.output {
+                self.all_positions(|at, tap| {
+                    (0..self.group_in()).for_each(|source| f(Product { image, channel, source, at, tap }));
+                });
+            }
+        }
+    }
+
+    /// Calls `f` for every output pixel and kernel position.
     #[inline(always)]
-    fn products(&self, image: usize, channel: usize, source: usize, mut f: impl FnMut(Product)) {
+    fn all_positions(&self, mut f: impl FnMut((usize, usize), (usize, usize))) {
         let (h, w) = self.out();
-        for ky in 0..self.kernel {
-            for kx in 0..self.kernel {
-                for y in 0..h {
-                    for x in 0..w {
-                        f(Product { image, channel, source, at: (y, x), tap: (ky, kx) });
-                    }
+        for y in 0..h {
+            for x in 0..w {
+                for ky in 0..self.kernel {
+                    (0..self.kernel).for_each(|kx| f((y, x), (ky, kx)));
                 }
             }
         }
     }
 
-    /// Calls `f` for every product of the convolution.
-    pub(in crate::equivalence) fn all_products(&self, mut f: impl FnMut(Product)) {
-        for image in 0..self.batch {
-            for channel in 0..self.output {
-                (0..self.group_in()).for_each(|source| self.products(image, channel, source, &mut f));
+    /// Calls `f` for every output pixel of one image and output channel, and every kernel position whose pixel lies on the
+    /// map: with the places of the output, and of the first input channel's pixel and weight. Those of the group's other
+    /// input channels follow in steps of [`Self::steps`].
+    #[inline(always)]
+    fn runs(&self, image: usize, channel: usize, mut f: impl FnMut(usize, usize, usize)) {
+        self.all_positions(|at, tap| {
+            let first = Product { image, channel, source: 0, at, tap };
+            if let Some(pixel) = self.pixel(first) {
+                f(self.output_of(first), pixel, self.weight_of(first));
             }
-        }
+        });
+    }
+
+    /// The distance from an input channel to the next, in pixels and in weights.
+    fn steps(&self) -> (usize, usize) {
+        (self.map.0 * self.map.1, self.kernel * self.kernel)
     }
 
     /// The output (N, Cout, H', W').
     pub(in crate::equivalence) fn forward(&self, x: &[i32], weight: &[i32]) -> Vec<i32> {
-        let (h, w) = self.out();
-        let mut out = vec![0; self.batch * self.output * h * w];
-        out.par_chunks_mut((h * w).max(1)).enumerate().for_each(|(i, out)| {
-            let (image, channel) = (i / self.output, i % self.output);
-            for source in 0..self.group_in() {
-                self.products(image, channel, source, |p| {
-                    if let Some(pixel) = self.pixel(p) {
-                        out[p.at.0 * w + p.at.1] += x[pixel] * weight[self.weight_of(p)];
-                    }
-                });
-            }
+        let ((h, w), (map, taps)) = (self.out(), self.steps());
+        let mut all = vec![0; self.batch * self.output * h * w];
+        all.par_chunks_mut((h * w).max(1)).enumerate().for_each(|(i, out)| {
+            self.runs(i / self.output, i % self.output, |output, pixel, first| {
+                for source in 0..self.group_in() {
+                    out[output - i * h * w] += x[pixel + source * map] * weight[first + source * taps];
+                }
+            });
         });
-        out
+        all
     }
 
     /// The gradient (N, Cin, H, W) of the input from that of the output.
     pub(in crate::equivalence) fn input_gradient(&self, gradient: &[i32], weight: &[i32]) -> Vec<i32> {
-        let (map, group) = (self.map.0 * self.map.1, self.group_out());
-        let mut out = vec![0; self.batch * self.input * map];
-        out.par_chunks_mut(map.max(1)).enumerate().for_each(|(i, out)| {
-            let (image, channel) = (i / self.input, i % self.input);
-            let (of, source) = (channel / self.group_in(), channel % self.group_in());
-            for channel in of * group..(of + 1) * group {
-                self.products(image, channel, source, |p| {
-                    if let Some(pixel) = self.pixel(p) {
-                        out[pixel - i * map] += gradient[self.output_of(p)] * weight[self.weight_of(p)];
+        let (map, taps) = self.steps();
+        let (groups, of_group) = (self.config.groups, self.group_in() * map);
+        let mut all = vec![0; self.batch * groups * of_group];
+        all.par_chunks_mut(of_group.max(1)).enumerate().for_each(|(i, out)| {
+            for channel in 0..self.group_out() {
+                let channel = i % groups * self.group_out() + channel;
+                self.runs(i / groups, channel, |output, pixel, first| {
+                    for source in 0..self.group_in() {
+                        let pixel = pixel - i * of_group + source * map;
+                        out[pixel] += gradient[output] * weight[first + source * taps];
                     }
                 });
             }
         });
-        out
+        all
     }
 
     /// The gradient (Cout, Cin/groups, k, k) of the weight from the input and the gradient of the output.
     pub(in crate::equivalence) fn weight_gradient(&self, x: &[i32], gradient: &[i32]) -> Vec<i32> {
-        let size = self.kernel * self.kernel;
-        let mut out = vec![0; self.output * self.group_in() * size];
-        out.par_chunks_mut(size).enumerate().for_each(|(i, out)| {
-            let (channel, source) = (i / self.group_in(), i % self.group_in());
+        let (map, taps) = self.steps();
+        let of_channel = self.group_in() * taps;
+        let mut all = vec![0; self.output * of_channel];
+        all.par_chunks_mut(of_channel.max(1)).enumerate().for_each(|(channel, out)| {
             for image in 0..self.batch {
-                self.products(image, channel, source, |p| {
-                    if let Some(pixel) = self.pixel(p) {
-                        out[p.tap.0 * self.kernel + p.tap.1] += x[pixel] * gradient[self.output_of(p)];
+                self.runs(image, channel, |output, pixel, first| {
+                    for source in 0..self.group_in() {
+                        let weight = first - channel * of_channel + source * taps;
+                        out[weight] += gradient[output] * x[pixel + source * map];
                     }
                 });
             }
         });
-        out
+        all
     }
 }
 
@@ -199,5 +216,36 @@ impl std::fmt::Display for Definition {
             write!(f, ", dilation {}", config.dilation)?;
         }
         write!(f, ", padding {}, on {batch}×{h}×{w}", config.padding)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::integers::{Integers, Range};
+    use super::super::shapes;
+    use super::*;
+    use crate::equivalence::stack::generator;
+
+    /// The output and both gradients are sums of the same products.
+    #[test]
+    fn sums_are_those_of_all_products() {
+        let mut rng = generator(1);
+        for _ in 0..20 {
+            let definition = Definition { batch: 2, ..shapes::random(&mut rng) };
+            let integers = Integers::draw(&definition, Range { least: 0, most: 5 }, &mut rng);
+            let Sums { y, of_x, of_weight } = Sums::new(&definition, &integers);
+            let mut expected =
+                Sums { y: vec![0; y.len()], of_x: vec![0; of_x.len()], of_weight: vec![0; of_weight.len()] };
+            let Integers { x, weight, gradient, .. } = &integers;
+            definition.all_products(|p| {
+                if let Some(pixel) = definition.pixel(p) {
+                    let (output, w) = (definition.output_of(p), definition.weight_of(p));
+                    expected.y[output] += x[pixel] * weight[w];
+                    expected.of_x[pixel] += gradient[output] * weight[w];
+                    expected.of_weight[w] += gradient[output] * x[pixel];
+                }
+            });
+            assert_eq!(Sums { y, of_x, of_weight }, expected, "{definition}");
+        }
     }
 }
