@@ -8,9 +8,11 @@ use crate::loader::Batch;
 use crate::normalize::pixels_of;
 use crate::photo::Photo;
 use crate::random_stream::{of_image, shuffled};
+use crate::share::Share;
 use crate::transform::mix::{Mix, Position};
 use crate::transform::train::TrainTransform;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// How photos become a network's input.
@@ -60,7 +62,7 @@ pub struct ImageLoaderConfig {
 /// that batches keep their sizes, and in evaluation its batch is smaller. A training epoch ends with an error if it has
 /// found that no image of a class can be read.
 #[derive(Debug, Clone)]
-pub struct ImageLoader(Arc<Inner>);
+pub struct ImageLoader(Arc<Inner>, Share);
 
 #[derive(Debug)]
 struct Inner {
@@ -104,7 +106,8 @@ impl ImageLoader {
         }
         preparation.validate()?;
         config.mix.map_or(Ok(()), |mix| mix.validate())?;
-        Ok(ImageLoader(Arc::new(Inner { set, preparation, config, unreadable: Arc::default() })))
+        let inner = Inner { set, preparation, config, unreadable: Arc::default() };
+        Ok(ImageLoader(Arc::new(inner), Share::default()))
     }
 
     /// A loader of the same images, prepared in another way. Both know of each other's unreadable images.
@@ -115,7 +118,12 @@ impl ImageLoader {
         preparation.validate()?;
         let Inner { set, config, unreadable, .. } = &*self.0;
         let (set, unreadable) = (set.clone(), Arc::clone(unreadable));
-        Ok(ImageLoader(Arc::new(Inner { set, preparation, config: *config, unreadable })))
+        Ok(ImageLoader(Arc::new(Inner { set, preparation, config: *config, unreadable }), self.1))
+    }
+
+    /// The same loader, of a part of its batches.
+    pub fn with_share(self, share: Share) -> Self {
+        ImageLoader(self.0, share)
     }
 
     /// The images.
@@ -172,15 +180,15 @@ impl ImageLoader {
     /// order does not depend on the batch size, so that a run may continue with another one.
     pub fn epoch(&self, epoch: u64, skip: usize) -> ImageBatches {
         let order = self.0.order(epoch);
-        let skip = skip.min(order.len());
-        let batches = (order.len() - skip).div_ceil(self.0.config.batch_size);
+        let ranges = self.1.batches(skip..order.len(), self.0.config.batch_size);
+        let batches = ranges.len();
         let state =
-            State { next: skip, taken: 0, open: BTreeMap::new(), ready: BTreeMap::new(), ended: None };
+            State { next: (0, 0), taken: 0, open: BTreeMap::new(), ready: BTreeMap::new(), ended: None };
         let work = Arc::new(Work {
             loader: Arc::clone(&self.0),
             epoch,
             order,
-            skip,
+            ranges,
             state: Mutex::new(state),
             changed: Condvar::new(),
         });
@@ -298,16 +306,16 @@ struct Work {
     loader: Arc<Inner>,
     epoch: u64,
     order: Vec<Entry>,
-    /// Where the first batch starts in the order.
-    skip: usize,
+    /// The positions of each batch in the order; none is empty.
+    ranges: Vec<Range<usize>>,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 #[derive(Debug)]
 struct State {
-    /// The next position of the order to prepare.
-    next: usize,
+    /// The next image to prepare: its batch and its place in it.
+    next: (usize, usize),
     /// The batch that the consumer waits for or asks for next; batches count from 0 at the first one wanted.
     taken: usize,
     /// Batches in preparation: their examples so far, and how many are missing.
@@ -333,21 +341,18 @@ impl Work {
     fn claim(&self) -> Option<(usize, usize)> {
         let mut state = locked(&self.state);
         loop {
-            if state.ended.is_some() || state.next >= self.order.len() {
-                return None;
-            }
-            let number = (state.next - self.skip) / self.loader.config.batch_size;
+            let (number, place) = state.next;
+            let range = self.ranges.get(number).filter(|_| state.ended.is_none())?;
             if number < state.taken + AHEAD {
-                state.next += 1;
-                return Some((state.next - 1, number));
+                state.next = if place + 1 < range.len() { (number, place + 1) } else { (number + 1, 0) };
+                return Some((range.start + place, number));
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     fn hand_in(&self, position: usize, number: usize, example: Example) {
-        let start = self.skip + number * self.loader.config.batch_size;
-        let range = start..self.order.len().min(start + self.loader.config.batch_size);
+        let range = self.ranges[number].clone();
         let mut state = locked(&self.state);
         let (examples, missing) =
             state.open.entry(number).or_insert_with(|| (vec![None; range.len()], range.len()));
@@ -358,7 +363,7 @@ impl Work {
         }
         let Some((examples, _)) = state.open.remove(&number) else { return };
         drop(state);
-        let batch = self.loader.assemble(self.epoch, start, examples);
+        let batch = self.loader.assemble(self.epoch, range.start, examples);
         locked(&self.state).ready.insert(number, batch);
         self.changed.notify_all();
     }

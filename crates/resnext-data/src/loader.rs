@@ -4,7 +4,9 @@ use crate::augment::Augmentation;
 use crate::dataset::{CHANNELS, Dataset, Normalization};
 use crate::error::{Error, Result};
 use crate::random_stream::{of_image, shuffled};
+use crate::share::Share;
 use crate::transform::mix::{Mix, Mixed, Position};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
@@ -52,6 +54,7 @@ pub struct Loader {
     dataset: Arc<Dataset>,
     normalization: Normalization,
     config: LoaderConfig,
+    share: Share,
 }
 
 /// Batches that each worker may prepare ahead of the consumer.
@@ -73,7 +76,12 @@ impl Loader {
             return Err(Error::Loader("the data set has no images".into()));
         }
         config.mix.map_or(Ok(()), |mix| mix.validate())?;
-        Ok(Loader { dataset, normalization, config })
+        Ok(Loader { dataset, normalization, config, share: Share::default() })
+    }
+
+    /// The same loader, of a part of its batches.
+    pub fn with_share(self, share: Share) -> Self {
+        Loader { share, ..self }
     }
 
     /// The number of batches per epoch.
@@ -94,21 +102,20 @@ impl Loader {
     /// The batches of `epoch` after the first `skip` images of its order, where a resumed run continues. The
     /// order does not depend on the batch size, so that a run may continue with another one.
     pub fn epoch(&self, epoch: u64, skip: usize) -> Batches {
-        let order = self.order(epoch);
-        let skip = skip.min(order.len());
-        let order: Arc<[usize]> = order[skip..].into();
+        let order: Arc<[usize]> = self.order(epoch).into();
+        let ranges: Arc<[Range<usize>]> =
+            self.share.batches(skip..order.len(), self.config.batch_size).into();
         let threads = self.config.threads;
         let receivers = (0..threads)
             .map(|thread| {
                 let (sender, receiver) = sync_channel(AHEAD);
-                let (loader, order) = (self.clone(), Arc::clone(&order));
+                let (loader, order, ranges) = (self.clone(), Arc::clone(&order), Arc::clone(&ranges));
                 // Thread t makes batches t, t + threads, …, and the consumer receives from the threads in
                 // turn. A thread ends after its last batch, or when the consumer is dropped and sending
                 // fails.
                 std::thread::spawn(move || {
-                    let batches = order.len().div_ceil(loader.config.batch_size);
-                    for number in (thread..batches).step_by(threads) {
-                        if sender.send(loader.batch(epoch, number, (skip, &order))).is_err() {
+                    for range in ranges.iter().skip(thread).step_by(threads) {
+                        if sender.send(loader.batch(epoch, range.clone(), &order)).is_err() {
                             return;
                         }
                     }
@@ -126,10 +133,10 @@ impl Loader {
         }
     }
 
-    /// Batch `number` of those after the first `skip` images of an epoch; `order` has the rest of them.
-    fn batch(&self, epoch: u64, number: usize, (skip, order): (usize, &[usize])) -> Batch {
-        let first = number * self.config.batch_size;
-        let indices = &order[first..order.len().min(first + self.config.batch_size)];
+    /// The batch of the images at these positions of an epoch's order.
+    fn batch(&self, epoch: u64, positions: Range<usize>, order: &[usize]) -> Batch {
+        let start = positions.start;
+        let indices = &order[positions];
         let (height, width) = self.dataset.size();
         let mut images = vec![0.0; indices.len() * height * width * CHANNELS];
         for (&index, out) in indices.iter().zip(images.chunks_exact_mut(height * width * CHANNELS)) {
@@ -137,7 +144,7 @@ impl Loader {
             self.config.augmentation.write(&self.dataset, index, &self.normalization, &mut rng, out);
         }
         let labels: Vec<u32> = indices.iter().map(|&index| self.dataset.label(index)).collect();
-        let at = Position { seed: self.config.seed, epoch, start: skip + first };
+        let at = Position { seed: self.config.seed, epoch, start };
         let mixed = self.config.mix.and_then(|mix| mix.apply(&mut images, &labels, (height, width), at));
         Batch { images, labels, size: (height, width), mixed }
     }
