@@ -54,6 +54,9 @@ pub enum Error {
         /// The operation that received the tensor.
         op: &'static str,
     },
+    /// Batch norm's sums over several processes ([`with_batch_sums`](crate::with_batch_sums)) failed.
+    #[error("batch_norm: {0}")]
+    BatchSums(Box<dyn std::error::Error + Send + Sync>),
     /// A range that maps cannot be quantized over.
     #[error(transparent)]
     Quantization(#[from] resnext_kernels::QuantizationError),

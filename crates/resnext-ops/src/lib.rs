@@ -20,6 +20,7 @@ pub use layout::{is_channels_last, to_channels_last};
 pub use resnext_kernels::{Conv2dConfig, ConvKernel};
 
 // Training: operations with gradients, and the tape that records them.
+pub use train::{BatchSums, with_batch_sums};
 pub use train::{Bottleneck, ConvBn, Gradients, RunningStats, Stem};
 pub use train::{adaptive_avg_pool2d, avg_pool2d, blur_pool2d, pad2d, reshape};
 pub use train::{
@@ -31,7 +32,9 @@ pub use train::{
     conv2d, conv2d_gradients, conv2d_kernels, conv2d_with_bias, cross_entropy, global_avg_pool, linear,
     loss_value,
 };
-pub use train::{custom, max_pool2d, modulo, relu, sum, untaped, value_and_gradients, vjp};
+pub use train::{
+    custom, max_pool2d, modulo, relu, sum, untaped, value_and_gradients, value_and_gradients_with, vjp,
+};
 
 // Inference: packed convolutions on reused buffers, on the CPU.
 pub use infer::{FeatureMap, FusedConv, Fusion, InputFormat, InputImages, bf16_is_native};

@@ -11,6 +11,7 @@ use crate::shape::check_rank;
 use crate::train::cast::cast;
 use crate::train::norm::{RunningStats, check_count, gradient_coefficients, inverse_std, scale_and_shift};
 use crate::train::residual::add_relu;
+use crate::train::sync_norm::{BatchStatistics, gradient_sums_of_all_processes};
 use crate::train::tape::{Output, apply3, needs_gradient};
 use crate::train::upcast::{upcast, with_float, with_upcast};
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape, Storage, Tensor};
@@ -45,9 +46,11 @@ pub fn batch_norm_train(
             apply3(x, weight, bias, op, Output::ChannelsLast)
         }
         Backend::Cpu => {
-            let (mean, var) = batch_statistics(x)?;
-            running.update(&mean, &var, count, config)?;
-            let stats = Stats { inv_std: inverse_std(&var, config.eps), mean };
+            let (mean, variance) = batch_statistics(x)?;
+            let BatchStatistics { mean, variance, count } =
+                BatchStatistics { mean, variance, count }.of_all_processes()?;
+            running.update(&mean, &variance, count, config)?;
+            let stats = Stats { inv_std: inverse_std(&variance, config.eps), mean, count };
             normalise(x, weight, bias, stats, true, config.relu)
         }
         _ => {
@@ -154,7 +157,8 @@ pub fn batch_norm_eval(
         }
         Backend::Cpu => {
             let values = |t: &Tensor| t.to_dtype(DType::F64)?.to_vec1::<f64>();
-            let stats = Stats { mean: values(mean)?, inv_std: inverse_std(&values(var)?, config.eps) };
+            let inv_std = inverse_std(&values(var)?, config.eps);
+            let stats = Stats { mean: values(mean)?, inv_std, count: 0 };
             normalise(x, weight, bias, stats, false, config.relu)
         }
         _ => {
@@ -244,6 +248,8 @@ fn normalise(
 struct Stats {
     mean: Vec<f64>,
     inv_std: Vec<f64>,
+    /// The values per channel that they are of; 0 if they are constants.
+    count: usize,
 }
 
 /// Normalisation by given statistics as a custom op of `x` (N, C, H, W), weight and bias; returns
@@ -280,7 +286,7 @@ impl CustomOp3 for Normalise {
             let x = channels_last::<T>(s[0], l[0])?;
             let (weight, bias) = (row_major::<T>(s[1], l[1])?, row_major::<T>(s[2], l[2])?);
             let (n, c, h, w) = l[0].shape().dims4()?;
-            let Stats { mean, inv_std } = &op.stats;
+            let Stats { mean, inv_std, .. } = &op.stats;
             let line = |k: usize| scale_and_shift(weight[k].as_f64(), bias[k].as_f64(), mean[k], inv_std[k]);
             let [scale, shift] = [0, 1].map(|i| (0..c).map(|k| T::of_f64(line(k)[i])).collect::<Vec<T>>());
             let y = T::scale_shift(Isa::current(), &x, &scale, &shift, op.relu);
@@ -315,18 +321,18 @@ struct NormaliseGradient<'a> {
 
 impl NormaliseGradient<'_> {
     /// The gradient of `x`, from the gradient `g` of ReLU's input, both (N, H, W, C), and its sums.
-    fn input_gradient<T: Element>(&self, x: &[T], g: &[T], [sum_g, sum_gx]: [&[f64]; 2]) -> Vec<T> {
-        let (Stats { mean, inv_std }, c) = (&self.forward.stats, self.weight.len());
-        let coefficients = |k: usize| match self.forward.training {
-            true => {
-                let sums = [sum_g[k], sum_gx[k]];
-                gradient_coefficients(self.weight[k], mean[k], inv_std[k], sums, x.len() / c)
+    fn input_gradient<T: Element>(&self, x: &[T], g: &[T], sums: [&[f64]; 2]) -> Result<Vec<T>> {
+        let (Stats { mean, inv_std, count }, c) = (&self.forward.stats, self.weight.len());
+        let sums = self.forward.training.then(|| gradient_sums_of_all_processes(sums)).transpose()?;
+        let coefficients = |k: usize| match &sums {
+            Some([sum_g, sum_gx]) => {
+                gradient_coefficients(self.weight[k], mean[k], inv_std[k], [sum_g[k], sum_gx[k]], *count)
             }
             // The statistics are constants.
-            false => [self.weight[k] * inv_std[k], 0.0, 0.0],
+            None => [self.weight[k] * inv_std[k], 0.0, 0.0],
         };
         let [a, b, d] = [0, 1, 2].map(|i| (0..c).map(|k| T::of_f64(coefficients(k)[i])).collect::<Vec<T>>());
-        T::combine(Isa::current(), g, x, [&a, &b, &d])
+        Ok(T::combine(Isa::current(), g, x, [&a, &b, &d]))
     }
 }
 
@@ -359,7 +365,7 @@ impl CustomOp3 for NormaliseGradient<'_> {
             let (sum_g, sum_gx) = T::channel_sums(isa, &grad, gate, &x, &mean);
             let out = if *input_gradient {
                 let gated = gate.map(|y| T::where_positive(isa, c, y, &grad));
-                let out = op.input_gradient(&x, gated.as_deref().unwrap_or(&grad), [&sum_g, &sum_gx]);
+                let out = op.input_gradient(&x, gated.as_deref().unwrap_or(&grad), [&sum_g, &sum_gx])?;
                 (T::to_cpu_storage_owned(out), (n, h, w, c).into())
             } else {
                 (T::to_cpu_storage_owned(Vec::new()), (0, 0, 0, 0).into())

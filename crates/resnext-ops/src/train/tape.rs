@@ -55,6 +55,20 @@ thread_local! {
 pub fn value_and_gradients<E: From<Error>>(
     f: impl FnOnce() -> std::result::Result<Tensor, E>,
 ) -> std::result::Result<(Tensor, Gradients), E> {
+    value_and_gradients_with(f, |_, _| Ok(()))
+}
+
+/// As [`value_and_gradients`]; the backward pass also calls `arrived` with a variable and its gradient whenever it
+/// has computed one, so that a caller can send it elsewhere while the pass goes on. A variable that several
+/// operations read arrives once for each, with the sum so far. There are no such calls where candle's own
+/// backward pass computes, on devices without kernels of this crate.
+///
+/// # Errors
+/// Those of [`value_and_gradients`] and of `arrived`.
+pub fn value_and_gradients_with<E: From<Error>>(
+    f: impl FnOnce() -> std::result::Result<Tensor, E>,
+    arrived: impl FnMut(&Tensor, &Tensor) -> std::result::Result<(), E>,
+) -> std::result::Result<(Tensor, Gradients), E> {
     let (value, tape) = taped(f)?;
     if value.elem_count() != 1 {
         let (op, input, expected) = ("value_and_gradients", "the result", "a scalar".to_string());
@@ -65,7 +79,7 @@ pub fn value_and_gradients<E: From<Error>>(
         log_candle("const_set", value.layout(), value.dtype());
     }
     let one = value.ones_like().map_err(Error::from)?;
-    Ok((value.detach(), tape.backward(&value, &one)?))
+    Ok((value.detach(), tape.backward(&value, &one, arrived)?))
 }
 
 /// Runs `f`, which computes a tensor by operations of this crate, and returns the tensor and a
@@ -84,7 +98,7 @@ pub fn vjp<E: From<Error>>(
             ("vjp", "cotangent", format!("{:?}, the shape of the value", value.dims()));
         return Err(Error::Shape { op, input, expected, got: cotangent.shape().clone() }.into());
     }
-    Ok((value.detach(), tape.backward(&value, cotangent)?))
+    Ok((value.detach(), tape.backward(&value, cotangent, |_, _| Ok::<(), E>(()))?))
 }
 
 /// Runs `f` and returns its value with the tape of its operations.
@@ -105,10 +119,16 @@ pub fn untaped<T>(f: impl FnOnce() -> T) -> T {
 }
 
 impl Tape {
-    fn backward(self, value: &Tensor, cotangent: &Tensor) -> Result<Gradients> {
+    fn backward<E: From<Error>>(
+        self,
+        value: &Tensor,
+        cotangent: &Tensor,
+        mut arrived: impl FnMut(&Tensor, &Tensor) -> std::result::Result<(), E>,
+    ) -> std::result::Result<Gradients, E> {
         if self.entries.is_empty() && value.track_op() {
             // On a device without our kernels all operations were candle's, whose graph has the gradients.
-            let store = (value * cotangent)?.sum_all()?.backward()?;
+            let store = (value * cotangent).and_then(|product| product.sum_all()?.backward());
+            let store = store.map_err(Error::from)?;
             let all = store.get_ids().filter_map(|&id| Some((id, store.get_id(id)?.clone())));
             return Ok(Gradients(all.collect()));
         }
@@ -124,6 +144,9 @@ impl Tape {
                     None => gradient,
                     Some(first) => add_untracked(&first, &gradient)?,
                 };
+                if input.is_variable() {
+                    arrived(&input, &sum)?;
+                }
                 gradients.insert(input.id(), sum);
             }
         }

@@ -11,6 +11,7 @@ use crate::profile::span;
 use crate::shape::{conv_shape, output_shape};
 use crate::train::fused::elements::elements;
 use crate::train::norm::{RunningStats, check_count, gradient_coefficients, inverse_std, scale_and_shift};
+use crate::train::sync_norm::{BatchStatistics, gradient_sums_of_all_processes};
 use crate::train::tape::recording;
 use candle_core::{DType, Shape, Tensor};
 use resnext_kernels::{
@@ -79,6 +80,8 @@ pub(crate) struct ConvBnState<D: Stored> {
     pub(crate) raw: Vec<D>,
     mean: Vec<f64>,
     inv_std: Vec<f64>,
+    /// The values per channel that the statistics are of.
+    count: usize,
     scale: Vec<D::Compute>,
     shift: Vec<D::Compute>,
 }
@@ -103,7 +106,9 @@ impl<D: Stored> ConvBnState<D> {
             D::conv_forward(isa, &shape, operand, &weight, BlockSink::Statistics)
         };
         let (mean, variance) = totals.statistics;
-        layer.running.update(&mean, &variance, shape.output_len() / channels, &layer.norm)?;
+        let BatchStatistics { mean, variance, count } =
+            BatchStatistics { mean, variance, count: shape.output_len() / channels }.of_all_processes()?;
+        layer.running.update(&mean, &variance, count, &layer.norm)?;
         let inv_std = inverse_std(&variance, layer.norm.eps);
         let wide = |t: &Tensor| -> Result<Vec<f64>> {
             Ok(elements::<D::Compute>(t)?.into_iter().map(|v| v.as_f64()).collect())
@@ -122,6 +127,7 @@ impl<D: Stored> ConvBnState<D> {
             raw,
             mean,
             inv_std,
+            count,
             scale,
             shift,
         })
@@ -156,12 +162,13 @@ impl<D: Stored> ConvBnState<D> {
     }
 
     /// The coefficients that make `a·g + b·raw + d` the gradient of `raw`, from batch norm's sums.
-    fn coefficients(&self, [sum_g, sum_gx]: &[Vec<f64>; 2]) -> [Vec<D::Compute>; 3] {
-        let count = self.shape.output_len() / self.shape.out_channels;
+    fn coefficients(&self, sums: &[Vec<f64>; 2]) -> Result<[Vec<D::Compute>; 3]> {
+        let [sum_g, sum_gx] = gradient_sums_of_all_processes([&sums[0], &sums[1]])?;
         let of = |k: usize| {
-            gradient_coefficients(self.gamma[k], self.mean[k], self.inv_std[k], [sum_g[k], sum_gx[k]], count)
+            let sums = [sum_g[k], sum_gx[k]];
+            gradient_coefficients(self.gamma[k], self.mean[k], self.inv_std[k], sums, self.count)
         };
-        [0, 1, 2].map(|i| (0..self.gamma.len()).map(|k| D::Compute::of_f64(of(k)[i])).collect())
+        Ok([0, 1, 2].map(|i| (0..self.gamma.len()).map(|k| D::Compute::of_f64(of(k)[i])).collect()))
     }
 
     /// From the gradient `g` of batch norm's output, and its sums: the gradients of weight, scale and shift
@@ -176,7 +183,7 @@ impl<D: Stored> ConvBnState<D> {
         sink: Option<BlockSink<D>>,
     ) -> Result<(Vec<D>, BlockTotals)> {
         let (isa, shape) = (self.isa, &self.shape);
-        let [a, b, d] = &self.coefficients(sums);
+        let [a, b, d] = &self.coefficients(sums)?;
         let gradient = Operand::Gradient { g, x: &self.raw, a, b, d };
         let (input, totals, weight) = match sink {
             Some(sink) => {
@@ -202,7 +209,7 @@ impl<D: Stored> ConvBnState<D> {
         sums: &[Vec<f64>; 2],
         gradients: &mut Gradients,
     ) -> Result<Vec<D>> {
-        let [a, b, d] = &self.coefficients(sums);
+        let [a, b, d] = &self.coefficients(sums)?;
         let gradient = Operand::Gradient { g, x: &self.raw, a, b, d };
         let both = {
             let _span = span(self.name, "gradients");
