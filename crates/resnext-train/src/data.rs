@@ -14,6 +14,10 @@ pub type Batches<'a> = Box<dyn Iterator<Item = Result<Batch>> + 'a>;
 /// An epoch goes through the training images in an order that must depend on nothing but the epoch and
 /// settings that [`fingerprint`](Self::fingerprint) stands for. Its position is therefore a number of images,
 /// and a run can continue with another batch size without seeing an image twice or missing one.
+///
+/// Where several [`Processes`](crate::distributed::Processes) train together, all sizes are still those of the whole
+/// set and of whole batches, but each process's [`train`](Self::train) gives its own part of every batch, and rank r
+/// of N has the test batches r, r + N, ….
 pub trait Data {
     /// The number of training images per epoch.
     fn images_per_epoch(&self) -> usize;

@@ -64,6 +64,9 @@ pub enum Error {
     /// The [`Data`](crate::Data) failed.
     #[error("{0}")]
     Data(Box<dyn std::error::Error + Send + Sync>),
+    /// Processes that train together cannot go on: one does not answer, or differs from the others.
+    #[error("{0}")]
+    Processes(String),
     /// An error from the network.
     #[error(transparent)]
     Model(#[from] resnext_model::Error),
@@ -73,6 +76,13 @@ pub enum Error {
     /// An operation of candle failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+impl Error {
+    /// Whether every process of a run has this error, and not only this one: it follows from what they all know.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, Error::Diverged { .. } | Error::Processes(_))
+    }
 }
 
 /// The result of this crate's functions.

@@ -1,5 +1,6 @@
 //! Metrics summed over batches: loss, top-1 and top-5 accuracy, and correct predictions per class.
 
+use crate::distributed::processes::Processes;
 use crate::error::Result;
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,51 @@ impl Metrics {
         for (own, other) in self.per_class.iter_mut().zip(&other.per_class) {
             *own = (own.0 + other.0, own.1 + other.1);
         }
+    }
+
+    /// The metrics of one training batch over all processes, from those of this one's part of it. `loss` is the mean
+    /// loss of the whole batch, and there are `classes` classes.
+    pub(crate) fn of_batch(self, processes: &Processes, loss: f64, classes: usize) -> Result<Metrics> {
+        let mut counts = self.counts(classes);
+        processes.sum_f64(&mut counts, "adding up metrics")?;
+        let mut all = Metrics::from_counts(&counts);
+        all.loss_sum = loss * all.count as f64;
+        Ok(all)
+    }
+
+    /// The metrics over the batches of all processes, from those of this one, batch by batch: batch i of rank r is
+    /// batch i·N + r of the data set, and sums are in that order, so that they are those of a single process.
+    pub(crate) fn of_batches(batches: &[Metrics], processes: &Processes, classes: usize) -> Result<Metrics> {
+        const PURPOSE: &str = "adding up the evaluation";
+        let mut own = Metrics::default();
+        batches.iter().for_each(|batch| own.merge(batch));
+        let mut counts = own.counts(classes);
+        processes.sum_f64(&mut counts, PURPOSE)?;
+        let losses: Vec<u8> = batches.iter().flat_map(|batch| batch.loss_sum.to_le_bytes()).collect();
+        let losses = processes.gather(&losses, PURPOSE)?;
+        let of = |rank: &[u8], batch: usize| {
+            let bytes = rank.chunks_exact(8).nth(batch).and_then(|bytes| bytes.try_into().ok());
+            bytes.map(f64::from_le_bytes)
+        };
+        let mut all = Metrics::from_counts(&counts);
+        for batch in 0..losses.iter().map(|rank| rank.len() / 8).max().unwrap_or(0) {
+            losses.iter().filter_map(|rank| of(rank, batch)).for_each(|loss| all.loss_sum += loss);
+        }
+        Ok(all)
+    }
+
+    /// Everything but the loss, as numbers to add up.
+    fn counts(&self, classes: usize) -> Vec<f64> {
+        let mut counts = vec![self.count as f64, self.top1 as f64, self.top5 as f64];
+        let classes = self.per_class.iter().copied().chain(std::iter::repeat((0, 0))).take(classes);
+        counts.extend(classes.flat_map(|(right, all)| [right as f64, all as f64]));
+        counts
+    }
+
+    fn from_counts(counts: &[f64]) -> Self {
+        let whole = |index: usize| counts.get(index).map_or(0, |&count| count as usize);
+        let per_class = (3..counts.len()).step_by(2).map(|index| (whole(index), whole(index + 1))).collect();
+        Metrics { count: whole(0), loss_sum: 0.0, top1: whole(1), top5: whole(2), per_class }
     }
 
     /// The mean loss per example.

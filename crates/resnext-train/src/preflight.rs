@@ -6,12 +6,19 @@ use crate::error::{Error, Result};
 use resnext_model::Config;
 
 /// Checks that the run can continue from `progress` on `data`, and that none of its batches will leave batch
-/// norm a single value per channel. `norms` is whether batch norms of the last stage are trained.
+/// norm a single value per channel. `norms` is whether batch norms of the last stage are trained, and `processes` the
+/// number of parts of each batch.
 ///
 /// # Errors
 /// [`Error::OtherData`] if the run was on another training set; [`Error::Data`] if the set is empty, the epoch
 /// is shorter than the position in it, or a batch is too small.
-pub(crate) fn check(data: &impl Data, progress: &Progress, model: &Config, norms: bool) -> Result<()> {
+pub(crate) fn check(
+    data: &impl Data,
+    progress: &Progress,
+    model: &Config,
+    norms: bool,
+    processes: usize,
+) -> Result<()> {
     let (images, batch_size) = (data.images_per_epoch(), data.batch_size());
     if images == 0 || batch_size == 0 {
         let message = format!("{images} training images in batches of {batch_size}: both must be at least 1");
@@ -29,12 +36,29 @@ pub(crate) fn check(data: &impl Data, progress: &Progress, model: &Config, norms
         );
         return Err(Error::Data(message.into()));
     }
+    let left = (images - progress.images) % batch_size;
+    if let Some(few) =
+        [batch_size, images % batch_size, left].into_iter().find(|n| (1..processes).contains(n))
+    {
+        let message = format!(
+            "{processes} processes cannot share a batch of {few} of {images} images in batches of {batch_size}: \
+             choose another batch size, or fewer processes"
+        );
+        return Err(Error::Data(message.into()));
+    }
     let (height, width) = data.image_size();
     let stride = model.strides().last().copied().unwrap_or(1);
     if !norms || height.div_ceil(stride) * width.div_ceil(stride) > 1 {
         return Ok(());
     }
-    let which = |rest: usize| match (batch_size, rest % batch_size) {
+    let which = |rest: usize| match (batch_size / processes, rest % batch_size / processes) {
+        (1, _) if processes > 1 => {
+            Some(format!("{processes} processes share batches of {batch_size} images"))
+        }
+        (_, 1) if processes > 1 => Some(format!(
+            "{processes} processes share a last batch of {} of {images} images",
+            rest % batch_size
+        )),
         (1, _) => Some("every batch has 1 image".to_string()),
         (_, 1) => Some(format!("the last of {images} images is alone in its batch of {batch_size}")),
         _ => None,

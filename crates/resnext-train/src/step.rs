@@ -3,7 +3,8 @@
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 use resnext_model::ResNext;
-use resnext_ops::{Gradients, cross_entropy, value_and_gradients};
+use resnext_ops::{BatchSums, Gradients, cross_entropy, value_and_gradients_with, with_batch_sums};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What [`forward_backward`] computed.
@@ -45,16 +46,32 @@ pub fn forward_backward_with(
     images: &Tensor,
     loss: impl Fn(&Tensor) -> Result<Tensor> + Sync,
 ) -> Result<ForwardBackward> {
+    forward_backward_shared(network, images, loss, None, |_, _| Ok(()))
+}
+
+/// As [`forward_backward_with`], of this process's part of a batch. Batch norms use `sums`, if given; `arrived` gets
+/// gradients in the backward pass, as [`value_and_gradients_with`] says.
+pub(crate) fn forward_backward_shared(
+    network: &ResNext,
+    images: &Tensor,
+    loss: impl Fn(&Tensor) -> Result<Tensor> + Sync,
+    sums: Option<Arc<dyn BatchSums>>,
+    arrived: impl FnMut(&Tensor, &Tensor) -> Result<()> + Send,
+) -> Result<ForwardBackward> {
     let mut forward = None;
     // All of it runs on one thread of the pool: dispatching each operation to the pool separately would cost
     // more than the small ones take.
     let (loss, gradients) = rayon::scope(|_| {
-        value_and_gradients(|| -> Result<Tensor> {
+        let run = || -> Result<Tensor> {
             let logits = network.forward(images, true)?;
             let loss = loss(&logits)?;
             forward = Some((logits.detach(), Instant::now()));
             Ok(loss)
-        })
+        };
+        match sums {
+            Some(sums) => with_batch_sums(sums, || value_and_gradients_with(run, arrived)),
+            None => value_and_gradients_with(run, arrived),
+        }
     })?;
     let (logits, forward_end) = forward.ok_or_else(|| Error::Data("the forward pass did not run".into()))?;
     Ok(ForwardBackward { loss, logits, gradients, forward_end })

@@ -3,6 +3,11 @@
 use crate::checkpoint::{Checkpoint, Progress, assign};
 use crate::config::TrainConfig;
 use crate::data::Data;
+use crate::distributed::config::DistributedConfig;
+use crate::distributed::gradients::{ExchangeTimes, GradientSums};
+use crate::distributed::processes::Processes;
+use crate::distributed::shared_batch::{metrics_of_batch, share_of};
+use crate::distributed::shared_norms::SharedNorms;
 use crate::error::{Error, Result};
 use crate::evaluate::evaluate;
 use crate::loss::classes_of;
@@ -11,13 +16,16 @@ use crate::observer::{BatchReport, EpochReport, Observer};
 use crate::optimizer::Optimizer;
 use crate::parameter_group::Rules;
 use crate::preflight;
-use crate::step::{ForwardBackward, forward_backward_with};
+use crate::running_stats::RunningStats;
+use crate::step::{ForwardBackward, forward_backward_shared};
 use candle_core::{DType, Device, Tensor, Var};
 use resnext_model::{Config, DropPath, Head, ResNext, Variables};
-use resnext_ops::loss_value;
+use resnext_ops::{Gradients, loss_value};
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How [`Trainer::run`] ended.
@@ -44,6 +52,10 @@ pub struct Trainer {
     metadata: BTreeMap<String, String>,
     /// The time of the current epoch's training, and the part of it that was spent waiting for batches.
     times: [Duration; 2],
+    processes: Arc<Processes>,
+    /// How gradients are added up over several processes; `None` for a single one.
+    sums: Option<GradientSums>,
+    sync_norms: bool,
 }
 
 impl Trainer {
@@ -86,7 +98,45 @@ impl Trainer {
             recipe,
             metadata,
             times: [Duration::ZERO; 2],
+            processes: Arc::new(Processes::single()),
+            sums: None,
+            sync_norms: false,
         })
+    }
+
+    /// Has this network trained by several processes, each of which has a trainer with the same settings, weights and
+    /// progress. Batch sizes are those of whole batches, whatever the number of processes.
+    ///
+    /// A process calls its observer as a single process does, with sums over all processes, but only rank 0 saves
+    /// checkpoints, and if one observer stops the run, all stop.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if batch norms cannot be synchronised.
+    pub fn distribute(&mut self, processes: Arc<Processes>, config: &DistributedConfig) -> Result<()> {
+        if config.bucket_bytes == 0 {
+            return Err(Error::Config("buckets of gradients must have at least 1 byte, got 0".into()));
+        }
+        if config.sync_norms && !self.variables.device().is_cpu() {
+            let message =
+                "batch norms are synchronised on the CPU only; leave synchronisation off on other devices";
+            return Err(Error::Config(message.into()));
+        }
+        if config.sync_norms && self.config.class_weights.contains(&0.0) {
+            let message = "batch norms cannot be synchronised with class weights of 0, which leave a process without a loss";
+            return Err(Error::Config(message.into()));
+        }
+        let mut trained = self.variables.trainable();
+        trained.retain(|(name, var)| !(self.config.freeze_norms && is_norm(name, var)));
+        self.sums =
+            (processes.size() > 1).then(|| GradientSums::new(Arc::clone(&processes), trained, config));
+        self.sync_norms = config.sync_norms && processes.size() > 1;
+        self.processes = processes;
+        Ok(())
+    }
+
+    /// What the sums of gradients over processes have cost so far; `None` for a single process.
+    pub fn exchange_times(&self) -> Option<&ExchangeTimes> {
+        self.sums.as_ref().map(GradientSums::times)
     }
 
     /// Sets [`Checkpoint::metadata`], such as a [`Description`](resnext_model::Description) of the network's
@@ -181,7 +231,37 @@ impl Trainer {
     /// will be too small for batch norm.
     pub fn check(&self, data: &impl Data) -> Result<()> {
         let trained = self.config.freeze.stages(self.model.depths.len())? != Some(self.model.depths.len());
-        preflight::check(data, &self.progress, &self.model, trained && !self.config.freeze_norms)
+        let norms = trained && !self.config.freeze_norms;
+        preflight::check(data, &self.progress, &self.model, norms, self.processes.size())
+    }
+
+    /// Checks that all processes have the same settings, training set, weights and position, as [`run`](Self::run) does
+    /// before its first step. To be called by all of them.
+    ///
+    /// # Errors
+    /// [`Error::Processes`] in all of them alike, which says what differs in which rank.
+    pub fn check_processes(&self, data: &impl Data) -> Result<()> {
+        self.processes.check_same(&[
+            ("network", format!("{:?}", self.model)),
+            ("recipe", format!("{} {:?}", self.recipe, self.config)),
+            ("data set", data.fingerprint()),
+            ("position in the run", format!("{:?}", self.progress)),
+        ])?;
+        self.check_weights()
+    }
+
+    /// Checks that all processes have the same weights.
+    fn check_weights(&self) -> Result<()> {
+        if self.processes.size() == 1 {
+            return Ok(());
+        }
+        let mut hasher = DefaultHasher::new();
+        for (name, var) in self.variables.all() {
+            name.hash(&mut hasher);
+            let values = var.as_detached_tensor().flatten_all()?.to_vec1::<f32>()?;
+            values.iter().for_each(|value| value.to_bits().hash(&mut hasher));
+        }
+        self.processes.check_same(&[("set of weights (hash)", format!("{:016x}", hasher.finish()))])
     }
 
     /// Trains from the current position to the last epoch, and evaluates after each epoch.
@@ -192,6 +272,7 @@ impl Trainer {
     /// batch norm; any error of the data, the network or the observer.
     pub fn run(&mut self, data: &impl Data, observer: &mut impl Observer) -> Result<Outcome> {
         self.check(data)?;
+        self.check_processes(data)?;
         self.progress.data = Some(data.fingerprint());
         while self.progress.epoch < self.config.epochs {
             if self.is_over() {
@@ -201,7 +282,7 @@ impl Trainer {
             let complete = self.config.amp.during(|| self.train_epoch(data, observer))?;
             let test = if complete { self.evaluate(data, observer)? } else { None };
             let Some(test) = test else {
-                observer.save(&self.checkpoint(), false)?;
+                self.save(observer, false)?;
                 return Ok(Outcome::Stopped);
             };
             let train = std::mem::take(&mut self.progress.partial);
@@ -215,9 +296,17 @@ impl Trainer {
             let lr = self.learning_rate(data, self.schedule_step(data).saturating_sub(1));
             let [time, wait] = self.times;
             observer.on_epoch(&EpochReport { epoch, train, test, lr, time, wait })?;
-            observer.save(&self.checkpoint(), best)?;
+            self.save(observer, best)?;
         }
         Ok(Outcome::Finished)
+    }
+
+    /// Has rank 0 save a checkpoint, which is the same in all processes.
+    fn save(&self, observer: &mut impl Observer, best: bool) -> Result<()> {
+        match self.processes.rank() {
+            0 => observer.save(&self.checkpoint(), best),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the run has gone on for long enough without a better test top-1.
@@ -230,6 +319,7 @@ impl Trainer {
     /// Evaluates the network, or its average, on the test set; `None` if the observer stops the run before
     /// the last batch.
     fn evaluate(&self, data: &impl Data, observer: &mut impl Observer) -> Result<Option<Metrics>> {
+        self.check_weights()?;
         let averaged = self.averaged()?;
         let network = averaged.as_ref().unwrap_or(&self.network);
         // On a CPU the inference form is about three times as fast.
@@ -239,14 +329,24 @@ impl Trainer {
             None => network.forward(images, false),
         };
         let stopped = Cell::new(false);
-        let batches = data.test().take_while(|_| !stopped.get());
-        let watch = |examples: usize, _: &Tensor, _: &Tensor| {
-            observer.on_test_batch(examples);
-            stopped.set(observer.should_stop());
-            Ok(())
-        };
-        let test = evaluate(forward, Box::new(batches), watch)?;
-        Ok((!stopped.get()).then_some(test))
+        let (mut parts, mut examples) = (Vec::new(), 0);
+        for batch in data.test() {
+            let watch = |count: usize, _: &Tensor, _: &Tensor| {
+                observer.on_test_batch(examples + count);
+                stopped.set(observer.should_stop());
+                Ok(())
+            };
+            let part = evaluate(forward, Box::new(std::iter::once(batch)), watch)?;
+            examples += part.count;
+            parts.push(part);
+            if stopped.get() {
+                break;
+            }
+        }
+        if self.processes.any(stopped.get())? {
+            return Ok(None);
+        }
+        Metrics::of_batches(&parts, &self.processes, self.model.classes).map(Some)
     }
 
     /// A network with the averaged weights, if averages are kept.
@@ -276,36 +376,47 @@ impl Trainer {
             let group = left.min(self.config.accumulate);
             let lr = self.learning_rate(data, self.schedule_step(data));
             let mut sums: HashMap<candle_core::TensorId, Tensor> = HashMap::new();
-            for _ in 0..group {
+            let before = self.norms_to_average()?;
+            let mut share = 1.0;
+            if let Some(shared) = &mut self.sums {
+                shared.begin();
+            }
+            for number in 0..group {
                 let asked = Instant::now();
                 let (images, targets) =
                     batches.next().ok_or_else(|| Error::Data("the epoch ended early".into()))??;
                 self.times[1] += asked.elapsed();
+                share = share_of(&self.processes, &targets, &self.config.class_weights)?;
+                let (weight, last) = (share / group as f64, number + 1 == group);
                 self.network.set_drop_path(self.drop_path());
+                let norms = self.sync_norms.then(|| SharedNorms::new(&self.processes, share));
                 let TrainConfig { loss, label_smoothing, ref class_weights, .. } = self.config;
-                let ForwardBackward { loss, logits, gradients, .. } =
-                    forward_backward_with(&self.network, &images, |logits| {
-                        loss.weighted(logits, &targets, label_smoothing, class_weights)
-                    })?;
+                let mut arriving = self.sums.as_mut().filter(|_| last);
+                let ForwardBackward { loss, logits, gradients, .. } = forward_backward_shared(
+                    &self.network,
+                    &images,
+                    |logits| loss.weighted(logits, &targets, label_smoothing, class_weights),
+                    norms,
+                    |variable, gradient| match &mut arriving {
+                        Some(shared) => shared.arrived(variable, gradient, weight),
+                        None => Ok(()),
+                    },
+                )?;
                 let labels = classes_of(&targets)?;
                 let loss = loss_value(&loss, &labels, self.model.classes)?;
+                match &mut self.sums {
+                    Some(shared) if last => sums = shared.finish(&gradients, weight)?,
+                    Some(shared) => shared.accumulate(&gradients, weight)?,
+                    None => self.accumulate(&mut sums, &gradients, group)?,
+                }
+                let expected = batch_size.min(images_per_epoch - self.progress.images);
+                let (metrics, loss) =
+                    metrics_of_batch(&self.processes, (&logits, &labels), (loss, share), expected)?;
                 if !loss.is_finite() {
                     return Err(Error::Diverged { step: self.progress.step, loss });
                 }
-                for (name, var) in self.variables.trainable() {
-                    let Some(gradient) = gradients.get(&var) else { continue };
-                    if self.config.freeze_norms && is_norm(&name, &var) {
-                        continue;
-                    }
-                    let gradient = if group == 1 { gradient.clone() } else { (gradient / group as f64)? };
-                    let sum = match sums.remove(&var.id()) {
-                        None => gradient,
-                        Some(sum) => (sum + gradient)?,
-                    };
-                    sums.insert(var.id(), sum);
-                }
-                let examples = labels.elem_count();
-                self.progress.partial.add(&logits, &labels, loss)?;
+                let examples = metrics.count;
+                self.progress.partial.merge(&metrics);
                 self.progress.batch += 1;
                 // A batch stands for this many places of the epoch's order, even if an image in it could not
                 // be read.
@@ -313,6 +424,7 @@ impl Trainer {
                 let Progress { batch, images, .. } = self.progress;
                 observer.on_batch(&BatchReport { epoch, batch, images, examples, loss, lr });
             }
+            before.average(&self.processes, share)?;
             if let Some(clip) = self.config.clip {
                 let mut clipped: Vec<(candle_core::TensorId, Tensor)> = Vec::with_capacity(sums.len());
                 for (_, var) in self.variables.trainable() {
@@ -324,11 +436,11 @@ impl Trainer {
             self.optimizer.step(lr, |var| sums.get(&var.id()))?;
             self.progress.step += 1;
             self.times[0] = start.elapsed();
-            if observer.should_stop() {
+            if self.processes.any(observer.should_stop())? {
                 return Ok(false);
             }
             if observer.should_save() {
-                observer.save(&self.checkpoint(), false)?;
+                self.save(observer, false)?;
             }
         }
         // An error that concerns the whole epoch comes after its last batch.
@@ -336,10 +448,41 @@ impl Trainer {
         Ok(true)
     }
 
-    /// The draw of stochastic depth for the next batch, which depends on the batch's place in the run.
+    /// Adds a batch's gradients, divided by the number of batches of the step, to `sums`.
+    fn accumulate(
+        &self,
+        sums: &mut HashMap<candle_core::TensorId, Tensor>,
+        gradients: &Gradients,
+        group: usize,
+    ) -> Result<()> {
+        for (name, var) in self.variables.trainable() {
+            let Some(gradient) = gradients.get(&var) else { continue };
+            if self.config.freeze_norms && is_norm(&name, &var) {
+                continue;
+            }
+            let gradient = if group == 1 { gradient.clone() } else { (gradient / group as f64)? };
+            let sum = match sums.remove(&var.id()) {
+                None => gradient,
+                Some(sum) => (sum + gradient)?,
+            };
+            sums.insert(var.id(), sum);
+        }
+        Ok(())
+    }
+
+    /// The running statistics that each process moves by its own part of a batch, as they are before a step.
+    fn norms_to_average(&self) -> Result<RunningStats> {
+        let moved = self.processes.size() > 1 && !self.sync_norms && !self.config.freeze_norms;
+        RunningStats::copy(if moved { self.variables.all() } else { Vec::new() })
+    }
+
+    /// The draw of stochastic depth for the next batch, which depends on the batch's place in the run and on the
+    /// part of it that this process has.
     fn drop_path(&self) -> Option<DropPath> {
         let TrainConfig { drop_path: rate, seed, .. } = self.config;
-        let draw = ((self.progress.epoch as u64) << 32) + self.progress.images as u64;
+        // A batch has at least one image per process, so no two draws are the same.
+        let place = self.progress.images + self.processes.rank();
+        let draw = ((self.progress.epoch as u64) << 32) + place as u64;
         (rate > 0.0).then_some(DropPath { rate, seed, draw })
     }
 

@@ -1,5 +1,8 @@
 //! The optimizer against PyTorch, learning-rate schedules, checkpoints, and interrupted runs.
 
+#[path = "training/distributed.rs"]
+mod distributed;
+
 use candle_core::{DType, Device, Tensor, Var};
 use resnext_model::{Config, Form, Weights};
 use resnext_train::checkpoint::{assign, replace_file};

@@ -1,0 +1,42 @@
+//! Running statistics of batch norms that several processes move, each by its own part of a batch.
+
+use crate::distributed::processes::Processes;
+use crate::error::Result;
+use candle_core::{DType, Tensor, Var};
+
+/// Running statistics, and what they were before a step.
+pub(crate) struct RunningStats(Vec<(Var, Tensor)>);
+
+impl RunningStats {
+    /// Copies those among the named `variables`.
+    pub(crate) fn copy(variables: Vec<(String, Var)>) -> Result<Self> {
+        let running = |name: &str| name.ends_with("running_mean") || name.ends_with("running_var");
+        let own = variables.into_iter().filter(|(name, _)| running(name));
+        let copy = |(_, var): (String, Var)| -> Result<(Var, Tensor)> {
+            let before = var.as_detached_tensor().copy()?;
+            Ok((var, before))
+        };
+        Ok(RunningStats(own.map(copy).collect::<Result<_>>()?))
+    }
+
+    /// Moves them by the weighted mean of all processes' moves, this one's having weight `share`, so that all hold the
+    /// same ones. What no process has moved keeps its bits.
+    pub(crate) fn average(self, processes: &Processes, share: f64) -> Result<()> {
+        let wide = |tensor: &Tensor| tensor.to_dtype(DType::F64)?.to_vec1::<f64>();
+        let mut moves = Vec::new();
+        for (var, before) in &self.0 {
+            let (now, before) = (wide(&var.as_detached_tensor())?, wide(before)?);
+            moves.extend(now.iter().zip(&before).map(|(now, before)| share * (now - before)));
+        }
+        processes.sum_f64(&mut moves, "averaging running statistics")?;
+        let mut moves = moves.as_slice();
+        for (var, before) in &self.0 {
+            let values = wide(before)?;
+            let (own, rest) = moves.split_at(values.len());
+            let moved: Vec<f64> = values.iter().zip(own).map(|(before, change)| before + change).collect();
+            var.set(&Tensor::from_vec(moved, values.len(), var.device())?.to_dtype(var.dtype())?)?;
+            moves = rest;
+        }
+        Ok(())
+    }
+}
