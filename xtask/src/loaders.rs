@@ -6,7 +6,9 @@ use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
 use resnext_data::transform::mix::Mix;
 use resnext_data::transform::train::TrainTransform;
-use resnext_data::{Augmentation, CropPosition, ImageLoader, ImageSet, Loader, LoaderConfig, Preparation};
+use resnext_data::{
+    Augmentation, CropPosition, ImageLoader, ImageSet, Loader, LoaderConfig, Preparation, Share,
+};
 use resnext_train::{Batch, Batches, Data};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,7 +28,7 @@ pub struct Loaders {
 enum Source {
     Memory(Loader),
     /// With the number of unreadable photos that have been reported.
-    Photos(ImageLoader, AtomicUsize),
+    Photos(ImageLoader, Arc<AtomicUsize>),
 }
 
 type Results<'a> = Box<dyn Iterator<Item = resnext_data::Result<resnext_data::Batch>> + 'a>;
@@ -36,6 +38,16 @@ impl Source {
         match self {
             Source::Memory(loader) => loader.dataset().len(),
             Source::Photos(loader, _) => loader.set().len(),
+        }
+    }
+
+    /// A loader of a part of the batches.
+    fn part(&self, share: Share) -> Source {
+        match self {
+            Source::Memory(loader) => Source::Memory(loader.clone().with_share(share)),
+            Source::Photos(loader, reported) => {
+                Source::Photos(loader.clone().with_share(share), Arc::clone(reported))
+            }
         }
     }
 
@@ -100,7 +112,7 @@ impl Loaders {
             OpenData::Photos(photos, options, evaluation) => {
                 let config = options.loader(batch_size, mix, seed, machine::threads());
                 let source = |set: ImageSet, preparation| -> Result<Source> {
-                    Ok(Source::Photos(ImageLoader::new(set, preparation, config)?, AtomicUsize::new(0)))
+                    Ok(Source::Photos(ImageLoader::new(set, preparation, config)?, Arc::default()))
                 };
                 (
                     source(
@@ -115,6 +127,17 @@ impl Loaders {
             }
         };
         Ok(Loaders { train, test, class_names, batch_size, size, device: device.clone() })
+    }
+
+    /// Loaders of the part that process `rank` of `of` has: a part of each training batch, and every `of`th test batch.
+    pub fn part(&self, rank: usize, of: usize) -> Loaders {
+        Loaders {
+            train: self.train.part(Share::PartOfEachBatch { rank, of }),
+            test: self.test.part(Share::EveryNthBatch { rank, of }),
+            class_names: self.class_names.clone(),
+            device: self.device.clone(),
+            ..*self
+        }
     }
 
     /// Height and width of training images, in pixels.

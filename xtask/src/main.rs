@@ -21,9 +21,12 @@ mod class_weights_arg;
 mod classifier;
 mod dataset_arg;
 mod device_arg;
+#[cfg(feature = "mpi")]
+mod distributed_args;
 mod dtype_arg;
 mod inference_network;
 mod input_options;
+mod launch;
 mod loaders;
 mod mix_options;
 mod named_recipes;
@@ -106,7 +109,7 @@ fn main() -> ExitCode {
         Command::Calibrate(args) => calibrate::run(args).map(|()| ExitCode::SUCCESS),
         Command::Export(args) => export::run(args).map(|()| ExitCode::SUCCESS),
         Command::Convert(args) => convert::run(args).map(|()| ExitCode::SUCCESS),
-        Command::Bench(args) => bench::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Bench(args) => bench::run(args),
         Command::Prove(args) => prove::run(args),
         Command::Study(args) => study::run(args),
         Command::GpuCheck(args) => gpu_check::run(args),

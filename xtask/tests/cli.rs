@@ -1,5 +1,8 @@
 //! The commands as a user types them: a whole small run, and the errors for bad input.
 
+#[cfg(feature = "mpi")]
+#[path = "cli/distributed.rs"]
+mod distributed;
 #[path = "cli/errors.rs"]
 mod errors;
 #[path = "cli/messages.rs"]

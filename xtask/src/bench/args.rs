@@ -1,5 +1,7 @@
 //! The options of `cargo xtask bench`.
 
+#[cfg(feature = "mpi")]
+use crate::distributed_args::DistributedArgs;
 use crate::dtype_arg::Dtype;
 use std::path::PathBuf;
 
@@ -52,6 +54,13 @@ pub struct Args {
     /// With --train, keep only the outputs of blocks and recompute the rest in the backward pass
     #[arg(long, requires = "train")]
     pub grad_checkpoint: bool,
+    /// With --train, measure steps of the processes that `mpirun` has started, and their sums
+    #[cfg(feature = "mpi")]
+    #[arg(long, requires = "train", conflicts_with_all = ["peers", "layers", "weights", "grad_checkpoint", "dtype"])]
+    pub distributed: bool,
+    #[cfg(feature = "mpi")]
+    #[command(flatten)]
+    pub shared: DistributedArgs,
     /// Answer requests on standard input instead (bench/peers/README.md)
     #[arg(long, hide = true)]
     pub serve: bool,

@@ -19,11 +19,16 @@ pub use args::Args;
 use candle_core::{DType, Device};
 use resnext_model::{Architecture, BaselineNetwork, Head, ResNext, Variables, Weights};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use target::Target;
 
-pub fn run(args: Args) -> Result<()> {
+pub fn run(args: Args) -> Result<ExitCode> {
     let target = Target::new(&args)?;
     rayon::ThreadPoolBuilder::new().num_threads(target.threads).build_global()?;
+    #[cfg(feature = "mpi")]
+    if args.distributed {
+        return training::benchmark_processes(&args, &target);
+    }
     let folder = tempfile::tempdir()?;
     let weights = match &args.weights {
         Some(path) => {
@@ -34,12 +39,13 @@ pub fn run(args: Args) -> Result<()> {
         }
         None => random_weights(&target.network, folder.path())?,
     };
-    match (args.train, args.serve) {
+    let done = match (args.train, args.serve) {
         (false, false) => inference::benchmark(&args, &target, &weights, folder.path()),
         (false, true) => inference::serve(&target, &weights, args.ranges.as_deref()),
         (true, false) => training::benchmark(&args, &target, &weights),
         (true, true) => training::serve(&target, &weights, args.grad_checkpoint),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// Writes the weights of a new network into `folder`.

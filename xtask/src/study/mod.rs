@@ -222,7 +222,7 @@ fn train(folder: &Path, plan: &Plan, place: &Place, device: &Device) -> Result<E
     }
     let images_per_run = plan.recipe.epochs * OpenData::new(&plan.recipe, None)?.train_len();
     let mut progress = StudyProgress::new(mine.len() * images_per_run);
-    let stop = stop_on_ctrl_c()?;
+    let stop = stop_on_ctrl_c(true)?;
     for (number, result) in mine.iter().enumerate() {
         progress.start_run(number * images_per_run);
         if result.is_complete {

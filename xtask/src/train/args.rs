@@ -1,6 +1,8 @@
 //! The options of `cargo xtask train`.
 
 use crate::device_arg::{self, DeviceName};
+#[cfg(feature = "mpi")]
+use crate::distributed_args::DistributedArgs;
 use crate::recipe::Overrides;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,6 +25,9 @@ pub struct Args {
     pub save_every: Duration,
     #[arg(long, default_value = "auto", help = device_arg::HELP)]
     pub device: DeviceName,
+    #[cfg(feature = "mpi")]
+    #[command(flatten)]
+    pub distributed: DistributedArgs,
 }
 
 fn minutes(text: &str) -> Result<Duration, String> {

@@ -2,12 +2,14 @@
 
 mod args;
 pub mod final_report;
+mod follower;
 mod initial;
 pub mod progress;
 mod resume;
 
 use crate::checkpoint::{in_form, parsed};
 use crate::dataset_arg::DatasetName;
+use crate::launch::Launch;
 use crate::loaders::Loaders;
 use crate::machine;
 use crate::open_data::OpenData;
@@ -23,8 +25,10 @@ use crate::weights_source::pretrained;
 use anyhow::{Result, bail, ensure};
 pub use args::Args;
 use candle_core::Device;
+use follower::Follower;
 use progress::Progress;
 use resnext_model::{Pretrained, Summary};
+use resnext_train::distributed::DistributedConfig;
 use resnext_train::{Checkpoint, Data, Outcome};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -32,8 +36,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub fn run(args: Args) -> Result<ExitCode> {
+    #[cfg(feature = "mpi")]
+    let (launch, config) = (Launch::start(args.distributed.timeout())?, args.distributed.config());
+    #[cfg(not(feature = "mpi"))]
+    let (launch, config) = (Launch::start()?, DistributedConfig::default());
+    launch.end(run_in(args, &launch, &config))
+}
+
+/// A run as one of the processes of `launch`. The first one prints and writes for all.
+fn run_in(args: Args, launch: &Launch, distributed: &DistributedConfig) -> Result<ExitCode> {
     let device = args.device.open()?;
-    let Start { mut recipe, photos, weights, folder, checkpoint, lock } = start(&args, &device)?;
+    let Start { mut recipe, photos, weights, folder, checkpoint, lock } =
+        start(&args, &device, launch.leads())?;
     let saved = recipe.clone();
     recipe.apply(&args.overrides)?;
     let changes = match &checkpoint {
@@ -69,6 +83,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let names = loaders.class_names();
     let initial =
         initial.map(|found| initial::load(&mut trainer, &found, (&model, names), &device)).transpose()?;
+    trainer.distribute(Arc::clone(&launch.processes), distributed)?;
     trainer.check(&loaders)?;
     let done = trainer.progress().clone();
     // A run that was killed while it wrote its report has only that left to do.
@@ -84,6 +99,17 @@ pub fn run(args: Args) -> Result<ExitCode> {
         let epochs = counted(done.epoch, "epoch");
         bail!("{} has completed {epochs}; set more with --epochs", folder.display());
     }
+    launch.all_are_ready()?;
+    let (rank, processes) = (launch.processes.rank(), launch.processes.size());
+    let own = loaders.part(rank, processes);
+    trainer.check_processes(&own)?;
+    let stop = stop_on_ctrl_c(launch.leads())?;
+    if !launch.leads() {
+        return Ok(match trainer.run(&own, &mut Follower { stop })? {
+            Outcome::Stopped => ExitCode::from(130),
+            Outcome::Finished | Outcome::EarlyStopped => ExitCode::SUCCESS,
+        });
+    }
     // Nothing is written before all inputs are known to be good.
     let folder = match (folder, lock) {
         (Some(folder), Some(lock)) => RunFolder::resume(folder, lock, done.epoch)?,
@@ -96,6 +122,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
     folder.write_recipe(&recipe)?;
     let path = folder.path.display().to_string();
     print!("{}", introduction(&recipe, &summary, &loaders, &device, &path));
+    if processes > 1 {
+        println!("{}", shared_by(processes, distributed));
+    }
     if let Some(initial) = initial {
         println!("initial weights: {initial}");
     }
@@ -104,11 +133,11 @@ pub fn run(args: Args) -> Result<ExitCode> {
     }
     changes.iter().for_each(|change| println!("from here on: {change}"));
 
-    let (images, stop) = (loaders.images_per_epoch(), stop_on_ctrl_c()?);
+    let images = loaders.images_per_epoch();
     let done = (done.epoch, done.images);
     let record = RunRecord::new(folder, done.0, args.save_every)?;
     let mut progress = Progress::new(record, recipe.epochs, images, done, stop);
-    let outcome = trainer.run(&loaders, &mut progress)?;
+    let outcome = trainer.run(&own, &mut progress)?;
     progress.finish();
     match outcome {
         Outcome::Finished | Outcome::EarlyStopped => {
@@ -172,11 +201,20 @@ impl Start {
     }
 }
 
-fn start(args: &Args, device: &Device) -> Result<Start> {
+/// How several processes train together, as a line.
+fn shared_by(processes: usize, DistributedConfig { wire, sync_norms, .. }: &DistributedConfig) -> String {
+    let norms = if *sync_norms { "the whole batch" } else { "the process's part of the batch" };
+    format!(
+        "{processes} processes share each batch; gradients are added up in {wire}, batch norm is over {norms}"
+    )
+}
+
+/// `leads`: whether this process writes the run's folder, and prints.
+fn start(args: &Args, device: &Device, leads: bool) -> Result<Start> {
     let Some(path) = &args.resume else {
         return match &args.recipe {
             Some(name) => Ok(Start::new(for_a_new_run(Recipe::open(name)?))),
-            None => chosen(&args.overrides, !device.is_cpu()),
+            None => chosen(&args.overrides, !device.is_cpu(), leads),
         };
     };
     // A checkpoint inside of the folder may be named as well.
@@ -191,7 +229,7 @@ fn start(args: &Args, device: &Device) -> Result<Start> {
             path.display()
         );
     }
-    let lock = Some(RunLock::take(folder)?);
+    let lock = if leads { Some(RunLock::take(folder)?) } else { None };
     let folder = Some(folder.to_path_buf());
     if !file.exists() {
         // Killed before its first checkpoint: the recipe has all that the run's first step depends on.
@@ -214,7 +252,7 @@ fn for_a_new_run(mut recipe: Recipe) -> Recipe {
 }
 
 /// A new run on the data set that the options name; of photos, by the recipe that fits those in the folder.
-fn chosen(options: &Overrides, gpu: bool) -> Result<Start> {
+fn chosen(options: &Overrides, gpu: bool, leads: bool) -> Result<Start> {
     let path = options.data.as_deref();
     let dataset = match (options.dataset, path) {
         (Some(dataset), _) => dataset,
@@ -225,8 +263,10 @@ fn chosen(options: &Overrides, gpu: bool) -> Result<Start> {
         (DatasetName::Folder, Some(folder)) => {
             let weights = options.weights.as_deref().map(pretrained).transpose()?;
             let (recipe, notes, photos) = photo_defaults::choose(folder, options, weights.as_ref(), gpu)?;
-            notes.iter().for_each(|note| println!("{note}"));
-            println!();
+            if leads {
+                notes.iter().for_each(|note| println!("{note}"));
+                println!();
+            }
             Ok(Start { photos: Some(photos), weights, ..Start::new(recipe) })
         }
         (dataset, _) => Recipe::of(dataset).map(Start::new),
@@ -287,8 +327,8 @@ pub fn facts(
     ]
 }
 
-/// A flag that Ctrl-C sets; a second Ctrl-C ends the program at once.
-pub fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
+/// A flag that Ctrl-C sets; a second Ctrl-C ends the program at once. `says`: whether the program says so.
+pub fn stop_on_ctrl_c(says: bool) -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let handler = Arc::clone(&stop);
     ctrlc::set_handler(move || {
@@ -296,7 +336,9 @@ pub fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
         if handler.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("\nstopping after this step; press Ctrl-C again to stop at once");
+        if says {
+            eprintln!("\nstopping after this step; press Ctrl-C again to stop at once");
+        }
     })?;
     Ok(stop)
 }

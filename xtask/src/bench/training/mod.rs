@@ -1,5 +1,7 @@
 //! Training steps, ours beside PyTorch's, on the same weights and images.
 
+#[cfg(feature = "mpi")]
+mod distributed;
 mod report;
 mod step;
 mod worker;
@@ -15,24 +17,37 @@ use candle_core::DType;
 use report::{Measured, TrainingReport};
 use serde_json::{Value, json};
 use std::path::Path;
+#[cfg(feature = "mpi")]
+use std::process::ExitCode;
 use step::{COMPARED, MOMENTUM, PARTS, RATE};
 pub use worker::serve;
 
 /// Measures, and prints the report.
 pub fn benchmark(args: &Args, target: &Target, weights: &Path) -> Result<()> {
     ensure!(!target.dtypes.contains(&Dtype::Int8), "--train computes in f32 or bf16, not in int8");
-    let batch = match args.batch[..] {
-        [] if target.is_cifar() => 128,
-        [] => 16,
-        [batch] => batch,
-        _ => bail!("--train takes one --batch, got {}", args.batch.len()),
-    };
+    let batch = batch(args, target)?;
     let report = measure(args, target, batch, start_engines(args, target, weights)?)?;
     match args.json {
         true => println!("{}", serde_json::to_string_pretty(&report)?),
         false => print!("{report}"),
     }
     Ok(())
+}
+
+/// Images per batch.
+fn batch(args: &Args, target: &Target) -> Result<usize> {
+    Ok(match args.batch[..] {
+        [] if target.is_cifar() => 128,
+        [] => 16,
+        [batch] => batch,
+        _ => bail!("--train takes one --batch, got {}", args.batch.len()),
+    })
+}
+
+/// Measures steps of the processes that a launcher has started.
+#[cfg(feature = "mpi")]
+pub fn benchmark_processes(args: &Args, target: &Target) -> Result<ExitCode> {
+    distributed::benchmark(args, target, batch(args, target)?)
 }
 
 /// Starts ours, once for each type, and with `--peers` PyTorch's.

@@ -1,0 +1,27 @@
+//! What a process other than the first one does while it trains: it computes, and neither prints nor writes.
+
+use resnext_train::{BatchReport, Checkpoint, EpochReport, Observer};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Stops the run of all processes when this one is told to.
+pub struct Follower {
+    pub stop: Arc<AtomicBool>,
+}
+
+impl Observer for Follower {
+    fn on_batch(&mut self, _: &BatchReport) {}
+
+    fn on_epoch(&mut self, _: &EpochReport) -> resnext_train::Result<()> {
+        Ok(())
+    }
+
+    /// The first process saves.
+    fn save(&mut self, _: &Checkpoint, _: bool) -> resnext_train::Result<()> {
+        Ok(())
+    }
+
+    fn should_stop(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,205 @@
+//! `mpirun -n N xtask train`: needs Open MPI's launcher (`scripts/mpi.sh`).
+
+use super::{TRAIN, text, tiny_cifar};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// A command of `processes` processes on this machine, whatever the number of its cores.
+fn mpirun(folder: &Path, processes: usize, args: &[&str]) -> Command {
+    let mut command = Command::new("mpirun");
+    command.args([
+        "--allow-run-as-root",
+        "--oversubscribe",
+        "--mca",
+        "btl_vader_single_copy_mechanism",
+        "none",
+    ]);
+    command.args(["--mca", "odls_base_sigkill_timeout", "20", "-n", &processes.to_string()]);
+    command.args(["-x", "RAYON_NUM_THREADS=1", env!("CARGO_BIN_EXE_xtask")]).args(args);
+    command.current_dir(folder).stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null());
+    command
+}
+
+fn train(folder: &Path, processes: usize, out: &str, more: &[&str]) -> Output {
+    mpirun(folder, processes, &[&TRAIN[..], &[out], more].concat()).output().unwrap()
+}
+
+/// The lines of this program on standard error, without those of the launcher.
+fn own_errors(output: &Output) -> Vec<String> {
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    text.lines().filter(|line| line.starts_with("error:")).map(str::to_string).collect()
+}
+
+fn losses(folder: &Path, run: &str) -> Vec<f64> {
+    let csv = std::fs::read_to_string(folder.join(run).join("metrics.csv")).unwrap();
+    let column = csv.lines().next().unwrap().split(',').position(|name| name == "train_loss").unwrap();
+    csv.lines().skip(1).map(|line| line.split(',').nth(column).unwrap().parse().unwrap()).collect()
+}
+
+fn read(folder: &Path, run: &str) -> Vec<u8> {
+    std::fs::read(folder.join(run).join("last.safetensors")).unwrap()
+}
+
+/// Two and four processes, with batch norm over whole batches, have one process's losses within rounding; a run
+/// repeats byte for byte, and a run of four goes on with two, and with one without a launcher.
+#[test]
+fn processes_train_one_network_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    tiny_cifar(path);
+    let options = ["--epochs", "2", "--lr", "0.01"];
+    let one = super::train(path, "one", &options);
+    assert!(one.status.success(), "{}", String::from_utf8_lossy(&one.stderr));
+    let shared = [&options[..], &["--sync-bn"]].concat();
+    for (processes, out) in [(2, "two"), (2, "again"), (4, "four")] {
+        let many = train(path, processes, out, &shared);
+        assert!(many.status.success(), "{}", String::from_utf8_lossy(&many.stderr));
+        let printed = text(&many);
+        assert!(printed.contains(&format!("{processes} processes share each batch")), "{printed}");
+        // One process prints for all.
+        assert_eq!(printed.matches("best test top-1").count(), 1, "{printed}");
+        for (got, want) in losses(path, out).iter().zip(losses(path, "one")) {
+            assert!((got - want).abs() < 1e-4, "{processes} processes: {got}, one: {want}");
+        }
+    }
+    assert!(read(path, "two") == read(path, "again"), "another run of two has other bytes");
+    let longer =
+        mpirun(path, 2, &["train", "--resume", "four", "--epochs", "3", "--sync-bn"]).output().unwrap();
+    assert!(longer.status.success(), "{}", String::from_utf8_lossy(&longer.stderr));
+    let alone = super::xtask(path, &["train", "--resume", "four", "--epochs", "4"]);
+    assert!(alone.status.success(), "{}", String::from_utf8_lossy(&alone.stderr));
+    assert_eq!(losses(path, "four").len(), 4);
+    // The folder is as one process leaves it.
+    for file in ["recipe.toml", "report.html", "best.safetensors", "curves.svg"] {
+        assert!(path.join("four").join(file).is_file(), "{file}");
+    }
+}
+
+/// Starts two processes that train for long and save after each step, and waits for a checkpoint.
+fn started(folder: &Path, out: &str, more: &[&str]) -> Child {
+    let args = [&TRAIN[..], &[out, "--save-every", "0", "--epochs", "5000"], more].concat();
+    let mut child = mpirun(folder, 2, &args).spawn().unwrap();
+    let begun = Instant::now();
+    while !folder.join(out).join("last.safetensors").exists() {
+        let status = child.try_wait().unwrap();
+        assert!(status.is_none() && begun.elapsed() < Duration::from_secs(60), "no checkpoint: {status:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child
+}
+
+/// The processes that train into `out`, in the order of their ranks.
+fn ranks(out: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let id = entry.file_name().to_string_lossy().into_owned();
+        let read = |file: &str| std::fs::read(entry.path().join(file)).unwrap_or_default();
+        let parts = |bytes: Vec<u8>| -> Vec<String> {
+            bytes.split(|&byte| byte == 0).map(|part| String::from_utf8_lossy(part).into_owned()).collect()
+        };
+        let command = parts(read("cmdline"));
+        let named = command.first().is_some_and(|program| program.ends_with("xtask"));
+        if named && command.iter().any(|part| part == out) {
+            let rank = parts(read("environ"))
+                .into_iter()
+                .find_map(|value| value.strip_prefix("OMPI_COMM_WORLD_RANK=").map(str::to_string));
+            found.push((rank, id));
+        }
+    }
+    found.sort();
+    found.into_iter().map(|(_, id)| id).collect()
+}
+
+fn signal(name: &str, process: &str) {
+    assert!(Command::new("kill").args([name, process]).status().unwrap().success());
+}
+
+/// Waits for the end of all processes, which is soon.
+fn ended(child: Child, out: &str) -> Output {
+    let begun = Instant::now();
+    let output = child.wait_with_output().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(30), "it took {:?}", begun.elapsed());
+    while !ranks(out).is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "processes are left behind");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    output
+}
+
+/// One process killed, one that hangs, and SIGTERM to one: all end soon, and the run goes on from its checkpoint.
+#[test]
+fn faults_of_one_process_end_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    tiny_cifar(path);
+    let resumes = |out: &str| {
+        let checkpoint = super::xtask(path, &["eval", out]);
+        assert!(checkpoint.status.success(), "{}", String::from_utf8_lossy(&checkpoint.stderr));
+    };
+
+    let child = started(path, "killed", &[]);
+    signal("-KILL", &ranks("killed")[1]);
+    assert!(!ended(child, "killed").status.success());
+    resumes("killed");
+
+    let child = started(path, "hanging", &["--timeout", "2"]);
+    let hanging = ranks("hanging")[1].clone();
+    signal("-STOP", &hanging);
+    let output = ended(child, "hanging");
+    assert!(!output.status.success());
+    let errors = own_errors(&output);
+    assert!(
+        errors.len() == 1
+            && errors[0].starts_with("error: rank 0: no answer from another process for 2 s while "),
+        "{errors:?}"
+    );
+    resumes("hanging");
+
+    // The rank that is told does not save; the one that saves is not told.
+    let child = started(path, "told", &[]);
+    signal("-TERM", &ranks("told")[1]);
+    let output = ended(child, "told");
+    assert!(own_errors(&output).is_empty(), "{output:?}");
+    assert!(
+        text(&output).contains("stopped and saved; continue with: cargo xtask train --resume told"),
+        "{output:?}"
+    );
+    resumes("told");
+}
+
+/// A rank with other data, a bad setting, and a file that cannot be written: one line each.
+#[test]
+fn ranks_that_differ_are_refused_with_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    tiny_cifar(path);
+    let one_line = |output: Output, expected: &str| {
+        let errors = own_errors(&output);
+        assert!(!output.status.success() && errors.len() == 1 && errors[0].contains(expected), "{output:?}");
+    };
+    // Two programs in one launch, of which the second one has other options and is in another folder.
+    let pair = |out: &str, second: &[&str], second_folder: &str| {
+        let mut command = mpirun(path, 1, &[&TRAIN[..], &[out]].concat());
+        command.args([":", "-n", "1", "-wdir"]).arg(path.join(second_folder));
+        command.arg(env!("CARGO_BIN_EXE_xtask")).args(TRAIN).args([out]).args(second);
+        command.output().unwrap()
+    };
+    std::fs::create_dir(path.join("other")).unwrap();
+    tiny_cifar(&path.join("other"));
+    let batch = path.join("other/data_batch_1.bin");
+    let mut bytes = std::fs::read(&batch).unwrap();
+    bytes[1] ^= 1;
+    std::fs::write(&batch, bytes).unwrap();
+    one_line(pair("a", &[], "other"), "error: rank 1 has another data set than rank 0: `");
+    one_line(pair("a", &["--lr", "0.3"], "."), "error: rank 1 has another recipe than rank 0: `…");
+    one_line(pair("a", &["--recipe", "missing.toml"], "."), "error: rank 1: ");
+    one_line(train(path, 2, "a", &["--lr", "0"]), "the learning rate must be above 0");
+    one_line(
+        train(path, 4, "a", &["--batch-size", "13"]),
+        "4 processes cannot share a batch of 1 of 40 images",
+    );
+    assert!(!path.join("a").exists());
+    std::fs::write(path.join("file"), "").unwrap();
+    one_line(train(path, 2, "file/run", &[]), "error: rank 0: cannot make the folder file/run");
+}
