@@ -3,12 +3,18 @@
 #![no_main]
 #![allow(dead_code)] // the program uses the rest
 
+#[path = "../../xtask/src/class_weights_arg.rs"]
+mod class_weights_arg;
 #[path = "../../xtask/src/dataset_arg.rs"]
 mod dataset_arg;
+#[path = "../../xtask/src/mix_options.rs"]
+mod mix_options;
 #[path = "../../xtask/src/named_recipes.rs"]
 mod named_recipes;
 #[path = "../../xtask/src/photo_options.rs"]
 mod photo_options;
+#[path = "../../xtask/src/photo_overrides.rs"]
+mod photo_overrides;
 #[path = "../../xtask/src/recipe.rs"]
 mod recipe;
 
@@ -22,7 +28,7 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(recipe) => recipe,
         Err(error) => return assert!(!format!("{error:#}").contains('\n'), "{error:#}"),
     };
-    let _ = (recipe.network(10), recipe.training());
+    let _ = (recipe.network(10), recipe.training(&[2; 10]));
     if let Some(photos) = &recipe.photos {
         let _ = (photos.evaluation(), photos.training(recipe.augment), photos.split());
     }
