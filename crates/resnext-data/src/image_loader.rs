@@ -224,15 +224,17 @@ impl Inner {
 
     /// Reads and prepares one image.
     fn prepare(&self, epoch: u64, (index, repeat): Entry) -> Result<Vec<f32>> {
-        let photo = self.set.photo(index)?;
-        Ok(match &self.preparation {
+        match &self.preparation {
             Preparation::Training(transform) => {
                 let seed = self.config.seed.wrapping_add(repeat << 48);
-                transform.apply(&photo, &mut of_image(seed, epoch, index as u64))
+                let mut rng = of_image(seed, epoch, index as u64);
+                self.set.decode(index, |bytes| transform.decode(bytes, &mut rng))
             }
-            Preparation::Evaluation(transform) => transform.apply(&photo),
-            Preparation::View(transform, position) => transform.apply_at(&photo, *position),
-        })
+            Preparation::Evaluation(transform) => Ok(transform.apply(&self.set.photo(index)?)),
+            Preparation::View(transform, position) => {
+                Ok(transform.apply_at(&self.set.photo(index)?, *position))
+            }
+        }
     }
 
     /// The example at `position` of `order`.

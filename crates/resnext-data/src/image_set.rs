@@ -1,8 +1,9 @@
 //! Labelled images in files, decoded when they are needed.
 
 use crate::class_weights::class_weights;
+use crate::decode::error::PhotoError;
 use crate::error::{Error, Result};
-use crate::photo::Photo;
+use crate::photo::{Photo, read};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -137,8 +138,27 @@ impl ImageSet {
     /// # Panics
     /// If `index` is not below [`len`](Self::len).
     pub fn photo(&self, index: usize) -> Result<Photo> {
+        self.decode(index, Photo::decode)
+    }
+
+    /// Reads image `index` and decodes it by `decode`, which is given the bytes of its file.
+    ///
+    /// # Errors
+    /// [`Error::Photo`], which names the file, if it cannot be read or `decode` refuses it.
+    ///
+    /// # Panics
+    /// If `index` is not below [`len`](Self::len).
+    pub fn decode<T>(
+        &self,
+        index: usize,
+        decode: impl FnOnce(&[u8]) -> std::result::Result<T, PhotoError>,
+    ) -> Result<T> {
         let path = self.path(index);
-        let Place::Shard(member) = self.images[index].place else { return Photo::open(path) };
+        let Place::Shard(member) = self.images[index].place else {
+            let failed = |reason: String| Error::Photo { path: path.to_path_buf(), reason };
+            let bytes = read(path).map_err(failed)?;
+            return decode(&bytes).map_err(|error| failed(error.to_string()));
+        };
         let failed = |reason: String| {
             let Member { len, offset, .. } = member;
             let reason =
@@ -146,7 +166,7 @@ impl ImageSet {
             Error::Photo { path: path.to_path_buf(), reason }
         };
         let bytes = member.read(path).map_err(|error| failed(error.to_string()))?;
-        Photo::decode(&bytes).map_err(|error| failed(error.to_string()))
+        decode(&bytes).map_err(|error| failed(error.to_string()))
     }
 
     /// A line that tells this set from others: its size, and a hash of the classes, the labels and the names of

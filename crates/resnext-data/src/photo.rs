@@ -1,7 +1,8 @@
 //! Photos in memory, with the orientation of their file applied.
 
-use crate::decode::decode;
 use crate::decode::error::PhotoError;
+use crate::decode::raster::Raster;
+use crate::decode::{Reduced, decode, decode_reduced};
 use crate::error::{Error, Result};
 use std::io::Read;
 use std::path::Path;
@@ -45,8 +46,21 @@ impl Photo {
     /// # Errors
     /// As [`Photo::decode`]; [`PhotoError::Size`] says how many bytes are needed.
     pub fn decode_within(bytes: &[u8], memory: u64) -> std::result::Result<Self, PhotoError> {
-        let raster = decode(bytes, memory)?;
-        Ok(Photo { width: raster.width, height: raster.height, pixels: raster.pixels, note: raster.note })
+        decode(bytes, memory).map(Photo::from)
+    }
+
+    /// Like [`Photo::decode`], with fewer pixels where that is enough: of a JPEG file without damage, `choose` is called
+    /// with the photo's width and height and returns by what to divide its sides, 1, 2, 4 or 8.
+    pub(crate) fn decode_reduced(
+        bytes: &[u8],
+        choose: &mut dyn FnMut((usize, usize)) -> usize,
+    ) -> std::result::Result<ReducedPhoto, PhotoError> {
+        match decode_reduced(bytes, MEMORY_LIMIT, choose) {
+            Some(Reduced { raster, by, left, top }) => {
+                Ok(ReducedPhoto { photo: Photo::from(raster), by, left, top })
+            }
+            None => Ok(ReducedPhoto { photo: Photo::decode(bytes)?, by: 1, left: 0, top: 0 }),
+        }
     }
 
     /// Builds a photo from `pixels`, (H, W, 3). Returns `None` if their number is 0, or not 3·height·width.
@@ -96,8 +110,22 @@ impl Photo {
     }
 }
 
+impl From<Raster> for Photo {
+    fn from(Raster { width, height, pixels, note }: Raster) -> Self {
+        Photo { width, height, pixels, note }
+    }
+}
+
+/// A photo with fewer pixels than its file has, as [`Reduced`] describes it.
+pub(crate) struct ReducedPhoto {
+    pub photo: Photo,
+    pub by: usize,
+    pub left: usize,
+    pub top: usize,
+}
+
 /// The bytes of a file, of which no more are read than a photo may have.
-fn read(path: &Path) -> std::result::Result<Vec<u8>, String> {
+pub(crate) fn read(path: &Path) -> std::result::Result<Vec<u8>, String> {
     let cannot = |error: std::io::Error| format!("cannot be read: {error}");
     let file = std::fs::File::open(path).map_err(cannot)?;
     if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {

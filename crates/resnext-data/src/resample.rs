@@ -5,6 +5,7 @@
 //! are computed, so a crop's cost does not depend on the size of the resized image around it.
 
 use crate::photo::Photo;
+use crate::transform::crop::Part;
 use std::ops::Range;
 
 /// The resampling filter.
@@ -60,17 +61,24 @@ struct Taps {
     weights: Vec<i32>,
 }
 
-/// The taps of the output pixels in `window`, when `input` pixels are resized to `output`.
-fn taps(input: usize, output: usize, window: Range<usize>, interpolation: Interpolation) -> Vec<Taps> {
-    let scale = input as f64 / output as f64;
+/// The taps of the output pixels in `window`, when `length` pixels from `start` on, which is below 1, are resized to
+/// `output`. The filter sees the `input` pixels that these touch, as if there were no others.
+fn taps(
+    (start, length): (f64, f64),
+    input: usize,
+    output: usize,
+    window: Range<usize>,
+    interpolation: Interpolation,
+) -> Vec<Taps> {
+    let scale = length / output as f64;
     let widened = scale.max(1.0);
     let support = interpolation.support() * widened;
     let of = |i: usize| {
-        if input == output {
+        if start == 0.0 && length == output as f64 {
             return Taps { first: i, weights: vec![1 << PRECISION] };
         }
-        let center = (i as f64 + 0.5) * scale;
-        let first = (center - support + 0.5).max(0.0) as usize;
+        let center = start + (i as f64 + 0.5) * scale;
+        let first = ((center - support + 0.5).max(0.0) as usize).min(input.saturating_sub(1));
         let end = ((center + support + 0.5) as usize).min(input);
         let weight = |x: usize| interpolation.weight((x as f64 - center + 0.5) * (1.0 / widened));
         let weights: Vec<f64> = (first..end).map(weight).collect();
@@ -97,17 +105,33 @@ pub(crate) fn resample(
     rows: Range<usize>,
     interpolation: Interpolation,
 ) -> Vec<u8> {
-    let across = taps(photo.width(), width, columns, interpolation);
-    let down = taps(photo.height(), height, rows, interpolation);
+    resample_part(photo, &Part::whole(photo), (width, height), columns, rows, interpolation)
+}
+
+/// Does the same with a part of a photo, as if that were a photo of its own. Parts that begin or end between pixels give
+/// the same filter's values there.
+pub(crate) fn resample_part(
+    photo: &Photo,
+    part: &Part,
+    (width, height): (usize, usize),
+    columns: Range<usize>,
+    rows: Range<usize>,
+    interpolation: Interpolation,
+) -> Vec<u8> {
+    let (seen_columns, seen_rows) = part.pixels(photo);
+    let (left, top) = (part.left - seen_columns.start as f64, part.top - seen_rows.start as f64);
+    let across = taps((left, part.width), seen_columns.len(), width, columns, interpolation);
+    let down = taps((top, part.height), seen_rows.len(), height, rows, interpolation);
     let (Some(first), Some(last)) = (down.first(), down.last()) else { return Vec::new() };
     let first_row = first.first;
     let end_row = last.first + last.weights.len();
     let line = across.len() * 3;
     let mut narrowed = Vec::with_capacity((end_row - first_row) * line);
     // Four bytes per pixel, so that the compiler sums a pixel's channels as one vector.
-    let mut row = vec![[0u8; 4]; photo.width()];
-    for pixels in photo.pixels().chunks_exact(photo.width() * 3).take(end_row).skip(first_row) {
-        for (wide, pixel) in row.iter_mut().zip(pixels.chunks_exact(3)) {
+    let mut row = vec![[0u8; 4]; seen_columns.len()];
+    let lines = photo.pixels().chunks_exact(photo.width() * 3).skip(seen_rows.start);
+    for pixels in lines.take(end_row).skip(first_row) {
+        for (wide, pixel) in row.iter_mut().zip(pixels[3 * seen_columns.start..].chunks_exact(3)) {
             *wide = [pixel[0], pixel[1], pixel[2], 0];
         }
         for Taps { first, weights } in &across {

@@ -3,12 +3,14 @@
 //! `zune-jpeg` is fast, and right on files of the usual kinds without damage. All others are decoded by libjpeg, which
 //! browsers and Pillow use too: files with one scan per component or unusual sampling factors, CMYK, and files that
 //! `zune-jpeg` finds fault with. What is missing of a damaged file is grey, with a note.
+//!
+//! Libjpeg also decodes photos of which a smaller picture is enough, because it can leave out the rest while it decodes.
 
 use super::error::PhotoError;
 use super::jpeg_header::Header;
 use super::libjpeg;
 use super::raster::{Budget, RGB, Raster};
-use super::segments::{END, segments};
+use super::segments::{END, SCAN, segments};
 use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
@@ -52,6 +54,30 @@ pub fn decode(bytes: &[u8], budget: Budget) -> Result<Raster, PhotoError> {
     };
     let (width, height) = (header.width as usize, header.height as usize);
     Ok(Raster { width, height, pixels, note: note.map(String::from) })
+}
+
+/// Decodes a file of the usual kind to fewer pixels: `choose` is given width and height and returns by what they are
+/// divided, rounded up. Returns the picture, the file's width and height, and the divisor. `None` if that is 1, or if [`decode`] must have a look at the file.
+pub fn decode_reduced(
+    bytes: &[u8],
+    budget: Budget,
+    choose: impl FnOnce((usize, usize)) -> usize,
+) -> Option<(Raster, (usize, usize), usize)> {
+    let header = Header::read(bytes).ok()?;
+    let mut rest = segments(bytes, header.data).map(|segment| segment.marker);
+    // One scan, and the end behind it.
+    let plain = rest.find(|&marker| marker == END || marker == SCAN) == Some(END);
+    if !plain || !header.is_usual() || header.progressive || header.in_first_scan != header.sampling.len() {
+        return None;
+    }
+    budget.check(header.width, header.height, RGB as f64).ok()?;
+    let size = (header.width as usize, header.height as usize);
+    let by = choose(size);
+    if by == 1 {
+        return None;
+    }
+    let (width, height, pixels) = libjpeg::decode_reduced(bytes, size, by)?;
+    Some((Raster { width, height, pixels, note: None }, size, by))
 }
 
 /// The pixels by `zune-jpeg`; `None` if it finds any fault with the file.

@@ -34,12 +34,37 @@ pub fn decode(bytes: &[u8], width: usize, height: usize) -> Result<(Vec<u8>, boo
     Ok((pixels, DAMAGED.get()))
 }
 
+/// Decodes a file of `size`, width and height, to a picture whose sides are divided by 2, 4 or 8: its width, height and RGB
+/// pixels. `None` if libjpeg finds any fault with the file.
+pub fn decode_reduced(bytes: &[u8], size: (usize, usize), by: usize) -> Option<(usize, usize, Vec<u8>)> {
+    DAMAGED.set(false);
+    let (width, height) = (size.0.div_ceil(by), size.1.div_ceil(by));
+    let found = caught(|| {
+        let mut decoder = Decoder::new(bytes)?;
+        decoder.reduce(by);
+        rows(decoder, size, (width, height))
+    });
+    let pixels = found.ok()?.ok()?;
+    (!DAMAGED.get()).then_some((width, height, pixels))
+}
+
 fn pixels(bytes: &[u8], width: usize, height: usize) -> Result<Vec<u8>, String> {
-    let mut decoder = Decoder::new(bytes)?;
-    if decoder.size() != (width, height) {
+    rows(Decoder::new(bytes)?, (width, height), (width, height))
+}
+
+/// Decodes a file of `size` to (width, height) pixels of RGB.
+fn rows(
+    mut decoder: Decoder,
+    size: (usize, usize),
+    (width, height): (usize, usize),
+) -> Result<Vec<u8>, String> {
+    if decoder.size() != size {
         return Err("it gives its size twice".into());
     }
     let inks = decoder.start();
+    if decoder.output_size() != (width, height) {
+        return Err("it has another size than expected".into());
+    }
     let mut pixels = vec![0u8; width * height * RGB];
     let mut inked = vec![0u8; if inks { width * 4 } else { 0 }];
     for out in pixels.chunks_exact_mut(width * RGB) {
@@ -87,6 +112,16 @@ impl<'a> Decoder<'a> {
     /// Width and height in pixels.
     fn size(&self) -> (usize, usize) {
         (self.state.image_width as usize, self.state.image_height as usize)
+    }
+
+    /// Divides the sides of the picture by 1, 2, 4 or 8, before decoding has started.
+    fn reduce(&mut self, by: usize) {
+        (self.state.scale_num, self.state.scale_denom) = (1, by as u32);
+    }
+
+    /// Width and height of what is decoded, once decoding has started.
+    fn output_size(&self) -> (usize, usize) {
+        (self.state.output_width as usize, self.state.output_height as usize)
     }
 
     /// Starts decoding. Returns whether rows are inks, four bytes per pixel, or else RGB.

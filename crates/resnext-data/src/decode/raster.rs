@@ -81,10 +81,23 @@ impl Orientation {
     }
 }
 
+impl Orientation {
+    /// Whether turning upright exchanges width and height.
+    pub fn transposes(self) -> bool {
+        self.0 >= 5
+    }
+
+    /// Whether the file's right or lower edge becomes the left one, and whether one of them becomes the upper one.
+    pub fn edges(self) -> (bool, bool) {
+        (matches!(self.0, 2 | 3 | 6 | 7), matches!(self.0, 3 | 4 | 7 | 8))
+    }
+}
+
 impl Raster {
     /// Turns the image upright, in place, so that a large photo is never in memory twice.
-    pub fn turn(&mut self, Orientation(number): Orientation) {
-        if number >= 5 {
+    pub fn turn(&mut self, orientation: Orientation) {
+        let Orientation(number) = orientation;
+        if orientation.transposes() {
             transpose(&mut self.pixels, self.width, self.height);
             (self.width, self.height) = (self.height, self.width);
         }

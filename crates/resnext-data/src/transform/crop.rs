@@ -1,8 +1,9 @@
 //! Crops of random area and aspect ratio (Szegedy et al., "Going Deeper with Convolutions", arXiv 1409.4842,
 //! section 6), with which ResNet and ResNeXt are trained on ImageNet.
 
-use crate::photo::Photo;
+use crate::photo::{Photo, ReducedPhoto};
 use rand::{Rng, RngExt};
+use std::ops::Range;
 
 /// A rectangle of an image, in whole pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,56 @@ impl Rectangle {
         let rows = photo.pixels().chunks_exact(line).skip(self.top).take(self.height);
         let pixels = rows.flat_map(|row| &row[columns.clone()]).copied().collect();
         Photo::new(self.width, self.height, pixels)
+    }
+}
+
+/// A part of a photo, whose edges may lie between pixels.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Part {
+    /// The left edge, in pixels from the photo's.
+    pub left: f64,
+    /// The top edge, in pixels from the photo's.
+    pub top: f64,
+    /// The width in pixels, above 0.
+    pub width: f64,
+    /// The height in pixels, above 0.
+    pub height: f64,
+}
+
+impl Part {
+    /// All of a photo.
+    pub fn whole(photo: &Photo) -> Self {
+        Part { left: 0.0, top: 0.0, width: photo.width() as f64, height: photo.height() as f64 }
+    }
+
+    /// A rectangle of whole pixels.
+    pub fn of(rectangle: &Rectangle) -> Self {
+        Part {
+            left: rectangle.left as f64,
+            top: rectangle.top as f64,
+            width: rectangle.width as f64,
+            height: rectangle.height as f64,
+        }
+    }
+
+    /// Where the part is in a photo of fewer pixels.
+    pub fn reduced(&self, ReducedPhoto { by, left, top, .. }: &ReducedPhoto) -> Self {
+        let by = *by as f64;
+        Part {
+            left: (self.left + *left as f64) / by,
+            top: (self.top + *top as f64) / by,
+            width: self.width / by,
+            height: self.height / by,
+        }
+    }
+
+    /// The columns and rows of `photo` that the part touches; at least one of each.
+    pub fn pixels(&self, photo: &Photo) -> (Range<usize>, Range<usize>) {
+        let touched = |start: f64, length: f64, end: usize| {
+            let first = (start.max(0.0) as usize).min(end - 1);
+            first..((start + length).ceil() as usize).clamp(first + 1, end)
+        };
+        (touched(self.left, self.width, photo.width()), touched(self.top, self.height, photo.height()))
     }
 }
 

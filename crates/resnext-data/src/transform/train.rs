@@ -1,16 +1,17 @@
 //! From a photo to a network's input in training: a random crop, a flip, random colours, normalisation, erasing.
 
 use super::color_jitter::ColorJitter;
-use super::crop::RandomResizedCrop;
+use super::crop::{Part, RandomResizedCrop, Rectangle};
 use super::erasing::RandomErasing;
 use super::lighting::Lighting;
 use super::policy::Policy;
 use super::rand_augment::RandAugment;
 use crate::dataset::Normalization;
+use crate::decode::error::PhotoError;
 use crate::error::{Error, Result};
 use crate::normalize::normalized;
 use crate::photo::Photo;
-use crate::resample::{Interpolation, resample};
+use crate::resample::{Interpolation, resample_part};
 use rand::{Rng, RngExt};
 
 /// What happens to a training photo, in this order.
@@ -101,7 +102,39 @@ impl TrainTransform {
 
     /// Prepares a photo; `rng` decides everything that is random. Returns the network's input (H, W, 3).
     pub fn apply(&self, photo: &Photo, rng: &mut impl Rng) -> Vec<f32> {
-        let mut image = self.crop(photo, rng);
+        let part = self.crop.choose((photo.width(), photo.height()), rng);
+        self.finish(self.resized(photo, &Part::of(&part)), rng)
+    }
+
+    /// Decodes and prepares a photo, as [`apply`](Self::apply) does with all of its pixels. Of a JPEG file no more pixels
+    /// are decoded than the crop needs: where it is twice, four or eight times as large as the input, the decoder gives
+    /// the photo with a half, a quarter or an eighth of its sides. The input is then a little softer than that of all
+    /// pixels; crop, colours and everything else that `rng` decides are the same.
+    ///
+    /// # Errors
+    /// As [`Photo::decode`].
+    pub fn decode(&self, bytes: &[u8], rng: &mut impl Rng) -> std::result::Result<Vec<f32>, PhotoError> {
+        let mut chosen = None;
+        let mut choose = |size| {
+            let part = self.crop.choose(size, rng);
+            chosen = Some(part);
+            self.reduction(&part)
+        };
+        let reduced = Photo::decode_reduced(bytes, &mut choose)?;
+        let photo = &reduced.photo;
+        let part = chosen.unwrap_or_else(|| self.crop.choose((photo.width(), photo.height()), rng));
+        Ok(self.finish(self.resized(photo, &Part::of(&part).reduced(&reduced)), rng))
+    }
+
+    /// By how much the sides of a photo may be divided before `part` of it is resized: 8, 4, 2 or 1.
+    fn reduction(&self, part: &Rectangle) -> usize {
+        let (height, width) = self.size;
+        let fits = |&by: &usize| part.width >= by * width && part.height >= by * height;
+        [8, 4, 2].into_iter().find(fits).unwrap_or(1)
+    }
+
+    /// Everything after the crop.
+    fn finish(&self, mut image: Photo, rng: &mut impl Rng) -> Vec<f32> {
         if self.flip && rng.random::<bool>() {
             flip(&mut image);
         }
@@ -119,14 +152,10 @@ impl TrainTransform {
         input
     }
 
-    /// A random part of the photo, resized.
-    fn crop(&self, photo: &Photo, rng: &mut impl Rng) -> Photo {
+    /// A part of the photo, resized.
+    fn resized(&self, photo: &Photo, part: &Part) -> Photo {
         let (height, width) = self.size;
-        let part = self.crop.choose((photo.width(), photo.height()), rng);
-        // The filter must not see pixels outside the part, as if it were a photo of its own.
-        let part = part.crop(photo);
-        let part = part.as_ref().unwrap_or(photo);
-        let pixels = resample(part, (width, height), 0..width, 0..height, self.interpolation);
+        let pixels = resample_part(photo, part, (width, height), 0..width, 0..height, self.interpolation);
         Photo::new(width, height, pixels).unwrap_or_else(|| photo.clone())
     }
 }

@@ -334,3 +334,58 @@ fn a_flip_mirrors_half_of_the_photos() {
     }
     assert!((75..125).contains(&flipped), "{flipped}");
 }
+
+/// A JPEG of smooth colours, edges and lines, with this EXIF orientation.
+fn jpeg(width: usize, height: usize, orientation: u8) -> Vec<u8> {
+    let value = |i: usize| {
+        let (x, y, c) = ((i / 3) % width, i / 3 / width, i % 3);
+        let wave =
+            55.0 * (x as f64 / 37.0 + c as f64).sin() + 35.0 * (y as f64 / (23.0 + 9.0 * c as f64)).cos();
+        let edge = if (x / 90 + y / 70) % 2 == 0 { 30.0 } else { 0.0 };
+        (110.0 + wave + edge + if (x + 2 * y) % 19 < 3 { 20.0 } else { 0.0 }) as u8
+    };
+    let photo = Photo::new(width, height, (0..3 * width * height).map(value).collect()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    photo.save(&folder.path().join("photo.jpg")).unwrap();
+    let plain = std::fs::read(folder.path().join("photo.jpg")).unwrap();
+    let mut exif = b"\xff\xe1\x00\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".to_vec();
+    exif.extend([orientation, 0, 0, 0, 0, 0, 0, 0]);
+    [&plain[..2], &exif, &plain[2..]].concat()
+}
+
+/// A crop that is at least twice as large as the input needs fewer pixels: it is the same part of the photo, also of one
+/// that lies on its side, with nearly the same pixels. Every other photo is decoded whole.
+#[test]
+fn jpegs_are_decoded_with_the_pixels_that_a_crop_needs() {
+    let normalization = Normalization { mean: [0.0; 3], std: [1.0 / 255.0; 3] };
+    let of = |height: usize, width: usize| {
+        let mut transform = TrainTransform::new((height, width), Interpolation::Bilinear, normalization);
+        transform.crop.area = (0.3, 1.0);
+        transform
+    };
+    for orientation in [1, 2, 3, 4, 5, 6, 7, 8] {
+        let bytes = jpeg(1003, 797, orientation);
+        let photo = Photo::decode(&bytes).unwrap();
+        for (size, reduced) in [((40, 48), true), ((90, 80), true), ((200, 180), true), ((420, 420), false)] {
+            let (transform, mut differences, mut same) = (of(size.0, size.1), Vec::new(), 0);
+            for seed in 0..2 {
+                let whole = transform.apply(&photo, &mut rng(seed));
+                let own = transform.decode(&bytes, &mut rng(seed)).unwrap();
+                same += usize::from(whole == own);
+                differences.extend(whole.iter().zip(&own).map(|(a, b)| (a - b).abs()));
+            }
+            differences.sort_by(f32::total_cmp);
+            let mean = differences.iter().sum::<f32>() / differences.len() as f32;
+            let most = differences[differences.len() * 99 / 100];
+            assert_eq!(same == 2, !reduced, "{size:?}");
+            assert!(mean < 1.0 && most < 6.0, "{orientation} {size:?}: {mean} {most}");
+        }
+    }
+    // A file that is cut short, and other formats, are decoded whole.
+    let bytes = jpeg(640, 480, 1);
+    let cut = &bytes[..bytes.len() - 2000];
+    let transform = of(32, 32);
+    let whole = transform.apply(&Photo::decode(cut).unwrap(), &mut rng(1));
+    assert_eq!(transform.decode(cut, &mut rng(1)).unwrap(), whole);
+    assert!(transform.decode(b"no photo", &mut rng(1)).is_err());
+}
