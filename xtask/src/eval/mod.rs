@@ -2,6 +2,7 @@
 
 mod calibration_error;
 mod network;
+mod real;
 mod results;
 mod views;
 
@@ -13,6 +14,7 @@ use crate::dtype_arg::{self, Dtype};
 use crate::input_options::InputOptions;
 use crate::loaders::Loaders;
 use crate::open_data::OpenData;
+use crate::plural::counted;
 use crate::recipe::{Overrides, Recipe};
 use crate::report::FIVE;
 use crate::report::confusion::{ClassScores, Confusion};
@@ -23,6 +25,7 @@ use calibration_error::calibration_error;
 use candle_core::{DType, Tensor};
 use indicatif::ProgressBar;
 use network::Network;
+use real::RealLabels;
 use resnext_model::{Form, Pretrained};
 use resnext_train::checkpoint::replace_file;
 use resnext_train::{Metrics, evaluate};
@@ -56,6 +59,9 @@ pub struct Args {
     /// File to add a row of all figures to: .csv, or .jsonl for JSON lines
     #[arg(long)]
     results: Option<PathBuf>,
+    /// ReaL labels of ImageNet's validation images: real.json of Beyer et al.
+    #[arg(long)]
+    real: Option<PathBuf>,
     /// Views of each image, whose probabilities are averaged
     #[arg(long, value_enum, default_value = "one")]
     views: Views,
@@ -80,6 +86,8 @@ pub fn run(args: Args) -> Result<()> {
     let network =
         Network::new((args.model.as_deref(), args.form), &pretrained, data.class_names().len(), &device)?;
 
+    let classes = data.class_names().len();
+    let real = args.real.as_deref().map(|path| RealLabels::read(path, classes)).transpose()?;
     let loaders = Loaders::new(data, recipe.batch_size, false, 0, &device)?;
     ensure!(args.dtype.is_none() || device.is_cpu(), "--dtype is for the CPU");
     let ranges = args.dtype.unwrap_or(Dtype::F32).ranges(args.ranges.as_deref())?;
@@ -94,6 +102,9 @@ pub fn run(args: Args) -> Result<()> {
     let error = calibration_error(predictions.iter().map(|p| (p.confidence, p.label == p.predicted)));
     let scores = scores(loaders.class_names().len(), &predictions);
     let [precision, recall, f1] = means(&scores);
+    let names = || loaders.test_names(&(0..predictions.len()).collect::<Vec<_>>());
+    let real =
+        real.map(|labels| labels.judge(&names(), predictions.iter().map(|p| p.predicted))).transpose()?;
     if let Some(path) = &args.predictions {
         write_predictions(path, &predictions)?;
     }
@@ -126,6 +137,10 @@ pub fn run(args: Args) -> Result<()> {
             Views::Ten => ", of ten crops of each image",
         }
     )?;
+    if let Some(real) = real {
+        let share = 100.0 * real.share();
+        writeln!(out, "ReaL top-1 {share:.2} % of {} that have ReaL labels", counted(real.images, "image"))?;
+    }
     if let Some(dtype) = args.dtype.filter(|&dtype| dtype != Dtype::F32) {
         writeln!(out, "{}", beside_f32(dtype, &metrics, &predictions, &network, &loaders, args.views)?)?;
     }
@@ -146,6 +161,7 @@ pub fn run(args: Args) -> Result<()> {
             dtype: args.dtype.unwrap_or(Dtype::F32).name(),
             top1: percent(metrics.top1()),
             top5: percent(metrics.top5()),
+            real_top1: real.map(|real| percent(real.share())),
             loss: metrics.loss(),
             calibration_error: percent(error),
             precision: percent(precision),

@@ -21,6 +21,8 @@ pub struct Row {
     /// In percent, as are all shares below.
     pub top1: f64,
     pub top5: f64,
+    /// By ReaL labels, if there are any.
+    pub real_top1: Option<f64>,
     pub loss: f64,
     pub calibration_error: f64,
     /// Means over the classes that have images.

@@ -21,7 +21,7 @@ const SOURCES: [&str; 6] = [
 ];
 
 /// How a message begins that is in no table, and why.
-const EXCUSED: [(&str, &str); 55] = [
+const EXCUSED: [(&str, &str); 56] = [
     ("cannot start {name}", "an engine that cannot be started needs a broken installation"),
     ("{name} has no pipes", "pipes are asked for in the same call"),
     ("{} has ended", "an engine must die between two requests"),
@@ -78,6 +78,10 @@ const EXCUSED: [(&str, &str); 55] = [
     ("{}: {reason}; move that folder away", "a run folder that another program damaged"),
     ("a study compares networks from random weights", "a recipe with `weights`"),
     ("--budget: {error}", "clap says what a length of time looks like"),
+    (
+        "{name}: {} has labels of the images 1 to",
+        "`a_prediction_is_right_if_it_is_among_the_labels_of_its_image`",
+    ),
     ("{} has no networks or no seeds", "a plan that was edited by hand"),
     ("the cache: {0}", "`a_full_disk_is_named_and_leaves_nothing`"),
 ];

@@ -89,6 +89,19 @@ fn a_folder_of_photos_is_all_that_train_needs() {
     std::fs::write(path.join("other.csv"), "model,top1\n").unwrap();
     let other = xtask(path, &["eval", "run", "--results", "other.csv"]);
     assert!(String::from_utf8_lossy(&other.stderr).contains("other.csv has other columns"));
+    // ReaL labels belong to numbers in names: every class is right for image 1, none for image 2.
+    for class in ["red", "green", "blue"] {
+        for (part, number) in [("train", 1), ("train", 2), ("val", 1), ("val", 2)] {
+            let to = path.join(format!("imagenet/{part}/{class}"));
+            std::fs::create_dir_all(&to).unwrap();
+            let name = format!("ILSVRC2012_val_0000000{number}.png");
+            std::fs::copy(path.join(format!("photos/{class}/{number}.png")), to.join(name)).unwrap();
+        }
+    }
+    std::fs::write(path.join("real.json"), "[[0, 1, 2], [], [0]]").unwrap();
+    let real = ["eval", "run", "--data", "imagenet", "--real", "real.json", "--views", "ten"];
+    let real = ok(&xtask(path, &real));
+    assert!(real.contains("ReaL top-1 100.00 % of 3 images that have ReaL labels"), "{real}");
     let predicted = ok(&xtask(path, &["predict", "photos/blue/0.png", "--weights", "run", "--topk", "3"]));
     assert!(["red", "green", "blue"].iter().all(|name| predicted.contains(name)), "{predicted}");
 
