@@ -17,4 +17,4 @@ if ! installed; then
     echo "MPI: not installed, and cannot be installed here; it takes: apt-get install ${packages[*]}"
     exit 1
 fi
-mpirun --version | head -1
+mpirun --version | head -1 || true

@@ -1,5 +1,6 @@
 //! The options of runs of several processes.
 
+use anyhow::{Result, ensure};
 use resnext_train::distributed::{DistributedConfig, Wire};
 use std::time::Duration;
 
@@ -22,6 +23,15 @@ pub struct DistributedArgs {
 }
 
 impl DistributedArgs {
+    /// Refuses settings that nothing would read, in a process that no launcher has started.
+    pub fn check(&self, launched: bool) -> Result<()> {
+        ensure!(
+            launched || self.config() == DistributedConfig::default(),
+            "--sync-bn, --wire and --bucket are for several processes, such as those of mpirun -n 4"
+        );
+        Ok(())
+    }
+
     pub fn config(&self) -> DistributedConfig {
         DistributedConfig {
             wire: self.wire,

@@ -10,14 +10,27 @@ use std::sync::Arc;
 #[cfg(feature = "mpi")]
 use std::time::Duration;
 
-/// What Open MPI, MPICH and Slurm set in the processes that they start.
+/// What Open MPI, MPICH and PMIx set in the processes that they start.
+#[cfg(feature = "mpi")]
 const LAUNCHED: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"];
+
+/// The number of processes, as Open MPI, MPICH and Slurm's `srun` tell it.
+const SIZES: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"];
+
+/// The number of processes that a launcher says it has started; 1 without a launcher.
+fn launched_processes() -> usize {
+    let sizes = SIZES.iter().filter_map(|name| std::env::var(name).ok()?.parse().ok());
+    sizes.max().unwrap_or(1)
+}
 
 /// All processes of the command, of which this is one; a single one if no launcher has started it.
 pub struct Launch {
     pub processes: Arc<Processes>,
     /// Whether the others know how this process's preparations ended.
     ready: Cell<bool>,
+    /// Whether a launcher has started this process.
+    #[cfg(feature = "mpi")]
+    pub launched: bool,
 }
 
 impl Launch {
@@ -25,16 +38,19 @@ impl Launch {
     #[cfg(feature = "mpi")]
     pub fn start(timeout: Duration) -> Result<Self> {
         let launched = LAUNCHED.iter().any(|name| std::env::var_os(name).is_some());
+        anyhow::ensure!(
+            launched || launched_processes() <= 1,
+            "srun has started several processes without MPI; use srun --mpi=pmix or srun --mpi=pmi2"
+        );
         let processes = if launched { Processes::mpi(timeout)? } else { Processes::single() };
-        Ok(Launch { processes: Arc::new(processes), ready: Cell::new(false) })
+        Ok(Launch { processes: Arc::new(processes), ready: Cell::new(false), launched })
     }
 
     /// A single process. Several, which would all do the same, are refused.
     #[cfg(not(feature = "mpi"))]
     pub fn start() -> Result<Self> {
-        let size = LAUNCHED.iter().filter_map(|name| std::env::var(name).ok()?.parse::<usize>().ok()).max();
         anyhow::ensure!(
-            size.unwrap_or(0) <= 1,
+            launched_processes() <= 1 && !std::env::var("PMIX_RANK").is_ok_and(|rank| rank != "0"),
             "an MPI launcher has started several processes, but this program is built without MPI; \
              build it with `cargo build --release -p xtask --features mpi`"
         );
@@ -67,7 +83,11 @@ impl Launch {
         let shared =
             error.downcast_ref::<resnext_train::Error>().is_some_and(resnext_train::Error::is_shared);
         match (shared, self.leads()) {
-            (true, true) => Err(error),
+            // Printed here: when this process has left MPI, the launcher may end it because another has failed.
+            (true, true) => {
+                eprintln!("error: {}", error_line(&error));
+                Ok(ExitCode::FAILURE)
+            }
             (true, false) => Ok(ExitCode::FAILURE),
             (false, _) => {
                 eprintln!("error: rank {}: {}", self.processes.rank(), error_line(&error));
@@ -90,7 +110,7 @@ impl Launch {
             true => text.into_owned(),
             false => format!("rank {rank}: {text}"),
         };
-        Err(resnext_train::Error::Processes(text).into())
+        Err(resnext_train::Error::AllProcesses(text).into())
     }
 }
 

@@ -11,7 +11,7 @@ pub enum Share {
     #[default]
     Whole,
     /// Part number `rank` of `of` of every batch, for training: consecutive images, whose numbers differ by at
-    /// most one between ranks. A batch with fewer images than there are parts leaves some ranks without one.
+    /// most one between ranks. A rank past the last one has none. A batch with fewer images than there are parts leaves some ranks without one.
     PartOfEachBatch {
         /// The process's number, from 0.
         rank: usize,
@@ -38,7 +38,7 @@ impl Share {
             Share::EveryNthBatch { rank, of } => whole.skip(rank).step_by(of.max(1)).collect(),
             Share::PartOfEachBatch { rank, of } => {
                 let part = |batch: Range<usize>| {
-                    let at = |rank: usize| batch.start + batch.len() * rank / of.max(1);
+                    let at = |rank: usize| batch.start + batch.len() * rank.min(of) / of.max(1);
                     at(rank)..at(rank + 1)
                 };
                 whole.map(part).filter(|part| !part.is_empty()).collect()

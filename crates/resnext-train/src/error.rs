@@ -64,9 +64,12 @@ pub enum Error {
     /// The [`Data`](crate::Data) failed.
     #[error("{0}")]
     Data(Box<dyn std::error::Error + Send + Sync>),
-    /// Processes that train together cannot go on: one does not answer, or differs from the others.
+    /// This process cannot go on with the others.
     #[error("{0}")]
     Processes(String),
+    /// Processes that train together differ, or one of them failed, as they have told each other: all have this error.
+    #[error("{0}")]
+    AllProcesses(String),
     /// An error from the network.
     #[error(transparent)]
     Model(#[from] resnext_model::Error),
@@ -81,7 +84,7 @@ pub enum Error {
 impl Error {
     /// Whether every process of a run has this error, and not only this one: it follows from what they all know.
     pub fn is_shared(&self) -> bool {
-        matches!(self, Error::Diverged { .. } | Error::Processes(_))
+        matches!(self, Error::Diverged { .. } | Error::AllProcesses(_))
     }
 }
 

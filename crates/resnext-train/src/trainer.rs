@@ -55,7 +55,7 @@ pub struct Trainer {
     processes: Arc<Processes>,
     /// How gradients are added up over several processes; `None` for a single one.
     sums: Option<GradientSums>,
-    sync_norms: bool,
+    distributed: DistributedConfig,
 }
 
 impl Trainer {
@@ -100,7 +100,7 @@ impl Trainer {
             times: [Duration::ZERO; 2],
             processes: Arc::new(Processes::single()),
             sums: None,
-            sync_norms: false,
+            distributed: DistributedConfig::default(),
         })
     }
 
@@ -129,9 +129,14 @@ impl Trainer {
         trained.retain(|(name, var)| !(self.config.freeze_norms && is_norm(name, var)));
         self.sums =
             (processes.size() > 1).then(|| GradientSums::new(Arc::clone(&processes), trained, config));
-        self.sync_norms = config.sync_norms && processes.size() > 1;
+        self.distributed = *config;
         self.processes = processes;
         Ok(())
+    }
+
+    /// Whether batch norms use the statistics of the whole batch.
+    fn syncs_norms(&self) -> bool {
+        self.distributed.sync_norms && self.processes.size() > 1
     }
 
     /// What the sums of gradients over processes have cost so far; `None` for a single process.
@@ -239,13 +244,18 @@ impl Trainer {
     /// before its first step. To be called by all of them.
     ///
     /// # Errors
-    /// [`Error::Processes`] in all of them alike, which says what differs in which rank.
+    /// [`Error::AllProcesses`] in all of them alike, which says what differs in which rank.
     pub fn check_processes(&self, data: &impl Data) -> Result<()> {
+        if self.processes.size() == 1 {
+            return Ok(());
+        }
         self.processes.check_same(&[
             ("network", format!("{:?}", self.model)),
             ("recipe", format!("{} {:?}", self.recipe, self.config)),
             ("data set", data.fingerprint()),
             ("position in the run", format!("{:?}", self.progress)),
+            ("way of adding up", format!("{:?}", self.distributed)),
+            ("instruction set", resnext_ops::Isa::current().name().to_string()),
         ])?;
         self.check_weights()
     }
@@ -389,7 +399,7 @@ impl Trainer {
                 share = share_of(&self.processes, &targets, &self.config.class_weights)?;
                 let (weight, last) = (share / group as f64, number + 1 == group);
                 self.network.set_drop_path(self.drop_path());
-                let norms = self.sync_norms.then(|| SharedNorms::new(&self.processes, share));
+                let norms = self.syncs_norms().then(|| SharedNorms::new(&self.processes, share));
                 let TrainConfig { loss, label_smoothing, ref class_weights, .. } = self.config;
                 let mut arriving = self.sums.as_mut().filter(|_| last);
                 let ForwardBackward { loss, logits, gradients, .. } = forward_backward_shared(
@@ -472,7 +482,7 @@ impl Trainer {
 
     /// The running statistics that each process moves by its own part of a batch, as they are before a step.
     fn norms_to_average(&self) -> Result<RunningStats> {
-        let moved = self.processes.size() > 1 && !self.sync_norms && !self.config.freeze_norms;
+        let moved = self.processes.size() > 1 && !self.syncs_norms() && !self.config.freeze_norms;
         RunningStats::copy(if moved { self.variables.all() } else { Vec::new() })
     }
 

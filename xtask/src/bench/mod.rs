@@ -26,6 +26,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let target = Target::new(&args)?;
     rayon::ThreadPoolBuilder::new().num_threads(target.threads).build_global()?;
     #[cfg(feature = "mpi")]
+    args.shared.check(args.distributed)?;
+    #[cfg(feature = "mpi")]
     if args.distributed {
         return training::benchmark_processes(&args, &target);
     }

@@ -38,6 +38,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub fn run(args: Args) -> Result<ExitCode> {
     #[cfg(feature = "mpi")]
     let (launch, config) = (Launch::start(args.distributed.timeout())?, args.distributed.config());
+    #[cfg(feature = "mpi")]
+    args.distributed.check(launch.launched)?;
     #[cfg(not(feature = "mpi"))]
     let (launch, config) = (Launch::start()?, DistributedConfig::default());
     launch.end(run_in(args, &launch, &config))

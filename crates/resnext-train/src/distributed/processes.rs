@@ -190,7 +190,7 @@ impl Processes {
     /// Checks that named facts, such as the hash of a data set, are the same in all processes.
     ///
     /// # Errors
-    /// [`Error::Processes`] in all processes alike, which names the first fact that differs, the first rank in which
+    /// [`Error::AllProcesses`] in all processes alike, which names the first fact that differs, the first rank in which
     /// it does, and both values.
     pub fn check_same(&self, facts: &[(&str, String)]) -> Result<()> {
         for (name, own) in facts {
@@ -198,7 +198,7 @@ impl Processes {
             let other = all.iter().enumerate().find(|(_, other)| **other != all[0]);
             if let Some((rank, other)) = other {
                 let [first, other] = excerpts(&all[0], other);
-                return Err(Error::Processes(format!(
+                return Err(Error::AllProcesses(format!(
                     "rank {rank} has another {name} than rank 0: {other}, not {first}"
                 )));
             }
@@ -211,7 +211,7 @@ impl Processes {
     pub fn abort(&self) -> ! {
         if let Some(worker) = &self.worker {
             worker.abandoned.store(true, Ordering::Relaxed);
-            self.submit(|engine| engine.transport.abort());
+            worker.submit(|engine| engine.transport.abort());
             // MPI_Abort ends this process, too. The launcher ends the others when this one exits without it.
             std::thread::sleep(Duration::from_secs(2));
         }
@@ -232,9 +232,15 @@ impl Processes {
     /// A thread that has ended drops the job, and with it the sender of its reply, which whoever waits sees.
     fn submit(&self, job: impl FnOnce(&mut Engine) + Send + 'static) {
         if let Some(worker) = &self.worker {
-            let jobs = worker.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-            let _ = jobs.as_ref().map(|jobs| jobs.send(Box::new(job)));
+            worker.submit(job);
         }
+    }
+}
+
+impl Worker {
+    fn submit(&self, job: impl FnOnce(&mut Engine) + Send + 'static) {
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = jobs.as_ref().map(|jobs| jobs.send(Box::new(job)));
     }
 }
 
@@ -258,7 +264,12 @@ impl fmt::Debug for Processes {
 }
 
 impl Drop for Worker {
+    /// After a panic the others would wait for this process until their time is over, so they are ended.
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.abandoned.store(true, Ordering::Relaxed);
+            self.submit(|engine| engine.transport.abort());
+        }
         *self.jobs.lock().unwrap_or_else(PoisonError::into_inner) = None;
         if let Some(thread) = self.thread.take() {
             // A panic there has been reported.

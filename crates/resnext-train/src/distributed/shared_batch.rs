@@ -28,7 +28,7 @@ pub(crate) fn share_of(processes: &Processes, targets: &Tensor, class_weights: &
 /// process's part of it, which counts `share` times. The batch has `expected` images at most.
 ///
 /// # Errors
-/// [`Error::Processes`] if it has more.
+/// [`Error::AllProcesses`] if it has more.
 pub(crate) fn metrics_of_batch(
     processes: &Processes,
     (logits, labels): (&Tensor, &Tensor),
@@ -48,7 +48,7 @@ pub(crate) fn metrics_of_batch(
         let message = format!(
             "the processes have {count} images of a batch of {expected}: each must have its own part of it"
         );
-        return Err(Error::Processes(message));
+        return Err(Error::AllProcesses(message));
     }
     Ok((all, loss[0]))
 }

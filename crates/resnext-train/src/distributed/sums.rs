@@ -3,13 +3,11 @@
 use crate::distributed::transport::Transport;
 use crate::error::{Error, Result};
 use half::bf16;
-use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
 /// The type of gradients on their way between processes. Each is added up in f32.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Wire {
     /// Nothing is rounded but the sums.
     #[default]
