@@ -399,7 +399,7 @@ impl Trainer {
                 share = share_of(&self.processes, &targets, &self.config.class_weights)?;
                 let (weight, last) = (share / group as f64, number + 1 == group);
                 self.network.set_drop_path(self.drop_path());
-                let norms = self.syncs_norms().then(|| SharedNorms::new(&self.processes, share));
+                let norms = self.syncs_norms().then(|| SharedNorms::sums(&self.processes, share));
                 let TrainConfig { loss, label_smoothing, ref class_weights, .. } = self.config;
                 let mut arriving = self.sums.as_mut().filter(|_| last);
                 let ForwardBackward { loss, logits, gradients, .. } = forward_backward_shared(

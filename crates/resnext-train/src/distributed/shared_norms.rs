@@ -13,7 +13,7 @@ pub(crate) struct SharedNorms {
 
 impl SharedNorms {
     /// For a batch of which this process's part has weight `share` in the loss.
-    pub(crate) fn new(processes: &Arc<Processes>, share: f64) -> Arc<dyn BatchSums> {
+    pub(crate) fn sums(processes: &Arc<Processes>, share: f64) -> Arc<dyn BatchSums> {
         Arc::new(SharedNorms { processes: Arc::clone(processes), share })
     }
 }
