@@ -339,7 +339,7 @@ fn in_127ths(weight: &Tensor, groups: usize) -> Tensor {
         weights.iter_mut().for_each(|w| *w = (*w * 127.0).round().clamp(-127.0, 127.0));
         weights[0] = -127.0;
         let first = k / (cout / groups) * group_in;
-        for (one, other) in (0..group_in).filter(|c| (first + c) % 2 == 0).map(|c| (c, c + 1)) {
+        for (one, other) in (0..group_in).filter(|c| (first + c).is_multiple_of(2)).map(|c| (c, c + 1)) {
             for tap in (0..taps).filter(|_| other < group_in) {
                 let left = 127.0 - weights[one * taps + tap].abs();
                 let other = &mut weights[other * taps + tap];
