@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn shares_are_disjoint_and_complete() {
         for (skip, len, batch_size, of) in
-            [(0, 50, 8, 3), (13, 50, 8, 2), (0, 7, 16, 4), (5, 5, 4, 2), (0, 9, 1, 1)]
+            [(0, 51, 8, 3), (13, 50, 8, 2), (0, 7, 16, 4), (5, 5, 4, 2), (0, 9, 1, 1)]
         {
             let parts = |share: fn(usize, usize) -> Share| -> Vec<Vec<Range<usize>>> {
                 (0..of).map(|rank| share(rank, of).batches(skip..len, batch_size)).collect()
