@@ -15,7 +15,7 @@ fn mpirun(folder: &Path, processes: usize, args: &[&str]) -> Command {
         "btl_vader_single_copy_mechanism",
         "none",
     ]);
-    command.args(["--mca", "odls_base_sigkill_timeout", "20", "-n", &processes.to_string()]);
+    command.args(["-n", &processes.to_string()]);
     command.args(["-x", "RAYON_NUM_THREADS=1", env!("CARGO_BIN_EXE_xtask")]).args(args);
     command.current_dir(folder).stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null());
     command
@@ -76,10 +76,13 @@ fn processes_train_one_network_together() {
     }
 }
 
-/// Starts two processes that train for long and save after each step, and waits for a checkpoint.
-fn started(folder: &Path, out: &str, more: &[&str]) -> Child {
+/// Starts two processes that train for long and save after each step, and waits for a checkpoint. The launcher kills
+/// processes `patience` seconds after it has told them to end.
+fn started(folder: &Path, out: &str, patience: u32, more: &[&str]) -> Child {
     let args = [&TRAIN[..], &[out, "--save-every", "0", "--epochs", "5000"], more].concat();
-    let mut child = mpirun(folder, 2, &args).spawn().unwrap();
+    let mut command = mpirun(folder, 2, &args);
+    command.env("OMPI_MCA_odls_base_sigkill_timeout", patience.to_string());
+    let mut child = command.spawn().unwrap();
     let begun = Instant::now();
     while !folder.join(out).join("last.safetensors").exists() {
         let status = child.try_wait().unwrap();
@@ -138,12 +141,12 @@ fn faults_of_one_process_end_all() {
         assert!(checkpoint.status.success(), "{}", String::from_utf8_lossy(&checkpoint.stderr));
     };
 
-    let child = started(path, "killed", &[]);
+    let child = started(path, "killed", 1, &[]);
     signal("-KILL", &ranks("killed")[1]);
     assert!(!ended(child, "killed").status.success());
     resumes("killed");
 
-    let child = started(path, "hanging", &["--timeout", "2"]);
+    let child = started(path, "hanging", 1, &["--timeout", "2"]);
     let hanging = ranks("hanging")[1].clone();
     signal("-STOP", &hanging);
     let output = ended(child, "hanging");
@@ -157,7 +160,7 @@ fn faults_of_one_process_end_all() {
     resumes("hanging");
 
     // The rank that is told does not save; the one that saves is not told.
-    let child = started(path, "told", &[]);
+    let child = started(path, "told", 20, &[]);
     signal("-TERM", &ranks("told")[1]);
     let output = ended(child, "told");
     assert!(own_errors(&output).is_empty(), "{output:?}");
@@ -192,13 +195,19 @@ fn ranks_that_differ_are_refused_with_one_line() {
     bytes[1] ^= 1;
     std::fs::write(&batch, bytes).unwrap();
     one_line(pair("a", &[], "other"), "error: rank 1 has another data set than rank 0: `");
-    one_line(pair("a", &["--lr", "0.3"], "."), "error: rank 1 has another recipe than rank 0: `…");
+    one_line(pair("a", &["--lr", "0.2"], "."), "error: rank 1 has another recipe than rank 0: `…");
     one_line(pair("a", &["--recipe", "missing.toml"], "."), "error: rank 1: ");
     one_line(train(path, 2, "a", &["--lr", "0"]), "the learning rate must be above 0");
     one_line(
         train(path, 4, "a", &["--batch-size", "13"]),
         "4 processes cannot share a batch of 1 of 40 images",
     );
+    assert!(!path.join("a").exists());
+    let alone = super::xtask(path, &[&TRAIN[..], &["a", "--sync-bn"]].concat());
+    one_line(alone, "--sync-bn, --wire and --bucket are for several processes");
+    let mut of_srun = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    let of_srun = of_srun.args(TRAIN).arg("a").current_dir(path).env("SLURM_STEP_NUM_TASKS", "2");
+    one_line(of_srun.output().unwrap(), "srun has started several processes without MPI");
     assert!(!path.join("a").exists());
     std::fs::write(path.join("file"), "").unwrap();
     one_line(train(path, 2, "file/run", &[]), "error: rank 0: cannot make the folder file/run");

@@ -83,6 +83,11 @@ const EXCUSED: [(&str, &str); 56] = [
         "`a_prediction_is_right_if_it_is_among_the_labels_of_its_image`",
     ),
     ("{} has no networks or no seeds", "a plan that was edited by hand"),
+    ("--sync-bn, --wire and --bucket are", "`ranks_that_differ_are_refused_with_one_line`"),
+    ("srun has started several processes", "`ranks_that_differ_are_refused_with_one_line`"),
+    ("an MPI launcher has started several", "a program without the feature `mpi`"),
+    ("--distributed prints tables", "needs the feature `mpi`"),
+    ("{processes} processes cannot share --batch", "needs the feature `mpi`"),
     ("the cache: {0}", "`a_full_disk_is_named_and_leaves_nothing`"),
 ];
 
