@@ -21,7 +21,7 @@ const SOURCES: [&str; 6] = [
 ];
 
 /// How a message begins that is in no table, and why.
-const EXCUSED: [(&str, &str); 56] = [
+const EXCUSED: [(&str, &str); 61] = [
     ("cannot start {name}", "an engine that cannot be started needs a broken installation"),
     ("{name} has no pipes", "pipes are asked for in the same call"),
     ("{} has ended", "an engine must die between two requests"),
