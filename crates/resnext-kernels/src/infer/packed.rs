@@ -86,8 +86,8 @@ pub struct Panel {
     pub spanning: bool,
 }
 
-/// The most that the magnitudes of two neighbours' int8 weights add up to: multiplied by any two u8, their sum fits an i16,
-/// in which AVX2 adds them up.
+/// The most that the magnitudes of two neighbours' int8 weights add up to: the sum of their products with any two u8 then fits
+/// an i16, in which AVX2 computes it.
 pub const MOST_OF_TWO: i32 = 128;
 
 const _: () = assert!(MOST_OF_TWO * u8::MAX as i32 <= i16::MAX as i32);
@@ -122,8 +122,8 @@ pub struct Filter<'a> {
     pub columns: usize,
     /// Whether the convolution is 3×3 with stride and dilation 1, which Winograd's kernel can compute.
     pub tiled: bool,
-    /// `[output channel of all groups][input channel of a group][kernel position]`; for int8, integers of which those of two
-    /// channels that follow each other in a word add up to at most [`MOST_OF_TWO`], without their signs.
+    /// `[output channel of all groups][input channel of a group][kernel position]`; for int8, integers, of which
+    /// the magnitudes of two channels that follow each other in a word add up to at most [`MOST_OF_TWO`].
     pub weight: &'a [f32],
     /// The bias of each output channel, f32.
     pub bias: &'a [f32],

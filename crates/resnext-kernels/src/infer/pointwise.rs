@@ -6,8 +6,8 @@
 //! while all of the task's pixels pass; sums wait in memory between two blocks. Every sum adds its products in the order of
 //! channels, as the direct kernel does: both give the same bits.
 //!
-//! In int8, a channel is a word of four, and all else is the same. Weights that lie in memory as bf16 are widened block by
-//! block.
+//! In int8, a word is four channels instead of one, and all else is the same. Weights that lie in memory as bf16 are widened
+//! block by block.
 
 use super::direct;
 use super::dot_product::{DotProduct, V};

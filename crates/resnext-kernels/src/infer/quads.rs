@@ -126,9 +126,9 @@ mod x86 {
     }
 
     /// AVX2. `vpmaddubsw` adds products two by two, which would saturate at 2¹⁵, but not with the weights of a
-    /// [`Filter`](crate::infer::packed::Filter); `vpmaddwd` by ones adds the two sums of a word. A tile of twelve words of sums
-    /// runs at twice the rate of f32. Bytes widened to i16 and multiplied by `vpmaddwd` alone need as many multiplications and more of all
-    /// else: 1.5 times the rate of f32.
+    /// [`Filter`](crate::infer::packed::Filter); `vpmaddwd` by ones adds the two sums of a word. A tile of twelve vectors of
+    /// sums runs at twice the rate of f32. Bytes widened to i16 and multiplied by `vpmaddwd` alone need as many
+    /// multiplications and more of all else: 1.5 times the rate of f32.
     pub struct Avx2;
 
     impl DotProduct for Avx2 {
