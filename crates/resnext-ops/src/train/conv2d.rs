@@ -116,13 +116,13 @@ pub fn conv2d_with_bias(x: &Tensor, weight: &Tensor, bias: &Tensor, config: &Con
         let expected = format!("[{}], one per output channel", shape.out_channels);
         return Err(Error::Shape { op: OP, input: "bias", expected, got: bias.shape().clone() });
     }
-    match Backend::of(x) {
+    match Backend::of_conv(x, &shape) {
         Backend::Cpu | Backend::Cuda => {
             let op = Conv { shape, input_gradient: needs_gradient(OP, x)? };
             apply3(x, weight, bias, op, Output::ChannelsLast)
         }
         Backend::Metal | Backend::Candle => {
-            let y = fallback::conv2d(x, weight, &shape)?;
+            let y = conv2d(x, weight, config)?;
             Ok(y.broadcast_add(&bias.reshape((1, (), 1, 1))?)?)
         }
     }
