@@ -11,6 +11,7 @@ use candle_core::{DType, Device, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
+use resnext_ops::{Conv2dConfig, ConvKernel, conv2d_kernels};
 use serde::Serialize;
 
 /// The result of a comparison of the forms at random points.
@@ -164,7 +165,7 @@ const BATCH: usize = 2;
 
 /// The primes that trials may use, largest first. With K the number of products in the longest sum of any
 /// kernel, and residues of magnitude up to h = (p - 1)/2, K·h² must be an integer that `dtype` represents
-/// exactly.
+/// exactly. Winograd's 3×3 has larger sums, in quarters, which must be exact as well.
 pub(super) fn primes(stack: &Stack, dtype: DType) -> Result<impl Iterator<Item = u32> + use<>> {
     let exact = match dtype {
         // One bit is left for the division by the modulus, which rounds. Values of f32 are divided in f64.
@@ -173,15 +174,35 @@ pub(super) fn primes(stack: &Stack, dtype: DType) -> Result<impl Iterator<Item =
         other => return Err(Error::Config(format!("expected f32 or f64, got {other:?}"))),
     };
     let pixels = BATCH * stack.map.0 * stack.map.1;
-    let longest = |(_, size): &(String, BlockSize)| {
+    // Winograd's partial sums are at most 64·G·h² in quarters, with G channels per group: section 5 of
+    // `docs/equivalence.md`. They are not divided, so in f64 they may take the bit that is left for that.
+    let quarters = if dtype == DType::F64 { 128 } else { 256 };
+    let longest = |(_, size): &(String, BlockSize)| -> Result<usize> {
         // In the forward pass, the 1×1 and the 3×3; in the backward pass, the input's gradient of the first
         // 1×1, to which the shortcut's is added, and the weights' gradients, which are sums over pixels.
         let &BlockSize { input, path, output, .. } = size;
-        [input, 9 * path, size.inner() + output, pixels].into_iter().max().unwrap_or(1)
+        let tiles = if by_winograd(size, stack.map, dtype)? { quarters * path } else { 1 };
+        Ok([input, 9 * path, size.inner() + output, pixels, tiles].into_iter().max().unwrap_or(1))
     };
-    let longest = stack.blocks.iter().map(longest).max().unwrap_or(1);
+    let longest = stack.blocks.iter().map(longest).try_fold(1, |most, one| one.map(|one| most.max(one)))?;
     let half = ((1u64 << exact) as f64 / longest as f64).sqrt().floor() as u32;
     Ok((3..=2 * half + 1).rev().step_by(2).filter(|&n| is_prime(n)))
+}
+
+/// Whether a CPU computes a block's 3×3 by Winograd's F(2×2, 3×3), in groups or path by path.
+fn by_winograd(size: &BlockSize, map: (usize, usize), dtype: DType) -> Result<bool> {
+    for conv in size.convs().into_iter().filter(|conv| conv.kernel == 3) {
+        for (groups, paths) in [(conv.groups, 1), (1, conv.groups)] {
+            let (input, output) = (conv.input / paths, conv.output / paths);
+            let zeros = |dims: [usize; 4]| Tensor::zeros(&dims[..], dtype, &Device::Cpu);
+            let config = Conv2dConfig { stride: conv.stride, padding: 1, dilation: 1, groups };
+            let (x, weight) = (zeros([BATCH, input, map.0, map.1])?, zeros([output, input / groups, 3, 3])?);
+            if conv2d_kernels(&x, &weight, &config)?.contains(&ConvKernel::WinogradTiles) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 pub(super) fn is_prime(n: u32) -> bool {
@@ -199,15 +220,23 @@ mod tests {
             (1..30).filter(|&n| is_prime(n)).collect::<Vec<_>>(),
             [2, 3, 5, 7, 11, 13, 17, 19, 23, 29]
         );
+        let mut winograd = false;
         for name in ["resnext50_32x4d", "resnext29_16x64d", "resnext11_3x1d"] {
             for stack in Stack::distinct_blocks(&Config::by_name(name).unwrap()) {
                 for (dtype, exact) in [(DType::F32, 1u64 << 24), (DType::F64, 1 << 53)] {
                     let p = primes(&stack, dtype).unwrap().next().unwrap() as u64;
                     let size = stack.first().unwrap();
                     let longest = size.input.max(9 * size.path).max(size.inner() + size.output) as u64;
-                    assert!(is_prime(p as u32) && longest * (p / 2) * (p / 2) <= exact, "{name}: {p}");
+                    let largest = (p / 2) * (p / 2);
+                    assert!(is_prime(p as u32) && longest * largest <= exact, "{name}: {p}");
+                    // 64 products per channel of a group, in quarters.
+                    let tiles = 256 * size.path as u64 * largest;
+                    let has_tiles = by_winograd(size, stack.map, dtype).unwrap();
+                    assert!(tiles <= exact || !has_tiles, "{name}: {p}");
+                    winograd |= has_tiles;
                 }
             }
         }
+        assert!(winograd, "no block is computed by Winograd's tiles");
     }
 }
