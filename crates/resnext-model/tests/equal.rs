@@ -1,6 +1,6 @@
 //! `prove_equal` on functions that are equal and on functions that are not.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, DType, Result, Tensor};
 use resnext_model::equivalence::{Functions, NotEqual, Place, prove_equal};
 
 fn place(error: NotEqual) -> Place {
@@ -97,6 +97,19 @@ fn what_is_no_sum_of_products_is_refused() {
     );
     let mean = |_: &Functions, t: &[Tensor]| t[0].matmul(&t[1])?.mean_keepdim(D::Minus1);
     says(prove_equal(mean, mean, &shapes, bound).unwrap_err(), "the first function");
+    // Exact at integers, and something else between them.
+    let of_integers: [fn(&Tensor) -> Result<Tensor>; 4] =
+        [|y| y.round(), |y| y.floor(), |y| y.ceil(), |y| y.to_dtype(DType::I64)?.to_dtype(DType::F64)];
+    for other in of_integers {
+        let of_product = |_: &Functions, t: &[Tensor]| other(&t[0].matmul(&t[1])?);
+        says(prove_equal(product, of_product, &shapes, bound).unwrap_err(), "the second function");
+        // Of the inputs, and of a function's values.
+        let of_input = |_: &Functions, t: &[Tensor]| other(&t[0])?.matmul(&t[1]);
+        says(prove_equal(product, of_input, &shapes, bound).unwrap_err(), "the second function");
+        let unknown = |f: &Functions, t: &[Tensor]| f.each("gelu", &t[0], &[])?.matmul(&t[1]);
+        let of_value = |f: &Functions, t: &[Tensor]| other(&f.each("gelu", &t[0], &[])?)?.matmul(&t[1]);
+        says(prove_equal(unknown, of_value, &shapes, bound).unwrap_err(), "the second function");
+    }
     let turned = |_: &Functions, t: &[Tensor]| t[0].matmul(&t[1])?.t();
     says(prove_equal(product, turned, &shapes, bound).unwrap_err(), "different shapes: [2, 3] and [3, 2]");
     let wrong = |_: &Functions, t: &[Tensor]| t[1].matmul(&t[0]);

@@ -1,6 +1,6 @@
 //! The proof that two candle functions are equal.
 
-use super::functions::{Call, Functions, Oracle, line_point, residues};
+use super::functions::{Call, Functions, Oracle, line_point, moved};
 use super::identity::is_prime;
 use super::stack::generator;
 use crate::random_function::{Key, collision};
@@ -33,7 +33,7 @@ pub enum NotEqual {
     /// Their outputs have different shapes.
     #[error("the functions give different shapes: {0:?} and {1:?}")]
     Shapes(Vec<usize>, Vec<usize>),
-    /// One of them is no polynomial, or its sums are too long to be exact in f64.
+    /// One of them is not a polynomial, or its sums are too long to be exact in f64.
     #[error(
         "the {side} function does not consist of sums and products of integers below 2^52 between calls of `Functions`: \
          let activations and scaling by fractions be such calls, or try smaller shapes"
@@ -87,6 +87,10 @@ impl<F: Fn(&Functions, &[Tensor]) -> candle_core::Result<Tensor>> Subject for F 
 /// an integer that f64 holds exactly, until different functions would agree with a probability of at most `bound`.
 /// Functions that pass are equal whatever the functions of [`Functions`] are, at these shapes. Gradients are not
 /// compared: those of equal functions are equal, but not necessarily the code that computes them.
+///
+/// A function that is something else than sums and products of its inputs is refused if that shows at random points, as ReLU,
+/// rounding, division and casts to integers do. What small numbers do not show is not seen: a cast to f32, or a branch that
+/// random points never take, such as `x == 0`.
 ///
 /// Degrees are measured, by finite differences along random lines; section 6 of `docs/equivalence.md` derives the bound.
 ///
@@ -229,15 +233,21 @@ impl Evaluation {
         (modulus, trial): (u32, i32),
         oracle: Oracle,
     ) -> candle_core::Result<Self> {
-        let tensor = |(values, &shape): (&Vec<i64>, &&[usize])| {
-            Tensor::from_vec(values.iter().map(|&v| v as f64).collect::<Vec<_>>(), shape, &Device::Cpu)
-        };
-        let tensors = inputs.iter().zip(shapes).map(tensor).collect::<candle_core::Result<Vec<_>>>()?;
-        let functions = Functions::new(modulus, trial, oracle);
+        let inputs: Vec<Vec<f64>> = inputs.iter().map(|x| x.iter().map(|&v| v as f64).collect()).collect();
+        Self::at(f, inputs, shapes, Functions::new(modulus, trial, oracle, false))
+    }
+
+    /// The evaluation at inputs that are not integers, perhaps.
+    fn at(
+        f: &impl Subject,
+        inputs: Vec<Vec<f64>>,
+        shapes: &[&[usize]],
+        functions: Functions,
+    ) -> candle_core::Result<Self> {
+        let tensor = |(values, &shape): (Vec<f64>, &&[usize])| Tensor::from_vec(values, shape, &Device::Cpu);
+        let tensors = inputs.into_iter().zip(shapes).map(tensor).collect::<candle_core::Result<Vec<_>>>()?;
         let y = f(&functions, &tensors)?;
-        let (values, exact) = residues(&y, modulus)?;
-        let calls = functions.into_calls();
-        let exact = exact && calls.iter().all(|call| call.exact);
+        let (values, exact, calls) = functions.end(&y)?;
         Ok(Evaluation { dims: y.dims().to_vec(), values, calls, exact })
     }
 
@@ -272,8 +282,9 @@ fn odd_call(calls: &[Call], others: &[Call], side: &str) -> Option<String> {
     })
 }
 
-/// Evaluates a function at `inputs`, and makes sure that it was exact: at inputs that are moved by multiples of the prime,
-/// a polynomial with integer coefficients is the same modulo the prime, and anything rounded is not.
+/// Evaluates a function at `inputs`, and makes sure that it was exact: at inputs of which some are moved by half of the prime,
+/// a polynomial with integer coefficients is the same modulo the prime. What depends on the sign or the fraction of a number,
+/// such as ReLU or `floor`, is not, nor is anything rounded.
 fn exactly(
     f: &impl Subject,
     side: &'static str,
@@ -283,10 +294,9 @@ fn exactly(
     rng: &mut ChaCha8Rng,
 ) -> Result<Evaluation, NotEqual> {
     let here = Evaluation::new(f, inputs, shapes, (modulus, trial), Oracle::Argument)?;
-    let mut moved = inputs.to_vec();
-    // Towards 0 and beyond, so that numbers hardly grow.
-    moved.iter_mut().flatten().filter(|_| rng.random()).for_each(|x| *x -= i64::from(modulus) * x.signum());
-    let there = Evaluation::new(f, &moved, shapes, (modulus, trial), Oracle::Argument)?;
+    let mut move_some = |&x: &i64| if rng.random() { moved(x as f64, modulus) } else { x as f64 };
+    let inputs = inputs.iter().map(|x| x.iter().map(&mut move_some).collect()).collect();
+    let there = Evaluation::at(f, inputs, shapes, Functions::new(modulus, trial, Oracle::Argument, true))?;
     match here.exact && there.exact && here.sequences().eq(there.sequences()) {
         true => Ok(here),
         false => Err(NotEqual::Inexact { side }),

@@ -13,6 +13,8 @@ pub struct Functions {
     modulus: u32,
     trial: i32,
     oracle: Oracle,
+    /// Whether every second value is moved by half of the modulus, which is 0 modulo it.
+    moved: bool,
     calls: RefCell<Vec<Call>>,
 }
 
@@ -35,8 +37,8 @@ pub(super) struct Call {
 }
 
 impl Functions {
-    pub(super) fn new(modulus: u32, trial: i32, oracle: Oracle) -> Self {
-        Functions { modulus, trial, oracle, calls: RefCell::default() }
+    pub(super) fn new(modulus: u32, trial: i32, oracle: Oracle, moved: bool) -> Self {
+        Functions { modulus, trial, oracle, moved, calls: RefCell::default() }
     }
 
     /// The function `name` of every slice of `x` along the dimensions `along`; the same function for each slice. For
@@ -68,7 +70,7 @@ impl Functions {
         order.extend_from_slice(along);
         let permuted = x.detach().permute(order.clone())?;
         let length: usize = along.iter().map(|&dim| x.dims()[dim]).product();
-        let (values, exact) = residues(&permuted, self.modulus)?;
+        let (values, exact) = residues(&permuted, self.modulus, self.moved)?;
         let number = self.calls.borrow().len();
         let [low, high] = name_key(name);
         let slices = values.chunks(length.max(1)).enumerate();
@@ -84,16 +86,22 @@ impl Functions {
                 }
             }
         };
-        let results: Vec<f64> = slices.iter().enumerate().flat_map(value).map(|v| v as f64).collect();
+        let mut results: Vec<f64> = slices.iter().enumerate().flat_map(value).map(|v| v as f64).collect();
+        if self.moved {
+            results.iter_mut().step_by(2).for_each(|v| *v = moved(*v, self.modulus));
+        }
         self.calls.borrow_mut().push(Call { name: name.into(), slices, exact });
         let mut back = vec![0; order.len()];
         order.iter().enumerate().for_each(|(i, &dim)| back[dim] = i);
         Tensor::from_vec(results, permuted.shape(), &Device::Cpu)?.permute(back)?.contiguous()
     }
 
-    /// The calls so far.
-    pub(super) fn into_calls(self) -> Vec<Call> {
-        self.calls.into_inner()
+    /// The elements of the output `y` modulo the prime, whether all are sure to be exact, and the calls before it.
+    pub(super) fn end(self, y: &Tensor) -> Result<(Vec<i64>, bool, Vec<Call>)> {
+        let (values, exact) = residues(y, self.modulus, self.moved)?;
+        let calls = self.calls.into_inner();
+        let exact = exact && calls.iter().all(|call| call.exact);
+        Ok((values, exact, calls))
     }
 }
 
@@ -103,14 +111,33 @@ pub(super) fn line_point(from: &[i64], step: &[i64], t: i64, modulus: u32) -> Ve
     from.iter().zip(step).map(at).collect()
 }
 
+/// `value` moved by half of an odd modulus towards 0 and beyond, so that numbers do not grow. Halves are numbers modulo the
+/// modulus, and half of it is 0.
+pub(super) fn moved(value: f64, modulus: u32) -> f64 {
+    value - f64::from(modulus) / 2.0 * value.signum()
+}
+
 /// The largest integer of which, and of sums below it, f64 loses nothing when it is divided by a prime.
 const LARGEST: f64 = (1u64 << 52) as f64;
 
-/// The elements of a tensor, row by row, modulo the prime, and whether all are integers that are sure to be exact.
-pub(super) fn residues(x: &Tensor, modulus: u32) -> Result<(Vec<i64>, bool)> {
+/// The elements of a tensor, row by row, modulo the prime, and whether all are sure to be exact: integers, or with `halves`
+/// integers over powers of two, which polynomials of halves are.
+fn residues(x: &Tensor, modulus: u32, halves: bool) -> Result<(Vec<i64>, bool)> {
     let values = x.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
-    let exact = values.iter().all(|v| v.fract() == 0.0 && v.abs() <= LARGEST);
-    Ok((values.iter().map(|&x| residue(x, modulus)).collect(), exact))
+    let mut exact = true;
+    let mut one = |mut value: f64| {
+        let mut halvings = 0;
+        while halves && value.fract() != 0.0 && value.abs() <= LARGEST {
+            value *= 2.0;
+            halvings += 1;
+        }
+        exact &= value.fract() == 0.0 && value.abs() <= LARGEST;
+        // The inverse of 2 is (p + 1)/2.
+        let half = i128::from(modulus / 2 + 1);
+        (0..halvings).fold(residue(value, modulus), |r, _| centred(i128::from(r) * half, modulus))
+    };
+    let residues = values.into_iter().map(&mut one).collect();
+    Ok((residues, exact))
 }
 
 /// A key of a name: FNV-1a, whose collisions for names that people write are not a concern.
