@@ -3,15 +3,24 @@
 use crate::text_table::Table;
 use resnext_model::equivalence::MutantScore;
 
-/// The number of random mistakes per run.
-pub const MUTANTS: usize = 600;
+/// The number of random mistakes per run, of which a quarter turn out to compute the same function.
+pub const MUTANTS: usize = 720;
+
+/// The mistakes that make another function, at least, for the score to mean something.
+const LEAST_CAUGHT: usize = 500;
 
 /// What is wrong with the score of mutants.
 pub fn mutant_failures(scores: &[MutantScore]) -> Vec<String> {
     let missed = scores.iter().flat_map(|score| &score.missed);
     let missed = missed.map(|mutant| format!("mutant not caught: {mutant}"));
     let alarms = scores.iter().flat_map(|score| &score.false_alarms);
-    missed.chain(alarms.map(|mutant| format!("the same function, taken for another: {mutant}"))).collect()
+    let alarms = alarms.map(|mutant| format!("the same function, taken for another: {mutant}"));
+    let mut failures: Vec<String> = missed.chain(alarms).collect();
+    let caught: usize = scores.iter().map(|score| score.caught).sum();
+    if caught < LEAST_CAUGHT {
+        failures.push(format!("expected at least {LEAST_CAUGHT} mutants that are caught, got {caught}"));
+    }
+    failures
 }
 
 /// The score of mutants, by kind.
