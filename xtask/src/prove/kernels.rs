@@ -14,6 +14,7 @@ use resnext_model::equivalence::{
 use resnext_ops::Isa;
 use resnext_train::checkpoint::replace_file;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
@@ -23,6 +24,15 @@ const NETWORKS: &[&str] =
     &["resnet18", "resnet50", "resnext50_32x4d", "resnext29_8x64d", "resnext20_8x4d", "resnext11_8x4d"];
 const RANDOM_SHAPES: usize = 200;
 const QUICK_SHAPES: usize = 20;
+
+/// The operations that are proved for every instruction set, with their types.
+const OPERATIONS: [(&str, &[&str]); 5] = [
+    ("inference", &["f32", "bf16", "int8"]),
+    ("inference, with ReLU", &["f32", "bf16"]),
+    ("training, forward", &["f64", "f32", "bf16"]),
+    ("training, gradient of the input", &["f64", "f32", "bf16"]),
+    ("training, gradient of the weight", &["f64", "f32", "bf16"]),
+];
 
 /// Everything that was found.
 #[derive(Default, Serialize, Deserialize)]
@@ -129,6 +139,16 @@ impl KernelReport {
                 failures.push(format!("{}, {}: a bound above {BOUND:e}", proof.isa, proof.kernel));
             }
         }
+        let sets: BTreeSet<&str> = self.kernels.iter().map(|proof| proof.isa.as_str()).collect();
+        for (isa, (operation, types)) in sets.iter().flat_map(|isa| OPERATIONS.map(|all| (isa, all))) {
+            let has = |dtype: &&str| {
+                let same = |p: &KernelProof| (&*p.isa, &*p.operation, &*p.dtype) == (*isa, operation, *dtype);
+                self.kernels.iter().any(same)
+            };
+            let missing = types.iter().filter(|dtype| !has(dtype));
+            failures
+                .extend(missing.map(|dtype| format!("{isa}: nothing was compared of {operation}, {dtype}")));
+        }
         for proof in &self.networks {
             if let Some(first) = &proof.tally.first {
                 failures.push(format!("{} in {}: the first difference: {first}", proof.network, proof.isa));
@@ -175,7 +195,7 @@ impl KernelReport {
                 operands,
                 proof.tally.numbers.to_string(),
                 proof.tally.bits.to_string(),
-                proof.bound.map_or("none: rounded".into(), |bound| format!("{bound:.0e}")),
+                proof.bound.map_or("none".into(), |bound| format!("{bound:.0e}")),
             ]);
         }
         table

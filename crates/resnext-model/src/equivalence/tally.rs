@@ -52,29 +52,14 @@ impl Tally {
             return Ok(());
         }
         // Conversion to f64 is exact, but bits are counted in the tensors' own type.
-        self.compare_values(name, expected.dims(), expected.dtype(), &values(expected)?, &values(got)?)
-    }
-
-    /// As [`compare`](Self::compare), for the values of two tensors of shape `dims` and type `dtype`, row by row.
-    pub(super) fn compare_values(
-        &mut self,
-        name: impl Fn() -> String,
-        dims: &[usize],
-        dtype: DType,
-        e: &[f64],
-        g: &[f64],
-    ) -> Result<()> {
-        if e.len() != g.len() {
-            let problem = format!("expected {} values, got {}", e.len(), g.len());
-            return Err(Error::Convert { name: name(), problem });
-        }
+        let (dims, dtype, e, g) = (expected.dims(), expected.dtype(), values(expected)?, values(got)?);
         let differing = |e: f64, g: f64| match dtype {
             // NaN and infinity are wrong even where both sides have them.
             dtype if !g.is_finite() => 8 * dtype.size_in_bytes() as u32,
             DType::F32 => ((e as f32).to_bits() ^ (g as f32).to_bits()).count_ones(),
             _ => (e.to_bits() ^ g.to_bits()).count_ones(),
         };
-        for (i, (&e, &g)) in e.iter().zip(g).enumerate() {
+        for (i, (&e, &g)) in e.iter().zip(&g).enumerate() {
             let bits = differing(e, g);
             if bits > 0 && self.first.is_none() {
                 let mut index: Vec<usize> = Vec::with_capacity(dims.len());

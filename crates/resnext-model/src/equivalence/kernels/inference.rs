@@ -1,29 +1,28 @@
 //! Inference's kernels: packed convolutions with bias, residual and ReLU.
 
 use super::definition::Definition;
-use super::integers::{Integers, of_integers, written};
-use super::proofs::Proofs;
+use super::integers::{Integers, of_integers};
+use super::proofs::{Proofs, Run};
 use super::shapes::Place;
-use crate::equivalence::distance::values;
 use crate::error::Result;
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 use resnext_ops::{
     Conv2dConfig, ConvKernel, FeatureMap, FusedConv, Fusion, InputImages, Quantization, ThreadTeam,
-    bf16_is_native,
 };
 
 /// The kernel of every type that this machine's inference has.
 pub(super) fn kernels(place: Place, definition: &Definition) -> Result<Vec<ConvKernel>> {
     let weight = of_integers(&vec![0; definition.weight().elem_count()], definition.weight(), DType::F32)?;
     let bias = of_integers(&vec![0; definition.output], definition.output, DType::F32)?;
-    floats().map(|dtype| Ok(pack(place, definition, (&weight, &bias), dtype)?.kernel())).collect()
+    let kernel = |dtype| Ok(pack(place, definition, (&weight, &bias), dtype)?.kernel());
+    FLOATS.into_iter().map(kernel).collect()
 }
 
-fn floats() -> impl Iterator<Item = DType> {
-    [DType::F32, DType::BF16].into_iter().filter(|&dtype| dtype == DType::F32 || bf16_is_native())
-}
+/// The floating types of inference. On a CPU without instructions for bf16, only weights are bf16.
+const FLOATS: [DType; 2] = [DType::F32, DType::BF16];
 
 fn pack(
     place: Place,
@@ -40,7 +39,8 @@ fn pack(
     })
 }
 
-/// Compares one trial's convolutions with the sums that are expected of them: alone, and with residual and ReLU.
+/// Compares one trial's convolutions with the sums that are expected of them: alone, with a residual, and with residual and
+/// ReLU.
 pub(super) fn compare(
     place: Place,
     definition: &Definition,
@@ -52,37 +52,46 @@ pub(super) fn compare(
     let (h, w) = definition.out();
     let biased = |i: usize| sums[i] + bias[i / (h * w) % definition.output];
     let alone: Vec<i32> = (0..sums.len()).map(biased).collect();
-    let fused: Vec<i32> = alone.iter().zip(residual).map(|(y, r)| (y + r).max(0)).collect();
+    let added: Vec<i32> = alone.iter().zip(residual).map(|(y, r)| y + r).collect();
+    let positive: Vec<i32> = added.iter().map(|&y| y.max(0)).collect();
     let x = of_integers(x, definition.x(), DType::F32)?;
     let weight = of_integers(weight, definition.weight(), DType::F32)?;
     let bias = of_integers(bias, definition.output, DType::F32)?;
     let residual = of_integers(residual, definition.y(), DType::F32)?;
-    for dtype in floats() {
+    for dtype in FLOATS {
         let conv = pack(place, definition, (&weight, &bias), dtype)?;
         // The last layer writes f32 whatever it reads.
-        let output = if place == Place::Last { DType::F32 } else { dtype };
-        let [mut loaded, mut added, mut y, mut joined] = std::array::from_fn(|_| FeatureMap::new());
+        let output = if place == Place::Last { DType::F32 } else { conv.map_dtype() };
+        let [mut loaded, mut shortcut, mut y] = std::array::from_fn(|_| FeatureMap::new());
+        let mut images = InputImages::new();
         ThreadTeam::scope(|team| -> Result<()> {
-            added.load(team, &residual, output)?;
-            let fusion = Fusion { residual: Some(&added), relu: true, ahead: &[&conv] };
-            if place == Place::First {
-                let mut images = InputImages::new();
-                images.load(team, &x, conv.input_format(), definition.config.padding)?;
-                conv.forward_images(team, &images, Fusion::default(), &mut y)?;
-                conv.forward_images(team, &images, fusion, &mut joined)?;
-            } else {
-                loaded.load(team, &x, dtype)?;
-                conv.forward(team, &loaded, Fusion::default(), &mut y)?;
-                conv.forward(team, &loaded, fusion, &mut joined)?;
+            shortcut.load(team, &residual, output)?;
+            match place {
+                Place::First => images.load(team, &x, conv.input_format(), definition.config.padding)?,
+                _ => loaded.load(team, &x, conv.map_dtype())?,
+            }
+            let ahead = [&conv];
+            let joined = |relu| Fusion { residual: Some(&shortcut), relu, ahead: &ahead };
+            for (fusion, expected) in
+                [(Fusion::default(), &alone), (joined(false), &added), (joined(true), &positive)]
+            {
+                let relu = fusion.relu;
+                match place {
+                    Place::First => conv.forward_images(team, &images, fusion, &mut y)?,
+                    _ => conv.forward(team, &loaded, fusion, &mut y)?,
+                }
+                let got = y.to_tensor()?;
+                let expected = of_integers(expected, definition.y(), output)?.to_dtype(got.dtype())?;
+                let run = Run {
+                    operation: if relu { "inference, with ReLU" } else { "inference" },
+                    dtype,
+                    kernel: conv.kernel(),
+                    shows_all: !relu && output == DType::F32,
+                };
+                proofs.compare(run, definition, &expected, &got)?;
             }
             Ok(())
         })?;
-        for (got, expected) in [(&y, &alone), (&joined, &fused)] {
-            let expected: Vec<f64> = expected.iter().map(|&sum| written(sum, output)).collect();
-            let got = values(&got.to_tensor()?)?;
-            let what = ("inference", dtype, conv.kernel());
-            proofs.compare(what, definition, definition.y().dims(), &expected, &got)?;
-        }
     }
     Ok(())
 }
@@ -186,12 +195,12 @@ pub(super) fn compare_int8(
             // point.
             let q = (exact / f64::from(step) + 128.0).round_ties_even();
             let q = q.clamp(if with_residual { 128.0 } else { 0.0 }, 255.0);
-            (q - 128.0) * f64::from(step)
+            ((q - 128.0) * f64::from(step)) as f32
         };
-        let expected: Vec<f64> = (0..sums.len()).map(expected).collect();
-        let got = values(&got.to_tensor()?)?;
-        let what = ("inference", DType::U8, conv.kernel());
-        proofs.compare(what, definition, definition.y().dims(), &expected, &got)?;
+        let expected: Vec<f32> = (0..sums.len()).into_par_iter().map(expected).collect();
+        let expected = Tensor::from_vec(expected, definition.y(), &Device::Cpu)?;
+        let run = Run { operation: "inference", dtype: DType::U8, kernel: conv.kernel(), shows_all: false };
+        proofs.compare(run, definition, &expected, &got.to_tensor()?)?;
     }
     Ok(())
 }

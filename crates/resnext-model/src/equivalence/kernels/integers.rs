@@ -1,12 +1,11 @@
 //! The integers of a trial, and the range in which every kernel computes with them exactly.
 
 use super::definition::{Definition, Sums};
-use crate::equivalence::stack::tensor;
 use crate::error::Result;
 use candle_core::{DType, Device, Shape, Tensor};
-use half::bf16;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 use resnext_ops::ConvKernel;
 
 /// Sums of integers up to this magnitude are exact in f32, and the conversion of an i32 to f32 is.
@@ -32,11 +31,11 @@ impl Range {
     }
 
     fn draw(self, rng: &mut ChaCha8Rng) -> i32 {
-        let index = rng.random_range(0..self.count());
-        let half = self.most - self.least + 1;
+        let [least, most] = [self.least as i32, self.most as i32];
+        let index = rng.random_range(0..self.count() as i32);
+        let half = most - least + 1;
         // Without a second zero.
-        let signed = if index < half { self.least + index } else { half - index - self.least.max(1) };
-        signed as i32
+        if index < half { least + index } else { half - index - least.max(1) }
     }
 
     /// The largest range in which each of `kernels` computes a convolution and its gradients exactly in f32, with a bias
@@ -105,21 +104,15 @@ impl Integers {
     }
 }
 
-/// A tensor of these integers.
+/// A tensor of these integers, which are below 2^24 and so exact in f32. In bf16 they are rounded once, as a kernel rounds its
+/// sums when it writes them.
 pub(in crate::equivalence) fn of_integers(
     values: &[i32],
     shape: impl Into<Shape>,
     dtype: DType,
 ) -> Result<Tensor> {
-    tensor(values.iter().map(|&v| f64::from(v)).collect(), shape, dtype, &Device::Cpu)
-}
-
-/// What a kernel writes for an exact sum: in bf16 it is rounded once, at the end.
-pub(super) fn written(sum: i32, dtype: DType) -> f64 {
-    match dtype {
-        DType::BF16 => bf16::from_f32(sum as f32).to_f64(),
-        _ => f64::from(sum),
-    }
+    let values: Vec<f32> = values.par_iter().map(|&v| v as f32).collect();
+    Ok(Tensor::from_vec(values, shape.into(), &Device::Cpu)?.to_dtype(dtype)?)
 }
 
 #[cfg(test)]

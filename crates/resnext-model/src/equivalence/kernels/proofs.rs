@@ -3,7 +3,7 @@
 use super::definition::Definition;
 use crate::equivalence::tally::Tally;
 use crate::error::Result;
-use candle_core::DType;
+use candle_core::{DType, Tensor};
 use resnext_ops::{ConvKernel, Isa};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -24,10 +24,19 @@ pub struct KernelProof {
     /// The smallest and the largest magnitude up to which operands were drawn, of all shapes.
     pub operands: (i64, i64),
     /// The upper bound on the probability that a kernel other than the definition passes on a shape, the largest of all
-    /// shapes. `None` where results are rounded, in bf16 and int8, so that small differences may be lost.
+    /// shapes. `None` where differences may be lost: where results are rounded, to bf16 or int8, or go through ReLU.
     pub bound: Option<f64>,
     /// The comparison of all outputs.
     pub tally: Tally,
+}
+
+/// What is compared: an operation in an element type, and the kernel that computes it.
+pub(super) struct Run {
+    pub(super) operation: &'static str,
+    pub(super) dtype: DType,
+    pub(super) kernel: ConvKernel,
+    /// Whether every difference of the exact results shows: they are neither rounded nor cut off by ReLU.
+    pub(super) shows_all: bool,
 }
 
 /// What has been proved so far, by operation, type and kernel, each with whether the current shape had it.
@@ -37,14 +46,13 @@ pub(super) struct Proofs {
 }
 
 impl Proofs {
-    /// Compares a result of `kernel`, of shape `dims`, with the definition's.
+    /// Compares a result of `kernel` with the definition's.
     pub(super) fn compare(
         &mut self,
-        (operation, dtype, kernel): (&'static str, DType, ConvKernel),
+        Run { operation, dtype, kernel, shows_all }: Run,
         definition: &Definition,
-        dims: &[usize],
-        expected: &[f64],
-        got: &[f64],
+        expected: &Tensor,
+        got: &Tensor,
     ) -> Result<()> {
         let dtype_name = if dtype == DType::U8 { "int8" } else { dtype.as_str() };
         let new = || KernelProof {
@@ -54,14 +62,15 @@ impl Proofs {
             kernel: kernel.to_string(),
             shapes: 0,
             operands: (i64::MAX, 0),
-            bound: matches!(dtype, DType::F32 | DType::F64).then_some(0.0),
+            bound: Some(0.0),
             tally: Tally::default(),
         };
         let (proof, current) =
             self.found.entry((operation, dtype_name, kernel)).or_insert_with(|| (new(), false));
         *current = true;
+        proof.bound = proof.bound.filter(|_| shows_all);
         let name = || format!("{operation} in {dtype_name}, {kernel}: {definition}");
-        proof.tally.compare_values(name, dims, dtype, expected, got)
+        proof.tally.compare(name, expected, got)
     }
 
     /// Counts the current shape for every kernel that it had: the largest operand, and the probability of a miss.

@@ -52,8 +52,12 @@ pub(super) fn on_random_map(rng: &mut ChaCha8Rng, layer: Layer) -> (Place, Defin
         Place::Last => 1,
         _ => rng.random_range(1..=most * stride),
     };
-    // Large layers on fewer pixels: their sums are long enough.
-    let most = if input / groups * output * kernel * kernel > 1 << 20 { 3 } else { 5 };
+    // Large layers on fewer pixels, since each takes more products; small ones on more than the kernels' blocks of pixels.
+    let most = match input / groups * output * kernel * kernel {
+        0..=0x1000 => 20,
+        0x1001..=0x10_0000 => 5,
+        _ => 3,
+    };
     let map = (side(most), side(most + 2));
     let config = Conv2dConfig { stride, padding: kernel / 2, dilation: 1, groups };
     (place, Definition { batch: 2, input, output, map, kernel, config })

@@ -1,11 +1,10 @@
 //! Training's kernels: a convolution and both of its gradients.
 
 use super::definition::{Definition, Sums};
-use super::integers::{Integers, of_integers, written};
-use super::proofs::Proofs;
-use crate::equivalence::distance::values;
+use super::integers::{Integers, of_integers};
+use super::proofs::{Proofs, Run};
 use crate::error::Result;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Shape, Tensor};
 use resnext_ops::{ConvKernel, conv2d, conv2d_gradients, conv2d_kernels};
 
 /// The types that training computes in.
@@ -15,14 +14,14 @@ const TYPES: [DType; 3] = [DType::F64, DType::F32, DType::BF16];
 pub(super) fn kernels(definition: &Definition) -> Result<Vec<ConvKernel>> {
     let mut all = Vec::new();
     for dtype in TYPES {
-        all.extend(of_type(definition, dtype)?);
+        let zeros = |shape: Shape| Tensor::zeros(shape, dtype, &Device::Cpu);
+        all.extend(conv2d_kernels(
+            &zeros(definition.x())?,
+            &zeros(definition.weight())?,
+            &definition.config,
+        )?);
     }
     Ok(all)
-}
-
-fn of_type(definition: &Definition, dtype: DType) -> Result<[ConvKernel; 3]> {
-    let zeros = |shape: candle_core::Shape| Tensor::zeros(shape, dtype, &Device::Cpu);
-    Ok(conv2d_kernels(&zeros(definition.x())?, &zeros(definition.weight())?, &definition.config)?)
 }
 
 /// Compares one trial's convolution and gradients with the sums that are expected of them.
@@ -34,18 +33,19 @@ pub(super) fn compare(
 ) -> Result<()> {
     let Integers { x, weight, gradient, .. } = integers;
     for dtype in TYPES {
-        let kernels = of_type(definition, dtype)?;
         let x = of_integers(x, definition.x(), dtype)?;
         let weight = of_integers(weight, definition.weight(), dtype)?;
+        let kernels = conv2d_kernels(&x, &weight, &definition.config)?;
         let gradient = of_integers(gradient, definition.y(), dtype)?;
         let y = conv2d(&x, &weight, &definition.config)?;
         let (of_x, of_weight) = conv2d_gradients(&x, &weight, &gradient, &definition.config)?;
         let passes =
             ["training, forward", "training, gradient of the input", "training, gradient of the weight"];
         for (i, (got, sums)) in [y, of_x, of_weight].iter().zip(expected.each()).enumerate() {
-            let expected: Vec<f64> = sums.iter().map(|&sum| written(sum, dtype)).collect();
-            let what = (passes[i], dtype, kernels[i]);
-            proofs.compare(what, definition, got.dims(), &expected, &values(got)?)?;
+            let expected = of_integers(sums, got.dims(), dtype)?;
+            let run =
+                Run { operation: passes[i], dtype, kernel: kernels[i], shows_all: dtype != DType::BF16 };
+            proofs.compare(run, definition, &expected, got)?;
         }
     }
     Ok(())
