@@ -161,13 +161,13 @@ fn prove_block(network: &str, stack: &Stack, device: &Device, seed: u64) -> Resu
         .chain(&[DType::BF16])
         .map(|&dtype| Ok((dtype.as_str().to_string(), layer_errors(stack, dtype, device, seed)?)))
         .collect::<Result<_>>()?;
-    let ulps = output_error(stack, device, seed)?;
+    let output_error = output_error(stack, device, seed)?;
     Ok(ProvedBlock {
         network: network.into(),
         block: stack.name.clone(),
         identities,
         activations,
         layers,
-        ulps,
+        output_error,
     })
 }

@@ -5,7 +5,7 @@ use anyhow::Result;
 use resnext_model::equivalence::{Depth, NetworkErrors};
 
 /// Draws an SVG with a panel for each of the first four networks, in f32: the differences between the forms
-/// after each block, the difference between form (c) and f64, and the proved bound.
+/// after each block, the difference between form (c) and f64, and the yardstick of section 4 of `docs/equivalence.md`.
 pub fn draw(errors: &[NetworkErrors]) -> Result<String> {
     let networks = errors.iter().filter(|errors| errors.dtype == "f32").take(4);
     line_chart::draw(&networks.map(panel).collect::<Vec<_>>())
@@ -23,10 +23,10 @@ fn panel(network: &NetworkErrors) -> Panel {
     Panel {
         title: format!("{}, f32", network.network),
         x: "block",
-        y: "error in ulps of the largest value",
+        y: "error, epsilons of the largest value",
         scale: Scale::Log(0.07, largest * 20.0),
         lines: vec![
-            line("bound", GREY, |at| at.bound),
+            line("yardstick", GREY, |at| at.bound),
             line("form (c) against f64", GREEN, |at| at.precision),
             line("form (a) against (c)", RED, |at| at.a),
             line("form (b) against (c)", BLUE, |at| at.b),

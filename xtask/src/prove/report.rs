@@ -42,8 +42,8 @@ pub struct ProvedBlock {
     pub activations: Tally,
     /// The rounding errors of layers, by type.
     pub layers: BTreeMap<String, Vec<LayerError>>,
-    /// The largest f32 difference between the forms, in ulps of the largest output.
-    pub ulps: f64,
+    /// The largest f32 difference between the forms, in machine epsilons of the largest output.
+    pub output_error: f64,
 }
 
 /// All blocks of a network in sequence, proved as one function.
@@ -135,7 +135,7 @@ impl ProofReport {
         }
         self.networks.iter().for_each(|network| exact(&network.name, &network.identity.tally));
         for block in &self.blocks {
-            if !block.ulps.is_finite() {
+            if !block.output_error.is_finite() {
                 failures.push(format!("{}: an output in f32 is not finite", block.block));
             }
             for (dtype, layers) in &block.layers {
@@ -150,7 +150,7 @@ impl ProofReport {
             }
         }
         for errors in self.errors.iter().filter(|errors| !errors.within_bounds()) {
-            failures.push(format!("{} in {}: an error is above its bound", errors.network, errors.dtype));
+            failures.push(format!("{} in {}: an error is above its yardstick", errors.network, errors.dtype));
         }
         for control in self.controls.iter().filter(|control| control.caught.is_none()) {
             failures.push(format!("negative control not caught in {}: {}", control.dtype, control.name));
@@ -176,7 +176,7 @@ impl ProofReport {
             ("Blocks", self.block_table()),
             ("Whole networks", self.network_table()),
             ("Rounding in single layers", self.layer_table()),
-            ("Rounding through whole networks, training", self.error_table()),
+            ("Rounding through whole networks, and in training", self.error_table()),
             ("Negative controls", self.control_table()),
             ("Mutants", mutant_table(&self.mutants)),
         ];
@@ -193,7 +193,7 @@ impl ProofReport {
             "bits that differ",
             "bound on a wrong verdict",
             "BN and ReLU at points",
-            "f32 error, ulps",
+            "f32 error, epsilons",
         ]);
         for block in &self.blocks {
             let all = |f: &dyn Fn(&Identity) -> String| {
@@ -210,7 +210,7 @@ impl ProofReport {
                 bits.to_string(),
                 format!("{bound:.0e}"),
                 format!("{} of {}", block.activations.bits, block.activations.numbers),
-                format!("{:.1}", block.ulps),
+                format!("{:.1}", block.output_error),
             ]);
         }
         table
@@ -264,10 +264,10 @@ impl ProofReport {
         let mut table = Table::new(&[
             "network",
             "type",
-            "last feature map (bound)",
-            "loss",
-            "gradients (bound)",
-            "weights after SGD (bound)",
+            "last feature map, epsilons (yardstick)",
+            "loss, epsilons",
+            "gradients, epsilons (yardstick)",
+            "weights after SGD, epsilons (yardstick)",
         ]);
         for errors in &self.errors {
             let last = errors.depth.last().map(|at| (at.a.max(at.b), at.bound)).unwrap_or_default();

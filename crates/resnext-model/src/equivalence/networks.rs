@@ -19,8 +19,8 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// The distance between the forms of a network on real numbers. Errors are in machine epsilons of the largest
-/// number in each tensor, and bounds are the sums of those of the layers (section 4 of
-/// `docs/equivalence.md`).
+/// number in each tensor. What is called a bound here is the yardstick of section 4 of `docs/equivalence.md`, the sum
+/// of the bounds of all layers: errors beyond it are reported as faults, but no theorem keeps them below it.
 #[derive(Debug, Clone, Serialize)]
 pub struct NetworkErrors {
     /// The name of the network.
@@ -33,13 +33,13 @@ pub struct NetworkErrors {
     pub loss: f64,
     /// The largest error of any gradient, in machine epsilons of the largest number in all gradients.
     pub gradient: f64,
-    /// The upper bound on `loss` and `gradient`.
+    /// The yardstick of `loss` and `gradient`.
     pub gradient_bound: f64,
     /// The number of steps of SGD with momentum, from the converted weights.
     pub steps: usize,
     /// The largest error of any weight after those steps.
     pub stepped: f64,
-    /// The upper bound on `stepped`.
+    /// The yardstick of `stepped`.
     pub stepped_bound: f64,
 }
 
@@ -54,12 +54,12 @@ pub struct Depth {
     pub b: f64,
     /// The distance of form (c) from form (c) in f64.
     pub precision: f64,
-    /// The upper bound on `a` and `b`.
+    /// The yardstick of `a` and `b`.
     pub bound: f64,
 }
 
 impl NetworkErrors {
-    /// Whether no error exceeds its bound.
+    /// Whether no error exceeds its yardstick.
     pub fn within_bounds(&self) -> bool {
         self.depth.iter().all(|at| at.a <= at.bound && at.b <= at.bound)
             && worse(self.loss, self.gradient) <= self.gradient_bound
