@@ -1,13 +1,14 @@
 //! The picture in `docs/architecture.md`: crates, their wings, and what each may import.
 //!
 //! The block that begins with ```` ```wings ```` has one row per crate and, indented below it, one row per
-//! wing, which is a part of the crate. Columns are separated by at least two spaces; the arrow may start a
-//! new line:
+//! wing, which is a part of the crate. Columns are separated by at least two spaces. A line that is indented
+//! by ten spaces or more continues the row above:
 //!
 //! ```text
 //! resnext-ops   tensors                              → resnext-kernels
 //!   infer/      packed convolutions                  → ground; kernels: infer ground
-//!   ground      error.rs config.rs: what all need    → kernels: ground
+//!   ground      error.rs config.rs: what all need
+//!                                                    → kernels: ground
 //! resnext-kernels   slices                           → outside: half rayon
 //! ```
 //!
@@ -57,8 +58,10 @@ impl Picture {
         let mut rows: Vec<String> = Vec::new();
         for line in lines.take_while(|line| !line.starts_with("```")).filter(|line| !line.trim().is_empty()) {
             match rows.last_mut() {
-                // A line that starts with an arrow continues the row above.
-                Some(row) if line.trim_start().starts_with('→') => *row += line,
+                Some(row) if line.starts_with("          ") => {
+                    row.push(' ');
+                    row.push_str(line.trim_start());
+                }
                 _ => rows.push(line.to_string()),
             }
         }
