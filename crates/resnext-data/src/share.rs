@@ -11,7 +11,8 @@ pub enum Share {
     #[default]
     Whole,
     /// Part number `rank` of `of` of every batch, for training: consecutive images, whose numbers differ by at
-    /// most one between ranks. A rank past the last one has none. A batch with fewer images than there are parts leaves some ranks without one.
+    /// most one between ranks. A rank past the last one has none, and a batch with fewer images than parts leaves some
+    /// ranks without one.
     PartOfEachBatch {
         /// The process's number, from 0.
         rank: usize,

@@ -117,8 +117,8 @@ impl ConvShape {
     }
 }
 
-/// The source pixels of pooling window `i` along a side of `len` pixels: windows are `kernel` pixels wide, `stride` apart, and
-/// the first starts `padding` pixels before the map.
+/// The source pixels of pooling window `i` along a side of `len` pixels. Windows are `kernel` pixels wide and `stride`
+/// apart, and the first starts `padding` pixels before the map.
 pub fn pool_window(i: usize, len: usize, kernel: usize, stride: usize, padding: usize) -> Range<usize> {
     let start = i * stride;
     start.saturating_sub(padding)..(start + kernel).saturating_sub(padding).min(len)

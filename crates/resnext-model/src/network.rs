@@ -167,8 +167,8 @@ impl ResNext {
     }
 
     /// Gradient checkpointing: whether training keeps only the output of each bottleneck block in form (c), without
-    /// attention or anti-aliasing, and computes the rest again in the backward pass. It takes less memory and more time, and gives the
-    /// same results bit for bit.
+    /// attention or anti-aliasing, and recomputes the rest in the backward pass. It takes less memory and more time, with
+    /// the same results bit for bit.
     pub fn set_recompute(&mut self, recompute: bool) {
         self.stages.iter_mut().flatten().for_each(|block| block.set_recompute(recompute));
     }

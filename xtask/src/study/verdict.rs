@@ -64,7 +64,7 @@ fn cardinality(results: &Results) -> (Vec<String>, String) {
             } else if interval.low > 0.0 {
                 format!("The claim does not hold on this evidence; the contrary does: {slope}.")
             } else {
-                format!("This evidence does not decide the claim: {slope}, and the interval has 0 in it.")
+                format!("This evidence does not decide the claim: {slope}, and the interval includes 0.")
             }
         }
         (None, Some(only)) => format!(
@@ -81,7 +81,7 @@ fn cardinality(results: &Results) -> (Vec<String>, String) {
         } else if interval.low > 0.0 {
             "rises"
         } else {
-            "shows no trend that its interval tells from none"
+            "shows no clear trend, as the interval includes 0"
         };
         findings.push(format!(
             "Training error {meaning}: {} percentage points per doubling of C (95 % interval {}).",

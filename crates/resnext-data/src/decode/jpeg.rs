@@ -56,8 +56,9 @@ pub fn decode(bytes: &[u8], budget: Budget) -> Result<Raster, PhotoError> {
     Ok(Raster { width, height, pixels, note: note.map(String::from) })
 }
 
-/// Decodes a file of the usual kind to fewer pixels: `choose` is given width and height and returns by what they are
-/// divided, rounded up. Returns the picture, the file's width and height, and the divisor. `None` if that is 1, or if [`decode`] must have a look at the file.
+/// Decodes a file of the usual kind to fewer pixels: `choose` is given width and height, and returns the divisor of both
+/// (results are rounded up). Returns the picture, the file's width and height, and the divisor; `None` if that is 1, or if
+/// the file needs [`decode`].
 pub fn decode_reduced(
     bytes: &[u8],
     budget: Budget,

@@ -86,15 +86,15 @@ pub struct Panel {
     pub spanning: bool,
 }
 
-/// The most that the magnitudes of two neighbours' int8 weights add up to: the sum of their products with any two u8 then fits
-/// an i16, in which AVX2 computes it.
+/// The largest allowed sum of the magnitudes of two neighbouring int8 weights: the sum of their products with any two u8
+/// then fits an i16, in which AVX2 computes it.
 pub const MOST_OF_TWO: i32 = 128;
 
 const _: () = assert!(MOST_OF_TWO * u8::MAX as i32 <= i16::MAX as i32);
 
-/// The largest sum of the magnitudes of two neighbours' weights: of two channels that follow each other in a word of four, at
-/// one kernel position. `weights` are an output channel's, `[input channel of its group][kernel position]`; the group begins
-/// with channel `first` of the map.
+/// The largest sum of the magnitudes of two neighbouring weights: of two channels that follow each other in a word of four,
+/// at one kernel position. `weights` are those of an output channel, `[input channel of its group][kernel position]`; the
+/// group begins with channel `first` of the map.
 pub fn most_of_two(weights: &[f32], first: usize, group_in: usize) -> f32 {
     let taps = weights.len() / group_in;
     let of = |channel: usize| &weights[channel * taps..(channel + 1) * taps];

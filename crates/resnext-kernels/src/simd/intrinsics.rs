@@ -226,8 +226,8 @@ pub mod x86 {
         unsafe { _mm256_castps_pd(_mm256_permutevar8x32_ps(_mm256_castpd_ps(v), index)) }
     }
 
-    /// A four is a half of the vector, and within halves one instruction loads and shuffles. If the compiler saw that the four
-    /// loads of a pixel are the same, it would keep the vector in a register, and then lack one for sums.
+    /// A quad is one half of the vector, and one instruction loads and shuffles within halves. If the compiler saw that the
+    /// four loads of a pixel are the same, it would keep the vector in a register, and lack one for sums.
     #[inline(always)]
     unsafe fn load_fours_256<const AT: usize>(p: *const f32) -> __m256 {
         // SAFETY: the caller has the instructions, and eight elements.

@@ -76,8 +76,9 @@ pub trait TrainKernels: Storage {
     /// vectors ([`lanes`](crate::lanes)).
     fn residual_relu(isa: Isa, channels: usize, path: Affine<Self>, shortcut: Shortcut<Self>) -> Vec<Self>;
 
-    /// From the `output` of [`Self::residual_relu`] and its gradient: the gradient of `path + shortcut`, and batch norm's sums
-    /// for the path's last convolution, given as its raw result and mean, and for the shortcut's if it has one.
+    /// From the `output` of [`Self::residual_relu`] and its gradient, (pixels, channels) each: the gradient of
+    /// `path + shortcut`, and batch norm's sums for the path's last convolution, given as its raw output and means, and for
+    /// the shortcut's if it has one.
     fn residual_relu_gradient(
         isa: Isa,
         channels: usize,

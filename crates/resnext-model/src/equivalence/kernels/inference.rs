@@ -103,8 +103,8 @@ fn largest_pixel(definition: &Definition) -> i32 {
     ((1 << 24) / (127 * (products as i32 + 2))).min(255)
 }
 
-/// The integers of a trial in int8: pixels from 0, and weights of which two neighbours add up to at most 127, which they do in
-/// every output channel, so that quantization leaves them as they are.
+/// The integers of a trial in int8: pixels from 0, and weights of which two neighbours add up to at most 127. Each output
+/// channel has a pair that adds up to 127, so that quantization leaves the weights as they are.
 #[derive(Clone)]
 pub(super) struct Int8Integers {
     /// (N, Cin, H, W).
