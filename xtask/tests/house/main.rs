@@ -1,6 +1,6 @@
 //! Checks the layout of the workspace: no circle of files that import each other, no import against the
-//! picture in `docs/architecture.md`, and no tensor library below the crates that must not know one.
-//! [`controls`] shows for each kind of violation that it would be found.
+//! picture in `docs/architecture.md`, no tensor library below the crates that must not know one, and no line of prose
+//! that is too wide. [`controls`] shows for each kind of violation that it would be found.
 
 mod arrows;
 mod circles;
@@ -9,6 +9,7 @@ mod modules;
 mod picture;
 mod rules;
 mod tree;
+mod widths;
 
 use std::path::{Path, PathBuf};
 
