@@ -90,7 +90,7 @@ fn observe_dataset(args: &Args, calibration: &mut Calibration) -> Result<usize> 
     let mut recipe = match checkpoint::recipe(&pretrained.weights)? {
         Some(recipe) => recipe,
         None => Recipe::of(args.dataset.with_context(|| {
-            format!("{}: weights that are no run's checkpoint need photos, or --dataset", args.weights)
+            format!("{}: weights that are not from a run need photos, or --dataset", args.weights)
         })?)?,
     };
     let Args { dataset, data, images, input, .. } = args;

@@ -38,7 +38,7 @@ impl DatasetName {
             path.display()
         );
         bail!(
-            "{} is no folder of photos, so it needs --dataset with the name of its data set",
+            "{} is not a folder of photos: name its data set with --dataset",
             path.display()
         )
     }

@@ -231,7 +231,7 @@ impl Overrides {
         if let (Some(of), Some(data), None) = (of, &recipe.data, &self.data) {
             ensure!(
                 data.exists(),
-                "the data of {of} were at {}, which is not there now: say with --data where they are",
+                "the data of {of} were at {}, which no longer exists; pass their new location with --data",
                 data.display()
             );
         }
@@ -422,7 +422,7 @@ impl Recipe {
 fn plain(message: &str) -> String {
     let message = message.trim().replace('\n', " ").replace(" as i128", "");
     match message.strip_suffix("usize").or(message.strip_suffix("u64")) {
-        Some(start) => format!("{start}a whole number of at least 0"),
+        Some(start) => format!("{start}an integer of at least 0"),
         None => message,
     }
 }

@@ -164,7 +164,7 @@ fn bad_input_gets_one_clear_line() {
     let with = |weights: &str| xtask(path, &["predict", "photos/a.png", "--weights", weights], &[]);
     let good = std::fs::read(path.join("w.safetensors")).unwrap();
     std::fs::write(path.join("cut.safetensors"), &good[..good.len() - 10]).unwrap();
-    refused(with("cut.safetensors"), "cut.safetensors: not a whole safetensors file");
+    refused(with("cut.safetensors"), "cut.safetensors: not a complete safetensors file");
     std::fs::write(path.join("page.safetensors"), "<!doctype html><html>Log in</html>").unwrap();
     refused(with("page.safetensors"), "a web page, not weights");
     refused(

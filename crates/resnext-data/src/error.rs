@@ -23,7 +23,7 @@ pub enum Error {
     },
     /// An archive or folder is not one of CIFAR, or is damaged.
     #[error(
-        "{} is no archive of CIFAR, or a damaged one: {problem}; expected the official .tar.gz, or its folder",
+        "{} is not a CIFAR archive, or is damaged: {problem}; expected the official .tar.gz, or its folder",
         path.display()
     )]
     Archive {

@@ -280,7 +280,7 @@ impl Inner {
         unreadable.indices.iter().for_each(|&index| lost[self.set.label(index) as usize] += 1);
         let label = (0..counts.len()).find(|&label| counts[label] > 0 && lost[label] == counts[label])?;
         Some(Error::Loader(format!(
-            "none of the {} images of class {} can be read: mend them, or remove the class",
+            "none of the {} images of class {} can be read: repair them, or remove the class",
             counts[label],
             self.set.class_names()[label]
         )))

@@ -101,7 +101,7 @@ impl Photo {
     /// [`Error::Photo`] if the extension is unknown or the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         if image::ImageFormat::from_path(path).is_err() {
-            let reason = "expected a name that ends as those of images do, such as .png".into();
+            let reason = "expected the ending of an image format, such as .png".into();
             return Err(Error::Photo { path: path.to_path_buf(), reason });
         }
         let (width, height) = (self.width as u32, self.height as u32);

@@ -148,8 +148,8 @@ fn add_shard(path: &Path, shard: u32, named: Option<usize>, samples: &mut Vec<(M
     let total = file.metadata().map_err(io)?.len();
     if !ends_with_mark(&mut file, total).map_err(io)? {
         let last = last_whole(file, total)
-            .map_or(String::new(), |name| format!("; its last whole member is {name}"));
-        let problem = "is cut short, or no tar file: its end mark, 512 zeros, is missing";
+            .map_or(String::new(), |name| format!("; its last complete member is {name}"));
+        let problem = "is cut short, or not a tar file: its end marker, 512 zero bytes, is missing";
         return Err(failed(path, format!("{problem}{last}")));
     }
     let mut archive = tar::Archive::new(BufReader::new(file));
@@ -213,7 +213,7 @@ fn add_shard(path: &Path, shard: u32, named: Option<usize>, samples: &mut Vec<(M
 /// The error of a shard whose bytes after the member `last` are no tar file's.
 fn broken(path: &Path, last: Option<&Path>, error: &std::io::Error) -> Error {
     let after = last.map_or(String::new(), |name| format!(", after the member {}", shown(name)));
-    failed(path, format!("is no tar file, or a damaged one: {}{after}", tar_problem(error)))
+    failed(path, format!("is not a tar file, or is damaged: {}{after}", tar_problem(error)))
 }
 
 /// The last member of a file of `total` bytes that is all there.

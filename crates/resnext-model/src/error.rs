@@ -101,7 +101,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// What is wrong with JSON, in its own words instead of Rust's.
 pub(crate) fn json_problem(error: &serde_json::Error) -> String {
     const WORDS: [(&str, &str); 10] = [
-        ("expected usize", "expected a whole number of at least 0"),
+        ("expected usize", "expected an integer of at least 0"),
         ("struct HashMetadata", "an object of tensors"),
         ("struct TensorInfo", "an object with type, shape and offsets"),
         ("struct Index with 1 element", "an object"),

@@ -19,7 +19,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file is not a safetensors file, or is truncated.
-    #[error("{path} is not a whole safetensors file: {reason}")]
+    #[error("{path} is not a complete safetensors file: {reason}")]
     Format {
         /// The file.
         path: PathBuf,

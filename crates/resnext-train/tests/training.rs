@@ -553,7 +553,7 @@ fn bad_files_get_one_clear_line_and_a_failed_save_keeps_the_old_one() {
     };
     for bytes in [&whole[..whole.len() / 2], &whole[..100], b"<html>", b"", &[255; 64]] {
         let text = message(bytes);
-        assert!(text.contains("not a whole safetensors file") && !text.contains('\n'), "{text}");
+        assert!(text.contains("not a complete safetensors file") && !text.contains('\n'), "{text}");
     }
     let plain = safetensors::serialize(&checkpoint.tensors, None).unwrap();
     assert!(message(&plain).contains("a plain weights file"));

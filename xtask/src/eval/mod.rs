@@ -182,7 +182,7 @@ fn recipe(args: &Args, pretrained: &Pretrained) -> Result<(Recipe, Option<String
     let mut recipe = match saved {
         Some(recipe) => recipe,
         None => {
-            let missing = || format!("{}: weights that are no run's checkpoint need --dataset", args.weights);
+            let missing = || format!("{}: weights that are not from a run need --dataset", args.weights);
             Recipe::of(args.dataset.with_context(missing)?)?
         }
     };

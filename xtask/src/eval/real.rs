@@ -53,8 +53,7 @@ impl RealLabels {
         for (name, predicted) in names.iter().zip(predicted) {
             let number = number(name).with_context(|| {
                 format!(
-                    "{name}: expected a name such as ILSVRC2012_val_00000293.JPEG, whose number finds an image's ReaL \
-                     labels"
+                    "{name}: expected a name such as ILSVRC2012_val_00000293.JPEG, whose number identifies its ReaL labels"
                 )
             })?;
             let labels =

@@ -59,7 +59,7 @@ pub fn add(path: &Path, row: &Row) -> Result<()> {
             let found = text.lines().next();
             ensure!(
                 found.is_none_or(|found| found == heading),
-                "{} has other columns than an evaluation has: expected {heading}",
+                "{} has other columns than an evaluation: expected {heading}",
                 path.display()
             );
             if text.is_empty() {

@@ -24,7 +24,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let device = args.device.open()?;
     if device.is_cpu() && args.device == DeviceName::Auto {
         bail!(
-            "gpu-check: this build or machine has no GPU, so nothing is measured; \
+            "gpu-check: this build or machine has no GPU, so there is nothing to measure; \
              --device cpu tests the check itself"
         );
     }

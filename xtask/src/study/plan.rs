@@ -44,7 +44,7 @@ impl Plan {
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(PLAN);
         let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("{} is no study's folder: cannot read {PLAN}", folder.display()))?;
+            .with_context(|| format!("{} is not a study folder: cannot read {PLAN}", folder.display()))?;
         let plan: Plan = toml::from_str(&text)
             .map_err(|error| anyhow::anyhow!("{}: {}", path.display(), error.message().trim()))?;
         ensure!(
@@ -141,7 +141,7 @@ pub mod tests {
     fn a_folder_without_a_plan_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let error = format!("{:#}", Plan::read(folder.path()).unwrap_err());
-        assert!(error.contains("is no study's folder"), "{error}");
+        assert!(error.contains("is not a study folder"), "{error}");
         std::fs::write(folder.path().join(PLAN), "kind = \"depth\"").unwrap();
         let error = format!("{:#}", Plan::read(folder.path()).unwrap_err());
         assert!(error.contains("plan.toml") && error.contains("depth"), "{error}");

@@ -227,7 +227,7 @@ fn start(args: &Args, device: &Device, leads: bool) -> Result<Start> {
     let (file, first) = (file_in(path, LAST), folder.join(RECIPE));
     if !file.exists() && !first.exists() {
         bail!(
-            "cannot resume {}: it has neither {LAST} nor {RECIPE}, so it is no run's folder",
+            "cannot resume {}: it has neither {LAST} nor {RECIPE}, so it is not a run folder",
             path.display()
         );
     }

@@ -69,9 +69,9 @@ fn refusal(name: &str, old: Option<&Value>, new: Option<&Value>, within_epoch: b
     match name {
         "model" | "network" => Some("the checkpoint does not fit the network; start a new run"),
         "dataset" | "train_images" => Some("a run stays on its data set; start a new run"),
-        "weights" => Some("it is where the run started, which is past; start a new run"),
+        "weights" => Some("a run starts from weights only once; start a new run"),
         "sgd" | "adamw" | "lamb" if old.is_none() || new.is_none() => Some(
-            "the state of one optimizer means nothing to another; start a new run from these weights with --weights",
+            "one optimizer cannot use the state of another; start a new run from these weights with --weights",
         ),
         "zero_init_last" => Some("it is a setting of the initial weights, which are past; start a new run"),
         "seed" | "photos.repeats" if within_epoch => Some(
@@ -84,7 +84,7 @@ fn refusal(name: &str, old: Option<&Value>, new: Option<&Value>, within_epoch: b
 
 fn shown(value: Option<&Value>) -> String {
     match value {
-        None | Some(Value::Null) => "nothing".into(),
+        None | Some(Value::Null) => "none".into(),
         Some(Value::String(text)) => text.clone(),
         Some(value) => value.to_string(),
     }

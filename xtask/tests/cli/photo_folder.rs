@@ -299,7 +299,7 @@ fn mixing_class_weights_and_repeats_are_settings_of_a_run() {
     let resumed =
         xtask(path, &["train", "--resume", "never", "--epochs", "2", "--erase", "0.5", "--mixup", "0.1"]);
     let said = ok(&resumed);
-    for line in ["photos.erase from 0.0 to 0.5", "mix from nothing to ", "epochs from 1 to 2"] {
+    for line in ["photos.erase from 0.0 to 0.5", "mix from none to ", "epochs from 1 to 2"] {
         assert!(said.contains(&format!("from here on: {line}")), "{line}: {said}");
     }
 }

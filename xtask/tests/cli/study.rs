@@ -154,5 +154,5 @@ fn a_plan_is_fitted_to_a_budget_and_shown() {
         "no widths make these networks equally complex",
     );
     refused(plan("cardinality", &["--train-images", "41"]), "from 1 to the 40 of cifar10, got 41");
-    refused(xtask(path, &["study", "resume", "."]), "is no study's folder");
+    refused(xtask(path, &["study", "resume", "."]), "is not a study folder");
 }

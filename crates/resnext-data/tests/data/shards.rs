@@ -93,9 +93,9 @@ fn damaged_shards_get_one_clear_line() {
     refused("hole", &hole, "a damaged one");
     refused("hole", &hole, ", after the member a-folder");
     refused("hole", &hole, "/000003.cls");
-    refused("cut", &whole[..20_000], "; its last whole member is a-folder");
-    refused("text", b"<html>not found</html>", "no tar file");
-    refused("empty", b"", "no tar file");
+    refused("cut", &whole[..20_000], "; its last complete member is a-folder");
+    refused("text", b"<html>not found</html>", "not a tar file");
+    refused("empty", b"", "not a tar file");
     let image = png(1);
     refused("label", &shard(&[("1.png", &image)]), "sample 1 has no label: expected 1.cls");
     refused("image", &shard(&[("1.cls", b"0")]), "sample 1 has no image");

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 pub enum HubError {
     /// A text that does not name a repository.
     #[error(
-        "`{0}` names no file here and no repository: expected a path, or owner/name as in \
+        "`{0}` is neither a file nor a repository: expected a path, or owner/name as in \
          timm/resnext50_32x4d.a1_in1k"
     )]
     Id(String),

@@ -26,7 +26,7 @@ pub(super) fn contents(file: &mut FileBytes) -> std::result::Result<Contents, St
     let text = String::from_utf8_lossy(&start);
     let text = text.trim_start().to_ascii_lowercase();
     if safetensors::header_len(&start, file.len).is_some() {
-        safetensors::contents(file).map_err(|reason| format!("not a whole safetensors file: {reason}"))
+        safetensors::contents(file).map_err(|reason| format!("not a complete safetensors file: {reason}"))
     } else if ZIP.iter().any(|zip| start.starts_with(zip)) {
         pytorch::from_zip(file)
     } else if start.starts_with(&LEGACY) {
@@ -40,7 +40,7 @@ pub(super) fn contents(file: &mut FileBytes) -> std::result::Result<Contents, St
         }
         Err("a bare pickle, expected a file of torch.save".into())
     } else if text.starts_with("<!doctype") || text.starts_with("<html") || text.starts_with("<?xml") {
-        Err("a web page, not weights: the address it came from may ask for a login, or be that of a page"
+        Err("a web page, not weights: the address it came from may ask for a login, or belong to a page"
             .into())
     } else if text.starts_with("version https://git-lfs") {
         Err("a Git LFS pointer, not the weights themselves: fetch them with `git lfs pull`".into())
@@ -52,7 +52,7 @@ pub(super) fn contents(file: &mut FileBytes) -> std::result::Result<Contents, St
         Err("an ONNX file, which is for other programs: expected safetensors or a file of torch.save".into())
     } else {
         safetensors::contents(file)
-            .map_err(|reason| format!("not a whole safetensors file, and none of torch.save: {reason}"))
+            .map_err(|reason| format!("neither a complete safetensors file nor one of torch.save: {reason}"))
     }
 }
 

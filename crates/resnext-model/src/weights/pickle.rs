@@ -180,9 +180,9 @@ impl<'a> Machine<'a> {
     fn pop(&mut self) -> Result<Id, String> {
         let floor = self.marks.last().copied().unwrap_or(0);
         if self.stack.len() <= floor {
-            return Err("the pickle takes from an empty stack".into());
+            return Err("the pickle pops from an empty stack".into());
         }
-        self.stack.pop().ok_or_else(|| "the pickle takes from an empty stack".into())
+        self.stack.pop().ok_or_else(|| "the pickle pops from an empty stack".into())
     }
 
     fn top(&self) -> Result<Id, String> {

@@ -154,7 +154,7 @@ fn entry(pickle: &Pickle, function: Global, arguments: &[Id], storages: &Storage
         let offset = usize::try_from(pickle.integer(offset)?).ok()?;
         Some((element, key, offset.checked_add(view)?, pickle.sizes(size)?, pickle.sizes(stride)?))
     };
-    let (stored, key, offset, shape, strides) = parts().ok_or("a tensor that is not described as one")?;
+    let (stored, key, offset, shape, strides) = parts().ok_or("a tensor with an invalid description")?;
     let element = match function {
         Global::RebuildTensor => stored,
         Global::RebuildTyped => match arguments.get(6).map(|&dtype| pickle.get(dtype)) {

@@ -20,7 +20,7 @@ fn not_whole(error: zip::result::ZipError) -> String {
     let text = error.to_string();
     let text = text.strip_prefix("invalid Zip archive: ").unwrap_or(&text);
     let text = if text.contains("::") { "it ends early" } else { text };
-    format!("not a whole zip archive: {text}")
+    format!("not a complete zip archive: {text}")
 }
 
 /// The tensors of a zip archive, by name.
