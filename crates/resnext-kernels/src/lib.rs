@@ -31,7 +31,7 @@ pub use train::strided_gradient::StridedGradient;
 // Inference: packed convolutions on the caller's buffers.
 pub use infer::job::{ConvJob, Epilogue, PixelView, RowLayout, SourceTable, Sources};
 pub use infer::max_pool::max_pool_rows;
-pub use infer::packed::{Filter, MOST_OF_TWO, Packed, most_of_two};
+pub use infer::packed::{Filter, MAX_PAIR_SUM, Packed, max_pair_sum};
 pub use infer::precision::{MapType, Precision, bf16_bits, halves_mut, unpair};
 pub use infer::quantization::{Quantization, QuantizationError};
 pub use infer::quantize::quantize_rows;

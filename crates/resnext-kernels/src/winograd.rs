@@ -21,9 +21,8 @@ pub const LARGEST: usize = 8;
 /// The most channels per group: with more, a vector's weights leave the first-level cache between two strips of tiles.
 const MOST_INPUTS: usize = 128;
 
-/// Whether groups of `group` input and output channels are computed in tiles: groups of whole vectors, or two groups per
-/// vector.
-pub const fn takes(lanes: usize, group: usize) -> bool {
+/// Whether tiles support groups of `group` input and output channels: groups of whole vectors, or two groups per vector.
+pub const fn supports(lanes: usize, group: usize) -> bool {
     group >= 8 && lanes == 2 * group || group.is_multiple_of(lanes) && group <= MOST_INPUTS
 }
 
@@ -49,7 +48,7 @@ pub struct Tiling {
 const OUTSIDE: u32 = u32::MAX;
 
 impl Tiling {
-    /// Adds a map of `height`×`width` output pixels, numbered behind those of the maps before it. `at(y, x)` is the offset
+    /// Adds a map of `height`×`width` output pixels, numbered after those of the maps before it. `at(y, x)` is the offset
     /// of the padded source pixel (y, x), counted from the first that output pixel (0, 0) reads.
     pub fn add(&mut self, (height, width): (usize, usize), at: impl Fn(usize, usize) -> usize) {
         for top in (0..height).step_by(2) {
@@ -192,12 +191,12 @@ impl<T: Element, K: TileSink<T>, const M: usize, const GROUPS: usize> Kernel<T>
         if const { !is_compiled(M, S::TILE, size_of::<T>()) } {
             unreachable!("`compute` chooses compiled sizes");
         }
-        if const { GROUPS > 1 && !(K::NARROW_GROUPS && takes(S::LANES, S::LANES / GROUPS)) } {
-            unreachable!("`takes` refuses such groups, or this sink's kernel does");
+        if const { GROUPS > 1 && !(K::NARROW_GROUPS && supports(S::LANES, S::LANES / GROUPS)) } {
+            unreachable!("`supports` refuses such groups, or this sink's kernel does");
         }
         let WinogradTiles { tiling, tiles, maps, pitch, group, units, weights, .. } = self.0;
         let (vectors, size) = (vectors_per_group(S::LANES, *group), POSITIONS * group * S::LANES);
-        assert!(takes(S::LANES, *group) && GROUPS == (S::LANES / group).max(1));
+        assert!(supports(S::LANES, *group) && GROUPS == (S::LANES / group).max(1));
         assert!(M <= tiles.len() && tiles.end <= tiling.len() && units.end * vectors * size <= weights.len());
         assert!(tiling.farthest + (units.end * vectors).saturating_sub(1) * pitch + S::LANES <= maps.len());
         // SAFETY: the CPU has S's instructions, and lanes are below LANES.
@@ -211,7 +210,7 @@ impl<T: Element, K: TileSink<T>, const M: usize, const GROUPS: usize> Kernel<T>
         for unit in units.clone() {
             for first in tiles.clone().step_by(M) {
                 let first = first.min(tiles.end - M);
-                // SAFETY: the CPU has S's instructions; sizes are as asserted, and the scratch buffers as large as asked for.
+                // SAFETY: the CPU has S's instructions; sizes are as asserted, and the scratch buffers as large as requested.
                 unsafe {
                     for source in 0..vectors {
                         let from = maps.as_ptr().add((unit * vectors + source) * pitch);
@@ -434,7 +433,7 @@ impl<T: Element, F: Fn(usize, usize) -> [T; 9]> Kernel<T> for Kernels<'_, T, F> 
     #[inline(always)]
     unsafe fn with_simd<S: Simd<T = T>>(self) {
         let Kernels { group, values, kernel } = self;
-        assert!(takes(S::LANES, group) && values.len() == POSITIONS * group * S::LANES);
+        assert!(supports(S::LANES, group) && values.len() == POSITIONS * group * S::LANES);
         // Several at a time: reading a vector right after its last lane was written would stall.
         const BLOCK: usize = 8;
         let mut taps = [[[T::ZERO; MAX_LANES]; 9]; BLOCK];

@@ -81,7 +81,7 @@ impl ResNext {
     /// `train` is as in [`forward`](Self::forward).
     ///
     /// # Errors
-    /// Those of [`forward`](Self::forward).
+    /// The errors of [`forward`](Self::forward).
     pub fn embedding(&self, x: &Tensor, train: bool) -> Result<Tensor> {
         let maps = self.stage_maps(x, train)?;
         let last = maps.last().ok_or_else(|| Error::Config("no stages".into()))?;
@@ -93,7 +93,7 @@ impl ResNext {
     /// maps, as C2 to C5 of an ImageNet network. `train` is as in [`forward`](Self::forward).
     ///
     /// # Errors
-    /// Those of [`forward`](Self::forward).
+    /// The errors of [`forward`](Self::forward).
     pub fn stage_maps(&self, x: &Tensor, train: bool) -> Result<Vec<Tensor>> {
         match x.dims() {
             &[_, 3, h, w] if h > 0 && w > 0 => {}
@@ -133,7 +133,7 @@ impl ResNext {
     /// relu(bn1(conv1(x))), and the pool of ImageNet's stem, of channels-last images.
     fn forward_stem(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         if let (Mode::Train, Some(fused)) = (mode, self.fused_stem())
-            && fused.takes(x)
+            && fused.supports(x)
         {
             return Ok(fused.forward_train(x)?);
         }

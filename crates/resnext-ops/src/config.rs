@@ -109,12 +109,12 @@ impl AvgPool2dConfig {
         Ok(if (windows - 1) * stride >= input + padding { windows - 1 } else { windows })
     }
 
-    /// What each window along a side of `input` pixels averages.
+    /// The pixels that each window along a side of `input` pixels averages, with their weights.
     pub(crate) fn taps(&self, input: usize) -> Result<AxisTaps> {
         let AvgPool2dConfig { kernel, stride, padding, count_padding, .. } = *self;
         let window = |i: usize| {
             let inside = pool_window(i, input, kernel, stride, padding);
-            // Of the padded side, which is what a window that counts padding is cut at.
+            // A window that counts padding is cut at the end of the padded side.
             let padded = (i * stride + kernel).min(input + 2 * padding) - i * stride;
             let count = if count_padding { padded } else { inside.len() };
             inside.map(|source| (source, 1.0 / count as f64)).collect()
@@ -145,7 +145,7 @@ pub(crate) fn adaptive_taps(input: usize, cells: usize) -> Result<AxisTaps> {
     Ok(AxisTaps::new(input, (0..cells).map(cell).collect()))
 }
 
-/// What each output pixel of a blur along a side of `input` pixels sums: (1, 2, 1)/4 around every `stride`th
+/// The weights of each output pixel of a blur along a side of `input` pixels: (1, 2, 1)/4 around every `stride`th
 /// pixel, with the map reflected at its borders.
 pub(crate) fn blur_taps(input: usize, stride: usize) -> Result<AxisTaps> {
     if input < 2 || stride == 0 {
@@ -156,8 +156,8 @@ pub(crate) fn blur_taps(input: usize, stride: usize) -> Result<AxisTaps> {
     let window = |i: usize| {
         let centre = i * stride;
         let before = centre.abs_diff(1);
-        let behind = if centre + 1 < input { centre + 1 } else { centre - 1 };
-        vec![(before, 0.25), (centre, 0.5), (behind, 0.25)]
+        let after = if centre + 1 < input { centre + 1 } else { centre - 1 };
+        vec![(before, 0.25), (centre, 0.5), (after, 0.25)]
     };
     Ok(AxisTaps::new(input, (0..input.div_ceil(stride)).map(window).collect()))
 }

@@ -22,7 +22,7 @@ pub enum Error {
     Config {
         /// The operation.
         op: &'static str,
-        /// What is wrong, and what is expected.
+        /// The setting's value and the values that would be right.
         message: String,
     },
     /// An input has an element type that the operation does not support.
@@ -48,7 +48,7 @@ pub enum Error {
     /// Inside [`value_and_gradients`](crate::value_and_gradients) a tensor came from one of candle's
     /// own operations, whose gradient the tape does not record.
     #[error(
-        "value_and_gradients: an input of {op} was made by a candle operation, so gradients would not reach the variables behind it; use resnext-ops' operations inside the closure"
+        "value_and_gradients: an input of {op} was made by a candle operation, so gradients would not reach the variables that it depends on; use resnext-ops' operations inside the closure"
     )]
     Untaped {
         /// The operation that received the tensor.

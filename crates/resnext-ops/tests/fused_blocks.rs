@@ -79,7 +79,7 @@ fn a_stem_normalises_by_the_settings_it_is_given() {
         let single = with_own_statistics(&conv);
         let stem = Stem { conv: with_own_statistics(&conv), pool };
         let fused = || {
-            assert!(stem.takes(&image));
+            assert!(stem.supports(&image));
             stem.forward_train(&image)
         };
         let by_single = || {
@@ -104,7 +104,7 @@ fn a_bottleneck_normalises_by_the_settings_it_is_given() {
             recompute,
         };
         let fused = || {
-            assert!(block.takes(&x));
+            assert!(block.supports(&x));
             block.forward_train(&x)
         };
         let by_single = || {

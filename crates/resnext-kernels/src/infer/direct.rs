@@ -108,7 +108,7 @@ fn panels(precision: Precision, filter: &Filter) -> Vec<Panel> {
 }
 
 impl Panel {
-    /// Writes the scales of integer sums behind the biases.
+    /// Writes the scales of integer sums after the biases.
     pub(super) fn fill_scales(&self, constants: &mut [f32], filter: &Filter, lanes: usize) {
         if !filter.scales.is_empty() {
             let scales = &filter.scales[self.dst_channel..][..self.width];

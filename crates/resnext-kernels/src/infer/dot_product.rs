@@ -1,4 +1,4 @@
-//! What kernels of inference compute: dot products of words.
+//! The dot products of words of channels that inference's kernels are built of, one type per precision and instruction set.
 
 use crate::simd::traits::Simd;
 
@@ -29,10 +29,10 @@ pub trait DotProduct {
         // SAFETY: the same contract.
         unsafe { Self::S::load(channels.cast()) }
     }
-    /// As `words`, but in an order where the words of a group of four channels lie in one half of the vector, as
-    /// [`load_fours`](Simd::load_fours) repeats them.
+    /// A vector of words like `words`, in an order that keeps the words of a group of four channels in one half of the
+    /// vector, where [`load_broadcast4`](Simd::load_broadcast4) repeats them.
     #[inline(always)]
-    unsafe fn words_of_fours(channels: *const u8) -> V<Self> {
+    unsafe fn words_in_halves(channels: *const u8) -> V<Self> {
         // SAFETY: the same contract.
         unsafe { Self::words(channels) }
     }
@@ -60,7 +60,7 @@ pub trait DotProduct {
     /// The reverse of `load`: rounded to the nearest, ties to even, and saturated at the upper end. For unsigned channels no
     /// value may be negative.
     unsafe fn store(channels: *mut u8, values: V<Self>);
-    /// Stores two vectors of channels, one behind the other.
+    /// Stores two vectors of channels, one after the other.
     #[inline(always)]
     unsafe fn store_both(channels: *mut u8, values: [V<Self>; 2]) {
         // SAFETY: the caller promises two vectors' channels.

@@ -28,7 +28,7 @@ impl<W: DotProduct> Finish<W> {
     }
 
     /// The outputs of a vector of sums. Sums that are to be scaled have no bias yet: `constants` are the channels' biases,
-    /// and `scales` words behind them their scales.
+    /// and their scales lie `scales` words after them.
     ///
     /// # Safety
     /// The CPU has `W`'s instructions; there are a vector of constants, of scales where sums are scaled, and of residuals.

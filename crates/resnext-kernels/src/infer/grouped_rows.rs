@@ -38,8 +38,8 @@ const INT8_LINE: usize = 8;
 /// Source pixels from the one that is copied to the one that is prefetched, more than the third-level cache takes to answer.
 const DISTANCE: usize = 24;
 
-/// Whether this kernel computes a convolution.
-pub fn suits(precision: Precision, filter: &Filter) -> bool {
+/// Whether this kernel supports a convolution.
+pub fn supports(precision: Precision, filter: &Filter) -> bool {
     let Filter { groups, columns, group_in, group_out, .. } = *filter;
     let widest = match precision {
         Precision::F32(Isa::Avx2) => usize::MAX,
@@ -211,7 +211,7 @@ impl PanelOfCopies<'_, '_> {
     }
 }
 
-/// Whether kernels are compiled for `S`: [`suits`] takes AVX2 alone.
+/// Whether kernels are compiled for `S`: [`supports`] accepts AVX2 alone.
 const fn is_avx2<S: Simd>() -> bool {
     S::TILE == 6 && S::LANES == LANES
 }
@@ -229,7 +229,7 @@ impl DotKernel for CopyRows<'_, '_> {
     #[inline(always)]
     unsafe fn with_dot<W: DotProduct>(self) {
         if const { !is_avx2::<W::S>() } {
-            unreachable!("`suits` takes AVX2 alone");
+            unreachable!("`supports` accepts AVX2 alone");
         }
         let CopyRows { task, panels, vectors, copies } = self;
         let offsets = task.source_rows.offsets(&task.copied);
@@ -241,7 +241,7 @@ impl DotKernel for CopyRows<'_, '_> {
         let (first, count) = (task.rows.start * task.width, task.rows.len() * task.width);
         let mut outputs =
             Outputs::new(out, task.residual, (first, panels[0].dst_channel * W::BYTES / 4), count);
-        let fours = panels[0].spanning;
+        let in_halves = panels[0].spanning;
         for (i, &offset) in offsets.iter().enumerate() {
             let later = from.wrapping_add(4 * offsets[(i + DISTANCE).min(offsets.len() - 1)] as usize);
             for line in (0..vectors * per_vector).step_by(per_line) {
@@ -253,7 +253,7 @@ impl DotKernel for CopyRows<'_, '_> {
                 // them.
                 unsafe {
                     let at = from.add(4 * offset as usize + vector * per_vector);
-                    let words = if fours { W::words_of_fours(at) } else { W::words(at) };
+                    let words = if in_halves { W::words_in_halves(at) } else { W::words(at) };
                     W::S::store(copies.as_mut_ptr().add((vector * offsets.len() + i) * LANES), words);
                 }
             }
@@ -261,18 +261,18 @@ impl DotKernel for CopyRows<'_, '_> {
     }
 }
 
-/// Tiles of `M` neighbours of an output row, `STRIDE` source pixels apart, times one vector of output channels. If it holds
-/// two groups of four channels, `FOURS` is above 0: the word of each half of a copied vector that holds a group of int8, from
-/// 1 on; in f32 it is 1, as a half is one group.
-struct RowTiles<'a, 'b, const M: usize, const STRIDE: usize, const FOURS: usize>(PanelOfCopies<'a, 'b>);
+/// Tiles of `M` neighbours of an output row, `STRIDE` source pixels apart, times one vector of output channels. `HALF_WORD`
+/// is 0, unless the vector holds two groups of four channels. Then it says which words of a copied vector hold the groups: in
+/// int8 it is the number of the word in each half of the vector, from 1 on; in f32 it is 1, as each half is one group.
+struct RowTiles<'a, 'b, const M: usize, const STRIDE: usize, const HALF_WORD: usize>(PanelOfCopies<'a, 'b>);
 
-impl<const M: usize, const STRIDE: usize, const FOURS: usize> DotKernel
-    for RowTiles<'_, '_, M, STRIDE, FOURS>
+impl<const M: usize, const STRIDE: usize, const HALF_WORD: usize> DotKernel
+    for RowTiles<'_, '_, M, STRIDE, HALF_WORD>
 {
     #[inline(always)]
     unsafe fn with_dot<W: DotProduct>(self) {
-        if const { !is_avx2::<W::S>() || FOURS > 1 && W::CHANNELS == 1 } {
-            unreachable!("`suits` takes AVX2 alone, where four channels of f32 are half a vector");
+        if const { !is_avx2::<W::S>() || HALF_WORD > 1 && W::CHANNELS == 1 } {
+            unreachable!("`supports` accepts AVX2 alone, where four channels of f32 are half a vector");
         }
         let RowTiles(PanelOfCopies { task, panel, weights, copies, first }) = self;
         let (width, places) = (task.width, task.source_rows.places());
@@ -281,7 +281,7 @@ impl<const M: usize, const STRIDE: usize, const FOURS: usize> DotKernel
         let (vectors, each) = (task.words.div_ceil(LANES), task.words.min(LANES));
         let size = task.size() * LANES;
         assert!(copies.len() >= vectors * size && M <= width);
-        assert!(first + each <= LANES && (FOURS == 0 || task.words == FOUR / W::CHANNELS));
+        assert!(first + each <= LANES && (HALF_WORD == 0 || task.words == FOUR / W::CHANNELS));
         let kernel_rows = task.weights.taps / 3;
         assert_eq!(weights.len(), kernel_rows * task.words * 3 * LANES);
         let constants = if W::SCALED { 2 } else { 1 };
@@ -304,20 +304,20 @@ impl<const M: usize, const STRIDE: usize, const FOURS: usize> DotKernel
                         let place = (read - task.copied.start) * places + x * STRIDE;
                         let mut row = copies.as_ptr().add(place * LANES);
                         for _ in 0..vectors {
-                            if FOURS > 0 {
+                            if HALF_WORD > 0 {
                                 // All four words of f32, or the one of int8.
                                 let all = W::CHANNELS == 1;
-                                if all || FOURS == 1 {
-                                    word_of_fours::<W, M, STRIDE, 0>(&mut acc, row, &mut weights);
+                                if all || HALF_WORD == 1 {
+                                    dot_in_halves::<W, M, STRIDE, 0>(&mut acc, row, &mut weights);
                                 }
-                                if all || FOURS == 2 {
-                                    word_of_fours::<W, M, STRIDE, 1>(&mut acc, row, &mut weights);
+                                if all || HALF_WORD == 2 {
+                                    dot_in_halves::<W, M, STRIDE, 1>(&mut acc, row, &mut weights);
                                 }
-                                if all || FOURS == 3 {
-                                    word_of_fours::<W, M, STRIDE, 2>(&mut acc, row, &mut weights);
+                                if all || HALF_WORD == 3 {
+                                    dot_in_halves::<W, M, STRIDE, 2>(&mut acc, row, &mut weights);
                                 }
-                                if all || FOURS == 4 {
-                                    word_of_fours::<W, M, STRIDE, 3>(&mut acc, row, &mut weights);
+                                if all || HALF_WORD == 4 {
+                                    dot_in_halves::<W, M, STRIDE, 3>(&mut acc, row, &mut weights);
                                 }
                             } else {
                                 let mut sums = acc;
@@ -354,12 +354,13 @@ impl<const M: usize, const STRIDE: usize, const FOURS: usize> DotKernel
     }
 }
 
-/// Accumulates the products of word `AT` of each four of a vector, in one kernel row, and advances `weights` past its own.
+/// Accumulates the products of word `AT` of each half of a vector, in one kernel row, and advances `weights` past the row's
+/// weights.
 ///
 /// # Safety
 /// The CPU has `W`'s instructions; there are three vectors of weights, and the tile's source pixels.
 #[inline(always)]
-unsafe fn word_of_fours<W: DotProduct, const M: usize, const STRIDE: usize, const AT: usize>(
+unsafe fn dot_in_halves<W: DotProduct, const M: usize, const STRIDE: usize, const AT: usize>(
     acc: &mut [V<W>; M],
     row: *const f32,
     weights: &mut *const f32,
@@ -373,7 +374,7 @@ unsafe fn word_of_fours<W: DotProduct, const M: usize, const STRIDE: usize, cons
             w[column] = W::S::load(weights.add(column * LANES));
         }
         *weights = weights.add(3 * LANES);
-        fma_row3!(M, STRIDE, W::dot, sums, w, |j| W::S::load_fours::<AT>(row.add(j * LANES)));
+        fma_row3!(M, STRIDE, W::dot, sums, w, |j| W::S::load_broadcast4::<AT>(row.add(j * LANES)));
     }
     *acc = sums;
 }

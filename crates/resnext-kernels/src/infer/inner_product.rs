@@ -52,8 +52,8 @@ const _: () = assert!(BLOCK.is_multiple_of(GROUP * STEP) && BLOCK.is_multiple_of
 /// Independent sums of squares per pixel, as each addition waits for the one before it on the same sum.
 const SIDE_BY_SIDE: usize = 4;
 
-/// Whether this kernel computes a convolution.
-pub fn suits(precision: Precision, filter: &Filter) -> bool {
+/// Whether this kernel supports a convolution.
+pub fn supports(precision: Precision, filter: &Filter) -> bool {
     let Filter { groups, taps, columns, group_in, group_out, .. } = *filter;
     matches!(precision, Precision::F32(isa) if isa.has_adders())
         && (groups, taps, columns) == (1, 1, 1)
@@ -61,7 +61,7 @@ pub fn suits(precision: Precision, filter: &Filter) -> bool {
         && group_out.is_multiple_of(2 * MAX_LANES)
 }
 
-/// Whether kernels are compiled for `W`. [`suits`] takes f32 with AVX-512 alone.
+/// Whether kernels are compiled for `W`. [`supports`] accepts f32 with AVX-512 alone.
 const fn is_f32_of_avx512<W: DotProduct>() -> bool {
     W::CHANNELS == 1 && W::S::LANES == 16
 }
@@ -74,8 +74,8 @@ pub fn pack(precision: Precision, filter: &Filter) -> PackedPanels {
     })
 }
 
-/// Panels of two vectors. Weights are packed as `[group][channel of the group][2 · LANES]`; behind the biases lie the powers
-/// of two that the channels' weights were divided by, and the corrections of their sums.
+/// Panels of two vectors. Weights are packed as `[group][channel of the group][2 · LANES]`; the biases are followed by the
+/// powers of two that the channels' weights were divided by, and by the corrections of their sums.
 fn panels(precision: Precision, filter: &Filter) -> Vec<Panel> {
     let (lanes, _) = precision.tile();
     let (depth, width) = (filter.group_in, 2 * lanes);
@@ -94,10 +94,10 @@ fn panels(precision: Precision, filter: &Filter) -> Vec<Panel> {
         .collect()
 }
 
-/// Writes a panel's weights and the constants behind its biases.
+/// Writes a panel's weights and the constants after its biases.
 fn fill(panel: &Panel, values: &mut [f32], constants: &mut [f32], filter: &Filter) {
     let Panel { depth, width, dst_channel, .. } = *panel;
-    let (scales, taken_off) = constants[width..].split_at_mut(width);
+    let (scales, corrections) = constants[width..].split_at_mut(width);
     let mut columns = vec![0f32; width * (depth + GROUP)];
     for (l, column) in columns.chunks_exact_mut(depth + GROUP).enumerate() {
         column[..depth].copy_from_slice(filter.channel(dst_channel + l));
@@ -115,7 +115,7 @@ fn fill(panel: &Panel, values: &mut [f32], constants: &mut [f32], filter: &Filte
             }
         }
         scales[l] = scale;
-        taken_off[l] = products.iter().sum::<f64>() as f32;
+        corrections[l] = products.iter().sum::<f64>() as f32;
     }
     for (c, row) in values.chunks_exact_mut(width).enumerate() {
         let sign = if matches!(c % GROUP, 3 | 4) { -1.0 } else { 1.0 };
@@ -140,7 +140,7 @@ struct Copies {
     /// The powers of two that pixels were divided by.
     scales: Vec<f32>,
     /// The corrections of their sums.
-    taken_off: Vec<f32>,
+    corrections: Vec<f32>,
 }
 
 thread_local! {
@@ -206,7 +206,7 @@ impl ProductTask<'_> {
         self.copies.values.grow(len);
         if self.copies.scales.len() < pixels {
             self.copies.scales.resize(pixels, 0.0);
-            self.copies.taken_off.resize(pixels, 0.0);
+            self.copies.corrections.resize(pixels, 0.0);
         }
         self.packed.precision.dispatch(PackPixels(self));
     }
@@ -246,7 +246,7 @@ impl DotKernel for PackPixels<'_, '_> {
     #[inline(always)]
     unsafe fn with_dot<W: DotProduct>(self) {
         if const { !is_f32_of_avx512::<W>() } {
-            unreachable!("`suits` takes f32 by AVX-512 alone");
+            unreachable!("`supports` accepts f32 by AVX-512 alone");
         }
         let PackPixels(task) = self;
         let (count, depth, lanes) = (task.pixels.len(), task.packed.list[0].depth, W::S::LANES);
@@ -306,7 +306,7 @@ impl DotKernel for PackPixels<'_, '_> {
                     }
                     W::S::store(parts.as_mut_ptr(), sums);
                 }
-                task.copies.taken_off[pixel] = parts[..lanes].iter().sum();
+                task.copies.corrections[pixel] = parts[..lanes].iter().sum();
             }
         }
     }
@@ -326,7 +326,7 @@ impl<const M: usize> DotKernel for ProductTiles<'_, M> {
     #[inline(always)]
     unsafe fn with_dot<W: DotProduct>(self) {
         if const { !is_f32_of_avx512::<W>() } {
-            unreachable!("`suits` takes f32 by AVX-512 alone");
+            unreachable!("`supports` accepts f32 by AVX-512 alone");
         }
         let ProductStrip { task, panel, pixels } = &self.0;
         let (lanes, groups) = (W::S::LANES, groups(task.packed));
@@ -334,14 +334,14 @@ impl<const M: usize> DotKernel for ProductTiles<'_, M> {
         let constants = &task.packed.bias[panel.bias.clone()][..6 * lanes];
         for first in pixels.clone().step_by(M) {
             let x = task.copies.values[task.place(first)..].as_ptr();
-            let taken_off = &task.copies.taken_off[first..first + M];
+            let corrections = &task.copies.corrections[first..first + M];
             // SAFETY: the CPU has W's instructions; copies and weights have that many groups.
             unsafe {
                 let mut sums = [[W::S::zero(); 2]; M];
                 for v in 0..2 {
                     let own = W::S::load(constants.as_ptr().add((4 + v) * lanes));
                     for m in 0..M {
-                        sums[m][v] = W::S::add(own, W::S::splat(&taken_off[m]));
+                        sums[m][v] = W::S::add(own, W::S::splat(&corrections[m]));
                     }
                 }
                 let mut w = weights.as_ptr();

@@ -1,4 +1,4 @@
-//! One convolution of inference: what it reads, what it writes, and what happens to its sums.
+//! One convolution of inference: its input, its output, and the epilogue of its sums.
 
 use super::packed::{Packed, PackedPanels};
 use super::source_rows::SourceRows;
@@ -15,7 +15,7 @@ pub struct PixelView<'a> {
     pub stride: usize,
 }
 
-/// What each output pixel reads.
+/// The source pixels of each output pixel.
 #[derive(Clone, Copy)]
 pub enum Sources<'a> {
     /// The source pixel of the same index, as in a 1×1 convolution of stride 1.
@@ -26,7 +26,7 @@ pub enum Sources<'a> {
     Tiles(&'a Tiling),
 }
 
-/// What each output pixel reads, for kernels that compute pixel by pixel.
+/// The source pixels of each output pixel, for kernels that compute pixel by pixel.
 #[derive(Clone, Copy)]
 pub enum PixelSources<'a> {
     /// The source pixel of the same index: [`Sources::Same`].
@@ -65,7 +65,8 @@ impl SourceTable {
     }
 }
 
-/// What happens to the sums before they are stored. Numbers are in the output's units: for quantized maps, its steps.
+/// The steps from sums to stored outputs, beside bias and residual. Values are in the output's units, which for quantized
+/// maps are its steps.
 #[derive(Debug, Clone, Copy)]
 pub struct Epilogue {
     /// Lower bound of the outputs: zero with ReLU, negative infinity without.

@@ -12,13 +12,13 @@ impl Packed {
     /// Packs a filter for the kernel that computes its convolution fastest.
     pub fn new(precision: Precision, filter: &Filter) -> Self {
         debug_assert!(!matches!(precision, Precision::Int8(_)) || filter.fits_int8());
-        if inner_product::suits(precision, filter) {
+        if inner_product::supports(precision, filter) {
             Packed::InnerProduct(inner_product::pack(precision, filter))
-        } else if pointwise::suits(precision, filter) {
+        } else if pointwise::supports(precision, filter) {
             Packed::Pointwise(pointwise::pack(precision, filter))
-        } else if grouped_rows::suits(precision, filter) {
+        } else if grouped_rows::supports(precision, filter) {
             Packed::GroupedRows(grouped_rows::pack(precision, filter))
-        } else if winograd::suits(precision, filter) {
+        } else if winograd::supports(precision, filter) {
             Packed::Winograd(winograd::pack(precision, filter))
         } else {
             Packed::Direct(direct::pack(precision, filter))

@@ -35,24 +35,24 @@ pub struct PackedPanels {
     pub list: Vec<Panel>,
     /// The panels' weights, one panel after the other.
     pub weights: AlignedBuffer,
-    /// How the words that kernels multiply lie in memory.
+    /// How words of weights are stored in memory.
     pub stored: Stored,
-    /// The panels' biases in f32, each padded with zeros to whole vectors; behind a panel's biases lie its form's own
-    /// constants.
+    /// The panels' biases in f32, each padded with zeros to whole vectors and followed by the constants of the panel's
+    /// form.
     pub bias: AlignedBuffer,
 }
 
-/// How the words that kernels multiply lie in memory.
+/// How words of weights are stored in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {
-    /// As they are.
+    /// As the words that kernels multiply.
     Words,
     /// f32 as bf16, two to a word.
     Bf16,
 }
 
 /// Weights in the order of the direct kernel: `[kernel position][source word][vectors · LANES]`, padded with zeros.
-/// Where sums are integers, the scales of the output channels lie behind the biases.
+/// Where sums are integers, the scales of the output channels follow the biases.
 #[derive(Debug)]
 pub struct DirectWeights {
     pub panels: PackedPanels,
@@ -70,7 +70,7 @@ pub struct DirectWeights {
 pub struct Panel {
     /// Where its weights lie, in words as kernels multiply them.
     pub weights: Range<usize>,
-    /// Where its biases lie, and its form's constants behind them.
+    /// Where its biases lie, followed by its form's constants.
     pub bias: Range<usize>,
     /// The first word it reads of a source pixel.
     pub src_word: usize,
@@ -88,14 +88,14 @@ pub struct Panel {
 
 /// The largest allowed sum of the magnitudes of two neighbouring int8 weights: the sum of their products with any two u8
 /// then fits an i16, in which AVX2 computes it.
-pub const MOST_OF_TWO: i32 = 128;
+pub const MAX_PAIR_SUM: i32 = 128;
 
-const _: () = assert!(MOST_OF_TWO * u8::MAX as i32 <= i16::MAX as i32);
+const _: () = assert!(MAX_PAIR_SUM * u8::MAX as i32 <= i16::MAX as i32);
 
 /// The largest sum of the magnitudes of two neighbouring weights: of two channels that follow each other in a word of four,
 /// at one kernel position. `weights` are those of an output channel, `[input channel of its group][kernel position]`; the
 /// group begins with channel `first` of the map.
-pub fn most_of_two(weights: &[f32], first: usize, group_in: usize) -> f32 {
+pub fn max_pair_sum(weights: &[f32], first: usize, group_in: usize) -> f32 {
     let taps = weights.len() / group_in;
     let of = |channel: usize| &weights[channel * taps..(channel + 1) * taps];
     (0..group_in).fold(0f32, |most, channel| {
@@ -123,7 +123,7 @@ pub struct Filter<'a> {
     /// Whether the convolution is 3×3 with stride and dilation 1, which Winograd's kernel can compute.
     pub tiled: bool,
     /// `[output channel of all groups][input channel of a group][kernel position]`; for int8, integers, of which
-    /// the magnitudes of two channels that follow each other in a word add up to at most [`MOST_OF_TWO`].
+    /// the magnitudes of two channels that follow each other in a word add up to at most [`MAX_PAIR_SUM`].
     pub weight: &'a [f32],
     /// The bias of each output channel, f32.
     pub bias: &'a [f32],
@@ -132,11 +132,11 @@ pub struct Filter<'a> {
 }
 
 impl Filter<'_> {
-    /// Whether int8 weights are as [`weight`](Self::weight) says.
+    /// Whether int8 weights keep to the limit that [`weight`](Self::weight) states.
     pub(super) fn fits_int8(&self) -> bool {
         let first = |channel: usize| channel / self.group_out * self.group_in;
         (0..self.groups * self.group_out)
-            .all(|k| most_of_two(self.channel(k), first(k), self.group_in) <= MOST_OF_TWO as f32)
+            .all(|k| max_pair_sum(self.channel(k), first(k), self.group_in) <= MAX_PAIR_SUM as f32)
     }
 
     /// The weights of an output channel, `[input channel of its group][kernel position]`.
@@ -147,7 +147,7 @@ impl Filter<'_> {
 }
 
 impl DirectWeights {
-    /// As [`PackedPanels::narrowed`].
+    /// The same weights, stored in bf16: [`PackedPanels::narrowed`].
     fn narrowed(self) -> Self {
         DirectWeights { panels: self.panels.narrowed(), ..self }
     }
@@ -218,7 +218,7 @@ impl Kernel<f32> for Widen<'_> {
 }
 
 impl PackedPanels {
-    /// Packs the panels in `list`: `fill` writes a panel's weights, and the constants behind its biases.
+    /// Packs the panels in `list`: `fill` writes a panel's weights, and the constants after its biases.
     pub fn pack(
         precision: Precision,
         filter: &Filter,

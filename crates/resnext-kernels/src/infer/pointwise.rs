@@ -45,8 +45,8 @@ const STEP: usize = 8;
 /// their use, more than the second-level cache takes to answer.
 const DISTANCE: usize = 128;
 
-/// Whether this kernel computes a convolution.
-pub fn suits(precision: Precision, filter: &Filter) -> bool {
+/// Whether this kernel supports a convolution.
+pub fn supports(precision: Precision, filter: &Filter) -> bool {
     let Filter { groups, taps, columns, group_in, group_out, .. } = *filter;
     matches!(precision, Precision::F32(Isa::Avx2) | Precision::Int8(Isa::Avx2))
         && (groups, taps, columns) == (1, 1, 1)
@@ -59,7 +59,7 @@ pub fn pack(precision: Precision, filter: &Filter) -> PackedPanels {
     direct::pack(precision, filter).panels
 }
 
-/// What a thread keeps between tasks.
+/// Buffers that a thread keeps between tasks.
 #[derive(Default)]
 struct Copies {
     /// The job and the first pixel that the packed pixels belong to.
@@ -192,7 +192,7 @@ struct Strip<'a> {
     channels: Range<usize>,
 }
 
-/// What tiles multiply, and where their sums wait.
+/// The operands of tiles, and the buffer of their sums between blocks.
 struct Operands<'a> {
     panel: &'a Panel,
     /// The panel's weights for the block.
@@ -241,7 +241,7 @@ impl Strip<'_> {
     }
 }
 
-/// Whether kernels are compiled for `S`: [`suits`] takes AVX2 alone.
+/// Whether kernels are compiled for `S`: [`supports`] accepts AVX2 alone.
 const fn is_avx2<S: Simd>() -> bool {
     S::TILE == TILE && S::LANES == LANES
 }
@@ -253,7 +253,7 @@ impl<const M: usize> DotKernel for PackTiles<'_, '_, M> {
     #[inline(always)]
     unsafe fn with_dot<W: DotProduct>(self) {
         if const { !is_avx2::<W::S>() } {
-            unreachable!("`suits` takes AVX2 alone");
+            unreachable!("`supports` accepts AVX2 alone");
         }
         let PackTiles(strip, to) = self;
         let PointwiseTask { pixels, src, sources, .. } = strip.task;
@@ -270,7 +270,7 @@ impl<const M: usize> DotKernel for PackTiles<'_, '_, M> {
             }
             let to = to[strip.place(first)..][..M * channels.len() + LANES].as_mut_ptr();
             for c in (0..channels.len()).step_by(LANES) {
-                // SAFETY: the CPU has W's instructions; a pixel has whole vectors of words, and behind the packed ones is
+                // SAFETY: the CPU has W's instructions; a pixel has whole vectors of words, and after the packed ones is
                 // room for one more vector.
                 unsafe {
                     W::S::store_columns(rows, to.add(c * M));
@@ -291,7 +291,7 @@ impl<const M: usize, const N: usize> DotKernel for Tiles<'_, '_, M, N> {
     #[inline(always)]
     unsafe fn with_dot<W: DotProduct>(self) {
         if const { !is_avx2::<W::S>() } {
-            unreachable!("`suits` takes AVX2 alone");
+            unreachable!("`supports` accepts AVX2 alone");
         }
         let Tiles(strip, Operands { panel, weights, packed, sums }) = self;
         let task = strip.task;

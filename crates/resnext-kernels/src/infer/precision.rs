@@ -85,7 +85,7 @@ pub fn quad(numbers: [f32; 4]) -> f32 {
     f32::from_bits(u32::from_le_bytes(numbers.map(|v| (v as i8).to_le_bytes()[0])))
 }
 
-/// What inference computes in: the maps' element type and the instructions for it.
+/// The precision of inference: element types of maps, and the instructions that compute in them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
     /// f32 maps and sums, by the given instruction set.

@@ -10,8 +10,8 @@ use std::ops::Range;
 pub const AHEAD: usize = 3;
 
 impl PackedPanels {
-    /// What task `task` of `tasks` prefetches while it takes `steps` steps for each of its panels: first the panels of the
-    /// task that its thread most likely runs next, then its share of the weights of the next convolutions.
+    /// The cache lines that task `task` of `tasks` prefetches while it takes `steps` steps for each of its panels: first the
+    /// panels of the task that its thread most likely runs next, then its share of the weights of the next convolutions.
     pub fn prefetch_plan(
         &self,
         (task, tasks): (usize, usize),

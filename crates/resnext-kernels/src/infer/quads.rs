@@ -138,7 +138,7 @@ mod x86 {
         const ROWS: bool = false;
         /// Groups 0, 2, 4 and 6 of eight lie in the lower half.
         #[inline(always)]
-        unsafe fn words_of_fours(channels: *const u8) -> __m256 {
+        unsafe fn words_in_halves(channels: *const u8) -> __m256 {
             // SAFETY: the caller promises eight words.
             unsafe {
                 let halves = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
@@ -194,7 +194,7 @@ mod x86 {
     unsafe fn bytes([first, second]: [__m256; 2]) -> __m128i {
         // SAFETY: the caller has the instructions.
         unsafe {
-            // What is too large for an i32 would become negative.
+            // Values too large for an i32 would become negative.
             let whole = |v| _mm256_cvtps_epi32(_mm256_min_ps(v, _mm256_set1_ps(255.0)));
             // Each half of a vector is packed separately, so the second quarter changes places with the third.
             let packed = _mm256_packs_epi32(whole(first), whole(second));

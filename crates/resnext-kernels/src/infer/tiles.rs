@@ -126,7 +126,7 @@ impl Strip<'_> {
         }
     }
 
-    /// What [`finish`](Self::finish) will read and write for `pixels` pixels from `first` on.
+    /// The memory that [`finish`](Self::finish) will read and write for `pixels` pixels from `first` on, for prefetching.
     #[inline(always)]
     fn outputs<W: DotProduct>(&self, first: usize, pixels: usize) -> Outputs {
         let Strip { task, panel, .. } = self;

@@ -10,18 +10,18 @@ use crate::threads::shared_slice::SharedSlice;
 use crate::threads::split::Split;
 use crate::threads::team::ThreadTeam;
 use crate::winograd::{
-    LARGEST, POSITIONS, TileSink, Tiling, WinogradTiles, takes, transform_kernels, vectors_per_group,
+    self, LARGEST, POSITIONS, TileSink, Tiling, WinogradTiles, transform_kernels, vectors_per_group,
 };
 
 /// Neighbouring tiles that stay in one task.
 const UNIT: usize = 14;
 
-/// Whether this kernel computes a convolution.
-pub fn suits(precision: Precision, filter: &Filter) -> bool {
+/// Whether this kernel supports a convolution.
+pub fn supports(precision: Precision, filter: &Filter) -> bool {
     let Filter { tiled, groups, group_in, group_out, .. } = *filter;
     let (lanes, _) = precision.tile();
     let whole = group_in == group_out && (groups * group_in).is_multiple_of(lanes);
-    tiled && matches!(precision, Precision::F32(_)) && whole && takes(lanes, group_in)
+    tiled && matches!(precision, Precision::F32(_)) && whole && winograd::supports(lanes, group_in)
 }
 
 /// Packs a filter.

@@ -6,7 +6,7 @@ macro_rules! simd {
     ($name:ident, $t:ty, $v:ty, $index:ty, lanes $lanes:expr, tile $tile:expr, pixels $pixels:expr,
      $zero:expr, $load:expr, $store:expr, $splat:expr, $fma:expr, $fnma:expr, $add:expr, $sub:expr, $max:expr, $positive:expr, $make_index:expr, $permute:expr
      $(, bf16 $load_bf16:expr, $store_bf16:expr)? $(, splat_two $splat_two:ident)?
-     $(, fours $fours:ident)? $(, store_columns $store_columns:ident)?) => {
+     $(, broadcast4 $broadcast4:ident)? $(, store_columns $store_columns:ident)?) => {
         #[derive(Clone, Copy)]
         pub struct $name;
         // SAFETY of each body: the trait's contract, the CPU has the instructions and the pointers
@@ -78,10 +78,10 @@ macro_rules! simd {
                 }
             )?
             $(
-                const FOURS: bool = true;
+                const HAS_BROADCAST4: bool = true;
                 #[inline(always)]
-                unsafe fn load_fours<const AT: usize>(p: *const $t) -> $v {
-                    unsafe { $fours::<AT>(p) }
+                unsafe fn load_broadcast4<const AT: usize>(p: *const $t) -> $v {
+                    unsafe { $broadcast4::<AT>(p) }
                 }
             )?
             $(
@@ -123,7 +123,7 @@ pub mod x86 {
         |x| _mm256_set1_ps(x), |a, b, c| _mm256_fmadd_ps(a, b, c), |a, b, c| _mm256_fnmadd_ps(a, b, c),
         |a, b| _mm256_add_ps(a, b), |a, b| _mm256_sub_ps(a, b), |a, b| _mm256_max_ps(b, a),
         |y, v| _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(y, _mm256_setzero_ps()), v),
-        index_256_32, permute_256_ps, bf16 load_bf16_256, store_bf16_256, fours load_fours_256,
+        index_256_32, permute_256_ps, bf16 load_bf16_256, store_bf16_256, broadcast4 load_broadcast4_256,
         store_columns store_columns_256);
     simd!(Avx2F64, f64, __m256d, __m256i, lanes 4, tile 6, pixels 6,
         || _mm256_setzero_pd(), |p| _mm256_loadu_pd(p), |p, v| _mm256_storeu_pd(p, v),
@@ -226,10 +226,10 @@ pub mod x86 {
         unsafe { _mm256_castps_pd(_mm256_permutevar8x32_ps(_mm256_castpd_ps(v), index)) }
     }
 
-    /// A quad is one half of the vector, and one instruction loads and shuffles within halves. If the compiler saw that the
-    /// four loads of a pixel are the same, it would keep the vector in a register, and lack one for sums.
+    /// Four elements are one half of the vector, and one instruction loads and shuffles within halves. If the compiler saw
+    /// that the four loads of a pixel are the same, it would keep the vector in a register, and lack one for sums.
     #[inline(always)]
-    unsafe fn load_fours_256<const AT: usize>(p: *const f32) -> __m256 {
+    unsafe fn load_broadcast4_256<const AT: usize>(p: *const f32) -> __m256 {
         // SAFETY: the caller has the instructions, and eight elements.
         unsafe {
             let v = _mm256_loadu_ps(opaque(p));
@@ -284,7 +284,7 @@ pub mod x86 {
             let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
             let quiet = _mm256_or_si256(cut, _mm256_set1_epi32(0x40));
             let halves = _mm256_blendv_epi8(_mm256_srli_epi32::<16>(nearest), quiet, nan);
-            // The two halves of the vector are packed separately: the second's four belong behind the first's.
+            // The two halves of the vector are packed separately: the second's four elements belong after the first's.
             let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi32(halves, halves));
             _mm_storeu_si128(p.cast(), _mm256_castsi256_si128(packed));
         }

@@ -1,4 +1,4 @@
-//! Vectors of every instruction set behind one vocabulary: the traits kernels are written against, their
+//! Vectors of every instruction set under one vocabulary: the traits kernels are written against, their
 //! implementations, and the dispatch at run time.
 
 pub(crate) mod dispatch;

@@ -23,7 +23,7 @@ pub trait Storage: Copy + Default + Debug + PartialEq + Send + Sync + 'static {
     /// Stores a vector of elements, rounded to the nearest, ties to even.
     ///
     /// # Safety
-    /// As for `load`, and the elements may be written.
+    /// The same as for `load`, and the elements may be written.
     unsafe fn store<S: Simd<T = Self::Compute>>(p: *mut Self, v: S::V);
 
     /// `p` as a pointer to values of the type that sums have; `None` for bf16, to which they are rounded.
@@ -99,12 +99,12 @@ pub trait Simd: Copy + 'static {
     unsafe fn index(lane_of: impl Fn(usize) -> usize) -> Self::Index;
     unsafe fn permute(v: Self::V, index: Self::Index) -> Self::V;
 
-    /// Whether [`load_fours`](Self::load_fours) is one instruction.
-    const FOURS: bool = false;
+    /// Whether [`load_broadcast4`](Self::load_broadcast4) is one instruction.
+    const HAS_BROADCAST4: bool = false;
 
-    /// Loads a vector of whole fours, and repeats element `AT` of each four. The default is a load and a permutation.
+    /// Loads a vector, and repeats element `AT` of each four neighbouring elements. The default is a load and a permutation.
     #[inline(always)]
-    unsafe fn load_fours<const AT: usize>(p: *const Self::T) -> Self::V {
+    unsafe fn load_broadcast4<const AT: usize>(p: *const Self::T) -> Self::V {
         // SAFETY: the caller has the instructions and promises a vector; indices are below LANES, which four divides.
         unsafe { Self::permute(Self::load(p), Self::index(|lane| lane / 4 * 4 + AT)) }
     }
@@ -122,8 +122,8 @@ pub trait Simd: Copy + 'static {
         }
     }
 
-    /// Stores the first `LANES` elements of `M` rows as columns, one behind the other: `M` elements each. `to` points to
-    /// room for `LANES` elements behind the last column, which may be overwritten.
+    /// Stores the first `LANES` elements of `M` rows as columns of `M` elements, one after the other. `to` points to
+    /// room for the columns and for `LANES` more elements, which may be overwritten.
     #[inline(always)]
     unsafe fn store_columns<const M: usize>(rows: [*const Self::T; M], to: *mut Self::T) {
         // SAFETY: the caller promises LANES elements per row, and room for the columns.
@@ -136,7 +136,7 @@ pub trait Simd: Copy + 'static {
         }
     }
 
-    /// As `load`, from bf16. The default is plain Rust, for vectors without instructions for it.
+    /// Loads a vector of bf16 and widens it. The default is plain Rust, for vectors without instructions for it.
     #[inline(always)]
     unsafe fn load_bf16(p: *const bf16) -> Self::V {
         let mut values = [Self::T::ZERO; MAX_LANES];
@@ -149,7 +149,7 @@ pub trait Simd: Copy + 'static {
         }
     }
 
-    /// As `store`, to bf16, rounded to the nearest, ties to even.
+    /// Stores a vector as bf16, rounded to the nearest, ties to even.
     #[inline(always)]
     unsafe fn store_bf16(p: *mut bf16, v: Self::V) {
         let mut values = [Self::T::ZERO; MAX_LANES];

@@ -134,7 +134,7 @@ pub unsafe fn column_sums<S: Simd, const K: usize>(
     terms: &impl Terms<S, K>,
 ) {
     /// # Safety
-    /// As above, for `V` vectors from channel `k` on.
+    /// The same as for [`column_sums`], for `V` vectors from channel `k` on.
     #[inline(always)]
     unsafe fn strip<S: Simd, const K: usize, const V: usize>(
         rows: std::ops::Range<usize>,

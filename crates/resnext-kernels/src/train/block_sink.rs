@@ -1,4 +1,5 @@
-//! What happens to each block of an output right after it is written, while it is still in the core's cache.
+//! Work on each block of an output right after it is written, while it is still in the core's cache: bias, batch norm's
+//! statistics, or the gradient of the ReLU before.
 
 use super::batch_norm::{GradientSums, Moments};
 use super::operand::Gate;
@@ -6,23 +7,23 @@ use super::strided_gradient::StridedGradient;
 use crate::simd::dispatch::Isa;
 use crate::simd::traits::{Element, Storage};
 
-/// What happens to each block of pixels of an output.
+/// The work on each block of pixels of an output.
 #[derive(Debug, Clone, Copy)]
 pub enum BlockSink<'a, D: Storage> {
-    /// Nothing happens; only the output is wanted.
+    /// No further work.
     Output,
-    /// A bias is added to each channel.
+    /// Adds a bias (channels).
     Bias(&'a [D::Compute]),
-    /// The mean and variance of each channel are computed, for the batch norm behind a convolution.
+    /// Computes the mean and variance of each channel, for the batch norm after a convolution.
     Statistics,
-    /// The output is a gradient: it passes back through a ReLU, and the sums that the batch norm before that needs are
-    /// computed.
+    /// The output is a gradient: passes it back through a ReLU, and computes the sums that the batch norm before the ReLU
+    /// needs.
     Gate(Gate<'a, D>),
-    /// The gradient that comes from another branch is added.
+    /// Adds the gradient of another branch.
     Add(StridedGradient<'a, D>),
 }
 
-/// What a sink computes from a block.
+/// The result of a sink for one block.
 #[derive(Debug)]
 pub enum BlockSums<T> {
     /// The result of a sink that computes nothing.
@@ -33,10 +34,10 @@ pub enum BlockSums<T> {
     Gradient(GradientSums<T>),
 }
 
-/// What a sink computes from each block of an output, in order.
+/// The results of a sink for all blocks of an output, in order.
 pub type Blocks<D> = Vec<BlockSums<<D as Storage>::Compute>>;
 
-/// What a sink computed from all blocks, merged in order. Fields of other sinks are empty.
+/// The results of a sink for all blocks, merged in order. Fields of other sinks are empty.
 #[derive(Debug, Default)]
 pub struct BlockTotals {
     /// From [`BlockSink::Statistics`]: the mean and biased variance of each channel.

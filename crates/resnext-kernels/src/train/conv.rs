@@ -42,7 +42,7 @@ fn kind<T: Element>(isa: Isa, shape: &ConvShape) -> Kind {
         && shape.kernel_positions() * shape.in_channels <= MAX_READ - lanes
     {
         Kind::Patches
-    } else if grouped3x3::walk::takes::<T>(isa, shape) {
+    } else if grouped3x3::walk::supports::<T>(isa, shape) {
         Kind::Grouped
     } else {
         Kind::Other
@@ -179,7 +179,7 @@ fn pointwise_both<D: Storage>(
 ) -> (Vec<D>, Blocks<D>, Vec<D::Compute>) {
     assert!(operand.len() == shape.input_len() && gradient.len() == shape.output_len());
     let (channels, outputs) = (shape.in_channels, shape.out_channels);
-    if !pointwise_backward::fits::<D::Compute>(isa, channels, outputs) {
+    if !pointwise_backward::supports::<D::Compute>(isa, channels, outputs) {
         let own = conv_weight_gradient(isa, shape, operand, gradient);
         let (pixels, results) = pointwise(isa, shape, gradient, weight, sink);
         return (pixels, results, own);

@@ -144,7 +144,7 @@ impl<D: Storage> GemmRows<'_, D> {
         }
     }
 
-    /// Packs `count` pixels from `first` on into planes, with zeros behind their channels.
+    /// Packs `count` pixels from `first` on into planes, with zeros after their channels.
     fn fill(
         &self,
         isa: Isa,
@@ -173,7 +173,7 @@ struct GemmTiles<'a, D: Storage> {
     plane: usize,
     ahead: PixelLines,
     panel: &'a [D::Compute],
-    /// The panel behind it, to be prefetched.
+    /// The panel after it, to be prefetched.
     next: &'a [D::Compute],
     depth: usize,
     /// The block's output pixels, `width` channels each, of which the panel writes those from `column` on.

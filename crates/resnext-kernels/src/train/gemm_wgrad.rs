@@ -25,7 +25,7 @@ const TASKS: usize = 16;
 /// Rows of the result that are merged at a time.
 const ROWS_MERGED: usize = 16;
 
-/// What the convolution read at each output pixel.
+/// The input of a convolution, as rows (output pixels, inputs of one output).
 #[derive(Clone, Copy)]
 pub enum WgradInput<'a, D: Storage> {
     /// Pixels of an operand, `stride` apart in maps of `size`, height and width.
@@ -293,8 +293,8 @@ unsafe fn tile<S: Simd, const M: usize, const V: usize>(
         let mut rows = [g; M];
         for m in 0..M {
             // Where rows divide a vector, they are neighbours in one plane.
-            let (first, behind) = if const { S::LANES % M == 0 } { (channel, m) } else { (channel + m, 0) };
-            rows[m] = g.add(first / S::LANES * plane + first % S::LANES + behind);
+            let (first, lane) = if const { S::LANES % M == 0 } { (channel, m) } else { (channel + m, 0) };
+            rows[m] = g.add(first / S::LANES * plane + first % S::LANES + lane);
         }
         let mut acc = [[S::zero(); V]; M];
         for p in 0..count {

@@ -22,7 +22,7 @@ pub fn pixel_runs((h, w): (usize, usize), stride: usize, first: usize, count: us
     runs
 }
 
-/// Packs the patches of `count` output pixels from `first` on into planes, with zeros behind their channels.
+/// Packs the patches of `count` output pixels from `first` on into planes, with zeros after their channels.
 pub struct Patches<'a, D: Storage> {
     pub x: &'a [D],
     pub shape: &'a ConvShape,

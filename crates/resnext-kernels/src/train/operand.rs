@@ -1,14 +1,14 @@
-//! What training's kernels read: values in memory, and what is computed from them while they are packed.
+//! Operands of training's kernels: values in memory, and the function of them that is computed while they are packed.
 
 use super::per_channel::{combine, scale_shift};
 use crate::simd::dispatch::Isa;
 use crate::simd::traits::{Element, Simd, Storage};
 
-/// A convolution's raw result `x` (pixels, channels) and the batch norm behind it, an affine function per channel:
+/// A convolution's raw output `x` (pixels, channels) and the batch norm after it, an affine function per channel:
 /// `x·scale + shift`.
 #[derive(Debug, Clone, Copy)]
 pub struct Affine<'a, D: Storage> {
-    /// The convolution's raw result, (pixels, channels).
+    /// The convolution's raw output, (pixels, channels).
     pub x: &'a [D],
     /// The scale of each channel.
     pub scale: &'a [D::Compute],
@@ -17,10 +17,10 @@ pub struct Affine<'a, D: Storage> {
 }
 
 /// The batch norm and ReLU that a gradient passes on its way back: it is the gradient of `max(x·scale + shift, 0)`,
-/// where `x` is a convolution's raw result (pixels, channels).
+/// where `x` is a convolution's raw output (pixels, channels).
 #[derive(Debug, Clone, Copy)]
 pub struct Gate<'a, D: Storage> {
-    /// The convolution's raw result, (pixels, channels).
+    /// The convolution's raw output, (pixels, channels).
     pub x: &'a [D],
     /// The scale of each channel.
     pub scale: &'a [D::Compute],
@@ -30,26 +30,26 @@ pub struct Gate<'a, D: Storage> {
     pub mean: &'a [f64],
 }
 
-/// What a kernel multiplies: values (pixels, channels) in memory, and what is computed from them while they are packed.
+/// An operand (pixels, channels): values in memory, and the function of them that is computed while they are packed.
 #[derive(Debug, Clone, Copy)]
 pub enum Operand<'a, D: Storage> {
     /// The values as they are.
     Plain(&'a [D]),
     /// `max(x·scale + shift, 0)` per channel: an activation of which only the convolution before it is kept.
     Normalised {
-        /// The convolution's raw result, (pixels, channels).
+        /// The convolution's raw output, (pixels, channels).
         x: &'a [D],
         /// The scale of each channel.
         scale: &'a [D::Compute],
         /// The shift of each channel.
         shift: &'a [D::Compute],
     },
-    /// `a·g + b·x + d` per channel: the gradient of a convolution's raw result `x`, from the gradient `g` of the batch
+    /// `a·g + b·x + d` per channel: the gradient of a convolution's raw output `x`, from the gradient `g` of the batch
     /// norm's output.
     Gradient {
         /// The gradient of the batch norm's output, (pixels, channels).
         g: &'a [D],
-        /// The convolution's raw result, (pixels, channels).
+        /// The convolution's raw output, (pixels, channels).
         x: &'a [D],
         /// The coefficient of `g`, for each channel.
         a: &'a [D::Compute],

@@ -72,7 +72,7 @@ impl PixelLines {
     /// No lines.
     pub const NONE: Self = PixelLines { from: [std::ptr::null(); 2], width: 0, step: 0 };
 
-    /// Prefetches one line of each of some pixels, the one that starts `byte` bytes behind the first.
+    /// Prefetches one line of each of some pixels, the one that starts `byte` bytes after the first.
     #[inline(always)]
     pub fn prefetch_line(&self, pixels: Range<usize>, byte: usize) {
         for from in self.from {

@@ -20,7 +20,7 @@ const PARTS: usize = 16;
 /// Bytes of a core's cache that planes, matrix and sums may use.
 const BYTES: usize = 640 << 10;
 
-/// What a 1×1 convolution read: pixels of an operand, `stride` apart in maps of `size`, height and width.
+/// The input of a 1×1 convolution: pixels of an operand, `stride` apart in maps of `size` (height, width).
 #[derive(Clone, Copy)]
 pub struct Input<'a, D: Storage> {
     pub operand: Operand<'a, D>,
@@ -33,8 +33,8 @@ fn block(tile: usize) -> usize {
     gemm_wgrad::BLOCK / tile * tile
 }
 
-/// Whether one pass for both gradients is worth it.
-pub fn fits<T: Element>(isa: Isa, inputs: usize, outputs: usize) -> bool {
+/// Whether one pass for both gradients is worth it: its planes, matrix and sums fit a core's cache.
+pub fn supports<T: Element>(isa: Isa, inputs: usize, outputs: usize) -> bool {
     let (_, tile) = lanes_and_tile::<T>(isa);
     (block(tile) * (inputs + outputs) + 2 * inputs * outputs) * size_of::<T>() <= BYTES
 }

@@ -78,7 +78,7 @@ pub fn residual_relu<D: Storage>(
 pub type Totals = [Vec<f64>; 2];
 
 /// From a block's output `y` and its gradient: the gradient of `path + shortcut`, and batch norm's sums for the path's last
-/// convolution, given as its raw result and mean, and for the shortcut's if it has one.
+/// convolution, given as its raw output and mean, and for the shortcut's if it has one.
 pub fn residual_relu_gradient<D: Storage>(
     isa: Isa,
     channels: usize,
@@ -92,7 +92,7 @@ pub fn residual_relu_gradient<D: Storage>(
         count: usize,
         y: &'a [D],
         gradient: &'a [D],
-        /// Raw results and negated means; without a projection the second are the first again.
+        /// Raw outputs and negated means; without a projection, both entries are the path's.
         x: [&'a [D]; 2],
         minus: [&'a [D::Compute]; 2],
         out: *mut D,
@@ -114,10 +114,10 @@ pub fn residual_relu_gradient<D: Storage>(
             }
         }
 
-        /// `g·(x - mean)` for a vector of convolution `i`'s raw result.
+        /// `g·(x - mean)` for a vector of convolution `i`'s raw output.
         ///
         /// # Safety
-        /// As above, and `k` is its first channel.
+        /// The same as for `gated`, and `k` is the vector's first channel.
         #[inline(always)]
         unsafe fn centred<S: Simd<T = D::Compute>>(&self, g: S::V, i: usize, at: usize, k: usize) -> S::V {
             let from = self.first * self.channels + at;

@@ -2,7 +2,7 @@
 
 use resnext_kernels::{Conv2dConfig, ConvShape};
 
-/// What a convolution computes.
+/// A convolution by its definition, as nested loops.
 pub struct Convolution {
     /// (N, H', W', Cout)
     pub output: Vec<f64>,

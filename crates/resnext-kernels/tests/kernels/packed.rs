@@ -2,7 +2,7 @@
 
 use resnext_kernels::internals::{bytes, bytes_mut};
 use resnext_kernels::{
-    AlignedBuffer, ConvJob, Epilogue, Filter, Isa, MAX_LANES, MOST_OF_TWO, Packed, PixelView, Precision,
+    AlignedBuffer, ConvJob, Epilogue, Filter, Isa, MAX_LANES, MAX_PAIR_SUM, Packed, PixelView, Precision,
     RowLayout, SourceTable, Sources, ThreadTeam,
 };
 
@@ -36,7 +36,7 @@ impl Case {
         for weights in weight.chunks_mut(self.group_in * taps) {
             for (one, other) in (0..self.group_in / 2).map(|i| (2 * i, 2 * i + 1)) {
                 for tap in 0..taps {
-                    let left = MOST_OF_TWO - weights[one * taps + tap].abs();
+                    let left = MAX_PAIR_SUM - weights[one * taps + tap].abs();
                     let other = &mut weights[other * taps + tap];
                     *other = (2 * *other).clamp(-left.min(127), left.min(127));
                 }
@@ -141,7 +141,7 @@ fn every_instruction_set_computes_what_a_convolution_is() {
         let sums = case.sums(&x, &weight);
         for isa in Isa::available() {
             let what = format!("{isa:?}: {groups}×{group_in} to {group_out}, {kernel}×{kernel}");
-            // A pixel of zeros for the padding, and what kernels read behind it.
+            // A pixel of zeros for the padding, and room for what kernels read after it.
             let mut words = AlignedBuffer::zeros((pixels + 1) * channels + MAX_LANES);
             words.iter_mut().zip(&x).for_each(|(word, &x)| *word = x as f32);
             let precision = Precision::F32(isa);

@@ -114,7 +114,7 @@ fn operands<'a, D: Storage>(x: &'a [D], c: &'a [D::Compute]) -> [Operand<'a, D>;
     ]
 }
 
-/// What these operands stand for.
+/// The values that these operands stand for.
 fn operand_values<T: Element>(x: &[T], c: &[T]) -> [Vec<f64>; 3] {
     let pairs = || x.iter().enumerate().map(|(i, x)| (x.as_f64(), c[i % c.len()].as_f64()));
     [

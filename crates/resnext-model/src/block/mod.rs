@@ -26,7 +26,7 @@ pub struct Block {
     transform: Box<dyn Transform>,
     /// The batch norm after the sum: `bn3`, or `bn2` of a basic block.
     last_norm: BatchNorm,
-    /// What multiplies the channels after `last_norm`, in timm's `se` and `eca` networks.
+    /// The attention that multiplies the channels after `last_norm`, in timm's `se` and `eca` networks.
     attention: Option<ChannelAttention>,
     /// The pool in the place of the stride, if there is one.
     anti_alias: Option<AntiAlias>,
@@ -59,7 +59,7 @@ impl Block {
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         // Training computes the same with fewer passes over memory, where the fused operation supports `x`.
         if let (Mode::Train, Some(fused)) = (mode, &self.fused)
-            && fused.takes(x)
+            && fused.supports(x)
         {
             return Ok(fused.forward_train(x)?);
         }
@@ -88,7 +88,7 @@ impl Block {
     /// stochastic depth.
     ///
     /// # Errors
-    /// Those of [`forward`](Self::forward), and if `factors` are not (N), or the block has no shortcut that
+    /// The errors of [`forward`](Self::forward), and if `factors` are not (N), or the block has no shortcut that
     /// would be left when its branch is dropped.
     pub(crate) fn forward_dropping(&self, x: &Tensor, mode: Mode, factors: &Tensor) -> Result<Tensor> {
         let absent = || Error::Config("stochastic depth needs blocks with shortcuts".into());
@@ -156,7 +156,7 @@ pub(crate) struct FoldedBlock {
     pub(crate) convs: Vec<FoldedConv>,
     /// The pool after the 3×3 convolution that would have the stride.
     pub(crate) anti_alias: Option<AntiAlias>,
-    /// What multiplies the channels before the shortcut is added.
+    /// The attention that multiplies the channels before the shortcut is added.
     pub(crate) attention: Option<FoldedAttention>,
     /// The shortcut's convolution, if it has one.
     pub(crate) projection: Option<FoldedConv>,

@@ -22,7 +22,7 @@ pub(crate) enum Backend {
 }
 
 impl Backend {
-    /// What computes operations on `x`, except for convolutions on Metal.
+    /// The backend of operations on `x`, except for convolutions on Metal.
     pub(crate) fn of(x: &Tensor) -> Self {
         match x.dtype() {
             DType::F32 | DType::F64 | DType::BF16 if x.device().is_cpu() => Backend::Cpu,
@@ -33,19 +33,19 @@ impl Backend {
         }
     }
 
-    /// What computes a convolution of `x`.
+    /// The backend of a convolution of `x`.
     pub(crate) fn of_conv(x: &Tensor, shape: &ConvShape) -> Self {
         if on_metal(x, shape) { Backend::Metal } else { Backend::of(x) }
     }
 }
 
-/// Whether [`metal`]'s kernels compute a convolution of `x`.
+/// Whether [`metal`]'s kernels support a convolution of `x`.
 #[cfg(feature = "metal")]
 fn on_metal(x: &Tensor, shape: &ConvShape) -> bool {
-    metal::launch::takes(x, shape)
+    metal::launch::supports(x, shape)
 }
 
-/// No: this build has no Metal kernels.
+/// Always false: this build has no Metal kernels.
 #[cfg(not(feature = "metal"))]
 fn on_metal(_: &Tensor, _: &ConvShape) -> bool {
     false

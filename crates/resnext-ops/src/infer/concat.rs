@@ -38,9 +38,9 @@ impl FeatureMap {
             for (x, pixel) in out.chunks_exact_mut(stride).enumerate() {
                 let mut rest = pixel;
                 for part in parts {
-                    let (own, behind) = rest.split_at_mut(part.size()[3] / per_word);
+                    let (own, after) = rest.split_at_mut(part.size()[3] / per_word);
                     own.copy_from_slice(&part.data[(y * w + x) * part.stride..][..own.len()]);
-                    rest = behind;
+                    rest = after;
                 }
             }
         });

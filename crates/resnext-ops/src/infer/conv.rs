@@ -32,7 +32,7 @@ pub struct FusedConv {
     /// Cout, Cin/groups, kh and kw.
     weight: [usize; 4],
     access: Access,
-    /// What output pixels read, for the last input's sizes.
+    /// The source pixels of output pixels, for the last input's sizes.
     plan: Mutex<Option<(PlanKey, Arc<Plan>)>>,
 }
 
@@ -71,14 +71,14 @@ impl Access {
 /// Everything that a plan depends on: N, H and W of the input, words per row, and channels per pixel.
 type PlanKey = [usize; 5];
 
-/// What output pixels read.
+/// The source pixels of all output pixels.
 #[derive(Debug)]
 enum Plan {
     Table(SourceTable),
     Tiles(Tiling),
 }
 
-/// What a convolution does in the same pass, after its sums and bias. By default it does nothing more.
+/// Operations fused with a convolution, after its sums and bias; none by default.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Fusion<'a> {
     /// Feature maps (N, H', W', Cout), of the output's type, that are added to the output.
@@ -107,20 +107,20 @@ impl FusedConv {
         Self::on(Isa::current(), weight, bias, config, dtype, false)
     }
 
-    /// As [`new`](Self::new), for a convolution that reads [`InputImages`], whose pixels then follow each
-    /// other without gaps where the kernel can read them so.
+    /// Packs `weight` and `bias` as [`new`](Self::new) does, for a convolution that reads [`InputImages`]. Their pixels
+    /// then follow each other without gaps where the kernel can read them so.
     ///
     /// # Errors
-    /// Those of `new`.
+    /// The same as [`new`](Self::new).
     pub fn of_images(weight: &Tensor, bias: &Tensor, config: &Conv2dConfig, dtype: DType) -> Result<Self> {
         Self::on(Isa::current(), weight, bias, config, dtype, true)
     }
 
-    /// As [`new`](Self::new), for a convolution that writes f32 whatever type it reads: logits, which are
-    /// compared, should not be rounded. It makes grouped 3×3 convolutions in bf16 slower.
+    /// Packs `weight` and `bias` as [`new`](Self::new) does, for a convolution that writes f32 whatever type it reads:
+    /// logits, which are compared, should not be rounded. It makes grouped 3×3 convolutions in bf16 slower.
     ///
     /// # Errors
-    /// Those of `new`.
+    /// The same as [`new`](Self::new).
     pub fn writing_f32(weight: &Tensor, bias: &Tensor, config: &Conv2dConfig, dtype: DType) -> Result<Self> {
         let types = Types::floats(Isa::current(), dtype)?;
         let precision = types.precision.writing_f32();
@@ -129,11 +129,11 @@ impl FusedConv {
 
     /// Packs `weight` and `bias` as [`new`](Self::new) does, for int8 maps: the convolution reads maps
     /// quantized by `input`, whose zero point must be 0, and writes maps quantized by `output`. Each output
-    /// channel's weights are rounded to multiples of 1/127 of the most that two neighbouring input channels' add up to, which
-    /// lets AVX2 add their products in 16 bits. Sums are 32-bit integers, the same on every machine.
+    /// channel's weights are rounded to multiples of 1/127 of the largest sum of the magnitudes of two neighbouring ones,
+    /// so that AVX2 can add their products in 16 bits. Sums are 32-bit integers, the same on every machine.
     ///
     /// # Errors
-    /// Those of `new`; also if `input`'s zero point is not 0, a weight or bias is not finite, or an output is
+    /// The same as [`new`](Self::new); also if `input`'s zero point is not 0, a weight or bias is not finite, or an output is
     /// a sum of more than 65536 products.
     pub fn quantized(
         weight: &Tensor,
@@ -290,10 +290,10 @@ impl FusedConv {
         self.convolve(team, x.view(), fusion, out)
     }
 
-    /// As [`forward`](Self::forward), for input images.
+    /// Computes the convolution of input images, like [`forward`](Self::forward).
     ///
     /// # Errors
-    /// Those of `forward`, and if the images were loaded in another format than
+    /// The same as [`forward`](Self::forward); also if the images were loaded in another format than
     /// [`input_format`](Self::input_format).
     pub fn forward_images(
         &self,
@@ -368,7 +368,7 @@ impl FusedConv {
         Ok(shape)
     }
 
-    /// What output pixels read: the last input's plan, if this one has its sizes.
+    /// The source pixels of output pixels: the last input's plan, if this one has its sizes.
     fn plan(&self, x: &MapView, shape: &ConvShape) -> Arc<Plan> {
         let ([n, h, w, _], channels) = (x.size, x.map_type.channels());
         let (row, pixel_stride) = (x.row_stride(), x.pixel_stride);

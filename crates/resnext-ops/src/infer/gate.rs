@@ -81,7 +81,7 @@ mod tests {
     use super::*;
     use candle_core::{DType, Device, Tensor};
 
-    /// By the definition, in f32 and bf16, with channels that fill words and that do not.
+    /// Compared with the definition, in f32 and bf16, with channels that fill words and that do not.
     #[test]
     fn maps_are_scaled_and_added_to_the_residual() {
         for (c, dtype, tolerance) in [(8, DType::F32, 1e-6), (5, DType::F32, 1e-6), (5, DType::BF16, 2e-2)] {

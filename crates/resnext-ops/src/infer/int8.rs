@@ -1,15 +1,17 @@
 //! Weights in int8: one scale per output channel.
 
 use crate::error::{Error, Result};
-use resnext_kernels::{MOST_OF_TWO, Quantization, most_of_two};
+use resnext_kernels::{MAX_PAIR_SUM, Quantization, max_pair_sum};
 
 /// The most products of u8 and i8 whose sum is sure to fit an i32.
 const MOST_PRODUCTS: usize = 1 << 16;
 
-/// Rounds each output channel's weights to integers, of which those of two neighbours add up to at most [`MOST_OF_TWO`]
-/// ([`most_of_two`]), brings its bias to units of the output's step, and returns what one unit of the channel's integer
-/// sums is worth in those. `values` are `[output channel of all groups][input channel of a group][kernel position]`, with
-/// `group_in` input and `group_out` output channels per group; `biases` are (Cout).
+/// Quantizes weights, and returns the scale of each output channel (Cout): the value of one unit of its integer sums, in
+/// steps of the output.
+///
+/// `values` are `[output channel of all groups][input channel of a group][kernel position]`, with `group_in` input and
+/// `group_out` output channels per group; they become integers, of which the magnitudes of two neighbours add up to at
+/// most [`MAX_PAIR_SUM`] ([`max_pair_sum`]). `biases` are (Cout), and become multiples of the output's step.
 ///
 /// # Errors
 /// If a value is not finite, too large for the output's range, or an output is a sum of too many products.
@@ -34,9 +36,9 @@ pub(crate) fn quantize_weights(
     let channels = values.chunks_exact_mut(products).zip(biases.iter_mut()).enumerate();
     let scales: Vec<f32> = channels
         .map(|(k, (weights, bias))| {
-            let most = most_of_two(weights, k / group_out * group_in, group_in);
+            let largest = max_pair_sum(weights, k / group_out * group_in, group_in);
             // Rounding adds at most a half to each.
-            let step = if most < 1e-30 { 1.0 } else { most / (MOST_OF_TWO - 1) as f32 };
+            let step = if largest < 1e-30 { 1.0 } else { largest / (MAX_PAIR_SUM - 1) as f32 };
             weights.iter_mut().for_each(|w| *w = (*w / step).round());
             *bias = *bias / output.step() + f32::from(output.zero());
             step * (input.step() / output.step())

@@ -69,7 +69,7 @@ pub fn batch_norm_train(
 /// Gradients reach the residual as well. On CUDA the sum takes no pass of its own. `config.relu` is ignored.
 ///
 /// # Errors
-/// Those of [`batch_norm_train`], and if the residual does not have x's shape and type.
+/// The errors of [`batch_norm_train`], and if the residual does not have x's shape and type.
 pub fn batch_norm_train_add_relu(
     x: &Tensor,
     weight: &Tensor,

@@ -1,5 +1,5 @@
-//! What channel attention is made of: a convolution along the channels, the sigmoid, and the product of maps
-//! with one factor per image and channel.
+//! The parts of channel attention: a convolution along the channels, the sigmoid, and the product of maps with one
+//! factor per image and channel.
 
 use crate::devices::{Backend, has_kernel};
 use crate::element::Element;

@@ -59,7 +59,7 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, config: &Conv2dConfig) -> Result<Tens
 /// callers with a backward pass of their own.
 ///
 /// # Errors
-/// Those of [`conv2d`]; also if the gradient does not have the result's shape, or no kernel computes the
+/// The errors of [`conv2d`]; also if the gradient does not have the result's shape, or no kernel computes the
 /// convolution.
 pub fn conv2d_gradients(
     x: &Tensor,
@@ -91,7 +91,7 @@ pub fn conv2d_gradients(
 /// The kernels that compute [`conv2d`] on a CPU: of the forward pass, of the gradient of `x` and of the weight's.
 ///
 /// # Errors
-/// Those of [`conv2d`]; also if no kernel of the CPU computes the convolution.
+/// The errors of [`conv2d`]; also if no kernel of the CPU computes the convolution.
 pub fn conv2d_kernels(x: &Tensor, weight: &Tensor, config: &Conv2dConfig) -> Result<[ConvKernel; 3]> {
     let shape = conv_shape(OP, x.shape(), weight.shape(), config)?;
     let isa = Isa::current();
@@ -108,7 +108,7 @@ pub fn conv2d_kernels(x: &Tensor, weight: &Tensor, config: &Conv2dConfig) -> Res
 /// [`conv2d`] with a bias (Cout) added to every pixel.
 ///
 /// # Errors
-/// Those of [`conv2d`], and if the bias is not (Cout).
+/// The errors of [`conv2d`], and if the bias is not (Cout).
 pub fn conv2d_with_bias(x: &Tensor, weight: &Tensor, bias: &Tensor, config: &Conv2dConfig) -> Result<Tensor> {
     let shape = conv_shape(OP, x.shape(), weight.shape(), config)?;
     let (weight, bias) = (&of_type("weight", weight, x)?, &of_type("bias", bias, x)?);

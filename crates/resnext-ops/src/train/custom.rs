@@ -14,7 +14,7 @@ const OP: &str = "custom";
 /// Neither closure's own operations are recorded, so both may use anything of candle's.
 ///
 /// # Errors
-/// Those of the closures; also if this project has no kernels for the device and type of `x`, or if `x` is in
+/// The errors of the closures; also if this project has no kernels for the device and type of `x`, or if `x` is in
 /// candle's own graph, as outside [`value_and_gradients`](crate::value_and_gradients) and [`vjp`](crate::vjp)
 /// there is no tape that would keep the gradient.
 pub fn custom(

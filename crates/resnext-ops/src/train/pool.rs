@@ -33,7 +33,7 @@ pub fn max_pool2d(x: &Tensor, config: &Pool2dConfig) -> Result<Tensor> {
     if has_kernel(x) {
         return apply1(x, MaxPool::new(config), Output::ChannelsLast);
     }
-    // By candle's operations: the maximum of one strided view per window position.
+    // Composed of candle's operations: the maximum of one strided view per window position.
     let lowest = if x.dtype() == DType::F16 { -65504.0 } else { -3.0e38 };
     let x = to_nhwc(x)?;
     let (device, dtype) = (x.device().clone(), x.dtype());

@@ -46,7 +46,7 @@ pub(crate) struct BatchStatistics {
 }
 
 impl BatchStatistics {
-    /// Those of all processes' parts of the batch; these themselves outside [`with_batch_sums`].
+    /// The statistics over all processes' parts of the batch; unchanged outside [`with_batch_sums`].
     pub(crate) fn of_all_processes(self) -> Result<Self> {
         let Some(sums) = SUMS.with_borrow(Clone::clone) else { return Ok(self) };
         let (channels, count) = (self.mean.len(), self.count as f64);

@@ -50,7 +50,7 @@ thread_local! {
 /// gradients with respect to every [`Var`](candle_core::Var) that it depends on.
 ///
 /// # Errors
-/// Those of `f`; [`Error::Untaped`] if one of candle's operations stands between a variable and the
+/// The errors of `f`; [`Error::Untaped`] if one of candle's operations stands between a variable and the
 /// result; a shape error if the result is not a scalar.
 pub fn value_and_gradients<E: From<Error>>(
     f: impl FnOnce() -> std::result::Result<Tensor, E>,
@@ -58,13 +58,13 @@ pub fn value_and_gradients<E: From<Error>>(
     value_and_gradients_with(f, |_, _| Ok(()))
 }
 
-/// As [`value_and_gradients`]; the backward pass also calls `arrived` with a variable and its gradient whenever it
+/// Like [`value_and_gradients`], but the backward pass also calls `arrived` with a variable and its gradient whenever it
 /// has computed one, so that a caller can send it elsewhere while the pass goes on. A variable that several
 /// operations read arrives once for each, with the sum so far. There are no such calls where candle's own
 /// backward pass computes, on devices without kernels of this crate.
 ///
 /// # Errors
-/// Those of [`value_and_gradients`] and of `arrived`.
+/// The errors of [`value_and_gradients`] and of `arrived`.
 pub fn value_and_gradients_with<E: From<Error>>(
     f: impl FnOnce() -> std::result::Result<Tensor, E>,
     arrived: impl FnMut(&Tensor, &Tensor) -> std::result::Result<(), E>,
@@ -87,7 +87,7 @@ pub fn value_and_gradients_with<E: From<Error>>(
 /// [`Var`](candle_core::Var) that it depends on.
 ///
 /// # Errors
-/// Those of [`value_and_gradients`], and if the cotangent does not have the value's shape.
+/// The errors of [`value_and_gradients`], and if the cotangent does not have the value's shape.
 pub fn vjp<E: From<Error>>(
     f: impl FnOnce() -> std::result::Result<Tensor, E>,
     cotangent: &Tensor,

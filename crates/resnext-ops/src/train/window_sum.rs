@@ -108,7 +108,7 @@ impl WindowSum {
         Ok((T::to_cpu_storage_owned(y), (n, out_h, out_w, c).into()))
     }
 
-    /// By candle's operations, for devices without a kernel of this project: two matrix products.
+    /// Composed of candle's operations, for devices without a kernel of this project: two matrix products.
     fn by_matrices(&self, x: &Tensor) -> Result<Tensor> {
         let matrix = |taps: &AxisTaps| -> candle_core::Result<Tensor> {
             let mut values = vec![0f32; taps.outputs() * taps.sources()];

@@ -3,7 +3,7 @@
 //!
 //! Where [`winograd`] is faster, it computes the sums instead, from the same planes.
 
-use super::walk::{MapPart, Walk, bring, group_index, sources, takes};
+use super::walk::{MapPart, Walk, bring, group_index, sources, supports};
 use crate::conv_kernel::ConvKernel;
 use crate::memory::prefetch::prefetch_strided;
 use crate::memory::scratch::Scratch;
@@ -50,7 +50,7 @@ impl<T: Element + Storage> PackedKernels<T> {
         backward: bool,
         kernel: impl Fn(usize, usize) -> usize + Sync,
     ) -> Self {
-        assert!(takes::<T>(isa, shape) && weight.len() == shape.weight_len());
+        assert!(supports::<T>(isa, shape) && weight.len() == shape.weight_len());
         let walk = if backward { Walk::backward(shape) } else { Walk::forward(shape) };
         let (tiled, lanes, (kernels, _)) = (tiled::<T>(isa, &walk), lanes::<T>(isa), weight.as_chunks::<9>());
         let (sources, depth) = sources(shape.group_in(), lanes);
@@ -94,7 +94,7 @@ fn tiled<T: Element>(isa: Isa, walk: &Walk) -> bool {
     let lanes = lanes::<T>(isa);
     // A tiling's offsets have 32 bits.
     let short = walk.places().saturating_mul(4 * lanes) <= u32::MAX as usize;
-    let whole = walk.group >= lanes && winograd::takes(lanes, walk.group);
+    let whole = walk.group >= lanes && winograd::supports(lanes, walk.group);
     walk.stride == 1 && walk.upsampling == 1 && whole && short
 }
 
@@ -174,7 +174,7 @@ fn solve<D: Storage>(
             Some(out) => (out, channels),
             None => (rounded.get(pixels * width).as_mut_ptr(), width),
         };
-        // What the next part reads; an upsampled map is small and needs no prefetch.
+        // The source of the next part; an upsampled map is small and needs no prefetch.
         let ahead = match parts.get(i + 1) {
             Some(MapPart { images, rows, channels: next }) if walk.upsampling == 1 => {
                 let pixel = (images.start * walk.src.0 + rows.start * walk.stride) * walk.src.1;

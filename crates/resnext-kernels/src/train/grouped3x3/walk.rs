@@ -12,8 +12,9 @@ use std::ops::Range;
 /// The most bytes of planes per task, unless one output row needs more: less than half of a core's cache.
 const TASK_BYTES: usize = 400 << 10;
 
-/// Whether these kernels take a convolution.
-pub fn takes<T: Element>(isa: Isa, shape: &ConvShape) -> bool {
+/// Whether these kernels support a convolution: 3×3 with padding 1 and stride 1 or 2, and groups with as many outputs as
+/// inputs, which are 4, 8 or whole vectors.
+pub fn supports<T: Element>(isa: Isa, shape: &ConvShape) -> bool {
     let lanes = lanes::<T>(isa);
     let (width, config) = (shape.group_in(), shape.config);
     let spanning = width < lanes && matches!(width, 4 | 8);
@@ -28,7 +29,7 @@ pub fn takes<T: Element>(isa: Isa, shape: &ConvShape) -> bool {
         && shape.in_h.min(shape.in_w) >= config.stride
 }
 
-/// What one task computes.
+/// The part of the output that one task computes.
 pub struct MapPart {
     pub images: Range<usize>,
     pub rows: Range<usize>,
@@ -205,11 +206,11 @@ pub unsafe fn bring<S: Simd, const DEPTH: usize>(
     unsafe {
         match DEPTH {
             0 => S::splat(x.add(c)),
-            4 if const { S::FOURS } => match c {
-                0 => S::load_fours::<0>(x),
-                1 => S::load_fours::<1>(x),
-                2 => S::load_fours::<2>(x),
-                _ => S::load_fours::<3>(x),
+            4 if const { S::HAS_BROADCAST4 } => match c {
+                0 => S::load_broadcast4::<0>(x),
+                1 => S::load_broadcast4::<1>(x),
+                2 => S::load_broadcast4::<2>(x),
+                _ => S::load_broadcast4::<3>(x),
             },
             _ => S::permute(S::load(x), lane_indices[c]),
         }

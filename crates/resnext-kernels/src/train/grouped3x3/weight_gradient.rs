@@ -1,6 +1,6 @@
 //! The gradient of a grouped 3×3 convolution's weight.
 
-use super::walk::{Walk, bring, group_index, sources, takes};
+use super::walk::{Walk, bring, group_index, sources, supports};
 use crate::memory::scratch::Scratch;
 use crate::shape::ConvShape;
 use crate::simd::dispatch::{Isa, dispatch, lanes};
@@ -22,7 +22,7 @@ pub fn weight_gradient<D: Storage>(
     x: Operand<D>,
     gradient: Operand<D>,
 ) -> Vec<D::Compute> {
-    assert!(takes::<D::Compute>(isa, shape));
+    assert!(supports::<D::Compute>(isa, shape));
     assert!(x.len() == shape.input_len() && gradient.len() == shape.output_len());
     let (lanes, group) = (lanes::<D::Compute>(isa), shape.group_in());
     let walk = Walk::forward(shape);
@@ -185,7 +185,7 @@ impl<D: Storage> RowSums<'_, D> {
     }
 
     /// # Safety
-    /// As above.
+    /// The same as for `vectors`, and `C` divides `depth`.
     #[inline(always)]
     unsafe fn tile<S: Simd<T = D::Compute>, const SPANNING: bool, const C: usize, const STRIDE: usize>(
         &mut self,

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 /// needs no GPU.
 ///
 /// # Errors
-/// Those of the compiler.
+/// The errors of the compiler.
 #[doc(hidden)]
 pub fn ptx_of_all(capability: (u32, u32)) -> candle_core::Result<Vec<(String, String)>> {
     const TYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];

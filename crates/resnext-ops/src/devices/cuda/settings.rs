@@ -11,7 +11,7 @@ pub enum Convolutions {
     /// This project's kernels for grouped 3×3 convolutions with 4, 8, 16 or 32 channels per group, cuBLAS for
     /// dense 1×1 ones, and for all others cuDNN or, without the feature `cudnn`, this project's kernel.
     Auto,
-    /// As `Auto`, but without cuDNN.
+    /// Like `Auto`, but without cuDNN.
     Ours,
     /// cuDNN for all convolutions.
     Cudnn,

@@ -78,7 +78,7 @@ impl Module {
     /// The PTX for a compute capability.
     ///
     /// # Errors
-    /// Those of the compiler, and if the capability is below 8.0.
+    /// The errors of the compiler, and if the capability is below 8.0.
     pub(super) fn ptx(&self, capability: (u32, u32)) -> candle_core::Result<String> {
         let (major, minor) = capability;
         if capability < (8, 0) {

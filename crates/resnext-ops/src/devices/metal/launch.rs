@@ -16,7 +16,7 @@ pub fn devices() -> usize {
 }
 
 /// Whether the kernels compute a convolution of `x` of this shape.
-pub(crate) fn takes(x: &Tensor, shape: &ConvShape) -> bool {
+pub(crate) fn supports(x: &Tensor, shape: &ConvShape) -> bool {
     x.device().is_metal() && suffix(x.dtype()).is_ok() && Plan::new(shape).is_some()
 }
 

@@ -1,6 +1,6 @@
 //! A residual block in training as one operation: three convolutions with batch norm, a shortcut, ReLU.
 //!
-//! Of each convolution only the raw output is kept. Batch norm's statistics are summed while it is written;
+//! Only the raw output of each convolution is kept. Batch norm's statistics are summed while it is written;
 //! normalisation and ReLU happen while the next convolution packs it, and their gradients while the gradient
 //! convolutions do. None of them takes a pass over memory of its own.
 
@@ -36,7 +36,7 @@ impl Bottleneck {
     ///
     /// `x` is f32 or f64 like the parameters, or bf16 beside f32 parameters: then all maps and their
     /// gradients are stored as bf16 and computed in f32, with the parameters as they are.
-    pub fn takes(&self, x: &Tensor) -> bool {
+    pub fn supports(&self, x: &Tensor) -> bool {
         let pointwise = |layer: &ConvBn| {
             let Conv2dConfig { padding, groups, .. } = layer.conv;
             layer.weight.dims().get(2..) == Some(&[1, 1]) && padding == 0 && groups == 1
@@ -97,11 +97,11 @@ impl ForwardAs for Bottleneck {
             };
             let shortcut = match &projection {
                 None => Shortcut::Identity(values),
-                Some(conv) => Shortcut::Projection(conv.line()),
+                Some(conv) => Shortcut::Projection(conv.affine()),
             };
             let y = {
                 let _span = span("", "residual sum");
-                D::residual_relu(Isa::current(), shape3.out_channels, third.line(), shortcut)
+                D::residual_relu(Isa::current(), shape3.out_channels, third.affine(), shortcut)
             };
             let sizes = (shape3.batch, shape3.out_h, shape3.out_w, shape3.out_channels);
             let y = from_nhwc(&Tensor::from_vec(y, sizes, x.device())?)?;
@@ -123,7 +123,7 @@ impl ForwardAs for Bottleneck {
     }
 }
 
-/// What the backward pass needs.
+/// The state that the backward pass needs.
 struct Saved<D: Stored> {
     convs: [ConvBnState<D>; 3],
     projection: Option<ConvBnState<D>>,

@@ -1,7 +1,7 @@
 //! A convolution and its batch norm in a fused training step.
 //!
-//! What such a pair keeps for the backward pass is the raw convolution output and one scale and shift per
-//! channel. The normalised activation is computed again wherever it is read.
+//! Such a pair keeps the raw convolution output and one scale and shift per channel for the backward pass. The
+//! normalised activation is computed again wherever it is read.
 
 use crate::config::BatchNormConfig;
 use crate::devices::Backend;
@@ -142,7 +142,7 @@ impl<D: Stored> ConvBnState<D> {
     }
 
     /// The normalised output before ReLU.
-    pub(crate) fn line(&self) -> Affine<'_, D> {
+    pub(crate) fn affine(&self) -> Affine<'_, D> {
         Affine { x: &self.raw, scale: &self.scale, shift: &self.shift }
     }
 
@@ -215,7 +215,7 @@ impl<D: Stored> ConvBnState<D> {
             let _span = span(self.name, "gradients");
             D::conv_pixel_gradients(self.isa, &self.shape, operand, gradient, &self.weight)
         };
-        let Some((pixels, weight)) = both else { unreachable!("Bottleneck::takes: a projection is 1×1") };
+        let Some((pixels, weight)) = both else { unreachable!("Bottleneck::supports: a projection is 1×1") };
         self.own_gradients(weight, sums, gradients)?;
         Ok(pixels)
     }

@@ -24,7 +24,7 @@ pub struct Stem {
 impl Stem {
     /// Whether [`Self::forward_train`] can be used for `x`, as for a [`Bottleneck`](crate::Bottleneck). `x`
     /// must not need a gradient, which images do not.
-    pub fn takes(&self, x: &Tensor) -> bool {
+    pub fn supports(&self, x: &Tensor) -> bool {
         supports(x, std::iter::once(&self.conv), None)
             && self.pool.is_none_or(|pool| pool.kernel <= MAX_WINDOW)
             && matches!(needs_gradient("stem", x), Ok(false))
@@ -58,7 +58,7 @@ impl ForwardAs for Stem {
 fn unpooled<D: Stored>(x: Tensor, conv: ConvBnState<D>) -> Result<Tensor> {
     let (isa, shape) = (Isa::current(), conv.shape);
     let c = shape.out_channels;
-    let y = D::residual_relu(isa, c, conv.line(), Shortcut::None);
+    let y = D::residual_relu(isa, c, conv.affine(), Shortcut::None);
     let y = from_nhwc(&Tensor::from_vec(y, (shape.batch, shape.out_h, shape.out_w, c), x.device())?)?;
     let output = y.detach();
     record(&y, move |gradient| {
@@ -84,7 +84,7 @@ fn pooled<D: Stored>(x: Tensor, conv: ConvBnState<D>, config: Pool2dConfig) -> R
     };
     let (y, at) = {
         let _span = span("", "pool");
-        D::max_pool(isa, &window, conv.line())
+        D::max_pool(isa, &window, conv.affine())
     };
     let sizes = (window.batch, window.dst.0, window.dst.1, window.channels);
     let y = from_nhwc(&Tensor::from_vec(y, sizes, x.device())?)?;

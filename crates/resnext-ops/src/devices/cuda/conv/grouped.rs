@@ -78,7 +78,7 @@ struct Strips {
 }
 
 impl Strips {
-    /// Cuts `walk` into so many strips that about `blocks` blocks have one each, with `others` images and
+    /// Cuts `walk` into enough strips that about `blocks` blocks have one each, with `others` images and
     /// channel chunks.
     fn new(
         walk: Walk,

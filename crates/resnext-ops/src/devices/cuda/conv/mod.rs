@@ -48,7 +48,7 @@ pub(crate) fn weight_gradient(
     convolve(shape, Direction::Weight, x.0, dtype, &image, &other)
 }
 
-/// Computes a convolution by the first implementation that takes it, in the order of [`Convolutions`].
+/// Computes a convolution by the first implementation that supports it, in the order of [`Convolutions`].
 fn compute(job: &Job) -> candle_core::Result<CudaStorage> {
     let choice = convolutions();
     let empty = job.shape.input_len() == 0 || job.shape.output_len() == 0;
