@@ -340,7 +340,7 @@ def jpegs(image):
     add("hierarchical.jpg", patched(frame + 1, 0xC5), error="a JPEG with hierarchical coding, which is not read")
     add("jpeg-ls.jpg", patched(frame + 1, 0xF7), error="a JPEG with JPEG-LS compression, which is not read")
     add("12-bit.jpg", patched(frame + 4, 12), error="a JPEG with 12 bits per sample, which is not read")
-    add("height-behind.jpg", patched(frame + 5, 0, 0), error="a JPEG with its height behind the pixels")
+    add("height-behind.jpg", patched(frame + 5, 0, 0), error="a JPEG with its height after the pixels")
     add("zero-width.jpg", patched(frame + 7, 0, 0), error="0×22 pixels")
     add("bomb.jpg", patched(frame + 5, 0xFF, 0xFF, 0xFF, 0xFF), error="65535×65535 pixels")
     add("no-frame.jpg", whole[:frame] + whole[scan:], error="a damaged image: the JPEG file has no frame")

@@ -50,8 +50,8 @@ impl Classifier {
         known.cloned().unwrap_or_else(|| format!("class {class}"))
     }
 
-    /// What a file for other programs says beside the network's weights. `None` if nothing is known of its
-    /// images: what was only assumed here must not be passed on as known.
+    /// The description that goes into a file for other programs, beside the weights. `None` if nothing is known of the
+    /// network's images: values that were only assumed must not be passed on as known.
     pub fn description(&self) -> Option<Description> {
         let Pretrained { preprocessing, preprocessing_is_assumed, labels, network, .. } = &self.pretrained;
         let (preprocessing, network) = (preprocessing.clone(), network.clone());
@@ -67,7 +67,7 @@ pub fn print_notes(pretrained: &Pretrained) {
     }
 }
 
-/// What the checkpoints of a run say about its images and classes.
+/// The description of images and classes in the checkpoints of a run.
 pub fn describe(data: &OpenData, network: impl Into<Architecture>) -> Description {
     let network = network.into();
     let usual = network.preprocessing();

@@ -37,10 +37,7 @@ impl DatasetName {
             "{} is a file: expected the folder of the tar shards",
             path.display()
         );
-        bail!(
-            "{} is not a folder of photos: name its data set with --dataset",
-            path.display()
-        )
+        bail!("{} is not a folder of photos: name its data set with --dataset", path.display())
     }
 
     /// Reads or generates a set of images of one size.

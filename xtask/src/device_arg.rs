@@ -83,7 +83,7 @@ impl DeviceName {
     }
 }
 
-/// The name of an opened device, for reports: the one that was asked for, or what `auto` chose.
+/// The name of an opened device, for reports: the requested one, or the one that `auto` chose.
 pub fn opened_name(device: &Device, wanted: DeviceName) -> String {
     match (wanted, device) {
         (DeviceName::Auto, Device::Cpu) => "cpu".into(),

@@ -78,7 +78,7 @@ impl Dtype {
     }
 }
 
-/// What errors call the file of ranges.
+/// The name of the file of ranges in errors.
 pub fn file_of(ranges: Option<&Path>) -> String {
     format!("the ranges in {}", ranges.unwrap_or(Path::new("")).display())
 }

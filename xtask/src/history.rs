@@ -1,4 +1,4 @@
-//! What a run has reached after each epoch: the rows of `metrics.csv`.
+//! The figures of a run after each epoch: the rows of `metrics.csv`.
 
 use anyhow::{Context, Result};
 use resnext_train::EpochReport;

@@ -16,7 +16,7 @@ pub struct InputOptions {
     /// Side of the central crop as a fraction of the resized side, from 0 to 1
     #[arg(long)]
     crop_pct: Option<f64>,
-    /// What becomes of an image of another shape: center crops it, squash distorts it, border pads it
+    /// How an image of another shape is fitted: center crops it, squash distorts it, border pads it
     #[arg(long)]
     crop_mode: Option<CropMode>,
     /// Filter for resizing: bilinear or bicubic

@@ -10,7 +10,7 @@ use std::sync::Arc;
 #[cfg(feature = "mpi")]
 use std::time::Duration;
 
-/// What Open MPI, MPICH and PMIx set in the processes that they start.
+/// Environment variables that Open MPI, MPICH and PMIx set in the processes that they start.
 #[cfg(feature = "mpi")]
 const LAUNCHED: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"];
 

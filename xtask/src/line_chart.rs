@@ -37,9 +37,9 @@ pub enum Scale {
 
 pub struct Panel {
     pub title: String,
-    /// What is counted on the horizontal axis.
+    /// The label of the horizontal axis, which counts things.
     pub x: &'static str,
-    /// What the vertical axis shows; empty if the title says it.
+    /// The label of the vertical axis; empty if the title says it.
     pub y: &'static str,
     pub scale: Scale,
     pub lines: Vec<Line>,

@@ -84,7 +84,7 @@ impl Loaders {
         Self::mixed(data, batch_size, (augment, None), seed, device)
     }
 
-    /// As [`new`](Self::new), with training images augmented and mixed.
+    /// Loads like [`new`](Self::new), with training images augmented and mixed.
     pub fn mixed(
         data: impl Into<OpenData>,
         batch_size: usize,
@@ -177,8 +177,8 @@ impl Loaders {
         [of(&self.train), of(&self.test)].concat()
     }
 
-    /// What the test images at these positions are called, counted among those that could be read. The test images must
-    /// have been through an epoch.
+    /// The names of the test images at these positions, counted among those that could be read. The test images must have
+    /// been through an epoch.
     pub fn test_names(&self, positions: &[usize]) -> Vec<String> {
         match &self.test {
             Source::Memory(_) => positions.iter().map(|position| format!("test image {position}")).collect(),

@@ -1,4 +1,4 @@
-//! What this machine is, for reports, and how many threads a command uses on it.
+//! The description of this machine for reports, and the number of threads that a command uses on it.
 
 use crate::plural::counted;
 use candle_core::Device;

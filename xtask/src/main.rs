@@ -15,7 +15,7 @@ mod study;
 mod summary;
 mod train;
 
-// What several commands share: options, and what they name.
+// Options that several commands share, and what they refer to.
 mod checkpoint;
 mod class_weights_arg;
 mod classifier;

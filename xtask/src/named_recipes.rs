@@ -47,7 +47,7 @@ mod tests {
             let recipe = Recipe::named(name).unwrap();
             recipe.network(10).unwrap();
             recipe.training(&[2; 10]).unwrap();
-            // What a run writes down is the same recipe.
+            // A run stores the same recipe.
             let again: Recipe = toml::from_str(&toml::to_string(&recipe).unwrap()).unwrap();
             assert_eq!(again, recipe, "{name}");
         }
@@ -56,7 +56,7 @@ mod tests {
     /// Steps per epoch in [`published_recipes_have_the_published_figures`]: enough that rounding does not matter.
     const STEPS: usize = 100;
 
-    /// What a paper or a reference says of its recipe.
+    /// The settings that a paper or a reference publishes.
     struct Published {
         name: &'static str,
         model: &'static str,

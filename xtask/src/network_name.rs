@@ -1,4 +1,4 @@
-//! What networks are called.
+//! The names of networks.
 
 use resnext_model::{BlockKind, Config};
 

@@ -101,7 +101,7 @@ impl OpenData {
         }
     }
 
-    /// What inputs are normalised with.
+    /// The normalisation of inputs.
     pub fn normalization(&self) -> Normalization {
         match self {
             OpenData::Memory(splits) => splits.normalization,

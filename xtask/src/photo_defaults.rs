@@ -52,7 +52,7 @@ pub fn choose(
             (network, FROM_SCRATCH)
         }
     };
-    // What the command line says of batches and crops decides the rest.
+    // Batch and crop sizes of the command line decide the rest.
     recipe.apply(overrides)?;
     let size = recipe.photos.as_ref().map_or(0, |photos| photos.size);
     let seconds = seconds(&Config { classes, ..network }, size, images)?;

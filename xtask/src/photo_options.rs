@@ -44,11 +44,11 @@ pub struct PhotoOptions {
     pub lighting: f64,
     /// The probability that a rectangle of a training crop is erased.
     pub erase: f64,
-    /// What it is filled with: `zero`, or `pixel` for noise.
+    /// The filling of the rectangle: `zero`, or `pixel` for noise.
     #[serde(with = "EraseFillName")]
     pub erase_fill: EraseFill,
-    /// How often each photo is used in one epoch, augmented differently each time; an epoch then has that
-    /// many times fewer different photos.
+    /// How often each photo is used per epoch, augmented differently each time. An epoch keeps its number of images, so it
+    /// has that many times fewer different photos.
     pub repeats: usize,
     /// Whether a photo that cannot be read is an error rather than left out.
     pub strict: bool,

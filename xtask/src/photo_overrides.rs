@@ -47,7 +47,7 @@ pub struct PhotoOverrides {
     /// Photos: what it is filled with: zero (the mean colour) or pixel (noise)
     #[arg(long, value_enum)]
     erase_fill: Option<FillName>,
-    /// Photos: how often each one is used in an epoch, which then has that many times fewer different ones
+    /// Photos: how often each one is used per epoch, augmented anew; with 3, an epoch has a third of the photos
     #[arg(long)]
     repeats: Option<usize>,
     /// Photos: end with an error at a photo that cannot be read [default: leave it out, and say so]

@@ -44,7 +44,7 @@ pub struct Recipe {
     /// How much each class counts in the loss: `none`, or `balanced` for the same whatever its number of images.
     #[serde(default, skip_serializing_if = "ClassWeights::is_none")]
     pub class_weights: ClassWeights,
-    /// What weight decay applies to: `all` parameters, or `weights` without norms and biases.
+    /// The parameters that weight decay applies to: `all`, or `weights` without norms and biases.
     #[serde(default)]
     pub decay_of: DecayOf,
     /// The factor of the learning rate from each stage to the one before it.
@@ -169,7 +169,7 @@ pub struct Overrides {
     /// Weight decay of the optimizer
     #[arg(long)]
     pub weight_decay: Option<f64>,
-    /// What weight decay applies to: all parameters, or weights (neither batch norms nor biases)
+    /// The parameters that weight decay applies to: all, or weights (neither batch norms nor biases)
     #[arg(long)]
     pub decay_of: Option<DecayOf>,
     /// Learning-rate schedule
@@ -418,7 +418,7 @@ impl Recipe {
     }
 }
 
-/// The parser's message in one line, in which Rust's types are what they stand for in a recipe.
+/// The parser's message in one line, with the recipe's terms in place of Rust's types.
 fn plain(message: &str) -> String {
     let message = message.trim().replace('\n', " ").replace(" as i128", "");
     match message.strip_suffix("usize").or(message.strip_suffix("u64")) {

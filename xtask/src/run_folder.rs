@@ -54,7 +54,7 @@ impl RunFolder {
     pub fn resume(path: PathBuf, lock: RunLock, epochs: usize) -> Result<Self> {
         let mut history = history::read(&path.join(METRICS))?;
         history.retain(|epoch| epoch.epoch <= epochs);
-        // What a process was writing when it was killed, and the report of fewer epochs.
+        // Files that a process was writing when it was killed, and the report of fewer epochs.
         let unfinished =
             [LAST, BEST, METRICS, RECIPE, REPORT].map(|file| path.join(file).with_extension("tmp"));
         for old in unfinished.iter().chain([&path.join(REPORT)]) {

@@ -1,4 +1,4 @@
-//! What a run writes to its folder while it trains: metrics, curves, events and checkpoints.
+//! The files that a run writes to its folder while it trains: metrics, curves, events and checkpoints.
 
 use crate::history::Epoch;
 use crate::run_folder::RunFolder;

@@ -156,7 +156,7 @@ fn from_archive(path: &Path, wanted: &[&str]) -> Result<Files> {
     let members = members(&mut archive, wanted);
     let problem = match members {
         Ok(files) if files.len() == wanted.len() => return Ok(files),
-        // What follows the limit is not known, so a missing file may be there.
+        // A missing file may lie beyond the limit.
         _ if archive.into_inner().limit() == 0 => format!("it unpacks to more than {UNPACKED_LIMIT} bytes"),
         Ok(files) => return Ok(files),
         Err(problem) => problem,

@@ -29,7 +29,7 @@ pub enum Error {
     Archive {
         /// The archive or folder.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault, in a clause.
         problem: String,
     },
     /// A file's length is not a positive multiple of the record length.
@@ -66,7 +66,7 @@ pub enum Error {
     Photo {
         /// The file.
         path: PathBuf,
-        /// What went wrong.
+        /// The reason, in a clause.
         reason: String,
     },
     /// A folder is no image folder, or one that nothing can be learnt from.
@@ -74,7 +74,7 @@ pub enum Error {
     ImageFolder {
         /// The folder.
         path: PathBuf,
-        /// What is wrong with it, and what would be right.
+        /// The fault, and what would be right.
         problem: String,
     },
     /// A tar shard is damaged or has another layout.
@@ -82,7 +82,7 @@ pub enum Error {
     Shard {
         /// The shard, or the folder of the shards.
         path: PathBuf,
-        /// What is wrong with it, and what would be right.
+        /// The fault, and what would be right.
         problem: String,
     },
     /// A worker that was given a photo panicked or ended early, which is a bug in it.
@@ -90,7 +90,7 @@ pub enum Error {
     Worker {
         /// The photo's file.
         path: PathBuf,
-        /// What the panic said, and where.
+        /// The panic's message and place.
         reason: String,
     },
     /// A setting of how images are prepared, in training or evaluation, is out of range.

@@ -118,7 +118,7 @@ impl EvalTransform {
         self.crop_at(photo, CropPosition::Centre)
     }
 
-    /// As [`crop`](Self::crop), at any position. A photo that is smaller than the crop is in the middle of it.
+    /// Crops like [`crop`](Self::crop), at any position. A photo that is smaller than the crop is in the middle of it.
     pub fn crop_at(&self, photo: &Photo, position: CropPosition) -> Vec<u8> {
         let (width, height) = self.resized(photo.width(), photo.height());
         let (vertical, horizontal) = position.places();
@@ -145,7 +145,7 @@ impl EvalTransform {
         self.apply_at(photo, CropPosition::Centre)
     }
 
-    /// As [`apply`](Self::apply), at any position.
+    /// Prepares a photo like [`apply`](Self::apply), with the crop at any position.
     pub fn apply_at(&self, photo: &Photo, position: CropPosition) -> Vec<f32> {
         normalized(&self.crop_at(photo, position), &self.normalization, [0.0; CHANNELS])
     }

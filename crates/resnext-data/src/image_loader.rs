@@ -158,8 +158,8 @@ impl ImageLoader {
         (0..self.0.set.len()).filter(|index| !unreadable.indices.contains(index)).collect()
     }
 
-    /// What the network sees of image `index` in `epoch`, as pixels: its input before normalisation, rounded,
-    /// and before images of a batch are mixed.
+    /// The network's view of image `index` in `epoch`, as pixels: its input before normalisation, rounded, and before images
+    /// of a batch are mixed.
     ///
     /// # Errors
     /// [`Error::Photo`] if the image cannot be read.
@@ -328,7 +328,7 @@ struct State {
 }
 
 impl Work {
-    /// What one worker thread does.
+    /// The loop of one worker thread.
     fn run(&self) {
         let _guard = EndOnPanic(self);
         while let Some((position, number)) = self.claim() {
@@ -438,7 +438,7 @@ impl Drop for ImageBatches {
     }
 }
 
-/// The value behind a mutex. A thread that panicked has left it complete: every change is a single statement.
+/// Locks a mutex, also one whose thread panicked: it has left the value complete, as every change is a single statement.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

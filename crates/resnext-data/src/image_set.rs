@@ -107,8 +107,7 @@ impl ImageSet {
         }
     }
 
-    /// What images are called in messages: their files, and for those in shards their names there, which each shard is
-    /// read for once.
+    /// The names of images in messages: their files, or their names within a shard. Each shard is read once for them.
     ///
     /// # Panics
     /// If an index is not below [`len`](Self::len).

@@ -44,7 +44,7 @@ impl Photo {
     /// Like [`Photo::decode`], within `memory` bytes, those of `bytes` included.
     ///
     /// # Errors
-    /// As [`Photo::decode`]; [`PhotoError::Size`] says how many bytes are needed.
+    /// The same as [`Photo::decode`]; [`PhotoError::Size`] says how many bytes are needed.
     pub fn decode_within(bytes: &[u8], memory: u64) -> std::result::Result<Self, PhotoError> {
         decode(bytes, memory).map(Photo::from)
     }
@@ -89,8 +89,8 @@ impl Photo {
         &mut self.pixels
     }
 
-    /// What is wrong with the file that the photo was decoded from, if its pixels could be used all the same: a
-    /// line to warn with, such as that the lower part is missing and grey.
+    /// A warning about a damaged file whose pixels could be used all the same, in one line: for example that the lower part
+    /// is missing and grey.
     pub fn note(&self) -> Option<&str> {
         self.note.as_deref()
     }

@@ -10,7 +10,7 @@ pub const PHOTO_ENDINGS: [&str; 24] = [
     "dib", "tif", "tiff", "pnm", "ppm", "pgm", "pbm", "pam", "ico", "qoi",
 ];
 
-/// What a folder holds.
+/// The photos of a folder, and the files that are none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PhotoFiles {
     /// The files that end as photos do, sorted by path.
@@ -112,7 +112,7 @@ pub fn is_system_file(path: &Path) -> bool {
     name.starts_with("._") || name.starts_with(".trash-") || NAMES.contains(&name.as_str())
 }
 
-/// What a file is that does not end as photos do, by its first bytes.
+/// The kind of a file without a photo's ending, by its first bytes.
 fn what(path: &Path) -> String {
     use std::io::Read;
     let mut start = Vec::new();

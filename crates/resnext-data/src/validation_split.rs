@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::image_set::ImageSet;
 use crate::random_stream::shuffled;
 
-/// What is kept for validation of a set that has no images for it.
+/// The share of a set's images that is kept for validation, if the set has none of its own.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ValidationSplit {
     /// The share of each class's images, above 0 and below 1. At least one image of each class is kept for

@@ -39,7 +39,7 @@ impl Architecture {
     /// [`Config::by_name`] takes.
     ///
     /// # Errors
-    /// Those of [`Config::by_name`].
+    /// The errors of [`Config::by_name`].
     pub fn by_name(name: &str) -> Result<Self> {
         match Baseline::by_name(name) {
             Some(baseline) => Ok(Architecture::Baseline { baseline, classes: Baseline::CLASSES }),
@@ -97,7 +97,7 @@ impl Architecture {
     /// The layers for one image of `h`×`w` pixels.
     ///
     /// # Errors
-    /// Those of [`Summary::new`].
+    /// The errors of [`Summary::new`].
     pub fn summary(&self, h: usize, w: usize) -> Result<Summary> {
         match self {
             Architecture::ResNext(config) => Summary::new(config, h, w),

@@ -1,4 +1,4 @@
-//! What a network looks like: its configuration, and the layer sizes that follow from it.
+//! The configuration of a network, and the layer sizes that follow from it.
 
 use crate::error::{Error, Result};
 use crate::variants::{AntiAlias, Attention, StemConvs, is_default};
@@ -44,10 +44,10 @@ pub struct Config {
     /// How a block's input reaches its output where their shapes differ.
     #[serde(default)]
     pub shortcut: Shortcut,
-    /// What blocks multiply the channels of their branch by.
+    /// The attention with which blocks multiply the channels of their branch.
     #[serde(default, skip_serializing_if = "is_default")]
     pub attention: Attention,
-    /// What takes the place of strides. It has no weights, so that weights do not show it.
+    /// The pooling that takes the place of strides. It has no weights, so weights do not show it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub anti_alias: AntiAlias,
     /// The number of classes, which is the number of logits.
@@ -179,7 +179,7 @@ pub struct BlockSize {
     pub output: usize,
     /// The stride of the first 3×3 convolution, or of the pool that takes its place.
     pub stride: usize,
-    /// What takes the place of the stride, if there is one.
+    /// The pooling that takes the place of the stride, if there is one.
     #[serde(skip_serializing_if = "is_default")]
     pub anti_alias: AntiAlias,
 }

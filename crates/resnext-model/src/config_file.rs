@@ -1,4 +1,4 @@
-//! `config.json` beside weights, as timm writes it: what it says about images and classes, and whether the
+//! timm's `config.json` beside weights: its statements about images and classes, and whether the
 //! network that it describes is one of ours.
 
 use crate::architecture::Architecture;
@@ -11,12 +11,12 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
-/// What timm's `config.json` says. Every field is either here, known not to matter to inference, refused, or
+/// The fields of timm's `config.json`. Every field is either here, known not to matter to inference, refused, or
 /// listed as unknown.
 #[derive(Debug)]
 pub(crate) struct ConfigFile {
     pub(crate) architecture: String,
-    /// What takes the place of strides, by `aa_layer` or the architecture's name.
+    /// The pooling that takes the place of strides, by `aa_layer` or the architecture's name.
     pub(crate) anti_alias: Option<AntiAlias>,
     pub(crate) classes: Option<usize>,
     pub(crate) images: ImageSettings,

@@ -1,4 +1,4 @@
-//! What a weights file says beside its weights, so that whoever has the file has all that its use requires.
+//! The description in a weights file: everything beside the weights that their use requires.
 
 use crate::architecture::Architecture;
 use crate::config::{Config, Shortcut};
@@ -28,7 +28,7 @@ impl Description {
 
     /// The description as JSON, as files store it.
     pub fn to_json(&self) -> String {
-        // Of plain structures with text keys; a number that JSON lacks becomes null.
+        // Plain structures with text keys cannot fail; a number that JSON lacks becomes null.
         serde_json::to_string(self).unwrap_or_default()
     }
 

@@ -13,7 +13,7 @@ pub(crate) struct Eca {
     weight: Tensor,
 }
 
-/// The kernel for so many channels: the next odd number from (log2 C + 1) / 2, rounded down, and at least 3
+/// The kernel size for a number of channels: the next odd number from (log2 C + 1) / 2, rounded down, and at least 3
 /// (equation (12) of that paper, as timm rounds it).
 pub(crate) fn kernel(channels: usize) -> usize {
     let size = (((channels as f64).log2() + 1.0).abs() / 2.0) as usize;
@@ -48,7 +48,7 @@ pub(crate) struct FoldedEca {
 }
 
 impl FoldedEca {
-    /// What the sigmoid takes to the factors of one image's channels, from their means.
+    /// The logits of one image's channel factors, from the channels' means.
     pub(crate) fn logits(&self, means: &[f32]) -> Vec<f32> {
         let reach = self.weight.len() / 2;
         let logit = |channel: usize| {

@@ -39,7 +39,7 @@ const LARGEST_DISTORTION: f64 = 1.35;
 /// The step in which common complexities are tried, as a share of the wanted one.
 const STEP: f64 = 0.005;
 
-/// What a network costs.
+/// The cost of a network.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Complexity {
     /// The number of trainable parameters.
@@ -49,10 +49,10 @@ pub struct Complexity {
 }
 
 impl Complexity {
-    /// That of a network for images of `h`×`w` pixels.
+    /// The complexity of a network for images of `h`×`w` pixels.
     ///
     /// # Errors
-    /// Those of [`Config::validate`].
+    /// The errors of [`Config::validate`].
     pub fn of(config: &Config, h: usize, w: usize) -> Result<Self> {
         let summary = Summary::new(config, h, w)?;
         Ok(Complexity {
@@ -98,7 +98,7 @@ pub fn path_width(base: &Config, cardinality: usize) -> f64 {
 /// by the mean of both relative differences: where [`path_width`] does not apply, because depths differ.
 ///
 /// # Errors
-/// Those of [`Config::validate`], and if not even a path of one channel is narrow enough.
+/// The errors of [`Config::validate`], and if not even a path of one channel is narrow enough.
 pub fn width_for(config: &Config, wanted: &Complexity, (h, w): (usize, usize)) -> Result<f64> {
     let excess = |width: usize| -> Result<f64> {
         let Complexity { parameters, multiply_adds } = Complexity::of(&plain(config, width), h, w)?;
@@ -136,7 +136,7 @@ pub fn equal_complexity(
     let steps = (slack / STEP).floor() as i32;
     let mut shifts: Vec<(i32, i32)> =
         (-steps..=steps).flat_map(|p| (-steps..=steps).map(move |m| (p, m))).collect();
-    // Of equally good solutions, the first stays, which is the closest to `about`.
+    // The first of equally good solutions stays, which is the closest to `about`.
     shifts.sort_by_key(|&(p, m)| p.abs().max(m.abs()));
     let mut best: Option<(f64, Vec<&Candidate>)> = None;
     for (p, m) in shifts {

@@ -35,7 +35,7 @@ pub enum Error {
     Convert {
         /// The weight.
         name: String,
-        /// What was expected, and what was found.
+        /// The expected and the found value.
         problem: String,
     },
     /// A file of weights that cannot be read.
@@ -53,7 +53,7 @@ pub enum Error {
         path: std::path::PathBuf,
         /// The weight.
         name: String,
-        /// What was expected, and what was found.
+        /// The expected and the found value.
         problem: String,
     },
     /// A file whose weights are not exactly those of the network.
@@ -80,7 +80,7 @@ pub enum Error {
     ConfigFile {
         /// The file.
         path: std::path::PathBuf,
-        /// What was expected, and what was found.
+        /// The expected and the found value.
         problem: String,
     },
     /// A file that cannot be downloaded from the Hugging Face Hub.
@@ -98,7 +98,7 @@ pub enum Error {
 /// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What is wrong with JSON, in its own words instead of Rust's.
+/// The fault in a JSON text, in JSON's words instead of Rust's.
 pub(crate) fn json_problem(error: &serde_json::Error) -> String {
     const WORDS: [(&str, &str); 10] = [
         ("expected usize", "expected an integer of at least 0"),

@@ -17,7 +17,7 @@ impl ResNext {
     /// of that paper).
     ///
     /// # Errors
-    /// Those of [`forward`](Self::forward), and if `class` is not below the number of classes.
+    /// The errors of [`forward`](Self::forward), and if `class` is not below the number of classes.
     pub fn grad_cam(&self, x: &Tensor, class: Option<usize>) -> Result<(Tensor, Tensor)> {
         let maps = self.stage_maps(x, false)?;
         let last = maps.last().ok_or_else(|| Error::Config("no stages".into()))?.detach();
@@ -48,7 +48,7 @@ impl ResNext {
     }
 
     /// Freezes the running statistics of all batch norms, or unfreezes them: training then normalises by them
-    /// and leaves them as they are. An optimizer must leave out the norms' scales and shifts by itself. Blocks
+    /// and leaves them as they are. An optimizer must leave out the norms' scales and shifts itself. Blocks
     /// are not computed as one fused operation then.
     pub fn freeze_norms(&mut self, frozen: bool) {
         self.frozen_norms = frozen;

@@ -97,7 +97,7 @@ impl BatchNorm {
         self
     }
 
-    /// What evaluation multiplies each channel by, and what it then adds: two tensors (C) of f64.
+    /// The scale and shift of each channel in evaluation: two tensors (C) of f64.
     pub(crate) fn scale_shift(&self) -> Result<(Tensor, Tensor)> {
         let wide = |t: &Tensor| t.detach().to_dtype(DType::F64);
         let scale = (wide(&self.weight)? / (wide(&self.running.var)? + self.config.eps)?.sqrt()?)?;
@@ -159,7 +159,7 @@ impl BatchNorm {
     }
 }
 
-/// What a random function stands for.
+/// The part that a random function replaces.
 #[derive(Clone, Copy)]
 enum Role {
     /// A batch norm with the ReLU after it.

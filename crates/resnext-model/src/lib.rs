@@ -32,7 +32,7 @@ mod variables;
 mod variants;
 mod weights;
 
-// What a network looks like.
+// Configurations of networks.
 pub use architecture::Architecture;
 pub use config::{BlockKind, BlockSize, Config, Form, Shortcut, StemKind};
 pub use equal_complexity::{Complexity, Template, equal_complexity, path_width, width_for};
@@ -61,7 +61,7 @@ pub use weights::{Head, Weights, weights_mismatch};
 
 pub use error::{Error, Result};
 
-// Topics of their own, each behind its module's name.
+// Topics of their own, each under its module's name.
 pub mod convert;
 pub mod equivalence;
 pub mod export;

@@ -1,6 +1,6 @@
 //! The modes in which a network computes.
 
-/// What a network computes between its convolutions.
+/// The functions that a network computes between its convolutions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Training: batch norm with the statistics of this batch, which also update the running ones, and ReLU.

@@ -135,7 +135,7 @@ struct Parts<'a> {
     depth: &'a str,
     /// The letter after the depth.
     letter: Option<char>,
-    /// What follows an underscore.
+    /// The part after an underscore.
     size: Option<&'a str>,
 }
 

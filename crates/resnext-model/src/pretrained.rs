@@ -28,8 +28,8 @@ pub struct Pretrained {
     pub preprocessing_is_assumed: bool,
     /// The name of each class, if the file or `config.json` has them.
     pub labels: Option<Vec<String>>,
-    /// What a user should know: which of several things in the file was chosen, and what was left out. Each
-    /// is one line, without the file's name.
+    /// Notes for the user: which of several networks in the file was chosen, and which tensors were left out. Each is one
+    /// line, without the file's name.
     pub notes: Vec<String>,
 }
 
@@ -40,7 +40,7 @@ const WEIGHT_FILES: [&str; 4] = [
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 ];
-/// Those of [`WEIGHT_FILES`] that a message names.
+/// The two of [`WEIGHT_FILES`] that messages name.
 const USUAL_WEIGHT_FILES: &str = "model.safetensors and no pytorch_model.bin";
 const CONFIG_FILE: &str = "config.json";
 /// The most bytes of a configuration. The names of 21,000 classes take a megabyte.
@@ -51,7 +51,7 @@ impl Pretrained {
     /// one of them in several files. A `config.json` beside it is used if it is timm's.
     ///
     /// # Errors
-    /// Those of [`Weights::open`], [`Weights::network`] and [`Weights::check`]; [`Error::ConfigFile`] if
+    /// The errors of [`Weights::open`], [`Weights::network`] and [`Weights::check`]; [`Error::ConfigFile`] if
     /// `config.json` cannot be read or describes another network.
     pub fn open(path: &Path) -> Result<Self> {
         let (weights, folder) = if path.is_dir() {

@@ -20,7 +20,7 @@ pub(crate) struct RandomFunction {
     pub(crate) key: Key,
 }
 
-/// What a stream of random numbers is for.
+/// The purpose of a stream of random numbers.
 #[derive(Clone, Copy)]
 enum Purpose {
     Point,

@@ -64,7 +64,7 @@ pub(crate) struct FoldedSqueezeExcite {
 }
 
 impl FoldedSqueezeExcite {
-    /// What the sigmoid takes to the factors of one image's channels, from their means.
+    /// The logits of one image's channel factors, from the channels' means.
     pub(crate) fn logits(&self, means: &[f32]) -> Vec<f32> {
         let layer = |(weight, bias): &(Vec<f32>, Vec<f32>), inputs: &[f32]| {
             let mut sums = bias.clone();

@@ -57,7 +57,7 @@ impl Summary {
     /// The layers of `config` for one image of `h`×`w` pixels.
     ///
     /// # Errors
-    /// Those of [`Config::validate`].
+    /// The errors of [`Config::validate`].
     pub fn new(config: &Config, h: usize, w: usize) -> Result<Self> {
         config.validate()?;
         let mut layers = Vec::new();

@@ -14,7 +14,7 @@ pub enum StemConvs {
     /// Three 3×3 convolutions, of which the first has stride 2 and the first two have half the stem's output
     /// channels: ResNet-C and ResNet-D of He et al., "Bag of Tricks", arXiv 1812.01187, section 4.
     Deep,
-    /// As [`Deep`](Self::Deep), but the first has three quarters of the second's channels: timm's `t`.
+    /// Like [`Deep`](Self::Deep), but the first convolution has three quarters of the second's channels: timm's `t`.
     Tiered,
 }
 
@@ -31,7 +31,7 @@ impl StemConvs {
     }
 }
 
-/// What a block multiplies each channel of its branch by, before the shortcut is added.
+/// The factors by which a block multiplies each channel of its branch, before the shortcut is added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Attention {
@@ -49,7 +49,7 @@ pub enum Attention {
     Eca,
 }
 
-/// What takes the place of strides, so that a shift of the image by one pixel changes less.
+/// Pooling in the place of strides, so that a shift of the image by one pixel changes the output less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AntiAlias {

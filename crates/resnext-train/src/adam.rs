@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdamWConfig {
-    /// What a step keeps of the mean of gradients and of that of squares, each from 0 to below 1.
+    /// The decay rates of the running means of gradients and of their squares, each from 0 to below 1.
     pub betas: [f64; 2],
     /// Added to the root of the mean of squares; above 0.
     pub eps: f64,
@@ -35,7 +35,7 @@ impl Default for AdamWConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LambConfig {
-    /// What a step keeps of the mean of gradients and of that of squares, each from 0 to below 1.
+    /// The decay rates of the running means of gradients and of their squares, each from 0 to below 1.
     pub betas: [f64; 2],
     /// Added to the root of the mean of squares; above 0.
     pub eps: f64,

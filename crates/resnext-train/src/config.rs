@@ -21,7 +21,7 @@ pub struct TrainConfig {
     pub schedule: Schedule,
     /// The optimizer and its settings.
     pub optimizer: OptimizerConfig,
-    /// What weight decay applies to.
+    /// The parameters that weight decay applies to.
     pub decay_of: DecayOf,
     /// The factor of the learning rate from each stage to the one before it, above 0 and at most 1: the last
     /// layer has the whole rate.
@@ -34,7 +34,7 @@ pub struct TrainConfig {
     /// Stochastic depth (arXiv 1603.09382): the probability that the last block's branch is dropped for an
     /// image, from 0 to below 1. It rises linearly from 0 at the first block.
     pub drop_path: f64,
-    /// What is minimised.
+    /// The loss that training minimises.
     pub loss: Loss,
     /// Label smoothing, from 0 to 1.
     pub label_smoothing: f64,

@@ -12,7 +12,7 @@ pub type Batches<'a> = Box<dyn Iterator<Item = Result<Batch>> + 'a>;
 /// A training set and a test set, in batches.
 ///
 /// An epoch goes through the training images in an order that must depend on nothing but the epoch and
-/// settings that [`fingerprint`](Self::fingerprint) stands for. Its position is therefore a number of images,
+/// settings that [`fingerprint`](Self::fingerprint) represents. Its position is therefore a number of images,
 /// and a run can continue with another batch size without seeing an image twice or missing one.
 ///
 /// Where several [`Processes`](crate::distributed::Processes) train together, all sizes are still those of the whole

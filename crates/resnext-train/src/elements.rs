@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, InplaceOp1, Layout, Storage, Tensor, Var};
 use std::cell::Cell;
 
-/// What is done with a variable's elements.
+/// A function that changes a variable's elements.
 type Writer<'a> = Box<dyn FnOnce(&mut [f32]) -> candle_core::Result<()> + 'a>;
 
 /// A candle in-place op that calls a closure with a variable's elements.

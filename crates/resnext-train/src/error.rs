@@ -31,7 +31,7 @@ pub enum Error {
     NotACheckpoint {
         /// The file.
         path: PathBuf,
-        /// What is missing or different.
+        /// The missing or different part.
         reason: String,
     },
     /// A file's tensors do not match the network's.
@@ -67,7 +67,7 @@ pub enum Error {
     /// This process cannot go on with the others.
     #[error("{0}")]
     Processes(String),
-    /// Processes that train together differ, or one of them failed, as they have told each other: all have this error.
+    /// Processes that train together differ, or one of them failed. All of them return this error.
     #[error("{0}")]
     AllProcesses(String),
     /// An error from the network.

@@ -5,7 +5,7 @@ use candle_core::{DType, Tensor};
 use resnext_ops::{binary_cross_entropy, cross_entropy, soft_cross_entropy};
 use serde::{Deserialize, Serialize};
 
-/// What training minimises. Evaluation always reports cross-entropy, so that runs can be compared.
+/// The loss that training minimises. Evaluation always reports cross-entropy, so that runs can be compared.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Loss {
@@ -50,12 +50,12 @@ impl Loss {
         })
     }
 
-    /// As [`of`](Self::of), with the weight of each class. A class counts as often as its weight says, as in
-    /// PyTorch's `CrossEntropyLoss(weight=…)`: the mean over labels is a weighted one, whose weights are those of
-    /// the labels' classes; of mixed targets it is the mean over images. No weights at all are weights of 1.
+    /// The loss like [`of`](Self::of), with one weight per class (K), as in PyTorch's `CrossEntropyLoss(weight=…)`: the mean
+    /// over labels is weighted by the labels' classes; over mixed targets it is the mean over images. An empty list stands
+    /// for weights of 1.
     ///
     /// # Errors
-    /// Those of [`of`](Self::of); if the weights are not K numbers, or the loss is binary cross-entropy, whose
+    /// The errors of [`of`](Self::of); if the weights are not K numbers, or the loss is binary cross-entropy, whose
     /// classes are questions of their own.
     pub fn weighted(
         self,

@@ -31,7 +31,7 @@ pub(crate) fn check(
     }
     if progress.images > images {
         let message = format!(
-            "the checkpoint is behind image {} of an epoch, but the training set has {images} images",
+            "the checkpoint is after image {} of an epoch, but the training set has {images} images",
             progress.images
         );
         return Err(Error::Data(message.into()));

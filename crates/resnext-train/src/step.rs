@@ -7,7 +7,7 @@ use resnext_ops::{BatchSums, Gradients, cross_entropy, value_and_gradients_with,
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What [`forward_backward`] computed.
+/// The results of [`forward_backward`].
 #[derive(Debug)]
 pub struct ForwardBackward {
     /// The mean loss of the batch, a scalar.
@@ -36,11 +36,11 @@ pub fn forward_backward(
     forward_backward_with(network, images, |logits| Ok(cross_entropy(logits, labels, label_smoothing)?))
 }
 
-/// As [`forward_backward`], with any loss: a function from the logits (N, classes) to a scalar, by operations
+/// Computes like [`forward_backward`], with any loss: a function from the logits (N, classes) to a scalar, by operations
 /// that the tape knows, such as [`Loss::of`](crate::Loss::of).
 ///
 /// # Errors
-/// If shapes or types do not fit the network; those of the loss.
+/// If shapes or types do not fit the network, or the loss fails.
 pub fn forward_backward_with(
     network: &ResNext,
     images: &Tensor,
@@ -49,8 +49,8 @@ pub fn forward_backward_with(
     forward_backward_shared(network, images, loss, None, |_, _| Ok(()))
 }
 
-/// As [`forward_backward_with`], of this process's part of a batch. Batch norms use `sums`, if given; `arrived` gets
-/// gradients in the backward pass, as [`value_and_gradients_with`] says.
+/// Computes like [`forward_backward_with`], on this process's part of a batch. Batch norms use `sums`, if given, and
+/// `arrived` gets gradients during the backward pass, as in [`value_and_gradients_with`].
 pub(crate) fn forward_backward_shared(
     network: &ResNext,
     images: &Tensor,

@@ -9,7 +9,7 @@ pub struct Errors {
     pub size: usize,
 }
 
-/// What is published of a network.
+/// The published figures of a network.
 pub struct Published {
     /// The network's name here.
     pub name: &'static str,
@@ -122,7 +122,7 @@ pub const PUBLISHED: [Published; 9] = [
     },
 ];
 
-/// What is published of the network called `name`.
+/// The published figures of the network called `name`.
 pub fn of(name: &str) -> Option<&'static Published> {
     PUBLISHED.iter().find(|published| published.name == name)
 }

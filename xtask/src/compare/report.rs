@@ -68,7 +68,7 @@ fn table(rows: &[Row]) -> Table {
     table
 }
 
-/// What the columns mean, and where the figures are from.
+/// The meaning of the columns, and the sources of the figures.
 fn notes(rows: &[Row]) -> Vec<String> {
     let mut notes = vec![
         "size: side of the images in pixels; multiply-adds and activations (the outputs of convolutions and \

@@ -39,13 +39,13 @@ impl Network {
     }
 }
 
-/// What the table says of a network.
+/// A network's row in the table.
 pub struct Row {
     /// Its name in the paper, or ours.
     pub title: String,
     pub size: usize,
     pub parameters: usize,
-    /// Of one image.
+    /// Multiply-adds per image.
     pub multiply_adds: usize,
     /// Bytes of all layers' outputs for one image in f32.
     pub activation_bytes: usize,

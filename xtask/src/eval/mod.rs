@@ -197,7 +197,7 @@ fn recipe(args: &Args, pretrained: &Pretrained) -> Result<(Recipe, Option<String
     Ok((recipe, name))
 }
 
-/// What the network says of a test image.
+/// The network's prediction for a test image.
 struct Prediction {
     label: u32,
     predicted: u32,
@@ -238,7 +238,7 @@ fn write_predictions(path: &Path, predictions: &[Prediction]) -> Result<()> {
     Ok(replace_file(path, &writer.into_inner()?)?)
 }
 
-/// What a type changes, compared with the same network in f32, as a sentence.
+/// The effect of a type, compared with the same network in f32, as a sentence.
 fn beside_f32(
     dtype: Dtype,
     metrics: &Metrics,

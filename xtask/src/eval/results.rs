@@ -5,7 +5,7 @@ use resnext_train::checkpoint::replace_file;
 use serde::Serialize;
 use std::path::Path;
 
-/// What an evaluation found, and of what.
+/// The results of an evaluation, and its conditions.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
     pub model: String,

@@ -1,4 +1,4 @@
-//! What only some builds know of a device: its name, its ways of computing a convolution, what it launches.
+//! Properties of a device that only some builds know: its name, its implementations of convolutions, its launches.
 
 use candle_core::{DType, Device};
 use serde::Serialize;
@@ -78,7 +78,7 @@ mod without_cuda {
     use anyhow::Result;
     use candle_core::Device;
 
-    /// Nothing: only CUDA devices are asked for their name.
+    /// Always `None`: only CUDA devices have a name here.
     pub fn name(_: &Device) -> Result<Option<String>> {
         Ok(None)
     }

@@ -1,4 +1,4 @@
-//! What a check found, as Markdown and as JSON.
+//! The results of a check, as Markdown and as JSON.
 
 use super::check::Check;
 use super::gpu::{self, Launches};
@@ -41,7 +41,7 @@ pub struct GpuReport {
     /// The grouped convolutions that could not be measured, with the reason.
     pub missing: Vec<String>,
     pub steps: Vec<StepSpeed>,
-    /// What one training step in bf16 mixed precision launches.
+    /// The launches of one training step in bf16 mixed precision.
     pub launches: Option<Vec<Launches>>,
     #[serde(rename = "bars")]
     pub goals: Vec<Goal>,

@@ -23,7 +23,7 @@ use std::time::Instant;
 struct Classified {
     path: PathBuf,
     logits: Vec<f32>,
-    /// What is wrong with the photo's file, if it could be used all the same.
+    /// The damage of the photo's file, if it could be used all the same.
     note: Option<String>,
     /// The photo and its heat map, if one is wanted.
     drawing: Option<(Photo, Map)>,

@@ -67,7 +67,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     Ok(if report.proved { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What one part of the proof found.
+/// The result of one part of the proof.
 enum Proved {
     Block(ProvedBlock),
     Network(ProvedNetwork),

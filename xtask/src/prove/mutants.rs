@@ -9,7 +9,7 @@ pub const MUTANTS: usize = 720;
 /// The mistakes that make another function, at least, for the score to mean something.
 const LEAST_CAUGHT: usize = 500;
 
-/// What is wrong with the score of mutants.
+/// The faults in the score of mutants.
 pub fn mutant_failures(scores: &[MutantScore]) -> Vec<String> {
     let missed = scores.iter().flat_map(|score| &score.missed);
     let missed = missed.map(|mutant| format!("mutant not caught: {mutant}"));

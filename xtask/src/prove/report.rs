@@ -1,4 +1,4 @@
-//! What a proof found, as text, as Markdown and as JSON.
+//! The results of a proof, as text, as Markdown and as JSON.
 
 use super::args::{Args, BOUND};
 use super::mutants::{mutant_failures, mutant_table};

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// A part of a proof that depends on no other.
 pub struct Task<'a, T> {
-    /// What the progress bar shows while it runs.
+    /// The text of the progress bar while it runs.
     pub message: String,
     /// An estimate of its time and memory, in any unit.
     pub cost: usize,

@@ -50,7 +50,7 @@ impl Confusion {
     pub fn largest_class(&self) -> Option<(usize, f64)> {
         let counts: Vec<usize> = (0..self.classes()).map(|class| self.images(class)).collect();
         let all = counts.iter().sum::<usize>();
-        // Of classes of the same size, the first.
+        // The first of several classes of the same size.
         let (class, images) =
             counts.into_iter().enumerate().max_by_key(|&(i, n)| (n, std::cmp::Reverse(i)))?;
         (all > 0).then(|| (class, images as f64 / all as f64))

@@ -1,4 +1,4 @@
-//! What a trained network does with each test image: the counts of confused classes, and the worst mistakes.
+//! The examination of a trained network on the test images: counts of confused classes, and the worst mistakes.
 
 use super::confusion::Confusion;
 use crate::loaders::Loaders;

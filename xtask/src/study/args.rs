@@ -55,7 +55,7 @@ pub enum Command {
     },
 }
 
-/// What a new study is.
+/// The settings of a new study.
 #[derive(clap::Args)]
 pub struct Options {
     /// Network whose complexity all others have [default: resnet20_1x17d on a CPU, resnet29_1x64d on a GPU; with a

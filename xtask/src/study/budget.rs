@@ -9,10 +9,10 @@ const FEWEST_EPOCHS: usize = 2;
 const FEWEST_SEEDS: usize = 3;
 /// More seeds than this are taken only if they are asked for.
 const MOST_SEEDS: usize = 10;
-/// What measured times are multiplied by, for what was not measured.
+/// The factor on measured times, for work that was not measured.
 const MARGIN: f64 = 1.1;
 
-/// What a study takes per seed, which is one run of each network.
+/// The cost of a study per seed, which is one run of each network.
 #[derive(Debug, Clone, Copy)]
 pub struct Cost {
     /// Seconds for an epoch of every network, with its evaluation.

@@ -9,7 +9,7 @@ const SIZE: (u32, u32) = (720, 420);
 
 /// One network's column.
 pub struct Column {
-    /// What stands below it.
+    /// The text below it.
     pub label: String,
     /// The errors of its runs in per cent, which may be none.
     pub errors: Vec<f64>,
@@ -17,7 +17,7 @@ pub struct Column {
     pub mean: Option<(f64, Option<f64>)>,
 }
 
-/// What the chart shows.
+/// The contents of the chart.
 pub struct ErrorChart<'a> {
     /// The vertical axis.
     pub y: &'a str,

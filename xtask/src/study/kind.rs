@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// What a study compares.
+/// The networks that a study compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -16,7 +16,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What the study asks, as the title of its report.
+    /// The question of the study, as the title of its report.
     pub fn title(self) -> &'static str {
         match self {
             Kind::Cardinality => "Does error fall as cardinality grows, at equal complexity?",
@@ -25,7 +25,7 @@ impl Kind {
         }
     }
 
-    /// What differs between the networks, as the horizontal axis of charts.
+    /// The difference between the networks, as the horizontal axis of charts.
     pub fn axis(self) -> &'static str {
         match self {
             Kind::Cardinality => "cardinality C, at equal complexity",

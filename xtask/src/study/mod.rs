@@ -177,7 +177,7 @@ fn create(wanted: Option<&Path>, plan: &Plan) -> Result<PathBuf> {
     Ok(folder.to_path_buf())
 }
 
-/// What is about to happen.
+/// The introduction to a study.
 fn introduction(plan: &Plan, device: &Device) -> String {
     let mut table = Table::new(&["network", "parameters", "multiply-adds"]);
     for PlannedNetwork { label, config, .. } in &plan.networks {

@@ -17,7 +17,7 @@ pub const DEEPER: &str = "deeper";
 pub const WIDER: &str = "wider";
 pub const MORE_PATHS: &str = "more-paths";
 pub const TWO_PATHS: &str = "two-paths";
-/// What the identifier of a network without shortcuts ends with.
+/// The ending of the identifiers of networks without shortcuts.
 pub const WITHOUT: &str = "-without";
 
 /// A network of a study.
@@ -26,7 +26,7 @@ pub const WITHOUT: &str = "-without";
 pub struct PlannedNetwork {
     /// The first part of the names of its runs' folders.
     pub id: String,
-    /// What reports call it.
+    /// Its name in reports.
     pub label: String,
     pub config: Config,
 }

@@ -43,7 +43,7 @@ struct Report<'a> {
 }
 
 impl Report<'_> {
-    /// What the study is, in a sentence.
+    /// A sentence that describes the study.
     fn subject(&self) -> String {
         let plan = &self.results.plan;
         let images = plan.recipe.train_images.map_or(String::new(), |images| {

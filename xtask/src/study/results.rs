@@ -1,4 +1,4 @@
-//! What the runs of a study have come to, read from their folders.
+//! The results of a study's runs, read from their folders.
 
 use super::plan::{Plan, PlannedRun};
 use crate::history::{self, Epoch};
@@ -22,7 +22,7 @@ pub enum State {
     Unusable(String),
 }
 
-/// A run and what it has come to.
+/// A run and its state.
 #[derive(Debug, Clone)]
 pub struct RunResult {
     pub run: PlannedRun,
@@ -98,7 +98,7 @@ pub struct Results {
     pub runs: Vec<RunResult>,
 }
 
-/// What a run's error is measured on.
+/// The images that a run's error is measured on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Measure {
     TestError,

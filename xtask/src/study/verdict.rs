@@ -1,4 +1,4 @@
-//! What a study's results say, in sentences, and what they cannot say.
+//! The verdict on a study's results, in sentences, and the limits of their evidence.
 
 use super::kind::Kind;
 use super::networks::{DEEPER, MORE_PATHS, TWO_PATHS, WIDER, WITHOUT};
@@ -13,11 +13,11 @@ pub struct Verdict {
     pub findings: Vec<String>,
     /// How the numbers were computed.
     pub formula: String,
-    /// What the evidence cannot say.
+    /// The limits of the evidence.
     pub limits: Vec<String>,
 }
 
-/// What the runs of a study say.
+/// The verdict on the runs of a study.
 pub fn verdict(results: &Results) -> Verdict {
     let (mut findings, formula) = match results.plan.kind {
         Kind::Cardinality => cardinality(results),
@@ -111,7 +111,7 @@ fn extremes(results: &Results) -> Option<String> {
     })
 }
 
-/// What a comparison of two networks comes to.
+/// The result of a comparison of two networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Relation {
     Smaller,
@@ -205,7 +205,7 @@ fn shortcuts(results: &Results) -> (Vec<String>, String) {
     (std::iter::once(verdict.to_string()).chain(findings).collect(), PAIRED.into())
 }
 
-/// What the evidence cannot say, as far as it follows from the plan and the states of its runs.
+/// The limits of the evidence, as far as they follow from the plan and the states of its runs.
 fn limits(results: &Results) -> Vec<String> {
     let plan = &results.plan;
     let mut limits = Vec::new();

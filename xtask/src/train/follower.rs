@@ -1,10 +1,10 @@
-//! What a process other than the first one does while it trains: it computes, and neither prints nor writes.
+//! Training in a process other than the first one, which computes and neither prints nor writes.
 
 use resnext_train::{BatchReport, Checkpoint, EpochReport, Observer};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Stops the run of all processes when this one is told to.
+/// Stops the run of all processes when this one receives a signal.
 pub struct Follower {
     pub stop: Arc<AtomicBool>,
 }

@@ -275,7 +275,7 @@ fn chosen(options: &Overrides, gpu: bool, leads: bool) -> Result<Start> {
     }
 }
 
-/// What is about to happen, for someone who has never seen a run.
+/// The introduction to a run, for someone who has never seen one.
 fn introduction(
     recipe: &Recipe,
     summary: &Summary,

@@ -1,4 +1,4 @@
-//! What a run shows while it trains, and what it writes to its folder.
+//! The progress of a run: the lines that it prints, and the files that it writes to its folder.
 
 use crate::report::FIVE;
 use crate::run_folder::RunFolder;

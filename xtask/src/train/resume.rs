@@ -1,5 +1,5 @@
-//! What may change when a run is resumed. A setting that would make the rest of the run something else than
-//! the settings say is refused with the reason; every other change is reported.
+//! Settings that may change when a run is resumed. A change is refused, with the reason, if the rest of the run would not be
+//! what the settings say; every other change is reported.
 
 use crate::recipe::Recipe;
 use anyhow::{Result, bail};

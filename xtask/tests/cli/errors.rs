@@ -12,7 +12,7 @@ const TRANSCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/errors.
 const BASE: &str = "model = \"resnext11_4x4d\"\ndataset = \"cifar10\"\ndata = \"data\"\nepochs = 1\nbatch_size = 16\n\
                     lr = 0.1\naugment = true\nschedule = { kind = \"cosine\" }\n";
 
-/// What stands in the transcript before the one line that is compared of several.
+/// Words in the transcript before the one line of several that is compared.
 const PARTS: [&str; 2] = ["first line of ", "last line of "];
 
 fn xtask(folder: &Path, arguments: &[String]) -> Output {
@@ -46,7 +46,7 @@ fn photos(folder: &Path, counts: &[(&str, usize)], whole: bool) {
     }
 }
 
-/// What the commands of the transcript find.
+/// The files that the commands of the transcript find.
 fn fixtures(folder: &Path) {
     let at = |name: &str| folder.join(name);
     for name in

@@ -33,7 +33,7 @@ pub struct Arrows {
     pub crates: BTreeSet<CrateUse>,
 }
 
-/// What a path resolves to.
+/// The item that a path resolves to.
 enum Target {
     Module(usize),
     /// An item defined in this file.

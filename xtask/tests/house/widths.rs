@@ -13,7 +13,8 @@ fn too_wide(name: &str, text: &str) -> Vec<usize> {
     let mut wide = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
         code ^= line.starts_with("```");
-        let prose = if markdown { !code && !line.starts_with('|') } else { line.trim_start().starts_with("//") };
+        let prose =
+            if markdown { !code && !line.starts_with('|') } else { line.trim_start().starts_with("//") };
         if prose && line.chars().count() > WIDEST {
             wide.push(number);
         }

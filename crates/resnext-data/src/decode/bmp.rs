@@ -1,4 +1,4 @@
-//! BMP files. `image` reads them strictly; what Pillow and browsers put up with is mended here before it does: another
+//! BMP files. `image` reads them strictly; faults that Pillow and browsers tolerate are repaired here first: another
 //! number of planes than one, pixels that begin within the palette, a last row that is not filled up, and damaged or
 //! upside-down run lengths.
 
@@ -33,7 +33,7 @@ fn number(bytes: &[u8], at: usize, len: usize) -> Option<u32> {
     Some(bytes.iter().rev().fold(0, |value, &byte| value << 8 | byte as u32))
 }
 
-/// The file, or a copy of it in which the faults above are mended. A header that is cut short stays as it is.
+/// The file, or a copy of it in which the faults above are repaired. A header that is cut short stays as it is.
 fn mended(bytes: &[u8], budget: Budget) -> Result<Cow<'_, [u8]>, PhotoError> {
     let Some(header) = Header::read(bytes) else { return Ok(Cow::Borrowed(bytes)) };
     let Header { len, width, height, planes, bits, compression, colours, offset } = header;
@@ -91,7 +91,7 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     }
 }
 
-/// What the header of a bitmap says, from `BITMAPINFOHEADER` on.
+/// The fields of a bitmap's header, from `BITMAPINFOHEADER` on.
 struct Header {
     len: usize,
     width: u32,

@@ -2,7 +2,7 @@
 
 use super::raster::RGB;
 
-/// What the samples of a pixel stand for, 8 bits each.
+/// The meaning of a pixel's samples, 8 bits each.
 pub enum Colour {
     /// Grey, of which 0 is black; or white, if it is inverted.
     Grey {
@@ -24,7 +24,7 @@ pub enum Colour {
     Palette(Vec<[u8; RGB]>),
 }
 
-/// How a pixel's last sample covers what lies behind it.
+/// How a pixel's last sample covers the background.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Alpha {
     /// There is no such sample.
@@ -37,11 +37,11 @@ pub enum Alpha {
 
 /// The layout of a pixel.
 pub struct Samples {
-    /// What the first samples stand for.
+    /// The meaning of the first samples.
     pub colour: Colour,
     /// Whether the sample after the colour's is alpha.
     pub alpha: Alpha,
-    /// The samples per pixel, of which those after colour and alpha are not looked at.
+    /// The samples per pixel; those after colour and alpha are ignored.
     pub per_pixel: usize,
 }
 

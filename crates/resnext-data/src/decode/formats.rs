@@ -1,4 +1,4 @@
-//! File formats, told by a file's first bytes.
+//! File formats, recognised by a file's first bytes.
 
 use super::error::PhotoError;
 use image::ImageFormat;
@@ -87,7 +87,7 @@ fn name_of_brand(bytes: &[u8]) -> &'static str {
     }
 }
 
-/// What a file is by its first bytes, in a few words, for a file that is left out because of its name.
+/// The kind of a file by its first bytes, in a few words, for a file that is left out because of its name.
 pub fn description(bytes: &[u8]) -> String {
     match recognise(bytes) {
         Ok(format) => {

@@ -37,7 +37,7 @@ pub fn caught<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     result.map_err(|payload| format!("{}{}", message(&*payload), PLACE.take()))
 }
 
-/// What a panic said, in one line.
+/// The message of a panic, in one line.
 fn message(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic");

@@ -66,7 +66,7 @@ pub fn decode_reduced(
 ) -> Option<(Raster, (usize, usize), usize)> {
     let header = Header::read(bytes).ok()?;
     let mut rest = segments(bytes, header.data).map(|segment| segment.marker);
-    // One scan, and the end behind it.
+    // One scan, then the end.
     let plain = rest.find(|&marker| marker == END || marker == SCAN) == Some(END);
     if !plain || !header.is_usual() || header.progressive || header.in_first_scan != header.sampling.len() {
         return None;

@@ -1,4 +1,4 @@
-//! What a JPEG file says of itself before its pixels.
+//! The header of a JPEG file: everything before its pixels.
 
 use super::error::PhotoError;
 use super::segments::{END, SCAN, segments};
@@ -108,7 +108,7 @@ impl Frame {
         }
         let (width, height) = (u16::from_be_bytes([*w1, *w0]) as u64, u16::from_be_bytes([*h1, *h0]) as u64);
         if height == 0 {
-            return refused("its height behind the pixels");
+            return refused("its height after the pixels");
         }
         let sampling: Vec<(u8, u8)> =
             components.chunks_exact(3).take(*count as usize).map(|c| (c[1] >> 4, c[1] & 15)).collect();

@@ -1,4 +1,4 @@
-//! GIF and QOI files that break their format's rules in ways that viewers put up with, mended before they are decoded.
+//! GIF and QOI files that break their format's rules in ways that viewers tolerate, repaired before they are decoded.
 
 use std::borrow::Cow;
 

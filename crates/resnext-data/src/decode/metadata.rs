@@ -1,7 +1,7 @@
 //! The orientation that a photo's metadata give, found where Pillow finds it.
 //!
 //! EXIF may be in JPEG's APP1 segments, in a PNG's `eXIf` chunk or a text named `Raw profile type exif`, in a
-//! WebP's `EXIF` chunk, and is the directory itself in TIFF. XMP is asked only if EXIF has no orientation.
+//! WebP's `EXIF` chunk, and is the directory itself in TIFF. XMP is used only if EXIF has no orientation.
 
 use super::raster::Orientation;
 use super::segments::{SCAN, segments};

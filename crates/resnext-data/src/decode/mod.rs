@@ -26,7 +26,7 @@ use image::ImageFormat;
 use raster::{Budget, Raster};
 use std::borrow::Cow;
 
-/// Decodes a file that may have been copied in order to be mended.
+/// Decodes a file, or a copy of it that was repaired.
 fn mended(file: Cow<[u8]>, format: ImageFormat, budget: Budget) -> Result<Raster, PhotoError> {
     let own = if matches!(file, Cow::Owned(_)) { file.len() } else { 0 };
     other::decode(&file, format, budget.beside(own))

@@ -21,7 +21,7 @@ pub fn decode(bytes: &[u8], format: ImageFormat, budget: Budget) -> Result<Raste
     let (width, height) = decoder.dimensions();
     let samples = layout(decoder.color_type())?;
     let channels = samples.per_pixel;
-    // What the decoders hold beside the result.
+    // Memory of the decoders beside the result.
     let own = match format {
         ImageFormat::Gif => 5.0,
         ImageFormat::WebP => 8.0,

@@ -68,11 +68,11 @@ fn plain(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("ChunkType {") {
-        let (fields, behind) = after.split_once('}').unwrap_or((after, ""));
+        let (fields, rest_of_text) = after.split_once('}').unwrap_or((after, ""));
         let name = fields.split_once("type: ").map_or("", |(_, name)| name.split(',').next().unwrap_or(""));
         out += before;
         out += name.trim();
-        rest = behind;
+        rest = rest_of_text;
     }
     out + rest.trim_end_matches('.')
 }

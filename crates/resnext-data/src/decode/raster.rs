@@ -14,7 +14,7 @@ pub struct Raster {
     pub height: usize,
     /// The pixels, row by row.
     pub pixels: Vec<u8>,
-    /// What is wrong with the file, if its pixels can be used all the same.
+    /// The damage of a file whose pixels can be used all the same.
     pub note: Option<String>,
 }
 

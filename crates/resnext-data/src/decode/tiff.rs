@@ -1,4 +1,4 @@
-//! TIFF files. The crate `tiff` unpacks strips and tiles; what their samples stand for is decided here.
+//! TIFF files. The crate `tiff` unpacks strips and tiles; the meaning of their samples is decided here.
 //!
 //! The crate itself reads grey, RGB and CMYK, panics on tiles in separate planes and refuses the rest. It is
 //! therefore shown each plane as a grey image, by a directory of our own in front of the file's strips or tiles.
@@ -126,7 +126,7 @@ impl<'a> Description<'a> {
         }
         let subsampling = subsampling(tags, &samples, compression)?;
         if subsampling != (1, 1) && (planar || predictor != 1 || bits != 8 || samples.per_pixel != 3) {
-            return Err(refused("with subsampled chroma in planes or behind a predictor"));
+            return Err(refused("with subsampled chroma in planes or with a predictor"));
         }
         let tiled = tags.first(tag::TILE_WIDTH).is_some();
         let chunk = match tiled {
@@ -385,7 +385,7 @@ fn bits_per_sample(tags: &Tags) -> Result<u64, PhotoError> {
     }
 }
 
-/// What the samples stand for.
+/// The meaning of the samples.
 fn samples(tags: &Tags, bits: u64, compression: u64) -> Result<Samples, PhotoError> {
     let per_pixel = tags.first(tag::SAMPLES).unwrap_or(1) as usize;
     let extra = tags.numbers(tag::EXTRA_SAMPLES).unwrap_or_default();
@@ -427,7 +427,7 @@ fn samples(tags: &Tags, bits: u64, compression: u64) -> Result<Samples, PhotoErr
         Some(1) => Alpha::Premultiplied,
         Some(2 | 999) => Alpha::Straight,
         Some(_) => Alpha::None,
-        // A fourth sample that nothing is said of is alpha, as Pillow takes it.
+        // A fourth sample without a description is alpha, as in Pillow.
         None if per_pixel == 4 && photometric == 2 => Alpha::Straight,
         None if per_pixel > own && compression != JPEG => {
             return Err(damaged(format!("has {per_pixel} samples per pixel, expected {own}")));

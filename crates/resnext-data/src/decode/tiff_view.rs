@@ -7,7 +7,7 @@ use std::io::{Read, Seek, SeekFrom};
 pub struct View<'a> {
     header: [u8; HEADER],
     bytes: &'a [u8],
-    /// What follows the file's bytes: values, and at the end the directory.
+    /// Bytes after the file's own: values, and at the end the directory.
     tail: Vec<u8>,
     /// The directory's entries: tag, type, count, and the value or its offset.
     entries: Vec<(u16, u16, u32, [u8; 4])>,
@@ -46,7 +46,7 @@ impl<'a> View<'a> {
     /// Adds a tag with bytes of any meaning.
     ///
     /// # Errors
-    /// As [`View::numbers`].
+    /// The same as [`View::numbers`].
     pub fn bytes(&mut self, tag: u16, bytes: &[u8]) -> Result<(), PhotoError> {
         self.add(tag, UNDEFINED, bytes.len(), bytes)
     }
@@ -113,7 +113,7 @@ impl<'a> View<'a> {
     /// Writes the directory and the header that points to it.
     ///
     /// # Errors
-    /// As [`View::numbers`].
+    /// The same as [`View::numbers`].
     pub fn finish(mut self) -> Result<Self, PhotoError> {
         let mut entries = std::mem::take(&mut self.entries);
         entries.sort_by_key(|&(tag, ..)| tag);

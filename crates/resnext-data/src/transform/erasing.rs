@@ -4,7 +4,7 @@ use super::crop::{Rectangle, uniform};
 use super::gaussian::gaussian;
 use rand::{Rng, RngExt};
 
-/// What an erased rectangle is filled with. Images are normalised, so 0 is the mean colour.
+/// The filling of an erased rectangle. Images are normalised, so 0 is the mean colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EraseFill {
     /// Zeros.
@@ -37,7 +37,7 @@ pub struct RandomErasing {
     pub area: (f64, f64),
     /// The smallest and largest ratio of height to width; its logarithm is uniformly distributed.
     pub aspect: (f64, f64),
-    /// What the rectangle is filled with.
+    /// The filling.
     pub fill: EraseFill,
 }
 

@@ -57,7 +57,7 @@ pub(crate) struct Position {
     pub start: usize,
 }
 
-/// What to do to a batch.
+/// The mixing of one batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Mixing {
     /// Each image times this share, plus its partner times the rest.

@@ -14,7 +14,7 @@ use crate::photo::Photo;
 use crate::resample::{Interpolation, resample_part};
 use rand::{Rng, RngExt};
 
-/// What happens to a training photo, in this order.
+/// The preparation of a training photo; its steps run in the order of the fields.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TrainTransform {
     /// Which part of the photo is taken.
@@ -106,13 +106,13 @@ impl TrainTransform {
         self.finish(self.resized(photo, &Part::of(&part)), rng)
     }
 
-    /// Decodes and prepares a photo, as [`apply`](Self::apply) does with all of its pixels. Of a JPEG file no more pixels
-    /// are decoded than the crop needs: where it is twice, four or eight times as large as the input, the decoder gives
-    /// the photo with a half, a quarter or an eighth of its sides. The input is then a little softer than that of all
-    /// pixels; crop, colours and everything else that `rng` decides are the same.
+    /// Decodes and prepares a photo, like [`apply`](Self::apply) on a decoded one, but a JPEG is decoded with no more pixels
+    /// than the crop needs: if the crop is at least two, four or eight times as large as the input, the decoder gives a
+    /// picture with a half, a quarter or an eighth of the photo's height and width. The input is then a little softer than
+    /// from all pixels; the crop, the colours and everything else that `rng` decides are the same.
     ///
     /// # Errors
-    /// As [`Photo::decode`].
+    /// The same as [`Photo::decode`].
     pub fn decode(&self, bytes: &[u8], rng: &mut impl Rng) -> std::result::Result<Vec<f32>, PhotoError> {
         let mut chosen = None;
         let mut choose = |size| {
@@ -126,7 +126,7 @@ impl TrainTransform {
         Ok(self.finish(self.resized(photo, &Part::of(&part).reduced(&reduced)), rng))
     }
 
-    /// By how much the sides of a photo may be divided before `part` of it is resized: 8, 4, 2 or 1.
+    /// The divisor by which a photo's sides may be reduced before `part` of it is resized: 8, 4, 2 or 1.
     fn reduction(&self, part: &Rectangle) -> usize {
         let (height, width) = self.size;
         let fits = |&by: &usize| part.width >= by * width && part.height >= by * height;

@@ -97,7 +97,7 @@ impl Baseline {
         }
     }
 
-    /// What batch norms add to the variance.
+    /// The constant that batch norms add to the variance.
     pub(crate) fn eps(self) -> f64 {
         match self {
             Baseline::InceptionV3 | Baseline::InceptionV4 | Baseline::InceptionResNetV2 => 1e-3,

@@ -1,4 +1,4 @@
-//! What the baselines consist of: convolutions, pools, and branches whose outputs are concatenated or added.
+//! The parts of the baselines: convolutions, pools, and branches whose outputs are concatenated or added.
 
 use resnext_ops::{AvgPool2dConfig, Pool2dConfig};
 
@@ -9,7 +9,7 @@ pub(crate) enum Node {
     Conv(ConvNode),
     MaxPool(Pool2dConfig),
     AvgPool(AvgPool2dConfig),
-    /// The average over a grid of so many cells per side, whatever the map's size.
+    /// The averages over a grid with this number of cells per side, whatever the map's size.
     AdaptiveAvgPool(usize),
     /// One part after the other.
     Sequence(Vec<Node>),

@@ -18,7 +18,7 @@ use serde::Serialize;
 /// One way to break a form, and whether the proof detected it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Control {
-    /// What was broken.
+    /// The fault that was made on purpose.
     pub name: &'static str,
     /// The type of the computation.
     pub dtype: String,

@@ -9,7 +9,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use std::collections::{HashMap, HashSet};
 
-/// What was proved.
+/// The result of a proof.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Equality {
     /// The number of random points at which both functions were evaluated.
@@ -311,7 +311,7 @@ fn draw(shapes: &[&[usize]], modulus: u32, rng: &mut ChaCha8Rng) -> Vec<Vec<i64>
     shapes.iter().map(one).collect()
 }
 
-/// What the bound depends on.
+/// The numbers that the bound depends on.
 struct Structure {
     /// The degree of the outputs.
     degree: usize,

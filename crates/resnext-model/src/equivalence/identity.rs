@@ -51,14 +51,15 @@ pub fn identity(stack: &Stack, dtype: DType, device: &Device, bound: f64, seed: 
     compare(stack, dtype, device, bound, seed, Kind::Polynomials)
 }
 
-/// As [`identity`], with a random function of each channel in the place of every batch norm and ReLU, and of their
-/// derivatives. Functions act on a channel as a whole, as batch norm does in training, and each batch norm has its own.
+/// Compares the forms like [`identity`], with a random function of each channel in the place of every batch norm and ReLU,
+/// and of their derivatives. Functions act on a channel as a whole, as batch norm does in training, and each batch norm has
+/// its own.
 ///
 /// Forms that are equal here are equal for every function of single channels, so for batch norm in both of its modes
 /// and for ReLU, and as polynomials too. The bound is derived in section 3 of `docs/equivalence.md`.
 ///
 /// # Errors
-/// Those of [`identity`], and if the device has no kernels of this project.
+/// The errors of [`identity`], and if the device has no kernels of this project.
 pub fn channel_functions(
     stack: &Stack,
     dtype: DType,
@@ -69,7 +70,7 @@ pub fn channel_functions(
     compare(stack, dtype, device, bound, seed, Kind::Functions)
 }
 
-/// What stands between convolutions.
+/// The functions between convolutions.
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
     Polynomials,

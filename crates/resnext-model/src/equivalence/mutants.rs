@@ -17,7 +17,7 @@ use resnext_ops::Conv2dConfig;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What became of the mutants of one kind.
+/// The score of one kind of mutants.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct MutantScore {
     /// The kind of mistake.
@@ -103,8 +103,8 @@ struct Blocks {
     expected: Outputs,
 }
 
-/// What is compared of a mutant of a block: the output and the input's gradient. Gradients of weights change their places
-/// with the weights.
+/// The tensors that are compared for a mutant of a block: the output and the input's gradient. Gradients of weights change
+/// their places with the weights.
 struct Outputs(Vec<Tensor>);
 
 impl Outputs {

@@ -176,7 +176,7 @@ pub(super) struct Evaluation {
     pub(super) gradients: Tensors,
 }
 
-/// What is changed of a form on purpose: its weights, or its gradients, which have the names of form (c).
+/// The part of a form that is changed on purpose: its weights, or its gradients, which have the names of form (c).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
     Weights,

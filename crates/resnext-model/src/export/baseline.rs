@@ -37,7 +37,7 @@ pub(super) fn add_baseline(graph: &mut Graph, baseline: Baseline) -> Result<()> 
 
 struct Writer<'a, 'b> {
     graph: &'a mut Graph<'b>,
-    /// What batch norms add to the variance.
+    /// The constant that batch norms add to the variance.
     eps: f64,
     /// The number of layers without a name of their own so far.
     unnamed: usize,

@@ -115,7 +115,7 @@ impl<'a> Graph<'a> {
         self.stored(name, self.export.tensor(name)?)
     }
 
-    /// As [`weight`](Self::weight), of a tensor that may have another shape than in the network.
+    /// Stores a tensor like [`weight`](Self::weight), which may have another shape than in the network.
     pub(super) fn stored(&mut self, name: &str, tensor: &Tensor) -> Result<String> {
         let stored = self.initializer(name, tensor, self.dtype)?;
         Ok(match self.dtype {

@@ -22,16 +22,16 @@ impl Export {
     /// Reads all weights of a file. Those of forms (a) and (b) are converted to form (c).
     ///
     /// # Errors
-    /// Those of [`Weights::network`] and [`of`](Self::of).
+    /// The errors of [`Weights::network`] and [`of`](Self::of).
     pub fn new(weights: &Weights) -> Result<Self> {
         Self::of(weights, weights.network()?)
     }
 
-    /// As [`new`](Self::new), for `network`, a [`Config`] or an [`Architecture`], which may have what its weights
-    /// do not show.
+    /// Reads all weights like [`new`](Self::new), for `network`, a [`Config`] or an [`Architecture`], which may have options
+    /// that its weights do not show.
     ///
     /// # Errors
-    /// Those of [`Weights::in_form`] and [`Weights::all`].
+    /// The errors of [`Weights::in_form`] and [`Weights::all`].
     pub fn of(weights: &Weights, network: impl Into<Architecture>) -> Result<Self> {
         let (network, tensors) = match network.into() {
             Architecture::ResNext(config) => {
@@ -67,7 +67,7 @@ impl Export {
         &self.network
     }
 
-    /// What the files say of the network's images and classes.
+    /// The description of the network's images and classes, for the files.
     pub(super) fn description(&self) -> Option<&Description> {
         self.description.as_ref()
     }

@@ -31,7 +31,7 @@ pub(super) struct ImageBuffers {
 pub(super) struct StemMaps {
     /// The output of the last convolution so far.
     pub(super) conv: FeatureMap,
-    /// That of the next one, in stems of several.
+    /// The output of the next convolution, in stems of several.
     pub(super) next: FeatureMap,
     /// The maximum before a blur.
     pub(super) largest: FeatureMap,

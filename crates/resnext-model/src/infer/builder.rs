@@ -28,11 +28,11 @@ impl Fused {
         Self::build(config, vb, InferenceType::Float(dtype))
     }
 
-    /// As [`new`](Self::new), but to compute in int8, with feature maps in `ranges`: those that a network of
-    /// the same weights in f32 or bf16 has found by [`calibrate`](Self::calibrate).
+    /// Builds the network like [`new`](Self::new), but to compute in int8, with feature maps in `ranges`: those that a
+    /// network of the same weights in f32 or bf16 has found by [`calibrate`](Self::calibrate).
     ///
     /// # Errors
-    /// As [`new`](Self::new); also if the range of a map is missing, or signed where the map has no negative
+    /// The same as [`new`](Self::new); also if the range of a map is missing, or signed where the map has no negative
     /// numbers, or if a weight is not finite, or too large for the ranges.
     pub fn quantized(config: &Config, vb: VarBuilder, ranges: &Ranges) -> Result<Self> {
         Self::build(config, vb, InferenceType::Int8(ranges))
@@ -67,10 +67,10 @@ impl ResNext {
         self.fuse_as(InferenceType::Float(dtype))
     }
 
-    /// The inference form that computes in int8, as [`Fused::quantized`].
+    /// The inference form that computes in int8, like [`Fused::quantized`].
     ///
     /// # Errors
-    /// Those of [`Fused::quantized`].
+    /// The errors of [`Fused::quantized`].
     pub fn fuse_quantized(&self, ranges: &Ranges) -> Result<Fused> {
         self.fuse_as(InferenceType::Int8(ranges))
     }

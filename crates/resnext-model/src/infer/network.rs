@@ -87,7 +87,7 @@ impl Fused {
     /// [`Fused::quantized`] builds an int8 network.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward), and if this network computes in int8 itself.
+    /// The same as [`forward`](Self::forward); also if this network computes in int8 itself.
     pub fn calibrate(&self, x: &Tensor, calibration: &mut Calibration) -> Result<()> {
         if self.quantization.is_some() {
             let message = "expected a network in f32 or bf16, this one is in int8 already";
@@ -112,7 +112,7 @@ impl Fused {
     /// `observe` runs while rayon's threads are held: it must not wait for work on rayon's pool.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward).
+    /// The same as [`forward`](Self::forward).
     pub fn forward_observed(&self, x: &Tensor, observe: &mut dyn FnMut(&str, Duration)) -> Result<Tensor> {
         let mut clock = Instant::now();
         let mut timed = |name: &str, _: &FeatureMap| {

@@ -43,7 +43,7 @@ pub(super) struct FusedBlock {
     pub(super) last: FusedConv,
     /// The pool that takes the place of the stride, after the middle convolution, or the first of two.
     pub(super) anti_alias: Option<AntiAlias>,
-    /// What multiplies the channels before the shortcut is added.
+    /// The attention that multiplies the channels before the shortcut is added.
     pub(super) attention: Option<FoldedAttention>,
     /// Whether the shortcut, or the block's input, is added to the last convolution's output.
     pub(super) residual: bool,

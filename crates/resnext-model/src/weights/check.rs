@@ -69,7 +69,7 @@ impl Weights {
     /// variable changes.
     ///
     /// # Errors
-    /// Those of [`check`](Self::check) and [`tensor`](Self::tensor).
+    /// The errors of [`check`](Self::check) and [`tensor`](Self::tensor).
     pub fn assign(&self, variables: &Variables, config: &Config, head: Head) -> Result<()> {
         self.check(config, head)?;
         let all = variables.all();

@@ -26,7 +26,7 @@ pub(super) struct Entry {
 /// that one is a weight.
 pub(super) type Entries = BTreeMap<String, Result<Entry, String>>;
 
-/// What a file holds.
+/// The contents of a file.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     pub(super) entries: Entries,

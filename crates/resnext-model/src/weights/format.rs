@@ -32,7 +32,7 @@ pub(super) fn contents(file: &mut FileBytes) -> std::result::Result<Contents, St
     } else if start.starts_with(&LEGACY) {
         pytorch::from_legacy(file)
     } else if start.starts_with(&[0x80]) && matches!(start.get(1), Some(2..=5)) {
-        // What the pickle names matters more than what it is for, so that is reported first.
+        // The names in the pickle matter more than its purpose, so they are reported first.
         let mut bytes = Vec::new();
         file.read_from(0)?.take(1 << 20).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
         if let Some(refusal) = Pickle::read(&bytes)?.refusal() {

@@ -23,7 +23,7 @@ impl Weights {
     /// The network that these weights are of, recognised by their names and shapes.
     ///
     /// # Errors
-    /// Those of [`config`](Self::config), if they are not of a baseline.
+    /// The errors of [`config`](Self::config), if they are not of a baseline.
     pub fn network(&self) -> Result<Architecture> {
         let Some(baseline) = self.baseline else { return Ok(Architecture::ResNext(self.config()?)) };
         let head = format!("{}.weight", baseline.head().0);

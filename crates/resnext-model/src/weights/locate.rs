@@ -26,7 +26,7 @@ pub(super) struct Located {
     pub(super) entries: BTreeMap<String, Entry>,
     /// The names of tensors that do not belong to it, as they are in the file.
     pub(super) left_out: Vec<String>,
-    /// What was chosen, if that is not obvious: one line each.
+    /// Notes on choices that are not obvious, one line each.
     pub(super) notes: Vec<String>,
 }
 
@@ -203,8 +203,8 @@ fn are_same(entries: &Entries, one: &str, other: &str) -> bool {
     places(one) == places(other)
 }
 
-/// What the names of the last layer start with, if that is not `fc.` under the network's prefix. It may lie
-/// in a `Sequential`, as `fc.1.`, or beside the network, as in `backbone.conv1` and `head.fc`.
+/// The prefix of the last layer's names, if it is not `fc.` under the network's prefix. The layer may lie in a
+/// `Sequential`, as `fc.1.`, or beside the network, as in `backbone.conv1` and `head.fc`.
 ///
 /// # Errors
 /// A text, if there is a further layer after the last one.
@@ -234,7 +234,7 @@ fn head(entries: &Entries, prefix: &str, networks: &BTreeSet<String>) -> Result<
             .find(|(layer, _, inputs)| *layer != head && *inputs == classes);
         if let Some((layer, outputs, inputs)) = further {
             return Err(format!(
-                "expected one last layer, file has {} behind {}: {outputs}×{inputs} weights",
+                "expected one last layer, file has {} after {}: {outputs}×{inputs} weights",
                 quoted(layer.trim_end_matches('.')),
                 quoted(head.trim_end_matches('.'))
             ));
@@ -319,7 +319,7 @@ fn quoted(name: &str) -> String {
     format!("`{}`", shown(name))
 }
 
-/// What a user should know of the choice.
+/// Notes for the user on the choice.
 fn notes(
     prefix: &str,
     passed_over: &[String],

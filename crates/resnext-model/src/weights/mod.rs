@@ -110,8 +110,8 @@ impl Weights {
         })
     }
 
-    /// What was chosen in the file and what was left out, where that is not obvious: one line each, without
-    /// the file's name.
+    /// Notes for the user: which tensors of the file were chosen and which left out, where that is not obvious. Each is one
+    /// line, without the file's name.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -174,7 +174,7 @@ impl Weights {
     /// All weights as f32 in the form `to`, after a check that they are those of a network of `config`.
     ///
     /// # Errors
-    /// Those of [`check`](Self::check) and [`tensor`](Self::tensor), and if the network does not have the
+    /// The errors of [`check`](Self::check) and [`tensor`](Self::tensor), and if the network does not have the
     /// form.
     pub fn in_form(&self, config: &Config, to: Form, device: &Device) -> Result<Tensors> {
         convert::network(&self.all(config, device)?, config, to)
@@ -183,7 +183,7 @@ impl Weights {
     /// All weights as f32, after a check that they are those of `network`.
     ///
     /// # Errors
-    /// Those of [`check`](Self::check) and [`tensor`](Self::tensor).
+    /// The errors of [`check`](Self::check) and [`tensor`](Self::tensor).
     pub fn all(&self, network: impl Into<Architecture>, device: &Device) -> Result<Tensors> {
         self.check(network, Head::Loaded)?;
         let read = |name: &String| {

@@ -153,9 +153,9 @@ fn what_cannot_be_understood_is_refused_in_one_line() {
         (
             "a layer behind",
             with(prefixed("net."), &[("head.weight", &[2, 3])]),
-            "has `head` behind `net.fc`: 2×3",
+            "has `head` after `net.fc`: 2×3",
         ),
-        ("hidden layer", with(headless(), &hidden), "has `net.fc.2` behind `net.fc.0`"),
+        ("hidden layer", with(headless(), &hidden), "has `net.fc.2` after `net.fc.0`"),
         ("a norm before it", with(headless(), &normed), "1 unexpected: fc.0.weight"),
         (
             "several heads",

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 /// The weighted sum of all processes' gradients of a step.
 ///
 /// A step calls [`begin`](Self::begin); then, in the backward pass of its last batch, [`arrived`](Self::arrived) with
-/// each gradient, and [`finish`](Self::finish) behind it. A bucket's sum starts as soon as its last gradient is there.
-/// In the first step all sums start behind the backward pass: it shows in which order gradients arrive, by which
+/// each gradient, and [`finish`](Self::finish) after it. A bucket's sum starts as soon as its last gradient is there.
+/// In the first step all sums start after the backward pass: it shows in which order gradients arrive, by which
 /// buckets are then filled. Sums are by element, so buckets change none.
 #[derive(Debug)]
 pub(crate) struct GradientSums {
@@ -33,7 +33,7 @@ pub(crate) struct GradientSums {
     times: ExchangeTimes,
 }
 
-/// What the sums of gradients of a run have cost so far.
+/// The time that a run has spent on sums of gradients.
 #[derive(Debug, Clone, Default)]
 pub struct ExchangeTimes {
     /// Steps.
@@ -42,11 +42,11 @@ pub struct ExchangeTimes {
     pub bytes: usize,
     /// The time in which sums were computed, on the communication thread.
     pub busy: Duration,
-    /// The part of it that was not hidden: the time that steps waited behind their backward pass.
+    /// The part of it that was not hidden: the time that steps waited after their backward pass.
     pub waited: Duration,
     /// The sums of the last step, a bucket each.
     pub last: Vec<SumTime>,
-    /// When the last step began to wait for its sums, behind its backward pass.
+    /// When the last step began to wait for its sums, after its backward pass.
     pub waited_from: Option<Instant>,
 }
 
@@ -226,7 +226,7 @@ impl GradientSums {
         Ok(sums)
     }
 
-    /// What the sums have cost so far.
+    /// The time that the sums have taken so far.
     pub(crate) fn times(&self) -> &ExchangeTimes {
         &self.times
     }
@@ -237,7 +237,7 @@ impl GradientSums {
         for (variable, arrivals) in self.variables.iter_mut().zip(&self.step.arrivals) {
             variable.uses = *arrivals;
         }
-        // The last arrival counts. Variables without any come behind, or no bucket after theirs would start early.
+        // The last arrival counts. Variables without any come last, or no bucket after theirs would start early.
         let mut seen = vec![false; self.variables.len()];
         let mut order: Vec<usize> = self
             .step

@@ -29,7 +29,7 @@ struct Worker {
     abandoned: Arc<AtomicBool>,
 }
 
-/// What the communication thread owns.
+/// The state of the communication thread.
 struct Engine {
     transport: Box<dyn Transport>,
     scratch: Scratch,
@@ -37,12 +37,12 @@ struct Engine {
 
 type Job = Box<dyn FnOnce(&mut Engine) + Send>;
 
-/// When a sum was asked for, and when it was computed.
+/// When a sum was requested, and when it was computed.
 #[derive(Debug, Clone, Copy)]
 pub struct SumTime {
     /// Bytes of the sum on the wire.
     pub bytes: usize,
-    /// When it was asked for.
+    /// When it was requested.
     pub submitted: Instant,
     /// When its exchange began, and when the sum was complete.
     pub exchange: [Instant; 2],

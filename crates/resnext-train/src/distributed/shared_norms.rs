@@ -5,7 +5,7 @@ use resnext_ops::BatchSums;
 use std::error::Error;
 use std::sync::Arc;
 
-/// What batch norms of one batch need of the other processes.
+/// The exchange of batch norms' sums with the other processes, for one batch.
 pub(crate) struct SharedNorms {
     processes: Arc<Processes>,
     share: f64,

@@ -110,7 +110,7 @@ pub(crate) fn sum_f32(
 /// and not two.
 const FEW: usize = 512;
 
-/// As [`sum_f32`], in f64.
+/// Sums like [`sum_f32`], in f64.
 pub(crate) fn sum_f64(
     transport: &mut dyn Transport,
     values: &mut [f64],

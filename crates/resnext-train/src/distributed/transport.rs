@@ -1,4 +1,4 @@
-//! What moves bytes between processes.
+//! The transport of bytes between processes.
 
 use crate::error::Result;
 

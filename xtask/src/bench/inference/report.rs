@@ -1,4 +1,4 @@
-//! What a benchmark of inference measured, as tables.
+//! The results of a benchmark of inference, as tables.
 
 use crate::bench::grouped::{self, GroupedTimes, Pass};
 use crate::bench::stats::{our_speed, quantile};

@@ -1,4 +1,4 @@
-//! What a benchmark of training measured, as tables.
+//! The results of a benchmark of training, as tables.
 
 use super::step::{COMPARED, PARTS};
 use crate::bench::engine::Engine;

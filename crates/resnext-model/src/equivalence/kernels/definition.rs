@@ -32,7 +32,7 @@ pub(in crate::equivalence) struct Product {
     pub(in crate::equivalence) tap: (usize, usize),
 }
 
-/// What a convolution computes, as integers.
+/// The results of a convolution by its definition, as integers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::equivalence) struct Sums {
     /// (N, Cout, H', W').

@@ -44,7 +44,7 @@ pub fn kernels(
         };
         progress(&definition.to_string());
         let range = exact_range(place, &definition)?;
-        // Every result is a polynomial of degree 2 in the operands, which are drawn from so many integers.
+        // Every result is a polynomial of degree 2 in the operands, which are drawn from this number of integers.
         let miss = 2.0 / range.count() as f64;
         let mut passes = 1.0;
         while passes > bound {

@@ -1,4 +1,4 @@
-//! What was found of each kernel.
+//! The results of the proofs, by kernel.
 
 use super::definition::Definition;
 use crate::equivalence::tally::Tally;
@@ -8,7 +8,7 @@ use resnext_ops::{ConvKernel, Isa};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What was proved of one kernel.
+/// The proof of one kernel.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct KernelProof {
     /// The instruction set.
@@ -30,7 +30,7 @@ pub struct KernelProof {
     pub tally: Tally,
 }
 
-/// What is compared: an operation in an element type, and the kernel that computes it.
+/// One comparison: an operation in an element type, and the kernel that computes it.
 pub(super) struct Run {
     pub(super) operation: &'static str,
     pub(super) dtype: DType,
@@ -39,7 +39,7 @@ pub(super) struct Run {
     pub(super) shows_all: bool,
 }
 
-/// What has been proved so far, by operation, type and kernel, each with whether the current shape had it.
+/// The proofs so far, by operation, type and kernel, each with whether the current shape had it.
 #[derive(Default)]
 pub(super) struct Proofs {
     pub(super) found: BTreeMap<(&'static str, &'static str, ConvKernel), (KernelProof, bool)>,

@@ -19,7 +19,7 @@ pub(super) enum Place {
     Last,
 }
 
-/// What tells two layers apart: place, channels in and out, kernel, stride and groups.
+/// The key that distinguishes two layers: place, channels in and out, kernel, stride and groups.
 pub(super) type Layer = (Place, usize, usize, usize, usize, usize);
 
 /// The layers of all these networks, without repetitions.
