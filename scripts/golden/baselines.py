@@ -16,6 +16,7 @@ NETWORKS = {
     "inception_v4": (1, 3, 75, 91),
     "inception_resnet_v2": (1, 3, 75, 91),
     "vgg16_bn": (1, 3, 32, 64),
+    "vgg19_bn": (1, 3, 32, 32),
 }
 CLASSES = 50
 

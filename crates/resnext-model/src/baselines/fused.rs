@@ -20,7 +20,6 @@ pub struct FusedBaseline {
     layers: Vec<PackedLayer>,
     head: FusedConv,
     classes: usize,
-    dtype: DType,
     /// Maps to write into, of the calls that ran before.
     free: Mutex<Vec<FeatureMap>>,
 }
@@ -70,7 +69,6 @@ impl FusedBaseline {
             layers,
             head: FusedConv::writing_f32(&weight, &bias.detach(), &Conv2dConfig::default(), dtype)?,
             classes,
-            dtype,
             free: Mutex::default(),
         })
     }
@@ -100,7 +98,8 @@ impl FusedBaseline {
             let shape = (images, self.head.channels(), 1, 1);
             let features = Tensor::from_vec(features, shape, &Device::Cpu)?;
             let (mut loaded, mut logits) = (free.take(), free.take());
-            loaded.load(team, &features, self.dtype)?;
+            // In bf16, a CPU without instructions for it has f32 maps.
+            loaded.load(team, &features, self.head.map_dtype())?;
             self.head.forward(team, &loaded, Fusion::default(), &mut logits)?;
             let result = logits.to_tensor()?.reshape((images, self.classes))?;
             free.give(loaded);
