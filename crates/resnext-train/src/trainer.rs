@@ -4,6 +4,7 @@ use crate::checkpoint::{Checkpoint, Progress, assign};
 use crate::config::TrainConfig;
 use crate::data::Data;
 use crate::distributed::config::DistributedConfig;
+use crate::distributed::data_parallel::DataParallel;
 use crate::distributed::gradients::{ExchangeTimes, GradientSums};
 use crate::distributed::processes::Processes;
 use crate::distributed::shared_batch::{metrics_of_batch, share_of};
@@ -23,7 +24,6 @@ use resnext_model::{Config, DropPath, Head, ResNext, Variables};
 use resnext_ops::{Gradients, loss_value};
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,10 +52,7 @@ pub struct Trainer {
     metadata: BTreeMap<String, String>,
     /// The time of the current epoch's training, and the part of it that was spent waiting for batches.
     times: [Duration; 2],
-    processes: Arc<Processes>,
-    /// How gradients are added up over several processes; `None` for a single one.
-    sums: Option<GradientSums>,
-    distributed: DistributedConfig,
+    parallel: DataParallel,
 }
 
 impl Trainer {
@@ -98,9 +95,7 @@ impl Trainer {
             recipe,
             metadata,
             times: [Duration::ZERO; 2],
-            processes: Arc::new(Processes::single()),
-            sums: None,
-            distributed: DistributedConfig::default(),
+            parallel: DataParallel::single(),
         })
     }
 
@@ -113,35 +108,16 @@ impl Trainer {
     /// # Errors
     /// [`Error::Config`] if batch norms cannot be synchronised.
     pub fn distribute(&mut self, processes: Arc<Processes>, config: &DistributedConfig) -> Result<()> {
-        if config.bucket_bytes == 0 {
-            return Err(Error::Config("buckets of gradients must have at least 1 byte, got 0".into()));
-        }
-        if config.sync_norms && !self.variables.device().is_cpu() {
-            let message =
-                "batch norms are synchronised on the CPU only; leave synchronisation off on other devices";
-            return Err(Error::Config(message.into()));
-        }
-        if config.sync_norms && self.config.class_weights.contains(&0.0) {
-            let message = "batch norms cannot be synchronised with class weights of 0, which leave a process without a loss";
-            return Err(Error::Config(message.into()));
-        }
         let mut trained = self.variables.trainable();
         trained.retain(|(name, var)| !(self.config.freeze_norms && is_norm(name, var)));
-        self.sums =
-            (processes.size() > 1).then(|| GradientSums::new(Arc::clone(&processes), trained, config));
-        self.distributed = *config;
-        self.processes = processes;
+        let device = self.variables.device();
+        self.parallel = DataParallel::new(processes, config, &self.config, trained, device)?;
         Ok(())
-    }
-
-    /// Whether batch norms use the statistics of the whole batch.
-    fn syncs_norms(&self) -> bool {
-        self.distributed.sync_norms && self.processes.size() > 1
     }
 
     /// What the sums of gradients over processes have cost so far; `None` for a single process.
     pub fn exchange_times(&self) -> Option<&ExchangeTimes> {
-        self.sums.as_ref().map(GradientSums::times)
+        self.parallel.sums.as_ref().map(GradientSums::times)
     }
 
     /// Sets [`Checkpoint::metadata`], such as a [`Description`](resnext_model::Description) of the network's
@@ -237,7 +213,7 @@ impl Trainer {
     pub fn check(&self, data: &impl Data) -> Result<()> {
         let trained = self.config.freeze.stages(self.model.depths.len())? != Some(self.model.depths.len());
         let norms = trained && !self.config.freeze_norms;
-        preflight::check(data, &self.progress, &self.model, norms, self.processes.size())
+        preflight::check(data, &self.progress, &self.model, norms, self.parallel.processes.size())
     }
 
     /// Checks that all processes have the same settings, training set, weights and position, as [`run`](Self::run) does
@@ -246,32 +222,13 @@ impl Trainer {
     /// # Errors
     /// [`Error::AllProcesses`] in all of them alike, which says what differs in which rank.
     pub fn check_processes(&self, data: &impl Data) -> Result<()> {
-        if self.processes.size() == 1 {
-            return Ok(());
-        }
-        self.processes.check_same(&[
+        self.parallel.check_same_run(&[
             ("network", format!("{:?}", self.model)),
             ("recipe", format!("{} {:?}", self.recipe, self.config)),
             ("data set", data.fingerprint()),
             ("position in the run", format!("{:?}", self.progress)),
-            ("way of adding up", format!("{:?}", self.distributed)),
-            ("instruction set", resnext_ops::Isa::current().name().to_string()),
         ])?;
-        self.check_weights()
-    }
-
-    /// Checks that all processes have the same weights.
-    fn check_weights(&self) -> Result<()> {
-        if self.processes.size() == 1 {
-            return Ok(());
-        }
-        let mut hasher = DefaultHasher::new();
-        for (name, var) in self.variables.all() {
-            name.hash(&mut hasher);
-            let values = var.as_detached_tensor().flatten_all()?.to_vec1::<f32>()?;
-            values.iter().for_each(|value| value.to_bits().hash(&mut hasher));
-        }
-        self.processes.check_same(&[("set of weights (hash)", format!("{:016x}", hasher.finish()))])
+        self.parallel.check_same_weights(self.variables.all())
     }
 
     /// Trains from the current position to the last epoch, and evaluates after each epoch.
@@ -313,7 +270,7 @@ impl Trainer {
 
     /// Has rank 0 save a checkpoint, which is the same in all processes.
     fn save(&self, observer: &mut impl Observer, best: bool) -> Result<()> {
-        match self.processes.rank() {
+        match self.parallel.processes.rank() {
             0 => observer.save(&self.checkpoint(), best),
             _ => Ok(()),
         }
@@ -329,7 +286,7 @@ impl Trainer {
     /// Evaluates the network, or its average, on the test set; `None` if the observer stops the run before
     /// the last batch.
     fn evaluate(&self, data: &impl Data, observer: &mut impl Observer) -> Result<Option<Metrics>> {
-        self.check_weights()?;
+        self.parallel.check_same_weights(self.variables.all())?;
         let averaged = self.averaged()?;
         let network = averaged.as_ref().unwrap_or(&self.network);
         // On a CPU the inference form is about three times as fast.
@@ -353,10 +310,10 @@ impl Trainer {
                 break;
             }
         }
-        if self.processes.any(stopped.get())? {
+        if self.parallel.processes.any(stopped.get())? {
             return Ok(None);
         }
-        Metrics::of_batches(&parts, &self.processes, self.model.classes).map(Some)
+        Metrics::of_batches(&parts, &self.parallel.processes, self.model.classes).map(Some)
     }
 
     /// A network with the averaged weights, if averages are kept.
@@ -388,7 +345,7 @@ impl Trainer {
             let mut sums: HashMap<candle_core::TensorId, Tensor> = HashMap::new();
             let before = self.norms_to_average()?;
             let mut share = 1.0;
-            if let Some(shared) = &mut self.sums {
+            if let Some(shared) = &mut self.parallel.sums {
                 shared.begin();
             }
             for number in 0..group {
@@ -396,12 +353,12 @@ impl Trainer {
                 let (images, targets) =
                     batches.next().ok_or_else(|| Error::Data("the epoch ended early".into()))??;
                 self.times[1] += asked.elapsed();
-                share = share_of(&self.processes, &targets, &self.config.class_weights)?;
+                share = share_of(&self.parallel.processes, &targets, &self.config.class_weights)?;
                 let (weight, last) = (share / group as f64, number + 1 == group);
                 self.network.set_drop_path(self.drop_path());
-                let norms = self.syncs_norms().then(|| SharedNorms::sums(&self.processes, share));
+                let norms = self.parallel.syncs_norms().then(|| SharedNorms::sums(&self.parallel.processes, share));
                 let TrainConfig { loss, label_smoothing, ref class_weights, .. } = self.config;
-                let mut arriving = self.sums.as_mut().filter(|_| last);
+                let mut arriving = self.parallel.sums.as_mut().filter(|_| last);
                 let ForwardBackward { loss, logits, gradients, .. } = forward_backward_shared(
                     &self.network,
                     &images,
@@ -414,14 +371,14 @@ impl Trainer {
                 )?;
                 let labels = classes_of(&targets)?;
                 let loss = loss_value(&loss, &labels, self.model.classes)?;
-                match &mut self.sums {
+                match &mut self.parallel.sums {
                     Some(shared) if last => sums = shared.finish(&gradients, weight)?,
                     Some(shared) => shared.accumulate(&gradients, weight)?,
                     None => self.accumulate(&mut sums, &gradients, group)?,
                 }
                 let expected = batch_size.min(images_per_epoch - self.progress.images);
                 let (metrics, loss) =
-                    metrics_of_batch(&self.processes, (&logits, &labels), (loss, share), expected)?;
+                    metrics_of_batch(&self.parallel.processes, (&logits, &labels), (loss, share), expected)?;
                 if !loss.is_finite() {
                     return Err(Error::Diverged { step: self.progress.step, loss });
                 }
@@ -434,7 +391,7 @@ impl Trainer {
                 let Progress { batch, images, .. } = self.progress;
                 observer.on_batch(&BatchReport { epoch, batch, images, examples, loss, lr });
             }
-            before.average(&self.processes, share)?;
+            before.average(&self.parallel.processes, share)?;
             if let Some(clip) = self.config.clip {
                 let mut clipped: Vec<(candle_core::TensorId, Tensor)> = Vec::with_capacity(sums.len());
                 for (_, var) in self.variables.trainable() {
@@ -446,7 +403,7 @@ impl Trainer {
             self.optimizer.step(lr, |var| sums.get(&var.id()))?;
             self.progress.step += 1;
             self.times[0] = start.elapsed();
-            if self.processes.any(observer.should_stop())? {
+            if self.parallel.processes.any(observer.should_stop())? {
                 return Ok(false);
             }
             if observer.should_save() {
@@ -482,7 +439,7 @@ impl Trainer {
 
     /// The running statistics that each process moves by its own part of a batch, as they are before a step.
     fn norms_to_average(&self) -> Result<RunningStats> {
-        let moved = self.processes.size() > 1 && !self.syncs_norms() && !self.config.freeze_norms;
+        let moved = self.parallel.processes.size() > 1 && !self.parallel.syncs_norms() && !self.config.freeze_norms;
         RunningStats::copy(if moved { self.variables.all() } else { Vec::new() })
     }
 
@@ -491,7 +448,7 @@ impl Trainer {
     fn drop_path(&self) -> Option<DropPath> {
         let TrainConfig { drop_path: rate, seed, .. } = self.config;
         // A batch has at least one image per process, so no two draws are the same.
-        let place = self.progress.images + self.processes.rank();
+        let place = self.progress.images + self.parallel.processes.rank();
         let draw = ((self.progress.epoch as u64) << 32) + place as u64;
         (rate > 0.0).then_some(DropPath { rate, seed, draw })
     }

@@ -213,3 +213,18 @@ fn ranks_that_differ_are_refused_with_one_line() {
     std::fs::write(path.join("file"), "").unwrap();
     one_line(train(path, 2, "file/run", &[]), "error: rank 0: cannot make the folder file/run");
 }
+
+/// The benchmark of two processes has a row for each way to add up, MPI's own among them, and a bar for each sum.
+#[test]
+fn steps_of_several_processes_are_measured_beside_mpi() {
+    let folder = tempfile::tempdir().unwrap();
+    let args =
+        ["bench", "--train", "--distributed", "resnext11_4x4d", "--batch", "4", "--rounds", "2", "--bucket", "1"];
+    let output = mpirun(folder.path(), 2, &args).output().unwrap();
+    let printed = text(&output);
+    assert!(output.status.success(), "{output:?}");
+    let rows = |start: &str| printed.lines().filter(|line| line.trim_start().starts_with(start)).count();
+    assert_eq!((rows("2 together"), rows("scaling efficiency: ")), (1, 1), "{printed}");
+    assert_eq!((rows("this program's, f32"), rows("MPI_Iallreduce, f32"), rows("MPI_Allreduce, f32")), (1, 2, 2));
+    assert!(rows("backward  █") == 1 && rows("sum 1     ") == 1, "{printed}");
+}

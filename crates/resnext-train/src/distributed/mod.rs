@@ -5,6 +5,7 @@
 //! order of their ranks: a run repeats bit for bit with the same number of processes.
 
 pub(crate) mod config;
+pub(crate) mod data_parallel;
 pub(crate) mod gradients;
 #[cfg(feature = "mpi")]
 mod mpi;
@@ -19,4 +20,3 @@ pub use config::DistributedConfig;
 pub use gradients::ExchangeTimes;
 pub use processes::{Pending, Processes, SumTime};
 pub use sums::Wire;
-pub use transport::Transport;

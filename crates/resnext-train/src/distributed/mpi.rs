@@ -3,6 +3,7 @@
 use crate::distributed::transport::Transport;
 use crate::error::{Error, Result};
 use mpi::Threading;
+use mpi::collective::SystemOperation;
 use mpi::environment::Universe;
 use mpi::request::{Request, Scope, scope};
 use mpi::topology::SimpleCommunicator;
@@ -98,6 +99,19 @@ impl Transport for Mpi {
     fn all_gather(&mut self, send: &[u8], receive: &mut [u8], purpose: &'static str) -> Result<()> {
         self.check(receive)?;
         scope(|scope| self.complete(self.world.immediate_all_gather_into(scope, send, receive), purpose));
+        Ok(())
+    }
+
+    fn library_sum(&mut self, values: &[f32], received: &mut [f32], blocking: bool) -> Result<()> {
+        self.check(bytemuck::cast_slice(values))?;
+        let sum = SystemOperation::sum();
+        match blocking {
+            true => self.world.all_reduce_into(values, received, sum),
+            false => scope(|scope| {
+                let request = self.world.immediate_all_reduce_into(scope, values, received, sum);
+                self.complete(request, "adding up by MPI's own sum");
+            }),
+        }
         Ok(())
     }
 

@@ -133,18 +133,43 @@ impl Processes {
     }
 
     /// Starts to add `values` up over all processes, in the order of their ranks. All get the same bits.
-    pub fn sum(&self, mut values: Vec<f32>, wire: Wire) -> Pending {
+    pub fn sum(&self, values: Vec<f32>, wire: Wire) -> Pending {
+        let bytes = values.len() * wire.bytes();
+        self.pending(values, bytes, move |engine, values| {
+            sum_f32(&mut *engine.transport, values, wire, &mut engine.scratch)
+        })
+    }
+
+    /// Starts to add `values` up in f32 by MPI's own sum, to measure it beside [`sum`](Self::sum): `MPI_Iallreduce`, or
+    /// `MPI_Allreduce` if `blocking`. In which order it adds up is MPI's affair. Processes that are not MPI's have no
+    /// such sum, which waiting for it says.
+    pub fn sum_by_library(&self, values: Vec<f32>, blocking: bool) -> Pending {
+        let bytes = size_of_val(&values[..]);
+        self.pending(values, bytes, move |engine, values| {
+            let received = engine.scratch.wide(values.len());
+            engine.transport.library_sum(values, received, blocking)?;
+            values.copy_from_slice(received);
+            Ok(())
+        })
+    }
+
+    /// Has the communication thread replace `values`, of which `bytes` travel, by their sum.
+    fn pending(
+        &self,
+        mut values: Vec<f32>,
+        bytes: usize,
+        sum: impl FnOnce(&mut Engine, &mut Vec<f32>) -> Result<()> + Send + 'static,
+    ) -> Pending {
         let submitted = Instant::now();
         let (reply, receiver) = channel();
-        let bytes = values.len() * wire.bytes();
         if self.worker.is_none() {
-            let now = Instant::now();
-            let _ = reply.send(Ok((values, SumTime { bytes: 0, submitted, exchange: [now; 2] })));
+            let time = SumTime { bytes: 0, submitted, exchange: [submitted; 2] };
+            let _ = reply.send(Ok((values, time)));
             return Pending(receiver);
         }
         self.submit(move |engine| {
             let begun = Instant::now();
-            let done = sum_f32(&mut *engine.transport, &mut values, wire, &mut engine.scratch);
+            let done = sum(engine, &mut values);
             let time = SumTime { bytes, submitted, exchange: [begun, Instant::now()] };
             let _ = reply.send(done.map(|()| (values, time)));
         });

@@ -51,6 +51,14 @@ pub(crate) struct Scratch {
     narrow: [Vec<u16>; 2],
 }
 
+impl Scratch {
+    /// A buffer of `len` values, whatever they are.
+    pub(crate) fn wide(&mut self, len: usize) -> &mut [f32] {
+        self.wide.resize(len, 0.0);
+        &mut self.wide
+    }
+}
+
 /// Replaces `values` by their sums over all processes, the same bits in each: ((v₀ + v₁) + v₂) + … by rank.
 ///
 /// Each rank adds up one segment of all ranks' values, which an all-to-all brings to it, and an all-gather hands the

@@ -1,13 +1,13 @@
 //! The transport of bytes between processes.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Moves bytes between the processes of a run. Every process calls the same methods in the same order with buffers of
 /// the same sizes; a call returns when this process's part is done. Only one thread uses it.
 ///
-/// All sums are made from these two exchanges (see [`Processes`](crate::distributed::Processes)), so that an
+/// All sums of training are made from two exchanges (see [`Processes`](crate::distributed::Processes)), so that an
 /// implementation has no arithmetic and no order of its own.
-pub trait Transport {
+pub(crate) trait Transport {
     /// This process's number, from 0 to below [`size`](Self::size).
     fn rank(&self) -> usize;
     /// The number of processes.
@@ -23,6 +23,16 @@ pub trait Transport {
     /// # Errors
     /// If a process does not take part in time.
     fn all_gather(&mut self, send: &[u8], receive: &mut [u8], purpose: &'static str) -> Result<()>;
+    /// Adds `values` up by an all-reduce of the library's own, whose order of additions is the library's, with
+    /// `received` as its second buffer of the same length. `blocking`: by the call that returns when it is done, which
+    /// cannot time out. To measure it beside [`sum_f32`](crate::distributed::sums::sum_f32).
+    ///
+    /// # Errors
+    /// If there is none.
+    fn library_sum(&mut self, values: &[f32], received: &mut [f32], blocking: bool) -> Result<()> {
+        let (_, _, _) = (values, received, blocking);
+        Err(Error::Processes("these processes have no library with a sum of its own".into()))
+    }
     /// Ends all processes of the run if the launcher has a way to, without waiting for any.
     fn abort(&mut self);
 }

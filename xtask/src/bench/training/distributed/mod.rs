@@ -1,6 +1,9 @@
 //! Training steps of several processes: how long they take, how much of that is the sums of gradients, and how much of
 //! the sums is hidden behind the backward pass.
 
+mod sums;
+mod timeline;
+
 use super::step::RATE;
 use crate::bench::args::Args;
 use crate::bench::stats::quantile;
@@ -39,7 +42,7 @@ fn measure(args: &Args, target: &Target, batch: usize, launch: &Launch) -> Resul
     let part = batch / processes;
     let bytes = gradient_bytes(target)?;
     let together = steps(args.rounds, target, part, Some((Arc::clone(&launch.processes), config)))?;
-    let sums = sums_alone(&launch.processes, bytes, &config)?;
+    let sums = sums::measure(&launch.processes, bytes, &config)?;
     // The others wait meanwhile, so that the cores and the memory are the first one's.
     let alone = if launch.leads() { Some(steps(args.rounds, target, part, None)?) } else { None };
     launch.processes.gather(&[], "measuring one process alone")?;
@@ -164,32 +167,6 @@ fn steps(
     })
 }
 
-/// The median time, in milliseconds, of the sums of `bytes` of gradients, in buckets as in training.
-fn sums_alone(processes: &Processes, bytes: usize, config: &DistributedConfig) -> Result<f64> {
-    let elements = bytes / size_of::<f32>();
-    let bucket = (config.bucket_bytes / size_of::<f32>()).clamp(1, elements.max(1));
-    let mut buffers: Vec<Vec<f32>> =
-        (0..elements).step_by(bucket).map(|at| vec![1.0; bucket.min(elements - at)]).collect();
-    let mut times = Vec::new();
-    for _ in 0..=SUMS {
-        processes.gather(&[], "measuring sums")?;
-        let start = Instant::now();
-        let pending: Vec<_> = buffers.drain(..).map(|buffer| processes.sum(buffer, config.wire)).collect();
-        for sum in pending {
-            let mut buffer = sum.wait()?.0;
-            // Otherwise they would overflow.
-            buffer.fill(1.0);
-            buffers.push(buffer);
-        }
-        times.push(1e3 * start.elapsed().as_secs_f64());
-    }
-    // The first one takes memory from the system.
-    Ok(quantile(&times[1..], 0.5))
-}
-
-/// How often the sums alone are measured.
-const SUMS: usize = 7;
-
 struct Report<'a> {
     target: &'a Target,
     batch: usize,
@@ -197,7 +174,7 @@ struct Report<'a> {
     bytes: usize,
     together: Steps,
     alone: Steps,
-    sums: f64,
+    sums: Vec<sums::Way>,
     config: DistributedConfig,
 }
 
@@ -234,7 +211,6 @@ impl fmt::Display for Report<'_> {
             return Ok(());
         }
         let wire = config.wire.bytes() as f64 / 4.0 * self.bytes as f64 / 1e6;
-        let sent = 2.0 * (*processes as f64 - 1.0) / *processes as f64 * wire;
         let Steps { busy, waited, exchange, .. } = together;
         writeln!(
             f,
@@ -245,22 +221,15 @@ impl fmt::Display for Report<'_> {
         )?;
         writeln!(
             f,
-            "sums alone: {sums:.1} ms; each process sends and receives {sent:.1} MB, {:.2} GB/s; it reads memory with \
-             {:.1} GB/s\n",
-            sent / sums,
-            resnext_ops::read_bandwidth() / 1e9
+            "\nsums alone, all at once, without training; a process reads memory with {:.2} GB/s:\n{}",
+            resnext_ops::read_bandwidth() / 1e9,
+            sums::table(sums, *processes).to_text()
         )?;
-        let mut table = Table::new(&["sum", "MB", "gradients ready, ms", "begins", "ends"]);
-        let zero = exchange.last.first().map(|sum| sum.submitted);
-        let since = |at: Instant| zero.map_or(0.0, |zero| 1e3 * at.duration_since(zero).as_secs_f64());
-        for (number, sum) in exchange.last.iter().enumerate() {
-            let times =
-                [sum.submitted, sum.exchange[0], sum.exchange[1]].map(|at| format!("{:.1}", since(at)));
-            let row = [(number + 1).to_string(), format!("{:.1}", sum.bytes as f64 / 1e6)];
-            table.row(row.into_iter().chain(times).collect());
-        }
-        f.write_str(&table.to_text())?;
-        let end = exchange.waited_from.map_or(0.0, since);
-        writeln!(f, "\nthe backward pass of this step ends at {end:.1} ms, counted as in the table")
+        writeln!(
+            f,
+            "the sums of the last step, in ms since the first one was ready:\n{}",
+            timeline::table(exchange).to_text()
+        )?;
+        f.write_str(&timeline::draw(exchange))
     }
 }
