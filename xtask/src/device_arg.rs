@@ -18,8 +18,8 @@ pub enum DeviceName {
 }
 
 /// The help text of `--device`.
-pub const HELP: &str =
-    "Device to compute on: auto (a GPU if this build and machine have one), cpu, cuda, cuda:N or metal";
+pub const HELP: &str = "Device to compute on: auto (a GPU if this build and machine have one), cpu, cuda, cuda:N or metal. Of several \
+     processes on a machine, each has its own GPU by auto and cuda";
 
 impl FromStr for DeviceName {
     type Err = anyhow::Error;
@@ -29,7 +29,7 @@ impl FromStr for DeviceName {
         Ok(match text {
             "auto" => DeviceName::Auto,
             "cpu" => DeviceName::Cpu,
-            "cuda" => DeviceName::Cuda(0),
+            "cuda" => DeviceName::Cuda(own_gpu()),
             "metal" => DeviceName::Metal,
             _ => match numbered(text) {
                 Some(number) => DeviceName::Cuda(number),
@@ -93,9 +93,34 @@ pub fn opened_name(device: &Device, wanted: DeviceName) -> String {
     }
 }
 
-/// The first GPU that this build supports and this machine has.
+/// What launchers set to the number of a process among those on its machine, from 0: Open MPI, MPICH and Intel MPI, and
+/// Slurm.
+const LOCAL_RANKS: [&str; 3] = ["OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"];
+
+/// The number of the GPU that is this process's own: 0, or by its place among the processes of a launcher on this machine.
+fn own_gpu() -> usize {
+    gpu_of(|name| std::env::var(name).ok(), gpus())
+}
+
+/// The GPU of the process that a launcher has given these variables, of `gpus`. More processes than GPUs share them, and
+/// one that is shown a single GPU, as by `CUDA_VISIBLE_DEVICES`, has that.
+fn gpu_of(variable: impl Fn(&str) -> Option<String>, gpus: usize) -> usize {
+    let place = LOCAL_RANKS.iter().find_map(|name| variable(name)?.parse::<usize>().ok());
+    place.unwrap_or(0) % gpus.max(1)
+}
+
+/// The number of GPUs that CUDA shows this process.
+fn gpus() -> usize {
+    #[cfg(feature = "cuda")]
+    return candle_core::cuda_backend::cudarc::driver::CudaContext::device_count()
+        .map_or(0, |count| usize::try_from(count).unwrap_or(0));
+    #[cfg(not(feature = "cuda"))]
+    return 0;
+}
+
+/// This process's GPU, or the first one that is not CUDA's.
 fn gpu() -> Option<Device> {
-    cuda(0).or_else(|_| metal()).ok()
+    cuda(own_gpu()).or_else(|_| metal()).ok()
 }
 
 /// Opens a CUDA device with a stream of its own: candle's default stream belongs to a thread, and training
@@ -118,6 +143,19 @@ fn metal() -> candle_core::Result<Device> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Each process on a machine has a GPU of its own, whoever has launched it.
+    #[test]
+    fn processes_have_gpus_of_their_own() {
+        let of = |name: &'static str, value: &'static str, gpus| {
+            gpu_of(|asked| (asked == name).then(|| value.to_string()), gpus)
+        };
+        assert_eq!(of("OMPI_COMM_WORLD_LOCAL_RANK", "3", 8), 3);
+        assert_eq!(of("MPI_LOCALRANKID", "1", 2), 1);
+        assert_eq!(of("SLURM_LOCALID", "2", 4), 2);
+        // Without a launcher, with a GPU that only this process sees, and with fewer GPUs than processes.
+        assert_eq!((of("", "", 8), of("SLURM_LOCALID", "2", 1), of("SLURM_LOCALID", "5", 4)), (0, 0, 1));
+    }
 
     #[test]
     fn names_are_read_and_written() {

@@ -41,6 +41,26 @@ impl Source {
         }
     }
 
+    /// A hash of what its files or images have in them, and how it prepares them.
+    fn contents(&self) -> (String, String) {
+        match self {
+            Source::Memory(loader) => {
+                (format!("{:016x}", loader.dataset().content_hash()), format!("{:?}", loader.normalization()))
+            }
+            Source::Photos(loader, _) => {
+                (format!("{:016x}", loader.set().content_hash()), format!("{:?}", loader.preparation()))
+            }
+        }
+    }
+
+    /// A line that tells the set from others.
+    fn fingerprint(&self) -> String {
+        match self {
+            Source::Memory(loader) => loader.dataset().fingerprint(),
+            Source::Photos(loader, _) => loader.set().fingerprint(),
+        }
+    }
+
     /// A loader of a part of the batches.
     fn part(&self, share: Share) -> Source {
         match self {
@@ -177,6 +197,37 @@ impl Loaders {
         [of(&self.train), of(&self.test)].concat()
     }
 
+    /// Whether images are in files, which may be damaged.
+    pub fn may_be_unreadable(&self) -> bool {
+        matches!(self.train, Source::Photos(..))
+    }
+
+    /// The photos that could not be read so far, with their indices: of the training set and of the test set.
+    pub fn unreadable_photos(&self) -> [Vec<(usize, String)>; 2] {
+        [&self.train, &self.test].map(|source| match source {
+            Source::Memory(_) => Vec::new(),
+            Source::Photos(loader, _) => loader.unreadable_photos(),
+        })
+    }
+
+    /// Adds photos that another process has found unreadable, and has named.
+    pub fn add_unreadable(&self, photos: [Vec<(usize, String)>; 2]) {
+        for (source, photos) in [&self.train, &self.test].into_iter().zip(photos) {
+            if let Source::Photos(loader, reported) = source {
+                loader.add_unreadable(photos);
+                reported.store(loader.unreadable().len(), Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// The line about a class of which no training photo can be read.
+    pub fn lost_class(&self) -> Option<String> {
+        match &self.train {
+            Source::Memory(_) => None,
+            Source::Photos(loader, _) => loader.lost_class().map(|error| error.to_string()),
+        }
+    }
+
     /// The names of the test images at these positions, counted among those that could be read. The test images must have
     /// been through an epoch.
     pub fn test_names(&self, positions: &[usize]) -> Vec<String> {
@@ -254,10 +305,22 @@ impl Data for Loaders {
     }
 
     fn fingerprint(&self) -> String {
-        match &self.train {
-            Source::Memory(loader) => loader.dataset().fingerprint(),
-            Source::Photos(loader, _) => loader.set().fingerprint(),
-        }
+        self.train.fingerprint()
+    }
+
+    fn contents(&self) -> Vec<(&'static str, String)> {
+        let [train, test] = [self.train.contents(), self.test.contents()];
+        vec![
+            ("content of the data set (hash)", train.0),
+            ("test set", self.test.fingerprint()),
+            ("content of the test set (hash)", test.0),
+            ("preparation of training images", train.1),
+            ("preparation of test images", test.1),
+        ]
+    }
+
+    fn class_counts(&self) -> Vec<usize> {
+        Loaders::class_counts(self)
     }
 
     fn train(&self, epoch: usize, skip: usize) -> Batches<'_> {

@@ -1,5 +1,6 @@
 //! Labelled images of one size, in memory.
 
+use crate::fnv::fnv1a;
 use rayon::prelude::*;
 
 /// The number of channels of every image: red, green and blue.
@@ -123,14 +124,17 @@ impl Dataset {
         let pixels = (0..self.len()).step_by(step).flat_map(|i| self.image(i)).copied();
         let labels = self.labels.iter().flat_map(|label| label.to_le_bytes());
         let names = self.class_names.iter().flat_map(|name| name.bytes().chain([0]));
-        // FNV-1a rather than the standard hasher, which may change between releases of Rust.
-        let hash = pixels
-            .chain(labels)
-            .chain(names)
-            .fold(0xcbf29ce484222325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100000001b3));
+        let hash = fnv1a(pixels.chain(labels).chain(names));
         let Dataset { height, width, .. } = self;
         let classes = self.class_names.len();
         format!("{} images of {height}×{width} in {classes} classes ({hash:016x})", self.len())
+    }
+
+    /// A hash of all pixels, labels and class names, with which two processes see whether they have the same set.
+    pub fn content_hash(&self) -> u64 {
+        let labels = self.labels.iter().flat_map(|label| label.to_le_bytes());
+        let names = self.class_names.iter().flat_map(|name| name.bytes().chain([0]));
+        fnv1a(self.pixels.iter().copied().chain(labels).chain(names))
     }
 
     /// Computes the mean and standard deviation of these images' pixels. Sums are integers, so the result
@@ -181,5 +185,22 @@ mod tests {
         assert_eq!(kept(0), []);
         assert_eq!(set.balanced_subset(7), set);
         assert_ne!(set.balanced_subset(5).fingerprint(), set.fingerprint());
+    }
+
+    /// A fingerprint samples a large set; the hash of the content sees every pixel, label and name.
+    #[test]
+    fn a_content_hash_sees_every_image() {
+        let set = |changed: Option<usize>, label: u32, name: &str| {
+            let pixels =
+                (0..600usize).flat_map(|i| [if changed == Some(i) { 9 } else { 5 }; CHANNELS]).collect();
+            let names = vec!["a".to_string(), name.to_string()];
+            Dataset::new(pixels, vec![0; 599].into_iter().chain([label]).collect(), (1, 1), names)
+        };
+        let first = set(None, 0, "b");
+        for other in [set(Some(1), 0, "b"), set(None, 1, "b"), set(None, 0, "c")] {
+            assert_ne!(other.content_hash(), first.content_hash());
+        }
+        assert_eq!(set(Some(1), 0, "b").fingerprint(), first.fingerprint());
+        assert_eq!(first.clone().content_hash(), first.content_hash());
     }
 }

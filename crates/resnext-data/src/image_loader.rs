@@ -8,11 +8,10 @@ use crate::loader::Batch;
 use crate::normalize::pixels_of;
 use crate::photo::Photo;
 use crate::random_stream::{of_image, shuffled};
-use crate::share::Share;
+use crate::share::{BatchPart, Share};
 use crate::transform::mix::{Mix, Position};
 use crate::transform::train::TrainTransform;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// How photos become a network's input.
@@ -76,6 +75,8 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Unreadable {
     indices: BTreeSet<usize>,
+    /// The images and what is wrong with them.
+    order: Vec<usize>,
     problems: Vec<String>,
 }
 
@@ -151,6 +152,22 @@ impl ImageLoader {
         locked(&self.0.unreadable).problems.clone()
     }
 
+    /// The images that could not be read so far, as [`unreadable`](Self::unreadable) says, with their indices.
+    pub fn unreadable_photos(&self) -> Vec<(usize, String)> {
+        let unreadable = locked(&self.0.unreadable);
+        unreadable.order.iter().copied().zip(unreadable.problems.iter().cloned()).collect()
+    }
+
+    /// Adds images that a loader of the same set in another process could not read.
+    pub fn add_unreadable(&self, photos: Vec<(usize, String)>) {
+        photos.into_iter().for_each(|(index, problem)| self.0.note(index, problem));
+    }
+
+    /// The error of training on a class without an image that can be read.
+    pub fn lost_class(&self) -> Option<Error> {
+        self.0.lost_class()
+    }
+
     /// The indices of the images that have not been found unreadable, in ascending order. After an epoch of evaluation
     /// they are those of its examples, one after the other.
     pub fn readable(&self) -> Vec<usize> {
@@ -180,15 +197,15 @@ impl ImageLoader {
     /// order does not depend on the batch size, so that a run may continue with another one.
     pub fn epoch(&self, epoch: u64, skip: usize) -> ImageBatches {
         let order = self.0.order(epoch);
-        let ranges = self.1.batches(skip..order.len(), self.0.config.batch_size);
-        let batches = ranges.len();
+        let parts = self.1.batches(skip..order.len(), self.0.config.batch_size);
+        let batches = parts.len();
         let state =
             State { next: (0, 0), taken: 0, open: BTreeMap::new(), ready: BTreeMap::new(), ended: None };
         let work = Arc::new(Work {
             loader: Arc::clone(&self.0),
             epoch,
             order,
-            ranges,
+            parts,
             state: Mutex::new(state),
             changed: Condvar::new(),
         });
@@ -265,6 +282,7 @@ impl Inner {
     fn note(&self, index: usize, problem: String) {
         let mut unreadable = locked(&self.unreadable);
         if unreadable.indices.insert(index) {
+            unreadable.order.push(index);
             unreadable.problems.push(problem);
         }
     }
@@ -286,8 +304,8 @@ impl Inner {
         )))
     }
 
-    /// Joins a batch's examples, which begin at position `start` of the epoch's order.
-    fn assemble(&self, epoch: u64, start: usize, examples: Vec<Example>) -> Batch {
+    /// Joins the examples of a part of a batch.
+    fn assemble(&self, epoch: u64, part: &BatchPart, examples: Vec<Example>) -> Batch {
         let size = self.size();
         let mut images = Vec::with_capacity(examples.len() * 3 * size.0 * size.1);
         let mut labels = Vec::with_capacity(examples.len());
@@ -295,7 +313,7 @@ impl Inner {
             images.extend(input);
             labels.push(label);
         }
-        let at = Position { seed: self.config.seed, epoch, start };
+        let at = Position { seed: self.config.seed, epoch, batch: part.batch.clone() };
         let mix = self.config.mix.filter(|_| self.training());
         let mixed = mix.and_then(|mix| mix.apply(&mut images, &labels, size, at));
         Batch { images, labels, size, mixed }
@@ -308,8 +326,8 @@ struct Work {
     loader: Arc<Inner>,
     epoch: u64,
     order: Vec<Entry>,
-    /// The positions of each batch in the order; none is empty.
-    ranges: Vec<Range<usize>>,
+    /// The batches' positions in the order; none is empty.
+    parts: Vec<BatchPart>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -344,7 +362,7 @@ impl Work {
         let mut state = locked(&self.state);
         loop {
             let (number, place) = state.next;
-            let range = self.ranges.get(number).filter(|_| state.ended.is_none())?;
+            let range = &self.parts.get(number).filter(|_| state.ended.is_none())?.own;
             if number < state.taken + AHEAD {
                 state.next = if place + 1 < range.len() { (number, place + 1) } else { (number + 1, 0) };
                 return Some((range.start + place, number));
@@ -354,18 +372,18 @@ impl Work {
     }
 
     fn hand_in(&self, position: usize, number: usize, example: Example) {
-        let range = self.ranges[number].clone();
+        let part = &self.parts[number];
         let mut state = locked(&self.state);
         let (examples, missing) =
-            state.open.entry(number).or_insert_with(|| (vec![None; range.len()], range.len()));
-        examples[position - range.start] = example;
+            state.open.entry(number).or_insert_with(|| (vec![None; part.own.len()], part.own.len()));
+        examples[position - part.own.start] = example;
         *missing -= 1;
         if *missing > 0 {
             return;
         }
         let Some((examples, _)) = state.open.remove(&number) else { return };
         drop(state);
-        let batch = self.loader.assemble(self.epoch, range.start, examples);
+        let batch = self.loader.assemble(self.epoch, part, examples);
         locked(&self.state).ready.insert(number, batch);
         self.changed.notify_all();
     }

@@ -3,6 +3,7 @@
 use crate::class_weights::class_weights;
 use crate::decode::error::PhotoError;
 use crate::error::{Error, Result};
+use crate::fnv::fnv1a;
 use crate::photo::{Photo, read};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -186,11 +187,23 @@ impl ImageSet {
         let images = self.images.iter().flat_map(|image| {
             place(&image.place).into_bytes().into_iter().chain([0]).chain(image.label.to_le_bytes())
         });
-        // FNV-1a rather than the standard hasher, which may change between releases of Rust.
-        let hash = classes
-            .chain(images)
-            .fold(0xcbf29ce484222325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100000001b3));
+        let hash = fnv1a(classes.chain(images));
         format!("{} photos in {} classes ({hash:016x})", self.len(), self.class_names.len())
+    }
+
+    /// A hash of the bytes of up to 256 images spread over the set, and of their lengths, with which two processes see
+    /// whether their files are the same. An image that cannot be read counts as one without bytes.
+    pub fn content_hash(&self) -> u64 {
+        let step = self.len().div_ceil(256).max(1);
+        let bytes = (0..self.len()).step_by(step).flat_map(|index| {
+            let path = self.path(index);
+            let bytes = match &self.images[index].place {
+                Place::File(_) => read(path).unwrap_or_default(),
+                Place::Shard(member) => member.read(path).unwrap_or_default(),
+            };
+            (bytes.len() as u64).to_le_bytes().into_iter().chain(bytes)
+        });
+        fnv1a(bytes)
     }
 
     /// The number of images of each class, indexed by label.

@@ -9,6 +9,7 @@ mod dataset;
 mod decode;
 mod error;
 mod evaluation;
+mod fnv;
 pub mod heatmap;
 mod image_folder;
 mod image_loader;

@@ -4,9 +4,8 @@ use crate::augment::Augmentation;
 use crate::dataset::{CHANNELS, Dataset, Normalization};
 use crate::error::{Error, Result};
 use crate::random_stream::{of_image, shuffled};
-use crate::share::Share;
+use crate::share::{BatchPart, Share};
 use crate::transform::mix::{Mix, Mixed, Position};
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
@@ -99,23 +98,27 @@ impl Loader {
         &self.dataset
     }
 
+    /// Mean and standard deviation of the pixels, as the batches are normalised.
+    pub fn normalization(&self) -> &Normalization {
+        &self.normalization
+    }
+
     /// The batches of `epoch` after the first `skip` images of its order, where a resumed run continues. The
     /// order does not depend on the batch size, so that a run may continue with another one.
     pub fn epoch(&self, epoch: u64, skip: usize) -> Batches {
         let order: Arc<[usize]> = self.order(epoch).into();
-        let ranges: Arc<[Range<usize>]> =
-            self.share.batches(skip..order.len(), self.config.batch_size).into();
+        let parts: Arc<[BatchPart]> = self.share.batches(skip..order.len(), self.config.batch_size).into();
         let threads = self.config.threads;
         let receivers = (0..threads)
             .map(|thread| {
                 let (sender, receiver) = sync_channel(AHEAD);
-                let (loader, order, ranges) = (self.clone(), Arc::clone(&order), Arc::clone(&ranges));
+                let (loader, order, parts) = (self.clone(), Arc::clone(&order), Arc::clone(&parts));
                 // Thread t makes batches t, t + threads, …, and the consumer receives from the threads in
                 // turn. A thread ends after its last batch, or when the consumer is dropped and sending
                 // fails.
                 std::thread::spawn(move || {
-                    for range in ranges.iter().skip(thread).step_by(threads) {
-                        if sender.send(loader.batch(epoch, range.clone(), &order)).is_err() {
+                    for part in parts.iter().skip(thread).step_by(threads) {
+                        if sender.send(loader.batch(epoch, part, &order)).is_err() {
                             return;
                         }
                     }
@@ -133,10 +136,9 @@ impl Loader {
         }
     }
 
-    /// The batch of the images at these positions of an epoch's order.
-    fn batch(&self, epoch: u64, positions: Range<usize>, order: &[usize]) -> Batch {
-        let start = positions.start;
-        let indices = &order[positions];
+    /// The images at these positions of an epoch's order.
+    fn batch(&self, epoch: u64, part: &BatchPart, order: &[usize]) -> Batch {
+        let indices = &order[part.own.clone()];
         let (height, width) = self.dataset.size();
         let mut images = vec![0.0; indices.len() * height * width * CHANNELS];
         for (&index, out) in indices.iter().zip(images.chunks_exact_mut(height * width * CHANNELS)) {
@@ -144,7 +146,7 @@ impl Loader {
             self.config.augmentation.write(&self.dataset, index, &self.normalization, &mut rng, out);
         }
         let labels: Vec<u32> = indices.iter().map(|&index| self.dataset.label(index)).collect();
-        let at = Position { seed: self.config.seed, epoch, start };
+        let at = Position { seed: self.config.seed, epoch, batch: part.batch.clone() };
         let mixed = self.config.mix.and_then(|mix| mix.apply(&mut images, &labels, (height, width), at));
         Batch { images, labels, size: (height, width), mixed }
     }

@@ -29,6 +29,16 @@ pub trait Data {
     /// A line that tells this training set and its order from others, such as the number of images and a
     /// hash. A run continues only on a set with the same line.
     fn fingerprint(&self) -> String;
+    /// Facts with their names beyond [`fingerprint`](Self::fingerprint) that all processes must have in common, such as
+    /// hashes of pixels, the test set and the normalisation. They are compared, not saved, so they may cost time.
+    /// Without several processes nobody asks.
+    fn contents(&self) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+    /// The number of training images of each class, by label; empty if it is not known.
+    fn class_counts(&self) -> Vec<usize> {
+        Vec::new()
+    }
     /// The training batches of `epoch`, from 0, after the first `skip` images of its order. Every call must
     /// give the same images, or a resumed run differs from an uninterrupted one.
     fn train(&self, epoch: usize, skip: usize) -> Batches<'_>;

@@ -60,14 +60,16 @@ impl Metrics {
         }
     }
 
-    /// The metrics of one training batch over all processes, from those of this one's part of it. `loss` is the mean
-    /// loss of the whole batch, and there are `classes` classes.
-    pub(crate) fn of_batch(self, processes: &Processes, loss: f64, classes: usize) -> Result<Metrics> {
-        let mut counts = self.counts(classes);
-        processes.sum_f64(&mut counts, "adding up metrics")?;
-        let mut all = Metrics::from_counts(&counts);
+    /// The metrics of one training batch over all processes, and its mean loss, from the metrics of this one's part of it
+    /// and from `loss`, this part's share of the mean loss. There are `classes` classes.
+    pub(crate) fn of_batch(self, processes: &Processes, loss: f64, classes: usize) -> Result<(Metrics, f64)> {
+        let mut sums = self.counts(classes);
+        sums.push(loss);
+        processes.sum_f64(&mut sums, "adding up metrics")?;
+        let loss = sums.pop().unwrap_or(loss);
+        let mut all = Metrics::from_counts(&sums);
         all.loss_sum = loss * all.count as f64;
-        Ok(all)
+        Ok((all, loss))
     }
 
     /// The metrics over the batches of all processes, from those of this one, batch by batch: batch i of rank r is

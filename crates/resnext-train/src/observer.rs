@@ -22,9 +22,12 @@ pub trait Observer {
     /// # Errors
     /// An error ends the run and is returned by [`Trainer::run`](crate::Trainer::run).
     fn save(&mut self, checkpoint: &Checkpoint, best: bool) -> Result<()>;
-    /// Whether the run should save a checkpoint and stop; called after each optimizer step and evaluation
-    /// batch.
+    /// Whether the run should save a checkpoint and stop; called in each optimizer step, behind its
+    /// batches, and after each evaluation batch.
     fn should_stop(&self) -> bool;
+    /// Called when the run stops because [`should_stop`](Self::should_stop) was true, in all processes if any one's was,
+    /// before the checkpoint is saved.
+    fn on_stop(&mut self) {}
     /// Whether the run should save a checkpoint now and go on, such as [`SaveTimer`](crate::SaveTimer) says;
     /// called after each optimizer step.
     fn should_save(&self) -> bool {

@@ -20,15 +20,21 @@ impl RunningStats {
     }
 
     /// Moves them by the weighted mean of all processes' moves, this one's having weight `share`, so that all hold the
-    /// same ones. What no process has moved keeps its bits.
-    pub(crate) fn average(self, processes: &Processes, share: f64) -> Result<()> {
+    /// same ones. What no process has moved keeps its bits. Returns whether `flag` is set in any process, which travels
+    /// in the same exchange.
+    pub(crate) fn average(self, processes: &Processes, share: f64, flag: bool) -> Result<bool> {
+        if processes.size() == 1 {
+            return Ok(flag);
+        }
         let wide = |tensor: &Tensor| tensor.to_dtype(DType::F64)?.to_vec1::<f64>();
         let mut moves = Vec::new();
         for (var, before) in &self.0 {
             let (now, before) = (wide(&var.as_detached_tensor())?, wide(before)?);
             moves.extend(now.iter().zip(&before).map(|(now, before)| share * (now - before)));
         }
-        processes.sum_f64(&mut moves, "averaging running statistics")?;
+        moves.push(f64::from(u8::from(flag)));
+        processes.sum_f64(&mut moves, "ending the step")?;
+        let any = moves.pop().is_some_and(|flags| flags > 0.0);
         let mut moves = moves.as_slice();
         for (var, before) in &self.0 {
             let values = wide(before)?;
@@ -37,6 +43,6 @@ impl RunningStats {
             var.set(&Tensor::from_vec(moved, values.len(), var.device())?.to_dtype(var.dtype())?)?;
             moves = rest;
         }
-        Ok(())
+        Ok(any)
     }
 }

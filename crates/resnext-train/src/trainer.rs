@@ -1,5 +1,6 @@
 //! The training loop, to be read from top to bottom.
 
+use crate::accumulate::{accumulate, is_norm};
 use crate::checkpoint::{Checkpoint, Progress, assign};
 use crate::config::TrainConfig;
 use crate::data::Data;
@@ -21,7 +22,7 @@ use crate::running_stats::RunningStats;
 use crate::step::{ForwardBackward, forward_backward_shared};
 use candle_core::{DType, Device, Tensor, Var};
 use resnext_model::{Config, DropPath, Head, ResNext, Variables};
-use resnext_ops::{Gradients, loss_value};
+use resnext_ops::loss_value;
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -108,11 +109,15 @@ impl Trainer {
     /// # Errors
     /// [`Error::Config`] if batch norms cannot be synchronised.
     pub fn distribute(&mut self, processes: Arc<Processes>, config: &DistributedConfig) -> Result<()> {
+        self.parallel = DataParallel::new(processes, config, self.trained(), self.variables.device())?;
+        Ok(())
+    }
+
+    /// The variables that the optimizer gets gradients of.
+    fn trained(&self) -> Vec<(String, Var)> {
         let mut trained = self.variables.trainable();
         trained.retain(|(name, var)| !(self.config.freeze_norms && is_norm(name, var)));
-        let device = self.variables.device();
-        self.parallel = DataParallel::new(processes, config, &self.config, trained, device)?;
-        Ok(())
+        trained
     }
 
     /// What the sums of gradients over processes have cost so far; `None` for a single process.
@@ -124,6 +129,11 @@ impl Trainer {
     /// images and classes under its key.
     pub fn set_metadata(&mut self, metadata: BTreeMap<String, String>) {
         self.metadata = metadata;
+    }
+
+    /// Adds an entry to [`Checkpoint::metadata`].
+    pub fn add_metadata(&mut self, key: &str, value: String) {
+        self.metadata.insert(key.to_string(), value);
     }
 
     /// Starts from trained weights, by their torchvision names, which were read from `source`. With
@@ -208,27 +218,45 @@ impl Trainer {
     /// its first step.
     ///
     /// # Errors
+    /// [`Error::Config`] if batch norms are synchronised and a class with images has no weight;
     /// [`Error::OtherData`] if the run was on another training set, [`Error::Data`] if a batch of an epoch
     /// will be too small for batch norm.
     pub fn check(&self, data: &impl Data) -> Result<()> {
         let trained = self.config.freeze.stages(self.model.depths.len())? != Some(self.model.depths.len());
         let norms = trained && !self.config.freeze_norms;
+        self.parallel.check_class_weights(&self.config.class_weights, &data.class_counts())?;
         preflight::check(data, &self.progress, &self.model, norms, self.parallel.processes.size())
     }
 
-    /// Checks that all processes have the same settings, training set, weights and position, as [`run`](Self::run) does
-    /// before its first step. To be called by all of them.
+    /// Checks that all processes have the same settings, data, weights, optimizer state and position, as
+    /// [`run`](Self::run) does before its first step. To be called by all of them.
     ///
     /// # Errors
     /// [`Error::AllProcesses`] in all of them alike, which says what differs in which rank.
     pub fn check_processes(&self, data: &impl Data) -> Result<()> {
+        if self.parallel.processes.size() == 1 {
+            return Ok(());
+        }
         self.parallel.check_same_run(&[
             ("network", format!("{:?}", self.model)),
             ("recipe", format!("{} {:?}", self.recipe, self.config)),
             ("data set", data.fingerprint()),
             ("position in the run", format!("{:?}", self.progress)),
         ])?;
-        self.parallel.check_same_weights(self.variables.all())
+        self.parallel.processes.check_same(&data.contents())?;
+        self.check_state()
+    }
+
+    /// Checks that all processes hold the same weights, optimizer state and averages.
+    fn check_state(&self) -> Result<()> {
+        self.parallel.check_same_values(|| {
+            [
+                ("weights", self.variables.all()),
+                ("momentum", self.optimizer.momentum()),
+                ("mean squares of gradients", self.optimizer.squares()),
+                ("averaged weights", self.optimizer.averages()),
+            ]
+        })
     }
 
     /// Trains from the current position to the last epoch, and evaluates after each epoch.
@@ -249,6 +277,7 @@ impl Trainer {
             let complete = self.config.amp.during(|| self.train_epoch(data, observer))?;
             let test = if complete { self.evaluate(data, observer)? } else { None };
             let Some(test) = test else {
+                observer.on_stop();
                 self.save(observer, false)?;
                 return Ok(Outcome::Stopped);
             };
@@ -286,7 +315,7 @@ impl Trainer {
     /// Evaluates the network, or its average, on the test set; `None` if the observer stops the run before
     /// the last batch.
     fn evaluate(&self, data: &impl Data, observer: &mut impl Observer) -> Result<Option<Metrics>> {
-        self.parallel.check_same_weights(self.variables.all())?;
+        self.check_state()?;
         let averaged = self.averaged()?;
         let network = averaged.as_ref().unwrap_or(&self.network);
         // On a CPU the inference form is about three times as fast.
@@ -344,7 +373,7 @@ impl Trainer {
             let lr = self.learning_rate(data, self.schedule_step(data));
             let mut sums: HashMap<candle_core::TensorId, Tensor> = HashMap::new();
             let before = self.norms_to_average()?;
-            let mut share = 1.0;
+            let mut image_share = 0.0;
             if let Some(shared) = &mut self.parallel.sums {
                 shared.begin();
             }
@@ -353,10 +382,14 @@ impl Trainer {
                 let (images, targets) =
                     batches.next().ok_or_else(|| Error::Data("the epoch ended early".into()))??;
                 self.times[1] += asked.elapsed();
-                share = share_of(&self.parallel.processes, &targets, &self.config.class_weights)?;
-                let (weight, last) = (share / group as f64, number + 1 == group);
+                let share = share_of(&self.parallel.processes, &targets, &self.config.class_weights)?;
+                image_share += share.images / group as f64;
+                let (weight, last) = (share.loss / group as f64, number + 1 == group);
                 self.network.set_drop_path(self.drop_path());
-                let norms = self.parallel.syncs_norms().then(|| SharedNorms::sums(&self.parallel.processes, share));
+                let norms = self
+                    .parallel
+                    .syncs_norms()
+                    .then(|| SharedNorms::sums(&self.parallel.processes, share.loss));
                 let TrainConfig { loss, label_smoothing, ref class_weights, .. } = self.config;
                 let mut arriving = self.parallel.sums.as_mut().filter(|_| last);
                 let ForwardBackward { loss, logits, gradients, .. } = forward_backward_shared(
@@ -374,11 +407,15 @@ impl Trainer {
                 match &mut self.parallel.sums {
                     Some(shared) if last => sums = shared.finish(&gradients, weight)?,
                     Some(shared) => shared.accumulate(&gradients, weight)?,
-                    None => self.accumulate(&mut sums, &gradients, group)?,
+                    None => accumulate(&mut sums, &gradients, &self.trained(), group)?,
                 }
                 let expected = batch_size.min(images_per_epoch - self.progress.images);
-                let (metrics, loss) =
-                    metrics_of_batch(&self.parallel.processes, (&logits, &labels), (loss, share), expected)?;
+                let (metrics, loss) = metrics_of_batch(
+                    &self.parallel.processes,
+                    (&logits, &labels),
+                    (loss, share.loss),
+                    expected,
+                )?;
                 if !loss.is_finite() {
                     return Err(Error::Diverged { step: self.progress.step, loss });
                 }
@@ -391,7 +428,7 @@ impl Trainer {
                 let Progress { batch, images, .. } = self.progress;
                 observer.on_batch(&BatchReport { epoch, batch, images, examples, loss, lr });
             }
-            before.average(&self.parallel.processes, share)?;
+            let stops = before.average(&self.parallel.processes, image_share, observer.should_stop())?;
             if let Some(clip) = self.config.clip {
                 let mut clipped: Vec<(candle_core::TensorId, Tensor)> = Vec::with_capacity(sums.len());
                 for (_, var) in self.variables.trainable() {
@@ -403,7 +440,7 @@ impl Trainer {
             self.optimizer.step(lr, |var| sums.get(&var.id()))?;
             self.progress.step += 1;
             self.times[0] = start.elapsed();
-            if self.parallel.processes.any(observer.should_stop())? {
+            if stops {
                 return Ok(false);
             }
             if observer.should_save() {
@@ -415,31 +452,10 @@ impl Trainer {
         Ok(true)
     }
 
-    /// Adds a batch's gradients, divided by the number of batches of the step, to `sums`.
-    fn accumulate(
-        &self,
-        sums: &mut HashMap<candle_core::TensorId, Tensor>,
-        gradients: &Gradients,
-        group: usize,
-    ) -> Result<()> {
-        for (name, var) in self.variables.trainable() {
-            let Some(gradient) = gradients.get(&var) else { continue };
-            if self.config.freeze_norms && is_norm(&name, &var) {
-                continue;
-            }
-            let gradient = if group == 1 { gradient.clone() } else { (gradient / group as f64)? };
-            let sum = match sums.remove(&var.id()) {
-                None => gradient,
-                Some(sum) => (sum + gradient)?,
-            };
-            sums.insert(var.id(), sum);
-        }
-        Ok(())
-    }
-
     /// The running statistics that each process moves by its own part of a batch, as they are before a step.
     fn norms_to_average(&self) -> Result<RunningStats> {
-        let moved = self.parallel.processes.size() > 1 && !self.parallel.syncs_norms() && !self.config.freeze_norms;
+        let moved =
+            self.parallel.processes.size() > 1 && !self.parallel.syncs_norms() && !self.config.freeze_norms;
         RunningStats::copy(if moved { self.variables.all() } else { Vec::new() })
     }
 
@@ -469,11 +485,6 @@ impl Trainer {
         let total = self.config.epochs * self.steps_per_epoch(data);
         self.config.schedule.learning_rate(self.config.lr, step, total)
     }
-}
-
-/// Whether a parameter is a batch norm's scale or shift.
-fn is_norm(name: &str, value: &Var) -> bool {
-    value.rank() == 1 && !name.starts_with("fc.")
 }
 
 /// The variables' values, outside of any gradient computation.

@@ -4,8 +4,10 @@ mod args;
 pub mod final_report;
 mod follower;
 mod initial;
+mod process_record;
 pub mod progress;
 mod resume;
+mod shared_unreadable;
 
 use crate::checkpoint::{in_form, parsed};
 use crate::dataset_arg::DatasetName;
@@ -26,10 +28,12 @@ use anyhow::{Result, bail, ensure};
 pub use args::Args;
 use candle_core::Device;
 use follower::Follower;
+use process_record::ProcessRecord;
 use progress::Progress;
 use resnext_model::{Pretrained, Summary};
 use resnext_train::distributed::DistributedConfig;
 use resnext_train::{Checkpoint, Data, Outcome};
+use shared_unreadable::SharedUnreadable;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -52,8 +56,14 @@ fn run_in(args: Args, launch: &Launch, distributed: &DistributedConfig) -> Resul
         start(&args, &device, launch.leads())?;
     let saved = recipe.clone();
     recipe.apply(&args.overrides)?;
+    let processes = ProcessRecord::new(launch.processes.size(), distributed);
     let changes = match &checkpoint {
-        Some((checkpoint, _)) => resume::changes(&saved, &recipe, &checkpoint.progress)?,
+        Some((checkpoint, _)) => {
+            let mut changes = resume::changes(&saved, &recipe, &checkpoint.progress)?;
+            let record = ProcessRecord::read(checkpoint.metadata.get(ProcessRecord::KEY));
+            changes.extend(record.changes(&processes));
+            changes
+        }
         None => Vec::new(),
     };
     let initial = match &checkpoint {
@@ -86,6 +96,9 @@ fn run_in(args: Args, launch: &Launch, distributed: &DistributedConfig) -> Resul
     let initial =
         initial.map(|found| initial::load(&mut trainer, &found, (&model, names), &device)).transpose()?;
     trainer.distribute(Arc::clone(&launch.processes), distributed)?;
+    if let Some(entry) = processes.entry() {
+        trainer.add_metadata(ProcessRecord::KEY, entry);
+    }
     trainer.check(&loaders)?;
     let done = trainer.progress().clone();
     // A run that was killed while it wrote its report has only that left to do.
@@ -102,12 +115,14 @@ fn run_in(args: Args, launch: &Launch, distributed: &DistributedConfig) -> Resul
         bail!("{} has completed {epochs}; set more with --epochs", folder.display());
     }
     launch.all_are_ready()?;
-    let (rank, processes) = (launch.processes.rank(), launch.processes.size());
-    let own = loaders.part(rank, processes);
+    let (rank, size) = (launch.processes.rank(), launch.processes.size());
+    let own = loaders.part(rank, size);
     trainer.check_processes(&own)?;
-    let stop = stop_on_ctrl_c(launch.leads())?;
+    // Several processes say so when they have agreed: a launcher sends SIGTERM to all after one's error, too.
+    let stop = stop_on_ctrl_c(size == 1)?;
+    let unreadable = SharedUnreadable::new(&launch.processes, &own);
     if !launch.leads() {
-        return Ok(match trainer.run(&own, &mut Follower { stop })? {
+        return Ok(match trainer.run(&own, &mut Follower { stop, unreadable })? {
             Outcome::Stopped => ExitCode::from(130),
             Outcome::Finished | Outcome::EarlyStopped => ExitCode::SUCCESS,
         });
@@ -124,8 +139,8 @@ fn run_in(args: Args, launch: &Launch, distributed: &DistributedConfig) -> Resul
     folder.write_recipe(&recipe)?;
     let path = folder.path.display().to_string();
     print!("{}", introduction(&recipe, &summary, &loaders, &device, &path));
-    if processes > 1 {
-        println!("{}", shared_by(processes, distributed));
+    if size > 1 {
+        println!("{processes}");
     }
     if let Some(initial) = initial {
         println!("initial weights: {initial}");
@@ -139,6 +154,9 @@ fn run_in(args: Args, launch: &Launch, distributed: &DistributedConfig) -> Resul
     let done = (done.epoch, done.images);
     let record = RunRecord::new(folder, done.0, args.save_every)?;
     let mut progress = Progress::new(record, recipe.epochs, images, done, stop);
+    if size > 1 {
+        progress = progress.of_all(unreadable);
+    }
     let outcome = trainer.run(&own, &mut progress)?;
     progress.finish();
     match outcome {
@@ -151,6 +169,9 @@ fn run_in(args: Args, launch: &Launch, distributed: &DistributedConfig) -> Resul
             }
             println!("best test top-1: {:.2} %", 100.0 * trainer.progress().best_top1);
             let mut facts = facts(&recipe, &summary, &loaders, &device);
+            if size > 1 {
+                facts.push(("processes", processes.to_string()));
+            }
             if let Some(share) = progress.share_waiting() {
                 let waiting =
                     format!("{:.2} % of training's time was spent waiting for images", 100.0 * share);
@@ -201,14 +222,6 @@ impl Start {
     fn new(recipe: Recipe) -> Self {
         Start { recipe, photos: None, weights: None, folder: None, lock: None, checkpoint: None }
     }
-}
-
-/// How several processes train together, as a line.
-fn shared_by(processes: usize, DistributedConfig { wire, sync_norms, .. }: &DistributedConfig) -> String {
-    let norms = if *sync_norms { "the whole batch" } else { "the process's part of the batch" };
-    format!(
-        "{processes} processes share each batch; gradients are added up in {wire}, batch norm is over {norms}"
-    )
 }
 
 /// `leads`: whether this process writes the run's folder, and prints.

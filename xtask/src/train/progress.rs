@@ -1,5 +1,6 @@
 //! The progress of a run: the lines that it prints, and the files that it writes to its folder.
 
+use super::shared_unreadable::SharedUnreadable;
 use crate::report::FIVE;
 use crate::run_folder::RunFolder;
 use crate::run_record::{RunRecord, share_waiting};
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Shows a bar and a line per epoch; writes metrics, curves and checkpoints.
-pub struct Progress {
+pub struct Progress<'a> {
     record: RunRecord,
     bar: ProgressBar,
     epochs: usize,
@@ -18,6 +19,8 @@ pub struct Progress {
     /// Set by Ctrl-C.
     stop: Arc<AtomicBool>,
     speed: Speed,
+    /// The other processes, if there are any.
+    others: Option<SharedUnreadable<'a>>,
 }
 
 /// Images per second of an epoch so far. Its first batch is left out, which waits for the loader.
@@ -52,7 +55,7 @@ pub fn image_bar(images: usize) -> ProgressBar {
     bar
 }
 
-impl Progress {
+impl<'a> Progress<'a> {
     /// `done`: epochs and images that an earlier part of the run has done.
     pub fn new(
         record: RunRecord,
@@ -64,7 +67,12 @@ impl Progress {
         let bar = image_bar(epochs * images_per_epoch);
         bar.set_position((done.0 * images_per_epoch + done.1) as u64);
         bar.set_message(format!("epoch {}/{epochs}: first batch …", done.0 + 1));
-        Progress { record, bar, epochs, images_per_epoch, stop, speed: Speed::default() }
+        Progress { record, bar, epochs, images_per_epoch, stop, speed: Speed::default(), others: None }
+    }
+
+    /// The progress of several processes, of which this one writes and prints.
+    pub fn of_all(self, others: SharedUnreadable<'a>) -> Self {
+        Progress { others: Some(others), ..self }
     }
 
     /// The run's folder.
@@ -83,7 +91,7 @@ impl Progress {
     }
 }
 
-impl Observer for Progress {
+impl Observer for Progress<'_> {
     fn on_batch(&mut self, report: &BatchReport) {
         self.bar.set_position((report.epoch * self.images_per_epoch + report.images) as u64);
         let mut message = format!("epoch {}/{}: loss {:.3}", report.epoch + 1, self.epochs, report.loss);
@@ -102,7 +110,14 @@ impl Observer for Progress {
         self.bar.set_message(format!("testing: {examples} images"));
     }
 
+    fn on_stop(&mut self) {
+        if self.others.is_some() {
+            self.bar.suspend(|| eprintln!("stopping: all processes have finished the step"));
+        }
+    }
+
     fn on_epoch(&mut self, report: &EpochReport) -> resnext_train::Result<()> {
+        self.others.as_ref().map_or(Ok(()), SharedUnreadable::exchange)?;
         let row = self.record.add(report)?;
         let top5 = match report.test.per_class.len() > FIVE {
             true => format!(", top-5 {:>6.2} %", 100.0 * row.test_top5),

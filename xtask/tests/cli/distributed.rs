@@ -1,12 +1,17 @@
 //! `mpirun -n N xtask train`: needs Open MPI's launcher (`scripts/mpi.sh`).
 
 use super::{TRAIN, text, tiny_cifar};
+use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// A command of `processes` processes on this machine, whatever the number of its cores.
+/// A command of `processes` processes on this machine, whatever the number of its cores, with one thread each.
 fn mpirun(folder: &Path, processes: usize, args: &[&str]) -> Command {
+    mpirun_with(folder, processes, 1, args)
+}
+
+fn mpirun_with(folder: &Path, processes: usize, threads: usize, args: &[&str]) -> Command {
     let mut command = Command::new("mpirun");
     command.args([
         "--allow-run-as-root",
@@ -16,7 +21,7 @@ fn mpirun(folder: &Path, processes: usize, args: &[&str]) -> Command {
         "none",
     ]);
     command.args(["-n", &processes.to_string()]);
-    command.args(["-x", "RAYON_NUM_THREADS=1", env!("CARGO_BIN_EXE_xtask")]).args(args);
+    command.args(["-x", &format!("RAYON_NUM_THREADS={threads}"), env!("CARGO_BIN_EXE_xtask")]).args(args);
     command.current_dir(folder).stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null());
     command
 }
@@ -64,15 +69,75 @@ fn processes_train_one_network_together() {
         }
     }
     assert!(read(path, "two") == read(path, "again"), "another run of two has other bytes");
+    let threads = [&TRAIN[..], &["threads"], &shared].concat();
+    assert!(mpirun_with(path, 2, 2, &threads).output().unwrap().status.success());
+    assert!(read(path, "two") == read(path, "threads"), "two threads have other bytes than one");
     let longer =
         mpirun(path, 2, &["train", "--resume", "four", "--epochs", "3", "--sync-bn"]).output().unwrap();
     assert!(longer.status.success(), "{}", String::from_utf8_lossy(&longer.stderr));
+    assert!(text(&longer).contains("from here on: processes from 4 to 2\n"), "{}", text(&longer));
+    assert!(!text(&longer).contains("from here on: batch norm"), "{}", text(&longer));
     let alone = super::xtask(path, &["train", "--resume", "four", "--epochs", "4"]);
     assert!(alone.status.success(), "{}", String::from_utf8_lossy(&alone.stderr));
+    assert!(text(&alone).contains("from here on: processes from 2 to 1\n"), "{}", text(&alone));
     assert_eq!(losses(path, "four").len(), 4);
+    let report = std::fs::read_to_string(path.join("two/report.html")).unwrap();
+    assert!(
+        report.contains("2 processes share each batch"),
+        "the report does not say how many processes there were"
+    );
     // The folder is as one process leaves it.
     for file in ["recipe.toml", "report.html", "best.safetensors", "curves.svg"] {
         assert!(path.join("four").join(file).is_file(), "{file}");
+    }
+}
+
+/// Weights by class, of which two have no image and so no weight, with images that are mixed in some batches: one
+/// process's losses within rounding where nothing is mixed, and the same bits again where batches are.
+#[test]
+fn class_weights_and_mixing_are_those_of_the_whole_batch() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    tiny_cifar(path);
+    let weighted = ["--epochs", "1", "--lr", "0.01", "--class-weights", "balanced"];
+    assert!(super::train(path, "one", &weighted).status.success());
+    let shared = [&weighted[..], &["--sync-bn"]].concat();
+    let two = train(path, 2, "two", &shared);
+    assert!(two.status.success(), "{}", String::from_utf8_lossy(&two.stderr));
+    let (got, want) = (losses(path, "two")[0], losses(path, "one")[0]);
+    assert!((got - want).abs() < 1e-4, "two processes: {got}, one: {want}");
+    let mixed = [&shared[..], &["--mixup", "0.4", "--mix-probability", "0.5"]].concat();
+    for out in ["mixed", "again"] {
+        let run = train(path, 4, out, &mixed);
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    }
+    assert!(read(path, "mixed") == read(path, "again"), "another run has other bytes");
+}
+
+/// An unreadable photo in each process's part: rank 0's report has both.
+#[test]
+fn unreadable_photos_of_all_processes_are_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    for class in ["red", "green"] {
+        std::fs::create_dir_all(path.join("photos").join(class)).unwrap();
+        for i in 0..8u8 {
+            let pixels = (0..24 * 24 * 3).map(|p| (p as u8).wrapping_mul(i + 1)).collect();
+            let photo = resnext_data::Photo::new(24, 24, pixels).unwrap();
+            photo.save(&path.join("photos").join(class).join(format!("{i}.png"))).unwrap();
+        }
+    }
+    let broken = ["red/a.jpg", "red/b.jpg", "red/c.jpg", "green/a.jpg", "green/b.jpg", "green/c.jpg"];
+    broken.iter().for_each(|name| std::fs::write(path.join("photos").join(name), "no photo").unwrap());
+    let args =
+        ["train", "--data", "photos", "--model", "resnext11_4x4d", "--size", "16", "--batch-size", "8"];
+    let args = [&args[..], &["--epochs", "2", "--out", "run"]].concat();
+    let run = mpirun(path, 2, &args).output().unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    assert!(text(&run).contains("left out: 6 photos that cannot be read"), "{}", text(&run));
+    let report = std::fs::read_to_string(path.join("run/report.html")).unwrap();
+    for name in broken {
+        assert!(report.contains(&format!("<li>photos/{name}: not an image")), "{name}");
     }
 }
 
@@ -143,8 +208,18 @@ fn faults_of_one_process_end_all() {
 
     let child = started(path, "killed", 1, &[]);
     signal("-KILL", &ranks("killed")[1]);
-    assert!(!ended(child, "killed").status.success());
+    let output = ended(child, "killed");
+    assert!(!output.status.success());
+    // The launcher sends SIGTERM to the other one: that is nobody's Ctrl-C.
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(own_errors(&output).is_empty() && !printed.contains("stopping"), "{printed}");
     resumes("killed");
+    // It may have been killed in its first epoch, before which there are no metrics.
+    let done = if path.join("killed/metrics.csv").exists() { losses(path, "killed").len() } else { 0 };
+    let epochs = (done + 2).to_string();
+    let longer = mpirun(path, 4, &["train", "--resume", "killed", "--epochs", &epochs]).output().unwrap();
+    assert!(longer.status.success(), "{}", String::from_utf8_lossy(&longer.stderr));
+    assert!(text(&longer).contains("from here on: processes from 2 to 4\n"), "{}", text(&longer));
 
     let child = started(path, "hanging", 1, &["--timeout", "2"]);
     let hanging = ranks("hanging")[1].clone();
@@ -153,8 +228,7 @@ fn faults_of_one_process_end_all() {
     assert!(!output.status.success());
     let errors = own_errors(&output);
     assert!(
-        errors.len() == 1
-            && errors[0].starts_with("error: rank 0: no answer from another process for 2 s while "),
+        errors.len() == 1 && errors[0].starts_with("error: rank 0: no answer from rank 1 for 2 s while "),
         "{errors:?}"
     );
     resumes("hanging");
@@ -168,7 +242,31 @@ fn faults_of_one_process_end_all() {
         text(&output).contains("stopped and saved; continue with: cargo xtask train --resume told"),
         "{output:?}"
     );
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(printed.matches("stopping").count(), 1, "{printed}");
     resumes("told");
+
+    // As Slurm does before it takes the nodes away.
+    let child = started(path, "all", 5, &[]);
+    ranks("all").iter().for_each(|process| signal("-TERM", process));
+    let output = ended(child, "all");
+    assert!(own_errors(&output).is_empty() && output.status.code() == Some(130), "{output:?}");
+    assert_eq!(text(&output).matches("stopped and saved").count(), 1, "{output:?}");
+    resumes("all");
+
+    // A disk that is full when rank 0 saves its best weights; the last ones are there.
+    std::fs::create_dir(path.join("full")).unwrap();
+    std::os::unix::fs::symlink("/dev/full", path.join("full/best.tmp")).unwrap();
+    let output = train(path, 2, "full", &["--save-every", "0", "--epochs", "2"]);
+    let errors = own_errors(&output);
+    assert!(
+        errors.len() == 1
+            && errors[0].starts_with("error: rank 0: cannot write full/best.safetensors: No space left"),
+        "{output:?}"
+    );
+    assert!(!output.status.success() && !String::from_utf8_lossy(&output.stderr).contains("stopping"));
+    resumes("full");
 }
 
 /// A rank with other data, a bad setting, and a file that cannot be written: one line each.
@@ -195,6 +293,22 @@ fn ranks_that_differ_are_refused_with_one_line() {
     bytes[1] ^= 1;
     std::fs::write(&batch, bytes).unwrap();
     one_line(pair("a", &[], "other"), "error: rank 1 has another data set than rank 0: `");
+    tiny_cifar(&path.join("other"));
+    let batch = path.join("other/test_batch.bin");
+    let mut bytes = std::fs::read(&batch).unwrap();
+    bytes[1] ^= 1;
+    std::fs::write(&batch, bytes).unwrap();
+    one_line(pair("a", &[], "other"), "error: rank 1 has another test set than rank 0: `");
+    // Another program: this one with a byte behind its end.
+    let program = path.join("xtask");
+    std::fs::copy(env!("CARGO_BIN_EXE_xtask"), &program).unwrap();
+    let mut end = std::fs::OpenOptions::new().append(true).open(&program).unwrap();
+    end.write_all(&[0]).unwrap();
+    drop(end);
+    let mut command = mpirun(path, 1, &[&TRAIN[..], &["a"]].concat());
+    command.args([":", "-n", "1"]).arg(&program).args(TRAIN).arg("a");
+    one_line(command.output().unwrap(), "error: rank 1 has another program (hash) than rank 0: `");
+    std::fs::remove_file(&program).unwrap();
     one_line(pair("a", &["--lr", "0.2"], "."), "error: rank 1 has another recipe than rank 0: `…");
     one_line(pair("a", &["--recipe", "missing.toml"], "."), "error: rank 1: ");
     one_line(train(path, 2, "a", &["--lr", "0"]), "the learning rate must be above 0");
@@ -218,13 +332,26 @@ fn ranks_that_differ_are_refused_with_one_line() {
 #[test]
 fn steps_of_several_processes_are_measured_beside_mpi() {
     let folder = tempfile::tempdir().unwrap();
-    let args =
-        ["bench", "--train", "--distributed", "resnext11_4x4d", "--batch", "4", "--rounds", "2", "--bucket", "1"];
+    let args = [
+        "bench",
+        "--train",
+        "--distributed",
+        "resnext11_4x4d",
+        "--batch",
+        "4",
+        "--rounds",
+        "2",
+        "--bucket",
+        "1",
+    ];
     let output = mpirun(folder.path(), 2, &args).output().unwrap();
     let printed = text(&output);
     assert!(output.status.success(), "{output:?}");
     let rows = |start: &str| printed.lines().filter(|line| line.trim_start().starts_with(start)).count();
     assert_eq!((rows("2 together"), rows("scaling efficiency: ")), (1, 1), "{printed}");
-    assert_eq!((rows("this program's, f32"), rows("MPI_Iallreduce, f32"), rows("MPI_Allreduce, f32")), (1, 2, 2));
+    assert_eq!(
+        (rows("this program's, f32"), rows("MPI_Iallreduce, f32"), rows("MPI_Allreduce, f32")),
+        (1, 2, 2)
+    );
     assert!(rows("backward  █") == 1 && rows("sum 1     ") == 1, "{printed}");
 }

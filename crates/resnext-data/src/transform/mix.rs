@@ -5,6 +5,7 @@ use super::crop::Rectangle;
 use crate::error::{Error, Result};
 use crate::random_stream::of_batch;
 use rand::{Rng, RngExt};
+use std::ops::Range;
 
 /// How the images of a batch are mixed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -47,14 +48,14 @@ impl Mixed {
 }
 
 /// Where a batch lies in a run, which decides how it is mixed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Position {
     /// The run's seed.
     pub seed: u64,
     /// The epoch, from 0.
     pub epoch: u64,
-    /// The position of the batch's first image in the epoch's order.
-    pub start: usize,
+    /// The positions of the batch's images in the epoch's order, those of all processes that share it.
+    pub batch: Range<usize>,
 }
 
 /// The mixing of one batch.
@@ -86,8 +87,9 @@ impl Mix {
         Ok(())
     }
 
-    /// Mixes a batch of normalised images (N, H, W, 3) of `size` (H, W), unless it is one that stays as it is. A
-    /// single image has no partner.
+    /// Mixes a batch of normalised images (N, H, W, 3) of `size` (H, W), or this process's part of it, unless it is one
+    /// that stays as it is. A single image has no partner. All processes do the same to their parts: one that has a
+    /// single image of a batch that is mixed mixes it with itself.
     pub(crate) fn apply(
         &self,
         images: &mut [f32],
@@ -95,10 +97,10 @@ impl Mix {
         size: (usize, usize),
         at: Position,
     ) -> Option<Mixed> {
-        if labels.len() < 2 {
+        if at.batch.len() < 2 || labels.is_empty() {
             return None;
         }
-        let mixing = self.choose(at.epoch, size, &mut of_batch(at.seed, at.epoch, at.start as u64))?;
+        let mixing = self.choose(at.epoch, size, &mut of_batch(at.seed, at.epoch, at.batch.start as u64))?;
         Some(mixing.apply(images, labels, size))
     }
 
@@ -139,6 +141,9 @@ impl Mixing {
                 1.0 - (w * h) as f32 / (width * height) as f32
             }
         };
+        if count == 1 {
+            return Mixed { labels: labels.to_vec(), own };
+        }
         // From the last image to the first, so that each still finds its partner unchanged; the first one's
         // partner, which is the last, is kept.
         let last = images.get((count.max(1) - 1) * len..).map(<[f32]>::to_vec).unwrap_or_default();

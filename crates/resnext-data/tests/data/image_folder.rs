@@ -232,3 +232,18 @@ fn settings_that_make_no_batches_are_refused() {
     let mix = Mix { mixup: -1.0, cutmix: 0.0, probability: 1.0, switch: 0.5, until: None };
     refused(ImageLoaderConfig { mix: Some(mix), ..config(1) }, "mixup must be from 0 to 8, got -1");
 }
+
+/// Two processes with folders of the same names see whether their photos are the same ones.
+#[test]
+fn a_content_hash_reads_the_photos() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, salt) in [("first", 0), ("same", 0), ("other", 7)] {
+        classes(&folder.path().join(name).join("photos"), &[4, 4]);
+        photo(&folder.path().join(name).join("photos/a/2.png"), salt);
+    }
+    let train = |name: &str| open(&folder.path().join(name).join("photos")).unwrap().train;
+    let (first, same, other) = (train("first"), train("same"), train("other"));
+    assert_eq!(first.fingerprint(), other.fingerprint());
+    assert_eq!(first.content_hash(), same.content_hash());
+    assert_ne!(first.content_hash(), other.content_hash());
+}

@@ -1,6 +1,5 @@
 //! How one trainer takes part in training by several processes.
 
-use crate::config::TrainConfig;
 use crate::distributed::config::DistributedConfig;
 use crate::distributed::gradients::GradientSums;
 use crate::distributed::processes::Processes;
@@ -32,7 +31,6 @@ impl DataParallel {
     pub(crate) fn new(
         processes: Arc<Processes>,
         config: &DistributedConfig,
-        training: &TrainConfig,
         trained: Vec<(String, Var)>,
         device: &Device,
     ) -> Result<Self> {
@@ -42,10 +40,6 @@ impl DataParallel {
         if config.sync_norms && !device.is_cpu() {
             let message =
                 "batch norms are synchronised on the CPU only; leave synchronisation off on other devices";
-            return Err(Error::Config(message.into()));
-        }
-        if config.sync_norms && training.class_weights.contains(&0.0) {
-            let message = "batch norms cannot be synchronised with class weights of 0, which leave a process without a loss";
             return Err(Error::Config(message.into()));
         }
         let several = processes.size() > 1;
@@ -70,20 +64,44 @@ impl DataParallel {
         ])
     }
 
-    /// Checks that all processes have the same values of these named variables, of type f32.
+    /// Checks that synchronised batch norms have a loss in every process. `class_weights` and `images` are by label, and
+    /// empty if there are no weights or the images are not known.
     ///
     /// # Errors
-    /// [`Error::AllProcesses`] in all of them alike, which says in which rank they differ.
-    pub(crate) fn check_same_weights(&self, variables: Vec<(String, Var)>) -> Result<()> {
+    /// [`Error::Config`] if a class with images has weight 0: a process with images of only such classes has no loss.
+    pub(crate) fn check_class_weights(&self, class_weights: &[f32], images: &[usize]) -> Result<()> {
+        let lost = class_weights.iter().enumerate();
+        let lost = lost.filter(|(label, weight)| **weight == 0.0 && images.get(*label) != Some(&0));
+        match lost.map(|(label, _)| label).next() {
+            Some(label) if self.syncs_norms() => Err(Error::Config(format!(
+                "batch norms cannot be synchronised where class {label} has images and weight 0: a process with images \
+                 of such classes alone has no loss"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that all processes have the same values of variables of type f32, which have a name each and one for all.
+    ///
+    /// # Errors
+    /// [`Error::AllProcesses`] in all of them alike, which says which ones differ in which rank.
+    pub(crate) fn check_same_values<const N: usize>(
+        &self,
+        variables: impl FnOnce() -> [(&'static str, Vec<(String, Var)>); N],
+    ) -> Result<()> {
         if self.processes.size() == 1 {
             return Ok(());
         }
-        let mut hasher = DefaultHasher::new();
-        for (name, var) in variables {
-            hasher.write(name.as_bytes());
-            let values = var.as_detached_tensor().flatten_all()?.to_vec1::<f32>()?;
-            hasher.write(bytemuck::cast_slice(&values));
+        for (what, variables) in variables() {
+            let mut hasher = DefaultHasher::new();
+            for (name, var) in variables {
+                hasher.write(name.as_bytes());
+                let values = var.as_detached_tensor().flatten_all()?.to_vec1::<f32>()?;
+                hasher.write(bytemuck::cast_slice(&values));
+            }
+            let (name, hash) = (format!("set of {what} (hash)"), format!("{:016x}", hasher.finish()));
+            self.processes.check_same(&[(name.as_str(), hash)])?;
         }
-        self.processes.check_same(&[("set of weights (hash)", format!("{:016x}", hasher.finish()))])
+        Ok(())
     }
 }

@@ -2,10 +2,11 @@
 
 use crate::distributed::transport::Transport;
 use crate::error::{Error, Result};
+use mpi::Tag;
 use mpi::Threading;
 use mpi::collective::SystemOperation;
 use mpi::environment::Universe;
-use mpi::request::{Request, Scope, scope};
+use mpi::request::{Request, Scope, StaticScope, scope};
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::*;
 use std::sync::Arc;
@@ -19,10 +20,39 @@ pub(crate) struct Mpi {
     timeout: Duration,
     /// Set when this process gives up.
     abandoned: Arc<AtomicBool>,
+    /// The number of the current exchange, which all processes count alike.
+    exchanges: Tag,
+    /// Bytes of roll calls on their way.
+    open: Vec<Option<Request<'static, u8, StaticScope>>>,
     /// Dropped last: it finalises MPI.
     _universe: Universe,
 }
 
+/// What a process knows of the others in an exchange that takes long.
+struct RollCall {
+    /// By rank, whether it has said that it waits, too.
+    there: Vec<bool>,
+    /// Whether this one has said so.
+    answered: bool,
+}
+
+impl RollCall {
+    /// The ranks other than `own` that have not said so.
+    fn missing(&self, own: usize) -> String {
+        let others = self.there.iter().enumerate().filter(|(rank, there)| !**there && *rank != own);
+        match others.map(|(rank, _)| rank.to_string()).collect::<Vec<_>>() {
+            none if none.is_empty() => "another process".into(),
+            ranks => format!("rank {}", ranks.join(", ")),
+        }
+    }
+}
+
+/// What a process sends that waits.
+static HERE: u8 = 1;
+/// Tags below the least bound that MPI guarantees.
+const TAGS: Tag = 32767;
+/// An exchange that takes no longer sends no bytes besides.
+const QUIET: Duration = Duration::from_millis(100);
 /// Polls before the first pause. A small exchange takes microseconds.
 const QUICK_POLLS: usize = 1000;
 /// The pause between later polls, which leaves the core to threads that compute.
@@ -37,26 +67,42 @@ impl Mpi {
         if level < Threading::Funneled {
             return Err(Error::Processes("this MPI library has no support for threads".into()));
         }
-        Ok(Mpi { world: universe.world(), timeout, abandoned, _universe: universe })
+        let (world, exchanges, open) = (universe.world(), 0, Vec::new());
+        Ok(Mpi { world, timeout, abandoned, exchanges, open, _universe: universe })
     }
 
     /// Polls `request` until it is complete.
-    fn complete<'a, D: ?Sized, S: Scope<'a>>(&self, mut request: Request<'a, D, S>, purpose: &str) {
+    fn complete<'a, D: ?Sized, S: Scope<'a>>(&mut self, request: Request<'a, D, S>, purpose: &str) {
+        let mut open = Some(request);
+        self.poll(purpose, || {
+            open = open.take().and_then(|request| request.test().err());
+            open.is_none()
+        });
+    }
+
+    /// Polls until `done`, which takes part of every process.
+    fn poll(&mut self, purpose: &str, mut done: impl FnMut() -> bool) {
         let begun = Instant::now();
         // Ranks give up one after the other, so that the first one's message is the only one.
         let patience = self.timeout + Duration::from_millis(200) * self.rank().min(50) as u32;
+        self.exchanges = (self.exchanges + 1) % TAGS;
+        let mut roll = RollCall { there: vec![false; self.size()], answered: false };
         for poll in 0usize.. {
-            request = match request.test() {
-                Ok(_) => return,
-                Err(request) => request,
-            };
+            if done() {
+                return;
+            }
             if self.abandoned.load(Ordering::Relaxed) {
                 self.world.abort(1);
             }
-            if begun.elapsed() > patience {
+            let waited = begun.elapsed();
+            if waited > QUIET {
+                self.call_roll(&mut roll, waited > self.timeout / 2);
+            }
+            if waited > patience {
                 eprintln!(
-                    "error: rank {}: no answer from another process for {} s while {purpose}; all processes end",
+                    "error: rank {}: no answer from {} for {} s while {purpose}; all processes end",
                     self.rank(),
+                    roll.missing(self.rank()),
                     self.timeout.as_secs_f64()
                 );
                 self.world.abort(1);
@@ -64,6 +110,31 @@ impl Mpi {
             match poll < QUICK_POLLS {
                 true => std::thread::yield_now(),
                 false => std::thread::sleep(PAUSE),
+            }
+        }
+    }
+
+    /// Notes which processes say that they wait in the same exchange, and says so of this one, `first` or as soon as
+    /// another has. The bytes are tagged with the exchange's number, so that those of an earlier one mean nothing.
+    fn call_roll(&mut self, roll: &mut RollCall, first: bool) {
+        while let Some((message, status)) = self.world.any_process().immediate_matched_probe() {
+            let (_, _): (u8, _) = message.matched_receive();
+            if status.tag() == self.exchanges {
+                roll.there[status.source_rank() as usize] = true;
+            }
+        }
+        if !roll.answered && (first || roll.there.contains(&true)) {
+            roll.answered = true;
+            self.open.retain_mut(|request| match request.take().map(Request::test) {
+                Some(Err(open)) => {
+                    *request = Some(open);
+                    true
+                }
+                _ => false,
+            });
+            for rank in (0..self.world.size()).filter(|&rank| rank != self.world.rank()) {
+                let to = self.world.process_at_rank(rank);
+                self.open.push(Some(to.immediate_send_with_tag(StaticScope, &HERE, self.exchanges)));
             }
         }
     }
@@ -92,13 +163,19 @@ impl Transport for Mpi {
 
     fn all_to_all(&mut self, send: &[u8], receive: &mut [u8], purpose: &'static str) -> Result<()> {
         self.check(send)?;
-        scope(|scope| self.complete(self.world.immediate_all_to_all_into(scope, send, receive), purpose));
+        scope(|scope| {
+            let request = self.world.immediate_all_to_all_into(scope, send, receive);
+            self.complete(request, purpose);
+        });
         Ok(())
     }
 
     fn all_gather(&mut self, send: &[u8], receive: &mut [u8], purpose: &'static str) -> Result<()> {
         self.check(receive)?;
-        scope(|scope| self.complete(self.world.immediate_all_gather_into(scope, send, receive), purpose));
+        scope(|scope| {
+            let request = self.world.immediate_all_gather_into(scope, send, receive);
+            self.complete(request, purpose);
+        });
         Ok(())
     }
 
@@ -117,5 +194,12 @@ impl Transport for Mpi {
 
     fn abort(&mut self) {
         self.world.abort(1);
+    }
+}
+
+impl Drop for Mpi {
+    /// Bytes of roll calls that a process has not fetched yet are left to MPI.
+    fn drop(&mut self) {
+        self.open.drain(..).for_each(std::mem::forget);
     }
 }

@@ -5,23 +5,33 @@ use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use candle_core::{DType, Tensor};
 
-/// The weight of this process's loss in that of the whole batch: its share of the images, or of their classes'
-/// weights.
-pub(crate) fn share_of(processes: &Processes, targets: &Tensor, class_weights: &[f32]) -> Result<f64> {
+/// What part of a batch this process has, from 0 to 1.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BatchShare {
+    /// Its part of the weight of the loss: of the images, or of the weights of their classes.
+    pub loss: f64,
+    /// Its part of the images.
+    pub images: f64,
+}
+
+/// This process's share of a batch, of which it has images with these targets.
+pub(crate) fn share_of(processes: &Processes, targets: &Tensor, class_weights: &[f32]) -> Result<BatchShare> {
     if processes.size() == 1 {
-        return Ok(1.0);
+        return Ok(BatchShare { loss: 1.0, images: 1.0 });
     }
-    let own = match class_weights.is_empty() || targets.dtype() != DType::U32 {
-        true => targets.dim(0)? as f64,
+    let images = targets.dim(0)? as f64;
+    let weight = match class_weights.is_empty() || targets.dtype() != DType::U32 {
+        true => images,
         false => {
             let weight =
                 |label: u32| class_weights.get(label as usize).map_or(0.0, |&weight| f64::from(weight));
             targets.to_vec1::<u32>()?.into_iter().map(weight).sum()
         }
     };
-    let mut all = [own];
+    let mut all = [weight, images];
     processes.sum_f64(&mut all, "adding up batch sizes")?;
-    Ok(if all[0] > 0.0 { own / all[0] } else { 1.0 / processes.size() as f64 })
+    let part = |own: f64, all: f64| if all > 0.0 { own / all } else { 1.0 / processes.size() as f64 };
+    Ok(BatchShare { loss: part(weight, all[0]), images: part(images, all[1]) })
 }
 
 /// The metrics and the mean loss of the whole batch, from the logits (N, K), the labels (N) and the mean loss of this
@@ -40,9 +50,7 @@ pub(crate) fn metrics_of_batch(
     if processes.size() == 1 {
         return Ok((own, loss));
     }
-    let mut loss = [share * loss];
-    processes.sum_f64(&mut loss, "adding up the loss")?;
-    let all = own.of_batch(processes, loss[0], logits.dim(1)?)?;
+    let (all, loss) = own.of_batch(processes, share * loss, logits.dim(1)?)?;
     if all.count > expected {
         let count = all.count;
         let message = format!(
@@ -50,5 +58,5 @@ pub(crate) fn metrics_of_batch(
         );
         return Err(Error::AllProcesses(message));
     }
-    Ok((all, loss[0]))
+    Ok((all, loss))
 }

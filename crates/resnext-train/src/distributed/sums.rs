@@ -116,7 +116,7 @@ pub(crate) fn sum_f32(
 
 /// Values per process up to which all processes get all values and add them up themselves, which takes one exchange
 /// and not two.
-const FEW: usize = 512;
+const FEW: usize = 4096;
 
 /// Sums like [`sum_f32`], in f64.
 pub(crate) fn sum_f64(

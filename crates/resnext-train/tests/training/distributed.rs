@@ -239,7 +239,7 @@ fn gradients_in_bf16_are_the_same_in_all_processes() {
 /// Sums by element in the order of ranks, whatever the length; bytes of any lengths, by rank.
 #[test]
 fn sums_are_in_the_order_of_ranks() {
-    for (size, len) in [(2, 5), (3, 1), (4, 1030)] {
+    for (size, len) in [(2, 5), (3, 1), (4, 1030), (4, 5001)] {
         let all = Processes::in_threads(size, Duration::from_secs(60)).unwrap();
         let value = |rank: usize, i: usize| (1.0 + i as f64).powi(rank as i32 * 3 - 2) / 3.0;
         std::thread::scope(|scope| {
@@ -318,4 +318,67 @@ fn batches_are_shared_by_all() {
     });
     assert_eq!(errors[0], "the processes have 16 images of a batch of 8: each must have its own part of it");
     assert_eq!(errors[0], errors[1]);
+}
+
+/// Two processes with class weights, which give their parts of a batch different weights in the loss, and steps of two
+/// batches: running statistics count each image once, so that the mean of the first batch norm, whose input does not
+/// depend on any other, is that of one process.
+#[test]
+fn running_statistics_count_images_and_not_their_weights() {
+    let train = TrainConfig { class_weights: vec![1.0, 0.1, 5.0, 1.5], lr: 1e-30, ..config(2) };
+    let of = |processes| Setting::new(processes, train.clone()).run();
+    let (one, two) = (of(1), of(2));
+    agree(&two);
+    let mean = |ran: &Ran| super::flat(&ran.checkpoint.tensors["bn1.running_mean"]);
+    close(&mean(&two[0]), &mean(&one[0]), 1e-6, "running mean");
+}
+
+/// Two processes whose checkpoints differ in nothing but the optimizer's state do not train together.
+#[test]
+fn processes_have_the_same_optimizer_state() {
+    let mut saved = Setting::new(1, slow(1)).run().remove(0).checkpoint;
+    saved.progress.epoch = 0;
+    let mut other = saved.clone();
+    let name = other.momentum.keys().next().unwrap().clone();
+    let changed = (&other.momentum[&name] + 1.0).unwrap();
+    other.momentum.insert(name, changed);
+    let errors: Vec<String> = std::thread::scope(|scope| {
+        let all = Processes::in_threads(2, Duration::from_secs(60)).unwrap();
+        let start = |(own, from)| {
+            scope.spawn(move || {
+                Setting { from: Some(from), ..Setting::new(2, slow(1)) }.one(own).outcome.unwrap_err()
+            })
+        };
+        let threads: Vec<_> = all.into_iter().zip([&saved, &other]).map(start).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap().to_string()).collect()
+    });
+    assert!(
+        errors[0].starts_with("rank 1 has another set of momentum (hash) than rank 0: "),
+        "{}",
+        errors[0]
+    );
+    assert_eq!(errors[0], errors[1]);
+}
+
+/// Settings that touch how gradients come about or what becomes of them: two processes agree in every bit, and with batch
+/// norm over the whole batch have one process's losses, as closely as the type of the feature maps allows. Stochastic
+/// depth draws for each process's part on its own.
+#[test]
+fn settings_of_training_are_shared() {
+    let adamw = OptimizerConfig::AdamW(AdamWConfig::default());
+    let lamb = OptimizerConfig::Lamb(LambConfig::default());
+    let freeze = "stem,layer1".parse().unwrap();
+    for (what, train, tolerance) in [
+        ("bf16", TrainConfig { amp: Amp::Bf16, ..slow(1) }, 5e-2),
+        ("recomputed maps", TrainConfig { grad_checkpoint: true, ..slow(2) }, 2e-5),
+        ("AdamW", TrainConfig { optimizer: adamw, lr: 1e-4, ..slow(1) }, 1e-3),
+        ("LAMB", TrainConfig { optimizer: lamb, lr: 1e-4, ..slow(1) }, 1e-3),
+        ("frozen stages", TrainConfig { freeze, ..slow(1) }, 2e-5),
+        ("stochastic depth", TrainConfig { drop_path: 0.3, ..slow(1) }, f64::INFINITY),
+    ] {
+        let of = |processes| Setting::new(processes, train.clone()).synchronised().run();
+        let (one, two) = (of(1), of(2));
+        agree(&two);
+        close(&two[0].losses, &one[0].losses, tolerance, what);
+    }
 }
