@@ -18,6 +18,16 @@ step cargo clippy --locked --workspace --all-targets --features cudnn -- -D warn
 step cargo build --locked --workspace --bin xtask --features cudnn
 ldd "$CARGO_TARGET_DIR/debug/xtask" | grep -E 'cuda|cublas|cudnn|nvrtc|curand'
 step "$CARGO_TARGET_DIR/debug/xtask" --help >/dev/null
+# Several GPUs, by NCCL and MPI, where there is MPI.
+if scripts/mpi.sh; then
+    step cargo check --locked --workspace --features nccl,mpi
+    step cargo clippy --locked --workspace --all-targets --features nccl,mpi -- -D warnings
+    step cargo build --locked --workspace --bin xtask --features nccl,mpi
+    ldd "$CARGO_TARGET_DIR/debug/xtask" | grep -E 'nccl|libmpi'
+    step "$CARGO_TARGET_DIR/debug/xtask" --help >/dev/null
+else
+    echo "NCCL: skipped, it takes MPI"
+fi
 # 3. Every kernel in every form compiles to PTX, and that to machine code, with no register spilled to memory.
 rm -rf "$dir/ptx"
 RESNEXT_PTX=$dir/ptx step cargo test --locked --workspace --features cudnn --test cuda -- --nocapture

@@ -247,6 +247,16 @@ impl Trainer {
         self.check_state()
     }
 
+    /// Has NCCL add up gradients on GPUs, as [`run`](Self::run) does before its first step. Returns whether it will: the
+    /// program is built with the feature `nccl`, and each process has a GPU that no other one has. To be called by all
+    /// processes, behind [`check_processes`](Self::check_processes).
+    ///
+    /// # Errors
+    /// If NCCL cannot bring the processes together.
+    pub fn connect(&mut self) -> Result<bool> {
+        self.parallel.connect(self.variables.device())
+    }
+
     /// Checks that all processes hold the same weights, optimizer state and averages.
     fn check_state(&self) -> Result<()> {
         self.parallel.check_same_values(|| {
@@ -268,6 +278,7 @@ impl Trainer {
     pub fn run(&mut self, data: &impl Data, observer: &mut impl Observer) -> Result<Outcome> {
         self.check(data)?;
         self.check_processes(data)?;
+        self.connect()?;
         self.progress.data = Some(data.fingerprint());
         while self.progress.epoch < self.config.epochs {
             if self.is_over() {

@@ -118,6 +118,7 @@ fn run_in(args: Args, launch: &Launch, distributed: &DistributedConfig) -> Resul
     let (rank, size) = (launch.processes.rank(), launch.processes.size());
     let own = loaders.part(rank, size);
     trainer.check_processes(&own)?;
+    let by_nccl = trainer.connect()?;
     // Several processes say so when they have agreed: a launcher sends SIGTERM to all after one's error, too.
     let stop = stop_on_ctrl_c(size == 1)?;
     let unreadable = SharedUnreadable::new(&launch.processes, &own);
@@ -141,6 +142,7 @@ fn run_in(args: Args, launch: &Launch, distributed: &DistributedConfig) -> Resul
     print!("{}", introduction(&recipe, &summary, &loaders, &device, &path));
     if size > 1 {
         println!("{processes}");
+        println!("{}", summing(by_nccl, &device));
     }
     if let Some(initial) = initial {
         println!("initial weights: {initial}");
@@ -221,6 +223,20 @@ impl Start {
     /// A new run by a recipe.
     fn new(recipe: Recipe) -> Self {
         Start { recipe, photos: None, weights: None, folder: None, lock: None, checkpoint: None }
+    }
+}
+
+/// Where gradients of several processes are added up, as a line.
+fn summing(by_nccl: bool, device: &Device) -> &'static str {
+    match (by_nccl, device.is_cpu(), cfg!(feature = "nccl")) {
+        (true, ..) => "NCCL adds gradients up on the GPUs",
+        (false, true, _) => "MPI moves gradients, which are added up in the order of ranks",
+        (false, false, true) => {
+            "gradients are added up on the hosts, not by NCCL: not each process has an NVIDIA GPU of its own"
+        }
+        (false, false, false) => {
+            "gradients are added up on the hosts; a build with the feature nccl does it on the GPUs"
+        }
     }
 }
 

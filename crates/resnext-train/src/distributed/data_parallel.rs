@@ -15,13 +15,15 @@ pub(crate) struct DataParallel {
     /// `None` for a single process.
     pub sums: Option<GradientSums>,
     config: DistributedConfig,
+    /// Whether NCCL adds gradients up; `None` before it was tried.
+    by_nccl: Option<bool>,
 }
 
 impl DataParallel {
     /// A single process.
     pub(crate) fn single() -> Self {
         let processes = Arc::new(Processes::single());
-        DataParallel { processes, sums: None, config: DistributedConfig::default() }
+        DataParallel { processes, sums: None, config: DistributedConfig::default(), by_nccl: None }
     }
 
     /// Several processes, which train these named variables on `device`.
@@ -44,12 +46,27 @@ impl DataParallel {
         }
         let several = processes.size() > 1;
         let sums = several.then(|| GradientSums::new(Arc::clone(&processes), trained, config));
-        Ok(DataParallel { processes, sums, config: *config })
+        Ok(DataParallel { processes, sums, config: *config, by_nccl: None })
     }
 
     /// Whether batch norms use the statistics of the whole batch.
     pub(crate) fn syncs_norms(&self) -> bool {
         self.config.sync_norms && self.processes.size() > 1
+    }
+
+    /// Has gradients on GPUs added up there, if that can be; returns whether it is so. To be called by all processes.
+    ///
+    /// # Errors
+    /// If NCCL cannot bring the processes together.
+    pub(crate) fn connect(&mut self, device: &Device) -> Result<bool> {
+        let Some(sums) = &mut self.sums else { return Ok(false) };
+        let connected = match self.by_nccl {
+            Some(connected) => connected,
+            None => self.processes.connect(device)?,
+        };
+        self.by_nccl = Some(connected);
+        sums.set_as_tensors(connected);
+        Ok(connected)
     }
 
     /// Checks that all processes have the same named facts about their run, and add up in the same way.

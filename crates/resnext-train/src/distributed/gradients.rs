@@ -1,7 +1,7 @@
 //! Sums of gradients over processes, in buckets, while the backward pass computes further ones.
 
 use crate::distributed::config::DistributedConfig;
-use crate::distributed::processes::{Pending, Processes, SumTime};
+use crate::distributed::processes::{Pending, PendingTensor, Processes, SumTime};
 use crate::distributed::sums::Wire;
 use crate::elements::elements;
 use crate::error::{Error, Result};
@@ -29,6 +29,8 @@ pub(crate) struct GradientSums {
     buckets: Vec<(Vec<usize>, usize)>,
     /// Whether the order of arrival is known.
     learned: bool,
+    /// Whether gradients are added up as tensors, from the second step on.
+    as_tensors: bool,
     step: Step,
     times: ExchangeTimes,
 }
@@ -63,12 +65,21 @@ struct Variable {
     uses: usize,
 }
 
+/// The sum of a bucket on its way.
+#[derive(Debug)]
+enum Sum {
+    Host(Pending),
+    Tensor(PendingTensor),
+}
+
 /// The state of a step in progress.
 #[derive(Debug, Default)]
 struct Step {
     /// By bucket; `None` while it is being summed.
     buffers: Vec<Option<Vec<f32>>>,
-    pending: Vec<Option<Pending>>,
+    pending: Vec<Option<Sum>>,
+    /// By variable, its gradient so far, if gradients are added up as tensors.
+    tensors: Option<Vec<Option<Tensor>>>,
     /// By bucket: variables whose last gradient has not arrived.
     missing: Vec<usize>,
     /// By variable: arrivals in the backward pass of the last batch.
@@ -97,12 +108,18 @@ impl GradientSums {
             places,
             buckets: Vec::new(),
             learned: false,
+            as_tensors: false,
             step: Step::default(),
             times: ExchangeTimes::default(),
             variables,
         };
         sums.fill_buckets((0..sums.variables.len()).collect());
         sums
+    }
+
+    /// Whether gradients stay tensors on their device, as sums by NCCL take them.
+    pub(crate) fn set_as_tensors(&mut self, as_tensors: bool) {
+        self.as_tensors = as_tensors;
     }
 
     /// Assigns the variables to buckets in this order.
@@ -135,11 +152,17 @@ impl GradientSums {
     /// Begins a step.
     pub(crate) fn begin(&mut self) {
         let step = &mut self.step;
-        step.buffers.resize(self.buckets.len(), None);
-        for (buffer, (_, len)) in step.buffers.iter_mut().zip(&self.buckets) {
-            let buffer = buffer.get_or_insert_default();
-            buffer.clear();
-            buffer.resize(*len, 0.0);
+        step.tensors = (self.as_tensors && self.learned).then(|| vec![None; self.variables.len()]);
+        match step.tensors {
+            Some(_) => step.buffers = vec![None; self.buckets.len()],
+            None => {
+                step.buffers.resize(self.buckets.len(), None);
+                for (buffer, (_, len)) in step.buffers.iter_mut().zip(&self.buckets) {
+                    let buffer = buffer.get_or_insert_default();
+                    buffer.clear();
+                    buffer.resize(*len, 0.0);
+                }
+            }
         }
         step.pending = self.buckets.iter().map(|_| None).collect();
         step.missing = self.buckets.iter().map(|(members, _)| members.len()).collect();
@@ -200,19 +223,41 @@ impl GradientSums {
         }
         let waiting = Instant::now();
         self.times.last.clear();
-        for (pending, buffer) in self.step.pending.iter_mut().zip(&mut self.step.buffers) {
-            if let Some(pending) = pending.take() {
-                let (sums, time) = pending.wait()?;
-                self.times.bytes += time.bytes;
-                self.times.busy += time.exchange[1] - time.exchange[0];
-                self.times.last.push(time);
-                *buffer = Some(sums);
-            }
+        let mut tensors = vec![None; self.buckets.len()];
+        for (bucket, pending) in self.step.pending.iter_mut().enumerate() {
+            let time = match pending.take() {
+                None => continue,
+                Some(Sum::Host(pending)) => {
+                    let (sums, time) = pending.wait()?;
+                    self.step.buffers[bucket] = Some(sums);
+                    time
+                }
+                Some(Sum::Tensor(pending)) => {
+                    let (sums, time) = pending.wait()?;
+                    tensors[bucket] = Some(sums);
+                    time
+                }
+            };
+            self.times.bytes += time.bytes;
+            self.times.busy += time.exchange[1] - time.exchange[0];
+            self.times.last.push(time);
         }
         self.times.steps += 1;
         self.times.waited += waiting.elapsed();
         self.times.waited_from = Some(waiting);
         let mut sums = HashMap::new();
+        for (tensor, (members, len)) in tensors.iter().zip(&self.buckets) {
+            let Some(tensor) = tensor else { continue };
+            let first = len - members.len();
+            let present = tensor.narrow(0, first, members.len())?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+            for (&index, present) in members.iter().zip(present) {
+                let Variable { value, offset, .. } = &self.variables[index];
+                if present > 0.0 {
+                    let sum = tensor.narrow(0, *offset, value.elem_count())?.to_dtype(DType::F32)?;
+                    sums.insert(value.id(), sum.reshape(value.shape())?);
+                }
+            }
+        }
         for Variable { value, bucket, offset, presence, .. } in &self.variables {
             let Some(buffer) = &self.step.buffers[*bucket] else { continue };
             if buffer[*presence] > 0.0 {
@@ -263,13 +308,38 @@ impl GradientSums {
         let step = &mut self.step;
         step.complete[index] = true;
         step.missing[self.variables[index].bucket] -= 1;
-        while step.missing.get(step.next) == Some(&0) {
-            if let Some(buffer) = step.buffers[step.next].take() {
-                step.pending[step.next] = Some(self.processes.sum(buffer, self.wire));
-            }
-            step.next += 1;
+        while self.step.missing.get(self.step.next) == Some(&0) {
+            let bucket = self.step.next;
+            self.step.pending[bucket] = self.start(bucket)?;
+            self.step.next += 1;
         }
         Ok(())
+    }
+
+    /// Starts the sum of a bucket.
+    fn start(&mut self, bucket: usize) -> Result<Option<Sum>> {
+        let Some(gradients) = &mut self.step.tensors else {
+            let buffer = self.step.buffers[bucket].take();
+            return Ok(buffer.map(|buffer| Sum::Host(self.processes.sum(buffer, self.wire))));
+        };
+        let (mut parts, mut present) = (Vec::new(), Vec::new());
+        for &index in &self.buckets[bucket].0 {
+            let variable = &self.variables[index].value;
+            let gradient = gradients[index].take();
+            present.push(if gradient.is_some() { 1f32 } else { 0.0 });
+            parts.push(match gradient {
+                Some(gradient) => gradient.flatten_all()?,
+                None => Tensor::zeros(variable.elem_count(), DType::F32, variable.device())?,
+            });
+        }
+        let device = parts[0].device().clone();
+        parts.push(Tensor::new(present, &device)?);
+        let wire = match self.wire {
+            Wire::F32 => DType::F32,
+            Wire::Bf16 => DType::BF16,
+        };
+        let all = Tensor::cat(&parts, 0)?.to_dtype(wire)?;
+        Ok(Some(Sum::Tensor(self.processes.sum_tensor(all, self.wire)?)))
     }
 
     fn add(&mut self, index: usize, gradient: &Tensor, weight: f64) -> Result<()> {
@@ -279,6 +349,15 @@ impl GradientSums {
             return Err(Error::Config(format!(
                 "gradient of {name}: expected shape {expected:?}, got {got:?}"
             )));
+        }
+        if let Some(tensors) = &mut self.step.tensors {
+            let gradient = (gradient.to_dtype(DType::F32)? * weight)?;
+            let sum = match tensors[index].take() {
+                Some(sum) => (sum + gradient)?,
+                None => gradient,
+            };
+            tensors[index] = Some(sum);
+            return Ok(());
         }
         let Some(buffer) = &mut self.step.buffers[*bucket] else {
             return Err(Error::Processes(format!("the gradient of {name} came outside of a step")));
@@ -304,3 +383,71 @@ impl GradientSums {
 
 /// Elements per task of the thread pool.
 const CHUNK: usize = 1 << 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+    use resnext_ops::value_and_gradients;
+    use std::time::Duration;
+
+    /// Three steps of two batches by two threads, of which the second has no gradient of one variable: gradients that are
+    /// added up as tensors have the sums of those in buffers, bit for bit, in f32 and in bf16.
+    #[test]
+    fn gradients_have_the_same_sums_as_tensors() {
+        for wire in [Wire::F32, Wire::Bf16] {
+            let run = |as_tensors: bool| -> Vec<Vec<Vec<u32>>> {
+                let config = DistributedConfig { wire, bucket_bytes: 40, sync_norms: false };
+                let one = |processes: Processes| {
+                    let rank = processes.rank();
+                    let variable = |len: usize| {
+                        let values: Vec<f32> = (0..len).map(|i| 0.1 + i as f32).collect();
+                        Var::from_vec(values, len, &Device::Cpu).unwrap()
+                    };
+                    let variables: Vec<Var> = [3, 5, 7, 4].into_iter().map(variable).collect();
+                    let named = variables.iter().enumerate().map(|(i, var)| (i.to_string(), var.clone()));
+                    let mut sums = GradientSums::new(Arc::new(processes), named.collect(), &config);
+                    sums.set_as_tensors(as_tensors);
+                    let mut steps = Vec::new();
+                    for step in 0..3 {
+                        let gradients = |batch: usize| {
+                            let factor = 1.0 / (3 + step + 2 * batch + 5 * rank) as f64;
+                            let loss = || -> Result<Tensor> {
+                                let mut loss = Tensor::new(0f32, &Device::Cpu)?;
+                                for var in &variables[..if rank == 1 { 3 } else { 4 }] {
+                                    loss = (loss + ((var.as_tensor().sqr()? * factor)?.sum_all()?))?;
+                                }
+                                Ok(loss)
+                            };
+                            value_and_gradients(loss).unwrap().1
+                        };
+                        sums.begin();
+                        sums.accumulate(&gradients(0), 0.3).unwrap();
+                        let last = gradients(1);
+                        for var in &variables {
+                            if let Some(gradient) = last.get(var) {
+                                sums.arrived(var.as_tensor(), gradient, 0.7).unwrap();
+                            }
+                        }
+                        let all = sums.finish(&last, 0.7).unwrap();
+                        assert_eq!(all.len(), 4);
+                        let bits = |var: &Var| -> Vec<u32> {
+                            let sum = all[&var.id()].to_vec1::<f32>().unwrap();
+                            sum.into_iter().map(f32::to_bits).collect()
+                        };
+                        steps.push(variables.iter().flat_map(bits).collect());
+                    }
+                    steps
+                };
+                std::thread::scope(|scope| {
+                    let all = Processes::in_threads(2, Duration::from_secs(60)).unwrap();
+                    let threads: Vec<_> = all.into_iter().map(|own| scope.spawn(|| one(own))).collect();
+                    threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+                })
+            };
+            let (buffers, tensors) = (run(false), run(true));
+            assert_eq!(buffers[0], buffers[1]);
+            assert_eq!(tensors, buffers, "{wire}");
+        }
+    }
+}

@@ -9,6 +9,8 @@ pub(crate) mod data_parallel;
 pub(crate) mod gradients;
 #[cfg(feature = "mpi")]
 mod mpi;
+#[cfg(feature = "nccl")]
+mod nccl;
 pub(crate) mod processes;
 pub(crate) mod shared_batch;
 pub(crate) mod shared_norms;

@@ -179,6 +179,12 @@ impl Transport for Mpi {
         Ok(())
     }
 
+    #[cfg(feature = "nccl")]
+    fn wait(&mut self, done: &mut dyn FnMut() -> bool, purpose: &'static str) -> Result<()> {
+        self.poll(purpose, done);
+        Ok(())
+    }
+
     fn library_sum(&mut self, values: &[f32], received: &mut [f32], blocking: bool) -> Result<()> {
         self.check(bytemuck::cast_slice(values))?;
         let sum = SystemOperation::sum();

@@ -1,9 +1,12 @@
 //! The processes of a run, as each of them sees them.
 
+#[cfg(feature = "nccl")]
+use crate::distributed::nccl::{self, DeviceSum, Nccl};
 use crate::distributed::sums::{Scratch, Wire, gather, sum_f32, sum_f64};
 use crate::distributed::threads::Threads;
 use crate::distributed::transport::Transport;
 use crate::error::{Error, Result};
+use candle_core::{DType, Device, Tensor};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -20,6 +23,8 @@ pub struct Processes {
     size: usize,
     /// `None` for a single process.
     worker: Option<Worker>,
+    /// Whether tensors are added up on their GPUs.
+    on_gpus: AtomicBool,
 }
 
 struct Worker {
@@ -33,6 +38,9 @@ struct Worker {
 struct Engine {
     transport: Box<dyn Transport>,
     scratch: Scratch,
+    /// Made and dropped on this thread.
+    #[cfg(feature = "nccl")]
+    nccl: Option<Nccl>,
 }
 
 type Job = Box<dyn FnOnce(&mut Engine) + Send>;
@@ -62,6 +70,20 @@ impl Pending {
     }
 }
 
+/// A sum of tensors that is being computed.
+#[derive(Debug)]
+pub(crate) struct PendingTensor(Receiver<Result<(Tensor, SumTime)>>);
+
+impl PendingTensor {
+    /// Waits for the sum.
+    ///
+    /// # Errors
+    /// [`Error::Processes`] if a process does not take part in time.
+    pub(crate) fn wait(self) -> Result<(Tensor, SumTime)> {
+        self.0.recv().unwrap_or_else(|_| Err(ended()))
+    }
+}
+
 fn ended() -> Error {
     Error::Processes("the thread that exchanges data with other processes has ended".into())
 }
@@ -69,7 +91,7 @@ fn ended() -> Error {
 impl Processes {
     /// A single process, which is all there is: sums are what they are sums of.
     pub fn single() -> Self {
-        Processes { rank: 0, size: 1, worker: None }
+        Processes { rank: 0, size: 1, worker: None, on_gpus: AtomicBool::new(false) }
     }
 
     /// `size` threads of this process in the place of processes, by rank, for tests: each thread uses one of them. A
@@ -110,7 +132,12 @@ impl Processes {
             Err(error) => drop(started.send(Err(error))),
             Ok(transport) => {
                 let _ = started.send(Ok((transport.rank(), transport.size())));
-                let mut engine = Engine { transport, scratch: Scratch::default() };
+                let mut engine = Engine {
+                    transport,
+                    scratch: Scratch::default(),
+                    #[cfg(feature = "nccl")]
+                    nccl: None,
+                };
                 queue.iter().for_each(|job| job(&mut engine));
             }
         };
@@ -119,7 +146,7 @@ impl Processes {
             .map_err(|error| Error::Processes(format!("cannot start the communication thread: {error}")))?;
         let (rank, size) = ready.recv().map_err(|_| ended())??;
         let worker = Worker { jobs: Mutex::new(Some(jobs)), thread: Some(thread), abandoned };
-        Ok(Processes { rank, size, worker: Some(worker) })
+        Ok(Processes { rank, size, worker: Some(worker), on_gpus: AtomicBool::new(false) })
     }
 
     /// This process's number, from 0.
@@ -174,6 +201,56 @@ impl Processes {
             let _ = reply.send(done.map(|()| (values, time)));
         });
         Pending(receiver)
+    }
+
+    /// Has tensors on `device` added up on GPUs from now on, by NCCL. To be called by all processes; returns in all alike
+    /// whether it is so: the program is built with the feature `nccl`, and each process has a GPU that no other one has.
+    ///
+    /// # Errors
+    /// If NCCL cannot bring the processes together, or one does not take part in time.
+    pub fn connect(&self, device: &Device) -> Result<bool> {
+        #[cfg(feature = "nccl")]
+        if self.size > 1 {
+            let own = nccl::identity(device)?.unwrap_or_default();
+            let gpus = self.gather(&own, "finding the GPUs")?;
+            let alone = |(rank, gpu): (usize, &Vec<u8>)| !gpu.is_empty() && !gpus[..rank].contains(gpu);
+            if let (true, Device::Cuda(cuda)) = (gpus.iter().enumerate().all(alone), device) {
+                let id = if self.rank == 0 { nccl::new_id()? } else { Vec::new() };
+                let id = self.gather(&id, "starting NCCL")?.swap_remove(0);
+                let (place, cuda) = ((self.rank, self.size), cuda.clone());
+                let joined = self.ask(move |engine| {
+                    engine.nccl = Some(Nccl::join(&cuda, place, &id)?);
+                    Ok(())
+                });
+                joined.unwrap_or(Ok(()))?;
+                self.on_gpus.store(true, Ordering::Relaxed);
+            }
+        }
+        let _ = device;
+        Ok(self.on_gpus.load(Ordering::Relaxed))
+    }
+
+    /// Starts to add up a tensor of rank 1 of the type that `wire` names: on GPUs by NCCL, in an order of its own, or
+    /// else in the order of ranks by way of the host.
+    ///
+    /// # Errors
+    /// If there is no memory for the sum.
+    pub(crate) fn sum_tensor(&self, tensor: Tensor, wire: Wire) -> Result<PendingTensor> {
+        let submitted = Instant::now();
+        let bytes = tensor.elem_count() * wire.bytes();
+        let (reply, receiver) = channel();
+        let timed = move |begun: Instant, sum: Result<Tensor>| {
+            let time = SumTime { bytes, submitted, exchange: [begun, Instant::now()] };
+            let _ = reply.send(sum.map(|sum| (sum, time)));
+        };
+        #[cfg(feature = "nccl")]
+        if self.on_gpus.load(Ordering::Relaxed) {
+            let sum = DeviceSum::new(tensor)?;
+            self.submit(move |engine| timed(Instant::now(), engine.sum_on_gpus(sum)));
+            return Ok(PendingTensor(receiver));
+        }
+        self.submit(move |engine| timed(Instant::now(), engine.sum_on_hosts(&tensor, wire)));
+        Ok(PendingTensor(receiver))
     }
 
     /// Replaces `values` by their sums over all processes, in the order of their ranks.
@@ -259,6 +336,29 @@ impl Processes {
         if let Some(worker) = &self.worker {
             worker.submit(job);
         }
+    }
+}
+
+impl Engine {
+    fn sum_on_hosts(&mut self, tensor: &Tensor, wire: Wire) -> Result<Tensor> {
+        let mut values = tensor.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        sum_f32(&mut *self.transport, &mut values, wire, &mut self.scratch)?;
+        Ok(Tensor::from_vec(values, tensor.elem_count(), tensor.device())?.to_dtype(tensor.dtype())?)
+    }
+
+    #[cfg(feature = "nccl")]
+    fn sum_on_gpus(&mut self, mut sum: DeviceSum) -> Result<Tensor> {
+        let Some(nccl) = &self.nccl else { return Err(ended()) };
+        let done = nccl.start(&mut sum)?;
+        let mut problem = None;
+        let mut is_done = || {
+            done.try_is_complete().unwrap_or_else(|error| {
+                problem = Some(error);
+                true
+            })
+        };
+        self.transport.wait(&mut is_done, "adding up gradients on the GPUs")?;
+        problem.map_or_else(|| sum.into_tensor(), |error| Err(nccl::driver(error)))
     }
 }
 

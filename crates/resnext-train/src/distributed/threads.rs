@@ -111,6 +111,19 @@ impl Transport for Threads {
         })
     }
 
+    #[cfg(feature = "nccl")]
+    fn wait(&mut self, done: &mut dyn FnMut() -> bool, purpose: &'static str) -> Result<()> {
+        let deadline = Instant::now() + self.timeout;
+        while !done() {
+            if Instant::now() > deadline {
+                let (rank, waited) = (self.rank, self.timeout.as_secs_f64());
+                return Err(Error::Processes(format!("rank {rank} waited {waited:.1} s while {purpose}")));
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
     /// The others time out.
     fn abort(&mut self) {}
 }

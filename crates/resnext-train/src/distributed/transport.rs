@@ -23,6 +23,12 @@ pub(crate) trait Transport {
     /// # Errors
     /// If a process does not take part in time.
     fn all_gather(&mut self, send: &[u8], receive: &mut [u8], purpose: &'static str) -> Result<()>;
+    /// Waits until `done`, which takes part of every process.
+    ///
+    /// # Errors
+    /// If that is not so in time.
+    #[cfg(feature = "nccl")]
+    fn wait(&mut self, done: &mut dyn FnMut() -> bool, purpose: &'static str) -> Result<()>;
     /// Adds `values` up by an all-reduce of the library's own, whose order of additions is the library's, with
     /// `received` as its second buffer of the same length. `blocking`: by the call that returns when it is done, which
     /// cannot time out. To measure it beside [`sum_f32`](crate::distributed::sums::sum_f32).
