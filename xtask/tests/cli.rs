@@ -696,18 +696,32 @@ fn the_gpu_check_runs_on_a_cpu_too() {
         let share = bytes / (number("forward_ms") / 1e3) / json["bandwidth"].as_f64().unwrap();
         assert!((number("forward_share") / share - 1.0).abs() < 1e-9, "{measured}");
     }
-    let steps = json["steps"].as_array().unwrap();
-    assert_eq!(steps.len(), 2);
-    for (step, precision) in steps.iter().zip(["bf16 AMP", "f32"]) {
-        assert_eq!(step["precision"], precision);
-        let (speed, ms) = (step["images_per_s"].as_f64().unwrap(), step["step_ms"].as_f64().unwrap());
-        assert!((speed * ms / 2000.0 - 1.0).abs() < 1e-9, "2 images per step: {step}");
+    for (list, precisions) in [("training", ["bf16 AMP", "f32"]), ("inference", ["bf16", "f32"])] {
+        let speeds = json[list].as_array().unwrap();
+        assert_eq!(speeds.len(), 2);
+        for (measured, precision) in speeds.iter().zip(precisions) {
+            assert_eq!(measured["precision"], precision);
+            let (speed, ms) = (measured["images_per_s"].as_f64().unwrap(), measured["ms"].as_f64().unwrap());
+            assert!((speed * ms / 2000.0 - 1.0).abs() < 1e-9, "2 images per pass: {measured}");
+        }
     }
     // What was not measured has no figure.
     assert!(
         json["launches"].is_null() && json["bars"].as_array().unwrap().last().unwrap()["measured"].is_null()
     );
     assert!(read("report.md").contains("not measured ") && read("report.md").contains("## Checks"));
+    let only = ["gpu-check", "--device", "cpu", "--only", "inference,training", "--report", "only.md"];
+    let output = xtask(folder.path(), &only);
+    assert!(
+        output.status.success() && text(&output).starts_with("nothing was checked on cpu\n"),
+        "{output:?}"
+    );
+    let only = std::fs::read_to_string(folder.path().join("only.json")).unwrap();
+    let only: serde_json::Value = serde_json::from_str(&only).unwrap();
+    assert_eq!(only["parts"], serde_json::json!(["training", "inference"]));
+    assert!(only["checks"].as_array().unwrap().is_empty() && only["training"].as_array().unwrap().len() == 2);
+    let missing = ["gpu-check", "--device", "cpu", "--python", "python3", "--script", "none.py"];
+    refused(xtask(folder.path(), &missing), "--script: none.py is not a file");
     refused(xtask(folder.path(), &["gpu-check", "--device", "cuda:99"]), "device cuda:99");
     if candle_core::Device::new_cuda_with_stream(0).or_else(|_| candle_core::Device::new_metal(0)).is_err() {
         refused(xtask(folder.path(), &["gpu-check"]), "no GPU, so nothing is measured");

@@ -51,7 +51,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 }
 
 /// Writes the weights of a new network into `folder`.
-fn random_weights(network: &Architecture, folder: &Path) -> Result<PathBuf> {
+pub fn random_weights(network: &Architecture, folder: &Path) -> Result<PathBuf> {
     let variables = Variables::new(1, DType::F32, &Device::Cpu);
     match network {
         Architecture::ResNext(config) => drop(ResNext::new(config, variables.builder())?),

@@ -1,9 +1,10 @@
 //! The speed of grouped 3×3 convolutions on the device, ours beside candle's and PyTorch's.
 
 use super::gpu;
+use super::measured::Measured;
+use super::peer::{PYTORCH, Peer};
 use super::sizes::Sizes;
 use super::timing::median_ms;
-use crate::bench::engine::Engine;
 use crate::inputs::noise;
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor, Var};
@@ -46,15 +47,15 @@ struct Case<'a> {
     bandwidth: f64,
 }
 
-/// Measures all convolutions of `sizes`; shares are relative to `bandwidth`, in bytes per second. Also
-/// returns what could not be measured, with the reason.
+/// Measures all convolutions of `sizes`, and calls `found` with each result; shares are relative to `bandwidth`, in bytes
+/// per second.
 pub fn measure(
     sizes: &Sizes,
     bandwidth: f64,
     device: &Device,
-    mut peer: Option<&mut Engine>,
-) -> Result<(Vec<GroupedSpeed>, Vec<String>)> {
-    let (mut all, mut missing) = (Vec::new(), Vec::new());
+    mut peer: Option<&mut Peer>,
+    mut found: impl FnMut(Measured<GroupedSpeed>) -> Result<()>,
+) -> Result<()> {
     for &(channels, side) in sizes.grouped {
         for dtype in [DType::BF16, DType::F32] {
             let case = Case { sizes, channels, side, dtype, bandwidth };
@@ -64,24 +65,16 @@ pub fn measure(
             let weight = weight.to_dtype(dtype)?.to_device(device)?;
             for route in gpu::routes(device, dtype) {
                 let times = gpu::by_route(route, || case.ours(device, &x, &weight))?;
-                all.push(case.result(route, times));
+                found(Measured::Speed(case.result(route, times)))?;
             }
             // candle does not compute every type on every device.
-            match case.candle(device, &x, &weight) {
-                Ok(times) => all.push(case.result("candle", times)),
-                Err(error) => {
-                    let text = error.to_string();
-                    let reason = text.lines().next().unwrap_or_default();
-                    missing.push(format!("candle, {channels}×{side}×{side} in {}: {reason}", dtype.as_str()));
-                }
-            }
+            found(case.measured("candle", case.candle(device, &x, &weight)))?;
             if let Some(peer) = peer.as_deref_mut() {
-                let times = case.peer(peer)?;
-                all.push(case.result(&peer.name, times));
+                found(case.measured(PYTORCH, case.peer(peer)))?;
             }
         }
     }
-    Ok((all, missing))
+    Ok(())
 }
 
 impl Case<'_> {
@@ -104,15 +97,17 @@ impl Case<'_> {
         Ok(Times { forward, gradients: (both - forward).max(0.0) })
     }
 
-    fn peer(&self, peer: &mut Engine) -> Result<Times> {
+    fn peer(&self, peer: &mut Peer) -> Result<Times> {
         let (runs, rounds) = self.sizes.runs;
-        let answer =
-            peer.ask(
-                json!({"do": "grouped", "channels": self.channels, "side": self.side, "groups": GROUPS,
-            "batch": self.sizes.grouped_batch, "dtype": self.dtype.as_str(), "runs": runs, "rounds": rounds}),
-            )?;
-        let ms = |key: &str| answer[key].as_f64().unwrap_or(f64::NAN);
-        Ok(Times { forward: ms("forward_ms"), gradients: ms("gradients_ms") })
+        let (forward, gradients) = peer.grouped(json!({"do": "grouped", "channels": self.channels,
+            "side": self.side, "groups": GROUPS, "batch": self.sizes.grouped_batch,
+            "dtype": self.dtype.as_str(), "runs": runs, "rounds": rounds}))?;
+        Ok(Times { forward, gradients })
+    }
+
+    fn measured(&self, engine: &str, times: Result<Times>) -> Measured<GroupedSpeed> {
+        let what = format!("{engine}, {}×{}×{1} in {}", self.channels, self.side, self.dtype.as_str());
+        Measured::of(times, &what, |times| self.result(engine, times))
     }
 
     fn result(&self, engine: &str, times: Times) -> GroupedSpeed {

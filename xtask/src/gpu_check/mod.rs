@@ -4,7 +4,11 @@ mod args;
 mod check;
 mod gpu;
 mod grouped;
+mod inference;
+mod measured;
+mod network_speed;
 mod ops;
+mod part;
 mod peer;
 mod proof;
 mod report;
@@ -16,8 +20,12 @@ mod training_steps;
 use crate::device_arg::DeviceName;
 use anyhow::{Context, Result, bail, ensure};
 pub use args::Args;
+use candle_core::Device;
+use clap::ValueEnum;
+use part::Part;
+use peer::Peer;
 use report::GpuReport;
-use sizes::{FULL, SMALL};
+use sizes::{FULL, SMALL, Sizes};
 use std::process::ExitCode;
 
 pub fn run(args: Args) -> Result<ExitCode> {
@@ -35,32 +43,67 @@ pub fn run(args: Args) -> Result<ExitCode> {
     let json = args.report.with_extension("json");
     ensure!(json != args.report, "--report is the Markdown file; the .json is written beside it");
     let sizes = if args.quick || device.is_cpu() { &SMALL } else { &FULL };
-    let mut report = GpuReport::new(&device, args.device)?;
-    let say = |what: &str| eprintln!("{what} …");
-
-    say("comparing operations with the CPU in f64");
-    report.checks.extend(ops::checks(&device)?);
-    say("proving the three block forms equal");
-    for name in sizes.proved {
-        report.checks.extend(proof::checks(name, &device)?);
+    let mut parts = if args.only.is_empty() { Part::value_variants().to_vec() } else { args.only };
+    parts.sort();
+    parts.dedup();
+    let mut peer = match &args.python {
+        Some(python) if parts.iter().any(|part| part.has_peer()) => {
+            Some(Peer::start(python, args.script.as_deref(), &device)?)
+        }
+        _ => None,
+    };
+    let mut report = GpuReport::new(&device, args.device, args.report, json)?;
+    report.peer = peer.as_ref().map(|peer| format!("PyTorch {}", peer.version()));
+    for part in parts {
+        eprintln!("{part} …");
+        // Machines with a GPU are dear: one part that fails does not cost the others.
+        if let Err(error) = measure(part, sizes, &device, peer.as_mut(), &mut report) {
+            report.failed.push(format!("{part}: {error:#}"));
+        }
+        report.parts.push(part);
+        report.save()?;
     }
-    say("comparing a training run with the CPU's");
-    let (checks, losses) = training_run::checks(sizes, &device)?;
-    report.checks.extend(checks);
-    report.losses = losses;
-    say("timing grouped convolutions");
-    let bandwidth = resnext_ops::memory_bandwidth(&device, sizes.copied)?;
-    report.bandwidth = Some(bandwidth);
-    let mut peer = args.python.as_ref().map(|python| peer::start(python, &device)).transpose()?;
-    report.peer = peer.as_ref().map(|peer| format!("PyTorch {}", peer.version));
-    (report.grouped, report.missing) = grouped::measure(sizes, bandwidth, &device, peer.as_mut())?;
-    say("timing training steps");
-    report.steps = training_steps::measure(sizes, &device, peer.as_mut())?;
-    report.launches = training_steps::launches(sizes, &device)?;
-
-    report.settle();
-    report.write(&args.report, &json)?;
     print!("{}", report.summary());
-    println!("report: {} and {}", args.report.display(), json.display());
+    println!("report: {} and {}", report.markdown.display(), report.json.display());
     Ok(if report.green { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs one part, and saves the report after each of its measurements.
+fn measure(
+    part: Part,
+    sizes: &Sizes,
+    device: &Device,
+    peer: Option<&mut Peer>,
+    report: &mut GpuReport,
+) -> Result<()> {
+    match part {
+        Part::Operations => report.checks.extend(ops::checks(device)?),
+        Part::Forms => {
+            for name in sizes.proved {
+                report.checks.extend(proof::checks(name, device)?);
+            }
+        }
+        Part::Losses => {
+            let (checks, losses) = training_run::checks(sizes, device)?;
+            report.checks.extend(checks);
+            report.losses = losses;
+        }
+        Part::Grouped => {
+            let bandwidth = resnext_ops::memory_bandwidth(device, sizes.copied)?;
+            report.bandwidth = Some(bandwidth);
+            grouped::measure(sizes, bandwidth, device, peer, |measured| {
+                report.add(measured, |report| &mut report.grouped)
+            })?;
+        }
+        Part::Training => {
+            report.launches = training_steps::launches(sizes, device)?;
+            training_steps::measure(sizes, device, peer, |measured| {
+                report.add(measured, |report| &mut report.training)
+            })?;
+        }
+        Part::Inference => inference::measure(sizes, device, peer, |measured| {
+            report.add(measured, |report| &mut report.inference)
+        })?,
+    }
+    Ok(())
 }

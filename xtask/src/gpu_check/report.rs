@@ -3,8 +3,11 @@
 use super::check::Check;
 use super::gpu::{self, Launches};
 use super::grouped::GroupedSpeed;
+use super::measured::Measured;
+use super::network_speed::NetworkSpeed;
+use super::part::Part;
+use super::peer::{Mode, PYTORCH};
 use super::training_run::Losses;
-use super::training_steps::StepSpeed;
 use crate::device_arg::{DeviceName, opened_name};
 use crate::plural::counted;
 use crate::text_table::Table;
@@ -13,7 +16,7 @@ use candle_core::Device;
 use resnext_train::checkpoint::replace_file;
 use serde::Serialize;
 use std::fmt::Write;
-use std::path::Path;
+use std::path::PathBuf;
 
 /// A speed to reach.
 #[derive(Serialize)]
@@ -27,8 +30,12 @@ pub struct Goal {
 
 #[derive(Serialize)]
 pub struct GpuReport {
-    /// Whether every check passed. Speeds are not checks.
+    /// Whether every check passed and no part failed. Speeds are not checks.
     pub green: bool,
+    /// The parts that have ended.
+    pub parts: Vec<Part>,
+    /// The parts that could not be completed, with the reason.
+    pub failed: Vec<String>,
     pub device: String,
     pub name: Option<String>,
     pub version: &'static str,
@@ -38,19 +45,29 @@ pub struct GpuReport {
     /// The memory's bandwidth, in bytes per second.
     pub bandwidth: Option<f64>,
     pub grouped: Vec<GroupedSpeed>,
-    /// The grouped convolutions that could not be measured, with the reason.
+    pub training: Vec<NetworkSpeed>,
+    pub inference: Vec<NetworkSpeed>,
+    /// What could not be measured, with the reason.
     pub missing: Vec<String>,
-    pub steps: Vec<StepSpeed>,
     /// The launches of one training step in bf16 mixed precision.
     pub launches: Option<Vec<Launches>>,
     #[serde(rename = "bars")]
     pub goals: Vec<Goal>,
+    /// The Markdown file.
+    #[serde(skip)]
+    pub markdown: PathBuf,
+    /// The JSON file.
+    #[serde(skip)]
+    pub json: PathBuf,
 }
 
 impl GpuReport {
-    pub fn new(device: &Device, wanted: DeviceName) -> Result<Self> {
+    /// A report that [`save`](Self::save) writes to the file `markdown`, and as JSON to `json`.
+    pub fn new(device: &Device, wanted: DeviceName, markdown: PathBuf, json: PathBuf) -> Result<Self> {
         Ok(GpuReport {
             green: false,
+            parts: Vec::new(),
+            failed: Vec::new(),
             device: opened_name(device, wanted),
             name: gpu::name(device)?,
             version: env!("CARGO_PKG_VERSION"),
@@ -59,17 +76,40 @@ impl GpuReport {
             losses: Losses::default(),
             bandwidth: None,
             grouped: Vec::new(),
+            training: Vec::new(),
+            inference: Vec::new(),
             missing: Vec::new(),
-            steps: Vec::new(),
             launches: None,
             goals: Vec::new(),
+            markdown,
+            json,
         })
     }
 
-    /// Decides whether the device passed, and compares speeds with their goals.
-    pub fn settle(&mut self) {
-        self.green = !self.checks.is_empty() && self.checks.iter().all(|check| check.passed);
-        let (candle, pytorch) = ("candle", "PyTorch channels-last");
+    /// Decides whether the device passed so far, compares speeds with their goals, and writes both files.
+    pub fn save(&mut self) -> Result<()> {
+        self.settle();
+        replace_file(&self.markdown, self.to_markdown()?.as_bytes())?;
+        replace_file(&self.json, serde_json::to_string_pretty(self)?.as_bytes())?;
+        Ok(())
+    }
+
+    /// Adds a speed to one of the lists, or what is missing, and saves the report.
+    pub fn add<T>(
+        &mut self,
+        measured: Measured<T>,
+        list: impl FnOnce(&mut Self) -> &mut Vec<T>,
+    ) -> Result<()> {
+        match measured {
+            Measured::Speed(speed) => list(self).push(speed),
+            Measured::Missing(what) => self.missing.push(what),
+        }
+        self.save()
+    }
+
+    fn settle(&mut self) {
+        self.green = self.failed.is_empty() && self.checks.iter().all(|check| check.passed);
+        let (candle, pytorch) = ("candle", PYTORCH);
         let both = |g: &GroupedSpeed| g.forward_ms + g.gradients_ms;
         let goal = |what: &str, wanted: f64, measured| Goal { what: what.into(), wanted, measured };
         self.goals = vec![
@@ -89,8 +129,28 @@ impl GpuReport {
                 2.0,
                 self.least(pytorch, both, |g| g.channels <= 256 && g.dtype == "bf16"),
             ),
-            goal("training images/s beside PyTorch, bf16 AMP", 0.8, self.training(pytorch)),
         ];
+        for (what, speeds, precision, modes) in [
+            (
+                "training",
+                &self.training,
+                "bf16 AMP",
+                [(Mode::Eager, 1.1), (Mode::Graph, 1.0), (Mode::Compiled, 1.2)].as_slice(),
+            ),
+            ("inference", &self.inference, "bf16", &[(Mode::Compiled, 1.0)]),
+        ] {
+            let ours = speeds.iter().filter(|s| s.engine == "ours" && s.precision == precision);
+            for (own, &(mode, wanted)) in ours.flat_map(|own| modes.iter().map(move |mode| (own, mode))) {
+                let same = |s: &&NetworkSpeed| {
+                    (&s.network, s.batch, &s.precision) == (&own.network, own.batch, &own.precision)
+                        && s.engine == mode.engine()
+                };
+                let (network, batch, engine) = (&own.network, own.batch, mode.engine());
+                let what = format!("{what} of {network}, batch {batch}, {precision}, beside {engine}");
+                let measured = speeds.iter().find(same).map(|theirs| theirs.ms / own.ms);
+                self.goals.push(Goal { what, wanted, measured });
+            }
+        }
     }
 
     /// The smallest ratio of another engine's time to the best of ours, over the convolutions that count.
@@ -113,25 +173,11 @@ impl GpuReport {
         self.grouped.iter().filter(|g| g.engine == other && counts(g)).filter_map(ratio).reduce(f64::min)
     }
 
-    /// The ratio of our training images per second to another engine's.
-    fn training(&self, peer: &str) -> Option<f64> {
-        let of = |engine: &str| {
-            let own = |steps: &&StepSpeed| steps.engine == engine && steps.precision == "bf16 AMP";
-            self.steps.iter().find(own).map(|steps| steps.images_per_s)
-        };
-        Some(of("ours")? / of(peer)?)
-    }
-
-    pub fn write(&self, markdown: &Path, json: &Path) -> Result<()> {
-        replace_file(markdown, self.to_markdown()?.as_bytes())?;
-        replace_file(json, serde_json::to_string_pretty(self)?.as_bytes())?;
-        Ok(())
-    }
-
     /// The verdict and the checks that failed.
     pub fn summary(&self) -> String {
         let failed: Vec<&Check> = self.checks.iter().filter(|check| !check.passed).collect();
         let mut text = match failed.len() {
+            0 if self.checks.is_empty() => format!("nothing was checked on {}\n", self.device),
             0 => format!("green: {} passed on {}\n", counted(self.checks.len(), "check"), self.device),
             n => format!("not green: {n} of {} checks failed on {}\n", self.checks.len(), self.device),
         };
@@ -139,16 +185,25 @@ impl GpuReport {
             let Check { what, case, dtype, worst, bound, .. } = check;
             text += &format!("  {what}, {case}, {dtype}: {worst:.2e} is above the bound of {bound:.0e}\n");
         }
+        self.failed.iter().for_each(|reason| text += &format!("failed: {reason}\n"));
         text
     }
 
     fn to_markdown(&self) -> Result<String> {
         let name = self.name.as_ref().map(|name| format!(", {name}")).unwrap_or_default();
         let mut text = format!("# gpu-check\n\nresnext {} on {}{name}.\n\n", self.version, self.device);
+        let parts: Vec<String> = self.parts.iter().map(ToString::to_string).collect();
+        writeln!(text, "Parts that have ended: {}.\n", parts.join(", "))?;
         writeln!(text, "{}", self.summary())?;
         writeln!(text, "## Speed\n\n{}", self.goal_table().to_markdown())?;
         self.write_grouped(&mut text)?;
-        writeln!(text, "## Training steps\n\n{}", self.step_table().to_markdown())?;
+        writeln!(text, "## Training steps\n\n{}", network_table(&self.training).to_markdown())?;
+        writeln!(text, "## Inference\n\n{}", network_table(&self.inference).to_markdown())?;
+        if !self.missing.is_empty() {
+            writeln!(text, "## Not measured\n")?;
+            self.missing.iter().try_for_each(|what| writeln!(text, "- {what}"))?;
+            writeln!(text)?;
+        }
         if self.peer.is_none() {
             writeln!(text, "PyTorch was not measured, because --python was not given.\n")?;
         }
@@ -197,27 +252,7 @@ impl GpuReport {
             ]);
         }
         writeln!(text, "{}", table.to_markdown())?;
-        if !self.missing.is_empty() {
-            writeln!(text, "Not measured:\n")?;
-            self.missing.iter().try_for_each(|what| writeln!(text, "- {what}"))?;
-            writeln!(text)?;
-        }
         Ok(())
-    }
-
-    fn step_table(&self) -> Table {
-        let mut table = Table::new(&["network", "images", "precision", "engine", "step ms", "images/s"]);
-        for step in &self.steps {
-            table.row(vec![
-                step.network.clone(),
-                format!("{} of {}×{1}", step.batch, step.side),
-                step.precision.clone(),
-                step.engine.clone(),
-                format!("{:.2}", step.step_ms),
-                format!("{:.1}", step.images_per_s),
-            ]);
-        }
-        table
     }
 
     fn write_launches(&self, text: &mut String) -> Result<()> {
@@ -260,8 +295,24 @@ impl GpuReport {
     }
 }
 
+fn network_table(speeds: &[NetworkSpeed]) -> Table {
+    let mut table = Table::new(&["network", "images", "precision", "engine", "ms", "images/s"]);
+    for speed in speeds {
+        table.row(vec![
+            speed.network.clone(),
+            format!("{} of {}×{1}", speed.batch, speed.side),
+            speed.precision.clone(),
+            speed.engine.clone(),
+            format!("{:.2}", speed.ms),
+            format!("{:.1}", speed.images_per_s),
+        ]);
+    }
+    table
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::sizes::NetworkCase;
     use super::*;
     use candle_core::DType;
 
@@ -279,20 +330,11 @@ mod tests {
         }
     }
 
-    fn steps(engine: &str, images_per_s: f64) -> StepSpeed {
-        StepSpeed {
-            network: "resnext50_32x4d".into(),
-            batch: 64,
-            side: 224,
-            engine: engine.into(),
-            precision: "bf16 AMP".into(),
-            step_ms: 64e3 / images_per_s,
-            images_per_s,
-        }
-    }
+    const CASE: NetworkCase = NetworkCase { network: "resnext50_32x4d", batch: 64, side: 224 };
 
     fn report() -> GpuReport {
-        let mut report = GpuReport::new(&Device::Cpu, DeviceName::Cpu).unwrap();
+        let mut report =
+            GpuReport::new(&Device::Cpu, DeviceName::Cpu, "a.md".into(), "a.json".into()).unwrap();
         report.checks = vec![Check::at_most("conv2d", "3×3, 32 groups", DType::F32, 1e-6, 2e-5)];
         report.losses = Losses { cpu: vec![2.3], device: vec![2.30001], device_bf16: vec![2.31] };
         report.bandwidth = Some(2e12);
@@ -301,9 +343,16 @@ mod tests {
             grouped("ours", 2.0, 4.0),
             grouped("cuDNN", 1.0, 5.0),
             grouped("candle", 20.0, 40.0),
-            grouped("PyTorch channels-last", 3.0, 6.0),
+            grouped("PyTorch", 3.0, 6.0),
         ];
-        report.steps = vec![steps("ours", 90.0), steps("PyTorch channels-last", 100.0)];
+        report.parts = vec![Part::Operations, Part::Training];
+        report.training = [("ours", 711.11), ("PyTorch", 640.0), ("torch.compile", 500.0)]
+            .map(|(engine, ms)| NetworkSpeed::new(&CASE, engine, "bf16 AMP", ms))
+            .into();
+        report.inference = [("ours", 20.0), ("torch.compile", 30.0)]
+            .map(|(engine, ms)| NetworkSpeed::new(&CASE, engine, "bf16", ms))
+            .into();
+        report.missing = vec!["PyTorch, CUDA graph: no capture".into()];
         report.launches = Some(vec![Launches { name: "conv2d".into(), count: 53 }]);
         report.settle();
         report
@@ -311,8 +360,13 @@ mod tests {
 
     #[test]
     fn speeds_are_those_of_our_fastest_route() {
-        let measured: Vec<f64> = report().goals.iter().map(|goal| goal.measured.unwrap()).collect();
-        assert_eq!(measured, [20.0, 10.0, 1.5, 1.5, 0.9]);
+        let measured: Vec<String> = report()
+            .goals
+            .iter()
+            .map(|goal| goal.measured.map_or("none".into(), |times| format!("{times:.2}")))
+            .collect();
+        // Convolutions; training beside PyTorch, a CUDA graph and torch.compile; inference beside torch.compile.
+        assert_eq!(measured, ["20.00", "10.00", "1.50", "1.50", "0.90", "none", "0.70", "1.50"]);
     }
 
     #[test]
@@ -324,6 +378,14 @@ mod tests {
         let expected =
             "not green: 1 of 2 checks failed on cpu\n  relu, [2, 32], bf16: NaN is above the bound of 5e-1\n";
         assert_eq!((report.green, report.summary().as_str()), (false, expected));
+    }
+
+    #[test]
+    fn a_part_that_fails_is_named() {
+        let mut report = report();
+        report.failed.push("inference: out of memory".into());
+        report.settle();
+        assert!(!report.green && report.summary().ends_with("failed: inference: out of memory\n"));
     }
 
     #[test]
@@ -342,7 +404,10 @@ mod tests {
         row(&["53", "conv2d"]);
         row(&["1", "2.30000", "2.30001", "2.31000"]);
         row(&["conv2d", "3×3, 32 groups", "f32", "1.00e-6", "2e-5", "yes"]);
-        assert_eq!(page.matches("\n## ").count(), 6);
+        row(&["resnext50_32x4d", "64 of 224×224", "bf16", "torch.compile", "30.00", "2133.3"]);
+        assert!(page.contains("Parts that have ended: operations, training.\n"), "{page}");
+        assert!(page.contains("## Not measured\n\n- PyTorch, CUDA graph: no capture\n"), "{page}");
+        assert_eq!(page.matches("\n## ").count(), 8);
         // A blank line before and after every heading, and none at the end.
         assert!(!page.contains("\n\n\n") && page.ends_with("|\n"), "{page}");
     }

@@ -1,30 +1,17 @@
 //! The speed of training steps on the device, ours beside PyTorch's, and the kernels that one step launches.
 
 use super::gpu::{self, Launches};
-use super::sizes::{SEED, Sizes};
+use super::measured::Measured;
+use super::network_speed::NetworkSpeed;
+use super::peer::{Mode, Peer};
+use super::sizes::{NetworkCase, SEED, Sizes};
 use super::timing::median_ms;
-use crate::bench::engine::Engine;
 use crate::inputs::noise;
 use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use resnext_model::{Config, ResNext, Variables};
 use resnext_ops::to_channels_last;
 use resnext_train::{Sgd, SgdConfig, forward_backward};
-use serde::Serialize;
-use serde_json::json;
-
-/// The training steps of one engine.
-#[derive(Serialize)]
-pub struct StepSpeed {
-    pub network: String,
-    pub batch: usize,
-    pub side: usize,
-    pub engine: String,
-    /// `f32` or `bf16 AMP`.
-    pub precision: String,
-    pub step_ms: f64,
-    pub images_per_s: f64,
-}
 
 /// A network in training, on the same batch in each step.
 struct Training {
@@ -36,13 +23,13 @@ struct Training {
 
 impl Training {
     /// `half`: the 16-bit type of mixed precision; f32 without it.
-    fn new(sizes: &Sizes, half: Option<DType>, device: &Device) -> Result<Self> {
-        let config = Config::by_name(sizes.network)?;
+    fn new(case: &NetworkCase, half: Option<DType>, device: &Device) -> Result<Self> {
+        let &NetworkCase { network, batch, side } = case;
+        let config = Config::by_name(network)?;
         let variables = Variables::new(SEED, DType::F32, device);
         let mut network = ResNext::new(&config, variables.builder())?;
         network.set_mixed_precision(half)?;
         let optimizer = Sgd::new(variables.trainable(), SgdConfig { nesterov: false, ..Default::default() })?;
-        let (batch, side) = sizes.images;
         let images = to_channels_last(&noise(&[batch, 3, side, side])?.to_device(device)?)?;
         let labels: Vec<u32> = (0..batch).map(|i| (i % config.classes) as u32).collect();
         Ok(Training { network, optimizer, images, labels: Tensor::from_vec(labels, batch, device)? })
@@ -56,46 +43,42 @@ impl Training {
     }
 }
 
-/// Measures steps in bf16 mixed precision and in f32.
-pub fn measure(sizes: &Sizes, device: &Device, mut peer: Option<&mut Engine>) -> Result<Vec<StepSpeed>> {
-    let (batch, side) = sizes.images;
-    let mut all = Vec::new();
-    for (precision, half) in [("bf16 AMP", Some(DType::BF16)), ("f32", None)] {
-        let result = |engine: &str, step_ms: f64| StepSpeed {
-            network: sizes.network.into(),
-            batch,
-            side,
-            engine: engine.into(),
-            precision: precision.into(),
-            step_ms,
-            images_per_s: batch as f64 / step_ms * 1e3,
-        };
-        let mut training = Training::new(sizes, half, device)?;
-        let mut last = None;
-        let step_ms = median_ms(device, (sizes.steps, 3), || {
-            last = Some(training.step()?);
-            Ok(())
-        })?;
-        let loss = last.map(|loss| loss.to_scalar::<f32>()).transpose()?.unwrap_or(f32::NAN);
-        ensure!(loss.is_finite(), "{} in {precision}: the loss is {loss} after some steps", sizes.network);
-        all.push(result("ours", step_ms));
-        // Frees the device's memory for the peer.
-        drop(training);
-        if let Some(peer) = peer.as_deref_mut() {
-            let config = Config::by_name(sizes.network)?;
-            let answer =
-                peer.ask(json!({"do": "train", "depths": config.depths, "groups": config.cardinality,
-                "width": config.base_width, "classes": config.classes, "batch": batch, "side": side,
-                "amp": half.is_some(), "steps": sizes.steps, "rounds": 3}))?;
-            all.push(result(&peer.name, answer["step_ms"].as_f64().unwrap_or(f64::NAN)));
+/// Measures steps in bf16 mixed precision and in f32, and calls `found` with each result.
+pub fn measure(
+    sizes: &Sizes,
+    device: &Device,
+    mut peer: Option<&mut Peer>,
+    mut found: impl FnMut(Measured<NetworkSpeed>) -> Result<()>,
+) -> Result<()> {
+    for case in sizes.training {
+        for (precision, half) in [("bf16 AMP", Some(DType::BF16)), ("f32", None)] {
+            let mut training = Training::new(case, half, device)?;
+            let mut last = None;
+            let ms = median_ms(device, (sizes.steps, 3), || {
+                last = Some(training.step()?);
+                Ok(())
+            })?;
+            let loss = last.map(|loss| loss.to_scalar::<f32>()).transpose()?.unwrap_or(f32::NAN);
+            ensure!(loss.is_finite(), "{} in {precision}: the loss is {loss} after some steps", case.network);
+            // Frees the device's memory for the peer.
+            drop(training);
+            found(Measured::Speed(NetworkSpeed::new(case, "ours", precision, ms)))?;
+            let Some(peer) = peer.as_deref_mut() else { continue };
+            for &mode in Mode::of(device) {
+                let ms = peer.train(case, half.is_some(), mode, (sizes.steps, 3));
+                found(Measured::of(ms, &case.describe(mode.engine(), precision), |ms| {
+                    NetworkSpeed::new(case, mode.engine(), precision, ms)
+                }))?;
+            }
         }
     }
-    Ok(all)
+    Ok(())
 }
 
-/// Counts what one step launches in bf16 mixed precision; `None` where the device cannot be observed.
+/// Counts what one step of the first network launches in bf16 mixed precision; `None` where the device cannot be observed.
 pub fn launches(sizes: &Sizes, device: &Device) -> Result<Option<Vec<Launches>>> {
-    let mut training = Training::new(sizes, Some(DType::BF16), device)?;
+    let Some(case) = sizes.training.first() else { return Ok(None) };
+    let mut training = Training::new(case, Some(DType::BF16), device)?;
     training.step()?;
     let (done, list) = gpu::launches(device, || training.step());
     done?;
