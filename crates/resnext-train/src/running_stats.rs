@@ -4,10 +4,10 @@ use crate::distributed::processes::Processes;
 use crate::error::Result;
 use candle_core::{DType, Tensor, Var};
 
-/// Running statistics, and what they were before a step.
-pub(crate) struct RunningStats(Vec<(Var, Tensor)>);
+/// The running statistics of batch norms, each with a copy from before a step, from which follows how the step moved it.
+pub(crate) struct RunningStatsBefore(Vec<(Var, Tensor)>);
 
-impl RunningStats {
+impl RunningStatsBefore {
     /// Copies those among the named `variables`.
     pub(crate) fn copy(variables: Vec<(String, Var)>) -> Result<Self> {
         let running = |name: &str| name.ends_with("running_mean") || name.ends_with("running_var");
@@ -16,7 +16,7 @@ impl RunningStats {
             let before = var.as_detached_tensor().copy()?;
             Ok((var, before))
         };
-        Ok(RunningStats(own.map(copy).collect::<Result<_>>()?))
+        Ok(RunningStatsBefore(own.map(copy).collect::<Result<_>>()?))
     }
 
     /// Moves them by the weighted mean of all processes' moves, this one's having weight `share`, so that all hold the

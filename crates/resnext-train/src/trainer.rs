@@ -18,7 +18,7 @@ use crate::observer::{BatchReport, EpochReport, Observer};
 use crate::optimizer::Optimizer;
 use crate::parameter_group::Rules;
 use crate::preflight;
-use crate::running_stats::RunningStats;
+use crate::running_stats::RunningStatsBefore;
 use crate::step::{ForwardBackward, forward_backward_shared};
 use candle_core::{DType, Device, Tensor, Var};
 use resnext_model::{Config, DropPath, Head, ResNext, Variables};
@@ -464,10 +464,10 @@ impl Trainer {
     }
 
     /// The running statistics that each process moves by its own part of a batch, as they are before a step.
-    fn norms_to_average(&self) -> Result<RunningStats> {
+    fn norms_to_average(&self) -> Result<RunningStatsBefore> {
         let moved =
             self.parallel.processes.size() > 1 && !self.parallel.syncs_norms() && !self.config.freeze_norms;
-        RunningStats::copy(if moved { self.variables.all() } else { Vec::new() })
+        RunningStatsBefore::copy(if moved { self.variables.all() } else { Vec::new() })
     }
 
     /// The draw of stochastic depth for the next batch, which depends on the batch's place in the run and on the

@@ -282,9 +282,9 @@ fn odd_call(calls: &[Call], others: &[Call], side: &str) -> Option<String> {
     })
 }
 
-/// Evaluates a function at `inputs`, and makes sure that it was exact: at inputs of which some are moved by half of the prime,
-/// a polynomial with integer coefficients is the same modulo the prime. What depends on the sign or the fraction of a number,
-/// such as ReLU or `floor`, is not, nor is anything rounded.
+/// Evaluates a function at `inputs`, and makes sure that it was exact: at inputs of which some are moved by half of the
+/// prime, a polynomial with integer coefficients is the same modulo the prime. A function of the sign or the fraction of a
+/// number, such as ReLU or `floor`, is not, nor is a rounded one.
 fn exactly(
     f: &impl Subject,
     side: &'static str,

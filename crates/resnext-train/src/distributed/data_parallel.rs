@@ -76,7 +76,7 @@ impl DataParallel {
     pub(crate) fn check_same_run(&self, facts: &[(&str, String)]) -> Result<()> {
         self.processes.check_same(facts)?;
         self.processes.check_same(&[
-            ("way of adding up", format!("{:?}", self.config)),
+            ("configuration of sums", format!("{:?}", self.config)),
             ("instruction set", resnext_ops::Isa::current().name().to_string()),
         ])
     }

@@ -104,8 +104,8 @@ impl Integers {
     }
 }
 
-/// A tensor of these integers, which are below 2^24 and so exact in f32. In bf16 they are rounded once, as a kernel rounds its
-/// sums when it writes them.
+/// A tensor of these integers, which are below 2^24 and so exact in f32. In bf16 they are rounded once, as a kernel rounds
+/// its sums when it writes them.
 pub(in crate::equivalence) fn of_integers(
     values: &[i32],
     shape: impl Into<Shape>,
