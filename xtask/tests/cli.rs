@@ -724,7 +724,7 @@ fn the_gpu_check_runs_on_a_cpu_too() {
     refused(xtask(folder.path(), &missing), "--script: none.py is not a file");
     refused(xtask(folder.path(), &["gpu-check", "--device", "cuda:99"]), "device cuda:99");
     if candle_core::Device::new_cuda_with_stream(0).or_else(|_| candle_core::Device::new_metal(0)).is_err() {
-        refused(xtask(folder.path(), &["gpu-check"]), "no GPU, so nothing is measured");
+        refused(xtask(folder.path(), &["gpu-check"]), "no GPU, so there is nothing to measure");
         assert!(!folder.path().join("runs").exists());
     }
 }
