@@ -28,12 +28,17 @@ impl Dtype {
         Self::ALL.into_iter().filter(native).collect()
     }
 
-    /// Says on standard error how inference in bf16 runs, where it is not by instructions of its own.
+    /// How inference in this type runs on this machine, where it is not by instructions of its own.
+    pub fn how(self) -> Option<&'static str> {
+        (!Self::native().contains(&self)).then_some(
+            "this CPU has no instructions for bf16: weights are kept in bf16, feature maps and arithmetic are f32",
+        )
+    }
+
+    /// Says on standard error what [`how`](Self::how) says.
     pub fn say_how(self) {
-        if !Self::native().contains(&self) {
-            eprintln!(
-                "note: this CPU has no instructions for bf16: weights are kept in bf16, feature maps and arithmetic are f32"
-            );
+        if let Some(how) = self.how() {
+            eprintln!("note: {how}");
         }
     }
 

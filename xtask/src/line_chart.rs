@@ -65,7 +65,8 @@ pub fn draw(panels: &[Panel]) -> Result<String> {
     Ok(svg)
 }
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+/// A part of a picture.
+pub type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
 fn draw_panel<Y>(area: &Area, panel: &Panel, y: Y) -> Result<()>
 where
@@ -75,7 +76,9 @@ where
     let xs = || panel.lines.iter().flat_map(|line| &line.points).map(|&(x, _)| x);
     let x = Counts { first: xs().min().unwrap_or(1), last: xs().max().unwrap_or(1) };
     let area = area.margin(8, 0, 0, 0).titled(&panel.title, ("sans-serif", 18)).map_err(failed)?;
-    let area = draw_legend(&area, &panel.lines)?;
+    let names: Vec<(&str, RGBColor)> =
+        panel.lines.iter().map(|line| (line.name.as_str(), line.colour)).collect();
+    let area = draw_legend(&area, &names, Sample::Line)?;
     let mut chart = ChartBuilder::on(&area)
         .margin(12)
         .margin_right(20)
@@ -104,17 +107,24 @@ const ROW: i32 = 18;
 const SAMPLE: i32 = 18;
 const LETTER: i32 = 7;
 
-/// Draws the names of several lines in rows at the top of `area`, and returns what is below them. A single line needs no
-/// name but the panel's title.
-fn draw_legend<'a>(area: &Area<'a>, lines: &[Line]) -> Result<Area<'a>> {
-    if lines.len() < 2 {
+/// What a legend has beside a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sample {
+    Line,
+    Dot,
+}
+
+/// Draws the names of several series, each with its colour, in rows at the top of `area`, and returns what is below them. A
+/// single one needs no name but the title.
+pub fn draw_legend<'a>(area: &Area<'a>, names: &[(&str, RGBColor)], sample: Sample) -> Result<Area<'a>> {
+    if names.len() < 2 {
         return Ok(area.clone());
     }
     let (width, left) = (area.dim_in_pixel().0 as i32, 72);
     let (mut x, mut row) = (left, 0);
     let mut places = Vec::new();
-    for line in lines {
-        let length = SAMPLE + 8 + LETTER * line.name.chars().count() as i32;
+    for (name, _) in names {
+        let length = SAMPLE + 8 + LETTER * name.chars().count() as i32;
         if x > left && x + length > width {
             (x, row) = (left, row + 1);
         }
@@ -122,11 +132,18 @@ fn draw_legend<'a>(area: &Area<'a>, lines: &[Line]) -> Result<Area<'a>> {
         x += length + 14;
     }
     let (legend, below) = area.split_vertically((row + 1) * ROW);
-    for (line, (x, y)) in lines.iter().zip(places) {
-        let sample = PathElement::new([(x, y), (x + SAMPLE, y)], line.colour.stroke_width(2));
-        legend.draw(&sample).map_err(failed)?;
+    for ((name, colour), (x, y)) in names.iter().zip(places) {
+        match sample {
+            Sample::Line => {
+                let line = PathElement::new([(x, y), (x + SAMPLE, y)], colour.stroke_width(2));
+                legend.draw(&line).map_err(failed)?;
+            }
+            Sample::Dot => {
+                legend.draw(&Circle::new((x + SAMPLE / 2, y), 5, colour.filled())).map_err(failed)?;
+            }
+        }
         let style = TextStyle::from(("sans-serif", 13)).pos(Pos::new(HPos::Left, VPos::Center));
-        legend.draw(&Text::new(line.name.clone(), (x + SAMPLE + 6, y), style)).map_err(failed)?;
+        legend.draw(&Text::new(*name, (x + SAMPLE + 6, y), style)).map_err(failed)?;
     }
     Ok(below)
 }
@@ -162,7 +179,7 @@ impl Ranged for Counts {
 }
 
 /// A tick's label: as many digits as it takes and no more.
-fn tick(value: f64) -> String {
+pub fn tick(value: f64) -> String {
     // Ticks are computed as sums such as 0.1 + 0.2; nine digits are enough to tell them apart.
     let rounded: f64 = format!("{value:.8e}").parse().unwrap_or(value);
     match rounded.abs() {

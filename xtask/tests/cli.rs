@@ -519,6 +519,13 @@ fn summary_prints_the_published_figures() {
     refused(xtask(Path::new("."), &["summary", "resnext50_32x4d", "--size", "0"]), "--size must be from 1");
 }
 
+/// The cells of a Markdown table, without its headings.
+fn cells(markdown: &str) -> Vec<Vec<String>> {
+    let rows = markdown.lines().filter(|line| line.starts_with('|')).skip(2);
+    let cells = |row: &str| row.trim_matches('|').split('|').map(|cell| cell.trim().to_string()).collect();
+    rows.map(cells).collect()
+}
+
 #[test]
 fn compare_prints_sizes_and_published_errors() {
     let folder = tempfile::tempdir().unwrap();
@@ -531,10 +538,22 @@ fn compare_prints_sizes_and_published_errors() {
     for part in ["VGG-16", "138.37 M", "Inception-ResNet-v2", "55.84 M", "19.9 %", "table 5", "](c.svg)"] {
         assert!(markdown.contains(part), "{part}: {markdown}");
     }
+    // Nine networks, and a cell without a figure says why.
+    let rows = cells(&markdown);
+    assert_eq!(rows.len(), 9, "{markdown}");
+    let columns = rows[0].len();
+    for row in &rows {
+        assert!(row.len() == columns && row.iter().all(|cell| !cell.is_empty() && cell != "–"), "{row:?}");
+    }
+    assert!(rows[2].iter().any(|cell| cell == "no weights"), "{:?}", rows[2]);
     assert!(std::fs::read_to_string(path.join("c.svg")).unwrap().contains("Inception-v4"));
-    // One small network is timed.
-    let output = xtask(path, &["compare", "resnext11_4x4d", "--runs", "1"]);
+    // One small network is timed, in bf16 whatever the CPU has.
+    let output = xtask(path, &["compare", "resnext11_4x4d", "--runs", "1", "--markdown", "one.md"]);
     assert!(text(&output).contains("ms, f32") && text(&output).contains("0.09 M"), "{output:?}");
+    let markdown = std::fs::read_to_string(path.join("one.md")).unwrap();
+    let times = &cells(&markdown)[0][5..7];
+    assert!(markdown.contains("| ms, f32 | ms, bf16 |"), "{markdown}");
+    assert!(times.iter().all(|time| time.parse::<f64>().is_ok()), "{times:?}");
     refused(xtask(path, &["compare", "resnet101", "inception_v5"]), "unknown model `inception_v5`");
     refused(
         xtask(path, &["compare", "resnext11_4x4d", "--runs", "0", "--picture", "x.svg"]),

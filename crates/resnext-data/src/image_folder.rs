@@ -64,6 +64,24 @@ impl ImageFolder {
         })
     }
 
+    /// All photos for evaluation: those of the folder for validation in `path` if it has one, or else of `path` itself,
+    /// which then has a folder per class.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open), but for those of a split.
+    pub fn validation_photos(path: &Path) -> Result<ImageSet> {
+        let folders = subfolders(path)?;
+        let is_validation = |folder: &&PathBuf| {
+            VALIDATION_FOLDERS.iter().any(|name| name_of(folder).eq_ignore_ascii_case(name))
+        };
+        let validation = match folders.iter().find(is_validation) {
+            Some(folder) if !subfolders(folder)?.is_empty() => folder,
+            _ => path,
+        };
+        let (images, names) = classes(validation)?;
+        ImageSet::new(images, names.into())
+    }
+
     /// Whether `path` looks like such a folder: it is a folder with at least one folder in it.
     pub fn recognise(path: &Path) -> bool {
         subfolders(path).is_ok_and(|folders| !folders.is_empty())

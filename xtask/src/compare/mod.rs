@@ -1,5 +1,6 @@
 //! `cargo xtask compare`: the networks of the paper's comparison side by side, measured here and as published.
 
+mod measured;
 mod noise;
 mod picture;
 mod published;
@@ -10,6 +11,7 @@ use crate::dtype_arg::Dtype;
 use crate::machine;
 use anyhow::{Result, ensure};
 use indicatif::ProgressBar;
+use measured::Validation;
 use resnext_train::checkpoint::replace_file;
 use row::{Network, Row};
 use std::path::{Path, PathBuf};
@@ -24,6 +26,13 @@ pub struct Args {
     /// SVG file for a picture of top-1 error against multiply-adds
     #[arg(long)]
     picture: Option<PathBuf>,
+    /// Folder of trained weights, such as resnet101.safetensors or a folder inception_v4, each named after its network:
+    /// their errors are measured
+    #[arg(long, requires = "data")]
+    weights: Option<PathBuf>,
+    /// ImageNet's validation photos: a folder with a folder per class
+    #[arg(long, requires = "weights")]
+    data: Option<PathBuf>,
     /// Timed forward passes per network and type; 0 leaves times out
     #[arg(long, default_value_t = 7)]
     runs: usize,
@@ -43,28 +52,42 @@ pub fn run(args: Args) -> Result<()> {
     // All names are checked before the first network is measured.
     let networks = names.iter().map(|name| Network::named(name)).collect::<Result<Vec<_>>>()?;
     let mut rows = networks.iter().map(Row::new).collect::<Result<Vec<_>>>()?;
-    // Drawn first, so that networks without published errors are refused before they are measured.
-    let picture = args.picture.as_ref().map(|_| picture::draw(&rows)).transpose()?;
+    let validation = match (&args.weights, &args.data) {
+        (Some(weights), Some(data)) => Some(Validation::open(weights, data, &names)?),
+        _ => None,
+    };
+    if args.picture.is_some() && validation.is_none() {
+        // Networks without published errors are refused before they are measured.
+        picture::draw(&rows)?;
+    }
+    if let Some(validation) = &validation {
+        for (name, row) in names.iter().zip(&mut rows) {
+            row.measured = validation.measure(name)?;
+        }
+    }
     if args.runs > 0 {
         time(&networks, &mut rows, args.runs)?;
     }
-    print!("{}", report::text(&rows));
-    if let (Some(path), Some(picture)) = (&args.picture, &picture) {
-        write(path, picture)?;
+    let measured = validation.as_ref().map(Validation::note);
+    print!("{}", report::text(&rows, measured.as_deref()));
+    if let Some(path) = &args.picture {
+        write(path, &picture::draw(&rows)?)?;
     }
     if let Some(path) = &args.markdown {
         let picture = args.picture.as_deref().map(|picture| link(path, picture));
-        write(path, &report::markdown(&rows, picture.as_deref()))?;
+        write(path, &report::markdown(&rows, measured.as_deref(), picture.as_deref()))?;
     }
     Ok(())
 }
 
-/// Times every network in the types that this machine computes in, f32 and bf16.
+/// The types that are timed. A CPU without instructions for bf16 computes it in f32, as the report then says.
+const DTYPES: [Dtype; 2] = [Dtype::F32, Dtype::Bf16];
+
+/// Times every network in f32 and bf16.
 fn time(networks: &[Network], rows: &mut [Row], runs: usize) -> Result<()> {
-    let dtypes: Vec<Dtype> = Dtype::native().into_iter().filter(|&dtype| dtype != Dtype::Int8).collect();
-    let bar = ProgressBar::new((networks.len() * dtypes.len()) as u64);
+    let bar = ProgressBar::new((networks.len() * DTYPES.len()) as u64);
     for (network, row) in networks.iter().zip(rows) {
-        for &dtype in &dtypes {
+        for dtype in DTYPES {
             row.times.push((dtype, network.time(dtype, runs)?));
             bar.inc(1);
         }

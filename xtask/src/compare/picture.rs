@@ -1,14 +1,15 @@
 //! Error against complexity, as a picture.
 
 use super::row::Row;
-use crate::line_chart::{BLUE, RED};
+use crate::line_chart::{BLUE, GREEN, RED, Sample, draw_legend, tick};
 use anyhow::{Result, anyhow};
+use plotters::coord::CoordTranslate;
 use plotters::prelude::*;
 
 /// The size of the picture in pixels.
 const SIZE: (u32, u32) = (760, 480);
 
-/// Draws an SVG of top-1 error against multiply-adds: the paper's, and timm's where it has weights.
+/// Draws an SVG of top-1 error against multiply-adds: the paper's, timm's where it has weights, and those measured here.
 pub fn draw(rows: &[Row]) -> Result<String> {
     let points = |of: fn(&Row) -> Option<f64>| -> Vec<(f64, f64, String)> {
         let point = |row: &Row| Some((row.multiply_adds as f64 / 1e9, of(row)?, row.title.clone()));
@@ -17,7 +18,9 @@ pub fn draw(rows: &[Row]) -> Result<String> {
     let series = [
         ("paper", RED, points(|row| Some(row.paper?.0.top1))),
         ("timm", BLUE, points(|row| Some(row.timm?.0.top1))),
+        ("measured here", GREEN, points(|row| Some(row.measured?.top1))),
     ];
+    let series: Vec<_> = series.into_iter().filter(|(_, _, points)| !points.is_empty()).collect();
     let all = || series.iter().flat_map(|(_, _, points)| points);
     if all().next().is_none() {
         return Err(anyhow!(
@@ -32,8 +35,13 @@ pub fn draw(rows: &[Row]) -> Result<String> {
     {
         let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
         root.fill(&WHITE).map_err(failed)?;
-        let mut chart = ChartBuilder::on(&root)
-            .caption("ImageNet: error against complexity", ("sans-serif", 18))
+        let area = root
+            .margin(8, 0, 0, 0)
+            .titled("ImageNet: error against complexity", ("sans-serif", 18))
+            .map_err(failed)?;
+        let names: Vec<_> = series.iter().map(|(name, colour, _)| (*name, *colour)).collect();
+        let area = draw_legend(&area, &names, Sample::Dot)?;
+        let mut chart = ChartBuilder::on(&area)
             .margin(12)
             .x_label_area_size(40)
             .y_label_area_size(60)
@@ -43,21 +51,19 @@ pub fn draw(rows: &[Row]) -> Result<String> {
             .configure_mesh()
             .x_desc("multiply-adds, 10⁹")
             .y_desc("top-1 error, %")
+            .x_label_formatter(&|x| tick(*x))
+            .y_label_formatter(&|y| tick(*y))
             .light_line_style(WHITE)
             .draw()
             .map_err(failed)?;
-        let place = |x: f64, y: f64| {
-            let (width, height) = (f64::from(SIZE.0 - 84), f64::from(SIZE.1 - 90));
-            let rows = (highest - y + 0.5) / (highest - lowest + 1.0);
-            ((x / right * width) as i32, (rows * height) as i32)
-        };
+        let place = chart.plotting_area().as_coord_spec().clone();
+        let place = |x: f64, y: f64| place.translate(&(x, y));
         let dots: Vec<_> = all().map(|(x, y, _)| place(*x, *y)).collect();
         let mut taken = Vec::new();
-        for (name, colour, points) in &series {
+        for (_, colour, points) in &series {
             let colour = *colour;
             let dots_drawn = points.iter().map(|(x, y, _)| Circle::new((*x, *y), 5, colour.filled()));
-            let drawn = chart.draw_series(dots_drawn).map_err(failed)?;
-            drawn.label(*name).legend(move |(x, y)| Circle::new((x + 9, y), 5, colour.filled()));
+            chart.draw_series(dots_drawn).map_err(failed)?;
             let labels: Vec<_> = points
                 .iter()
                 .map(|(x, y, title)| {
@@ -67,12 +73,6 @@ pub fn draw(rows: &[Row]) -> Result<String> {
                 .collect();
             chart.draw_series(labels).map_err(failed)?;
         }
-        chart
-            .configure_series_labels()
-            .background_style(WHITE.mix(0.8))
-            .border_style(BLACK)
-            .draw()
-            .map_err(failed)?;
         root.present().map_err(failed)?;
     }
     Ok(svg)
@@ -88,7 +88,7 @@ fn overlap(a: Rectangle, b: Rectangle) -> bool {
 /// Where the label of the dot at `dot` starts, as an offset from it in pixels: beside it, above or below, so that it
 /// covers neither a dot nor one of the labels `taken`, to which it is added.
 fn free_offset(dot: (i32, i32), title: &str, dots: &[(i32, i32)], taken: &mut Vec<Rectangle>) -> (i32, i32) {
-    let (width, height) = (title.chars().count() as i32 * 11 / 2, 12);
+    let (width, height) = (title.chars().count() as i32 * 6, 12);
     let columns = [8, -8 - width, -width / 2];
     let rows = [-height / 2, 7, -height - 7, 20, -height - 20];
     let offsets = rows.iter().flat_map(|&y| columns.iter().map(move |&x| (x, y)));
@@ -108,6 +108,7 @@ fn free_offset(dot: (i32, i32), title: &str, dots: &[(i32, i32)], taken: &mut Ve
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compare::measured::Measured;
     use crate::compare::row::Network;
 
     #[test]
@@ -117,6 +118,12 @@ mod tests {
         // Once for the paper and once for timm, which has no weights of the second.
         let times = |title: &str| svg.matches(title).count();
         assert_eq!((times("ResNeXt-101 64×4d"), times("ResNet-200")), (2, 1), "{svg}");
+        // The legend is above the plot, and ticks have no digits that say nothing.
+        assert!(svg.contains("\npaper\n") && svg.contains("\n21\n") && !svg.contains("\n21.0\n"), "{svg}");
+        assert!(!svg.contains("measured here"));
+        let mut own = row("resnet18");
+        own.measured = Some(Measured { top1: 30.0, top5: None });
+        assert!(draw(&[own, row("resnet200")]).unwrap().contains("measured here"));
         let error = draw(&[row("resnet18")]).unwrap_err().to_string();
         assert!(error.contains("expected a network with published errors"), "{error}");
     }

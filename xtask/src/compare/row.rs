@@ -1,5 +1,6 @@
 //! A network of the comparison, and its row of the table.
 
+use super::measured::Measured;
 use super::noise;
 use super::published::{self, Errors, Source};
 use crate::bench::stats::quantile;
@@ -51,6 +52,10 @@ pub struct Row {
     pub activation_bytes: usize,
     /// Milliseconds per image by type; empty if they are not measured.
     pub times: Vec<(Dtype, f64)>,
+    /// The error measured here, if there were weights.
+    pub measured: Option<Measured>,
+    /// Whether there is a list of what is published of the network.
+    pub is_listed: bool,
     pub paper: Option<(Errors, Source)>,
     /// How the paper's network differs from this one.
     pub remark: Option<&'static str>,
@@ -58,7 +63,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// The row without times.
+    /// The row without times and measured errors.
     pub fn new(network: &Network) -> Result<Self> {
         let size = network.architecture.size();
         let summary = network.architecture.summary(size, size)?;
@@ -70,6 +75,8 @@ impl Row {
             multiply_adds: summary.multiply_adds(),
             activation_bytes: summary.activation_bytes(),
             times: Vec::new(),
+            measured: None,
+            is_listed: published.is_some(),
             paper: published.and_then(|published| published.paper),
             remark: published.and_then(|published| published.remark),
             timm: published.and_then(|published| published.timm),

@@ -24,7 +24,7 @@ use anyhow::{Context, Result, ensure};
 use calibration_error::calibration_error;
 use candle_core::{DType, Tensor};
 use indicatif::ProgressBar;
-use network::Network;
+pub use network::Network;
 use real::RealLabels;
 use resnext_model::{Form, Pretrained};
 use resnext_train::checkpoint::replace_file;
@@ -32,7 +32,7 @@ use resnext_train::{Metrics, evaluate};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use views::Views;
+pub use views::Views;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -198,7 +198,7 @@ fn recipe(args: &Args, pretrained: &Pretrained) -> Result<(Recipe, Option<String
 }
 
 /// The network's prediction for a test image.
-struct Prediction {
+pub struct Prediction {
     label: u32,
     predicted: u32,
     /// The probability of the predicted class, from 0 to 1.
@@ -206,7 +206,7 @@ struct Prediction {
 }
 
 /// Evaluates a network, images (N, 3, H, W) to logits (N, classes), on the test set.
-fn judge(
+pub fn judge(
     loaders: &Loaders,
     views: Views,
     forward: impl Fn(&Tensor) -> resnext_model::Result<Tensor>,

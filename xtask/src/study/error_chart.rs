@@ -1,15 +1,19 @@
 //! The errors of networks side by side: each run as a point, and their mean with its standard deviation.
 
-use crate::line_chart::{BLUE, GREY, RED};
+use crate::line_chart::{BLUE, GREY, RED, tick};
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 /// The size of the chart in pixels.
 const SIZE: (u32, u32) = (720, 420);
+/// Height of a line of a column's label, and the width of a letter, about.
+const ROW: i32 = 15;
+const LETTER: i32 = 7;
 
 /// One network's column.
 pub struct Column {
-    /// The text below it.
+    /// The text below it, broken into lines where it is wider than the column.
     pub label: String,
     /// The errors of its runs in per cent, which may be none.
     pub errors: Vec<f64>,
@@ -46,22 +50,30 @@ impl ErrorChart<'_> {
         let failed = |error: DrawingAreaErrorKind<_>| Box::<dyn std::error::Error>::from(format!("{error}"));
         root.fill(&WHITE).map_err(failed)?;
         let last = self.columns.len().saturating_sub(1) as f64;
+        let width = (SIZE.0 as usize - 90) / self.columns.len().max(1) / LETTER as usize;
+        let labels: Vec<Vec<String>> =
+            self.columns.iter().map(|column| broken(&column.label, width)).collect();
+        let rows = labels.iter().map(Vec::len).max().unwrap_or(1) as i32;
         let mut chart = ChartBuilder::on(root)
             .margin(12)
-            .x_label_area_size(44)
+            .x_label_area_size(29 + ROW * rows)
             .y_label_area_size(60)
             .build_cartesian_2d(-0.5..last + 0.5, self.range())
             .map_err(failed)?;
-        let label = |x: &f64| {
-            let near = (x - x.round()).abs() < 1e-6 && *x >= -1e-6;
-            let column = near.then(|| self.columns.get(x.round() as usize)).flatten();
-            column.map_or(String::new(), |column| column.label.clone())
-        };
         let mut mesh = chart.configure_mesh();
         mesh.x_desc(self.x).y_desc(self.y).light_line_style(WHITE).disable_x_mesh();
-        // Ticks at integers: the axis is one longer than the distance of its columns.
-        mesh.x_labels(2 * self.columns.len() + 1).x_label_formatter(&label);
+        mesh.y_label_formatter(&|y| tick(*y));
+        // The columns' labels are drawn below; ticks at integers, as the axis is one longer than their distance.
+        mesh.x_labels(2 * self.columns.len() + 1).x_label_formatter(&|_| String::new());
         mesh.draw().map_err(failed)?;
+        let (_, bottom) = chart.plotting_area().get_pixel_range();
+        for (i, rows) in labels.into_iter().enumerate() {
+            let (x, _) = chart.backend_coord(&(i as f64, self.range().start));
+            for (row, text) in (0..).zip(rows) {
+                let style = TextStyle::from(("sans-serif", 12)).pos(Pos::new(HPos::Center, VPos::Top));
+                root.draw(&Text::new(text, (x, bottom.end + 8 + ROW * row), style)).map_err(failed)?;
+            }
+        }
         if let Some((first, change)) = self.line {
             let ends = [(0.0, first), (last, first + change * last)];
             chart.draw_series(LineSeries::new(ends, GREY.stroke_width(1))).map_err(failed)?;
@@ -103,6 +115,26 @@ impl ErrorChart<'_> {
     }
 }
 
+/// A label in lines of at most `width` characters, where its words allow it. What is in parentheses stays together.
+fn broken(label: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = vec![String::new()];
+    let mut depth = 0;
+    let words = label.split(|c| {
+        depth += i32::from(c == '(') - i32::from(c == ')');
+        c == ' ' && depth == 0
+    });
+    for word in words {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => *line += word,
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                *line += &format!(" {word}")
+            }
+            _ => lines.push(word.to_string()),
+        }
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,7 +159,17 @@ mod tests {
             assert_eq!(texts.count(), 1, "{label} in {svg}");
         }
         assert_eq!(chart.range(), 49.0f64.min(49.0) - 0.36..52.36);
+        // Ticks have no digits that say nothing.
+        assert!(svg.contains("\n50\n") && !svg.contains("50.0"), "{svg}");
         let empty = ErrorChart { columns: &[], line: None, ..chart };
         assert!(empty.draw().unwrap().starts_with("<svg"));
+    }
+
+    #[test]
+    fn labels_are_broken_between_words() {
+        assert_eq!(broken("without shortcuts, 8×(4, 7, 16)d", 20), ["without shortcuts,", "8×(4, 7, 16)d"]);
+        assert_eq!(broken("twice as complex by depth", 9), ["twice as", "complex", "by depth"]);
+        assert_eq!(broken("base, 8×(4, 7, 16)d", 10), ["base,", "8×(4, 7, 16)d"]);
+        assert_eq!(broken("unbreakable", 4), ["unbreakable"]);
     }
 }

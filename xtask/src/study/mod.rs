@@ -30,7 +30,7 @@ use candle_core::Device;
 use kind::Kind;
 use networks::PlannedNetwork;
 use plan::{PLAN, Plan};
-use progress::StudyProgress;
+use progress::{StudyProgress, Workload};
 use results::{Results, RunResult, State};
 use run::Ended;
 use std::path::{Path, PathBuf};
@@ -205,13 +205,8 @@ fn introduction(plan: &Plan, device: &Device) -> String {
 fn train(folder: &Path, plan: &Plan, place: &Place, device: &Device) -> Result<ExitCode> {
     let results = Results::read(folder)?;
     let (own, all) = place.part.unwrap_or((1, 1));
-    let mine: Vec<&RunResult> = results
-        .runs
-        .iter()
-        .enumerate()
-        .filter(|(i, _)| i % all == own - 1)
-        .map(|(_, result)| result)
-        .collect();
+    let mine: Vec<&RunResult> =
+        results.runs.iter().filter(|result| plan.part(&result.run, all) == own - 1).collect();
     for result in &mine {
         if let State::Unusable(reason) = &result.state {
             bail!(
@@ -221,13 +216,18 @@ fn train(folder: &Path, plan: &Plan, place: &Place, device: &Device) -> Result<E
         }
     }
     let images_per_run = plan.recipe.epochs * OpenData::new(&plan.recipe, None)?.train_len();
-    let mut progress = StudyProgress::new(mine.len() * images_per_run);
+    let cost = |result: &RunResult| {
+        let network = &plan.networks[result.run.network].config;
+        verdict::complexity(network, plan.image).map_or(1.0, |cost| cost.multiply_adds)
+    };
+    let runs = mine.iter().map(|result| (cost(result), result.is_complete));
+    let mut progress = StudyProgress::new(Workload::new(images_per_run, runs));
     let stop = stop_on_ctrl_c(true)?;
     for (number, result) in mine.iter().enumerate() {
-        progress.start_run(number * images_per_run);
         if result.is_complete {
             continue;
         }
+        progress.start_run(number);
         let mut run = result.run.clone();
         run.recipe.data.clone_from(&plan.recipe.data);
         let label = &plan.networks[run.network].label;
@@ -239,6 +239,7 @@ fn train(folder: &Path, plan: &Plan, place: &Place, device: &Device) -> Result<E
             println!("stopped and saved; go on with: cargo xtask study resume {}", folder.display());
             return Ok(ExitCode::from(130));
         }
+        progress.end_run();
         let now = Results::read(folder)?;
         let found = now.runs.iter().find(|found| found.run.folder == run.folder);
         let outcome = match found.map(|found| (&found.state, found.test_error())) {

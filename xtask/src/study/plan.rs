@@ -78,6 +78,13 @@ impl Plan {
         runs.collect()
     }
 
+    /// Which of `parts` parts a run is in, from 0. Each part has runs of every network where the numbers of seeds and
+    /// networks allow it, so that a machine is not what tells two networks apart.
+    pub fn part(&self, run: &PlannedRun, parts: usize) -> usize {
+        let seed = self.seeds.iter().position(|&seed| seed == run.seed).unwrap_or(0);
+        (run.network + seed) % parts
+    }
+
     fn recipe(&self, planned: &PlannedNetwork, seed: u64) -> Recipe {
         let model = planned.model();
         let network = (model.contains(' ')).then(|| planned.config.clone());
@@ -134,6 +141,26 @@ pub mod tests {
             let again: Recipe = toml::from_str(&toml::to_string(&run.recipe).unwrap()).unwrap();
             assert_eq!(again.network(10).unwrap(), plan.networks[run.network].config);
             assert_eq!(again.seed, run.seed);
+        }
+    }
+
+    #[test]
+    fn every_part_has_runs_of_every_network() {
+        let plan = Plan { seeds: vec![3, 1, 4, 1 << 40], ..plan(Kind::Shortcuts) };
+        let runs = plan.runs(Path::new("study"));
+        for parts in [1, 2, 4] {
+            for part in 0..parts {
+                let own: Vec<_> = runs.iter().filter(|run| plan.part(run, parts) == part).collect();
+                assert_eq!(own.len(), runs.len() / parts);
+                for network in 0..plan.networks.len() {
+                    let of_network = own.iter().filter(|run| run.network == network).count();
+                    assert_eq!(
+                        of_network,
+                        plan.seeds.len() / parts,
+                        "network {network}, part {part} of {parts}"
+                    );
+                }
+            }
         }
     }
 

@@ -69,7 +69,7 @@ impl Report<'_> {
             let errors = results.errors(i, Measure::TestError);
             let label = match plan.kind {
                 Kind::Cardinality => network.config.cardinality.to_string(),
-                Kind::Capacity | Kind::Shortcuts => network.id.clone(),
+                Kind::Capacity | Kind::Shortcuts => network.label.clone(),
             };
             Column { label, mean: mean(&errors).map(|mean| (mean, deviation(&errors))), errors }
         };
@@ -123,7 +123,7 @@ impl Report<'_> {
                 let points = (0..results.plan.recipe.epochs).filter_map(at).collect();
                 let name = match results.plan.kind {
                     Kind::Cardinality => format!("C = {}", network.config.cardinality),
-                    Kind::Capacity | Kind::Shortcuts => network.id.clone(),
+                    Kind::Capacity | Kind::Shortcuts => network.label.clone(),
                 };
                 Line { name, colour, points }
             });
@@ -320,6 +320,8 @@ fn html_table(page: &mut String, title: &str, headings: &[&str], rows: &[Vec<Str
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run_folder::{METRICS, RECIPE};
+    use crate::study::plan::PLAN;
     use crate::study::plan::tests::plan;
     use crate::study::results::FAILURE;
     use crate::study::results::tests::write_run;
@@ -352,9 +354,50 @@ mod tests {
             assert!(!page.contains("src=") && !page.contains("<link") && !page.contains("<script"));
             assert!(page.contains("var(--card)") && !page.contains("\"#FFFFFF\""));
             assert!(read(ERRORS).starts_with("<svg") && read(CURVES).contains("test error"));
+            // Pictures call the networks what the tables call them.
+            if kind != Kind::Cardinality {
+                for label in plan.networks.iter().map(|network| network.label.rsplit_once(", ").unwrap().1) {
+                    assert!(read(ERRORS).contains(label) && read(CURVES).contains(label), "{label}");
+                }
+                assert!(!read(ERRORS).contains(&format!("\n{}\n", plan.networks[0].id)));
+            }
             // It depends on nothing but the folders.
             write(folder.path()).unwrap();
             assert_eq!((read(PAGE), read(MARKDOWN)), (page, markdown));
+        }
+    }
+
+    /// The studies of docs/study are what today's code makes of the runs that are there.
+    #[test]
+    fn the_studies_that_were_run_are_reported_from_their_folders() {
+        let studies = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/study");
+        let entries = |folder: &Path| {
+            let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+            paths.filter(|path| path.is_dir()).collect::<Vec<_>>()
+        };
+        let committed = entries(&studies);
+        assert!(committed.len() > 1, "{}", studies.display());
+        for study in committed {
+            let copy = tempfile::tempdir().unwrap();
+            std::fs::copy(study.join(PLAN), copy.path().join(PLAN)).unwrap();
+            for run in entries(&study) {
+                let to = copy.path().join(run.file_name().unwrap());
+                std::fs::create_dir(&to).unwrap();
+                for file in [RECIPE, METRICS] {
+                    std::fs::copy(run.join(file), to.join(file)).unwrap();
+                }
+            }
+            write(copy.path()).unwrap();
+            for file in [MARKDOWN, PAGE, ERRORS, CURVES] {
+                let read = |folder: &Path| std::fs::read_to_string(folder.join(file)).unwrap();
+                let (made, committed) = (read(copy.path()), read(&study));
+                let line = made.lines().zip(committed.lines()).find(|(made, committed)| made != committed);
+                assert!(
+                    made == committed,
+                    "{}/{file}: write it with `study report`: {line:?}",
+                    study.display()
+                );
+            }
         }
     }
 }

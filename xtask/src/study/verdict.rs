@@ -223,6 +223,7 @@ fn limits(results: &Results) -> Vec<String> {
             if failed == 1 { "1 run is".to_string() } else { format!("{failed} runs are") }
         ));
     }
+    limits.extend(unequal_complexity(results));
     let largest = plan.networks.iter().filter_map(|own| complexity(&own.config, plan.image));
     let parameters = largest.map(|own| own.parameters).fold(0.0, f64::max);
     let images = plan.recipe.train_images.map_or("all".to_string(), |images| images.to_string());
@@ -253,6 +254,34 @@ fn limits(results: &Results) -> Vec<String> {
         );
     }
     limits
+}
+
+/// Says how much smaller networks without shortcuts are: a projection goes with its shortcut.
+fn unequal_complexity(results: &Results) -> Option<String> {
+    let plan = &results.plan;
+    let shares = plan.networks.iter().filter_map(|with| {
+        let without = &plan.networks[results.network(&format!("{}{WITHOUT}", with.id))?];
+        let (with, without) =
+            (complexity(&with.config, plan.image)?, complexity(&without.config, plan.image)?);
+        let fewer = |less: f64, more: f64| 100.0 * (1.0 - less / more);
+        Some((fewer(without.parameters, with.parameters), fewer(without.multiply_adds, with.multiply_adds)))
+    });
+    let shares: Vec<(f64, f64)> = shares.collect();
+    let range = |of: fn(&(f64, f64)) -> f64| {
+        let (low, high) = (
+            shares.iter().map(of).fold(f64::INFINITY, f64::min).round(),
+            shares.iter().map(of).fold(0.0, f64::max).round(),
+        );
+        if low == high { format!("{low} %") } else { format!("{low} to {high} %") }
+    };
+    (!shares.is_empty()).then(|| {
+        format!(
+            "A network without shortcuts lacks their projections, too: it has {} fewer parameters and {} fewer \
+             multiply-adds than the one it is compared with. The differences are those of both together.",
+            range(|share| share.0),
+            range(|share| share.1)
+        )
+    })
 }
 
 /// The complexity of a network of a plan, which has been computed before.
@@ -356,5 +385,9 @@ mod tests {
                 .starts_with("Without shortcuts, 1 path against with them: has the larger error, +3.05")
         );
         assert_eq!(lower.findings.len(), 3);
+        // The projections' weights: 16·64 + 64·128 + 128·256 of about 240,000 parameters.
+        let unequal = lower.limits.iter().find(|limit| limit.contains("lacks their projections")).unwrap();
+        assert!(unequal.contains("18 % fewer parameters and 14 % fewer multiply-adds"), "{unequal}");
+        assert!(holds.limits.iter().all(|limit| !limit.contains("projections")), "{:?}", holds.limits);
     }
 }

@@ -21,7 +21,7 @@ const SOURCES: [&str; 6] = [
 ];
 
 /// How a message begins that is in no table, and why.
-const EXCUSED: [(&str, &str); 61] = [
+const EXCUSED: [(&str, &str); 63] = [
     ("cannot start {name}", "an engine that cannot be started needs a broken installation"),
     ("{name} has no pipes", "pipes are asked for in the same call"),
     ("{} has ended", "an engine must die between two requests"),
@@ -88,6 +88,8 @@ const EXCUSED: [(&str, &str); 61] = [
     ("an MPI launcher has started several", "a program without the feature `mpi`"),
     ("--distributed prints tables", "needs the feature `mpi`"),
     ("{processes} processes cannot share --batch", "needs the feature `mpi`"),
+    ("its network has {own} classes", "`compare_measures_errors_as_eval_does`"),
+    ("{} has no photo that can be read", "photos for validation of which none can be read"),
     ("the cache: {0}", "`a_full_disk_is_named_and_leaves_nothing`"),
 ];
 

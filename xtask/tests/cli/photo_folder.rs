@@ -1,7 +1,7 @@
 //! Training on a folder of photos as a user types it: with nothing but the folder, from trained weights, and
 //! with folders that are wrong.
 
-use super::{refused, text, xtask};
+use super::{cells, refused, text, xtask};
 use resnext_data::Photo;
 use std::path::Path;
 use std::process::Output;
@@ -302,4 +302,41 @@ fn mixing_class_weights_and_repeats_are_settings_of_a_run() {
     for line in ["photos.erase from 0.0 to 0.5", "mix from none to ", "epochs from 1 to 2"] {
         assert!(said.contains(&format!("from here on: {line}")), "{line}: {said}");
     }
+}
+
+/// `compare` measures the errors of weights that are called like their networks: those that `eval` measures.
+#[test]
+fn compare_measures_errors_as_eval_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    photos(&path.join("photos/train"), [6, 6, 6]);
+    photos(&path.join("photos/val"), [5, 2, 4]);
+    let quick = ["--model", "resnext11_4x4d", "--size", "16", "--epochs", "1", "--lr", "0.0001"];
+    ok(&xtask(path, &[&["train", "--data", "photos", "--out", "run"][..], &quick].concat()));
+    std::fs::create_dir(path.join("weights")).unwrap();
+    std::fs::copy(path.join("run/best.safetensors"), path.join("weights/resnext11_4x4d.safetensors"))
+        .unwrap();
+    let eval = ok(&xtask(path, &["eval", "run"]));
+    let top1 = eval.split("top-1 ").nth(1).unwrap().split(" %").next().unwrap();
+    let error = format!("{:.1} %", 100.0 - top1.parse::<f64>().unwrap());
+    assert!(error != "0.0 %" && error != "100.0 %", "{eval}");
+    for data in ["photos", "photos/val"] {
+        let networks = ["compare", "resnext11_4x4d", "resnet101", "--runs", "0", "--picture", "c.svg"];
+        let measured = ["--weights", "weights", "--data", data, "--markdown", "c.md"];
+        let shown = ok(&xtask(path, &[&networks[..], &measured].concat()));
+        let markdown = std::fs::read_to_string(path.join("c.md")).unwrap();
+        let rows = cells(&markdown);
+        assert_eq!((&rows[0][5], rows[1][5].as_str()), (&error, "no weights"), "{markdown}");
+        assert!(shown.contains("error of the weights in weights on 11 photos of photos"), "{shown}");
+        assert!(std::fs::read_to_string(path.join("c.svg")).unwrap().contains("measured here"));
+    }
+    let compare = |weights, data, name| xtask(path, &["compare", name, "--weights", weights, "--data", data]);
+    refused(compare("weights", "photos", "resnet101"), "weights of none of these networks");
+    refused(compare("weights", "run", "resnext11_4x4d"), "no folder per class");
+    std::fs::remove_dir_all(path.join("photos/val/green")).unwrap();
+    refused(compare("weights", "photos", "resnext11_4x4d"), "its network has 3 classes, but photos has 2");
+    let both =
+        ["weights/resnext11_4x4d.safetensors", "weights/resnext11_8x4d.safetensors"].map(|f| path.join(f));
+    std::fs::rename(&both[0], &both[1]).unwrap();
+    refused(compare("weights", "photos/train", "resnext11_8x4d"), "of the wrong shape");
 }

@@ -2,7 +2,7 @@
 
 use super::{refused, text, tiny_cifar, xtask};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 const STUDY: [&str; 13] = [
@@ -33,6 +33,22 @@ fn read(folder: &Path, file: &str) -> String {
     std::fs::read_to_string(folder.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
+fn spawned(folder: &Path, args: &[&str]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    let command = command.args(args).current_dir(folder).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().unwrap()
+}
+
+/// kill -9 as soon as a file is there.
+fn kill_when(child: &mut Child, file: &Path) {
+    while !file.exists() {
+        assert!(child.try_wait().unwrap().is_none(), "the study ended before it was killed");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 /// kill -9 in the middle, and a run that another machine has trained: the study ends with the report of one that was
 /// left alone.
 #[test]
@@ -50,37 +66,39 @@ fn a_study_that_is_killed_goes_on_and_takes_runs_from_elsewhere() {
     }
     refused(study(path, "whole", &[]), "already holds a study");
 
-    let mut child = Command::new(env!("CARGO_BIN_EXE_xtask"))
-        .args([&STUDY[..], &["killed", "--seeds", "2"]].concat())
-        .current_dir(path)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    while !path.join("killed/c4-seed0/recipe.toml").exists() {
-        assert!(child.try_wait().unwrap().is_none(), "the study ended before it was killed");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    let mut child = spawned(path, &[&STUDY[..], &["killed", "--seeds", "2"]].concat());
+    kill_when(&mut child, &path.join("killed/c4-seed0/recipe.toml"));
     // The page shows what there is.
     succeeded(&xtask(path, &["study", "report", "killed"]));
     assert!(read(path, "killed/study.md").contains("The study is unfinished"));
-    // The other machine has the second half of the runs.
+    // The other machine has one run of each network.
     std::fs::create_dir(path.join("other")).unwrap();
     std::fs::copy(path.join("killed/plan.toml"), path.join("other/plan.toml")).unwrap();
     let part = xtask(path, &["study", "resume", "other", "--part", "2/2"]);
     succeeded(&part);
-    assert!(text(&part).contains("run 2 of 2, 4×"), "{}", text(&part));
-    assert!(!path.join("other/c1-seed0").exists());
+    assert!(text(&part).contains("run 2 of 2, 1×"), "{}", text(&part));
+    assert!(path.join("other/c4-seed0").exists() && !path.join("other/c1-seed0").exists());
     for file in ["recipe.toml", "metrics.csv"] {
-        let to = path.join("killed/c4-seed1");
+        let to = path.join("killed/c1-seed1");
         std::fs::create_dir_all(&to).unwrap();
-        std::fs::copy(path.join("other/c4-seed1").join(file), to.join(file)).unwrap();
+        std::fs::copy(path.join("other/c1-seed1").join(file), to.join(file)).unwrap();
     }
+    // Killed again, after a run's first checkpoint. On a busy machine the run may be over by then.
+    let first_epoch = || read(path, "killed/c4-seed1/metrics.csv").lines().nth(1).unwrap().to_string();
+    let killed = (0..5).find_map(|_| {
+        let mut child = spawned(path, &["study", "resume", "killed"]);
+        kill_when(&mut child, &path.join("killed/c4-seed1/last.safetensors"));
+        if path.join("killed/c4-seed1/report.html").exists() {
+            std::fs::remove_dir_all(path.join("killed/c4-seed1")).unwrap();
+            return None;
+        }
+        Some(first_epoch())
+    });
     let resumed = xtask(path, &["study", "resume", "killed", "--data", "."]);
     succeeded(&resumed);
-    assert!(!text(&resumed).contains("run 4 of 4"), "a run that was copied here was trained again");
+    assert!(!text(&resumed).contains("run 3 of 4"), "a run that was copied here was trained again");
+    // The epoch of the checkpoint was not trained again, which would have taken another time.
+    assert_eq!(killed.unwrap(), first_epoch());
     assert_eq!(read(path, "killed/study.md"), read(path, "whole/study.md"));
     assert_eq!(read(path, "killed/study.html"), read(path, "whole/study.html"));
 }

@@ -45,6 +45,10 @@ fn training_and_validation_folders_are_recognised() {
         assert_eq!(set.train.class_names(), ["a", "b"]);
         assert!(!set.split);
         assert!(set.train.path(4).ends_with("b/1.png") && set.train.label(4) == 1);
+        for folder in [path.clone(), path.join(validation)] {
+            let all = ImageFolder::validation_photos(&folder).unwrap();
+            assert_eq!((all.class_counts(), all.class_names()), (vec![1, 2], set.train.class_names()));
+        }
     }
 }
 
