@@ -24,7 +24,6 @@ mod device_arg;
 #[cfg(feature = "mpi")]
 mod distributed_args;
 mod dtype_arg;
-mod inference_network;
 mod input_options;
 mod launch;
 mod loaders;

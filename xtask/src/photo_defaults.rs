@@ -8,7 +8,7 @@ use crate::plural::counted;
 use crate::recipe::{Overrides, Recipe};
 use anyhow::Result;
 use resnext_data::{ImageSet, Interpolation};
-use resnext_model::{Config, Pretrained, StemKind, Summary};
+use resnext_model::{Architecture, Pretrained, StemKind};
 use std::path::Path;
 
 /// The recipe that training on photos starts from when it starts from trained weights.
@@ -41,12 +41,17 @@ pub fn choose(
     let (network, passes) = match weights {
         Some(weights) => {
             prepare_as(&mut recipe, weights);
-            (weights.network.config()?.clone(), FINE_TUNING)
+            leave_out_stages(&mut recipe, &weights.network);
+            (weights.network.clone(), FINE_TUNING)
         }
         None => {
             recipe.model = overrides.model.clone().unwrap_or_else(|| usual_network(images, gpu).into());
-            let network = Config::by_name(&recipe.model)?;
-            let size = usual_size(network.stem, images, gpu);
+            let network = Architecture::by_name(&recipe.model)?;
+            let size = match &network {
+                Architecture::ResNext(config) => usual_size(config.stem, images, gpu),
+                // Their layers before the last one shrink a map until little is left of smaller images.
+                Architecture::Baseline { baseline, .. } => baseline.size(),
+            };
             let photos = PhotoOptions { size, test_size: size, ..recipe.photos.clone().unwrap_or_default() };
             recipe.photos = Some(photos);
             (network, FROM_SCRATCH)
@@ -55,7 +60,7 @@ pub fn choose(
     // Batch and crop sizes of the command line decide the rest.
     recipe.apply(overrides)?;
     let size = recipe.photos.as_ref().map_or(0, |photos| photos.size);
-    let seconds = seconds(&Config { classes, ..network }, size, images)?;
+    let seconds = seconds(&network.with_classes(classes), size, images)?;
     recipe.epochs = passes.epochs(images, (!gpu).then_some(seconds));
     recipe.apply(overrides)?;
     if recipe.ema != 0.0 && overrides.ema.is_none() {
@@ -119,8 +124,8 @@ impl Passes {
 
 /// The seconds that an epoch takes with the threads of this process, by an estimate: three forward passes' work per
 /// photo, of two operations per multiply-add.
-fn seconds(network: &Config, size: usize, images: usize) -> Result<f64> {
-    let work = 6.0 * Summary::new(network, size.max(1), size.max(1))?.multiply_adds() as f64;
+fn seconds(network: &Architecture, size: usize, images: usize) -> Result<f64> {
+    let work = 6.0 * network.summary(size.max(1), size.max(1))?.multiply_adds() as f64;
     Ok(work * images as f64 / (SPEED * machine::threads() as f64))
 }
 
@@ -187,6 +192,13 @@ fn usual_size(stem: StemKind, images: usize, gpu: bool) -> usize {
 /// A folder with fewer photos is small.
 const SMALL_FOLDER: usize = 1000;
 
+/// Leaves out what the recipe for fine-tuning sets by stage, if the network has none.
+fn leave_out_stages(recipe: &mut Recipe, network: &Architecture) {
+    if network.stages() == 0 {
+        (recipe.layer_decay, recipe.drop_path) = (1.0, 0.0);
+    }
+}
+
 /// Prepares photos as the weights' network wants them.
 fn prepare_as(recipe: &mut Recipe, weights: &Pretrained) {
     let preparation = &weights.preprocessing;
@@ -245,7 +257,13 @@ mod tests {
             [average(100), average(1500), average(40_000), average(10_000_000)],
             [0.0, 0.9867, 0.9995, 0.9998]
         );
-        let network = Config::by_name("resnext20_8x4d").unwrap();
+        let network = Architecture::by_name("resnext20_8x4d").unwrap();
+        // An Inception has no stages whose rates differ.
+        let mut recipe = Recipe::named(FINE_TUNE).unwrap();
+        leave_out_stages(&mut recipe, &network);
+        assert!(recipe.layer_decay < 1.0);
+        leave_out_stages(&mut recipe, &Architecture::by_name("inception_v4").unwrap());
+        assert_eq!(recipe.layer_decay, 1.0);
         let [small, large] = [32, 64].map(|size| seconds(&network, size, 100).unwrap());
         assert!((large / small - 4.0).abs() < 0.01, "{small} {large}");
         assert!(

@@ -7,12 +7,12 @@ use crate::recipe::Recipe;
 use anyhow::Result;
 use candle_core::Device;
 use resnext_data::Normalization;
-use resnext_model::{Config, Description, Summary};
+use resnext_model::{Architecture, Description, Summary};
 use resnext_train::Trainer;
 
 /// A trainer with new weights, and the data that it is to be trained on.
 pub struct PreparedRun {
-    pub model: Config,
+    pub model: Architecture,
     pub summary: Summary,
     pub normalization: Normalization,
     pub loaders: Loaders,
@@ -21,9 +21,9 @@ pub struct PreparedRun {
 
 impl PreparedRun {
     pub fn new(recipe: &Recipe, data: OpenData, device: &Device) -> Result<Self> {
-        let model = recipe.network(data.class_names().len())?;
+        let model = recipe.architecture(data.class_names().len())?;
         let (height, width) = data.size();
-        let summary = Summary::new(&model, height, width)?;
+        let summary = model.summary(height, width)?;
         let description = describe(&data, &model);
         let normalization = data.normalization();
         let variation = (recipe.augment, recipe.mix.map(Into::into));

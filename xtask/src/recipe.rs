@@ -8,7 +8,7 @@ use crate::photo_options::PhotoOptions;
 use crate::photo_overrides::PhotoOverrides;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
-use resnext_model::{Config, Form};
+use resnext_model::{Architecture, Baseline, Config, Form};
 use resnext_train::{
     AdamWConfig, Amp, Clip, DecayOf, Freeze, LambConfig, Loss, OptimizerConfig, Schedule, SgdConfig,
     TrainConfig,
@@ -383,13 +383,26 @@ impl Recipe {
         Ok(())
     }
 
-    /// The network's configuration, for a data set with this number of classes.
+    /// The configuration of a ResNet or ResNeXt, for a data set with this number of classes.
     pub fn network(&self, classes: usize) -> Result<Config> {
         let named = match &self.network {
             Some(own) => own.clone(),
             None => Config::by_name(&self.model)?,
         };
         Ok(Config { form: self.form, classes, zero_init_last: self.zero_init_last, ..named })
+    }
+
+    /// The network, a baseline or what [`network`](Self::network) gives, for a data set with this number of classes.
+    ///
+    /// # Errors
+    /// If no network has the name, or a setting is about blocks that it does not have.
+    pub fn architecture(&self, classes: usize) -> Result<Architecture> {
+        let baseline = Baseline::by_name(&self.model).filter(|_| self.network.is_none());
+        let Some(baseline) = baseline else { return Ok(self.network(classes)?.into()) };
+        let blocks = "is for ResNets and ResNeXts, whose blocks have it";
+        ensure!(self.form == Form::C, "form {} {blocks}: {} has no such blocks", self.form, self.model);
+        ensure!(!self.zero_init_last, "zero_init_last {blocks}: {} has no such blocks", self.model);
+        Ok(Architecture::Baseline { baseline, classes })
     }
 
     /// The settings of the training loop, for classes of these numbers of training images.

@@ -86,6 +86,38 @@ impl Architecture {
         }
     }
 
+    /// The number of stages; 0 of an Inception or VGG, which has none.
+    pub fn stages(&self) -> usize {
+        match self {
+            Architecture::ResNext(config) => config.depths.len(),
+            Architecture::Baseline { .. } => 0,
+        }
+    }
+
+    /// The name of the last layer, before `.weight` and `.bias`.
+    pub fn head(&self) -> &'static str {
+        match self {
+            Architecture::ResNext(_) => "fc",
+            Architecture::Baseline { baseline, .. } => baseline.head().0,
+        }
+    }
+
+    /// The pixels of the smallest feature map that a convolution gives, of an image of `h`×`w` pixels; 0 if that image is
+    /// too small for the network.
+    pub fn smallest_map(&self, h: usize, w: usize) -> usize {
+        match self {
+            Architecture::ResNext(config) => {
+                let stride = config.strides().last().copied().unwrap_or(1);
+                h.div_ceil(stride) * w.div_ceil(stride)
+            }
+            Architecture::Baseline { baseline, classes } => {
+                let layers = baseline.summary(*classes, h, w).layers;
+                let maps = layers.iter().filter(|layer| layer.kind != "linear");
+                maps.map(|layer| layer.output.1 * layer.output.2).min().unwrap_or(0)
+            }
+        }
+    }
+
     /// How images are prepared where nothing else says it.
     pub fn preprocessing(&self) -> Preprocessing {
         match self {
@@ -151,6 +183,17 @@ impl<'de> Deserialize<'de> for Architecture {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_smallest_map_decides_whether_images_are_too_small() {
+        let smallest = |name: &str, h, w| Architecture::by_name(name).unwrap().smallest_map(h, w);
+        assert_eq!(smallest("resnext50_32x4d", 224, 33), 7 * 2);
+        assert_eq!(smallest("resnext20_8x4d", 32, 32), 8 * 8);
+        // Four of its pools come before the last convolutions.
+        assert_eq!((smallest("vgg16_bn", 224, 64), smallest("vgg19_bn", 32, 32)), (14 * 4, 2 * 2));
+        assert_eq!((smallest("inception_v3", 299, 299), smallest("inception_v3", 75, 75)), (8 * 8, 1));
+        assert_eq!((smallest("inception_v4", 74, 74), smallest("vgg16_bn", 8, 8)), (0, 0));
+    }
 
     #[test]
     fn a_network_comes_back_from_json() {

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod any_network;
 mod architecture;
 mod attention;
 mod baselines;
@@ -39,7 +40,8 @@ pub use equal_complexity::{Complexity, Template, equal_complexity, path_width, w
 pub use summary::{Layer, Summary};
 pub use variants::{AntiAlias, Attention, StemConvs};
 
-// The networks that the paper compares ResNeXt with.
+// The networks that the paper compares ResNeXt with; and any of all these.
+pub use any_network::{AnyFused, AnyNetwork};
 pub use baselines::{Baseline, BaselineNetwork, FusedBaseline};
 
 // Training: the network, its blocks and its variables.

@@ -1,5 +1,8 @@
 //! The modes in which a network computes.
 
+use crate::error::{Error, Result};
+use candle_core::DType;
+
 /// The functions that a network computes between its convolutions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -19,4 +22,20 @@ pub enum Mode {
         /// The prime.
         modulus: u32,
     },
+}
+
+/// Checks that feature maps can be of type `maps` in training, beside weights of type `weights`.
+///
+/// # Errors
+/// If the weights are not F32, or `maps` is neither BF16 nor F16.
+pub(crate) fn check_mixed_precision(maps: Option<DType>, weights: DType) -> Result<()> {
+    match maps {
+        Some(dtype) if !(matches!(dtype, DType::BF16 | DType::F16) && weights == DType::F32) => {
+            let problem = format!(
+                "mixed precision is BF16 or F16 beside F32 weights, not {dtype:?} beside {weights:?}"
+            );
+            Err(Error::Config(problem))
+        }
+        _ => Ok(()),
+    }
 }

@@ -6,7 +6,7 @@ use crate::drop_path::DropPath;
 use crate::error::{Error, Result};
 use crate::layer_names;
 use crate::layers::{BatchNorm, Conv, head, stem};
-use crate::mode::Mode;
+use crate::mode::{Mode, check_mixed_precision};
 use crate::pools::StemPool;
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
@@ -180,15 +180,7 @@ impl ResNext {
     /// # Errors
     /// If the weights are not f32, or `dtype` is neither BF16 nor F16.
     pub fn set_mixed_precision(&mut self, dtype: Option<DType>) -> Result<()> {
-        let weights = self.fc.0.dtype();
-        if let Some(dtype) = dtype
-            && !(matches!(dtype, DType::BF16 | DType::F16) && weights == DType::F32)
-        {
-            let problem = format!(
-                "mixed precision is BF16 or F16 beside F32 weights, not {dtype:?} beside {weights:?}"
-            );
-            return Err(Error::Config(problem));
-        }
+        check_mixed_precision(dtype, self.fc.0.dtype())?;
         self.half = dtype;
         Ok(())
     }

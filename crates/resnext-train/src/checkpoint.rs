@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use candle_core::{Device, Tensor, Var};
-use resnext_model::{Form, Weights, convert, weights_mismatch};
+use resnext_model::{Architecture, Config, Form, Weights, convert, weights_mismatch};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -52,8 +52,8 @@ pub struct Checkpoint {
     pub average: BTreeMap<String, Tensor>,
     /// The position of the run.
     pub progress: Progress,
-    /// The network's configuration.
-    pub model: resnext_model::Config,
+    /// The network.
+    pub model: Architecture,
     /// The caller's description of the run, such as its recipe; stored unchanged.
     pub recipe: serde_json::Value,
     /// Further entries of the file's metadata, for programs that use the weights alone; stored unchanged.
@@ -65,7 +65,7 @@ pub struct Checkpoint {
 struct Header {
     version: u32,
     progress: Progress,
-    model: resnext_model::Config,
+    model: Architecture,
     recipe: serde_json::Value,
 }
 
@@ -135,16 +135,17 @@ impl Checkpoint {
     /// momentum are rearranged without arithmetic.
     ///
     /// # Errors
-    /// If the tensors do not match the form that the configuration names.
+    /// If the network is no ResNet or ResNeXt, or the tensors do not match the form that the configuration names.
     pub fn into_form(mut self, form: Form) -> Result<Self> {
-        self.tensors = convert::network(&self.tensors, &self.model, form)?;
-        self.momentum = convert::network(&self.momentum, &self.model, form)?;
+        let config = self.model.config()?.clone();
+        self.tensors = convert::network(&self.tensors, &config, form)?;
+        self.momentum = convert::network(&self.momentum, &config, form)?;
         for state in [&mut self.squares, &mut self.average] {
             if !state.is_empty() {
-                *state = convert::network(state, &self.model, form)?;
+                *state = convert::network(state, &config, form)?;
             }
         }
-        self.model.form = form;
+        self.model = Config { form, ..config }.into();
         Ok(self)
     }
 

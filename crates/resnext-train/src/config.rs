@@ -9,6 +9,7 @@ use crate::optimizer::OptimizerConfig;
 use crate::parameter_group::DecayOf;
 use crate::schedule::Schedule;
 use candle_core::Device;
+use resnext_model::Architecture;
 
 /// The settings of a training run.
 #[derive(Debug, Clone)]
@@ -126,5 +127,27 @@ impl TrainConfig {
             return Err(Error::Config(message.into()));
         }
         self.amp.check(device)
+    }
+
+    /// Checks that the network has the parts that the settings are about.
+    ///
+    /// # Errors
+    /// [`Error::Config`], which names the setting.
+    pub(crate) fn check_network(&self, network: &Architecture) -> Result<()> {
+        let Architecture::Baseline { baseline, .. } = network else { return Ok(()) };
+        let settings = [
+            ("freezing parts", !self.freeze.is_empty()),
+            ("frozen batch norms", self.freeze_norms),
+            ("stochastic depth (drop path)", self.drop_path != 0.0),
+            ("layer decay", self.layer_decay != 1.0),
+            ("gradient checkpointing", self.grad_checkpoint),
+        ];
+        match settings.into_iter().find(|(_, is_set)| *is_set) {
+            None => Ok(()),
+            Some((setting, _)) => Err(Error::Config(format!(
+                "{setting} is for ResNets and ResNeXts, which have stages of blocks: {} is trained without it",
+                baseline.name()
+            ))),
+        }
     }
 }

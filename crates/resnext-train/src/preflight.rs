@@ -3,7 +3,7 @@
 use crate::checkpoint::Progress;
 use crate::data::Data;
 use crate::error::{Error, Result};
-use resnext_model::Config;
+use resnext_model::Architecture;
 
 /// Checks that the run can continue from `progress` on `data`, and that none of its batches will leave batch
 /// norm a single value per channel. `norms` is whether batch norms of the last stage are trained, and `processes` the
@@ -11,11 +11,11 @@ use resnext_model::Config;
 ///
 /// # Errors
 /// [`Error::OtherData`] if the run was on another training set; [`Error::Data`] if the set is empty, the epoch
-/// is shorter than the position in it, or a batch is too small.
+/// is shorter than the position in it, or images or a batch are too small.
 pub(crate) fn check(
     data: &impl Data,
     progress: &Progress,
-    model: &Config,
+    model: &Architecture,
     norms: bool,
     processes: usize,
 ) -> Result<()> {
@@ -47,8 +47,12 @@ pub(crate) fn check(
         return Err(Error::Data(message.into()));
     }
     let (height, width) = data.image_size();
-    let stride = model.strides().last().copied().unwrap_or(1);
-    if !norms || height.div_ceil(stride) * width.div_ceil(stride) > 1 {
+    let pixels = model.smallest_map(height, width);
+    if pixels == 0 {
+        let message = format!("images of {height}×{width} are too small for the network: choose larger ones");
+        return Err(Error::Data(message.into()));
+    }
+    if !norms || pixels > 1 {
         return Ok(());
     }
     let which = |rest: usize| match (batch_size / processes, rest % batch_size / processes) {

@@ -46,26 +46,27 @@ pub fn forward_backward_with(
     images: &Tensor,
     loss: impl Fn(&Tensor) -> Result<Tensor> + Sync,
 ) -> Result<ForwardBackward> {
-    forward_backward_shared(network, images, loss, None, |_, _| Ok(()))
+    forward_backward_shared(|images| network.forward(images, true), images, loss, None, |_, _| Ok(()))
 }
 
-/// Computes like [`forward_backward_with`], on this process's part of a batch. Batch norms use `sums`, if given, and
-/// `arrived` gets gradients during the backward pass, as in [`value_and_gradients_with`].
+/// Computes like [`forward_backward_with`], on this process's part of a batch and with any network: `forward` goes from
+/// images to logits. Batch norms use `sums`, if given, and `arrived` gets gradients during the backward pass, as in
+/// [`value_and_gradients_with`].
 pub(crate) fn forward_backward_shared(
-    network: &ResNext,
+    forward: impl Fn(&Tensor) -> resnext_model::Result<Tensor> + Sync,
     images: &Tensor,
     loss: impl Fn(&Tensor) -> Result<Tensor> + Sync,
     sums: Option<Arc<dyn BatchSums>>,
     arrived: impl FnMut(&Tensor, &Tensor) -> Result<()> + Send,
 ) -> Result<ForwardBackward> {
-    let mut forward = None;
+    let mut end = None;
     // All of it runs on one thread of the pool: dispatching each operation to the pool separately would cost
     // more than the small ones take.
     let (loss, gradients) = rayon::scope(|_| {
         let run = || -> Result<Tensor> {
-            let logits = network.forward(images, true)?;
+            let logits = forward(images)?;
             let loss = loss(&logits)?;
-            forward = Some((logits.detach(), Instant::now()));
+            end = Some((logits.detach(), Instant::now()));
             Ok(loss)
         };
         match sums {
@@ -73,6 +74,6 @@ pub(crate) fn forward_backward_shared(
             None => value_and_gradients_with(run, arrived),
         }
     })?;
-    let (logits, forward_end) = forward.ok_or_else(|| Error::Data("the forward pass did not run".into()))?;
+    let (logits, forward_end) = end.ok_or_else(|| Error::Data("the forward pass did not run".into()))?;
     Ok(ForwardBackward { loss, logits, gradients, forward_end })
 }

@@ -21,7 +21,7 @@ use crate::preflight;
 use crate::running_stats::RunningStatsBefore;
 use crate::step::{ForwardBackward, forward_backward_shared};
 use candle_core::{DType, Device, Tensor, Var};
-use resnext_model::{Config, DropPath, Head, ResNext, Variables};
+use resnext_model::{AnyNetwork, Architecture, DropPath, Head, Variables};
 use resnext_ops::loss_value;
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
@@ -44,8 +44,8 @@ pub enum Outcome {
 #[derive(Debug)]
 pub struct Trainer {
     config: TrainConfig,
-    model: Config,
-    network: ResNext,
+    model: Architecture,
+    network: AnyNetwork,
     variables: Variables,
     optimizer: Optimizer,
     progress: Progress,
@@ -57,25 +57,29 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Creates a network with random weights on `device`, before its first epoch. `recipe` is stored in
-    /// checkpoints unchanged.
+    /// Creates a network with random weights on `device`, before its first epoch: a [`Config`](resnext_model::Config) or
+    /// any [`Architecture`]. `recipe` is stored in checkpoints unchanged.
     ///
     /// # Errors
-    /// If a setting is out of range, or `device` does not support it.
+    /// If a setting is out of range, or `device` or the network does not support it.
     pub fn new(
-        model: &Config,
+        model: impl Into<Architecture>,
         config: TrainConfig,
         recipe: serde_json::Value,
         device: &Device,
     ) -> Result<Self> {
+        let model = model.into();
         config.validate(device)?;
+        config.check_network(&model)?;
         let variables = Variables::new(config.seed, DType::F32, device);
-        let mut network = ResNext::new(model, variables.builder())?;
-        network.set_recompute(config.grad_checkpoint);
+        let mut network = AnyNetwork::new(&model, variables.builder())?;
         network.set_mixed_precision(config.amp.dtype())?;
-        let stages = model.depths.len();
-        network.freeze(config.freeze.stages(stages)?);
-        network.freeze_norms(config.freeze_norms);
+        let stages = model.stages();
+        if let Some(network) = network.resnext_mut() {
+            network.set_recompute(config.grad_checkpoint);
+            network.freeze(config.freeze.stages(stages)?);
+            network.freeze_norms(config.freeze_norms);
+        }
         let rules = Rules { decay_of: config.decay_of, layer_decay: config.layer_decay, stages };
         let group = |name: &str, dims: &[usize]| rules.group(name, dims);
         let mut optimizer = Optimizer::new(&config.optimizer, variables.trainable(), group)?;
@@ -88,7 +92,7 @@ impl Trainer {
         let (progress, metadata) = (Progress::default(), BTreeMap::new());
         Ok(Trainer {
             config,
-            model: model.clone(),
+            model,
             network,
             variables,
             optimizer,
@@ -147,7 +151,8 @@ impl Trainer {
         head: Head,
         source: &Path,
     ) -> Result<()> {
-        let loaded = |name: &str| head == Head::Loaded || !name.starts_with("fc.");
+        let last = format!("{}.", self.model.head());
+        let loaded = |name: &str| head == Head::Loaded || !name.starts_with(&last);
         let variables: Vec<(String, Var)> =
             self.variables.all().into_iter().filter(|(name, _)| loaded(name)).collect();
         let weights = weights.iter().filter(|(name, _)| loaded(name));
@@ -222,7 +227,8 @@ impl Trainer {
     /// [`Error::OtherData`] if the run was on another training set, [`Error::Data`] if a batch of an epoch
     /// will be too small for batch norm.
     pub fn check(&self, data: &impl Data) -> Result<()> {
-        let trained = self.config.freeze.stages(self.model.depths.len())? != Some(self.model.depths.len());
+        let stages = self.model.stages();
+        let trained = self.config.freeze.is_empty() || self.config.freeze.stages(stages)? != Some(stages);
         let norms = trained && !self.config.freeze_norms;
         self.parallel.check_class_weights(&self.config.class_weights, &data.class_counts())?;
         preflight::check(data, &self.progress, &self.model, norms, self.parallel.processes.size())
@@ -330,7 +336,7 @@ impl Trainer {
         let averaged = self.averaged()?;
         let network = averaged.as_ref().unwrap_or(&self.network);
         // On a CPU the inference form is about three times as fast.
-        let fused = self.variables.device().is_cpu().then(|| network.fuse()).transpose()?;
+        let fused = self.variables.device().is_cpu().then(|| network.fuse_to(DType::F32)).transpose()?;
         let forward = |images: &Tensor| match &fused {
             Some(fused) => fused.forward(images),
             None => network.forward(images, false),
@@ -353,17 +359,17 @@ impl Trainer {
         if self.parallel.processes.any(stopped.get())? {
             return Ok(None);
         }
-        Metrics::of_batches(&parts, &self.parallel.processes, self.model.classes).map(Some)
+        Metrics::of_batches(&parts, &self.parallel.processes, self.model.classes()).map(Some)
     }
 
     /// A network with the averaged weights, if averages are kept.
-    fn averaged(&self) -> Result<Option<ResNext>> {
+    fn averaged(&self) -> Result<Option<AnyNetwork>> {
         let averages = detached(self.optimizer.averages());
         if averages.is_empty() {
             return Ok(None);
         }
         let variables = Variables::new(self.config.seed, DType::F32, self.variables.device());
-        let network = ResNext::new(&self.model, variables.builder())?;
+        let network = AnyNetwork::new(&self.model, variables.builder())?;
         for (name, var) in variables.all() {
             var.set(&averages[&name])?;
         }
@@ -396,7 +402,10 @@ impl Trainer {
                 let share = share_of(&self.parallel.processes, &targets, &self.config.class_weights)?;
                 image_share += share.images / group as f64;
                 let (weight, last) = (share.loss / group as f64, number + 1 == group);
-                self.network.set_drop_path(self.drop_path());
+                let drop_path = self.drop_path();
+                if let Some(network) = self.network.resnext_mut() {
+                    network.set_drop_path(drop_path);
+                }
                 let norms = self
                     .parallel
                     .syncs_norms()
@@ -404,7 +413,7 @@ impl Trainer {
                 let TrainConfig { loss, label_smoothing, ref class_weights, .. } = self.config;
                 let mut arriving = self.parallel.sums.as_mut().filter(|_| last);
                 let ForwardBackward { loss, logits, gradients, .. } = forward_backward_shared(
-                    &self.network,
+                    |images| self.network.forward(images, true),
                     &images,
                     |logits| loss.weighted(logits, &targets, label_smoothing, class_weights),
                     norms,
@@ -414,7 +423,7 @@ impl Trainer {
                     },
                 )?;
                 let labels = classes_of(&targets)?;
-                let loss = loss_value(&loss, &labels, self.model.classes)?;
+                let loss = loss_value(&loss, &labels, self.model.classes())?;
                 match &mut self.parallel.sums {
                     Some(shared) if last => sums = shared.finish(&gradients, weight)?,
                     Some(shared) => shared.accumulate(&gradients, weight)?,

@@ -1,5 +1,7 @@
 //! The optimizer against PyTorch, learning-rate schedules, checkpoints, and interrupted runs.
 
+#[path = "training/baseline.rs"]
+mod baseline;
 #[path = "training/distributed.rs"]
 mod distributed;
 
@@ -232,7 +234,7 @@ fn weighted_losses_are_pytorchs() {
     }
     let refused = |loss: Loss, weights: &[f32]| {
         let config = TrainConfig { loss, class_weights: weights.to_vec(), ..config(1) };
-        let error = Trainer::new(&model(), config, serde_json::Value::Null, &Device::Cpu).unwrap_err();
+        let error = Trainer::new(model(), config, serde_json::Value::Null, &Device::Cpu).unwrap_err();
         error.to_string()
     };
     assert!(
@@ -395,7 +397,7 @@ fn trainer(accumulate: usize) -> Trainer {
 }
 
 fn trainer_of(config: TrainConfig) -> Trainer {
-    Trainer::new(&model(), config, serde_json::json!({"name": "test"}), &Device::Cpu).unwrap()
+    Trainer::new(model(), config, serde_json::json!({"name": "test"}), &Device::Cpu).unwrap()
 }
 
 fn weights(checkpoint: &Checkpoint) -> Vec<Vec<u32>> {
@@ -579,7 +581,7 @@ fn settings_out_of_range_are_refused() {
     let refused = |change: fn(&mut TrainConfig)| {
         let mut config = config(1);
         change(&mut config);
-        Trainer::new(&model(), config, serde_json::Value::Null, &Device::Cpu).unwrap_err().to_string()
+        Trainer::new(model(), config, serde_json::Value::Null, &Device::Cpu).unwrap_err().to_string()
     };
     assert!(refused(|c| c.epochs = 0).contains("epochs must be at least 1, got 0"));
     assert!(refused(|c| c.lr = f64::NAN).contains("learning rate must be above 0"));
@@ -600,7 +602,7 @@ fn settings_out_of_range_are_refused() {
         let mut adamw = AdamWConfig::default();
         change(&mut adamw);
         let config = TrainConfig { optimizer: OptimizerConfig::AdamW(adamw), ..config(1) };
-        Trainer::new(&model(), config, serde_json::Value::Null, &Device::Cpu).unwrap_err().to_string()
+        Trainer::new(model(), config, serde_json::Value::Null, &Device::Cpu).unwrap_err().to_string()
     };
     assert_eq!(adamw(|c| c.betas[1] = 1.0), "betas must be from 0 to below 1, got 1");
     assert_eq!(adamw(|c| c.eps = 0.0), "eps must be above 0, got 0");

@@ -5,10 +5,9 @@ use super::noise;
 use super::published::{self, Errors, Source};
 use crate::bench::stats::quantile;
 use crate::dtype_arg::Dtype;
-use crate::inference_network::InferenceNetwork;
 use crate::inputs::images;
 use anyhow::Result;
-use resnext_model::Architecture;
+use resnext_model::{AnyFused, Architecture};
 use std::time::Instant;
 
 /// A network by its name.
@@ -27,7 +26,7 @@ impl Network {
     /// The median time of a forward pass of one image, in milliseconds, of `runs` passes after one that is not
     /// counted.
     pub fn time(&self, dtype: Dtype, runs: usize) -> Result<f64> {
-        let network = InferenceNetwork::new(&self.architecture, noise::builder(), dtype, None)?;
+        let network = AnyFused::new(&self.architecture, noise::builder(), dtype.into(), None)?;
         let x = images(1, self.architecture.size())?;
         network.forward(&x)?;
         let mut times = Vec::with_capacity(runs);

@@ -1,24 +1,15 @@
 //! The network that is evaluated: its training form, from which the inference form is made.
 
 use crate::dtype_arg::{Dtype, file_of};
-use crate::inference_network::InferenceNetwork;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use resnext_model::{
-    Architecture, BaselineNetwork, Config, Form, Head, Pretrained, Ranges, ResNext, Weights,
-};
+use resnext_model::{AnyFused, AnyNetwork, Architecture, Config, Form, Head, Pretrained, Ranges};
 use std::path::Path;
 
 pub struct Network {
     pub architecture: Architecture,
-    form: TrainingForm,
-    weights: Weights,
-}
-
-enum TrainingForm {
-    ResNext(Box<ResNext>),
-    Baseline(Box<BaselineNetwork>),
+    network: AnyNetwork,
 }
 
 impl Network {
@@ -34,34 +25,28 @@ impl Network {
             Some(name) => Architecture::by_name(name)?,
             None => pretrained.network.clone(),
         };
-        let weights = pretrained.weights.clone();
-        let (architecture, form) = match expected.with_classes(classes) {
-            Architecture::Baseline { baseline, classes } if form.is_none() => {
-                let architecture = Architecture::Baseline { baseline, classes };
-                weights.check(&architecture, Head::Loaded)?;
-                let network = BaselineNetwork::new(baseline, classes, weights.builder(DType::F32, device))?;
-                (architecture, TrainingForm::Baseline(Box::new(network)))
+        let weights = &pretrained.weights;
+        let (architecture, builder) = match expected.with_classes(classes) {
+            baseline @ Architecture::Baseline { .. } if form.is_none() => {
+                weights.check(&baseline, Head::Loaded)?;
+                (baseline, weights.builder(DType::F32, device))
             }
             expected => {
                 let config = expected.config()?;
                 let found = pretrained.network.config().map_or(config.form, |found| found.form);
                 let form = form.unwrap_or(found);
                 let tensors = weights.in_form(&Config { form: found, ..config.clone() }, form, device)?;
-                let config = Config { form, ..config.clone() };
                 let builder = VarBuilder::from_tensors(tensors.into_iter().collect(), DType::F32, device);
-                let network = ResNext::new(&config, builder)?;
-                (Architecture::ResNext(config), TrainingForm::ResNext(Box::new(network)))
+                (Config { form, ..config.clone() }.into(), builder)
             }
         };
-        Ok(Network { architecture, form, weights })
+        let network = AnyNetwork::new(&architecture, builder)?;
+        Ok(Network { architecture, network })
     }
 
     /// The logits (N, classes) of images (N, 3, H, W).
     pub fn forward(&self, images: &Tensor) -> resnext_model::Result<Tensor> {
-        match &self.form {
-            TrainingForm::ResNext(network) => network.forward(images, false),
-            TrainingForm::Baseline(network) => network.forward(images, false),
-        }
+        self.network.forward(images, false)
     }
 
     /// The inference form, with the result of [`Dtype::ranges`] for the file `ranges_file`.
@@ -70,17 +55,11 @@ impl Network {
         dtype: Dtype,
         ranges: Option<&Ranges>,
         ranges_file: Option<&Path>,
-    ) -> Result<InferenceNetwork> {
-        Ok(match (&self.form, ranges) {
-            (TrainingForm::ResNext(network), Some(ranges)) => {
-                let fused = network.fuse_quantized(ranges);
-                fused.with_context(|| file_of(ranges_file))?.into()
-            }
-            (TrainingForm::ResNext(network), None) => network.fuse_to(dtype.into())?.into(),
-            (TrainingForm::Baseline(_), _) => {
-                let builder = self.weights.builder(DType::F32, &Device::Cpu);
-                InferenceNetwork::new(&self.architecture, builder, dtype, ranges)?
-            }
-        })
+    ) -> Result<AnyFused> {
+        let Some(ranges) = ranges else { return Ok(self.network.fuse_to(dtype.into())?) };
+        // For a network without int8, its error.
+        self.architecture.config()?;
+        let network = self.network.resnext().context("int8 is for ResNets and ResNeXts")?;
+        Ok(network.fuse_quantized(ranges).with_context(|| file_of(ranges_file))?.into())
     }
 }

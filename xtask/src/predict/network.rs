@@ -3,17 +3,16 @@
 use super::args::Args;
 use crate::classifier::Classifier;
 use crate::dtype_arg::{Dtype, file_of};
-use crate::inference_network::InferenceNetwork;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
-use resnext_model::{Architecture, BaselineNetwork, ResNext};
+use resnext_model::{AnyFused, Architecture, BaselineNetwork, ResNext};
 
 /// How much each region of an image contributed to a class, as `[row][column]`, from 0 to 1.
 pub type Map = Vec<Vec<f32>>;
 
 pub enum Network {
     /// The fast form, for the CPU.
-    Fused(InferenceNetwork),
+    Fused(AnyFused),
     /// The form that any device computes, and that keeps its last feature map for heat maps.
     Whole(Box<ResNext>),
     /// An Inception or VGG, on any device.
@@ -28,7 +27,7 @@ impl Network {
         Ok(match args.heatmap {
             None if device.is_cpu() => {
                 args.dtype.say_how();
-                let network = InferenceNetwork::new(architecture, builder, args.dtype, ranges.as_ref());
+                let network = AnyFused::new(architecture, builder, args.dtype.into(), ranges.as_ref());
                 Network::Fused(match ranges {
                     Some(_) => network.with_context(|| file_of(args.ranges.as_deref()))?,
                     None => network?,

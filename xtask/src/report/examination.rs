@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Tensor};
 use resnext_data::heatmap::overlay;
 use resnext_data::{Normalization, Photo, Window};
-use resnext_model::ResNext;
+use resnext_model::AnyNetwork;
 use resnext_train::{Batches, Data, Metrics, evaluate};
 
 /// A test image that the network is wrong about.
@@ -17,8 +17,10 @@ pub struct Mistake {
     pub predicted: usize,
     /// The probability of the predicted class, from 0 to 1.
     pub confidence: f64,
-    /// The image as the network sees it, and the same with Grad-CAM of the predicted class over it.
-    pub photos: [Photo; 2],
+    /// The image as the network sees it.
+    pub photo: Photo,
+    /// The same with Grad-CAM of the predicted class over it, of a ResNet or ResNeXt.
+    pub heat: Option<Photo>,
 }
 
 pub struct Examination {
@@ -44,7 +46,7 @@ struct Candidate {
 /// Examines `network` on the test images, which are normalised by `normalization`. Keeps at most `limit`
 /// mistakes.
 pub fn examine(
-    network: &ResNext,
+    network: &AnyNetwork,
     loaders: &Loaders,
     classes: usize,
     normalization: &Normalization,
@@ -54,7 +56,7 @@ pub fn examine(
     let mut worst: Vec<Candidate> = Vec::new();
     let mut metrics = Metrics::default();
     // On a CPU the inference form is about three times as fast.
-    let fused = network.fuse().ok();
+    let fused = network.fuse_to(DType::F32).ok();
     for batch in loaders.test() {
         let (images, labels) = batch?;
         let forward = |x: &Tensor| match &fused {
@@ -98,20 +100,23 @@ pub fn examine(
 }
 
 fn draw(
-    network: &ResNext,
+    network: &AnyNetwork,
     candidate: &Candidate,
     name: String,
     normalization: &Normalization,
 ) -> Result<Mistake> {
     let &Candidate { label, predicted, confidence, ref image, .. } = candidate;
     let photo = photo(image, normalization)?;
-    let (_, map) = network.grad_cam(image, Some(predicted))?;
-    let (_, rows, columns) = map.dims3()?;
-    let map = map.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-    let (width, height) = (photo.width() as f64, photo.height() as f64);
-    let window = Window { left: 0.0, top: 0.0, width, height };
-    let heat = overlay(&photo, &window, &map, (rows, columns));
-    Ok(Mistake { name, label, predicted, confidence, photos: [photo, heat] })
+    let heat = network.resnext().map(|network| -> Result<Photo> {
+        let (_, map) = network.grad_cam(image, Some(predicted))?;
+        let (_, rows, columns) = map.dims3()?;
+        let map = map.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let (width, height) = (photo.width() as f64, photo.height() as f64);
+        let window = Window { left: 0.0, top: 0.0, width, height };
+        Ok(overlay(&photo, &window, &map, (rows, columns)))
+    });
+    let heat = heat.transpose()?;
+    Ok(Mistake { name, label, predicted, confidence, photo, heat })
 }
 
 /// A normalised image (1, 3, H, W) as a photo.

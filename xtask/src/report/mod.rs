@@ -173,14 +173,18 @@ impl Report<'_> {
             counted(mistakes.len(), "test image")
         )?;
         let name = |class: usize| escaped(self.class_names.get(class).map_or("?", String::as_str));
-        for Mistake { name: file, label, predicted, confidence, photos: [photo, heat] } in mistakes {
+        for Mistake { name: file, label, predicted, confidence, photo, heat } in mistakes {
+            let evidence = match heat {
+                Some(heat) => format!("<img alt=\"evidence\" src=\"{}\">", data_url(heat)?),
+                None => String::new(),
+            };
             writeln!(
                 page,
-                "<figure><img alt=\"{0}\" src=\"{1}\"><img alt=\"evidence\" src=\"{2}\"><figcaption>{0}, taken for \
+                "<figure><img alt=\"{0}\" src=\"{1}\">{2}<figcaption>{0}, taken for \
                  {3} ({4})<small>{5}</small></figcaption></figure>",
                 name(*label),
                 data_url(photo)?,
-                data_url(heat)?,
+                evidence,
                 name(*predicted),
                 percent(*confidence, 0),
                 escaped(file)
@@ -256,7 +260,8 @@ mod tests {
             label: 0,
             predicted: 1,
             confidence: 0.93,
-            photos: [photo.clone(), photo],
+            photo: photo.clone(),
+            heat: Some(photo),
         };
         let examination = Examination { metrics: Metrics::default(), confusion, mistakes: vec![mistake] };
         let report = Report {

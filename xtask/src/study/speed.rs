@@ -6,7 +6,7 @@ use crate::prepared_run::PreparedRun;
 use crate::recipe::Recipe;
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
-use resnext_model::{Config, ResNext, Variables};
+use resnext_model::{AnyNetwork, Architecture, Variables};
 use resnext_train::{BatchReport, Checkpoint, Data, EpochReport, Observer, evaluate};
 use std::time::Instant;
 
@@ -31,9 +31,9 @@ pub fn measure(recipe: &Recipe, data: OpenData, device: &Device) -> Result<Speed
 }
 
 /// Seconds for an evaluation, in the form in which the trainer evaluates.
-fn evaluation(model: &Config, loaders: &Loaders, device: &Device) -> Result<f64> {
-    let network = ResNext::new(model, Variables::new(0, DType::F32, device).builder())?;
-    let fused = device.is_cpu().then(|| network.fuse()).transpose()?;
+fn evaluation(model: &Architecture, loaders: &Loaders, device: &Device) -> Result<f64> {
+    let network = AnyNetwork::new(model, Variables::new(0, DType::F32, device).builder())?;
+    let fused = device.is_cpu().then(|| network.fuse_to(DType::F32)).transpose()?;
     let forward = |images: &Tensor| match &fused {
         Some(fused) => fused.forward(images),
         None => network.forward(images, false),

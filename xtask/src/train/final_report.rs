@@ -9,7 +9,7 @@ use anyhow::Result;
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 use resnext_data::Normalization;
-use resnext_model::ResNext;
+use resnext_model::AnyNetwork;
 use resnext_train::Checkpoint;
 
 /// Mistakes that the report shows.
@@ -26,7 +26,7 @@ pub fn write(
 ) -> Result<()> {
     let checkpoint = Checkpoint::load(&folder.path.join(BEST), device)?;
     let weights = checkpoint.weights().clone().into_iter().collect();
-    let network = ResNext::new(&checkpoint.model, VarBuilder::from_tensors(weights, DType::F32, device))?;
+    let network = AnyNetwork::new(&checkpoint.model, VarBuilder::from_tensors(weights, DType::F32, device))?;
     let class_names = loaders.class_names();
     let examination = examine(&network, loaders, class_names.len(), normalization, MISTAKES)?;
     let report = Report {

@@ -5,7 +5,7 @@ use crate::recipe::Recipe;
 use crate::weights_source::pretrained;
 use anyhow::Result;
 use candle_core::Device;
-use resnext_model::{Config, Head, Pretrained};
+use resnext_model::{Architecture, Head, Pretrained};
 use resnext_train::Trainer;
 
 /// Opens the weights that a recipe starts from, if they are not `opened` already, and makes their network the
@@ -21,10 +21,13 @@ pub fn open(
         None => pretrained(source)?,
     };
     if !model_is_given {
-        let config = found.network.config()?;
         // A network without a name is trained by its configuration, which the recipe then has.
-        recipe.network = network_name(config).is_none().then(|| config.clone());
-        recipe.model = described(config);
+        (recipe.model, recipe.network) = match &found.network {
+            Architecture::ResNext(config) => {
+                (described(config), network_name(config).is_none().then(|| config.clone()))
+            }
+            Architecture::Baseline { baseline, .. } => (baseline.name().to_string(), None),
+        };
     }
     Ok(Some(found))
 }
@@ -33,14 +36,19 @@ pub fn open(
 pub fn load(
     trainer: &mut Trainer,
     found: &Pretrained,
-    (model, class_names): (&Config, &[String]),
+    (model, class_names): (&Architecture, &[String]),
     device: &Device,
 ) -> Result<String> {
     let same = found.network.classes() == class_names.len()
         && found.labels.as_ref().is_none_or(|labels| labels == class_names);
     let head = if same { Head::Loaded } else { Head::Fresh };
     let path = found.weights.path();
-    let weights = found.weights.in_form(found.network.config()?, model.form, device)?;
+    let weights = match (&found.network, model) {
+        (Architecture::ResNext(config), Architecture::ResNext(model)) => {
+            found.weights.in_form(config, model.form, device)?
+        }
+        (network, _) => found.weights.all(network, device)?,
+    };
     trainer.start_from(&weights, head, path)?;
     Ok(match head {
         Head::Loaded => format!("{}, with their last layer", found.source),

@@ -9,7 +9,7 @@ pub mod progress;
 mod resume;
 mod shared_unreadable;
 
-use crate::checkpoint::{in_form, parsed};
+use crate::checkpoint::{form_of, in_form, parsed};
 use crate::dataset_arg::DatasetName;
 use crate::launch::Launch;
 use crate::loaders::Loaders;
@@ -30,7 +30,7 @@ use candle_core::Device;
 use follower::Follower;
 use process_record::ProcessRecord;
 use progress::Progress;
-use resnext_model::{Pretrained, Summary};
+use resnext_model::{Baseline, Pretrained, Summary};
 use resnext_train::distributed::DistributedConfig;
 use resnext_train::{Checkpoint, Data, Outcome};
 use shared_unreadable::SharedUnreadable;
@@ -268,7 +268,7 @@ fn start(args: &Args, device: &Device, leads: bool) -> Result<Start> {
     }
     let checkpoint = Checkpoint::load(&file, device)?;
     // A run may continue in another form.
-    let form = args.overrides.form.unwrap_or(checkpoint.model.form);
+    let form = args.overrides.form.unwrap_or(form_of(&checkpoint));
     let saved = parsed(checkpoint.recipe.clone(), &file)?;
     let checkpoint = in_form(checkpoint, form, &file)?;
     Ok(Start { folder, lock, checkpoint: Some((checkpoint, file)), ..Start::new(saved) })
@@ -326,9 +326,13 @@ pub fn facts(
     device: &Device,
 ) -> Vec<(&'static str, String)> {
     let (height, width) = loaders.size();
+    let network = match Baseline::by_name(&recipe.model) {
+        Some(baseline) => baseline.name().to_string(),
+        None => format!("{}, block form ({})", recipe.model, recipe.form),
+    };
     let augmented = if recipe.augment { ", augmented" } else { "" };
     vec![
-        ("network", format!("{}, block form ({})", recipe.model, recipe.form)),
+        ("network", network),
         (
             "size",
             format!(

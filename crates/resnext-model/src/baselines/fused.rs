@@ -1,7 +1,7 @@
 //! A baseline for inference on a CPU: batch norm is folded into packed convolutions, and buffers are reused.
 
 use super::baseline::Baseline;
-use super::network::{ConvLayer, Layer, head};
+use super::network::{BaselineNetwork, ConvLayer, Layer, head};
 use crate::error::{Error, Result};
 use crate::folded::InferenceType;
 use candle_core::{DType, Device, Tensor};
@@ -9,6 +9,7 @@ use candle_nn::VarBuilder;
 use resnext_ops::{
     AvgPool2dConfig, Conv2dConfig, FeatureMap, FusedConv, Fusion, InputImages, Pool2dConfig, ThreadTeam,
 };
+use std::borrow::Borrow;
 use std::sync::{Mutex, PoisonError};
 
 /// A baseline for inference on a CPU, in f32 or bf16. All threads compute one image after the other.
@@ -44,6 +45,27 @@ struct PackedConv {
     relu: bool,
 }
 
+impl BaselineNetwork {
+    /// The network for inference on a CPU in f32, from the current weights, which must be f32.
+    ///
+    /// # Errors
+    /// If the weights are not f32, or on another device than the CPU.
+    pub fn fuse(&self) -> Result<FusedBaseline> {
+        self.fuse_to(DType::F32)
+    }
+
+    /// As [`fuse`](Self::fuse), to compute in `dtype`, F32 or BF16.
+    ///
+    /// # Errors
+    /// Those of [`fuse`](Self::fuse), and if this machine cannot compute in `dtype`.
+    pub fn fuse_to(&self, dtype: DType) -> Result<FusedBaseline> {
+        let Layer::Sequence(layers) = &self.layers else {
+            return Err(Error::Config("expected a sequence of layers".into()));
+        };
+        FusedBaseline::pack(layers, || Ok(self.head.clone()), dtype)
+    }
+}
+
 impl FusedBaseline {
     /// Builds the network from the weights under `vb`, f32, to compute in `dtype`, F32 or BF16.
     ///
@@ -53,14 +75,24 @@ impl FusedBaseline {
         let Layer::Sequence(layers) = Layer::new(&baseline.layers(), baseline.eps(), &vb)? else {
             return Err(Error::Config("expected a sequence of layers".into()));
         };
+        // Each layer's weights are dropped when they are packed.
+        Self::pack(layers, || head(baseline, classes, &vb), dtype)
+    }
+
+    /// Packs layers one after the other, then the last one.
+    fn pack<L: Borrow<Layer>>(
+        layers: impl IntoIterator<Item = L>,
+        head: impl FnOnce() -> Result<(Tensor, Tensor)>,
+        dtype: DType,
+    ) -> Result<Self> {
         let mut layers = layers.into_iter();
-        let Some(Layer::Conv(first)) = layers.next() else {
+        let first = layers.next();
+        let Some(Layer::Conv(first)) = first.as_ref().map(Borrow::borrow) else {
             return Err(Error::Config("expected a convolution as the first layer".into()));
         };
         let (entrance, border) = first.fold(1.0)?.without_padding();
-        // Each layer's weights are dropped when they are packed.
-        let layers = layers.map(|layer| PackedLayer::new(layer, dtype)).collect::<Result<_>>()?;
-        let (weight, bias) = head(baseline, classes, &vb)?;
+        let layers = layers.map(|layer| PackedLayer::new(layer.borrow(), dtype)).collect::<Result<_>>()?;
+        let (weight, bias) = head()?;
         let (classes, features) = weight.dims2()?;
         let weight = weight.detach().reshape((classes, features, 1, 1))?;
         Ok(FusedBaseline {
@@ -144,21 +176,21 @@ fn forward_all(
 }
 
 impl PackedLayer {
-    fn new(layer: Layer, dtype: DType) -> Result<Self> {
-        let all = |layers: Vec<Layer>| {
-            layers.into_iter().map(|layer| PackedLayer::new(layer, dtype)).collect::<Result<Vec<_>>>()
+    fn new(layer: &Layer, dtype: DType) -> Result<Self> {
+        let all = |layers: &[Layer]| {
+            layers.iter().map(|layer| PackedLayer::new(layer, dtype)).collect::<Result<Vec<_>>>()
         };
         Ok(match layer {
-            Layer::Conv(conv) => PackedLayer::Conv(PackedConv::new(&conv, 1.0, dtype)?),
-            Layer::MaxPool(config) => PackedLayer::MaxPool(config),
-            Layer::AvgPool(config) => PackedLayer::AvgPool(config),
-            Layer::AdaptiveAvgPool(cells) => PackedLayer::AdaptiveAvgPool(cells),
+            Layer::Conv(conv) => PackedLayer::Conv(PackedConv::new(conv, 1.0, dtype)?),
+            Layer::MaxPool(config) => PackedLayer::MaxPool(*config),
+            Layer::AvgPool(config) => PackedLayer::AvgPool(*config),
+            Layer::AdaptiveAvgPool(cells) => PackedLayer::AdaptiveAvgPool(*cells),
             Layer::Sequence(layers) => PackedLayer::Sequence(all(layers)?),
             Layer::Branches(layers) => PackedLayer::Branches(all(layers)?),
             Layer::Residual { branch, conv, scale, relu } => PackedLayer::Residual {
-                branch: Box::new(PackedLayer::new(*branch, dtype)?),
-                conv: PackedConv::new(&conv, scale, dtype)?,
-                relu,
+                branch: Box::new(PackedLayer::new(branch, dtype)?),
+                conv: PackedConv::new(conv, *scale, dtype)?,
+                relu: *relu,
             },
         })
     }

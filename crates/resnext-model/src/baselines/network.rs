@@ -5,11 +5,11 @@ use super::node::{ConvNode, Node};
 use crate::error::{Error, Result};
 use crate::folded::FoldedConv;
 use crate::layers::BatchNorm;
-use crate::mode::Mode;
+use crate::mode::{Mode, check_mixed_precision};
 use candle_core::{DType, Tensor};
 use candle_nn::{Init, VarBuilder};
 use resnext_ops::{
-    AvgPool2dConfig, Conv2dConfig, Pool2dConfig, adaptive_avg_pool2d, add, add_relu, avg_pool2d,
+    AvgPool2dConfig, Conv2dConfig, Pool2dConfig, adaptive_avg_pool2d, add, add_relu, avg_pool2d, cast,
     cat_channels, conv2d, conv2d_with_bias, global_avg_pool, linear, max_pool2d, pad2d, relu, reshape,
     scale_images, to_channels_last,
 };
@@ -20,9 +20,11 @@ use resnext_ops::{
 /// [`FusedBaseline`](super::FusedBaseline) is faster.
 #[derive(Debug)]
 pub struct BaselineNetwork {
-    layers: Layer,
+    pub(super) layers: Layer,
     /// Weight (classes, features) and bias (classes).
-    head: (Tensor, Tensor),
+    pub(super) head: (Tensor, Tensor),
+    /// The type of feature maps in training, if it is not that of the weights.
+    half: Option<DType>,
 }
 
 impl BaselineNetwork {
@@ -32,7 +34,7 @@ impl BaselineNetwork {
     /// If a weight is missing or of the wrong shape.
     pub fn new(baseline: Baseline, classes: usize, vb: VarBuilder) -> Result<Self> {
         let layers = Layer::new(&baseline.layers(), baseline.eps(), &vb)?;
-        Ok(BaselineNetwork { layers, head: head(baseline, classes, &vb)? })
+        Ok(BaselineNetwork { layers, head: head(baseline, classes, &vb)?, half: None })
     }
 
     /// Returns the logits (N, classes) of images `x` (N, 3, H, W), of the weights' type. With `train`, batch norm
@@ -46,8 +48,24 @@ impl BaselineNetwork {
             _ => return Err(Error::Input(x.shape().clone())),
         }
         let mode = if train { Mode::Train } else { Mode::Eval };
-        let features = global_avg_pool(&self.layers.forward(&to_channels_last(x)?, mode)?)?;
-        Ok(linear(&features, &self.head.0, Some(&self.head.1))?)
+        let x = to_channels_last(x)?;
+        let x = match self.half {
+            Some(half) if train => cast(&x, half)?,
+            _ => x,
+        };
+        let (weight, bias) = &self.head;
+        let features = cast(&global_avg_pool(&self.layers.forward(&x, mode)?)?, weight.dtype())?;
+        Ok(linear(&features, weight, Some(bias))?)
+    }
+
+    /// Mixed precision, as [`ResNext::set_mixed_precision`](crate::ResNext::set_mixed_precision) says.
+    ///
+    /// # Errors
+    /// If the weights are not f32, or `dtype` is neither BF16 nor F16.
+    pub fn set_mixed_precision(&mut self, dtype: Option<DType>) -> Result<()> {
+        check_mixed_precision(dtype, self.head.0.dtype())?;
+        self.half = dtype;
+        Ok(())
     }
 }
 
@@ -187,5 +205,118 @@ impl ConvLayer {
         let weight = self.weight.detach().reshape((output, input, h, w))?;
         let weight = weight.broadcast_mul(&factors.to_dtype(dtype)?.reshape(((), 1, 1, 1))?)?;
         Ok(FoldedConv::new(weight, bias.to_dtype(dtype)?, self.config()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::variables::Variables;
+    use candle_core::Device;
+    use resnext_ops::{cross_entropy, value_and_gradients};
+
+    const CLASSES: usize = 5;
+
+    /// The same layers with a 16th of the channels, so that a step takes moments.
+    fn narrow(node: Node) -> Node {
+        let all = |nodes: Vec<Node>| nodes.into_iter().map(narrow).collect();
+        let conv = |conv: ConvNode| ConvNode {
+            input: if conv.input == 3 { 3 } else { conv.input / 16 },
+            output: conv.output / 16,
+            ..conv
+        };
+        match node {
+            Node::Conv(own) => Node::Conv(conv(own)),
+            Node::Sequence(nodes) => Node::Sequence(all(nodes)),
+            Node::Branches(nodes) => Node::Branches(all(nodes)),
+            Node::Residual { branch, conv: own, scale, relu } => {
+                Node::Residual { branch: Box::new(narrow(*branch)), conv: conv(own), scale, relu }
+            }
+            pool => pool,
+        }
+    }
+
+    fn network(baseline: Baseline, variables: &Variables) -> BaselineNetwork {
+        let vb = variables.builder();
+        let layers = Layer::new(&narrow(baseline.layers()), baseline.eps(), &vb).unwrap();
+        let init = Init::Randn { mean: 0.0, stdev: 0.1 };
+        let weight = vb.get_with_hints((CLASSES, baseline.head().1 / 16), "head.weight", init).unwrap();
+        let bias = vb.get_with_hints(CLASSES, "head.bias", init).unwrap();
+        BaselineNetwork { layers, head: (weight, bias), half: None }
+    }
+
+    /// Two images that no feature map shrinks to a single pixel of, and their labels.
+    fn batch(baseline: Baseline, dtype: DType) -> (Tensor, Tensor) {
+        let side = if baseline.size() == 299 { 107 } else { 32 };
+        let value = |i: u64| ((i * 2654435761) % (1 << 32)) as f64 / (1u64 << 31) as f64 - 1.0;
+        let values: Vec<f64> = (0..2 * 3 * side as u64 * side as u64).map(value).collect();
+        let images = Tensor::from_vec(values, (2, 3, side, side), &Device::Cpu).unwrap();
+        (images.to_dtype(dtype).unwrap(), Tensor::new(&[1u32, 4], &Device::Cpu).unwrap())
+    }
+
+    fn values(t: &Tensor) -> Vec<f64> {
+        t.to_dtype(DType::F64).unwrap().contiguous().unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// Gradients on the tape are those of candle's graph, and reach every variable.
+    #[test]
+    fn gradients_are_those_of_candles_graph() {
+        for baseline in Baseline::ALL {
+            let variables = Variables::new(7, DType::F64, &Device::Cpu);
+            let network = network(baseline, &variables);
+            let (x, labels) = batch(baseline, DType::F64);
+            let loss = || cross_entropy(&network.forward(&x, true).unwrap(), &labels, 0.1);
+            let (taped, gradients) = value_and_gradients(loss).unwrap();
+            let graph = loss().unwrap();
+            assert!((values(&taped)[0] - values(&graph)[0]).abs() < 1e-12);
+            let expected = graph.backward().unwrap();
+            for (name, var) in variables.trainable() {
+                let want = values(expected.get(&var).unwrap());
+                let largest = want.iter().fold(1e-3f64, |most, v| most.max(v.abs()));
+                assert!(want.iter().any(|v| *v != 0.0), "{}: {name} is zero", baseline.name());
+                for (got, want) in values(gradients.get(&var).unwrap()).iter().zip(&want) {
+                    assert!((got - want).abs() < 1e-9 * largest, "{} {name}: {got} {want}", baseline.name());
+                }
+            }
+        }
+    }
+
+    /// After steps of training, the inference form has the logits of the network that it was made from; and in mixed
+    /// precision, losses are near those of f32.
+    #[test]
+    fn a_trained_baseline_is_fused_and_trains_in_mixed_precision() {
+        for baseline in Baseline::ALL {
+            let run = |half: Option<DType>| {
+                let variables = Variables::new(7, DType::F32, &Device::Cpu);
+                let mut network = network(baseline, &variables);
+                network.set_mixed_precision(half).unwrap();
+                let (x, labels) = batch(baseline, DType::F32);
+                let loss = || cross_entropy(&network.forward(&x, true).unwrap(), &labels, 0.0);
+                let mut losses = Vec::new();
+                for _ in 0..2 {
+                    let (loss, gradients) = value_and_gradients(loss).unwrap();
+                    losses.push(values(&loss)[0]);
+                    for (_, var) in variables.trainable() {
+                        let gradient = gradients.get(&var).unwrap();
+                        var.set(&(var.as_detached_tensor() - (gradient * 0.001).unwrap()).unwrap()).unwrap();
+                    }
+                }
+                let want = values(&network.forward(&x, false).unwrap());
+                let got = values(&network.fuse().unwrap().forward(&x).unwrap());
+                let largest = want.iter().fold(0f64, |most, v| most.max(v.abs()));
+                for (got, want) in got.iter().zip(&want) {
+                    assert!((got - want).abs() < 1e-4 * largest, "{}: {got} {want}", baseline.name());
+                }
+                losses
+            };
+            let (wide, half) = (run(None), run(Some(DType::BF16)));
+            assert!(
+                wide != half && (wide[0] / half[0] - 1.0).abs() < 0.1,
+                "{wide:?} in f32, {half:?} in bf16"
+            );
+        }
+        let mut network = network(Baseline::Vgg16, &Variables::new(7, DType::F64, &Device::Cpu));
+        let error = network.set_mixed_precision(Some(DType::BF16)).unwrap_err().to_string();
+        assert!(error.contains("BF16 or F16 beside F32 weights"), "{error}");
     }
 }

@@ -304,7 +304,7 @@ fn batches_are_shared_by_all() {
     let error = few[1].outcome.as_ref().unwrap_err().to_string();
     assert!(error.starts_with("3 processes cannot share a batch of 2 of 30 images"), "{error}");
     let whole = |own| {
-        let mut trainer = Trainer::new(&model(), slow(1), serde_json::json!({}), &Device::Cpu).unwrap();
+        let mut trainer = Trainer::new(model(), slow(1), serde_json::json!({}), &Device::Cpu).unwrap();
         trainer.distribute(Arc::new(own), &DistributedConfig::default()).unwrap();
         let mut ran = Setting::new(1, slow(1)).one(Processes::single());
         trainer.run(&Noise(8), &mut ran).unwrap_err().to_string()

@@ -4,11 +4,10 @@ use crate::bench::grouped::{self, Pass};
 use crate::bench::protocol::{self, Request};
 use crate::bench::stats::LayerTimes;
 use crate::bench::target::Target;
-use crate::inference_network::InferenceNetwork;
 use crate::inputs::images;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
-use resnext_model::Weights;
+use resnext_model::{AnyFused, Weights};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::Path;
@@ -19,13 +18,13 @@ pub fn serve(target: &Target, weights: &Path, ranges: Option<&Path>) -> Result<(
     let dtype = *target.dtypes.first().context("--serve needs a --dtype")?;
     let weights = Weights::open(weights)?.builder(DType::F32, &Device::Cpu);
     let ranges = dtype.ranges(ranges)?;
-    let network = InferenceNetwork::new(&target.network, weights, dtype, ranges.as_ref())?;
+    let network = AnyFused::new(&target.network, weights, dtype.into(), ranges.as_ref())?;
     let mut worker = Worker { network, inputs: HashMap::new() };
     protocol::serve(dtype, |request| worker.answer(request))
 }
 
 struct Worker {
-    network: InferenceNetwork,
+    network: AnyFused,
     /// Images by batch size and side.
     inputs: HashMap<(usize, usize), Tensor>,
 }
@@ -59,7 +58,7 @@ impl Worker {
 
     fn time_layers(&mut self, request: &Request) -> Result<Value> {
         let x = self.input(request)?;
-        let InferenceNetwork::ResNext(network) = &self.network else { return protocol::unknown(request) };
+        let AnyFused::ResNext(network) = &self.network else { return protocol::unknown(request) };
         let mut times = LayerTimes::default();
         for _ in 0..request.number("runs") {
             times.start_run();
