@@ -8,6 +8,7 @@ use crate::infer::Fused;
 use crate::network::ResNext;
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
+use std::time::Duration;
 
 /// A network as it is trained, on any device.
 #[derive(Debug)]
@@ -122,6 +123,18 @@ impl AnyFused {
         match self {
             AnyFused::ResNext(network) => network.forward(x),
             AnyFused::Baseline(network) => network.forward(x),
+        }
+    }
+
+    /// [`forward`](Self::forward), with a call of `observe` after each layer, which is given the layer's name and the time
+    /// that it took. All threads compute one image after the other.
+    ///
+    /// # Errors
+    /// Those of [`forward`](Self::forward).
+    pub fn forward_observed(&self, x: &Tensor, observe: &mut dyn FnMut(&str, Duration)) -> Result<Tensor> {
+        match self {
+            AnyFused::ResNext(network) => network.forward_observed(x, observe),
+            AnyFused::Baseline(network) => network.forward_observed(x, observe),
         }
     }
 }

@@ -79,6 +79,15 @@ fn logits_of_baselines_are_timms_and_torchvisions() {
         }
         let error = fused.forward(&images((1, 3, 9, 9))).unwrap_err().to_string();
         assert!(error.contains("fit"), "{name}: {error}");
+        // Every layer of the summary is observed once.
+        let mut seen = Vec::new();
+        fused
+            .forward_observed(&x.narrow(0, 0, 1).unwrap(), &mut |name, _| seen.push(name.to_string()))
+            .unwrap();
+        for layer in baseline.summary(classes, dims[2], dims[3]).layers {
+            let times = seen.iter().filter(|seen| **seen == layer.name).count();
+            assert_eq!(times, 1, "{name}: {} in {seen:?}", layer.name);
+        }
         drop(fused);
         // With a CPU's own instructions for bf16 as without them.
         let bf16 = FusedBaseline::new(baseline, classes, builder(), DType::BF16).unwrap();

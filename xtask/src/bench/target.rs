@@ -23,7 +23,7 @@ impl Target {
     /// If a number is out of range, or the file of ranges cannot be read.
     pub fn new(args: &Args) -> Result<Self> {
         let network = Architecture::by_name(&args.model)?;
-        if args.train || args.layers {
+        if args.train {
             network.config()?;
         }
         let size = args.size.unwrap_or(network.size());

@@ -11,11 +11,14 @@ use resnext_ops::{
 };
 use std::borrow::Borrow;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// A baseline for inference on a CPU, in f32 or bf16. All threads compute one image after the other.
 #[derive(Debug)]
 pub struct FusedBaseline {
+    baseline: Baseline,
     entrance: FusedConv,
+    entrance_name: String,
     /// The padding with which images are loaded, so that the first convolution needs none.
     border: usize,
     layers: Vec<PackedLayer>,
@@ -39,6 +42,7 @@ enum PackedLayer {
 
 #[derive(Debug)]
 struct PackedConv {
+    name: String,
     conv: FusedConv,
     /// The zeros around the map along rows and columns, if they differ.
     padding: Option<(usize, usize)>,
@@ -62,7 +66,7 @@ impl BaselineNetwork {
         let Layer::Sequence(layers) = &self.layers else {
             return Err(Error::Config("expected a sequence of layers".into()));
         };
-        FusedBaseline::pack(layers, || Ok(self.head.clone()), dtype)
+        FusedBaseline::pack(self.baseline, layers, || Ok(self.head.clone()), dtype)
     }
 }
 
@@ -76,11 +80,12 @@ impl FusedBaseline {
             return Err(Error::Config("expected a sequence of layers".into()));
         };
         // Each layer's weights are dropped when they are packed.
-        Self::pack(layers, || head(baseline, classes, &vb), dtype)
+        Self::pack(baseline, layers, || head(baseline, classes, &vb), dtype)
     }
 
     /// Packs layers one after the other, then the last one.
     fn pack<L: Borrow<Layer>>(
+        baseline: Baseline,
         layers: impl IntoIterator<Item = L>,
         head: impl FnOnce() -> Result<(Tensor, Tensor)>,
         dtype: DType,
@@ -91,11 +96,14 @@ impl FusedBaseline {
             return Err(Error::Config("expected a convolution as the first layer".into()));
         };
         let (entrance, border) = first.fold(1.0)?.without_padding();
+        let entrance_name = first.node.name.clone();
         let layers = layers.map(|layer| PackedLayer::new(layer.borrow(), dtype)).collect::<Result<_>>()?;
         let (weight, bias) = head()?;
         let (classes, features) = weight.dims2()?;
         let weight = weight.detach().reshape((classes, features, 1, 1))?;
         Ok(FusedBaseline {
+            baseline,
+            entrance_name,
             entrance: entrance.pack_for_images(dtype)?,
             border,
             layers,
@@ -110,35 +118,58 @@ impl FusedBaseline {
     /// # Errors
     /// If `x` is not (N, 3, H, W) of f32, or too small for the network's pools.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.pass(x, &mut |_| {})
+    }
+
+    /// [`forward`](Self::forward), with a call of `observe` after each layer, which is given the time that the layer took
+    /// and its name: a convolution's as in [`Baseline::summary`], another one's in words.
+    ///
+    /// # Errors
+    /// Those of [`forward`](Self::forward).
+    pub fn forward_observed(&self, x: &Tensor, observe: &mut dyn FnMut(&str, Duration)) -> Result<Tensor> {
+        let mut clock = Instant::now();
+        self.pass(x, &mut |name| {
+            let now = Instant::now();
+            observe(name, now - std::mem::replace(&mut clock, now));
+        })
+    }
+
+    /// [`forward`](Self::forward), with a call of `done` after each layer.
+    fn pass(&self, x: &Tensor, done: &mut dyn FnMut(&str)) -> Result<Tensor> {
         match x.dims() {
             &[_, 3, h, w] if h > 0 && w > 0 => {}
             _ => return Err(Error::Input(x.shape().clone())),
         }
         let images = x.dim(0)?;
-        let mut free = Free(std::mem::take(&mut *self.free.lock().unwrap_or_else(PoisonError::into_inner)));
+        let free = std::mem::take(&mut *self.free.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut pass = Pass { free, done };
         let logits = ThreadTeam::scope(|team| {
             let (mut loaded, mut features) = (InputImages::default(), Vec::new());
             for i in 0..images {
                 loaded.load(team, &x.narrow(0, i, 1)?, self.entrance.input_format(), self.border)?;
-                let mut map = free.take();
+                (pass.done)("input");
+                let mut map = pass.take();
                 let relu = Fusion { relu: true, ..Default::default() };
                 self.entrance.forward_images(team, &loaded, relu, &mut map)?;
-                let last = forward_all(&self.layers, team, map, &mut free)?;
+                (pass.done)(&self.entrance_name);
+                let last = forward_all(&self.layers, team, map, &mut pass)?;
                 features.extend(last.global_avg_pool());
-                free.give(last);
+                (pass.done)("global average");
+                pass.give(last);
             }
             let shape = (images, self.head.channels(), 1, 1);
             let features = Tensor::from_vec(features, shape, &Device::Cpu)?;
-            let (mut loaded, mut logits) = (free.take(), free.take());
+            let (mut loaded, mut logits) = (pass.take(), pass.take());
             // In bf16, a CPU without instructions for it has f32 maps.
             loaded.load(team, &features, self.head.map_dtype())?;
             self.head.forward(team, &loaded, Fusion::default(), &mut logits)?;
             let result = logits.to_tensor()?.reshape((images, self.classes))?;
-            free.give(loaded);
-            free.give(logits);
+            pass.give(loaded);
+            pass.give(logits);
+            (pass.done)(self.baseline.head().0);
             Ok(result)
         });
-        *self.free.lock().unwrap_or_else(PoisonError::into_inner) = free.0;
+        *self.free.lock().unwrap_or_else(PoisonError::into_inner) = pass.free;
         logits
     }
 
@@ -148,16 +179,21 @@ impl FusedBaseline {
     }
 }
 
-/// Maps that nothing is in.
-struct Free(Vec<FeatureMap>);
+/// A pass through the layers.
+struct Pass<'a> {
+    /// Maps that nothing is in.
+    free: Vec<FeatureMap>,
+    /// Called after each layer with its name.
+    done: &'a mut dyn FnMut(&str),
+}
 
-impl Free {
+impl Pass<'_> {
     fn take(&mut self) -> FeatureMap {
-        self.0.pop().unwrap_or_default()
+        self.free.pop().unwrap_or_default()
     }
 
     fn give(&mut self, map: FeatureMap) {
-        self.0.push(map);
+        self.free.push(map);
     }
 }
 
@@ -166,11 +202,11 @@ fn forward_all(
     layers: &[PackedLayer],
     team: &ThreadTeam,
     mut map: FeatureMap,
-    free: &mut Free,
+    pass: &mut Pass,
 ) -> Result<FeatureMap> {
     for layer in layers {
-        let next = layer.forward(team, &map, free)?;
-        free.give(std::mem::replace(&mut map, next));
+        let next = layer.forward(team, &map, pass)?;
+        pass.give(std::mem::replace(&mut map, next));
     }
     Ok(map)
 }
@@ -196,34 +232,44 @@ impl PackedLayer {
     }
 
     /// The output for `input`, in a map from `free`.
-    fn forward(&self, team: &ThreadTeam, input: &FeatureMap, free: &mut Free) -> Result<FeatureMap> {
+    fn forward(&self, team: &ThreadTeam, input: &FeatureMap, pass: &mut Pass) -> Result<FeatureMap> {
         let mut out = match self {
             PackedLayer::Sequence(layers) => {
                 let (first, rest) = layers.split_first().ok_or_else(|| Error::Config("no layers".into()))?;
-                let map = first.forward(team, input, free)?;
-                return forward_all(rest, team, map, free);
+                let map = first.forward(team, input, pass)?;
+                return forward_all(rest, team, map, pass);
             }
-            _ => free.take(),
+            _ => pass.take(),
         };
         match self {
             PackedLayer::Sequence(_) => {}
             PackedLayer::Conv(conv) => {
-                conv.forward(team, input, Fusion { relu: conv.relu, ..Default::default() }, &mut out, free)?;
+                conv.forward(team, input, Fusion { relu: conv.relu, ..Default::default() }, &mut out, pass)?;
             }
-            PackedLayer::MaxPool(config) => input.max_pool(team, config, &mut out)?,
-            PackedLayer::AvgPool(config) => input.avg_pool(team, config, &mut out)?,
-            PackedLayer::AdaptiveAvgPool(cells) => input.adaptive_avg_pool(team, *cells, &mut out)?,
+            PackedLayer::MaxPool(config) => {
+                input.max_pool(team, config, &mut out)?;
+                (pass.done)("max pool");
+            }
+            PackedLayer::AvgPool(config) => {
+                input.avg_pool(team, config, &mut out)?;
+                (pass.done)("average pool");
+            }
+            PackedLayer::AdaptiveAvgPool(cells) => {
+                input.adaptive_avg_pool(team, *cells, &mut out)?;
+                (pass.done)("adaptive average pool");
+            }
             PackedLayer::Branches(layers) => {
-                let outputs = layers.iter().map(|layer| layer.forward(team, input, free));
+                let outputs = layers.iter().map(|layer| layer.forward(team, input, pass));
                 let outputs = outputs.collect::<Result<Vec<_>>>()?;
                 out.concat(team, &outputs.iter().collect::<Vec<_>>())?;
-                outputs.into_iter().for_each(|output| free.give(output));
+                (pass.done)("concatenation");
+                outputs.into_iter().for_each(|output| pass.give(output));
             }
             PackedLayer::Residual { branch, conv, relu } => {
-                let inner = branch.forward(team, input, free)?;
+                let inner = branch.forward(team, input, pass)?;
                 let fusion = Fusion { residual: Some(input), relu: *relu, ..Default::default() };
-                conv.forward(team, &inner, fusion, &mut out, free)?;
-                free.give(inner);
+                conv.forward(team, &inner, fusion, &mut out, pass)?;
+                pass.give(inner);
             }
         }
         Ok(out)
@@ -245,6 +291,7 @@ impl PackedConv {
     fn new(layer: &ConvLayer, scale: f64, dtype: DType) -> Result<Self> {
         let (rows, columns) = layer.node.padding;
         Ok(PackedConv {
+            name: layer.node.name.clone(),
             conv: layer.fold(scale)?.pack(InferenceType::Float(dtype), "", "")?,
             padding: (rows != columns).then_some((rows, columns)),
             relu: layer.node.relu,
@@ -257,17 +304,18 @@ impl PackedConv {
         input: &FeatureMap,
         fusion: Fusion,
         out: &mut FeatureMap,
-        free: &mut Free,
+        pass: &mut Pass,
     ) -> Result<()> {
         match self.padding {
             None => self.conv.forward(team, input, fusion, out)?,
             Some((rows, columns)) => {
-                let mut padded = free.take();
+                let mut padded = pass.take();
                 input.pad(team, rows, columns, &mut padded)?;
                 self.conv.forward(team, &padded, fusion, out)?;
-                free.give(padded);
+                pass.give(padded);
             }
         }
+        (pass.done)(&self.name);
         Ok(())
     }
 }

@@ -20,6 +20,7 @@ use resnext_ops::{
 /// [`FusedBaseline`](super::FusedBaseline) is faster.
 #[derive(Debug)]
 pub struct BaselineNetwork {
+    pub(super) baseline: Baseline,
     pub(super) layers: Layer,
     /// Weight (classes, features) and bias (classes).
     pub(super) head: (Tensor, Tensor),
@@ -34,7 +35,7 @@ impl BaselineNetwork {
     /// If a weight is missing or of the wrong shape.
     pub fn new(baseline: Baseline, classes: usize, vb: VarBuilder) -> Result<Self> {
         let layers = Layer::new(&baseline.layers(), baseline.eps(), &vb)?;
-        Ok(BaselineNetwork { layers, head: head(baseline, classes, &vb)?, half: None })
+        Ok(BaselineNetwork { baseline, layers, head: head(baseline, classes, &vb)?, half: None })
     }
 
     /// Returns the logits (N, classes) of images `x` (N, 3, H, W), of the weights' type. With `train`, batch norm
@@ -242,7 +243,7 @@ mod tests {
         let init = Init::Randn { mean: 0.0, stdev: 0.1 };
         let weight = vb.get_with_hints((CLASSES, baseline.head().1 / 16), "head.weight", init).unwrap();
         let bias = vb.get_with_hints(CLASSES, "head.bias", init).unwrap();
-        BaselineNetwork { layers, head: (weight, bias), half: None }
+        BaselineNetwork { baseline, layers, head: (weight, bias), half: None }
     }
 
     /// Two images that no feature map shrinks to a single pixel of, and their labels.
