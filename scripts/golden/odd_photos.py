@@ -126,6 +126,7 @@ def orientations(image):
     add("exif-with-fill-bytes.jpg", with_segments(jpeg, b"\xff\xff\xff", app1(header + exif(6))), tolerance=2)
     add("exif-0.jpg", with_segments(jpeg, app1(header + exif(0))), tolerance=2)
     add("exif-9.jpg", with_segments(jpeg, app1(header + exif(9))), tolerance=2)
+    add("exif-entry-cut.jpg", with_segments(jpeg, app1(header + exif(6)[:21])), tolerance=2, expected=np.asarray(image))
     add("exif-cut.jpg", with_segments(jpeg, app1(header + exif(6)[:15])), tolerance=2, expected=np.asarray(image))
     add("exif-no-tiff.jpg", with_segments(jpeg, app1(header + b"nothing")), tolerance=2, expected=np.asarray(image))
     add("xmp-attribute.jpg", with_segments(jpeg, app1(XMP_NAME + xmp(6))), tolerance=2)
@@ -144,6 +145,8 @@ def orientations(image):
     add("exif.webp", riff(webp, (b"EXIF", exif(6)), flags=8))
     add("exif-named.webp", riff(webp, (b"EXIF", header + exif(8)), flags=8))
     add("xmp.webp", riff(webp, (b"XMP ", xmp(6)), flags=4))
+    add("exif-without-flag.webp", riff(webp, (b"EXIF", exif(6)), flags=0))
+    add("xmp-without-flag.webp", riff(webp, (b"XMP ", xmp(6)), flags=8))
 
 
 # TIFF ---------------------------------------------------------------------------------------------------------------
@@ -292,6 +295,10 @@ def scans(image):
         add(f"{compression.removeprefix('tiff_').replace('_', '-')}.tif", saved(image, "TIFF", compression=compression))
     add("predictor.tif", saved(image, "TIFF", compression="tiff_lzw", tiffinfo={317: 2}))
     add("jpeg.tif", saved(image, "TIFF", compression="jpeg", quality=95), tolerance=4)
+    layered = saved(Image.merge("LA", (image.convert("L"), image.getchannel(0))), "TIFF", compression="jpeg")
+    add("jpeg-grey-alpha.tif", layered, error="a TIFF with JPEG compression of 2 samples per pixel, which is not read")
+    add("unexplained-sample.tif", tiff([np.concatenate([grey, alpha], -1)], 1),
+        error="a TIFF with 2 samples per pixel where its colours have 1")
     add("group4.tif", saved(image.convert("1", dither=Image.Dither.NONE), "TIFF", compression="group4"))
     for orientation in (2, 3, 6, 8):
         add(f"orientation-{orientation}.tif", tiff([rgb], 2, tags=[(274, (3, [orientation]))]))
@@ -348,6 +355,42 @@ def jpegs(image):
     add("sampling-0.jpg", patched(frame + 11, 0), error="a damaged image: the JPEG file's frame is damaged")
 
 
+def contradictory_jpegs():
+    """JPEGs of a size that the faster decoder takes, whose parts contradict each other: libjpeg decides."""
+    y, x = np.mgrid[0:80, 0:96]
+    rgb = np.stack([2 * x + y, 200 - x + y // 2, 40 + x + 2 * y], -1).clip(0, 255).astype(np.uint8)
+    rgb[::7, ::5] ^= 48
+    image = Image.fromarray(rgb)
+    whole = saved(image, "JPEG", quality=92, subsampling=0)
+    restarts = saved(image, "JPEG", quality=92, subsampling=0, restart_marker_blocks=30)
+    progressive = saved(image, "JPEG", quality=92, subsampling=0, progressive=True)
+    damaged = "damaged: parts of the picture may be wrong"
+    middle = (whole.index(b"\xff\xda") + len(whole)) // 2
+    middle += whole[middle - 1] == 255
+    add("early-end.jpg", whole[:middle] + b"\xff\xd9" + whole[middle:], tolerance=2, note=damaged)
+    frame = whole.index(b"\xff\xc0")
+    taller = whole[: frame + 5] + struct.pack(">H", 140) + whole[frame + 7 :]
+    add("more-rows-than-data.jpg", taller, tolerance=2, note=damaged)
+    interval = restarts.index(b"\xff\xdd\0\4")
+    add("restarts-without-interval.jpg", restarts[:interval] + restarts[interval + 6 :], tolerance=2, note=damaged)
+    second, third = restarts.index(b"\xff\xd1"), restarts.index(b"\xff\xd2")
+    order = restarts[:second] + b"\xff\xd2" + restarts[second + 2 : third] + b"\xff\xd1" + restarts[third + 2 :]
+    add("restarts-out-of-order.jpg", order, tolerance=2, note=damaged)
+    second_tables = progressive.index(b"\xff\xc4", progressive.index(b"\xff\xda"))
+    add("first-scan-only.jpg", progressive[:second_tables] + b"\xff\xd9", tolerance=2)
+    whole_scan = Image.open(io.BytesIO(progressive[:second_tables] + b"\xff\xd9")).convert("RGB")
+    add("cut-in-a-table.jpg", progressive[: second_tables + 9], expected=whole_scan, tolerance=2, note="cut short")
+    later_scan = progressive.index(b"\xff\xda", second_tables)
+    add("cut-in-a-scans-header.jpg", progressive[: later_scan + 6], expected=whole_scan, tolerance=2, note="cut short")
+    adobe = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"
+    add("jfif-and-adobe-rgb.jpg", whole[:20] + adobe + whole[20:], tolerance=2)
+    named = bytearray(whole)
+    scan = whole.index(b"\xff\xda")
+    for i, name in enumerate(b"RGB"):
+        named[frame + 10 + 3 * i] = named[scan + 5 + 2 * i] = name
+    add("jfif-named-rgb.jpg", bytes(named), tolerance=2)
+
+
 # The rest -----------------------------------------------------------------------------------------------------------
 
 
@@ -382,6 +425,10 @@ def others(image):
     add("plain.pgm", saved(image.convert("L"), "PPM"))
     add("plain.pbm", saved(image.convert("1"), "PPM"))
     add("text.ppm", f"P3 # a comment\n2 1\n255\n255 0 0  0 0 255\n".encode(), expected=[[[255, 0, 0], [0, 0, 255]]])
+    add("plain.tga", saved(image, "TGA"), error="a Targa image, which is not read")
+    add("grey.tga", saved(image.convert("L"), "TGA", compression="tga_rle"), error="a Targa image, which is not read")
+    add("palette.tga", saved(image.quantize(16), "TGA"), error="a Targa image, which is not read")
+    add("plain.pcx", saved(image, "PCX"), error="a PCX image, which is not read")
     add("plain.qoi", saved(image, "QOI"))
     brand = lambda *brands: struct.pack(">I", 8 + 4 * len(brands) + 4) + b"ftyp" + brands[0] + bytes(4) + b"".join(brands[1:])
     add("phone.heic", brand(b"heic", b"mif1", b"heic"), error="a HEIC image, which is not read")
@@ -406,6 +453,7 @@ def main():
     orientations(image)
     scans(image)
     jpegs(image)
+    contradictory_jpegs()
     others(image)
     text = ",\n".join(json.dumps(row) for row in ROWS)
     (OUT.parent / "odd.json").write_text(f"[\n{text}\n]\n")

@@ -24,7 +24,10 @@ pub fn recognise(bytes: &[u8]) -> Result<ImageFormat, PhotoError> {
     match image::guess_format(bytes) {
         // A second camera's or a smaller picture may follow in the same file; the first is the photo.
         Ok(format) if format.reading_enabled() => Ok(format),
-        _ => Err(PhotoError::NotAnImage(format!("expected {READ}"))),
+        _ => Err(match name_by_fields(bytes) {
+            Some(name) => PhotoError::unsupported(name),
+            None => PhotoError::NotAnImage(format!("expected {READ}")),
+        }),
     }
 }
 
@@ -70,6 +73,20 @@ fn name_of_unread(bytes: &[u8]) -> Option<&'static str> {
     Some(name)
 }
 
+/// The name of a format without a mark of its own, by several fields of its header that must all be possible.
+fn name_by_fields(bytes: &[u8]) -> Option<&'static str> {
+    match *bytes.first_chunk::<18>()? {
+        [10, 0 | 2..=5, 1, 1 | 2 | 4 | 8, ..] => Some("a PCX image"),
+        // With a colour map, or else without the fields of one.
+        [_, map @ (0 | 1), 1..=3 | 9..=11, _, _, len, more, entry, .., 8 | 15 | 16 | 24 | 32, _]
+            if (map == 0) == ([len, more, entry] == [0; 3]) =>
+        {
+            Some("a Targa image")
+        }
+        _ => None,
+    }
+}
+
 /// The name of a file in the ISO base media format, by its brands.
 fn name_of_brand(bytes: &[u8]) -> &'static str {
     let len = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]).clamp(16, 256) as usize;
@@ -95,6 +112,6 @@ pub fn description(bytes: &[u8]) -> String {
             format!("holds a {name} image, but does not end as one")
         }
         Err(_) if bytes.is_empty() => "empty".into(),
-        Err(_) => name_of_unread(bytes).unwrap_or("not an image").into(),
+        Err(_) => name_of_unread(bytes).or_else(|| name_by_fields(bytes)).unwrap_or("not an image").into(),
     }
 }

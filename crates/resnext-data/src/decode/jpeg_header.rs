@@ -17,7 +17,16 @@ pub struct Header {
     pub in_first_scan: usize,
     /// Where the first scan's data begin.
     pub data: usize,
+    /// Whether the scan may have restart markers.
+    pub restarts: bool,
+    /// Whether no decoder can doubt that the components are grey, or YCbCr: identifiers, JFIF and Adobe's segment agree.
+    pub agreed_colours: bool,
 }
+
+/// The marker of Adobe's segment, which says what the components are.
+const ADOBE: u8 = 0xee;
+/// The marker of the segment that sets the restart interval.
+const RESTARTS: u8 = 0xdd;
 
 impl Header {
     /// Reads the segments as far as the first scan.
@@ -25,15 +34,20 @@ impl Header {
     /// # Errors
     /// [`PhotoError::Unsupported`], which names the kind of a JPEG that is not read; [`PhotoError::Damaged`].
     pub fn read(bytes: &[u8]) -> Result<Self, PhotoError> {
-        let mut frame = None;
+        let (mut frame, mut restarts, mut adobe) = (None, false, false);
         for segment in segments(bytes, 2) {
             match segment.marker {
                 0xc4 | 0xc8 | 0xcc => {}
                 0xc0..=0xcf | 0xf7 if frame.is_none() => {
                     frame = Some(Frame::read(segment.marker, segment.contents)?);
                 }
+                RESTARTS => restarts |= segment.contents.iter().any(|&byte| byte != 0),
+                // Of 1 in its last byte, the components are YCbCr, as without it.
+                ADOBE if segment.contents.starts_with(b"Adobe") => {
+                    adobe |= segment.contents.get(11) != Some(&1)
+                }
                 SCAN => {
-                    let Frame { width, height, progressive, sampling } = frame
+                    let Frame { width, height, progressive, sampling, usual_names } = frame
                         .ok_or_else(|| PhotoError::damaged("the JPEG file has no frame before its pixels"))?;
                     let in_first_scan = segment.contents.first().copied().unwrap_or(0) as usize;
                     return Ok(Header {
@@ -43,6 +57,8 @@ impl Header {
                         sampling,
                         in_first_scan,
                         data: segment.end,
+                        restarts,
+                        agreed_colours: usual_names && !adobe,
                     });
                 }
                 END => break,
@@ -76,11 +92,6 @@ impl Header {
         let v = self.sampling.iter().map(|&(_, v)| v).max().unwrap_or(1) as f64;
         2.0 * self.sampling.iter().map(area).sum::<f64>() / (h * v)
     }
-
-    /// The number of scans.
-    pub fn scans(&self, bytes: &[u8]) -> u64 {
-        1 + segments(bytes, self.data).filter(|segment| segment.marker == SCAN).count() as u64
-    }
 }
 
 struct Frame {
@@ -88,6 +99,8 @@ struct Frame {
     height: u64,
     progressive: bool,
     sampling: Vec<(u8, u8)>,
+    /// Whether the components are one, or three with the identifiers 1, 2 and 3.
+    usual_names: bool,
 }
 
 impl Frame {
@@ -117,7 +130,11 @@ impl Frame {
             return Err(PhotoError::damaged("the JPEG file's frame is damaged"));
         }
         match sampling.len() {
-            1 | 3 | 4 => Ok(Frame { width, height, progressive: marker == 0xc2, sampling }),
+            1 | 3 | 4 => {
+                let usual_names =
+                    sampling.len() == 1 || components.chunks_exact(3).map(|c| c[0]).take(3).eq(1..=3);
+                Ok(Frame { width, height, progressive: marker == 0xc2, sampling, usual_names })
+            }
             count => refused(&format!("{count} components")),
         }
     }

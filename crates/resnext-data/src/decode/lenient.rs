@@ -1,5 +1,6 @@
-//! GIF and QOI files that break their format's rules in ways that viewers tolerate, repaired before they are decoded.
+//! GIF, QOI and WebP files that break their format's rules in ways that viewers tolerate, repaired before they are decoded.
 
+use super::webp_chunks::{FLAGS, webp_chunks, webp_flags};
 use std::borrow::Cow;
 
 /// A GIF whose canvas is as large as its first frame reaches. Browsers and Pillow enlarge one that is smaller.
@@ -47,5 +48,21 @@ pub fn qoi(bytes: &[u8]) -> Cow<'_, [u8]> {
     match bytes.ends_with(&END) {
         true => Cow::Borrowed(bytes),
         false => Cow::Owned([bytes, &END].concat()),
+    }
+}
+
+/// A WebP whose flags announce no metadata that are missing, for which `image` would refuse it.
+pub fn webp(bytes: &[u8]) -> Cow<'_, [u8]> {
+    const AT: usize = 20;
+    let has = |wanted: &[u8; 4]| webp_chunks(bytes).any(|(name, _)| name == wanted);
+    let flags = webp_flags(bytes).unwrap_or(0);
+    let missing = FLAGS.iter().filter(|(flag, name)| flags & flag != 0 && !has(name));
+    match missing.fold(0, |all, (flag, _)| all | flag) {
+        0 => Cow::Borrowed(bytes),
+        missing => {
+            let mut copy = bytes.to_vec();
+            copy[AT] &= !missing;
+            Cow::Owned(copy)
+        }
     }
 }

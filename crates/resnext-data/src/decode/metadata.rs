@@ -6,6 +6,7 @@
 use super::raster::Orientation;
 use super::segments::{SCAN, segments};
 use super::tags::Tags;
+use super::webp_chunks::{EXIF, XMP, webp_chunks, webp_flags};
 use flate2::read::ZlibDecoder;
 use image::ImageFormat;
 use std::borrow::Cow;
@@ -106,20 +107,14 @@ fn raw_profile(text: &[u8]) -> Option<Vec<u8>> {
     digits.chunks(2).map(|pair| Some(digit(pair[0])? << 4 | digit(*pair.get(1)?)?)).collect()
 }
 
+/// Only the extended kind has metadata, and only what its flags say that it has.
 fn of_webp(bytes: &[u8]) -> Option<u64> {
-    let (mut exif, mut xmp) = (None, None);
-    let mut rest = bytes.get(12..)?;
-    while let Some((head, after)) = rest.split_at_checked(8) {
-        let len = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
-        let Some(data) = after.get(..len) else { break };
-        match &head[..4] {
-            b"EXIF" => exif = exif.or(Some(data)),
-            b"XMP " => xmp = xmp.or(Some(data)),
-            _ => {}
-        }
-        rest = after.get(len + len % 2..).unwrap_or_default();
-    }
-    exif.and_then(of_exif).or_else(|| of_xmp(xmp?))
+    let flags = webp_flags(bytes)?;
+    let of = |flag: u8, wanted: &[u8; 4]| {
+        let found = webp_chunks(bytes).find(|(name, _)| flags & flag != 0 && *name == wanted);
+        found.map(|(_, contents)| contents)
+    };
+    of(EXIF, b"EXIF").and_then(of_exif).or_else(|| of_xmp(of(XMP, b"XMP ")?))
 }
 
 const EXIF_HEADER: &[u8] = b"Exif\0\0";

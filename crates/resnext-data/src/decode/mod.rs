@@ -19,6 +19,7 @@ mod segments;
 mod tags;
 mod tiff;
 mod tiff_view;
+mod webp_chunks;
 
 use error::PhotoError;
 use guard::caught;
@@ -86,6 +87,7 @@ pub fn decode(bytes: &[u8], memory: u64) -> Result<Raster, PhotoError> {
             ImageFormat::Bmp => bmp::decode(bytes, budget),
             ImageFormat::Ico => ico::decode(bytes, budget),
             ImageFormat::Gif => mended(lenient::gif(bytes), format, budget),
+            ImageFormat::WebP => mended(lenient::webp(bytes), format, budget),
             ImageFormat::Qoi => mended(lenient::qoi(bytes), format, budget),
             format => other::decode(bytes, format, budget),
         }?;

@@ -56,6 +56,11 @@ impl Budget {
         }
     }
 
+    /// Whether so many bytes are left.
+    pub fn has(&self, bytes: usize) -> bool {
+        bytes as u64 <= self.left()
+    }
+
     /// The budget beside further `bytes` that are in memory already.
     pub fn beside(&self, bytes: usize) -> Self {
         Budget { file: self.file.saturating_add(bytes as u64), ..*self }

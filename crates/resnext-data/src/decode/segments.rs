@@ -1,13 +1,17 @@
 //! The segments of a JPEG file.
 
-/// A segment's marker, its contents without the length, and where in the file it ends.
+/// A segment: its marker, its contents without the length, and where in the file it is.
 pub struct Segment<'a> {
     /// The byte after 255.
     pub marker: u8,
     /// The contents, which a file that is cut short may lack the end of.
     pub contents: &'a [u8],
+    /// The position of the marker.
+    pub start: usize,
     /// The position after the segment.
     pub end: usize,
+    /// Whether the file ends before the segment does.
+    pub cut: bool,
 }
 
 /// Start of scan.
@@ -20,7 +24,8 @@ pub const END: u8 = 0xd9;
 pub fn segments(bytes: &[u8], mut at: usize) -> impl Iterator<Item = Segment<'_>> {
     std::iter::from_fn(move || {
         loop {
-            at += bytes.get(at..)?.iter().position(|&byte| byte == 0xff)? + 1;
+            let start = at + bytes.get(at..)?.iter().position(|&byte| byte == 0xff)?;
+            at = start + 1;
             let marker = *bytes.get(at)?;
             match marker {
                 // Within a scan, 0 escapes the byte 255, and 208 to 215 are restart markers; 255 is padding.
@@ -28,16 +33,30 @@ pub fn segments(bytes: &[u8], mut at: usize) -> impl Iterator<Item = Segment<'_>
                 0 | 1 | 0xd0..=0xd8 => at += 1,
                 END => {
                     let end = std::mem::replace(&mut at, bytes.len()) + 1;
-                    return Some(Segment { marker, contents: &[], end });
+                    return Some(Segment { marker, contents: &[], start, end, cut: false });
                 }
                 _ => {
-                    let length = bytes.get(at + 1..at + 3)?;
-                    let length = u16::from_be_bytes([length[0], length[1]]).max(2) as usize;
-                    let start = at + 3;
-                    at = (at + 1 + length).min(bytes.len());
-                    return Some(Segment { marker, contents: &bytes[start.min(at)..at], end: at });
+                    let length = bytes.get(at + 1..at + 3);
+                    let length = length.map_or(2, |length| u16::from_be_bytes([length[0], length[1]]).max(2));
+                    let (from, end) = (at + 3, at + 1 + length as usize);
+                    at = end.min(bytes.len());
+                    let contents = bytes.get(from..at).unwrap_or_default();
+                    return Some(Segment { marker, contents, start, end: at, cut: end > bytes.len() });
                 }
             }
         }
     })
+}
+
+/// Where the data of a scan end that begin at byte `at`, if the end marker follows: without restart markers, further
+/// segments or padding.
+pub fn end_of_only_scan(bytes: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        at += bytes.get(at..)?.iter().position(|&byte| byte == 0xff)?;
+        match *bytes.get(at + 1)? {
+            0 => at += 2,
+            END => return Some(at),
+            _ => return None,
+        }
+    }
 }

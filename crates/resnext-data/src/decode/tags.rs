@@ -16,8 +16,8 @@ struct Entry {
 }
 
 impl<'a> Tags<'a> {
-    /// Reads the first directory of `bytes`. Entries after the data's end are left out, as viewers do. Returns
-    /// `None` if the bytes do not begin as TIFF does.
+    /// Reads the first directory of `bytes`. Entries that the data end within or before are left out, as viewers do.
+    /// Returns `None` if the bytes do not begin as TIFF does.
     pub fn read(bytes: &'a [u8]) -> Option<Self> {
         // Some writers swap the version's two bytes.
         let (little_endian, big) = match bytes.get(..4)? {
@@ -36,19 +36,16 @@ impl<'a> Tags<'a> {
         }
         for i in 0..count.min(u16::MAX as u64) {
             let entry = start + count_bytes + i * (4 + 2 * word);
-            let (Some(tag), Some(kind), Some(count)) =
-                (tags.number(entry, 2), tags.number(entry + 2, 2), tags.number(entry + 4, word))
-            else {
+            let inline = entry + 4 + word;
+            let (Some(tag), Some(kind), Some(count), Some(value)) = (
+                tags.number(entry, 2),
+                tags.number(entry + 2, 2),
+                tags.number(entry + 4, word),
+                tags.number(inline, word),
+            ) else {
                 break;
             };
-            let inline = entry + 4 + word;
-            let at = match count.saturating_mul(size_of(kind as u16)) <= word {
-                true => inline,
-                false => match tags.number(inline, word) {
-                    Some(at) => at,
-                    None => break,
-                },
-            };
+            let at = if count.saturating_mul(size_of(kind as u16)) <= word { inline } else { value };
             tags.entries.push(Entry { tag: tag as u16, kind: kind as u16, count, at });
         }
         Some(tags)

@@ -417,6 +417,10 @@ fn samples(tags: &Tags, bits: u64, compression: u64) -> Result<Samples, PhotoErr
     if per_pixel < own || per_pixel > 16 {
         return Err(damaged(format!("has {per_pixel} samples per pixel, expected from {own} to 16")));
     }
+    let planar = tags.first(tag::PLANAR) == Some(2);
+    if compression == JPEG && !planar && !matches!(per_pixel, 1 | 3 | 4) {
+        return Err(refused(format!("with JPEG compression of {per_pixel} samples per pixel")));
+    }
     if extra.len() > per_pixel - own {
         let (found, most) = (extra.len(), per_pixel - own);
         return Err(damaged(format!(
@@ -430,7 +434,7 @@ fn samples(tags: &Tags, bits: u64, compression: u64) -> Result<Samples, PhotoErr
         // A fourth sample without a description is alpha, as in Pillow.
         None if per_pixel == 4 && photometric == 2 => Alpha::Straight,
         None if per_pixel > own && compression != JPEG => {
-            return Err(damaged(format!("has {per_pixel} samples per pixel, expected {own}")));
+            return Err(refused(format!("with {per_pixel} samples per pixel where its colours have {own}")));
         }
         None => Alpha::None,
     };
