@@ -73,19 +73,75 @@ const UNIMPORTANT: [&str; 28] = [
 /// `model_args`. With each, the values that ours computes. [`Network`] has those that depend on the weights.
 ///
 /// Sizes that the shapes of the weights show, and settings of training, follow in [`HARMLESS_ARGS`].
-const DECISIVE: [(&str, &[&str]); 11] = [
+const DECISIVE: [(&str, &[&str]); 16] = [
     ("act_layer", &["relu"]),
     ("block_reduce_first", &["1"]),
+    ("bn_eps", &["1e-5"]),
+    ("channel_order", &["rgb"]),
     ("down_kernel_size", &["1"]),
     ("features_only", &["false"]),
     ("global_pool", &["avg", "fast", "fastavg"]),
     ("in_chans", &["3"]),
     ("label_offset", &["0"]),
+    ("norm_eps", &["1e-5"]),
+    ("norm_kwargs", &["{}"]),
     ("norm_layer", &["batchnorm2d", "batchnorm", "bn"]),
     ("output_stride", &["32"]),
     ("replace_stem_pool", &["false"]),
     ("replace_stride_with_dilation", &["[false,false,false]"]),
+    ("test_time_pool", &["false"]),
 ];
+
+/// How timm's names of networks begin whose layers are none of ours, or compute something else under the same names.
+const OTHER_FAMILIES: [&str; 42] = [
+    "bat_resne",
+    "beit",
+    "botnet",
+    "coatnet",
+    "convnext",
+    "cspresne",
+    "darknet",
+    "deit",
+    "densenet",
+    "dla",
+    "dpn",
+    "eca_resnext26tn",
+    "efficientnet",
+    "eva",
+    "gcresne",
+    "ghostnet",
+    "halonet",
+    "hardcorenas",
+    "hrnet",
+    "lambda_resne",
+    "legacy_se",
+    "levit",
+    "maxvit",
+    "mobilenet",
+    "nfnet",
+    "pnasnet",
+    "regnet",
+    "repvgg",
+    "res2ne",
+    "resmlp",
+    "resnest",
+    "resnetrs",
+    "resnetv2",
+    "rexnet",
+    "selecsls",
+    "senet",
+    "skresne",
+    "swin",
+    "tf_efficientnet",
+    "tresnet",
+    "vit",
+    "xception",
+];
+
+/// Whether timm's network of this name is known to compute something else, whatever its weights are called.
+fn is_of_another_family(architecture: &str) -> bool {
+    OTHER_FAMILIES.iter().any(|family| architecture.starts_with(family)) || architecture.ends_with("_gn")
+}
 
 /// The fields that weights show too, with the values that those of one network have; and what takes the place
 /// of strides, which weights do not show.
@@ -160,6 +216,10 @@ impl ConfigFile {
         let value: Value = serde_json::from_str(text).map_err(|e| json_problem(&e))?;
         let Value::Object(mut fields) = value else { return Err("expected an object in braces".into()) };
         let Some(architecture) = take::<String>(&mut fields, "", "architecture")? else { return Ok(None) };
+        if is_of_another_family(&architecture) {
+            let name = architecture.escape_debug();
+            return Err(format!("expected a ResNet, ResNeXt, Inception or VGG as architecture, got {name}"));
+        }
         let mut network = Network::new(network);
         let mut unknown = Vec::new();
         let mut classes = take(&mut fields, "", "num_classes")?;

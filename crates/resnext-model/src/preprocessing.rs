@@ -112,6 +112,11 @@ impl Preprocessing {
         if !std.iter().all(|s| s.is_finite() && *s > 0.0) {
             return Err(format!("std must be above 0, got {std:?}"));
         }
+        for (name, values) in [("mean", mean), ("std", std)] {
+            if values.iter().any(|&value| value > 1.0) {
+                return Err(format!("{name} must be of pixels from 0 to 1, got {values:?}: divide by 255"));
+            }
+        }
         Ok(())
     }
 
@@ -181,6 +186,18 @@ mod tests {
                 assert_eq!(preprocessing.resize(), side, "crop {crop}");
             }
         }
+    }
+
+    #[test]
+    fn a_normalisation_of_pixels_up_to_255_is_refused() {
+        let usual = Preprocessing::usual(StemKind::ImageNet);
+        let (mean, std) = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]);
+        let error = Preprocessing { mean, ..usual.clone() }.check().unwrap_err();
+        assert_eq!(error, "mean must be of pixels from 0 to 1, got [123.675, 116.28, 103.53]: divide by 255");
+        assert!(
+            Preprocessing { std, ..usual.clone() }.check().unwrap_err().contains("std must be of pixels")
+        );
+        assert_eq!(Preprocessing { mean: [0.0; 3], std: [1.0; 3], ..usual }.check(), Ok(()));
     }
 
     #[test]

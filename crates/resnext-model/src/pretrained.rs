@@ -10,6 +10,7 @@ use crate::preprocessing::Preprocessing;
 use crate::torchvision_files;
 #[cfg(feature = "hub")]
 use crate::weights::shards;
+use crate::weights::some_shard;
 use crate::weights::{Head, Weights};
 use std::path::Path;
 
@@ -56,7 +57,14 @@ impl Pretrained {
     pub fn open(path: &Path) -> Result<Self> {
         let (weights, folder) = if path.is_dir() {
             let found = WEIGHT_FILES.iter().map(|file| path.join(file)).find(|file| file.is_file());
-            let reason = || format!("the folder has no {USUAL_WEIGHT_FILES}");
+            let reason = || match some_shard(path) {
+                Some(shard) => {
+                    format!(
+                        "the folder has {shard}, but no index of such files, model.safetensors.index.json"
+                    )
+                }
+                None => format!("the folder has no {USUAL_WEIGHT_FILES}"),
+            };
             (found.ok_or_else(|| Error::File { path: path.to_path_buf(), reason: reason() })?, path)
         } else {
             (path.to_path_buf(), path.parent().unwrap_or(Path::new("")))

@@ -175,7 +175,7 @@ fn weights_that_do_not_fit_are_counted_and_listed() {
     let weights = changed(folder.path(), |all| {
         all.retain(|name, _| !name.starts_with("layer2.0.bn"));
         all.insert("bn1.weight".into(), Tensor::zeros(5, DType::F32, &CPU).unwrap());
-        all.insert("extra".into(), Tensor::zeros(5, DType::F32, &CPU).unwrap());
+        all.insert("extra.weight".into(), Tensor::zeros(5, DType::F32, &CPU).unwrap());
     });
     let error = weights.check(&Config { classes: 5, ..tiny() }, Head::Loaded).unwrap_err().to_string();
     for part in [
@@ -185,7 +185,7 @@ fn weights_that_do_not_fit_are_counted_and_listed() {
         "expected shape [4], file has [5]: bn1.weight",
         "12 missing: layer2.0.bn1.bias",
         "layer2.0.bn3.running_mean, …",
-        "1 unexpected: extra",
+        "1 unexpected: extra.weight",
     ] {
         assert!(error.contains(part), "no `{part}` in: {error}");
     }

@@ -64,17 +64,20 @@ const TRAINING: [&str; 12] = [
     "class_weights",
 ];
 
+/// Compares the values of two tensors of the file.
+type SameBytes<'a> = &'a mut dyn FnMut(&Entry, &Entry) -> bool;
+
 /// Finds the network among the tensors of a file.
 ///
 /// # Errors
 /// A text, if there are several networks and nothing says which one is meant, if layers follow the last one,
 /// or if a tensor of the network cannot be read.
-pub(super) fn locate(entries: Entries) -> Result<Located, String> {
+pub(super) fn locate(entries: Entries, same_bytes: SameBytes) -> Result<Located, String> {
     let entries = without_optimizer(entries);
     let networks = networks(&entries);
-    let Some((prefix, passed_over)) = choose(&entries, &networks)? else {
+    let Some((prefix, passed_over)) = choose(&entries, &networks, same_bytes)? else {
         if let Some((baseline, prefixes)) = baseline::find(&entries) {
-            return locate_baseline(entries, baseline, prefixes);
+            return locate_baseline(entries, baseline, prefixes, same_bytes);
         }
         let entries = entries.into_iter().filter(|(_, entry)| entry.is_ok()).collect();
         return Ok(Located { entries: readable(entries, "")?, ..Located::default() });
@@ -82,6 +85,8 @@ pub(super) fn locate(entries: Entries) -> Result<Located, String> {
     let mut located = Located::default();
     let head = head(&entries, &prefix, &networks)?;
     let mut own = Entries::new();
+    let borrowed = statistics(&entries, &prefix, &passed_over);
+    let borrows = borrowed.as_ref().map(|(from, _)| from.clone());
     for (name, entry) in entries {
         let inside = name.strip_prefix(prefix.as_str()).map(str::to_string);
         let in_head = head.as_ref().and_then(|head| Some(format!("fc.{}", name.strip_prefix(head)?)));
@@ -94,9 +99,29 @@ pub(super) fn locate(entries: Entries) -> Result<Located, String> {
             _ => located.left_out.push(name),
         }
     }
+    own.extend(borrowed.into_iter().flat_map(|(_, statistics)| statistics));
     located.entries = readable(own, &prefix)?;
     located.notes = notes(&prefix, &passed_over, head.as_deref(), &located.left_out, &networks);
+    located.notes.extend(borrows.map(|from| {
+        let from = if from.is_empty() { "no prefix".into() } else { quoted(&from) };
+        format!("the averaged weights have no running statistics: those under {from} are taken")
+    }));
     Ok(located)
+}
+
+/// Batch norms' running statistics by their names in the network, for averaged weights that have none, from the network
+/// that was averaged: some programs average parameters only. With the prefix that they are under.
+fn statistics(entries: &Entries, prefix: &str, passed_over: &[String]) -> Option<(String, Entries)> {
+    let of = |prefix: &str| -> Entries {
+        let found = under(entries, prefix)
+            .filter(|(name, _)| name.ends_with(".running_mean") || name.ends_with(".running_var"));
+        found.map(|(name, entry)| (name[prefix.len()..].to_string(), entry.clone())).collect()
+    };
+    if !of(prefix).is_empty() {
+        return None;
+    }
+    let mut networks = passed_over.iter().map(|from| (from.clone(), of(from)));
+    networks.find(|(_, statistics)| !statistics.is_empty())
 }
 
 /// Finds a baseline under one of `prefixes`, as [`locate`] finds a ResNet.
@@ -104,9 +129,10 @@ fn locate_baseline(
     entries: Entries,
     baseline: Baseline,
     mut prefixes: BTreeSet<String>,
+    same_bytes: SameBytes,
 ) -> Result<Located, String> {
     prefixes.retain(|prefix| !is_part(prefix, &OPTIMIZER));
-    let (prefix, passed_over) = choose(&entries, &prefixes)?.unwrap_or_default();
+    let (prefix, passed_over) = choose(&entries, &prefixes, same_bytes)?.unwrap_or_default();
     let mut located = Located { baseline: Some(baseline), ..Located::default() };
     let mut own = Entries::new();
     for (name, entry) in entries {
@@ -172,13 +198,17 @@ fn under<'a>(
 
 /// The prefix of the network that is meant, and those of networks that it replaces. `None` if there is no
 /// network.
-fn choose(entries: &Entries, networks: &BTreeSet<String>) -> Result<Option<(String, Vec<String>)>, String> {
+fn choose(
+    entries: &Entries,
+    networks: &BTreeSet<String>,
+    same_bytes: SameBytes,
+) -> Result<Option<(String, Vec<String>)>, String> {
     let (averaged, plain): (Vec<&String>, Vec<&String>) =
         networks.iter().partition(|prefix| is_part(prefix, &AVERAGED));
     let candidates = if averaged.is_empty() { &plain } else { &averaged };
     let Some(&first) = candidates.first() else { return Ok(None) };
-    // A program may keep one network under two names.
-    if !candidates.iter().skip(1).all(|other| are_same(entries, first, other)) {
+    // A program may keep one network under two names, or the best one beside the last, which may be the same.
+    if !candidates.iter().skip(1).all(|other| are_same(entries, first, other, same_bytes)) {
         let shown = |prefix: &&String| if prefix.is_empty() { "no prefix".into() } else { quoted(prefix) };
         let all: Vec<String> = candidates.iter().take(10).map(shown).collect();
         return Err(format!(
@@ -192,15 +222,27 @@ fn choose(entries: &Entries, networks: &BTreeSet<String>) -> Result<Option<(Stri
     Ok(Some((chosen, passed_over.into_iter().cloned().collect())))
 }
 
-/// Whether the tensors under two prefixes are the same bytes of the file.
-fn are_same(entries: &Entries, one: &str, other: &str) -> bool {
-    let place = |(name, entry): (&str, &Result<Entry, String>), prefix: &str| {
-        let entry = entry.as_ref().ok().map(|entry| (entry.file, entry.start, entry.shape.clone()));
-        (name[prefix.len()..].to_string(), entry)
-    };
-    let places =
-        |prefix: &str| -> Vec<_> { under(entries, prefix).map(|found| place(found, prefix)).collect() };
-    places(one) == places(other)
+/// Whether the tensors under two prefixes have the same names, shapes, types and values.
+fn are_same(entries: &Entries, one: &str, other: &str, same_bytes: SameBytes) -> bool {
+    fn of<'a>(entries: &'a Entries, prefix: &'a str) -> Vec<(&'a str, &'a Result<Entry, String>)> {
+        under(entries, prefix).map(|(name, entry)| (&name[prefix.len()..], entry)).collect()
+    }
+    let (one, other) = (of(entries, one), of(entries, other));
+    // What takes no reading decides first.
+    let fits = one.len() == other.len()
+        && one.iter().zip(&other).all(|((name, entry), (other_name, other_entry))| {
+            let kind = |entry: &Result<Entry, String>| {
+                entry.as_ref().ok().map(|entry| (entry.shape.clone(), entry.dtype, entry.bytes))
+            };
+            name == other_name && kind(entry) == kind(other_entry)
+        });
+    fits && one.iter().zip(&other).all(|((_, entry), (_, other))| match (entry, other) {
+        (Ok(entry), Ok(other)) => {
+            let place = |entry: &Entry| (entry.file, entry.start, entry.strides.clone());
+            place(entry) == place(other) || same_bytes(entry, other)
+        }
+        _ => true,
+    })
 }
 
 /// The prefix of the last layer's names, if it is not `fc.` under the network's prefix. The layer may lie in a
@@ -282,7 +324,7 @@ fn features(entries: &Entries, prefix: &str) -> Option<usize> {
 }
 
 /// Whether a tensor under the network's prefix, by its name there, is none of the network's: counters and
-/// other single numbers, what tools measured, losses, and integers outside of its layers.
+/// other single numbers, what tools measured, losses, and outside of its layers integers and what has no layer's name.
 fn is_beside_the_network(name: &str, entry: &Result<Entry, String>) -> bool {
     let first = name.split('.').next().unwrap_or(name);
     let in_a_layer = ["conv1", "bn1", "fc"].contains(&first) || first.starts_with("layer");
@@ -290,8 +332,11 @@ fn is_beside_the_network(name: &str, entry: &Result<Entry, String>) -> bool {
     if is_counter(name) || ["total_ops", "total_params"].contains(&last) {
         return true;
     }
+    let nowhere = !name.contains('.');
     match entry {
-        Ok(entry) => entry.shape.is_empty() || !in_a_layer && (entry.dtype.is_err() || is_training(name)),
+        Ok(entry) => {
+            entry.shape.is_empty() || !in_a_layer && (nowhere || entry.dtype.is_err() || is_training(name))
+        }
         Err(_) => !in_a_layer,
     }
 }

@@ -18,6 +18,7 @@ mod sharded;
 pub use mismatch::weights_mismatch;
 #[cfg(feature = "hub")]
 pub(crate) use sharded::shards;
+pub(crate) use sharded::some_shard;
 
 use crate::architecture::Architecture;
 use crate::baselines::Baseline;
@@ -89,15 +90,20 @@ impl Weights {
     /// pickle that would run code, or holds several networks.
     pub fn open(path: &Path) -> Result<Self> {
         let failed = |reason: String| Error::File { path: path.to_path_buf(), reason };
-        let (files, Contents { entries, metadata, foreign }) = match sharded::is_index(path) {
+        let (mut files, Contents { entries, metadata, foreign }) = match sharded::is_index(path) {
             true => sharded::open(path).map_err(failed)?,
             false => {
                 let mut file = FileBytes::open(path).map_err(failed)?;
+                sharded::check_alone(path).map_err(failed)?;
                 let contents = format::contents(&mut file).map_err(failed)?;
                 (vec![file], contents)
             }
         };
-        let located = locate::locate(entries).map_err(failed)?;
+        let mut same_bytes = |one: &Entry, other: &Entry| {
+            let mut bytes = |entry: &Entry| entry.read(files.get_mut(entry.file)?).ok();
+            bytes(one).is_some_and(|one| bytes(other) == Some(one))
+        };
+        let located = locate::locate(entries, &mut same_bytes).map_err(failed)?;
         Ok(Weights {
             path: path.to_path_buf(),
             files: Arc::new(files.into_iter().map(Mutex::new).collect()),

@@ -23,6 +23,36 @@ pub(super) fn is_index(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(".index.json"))
 }
 
+/// Refuses a file whose name says that it is one of several.
+///
+/// # Errors
+/// A text that says what would be right.
+pub(super) fn check_alone(path: &Path) -> Result<(), String> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    match place(&name) {
+        Some((stem, part, of, ending)) if of > 1 => Err(format!(
+            "one of {of} files of weights, number {part}: expected their folder, or the index \
+             {stem}.{ending}.index.json"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The first file by name in a folder that its name says is one of several.
+pub(crate) fn some_shard(folder: &Path) -> Option<String> {
+    let entries =
+        std::fs::read_dir(folder).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    entries.filter(|name| place(name).is_some_and(|(_, _, of, _)| of > 1)).min()
+}
+
+/// The parts of a name such as `model-00001-of-00002.safetensors`: `model`, 1, 2 and the ending.
+fn place(name: &str) -> Option<(&str, usize, usize, &str)> {
+    let (rest, ending) = name.rsplit_once('.')?;
+    let (rest, of) = rest.rsplit_once("-of-")?;
+    let (stem, part) = rest.rsplit_once('-')?;
+    Some((stem, part.parse().ok()?, of.parse().ok()?, ending))
+}
+
 /// The names of the files that the index at `path` mentions; each is a plain name in the index's folder.
 ///
 /// # Errors

@@ -56,6 +56,18 @@ fn without(line: &str, folder: &Path) -> String {
     line.replace(&format!("{}/", folder.display()), "").replace(&folder.display().to_string(), "the folder")
 }
 
+/// The inputs in `fuzz/corpus` that reach code of the readers.
+#[test]
+fn weights_that_fuzzing_found_are_read_or_refused_in_one_line() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/weights");
+    let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(files.len() >= 200, "{}", files.len());
+    for file in files {
+        let line = outcome(&file);
+        assert!(!line.chars().any(char::is_control), "{}: {line}", file.display());
+    }
+}
+
 #[test]
 fn hostile_and_odd_weights_have_the_line_of_the_table() {
     let folder = tempfile::tempdir().unwrap();

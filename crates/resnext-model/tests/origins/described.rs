@@ -22,6 +22,7 @@ fn every_field_of_a_configuration_is_honoured_or_refused() {
         ("", r#""act_layer": "relu", "norm_layer": "batchnorm2d", "output_stride": 32, "in_chans": 3"#, ""),
         ("", r#""act_layer": "torch.nn.ReLU", "aa_layer": null, "stem_type": "", "avg_down": false"#, ""),
         ("", r#""drop_rate": 0.3, "drop_path_rate": 0.05, "zero_init_last": true, "layers": [1, 1]"#, ""),
+        (r#""norm_eps": 0.00001, "test_time_pool": false,"#, "", r#""channel_order": "RGB","#),
         ("", r#""block": "Bottleneck", "cardinality": 2, "base_width": 32, "num_classes": 3"#, ""),
         (r#""global_pool": "avg", "num_features": 32,"#, r#""global_pool": "fast", "block_args": {}"#, ""),
         (r#""label_names": ["a", "b", "c"],"#, "", r#""pool_size": [1, 1], "license": "mit", "url": null,"#),
@@ -70,12 +71,22 @@ fn every_field_of_a_configuration_is_honoured_or_refused() {
         ("", "", r#""interpolation": "nearest","#, "interpolation must be bilinear or bicubic, got nearest"),
         ("", "", r#""crop_pct": "0.9","#, "pretrained_cfg.crop_pct: invalid type"),
         ("", "", r#""crop_pct": 1.5,"#, "crop_pct must be above 0 and at most 1, got 1.5"),
+        (r#""norm_eps": 0.001,"#, "", "", "expected norm_eps 1e-5, got 0.001 (norm_eps)"),
+        (r#""test_time_pool": true,"#, "", "", "expected test_time_pool false, got true"),
+        ("", r#""norm_kwargs": {"eps": 0.001}"#, "", r#"expected norm_kwargs {}, got {"eps":0.001}"#),
+        ("", "", r#""channel_order": "bgr","#, r#"expected channel_order rgb, got "bgr""#),
         ("", "", r#""label_names": ["a"],"#, "expected 3 label_names, got 1"),
     ];
     for (top, arguments, pretrained, expected) in refused {
         let error = open(top, arguments, pretrained).unwrap_err().to_string();
         assert!(error.contains(expected) && error.contains("config.json: "), "expected {expected}: {error}");
         assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    for other in ["densenet121", "resnetv2_50", "resnetrs50", "skresnext50_32x4d", "resnet50_gn"] {
+        std::fs::write(folder.path().join("config.json"), format!(r#"{{"architecture": "{other}"}}"#))
+            .unwrap();
+        let error = Pretrained::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(&format!("as architecture, got {other}")), "{error}");
     }
     // The weights do not show what takes the place of strides.
     let anti_alias = |arguments: &str| open("", arguments, "").unwrap().network.config().unwrap().anti_alias;

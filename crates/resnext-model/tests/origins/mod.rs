@@ -76,7 +76,9 @@ fn the_network_is_found_under_every_prefix() {
 #[test]
 fn what_lies_beside_the_network_is_passed_over_and_said() {
     let folder = tempfile::tempdir().unwrap();
-    let cases: [(&str, &str, &[usize], &str); 12] = [
+    let cases: [(&str, &str, &[usize], &str); 14] = [
+        ("", "confusion", &[3, 3], "not used: confusion"),
+        ("model.", "model.history", &[10], "not used: model.history"),
         ("module.", "best_acc1", &[], "not used: best_acc1"),
         ("model.", "criterion.weight", &[3], "not used: criterion.weight"),
         ("model.", "n_averaged", &[], "not used: n_averaged"),
@@ -204,6 +206,38 @@ fn averages_take_the_place_of_what_they_average() {
 }
 
 #[test]
+fn averages_of_parameters_alone_take_the_statistics_of_what_they_average() {
+    let folder = tempfile::tempdir().unwrap();
+    let is_statistic = |name: &str| name.contains("running_");
+    let average = renamed(|name| (!is_statistic(name)).then(|| format!("ema.{name}")));
+    let doubled = |(name, t): (String, Tensor)| {
+        let factor = if is_statistic(&name) { 1.0 } else { 2.0 };
+        (name, (t * factor).unwrap())
+    };
+    let all: Tensors =
+        average.clone().into_iter().chain(prefixed("model.").into_iter().map(doubled)).collect();
+    let weights = opened(folder.path(), &all).unwrap();
+    assert_whole(&weights, "average of parameters");
+    let note = "the averaged weights have no running statistics: those under `model.` are taken";
+    assert_eq!(weights.notes()[1], note);
+    // Without a network that was averaged there are none.
+    let error = opened(folder.path(), &average).unwrap_err().to_string();
+    assert!(error.contains("missing: bn1.running_mean"), "{error}");
+}
+
+#[test]
+fn two_copies_of_one_network_are_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut all = prefixed("model.");
+    all.extend(prefixed("best_state_dict."));
+    assert_whole(&opened(folder.path(), &all).unwrap(), "copies");
+    let bias = all.remove("model.fc.bias").unwrap();
+    all.insert("model.fc.bias".into(), (bias + 1.0).unwrap());
+    let error = opened(folder.path(), &all).unwrap_err().to_string();
+    assert!(error.contains("2 networks, under `best_state_dict.`, `model.`"), "{error}");
+}
+
+#[test]
 fn weights_in_several_files_are_opened_by_their_index() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -231,6 +265,13 @@ fn weights_in_several_files_are_opened_by_their_index() {
         let error = Pretrained::open(folder.path()).unwrap_err().to_string();
         assert!(error.contains(expected) && error.contains("index.json: "), "{expected}: {error}");
     };
+    let alone = Weights::open(&path(shards[0])).unwrap_err().to_string();
+    let expected = "one of 2 files of weights, number 1: expected their folder, or the index model.safetensors.index.json";
+    assert!(alone.ends_with(expected), "{alone}");
+    let lost = tempfile::tempdir().unwrap();
+    std::fs::copy(path(shards[1]), lost.path().join(shards[1])).unwrap();
+    let error = Pretrained::open(lost.path()).unwrap_err().to_string();
+    assert!(error.contains("has model-00002-of-00002.safetensors, but no index"), "{error}");
     fails(&map("../secret.safetensors"), "expected the names of files beside it, got ../secret.safetensors");
     fails(&map("/etc/passwd"), "got /etc/passwd");
     fails(&map("none.safetensors"), "none.safetensors: ");
