@@ -57,6 +57,17 @@ impl DatasetName {
             DatasetName::Folder => bail!("photos have no common size"),
         })
     }
+
+    /// What to add to the numbers of training and test images if the data set should have others. With `whole`, training
+    /// is on all of its images.
+    pub fn lacking(self, whole: bool, train: usize, test: usize) -> &'static str {
+        match self {
+            DatasetName::Cifar10 | DatasetName::Cifar100 if whole && train != 50_000 || test != 10_000 => {
+                "; the official archive has 50000 and 10000"
+            }
+            _ => "",
+        }
+    }
 }
 
 /// As on the command line.

@@ -130,6 +130,7 @@ impl Loaders {
                 (source(splits.train, train)?, source(splits.test, test)?)
             }
             OpenData::Photos(photos, options, evaluation) => {
+                photos.print_left_out();
                 let config = options.loader(batch_size, mix, seed, machine::threads());
                 let source = |set: ImageSet, preparation| -> Result<Source> {
                     Ok(Source::Photos(ImageLoader::new(set, preparation, config)?, Arc::default()))

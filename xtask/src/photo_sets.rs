@@ -10,6 +10,8 @@ pub struct PhotoSets {
     pub validation: ImageSet,
     /// Whether the validation photos were split off the training ones.
     pub split: bool,
+    /// Which files of the classes' folders are left out, in a line.
+    left_out: Option<String>,
 }
 
 impl PhotoSets {
@@ -17,9 +19,16 @@ impl PhotoSets {
     pub fn open(path: &Path, split: ValidationSplit) -> Result<Self> {
         if Shards::recognise(path) {
             let Shards { train, validation, split } = Shards::open(path, split)?;
-            return Ok(PhotoSets { train, validation, split });
+            return Ok(PhotoSets { train, validation, split, left_out: None });
         }
-        let ImageFolder { train, validation, split } = ImageFolder::open(path, split)?;
-        Ok(PhotoSets { train, validation, split })
+        let folder = ImageFolder::open(path, split)?;
+        let left_out = folder.left_out_line().map(|line| format!("{}: {line}", path.display()));
+        let ImageFolder { train, validation, split, .. } = folder;
+        Ok(PhotoSets { train, validation, split, left_out })
+    }
+
+    /// Prints what is left out to standard error: once it is clear that the photos can be used.
+    pub fn print_left_out(&self) {
+        self.left_out.iter().for_each(|line| eprintln!("{line}"));
     }
 }

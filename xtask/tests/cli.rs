@@ -70,6 +70,7 @@ fn a_run_is_trained_resumed_and_evaluated() {
     let whole = train(folder.path(), "whole", &["--epochs", "2"]);
     assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
     assert!(text(&whole).trim_end().ends_with("next: cargo xtask eval whole"));
+    assert!(text(&whole).contains("; the official archive has 50000 and 10000"), "{}", text(&whole));
     for file in ["recipe.toml", "metrics.csv", "curves.svg", "last.safetensors", "best.safetensors"] {
         assert!(folder.path().join("whole").join(file).is_file(), "{file}");
     }

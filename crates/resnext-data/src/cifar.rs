@@ -4,13 +4,14 @@ use crate::dataset::{CHANNELS, Dataset, Normalization, Splits};
 use crate::error::{Error, Result, tar_problem};
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 const SIDE: usize = 32;
 
 /// The differences between the two data sets.
 struct Kind {
+    name: &'static str,
     folder: &'static str,
     train: &'static [&'static str],
     test: &'static str,
@@ -30,6 +31,7 @@ pub fn cifar10(path: &Path) -> Result<Splits> {
     read(
         path,
         &Kind {
+            name: "CIFAR-10",
             folder: "cifar-10-batches-bin",
             train: &[
                 "data_batch_1.bin",
@@ -56,6 +58,7 @@ pub fn cifar100(path: &Path) -> Result<Splits> {
     read(
         path,
         &Kind {
+            name: "CIFAR-100",
             folder: "cifar-100-binary",
             train: &["train.bin"],
             test: "test.bin",
@@ -81,13 +84,29 @@ fn read(path: &Path, kind: &Kind) -> Result<Splits> {
     let is_folder = std::fs::metadata(path).map_err(io)?.is_dir();
     let mut files =
         if is_folder { from_folder(path, kind.folder, &wanted)? } else { from_archive(path, &wanted)? };
+    if let Some(missing) = [kind.names].iter().chain(&wanted).find(|&&file| !files.contains_key(file)) {
+        let path = path.to_path_buf();
+        let other = OTHERS.iter().find(|(file, name)| *name != kind.name && files.contains_key(*file));
+        return Err(match other {
+            Some((_, found)) => Error::OtherArchive { path, found, expected: kind.name },
+            None => Error::MissingFile { path, file: missing.to_string() },
+        });
+    }
     let mut take = |file: &str| {
         files.remove(file).ok_or_else(|| Error::MissingFile { path: path.to_path_buf(), file: file.into() })
     };
 
     let names = String::from_utf8_lossy(&take(kind.names)?).into_owned();
-    let names: Vec<String> =
-        names.lines().map(str::trim).filter(|l| !l.is_empty()).map(String::from).collect();
+    if names.contains('\0') {
+        return Err(damaged(format!("{} is not UTF-8", kind.names)));
+    }
+    let names: Vec<String> = names
+        .trim_start_matches('\u{feff}')
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .map(String::from)
+        .collect();
     if names.len() != kind.classes {
         let (file, found, expected) = (kind.names, names.len(), kind.classes);
         return Err(damaged(format!("{file} names {found} classes, expected {expected}")));
@@ -128,7 +147,29 @@ fn records(
     Ok(())
 }
 
+/// The files by their names. Of those in [`OTHERS`] only the names are kept.
 type Files = HashMap<String, Vec<u8>>;
+
+/// Files by which other data sets and other versions are known.
+const OTHERS: [(&str, &str); 6] = [
+    ("data_batch_1", "the Python version of CIFAR-10"),
+    ("data_batch_1.mat", "the MATLAB version of CIFAR-10"),
+    ("data_batch_1.bin", "CIFAR-10"),
+    ("train", "the Python version of CIFAR-100"),
+    ("train.mat", "the MATLAB version of CIFAR-100"),
+    ("train.bin", "CIFAR-100"),
+];
+
+/// What an archive is that is not packed as it should be, by its first bytes.
+const PACKINGS: [(&[u8], &str); 7] = [
+    (b"BZh", "it is packed by bzip2, not by gzip"),
+    (b"\xfd7zXZ\0", "it is packed by xz, not by gzip"),
+    (b"\x28\xb5\x2f\xfd", "it is packed by Zstandard, not by gzip"),
+    (b"PK", "it is a zip archive"),
+    (b"7z\xbc\xaf", "it is a 7-Zip archive"),
+    (b"Rar!", "it is a RAR archive"),
+    (b"<", "it is a web page"),
+];
 
 /// Reads the `wanted` files that exist in `path`, or in the archive's top-level folder `inner` below it.
 fn from_folder(path: &Path, inner: &str, wanted: &[&str]) -> Result<Files> {
@@ -142,24 +183,43 @@ fn from_folder(path: &Path, inner: &str, wanted: &[&str]) -> Result<Files> {
             files.insert(name.to_string(), data);
         }
     }
+    for (name, _) in OTHERS {
+        if !files.contains_key(name) && folder.join(name).is_file() {
+            files.insert(name.to_string(), Vec::new());
+        }
+    }
     Ok(files)
 }
 
 /// The most bytes that an archive may unpack to. Those of CIFAR have 185 MB.
 const UNPACKED_LIMIT: u64 = 1 << 28;
 
-/// Reads the `wanted` files of a `.tar.gz`, matched by file name without folders.
+/// Reads the `wanted` files of a `.tar.gz` or a tar file, matched by file name without folders.
 fn from_archive(path: &Path, wanted: &[&str]) -> Result<Files> {
-    let file = File::open(path).map_err(|source| Error::Io { path: path.to_path_buf(), source })?;
-    let unpacked = flate2::read::GzDecoder::new(BufReader::new(file)).take(UNPACKED_LIMIT);
-    let mut archive = tar::Archive::new(unpacked);
+    const MARK: &[u8] = b"ustar";
+    const MARK_AT: usize = 257;
+    let io = |source| Error::Io { path: path.to_path_buf(), source };
+    let mut file = BufReader::new(File::open(path).map_err(io)?);
+    let start = file.fill_buf().map_err(io)?;
+    if let Some((_, problem)) = PACKINGS.iter().find(|(packing, _)| start.starts_with(packing)) {
+        return Err(Error::Archive { path: path.to_path_buf(), problem: problem.to_string() });
+    }
+    let unpacked: Box<dyn Read> = match start.get(MARK_AT..MARK_AT + MARK.len()) == Some(MARK) {
+        true => Box::new(file),
+        false => Box::new(flate2::read::GzDecoder::new(file)),
+    };
+    let mut archive = tar::Archive::new(unpacked.take(UNPACKED_LIMIT));
     let members = members(&mut archive, wanted);
-    let problem = match members {
-        Ok(files) if files.len() == wanted.len() => return Ok(files),
+    let mut rest = archive.into_inner();
+    // The checksum is at the end.
+    let end = std::io::copy(&mut rest, &mut std::io::sink());
+    let problem = match (members, end) {
+        (Err(problem), _) if rest.limit() > 0 => problem,
         // A missing file may lie beyond the limit.
-        _ if archive.into_inner().limit() == 0 => format!("it unpacks to more than {UNPACKED_LIMIT} bytes"),
-        Ok(files) => return Ok(files),
-        Err(problem) => problem,
+        _ if rest.limit() == 0 => format!("it unpacks to more than {UNPACKED_LIMIT} bytes"),
+        (Ok(files), Ok(_)) => return Ok(files),
+        (Ok(_), Err(error)) => tar_problem(&error),
+        (Err(problem), _) => problem,
     };
     Err(Error::Archive { path: path.to_path_buf(), problem })
 }
@@ -174,7 +234,13 @@ fn members(archive: &mut tar::Archive<impl Read>, wanted: &[&str]) -> std::resul
     for entry in archive.entries().map_err(broken)? {
         let mut entry = entry.map_err(broken)?;
         let name = entry.path().map_err(broken)?.file_name().map(|name| name.to_string_lossy().into_owned());
-        let Some(name) = name.filter(|name| wanted.contains(&name.as_str())) else { continue };
+        let Some(name) = name else { continue };
+        if !wanted.contains(&name.as_str()) {
+            if OTHERS.iter().any(|(other, _)| *other == name) && entry.header().entry_type().is_file() {
+                files.insert(name, Vec::new());
+            }
+            continue;
+        }
         // Grow the buffer while reading: the header's size is untrusted, so it must not set an allocation.
         let mut data = Vec::new();
         let expected = entry.size();
@@ -183,7 +249,7 @@ fn members(archive: &mut tar::Archive<impl Read>, wanted: &[&str]) -> std::resul
             return Err(format!("it ends inside {name}"));
         }
         files.insert(name, data);
-        if files.len() == wanted.len() {
+        if wanted.iter().all(|&file| files.contains_key(file)) {
             break;
         }
     }

@@ -32,6 +32,16 @@ pub enum Error {
         /// The fault, in a clause.
         problem: String,
     },
+    /// An archive or folder is another data set of CIFAR's, or another version of it.
+    #[error("{} is {found}, expected the binary version of {expected}", path.display())]
+    OtherArchive {
+        /// The archive or folder.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+        /// What was expected.
+        expected: &'static str,
+    },
     /// A file's length is not a positive multiple of the record length.
     #[error(
         "{file} in {path} is cut short or not a CIFAR file: \

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::image_set::ImageSet;
-use crate::photo_files::{PHOTO_ENDINGS, is_photo};
+use crate::photo_files::{PHOTO_ENDINGS, PhotoFiles, is_photo, is_system_file, left_out_line, what};
 use crate::validation_split::ValidationSplit;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,11 +22,15 @@ pub struct ImageFolder {
     pub validation: ImageSet,
     /// Whether `validation` was split off, because the folder has none.
     pub split: bool,
+    /// The files that are no photos or in no class's folder, each with what it is, such as "a HEIC image". Files that
+    /// systems leave in folders are not among them.
+    pub left_out: Vec<(PathBuf, String)>,
 }
 
 impl ImageFolder {
-    /// Lists the photos of a folder, without reading them. Names that start with a dot, and files that are no
-    /// photos by their ending ([`PHOTO_ENDINGS`]), are passed over; folders within a class belong to it.
+    /// Lists the photos of a folder, without reading them. Names that start with a dot, and those that systems leave in
+    /// folders ([`is_system_file`]), are passed over; files that are no photos by their ending ([`PHOTO_ENDINGS`]) are
+    /// listed as left out; folders within a class belong to it.
     ///
     /// # Errors
     /// [`Error::Io`] if a folder cannot be read; [`Error::ImageFolder`] if there is no folder per class, only
@@ -36,12 +40,14 @@ impl ImageFolder {
         split.validate()?;
         let folders = subfolders(path)?;
         let Some((train, validation)) = split_folders(&folders)? else {
-            let (images, names) = classes(path)?;
-            return halves(path, images, names, split);
+            return halves(path, classes(path)?, split);
         };
-        let (images, names) = classes(train)?;
-        let Some(validation) = validation else { return halves(train, images, names, split) };
-        let (validation_images, validation_names) = classes(validation)?;
+        let of_train = classes(train)?;
+        let Some(validation) = validation else { return halves(train, of_train, split) };
+        let Classes { images, names, mut left_out } = of_train;
+        let Classes { images: validation_images, names: validation_names, left_out: more } =
+            classes(validation)?;
+        left_out.extend(more);
         for (folder, own, other_folder, other) in
             [(validation, &validation_names, train, &names), (train, &names, validation, &validation_names)]
         {
@@ -61,6 +67,7 @@ impl ImageFolder {
             train: ImageSet::new(images, Arc::clone(&names))?,
             validation: ImageSet::new(validation_images, names)?,
             split: false,
+            left_out,
         })
     }
 
@@ -78,8 +85,13 @@ impl ImageFolder {
             Some(folder) if !subfolders(folder)?.is_empty() => folder,
             _ => path,
         };
-        let (images, names) = classes(validation)?;
+        let Classes { images, names, .. } = classes(validation)?;
         ImageSet::new(images, names.into())
+    }
+
+    /// One line that counts the files that were left out and names the first of them; `None` if there are none.
+    pub fn left_out_line(&self) -> Option<String> {
+        left_out_line(&self.left_out)
     }
 
     /// Whether `path` looks like such a folder: it is a folder with at least one folder in it.
@@ -105,11 +117,17 @@ fn split_folders(folders: &[PathBuf]) -> Result<Option<(&PathBuf, Option<&PathBu
     Ok(Some((train, named(&VALIDATION_FOLDERS))))
 }
 
-/// Photos with their labels.
-type Labelled = Vec<(PathBuf, u32)>;
+/// What is in a folder of classes.
+struct Classes {
+    /// Photos with their labels.
+    images: Vec<(PathBuf, u32)>,
+    /// The classes' names.
+    names: Vec<String>,
+    left_out: Vec<(PathBuf, String)>,
+}
 
 /// The photos of each class in a folder, and the names of the classes.
-fn classes(path: &Path) -> Result<(Labelled, Vec<String>)> {
+fn classes(path: &Path) -> Result<Classes> {
     let folders = subfolders(path)?;
     if folders.len() < 2 {
         let mut problem = match &folders[..] {
@@ -122,22 +140,52 @@ fn classes(path: &Path) -> Result<(Labelled, Vec<String>)> {
         }
         return Err(failed(path, problem));
     }
-    let (mut images, mut names) = (Vec::new(), Vec::new());
+    let (mut images, mut names, mut left_out) = (Vec::new(), Vec::new(), outside(path)?);
     for folder in folders {
-        let mut photos = Vec::new();
-        add_photos(&folder, &mut photos)?;
-        if photos.is_empty() {
+        let files = visible(PhotoFiles::list(&folder)?, &folder);
+        if let Some((path, reason)) = files.unreadable.into_iter().next() {
+            return Err(failed(&path, reason));
+        }
+        if files.photos.is_empty() {
             let endings = PHOTO_ENDINGS[..3].join(", .");
+            let others = left_out_line(&files.left_out).map_or(String::new(), |line| format!("; {line}"));
             return Err(failed(
                 &folder,
-                format!("has no photos (.{endings} …): add some, or remove the folder of this class"),
+                format!("has no photos (.{endings} …): add some, or remove the folder of this class{others}"),
             ));
         }
         let label = names.len() as u32;
-        images.extend(photos.into_iter().map(|photo| (photo, label)));
+        images.extend(files.photos.into_iter().map(|photo| (photo, label)));
         names.push(name_of(&folder));
+        left_out.extend(files.left_out);
     }
-    Ok((images, names))
+    Ok(Classes { images, names, left_out })
+}
+
+/// The files beside the folders of the classes.
+fn outside(path: &Path) -> Result<Vec<(PathBuf, String)>> {
+    let files = entries(path)?.into_iter().filter(|entry| !entry.is_dir());
+    Ok(files
+        .map(|file| match is_photo(&file) {
+            true => (file, "a photo in no class's folder".into()),
+            false => {
+                let what = what(&file);
+                (file, what)
+            }
+        })
+        .collect())
+}
+
+/// A folder's files without those whose names, or whose folders' names, start with a dot.
+fn visible(mut files: PhotoFiles, folder: &Path) -> PhotoFiles {
+    let shown = |path: &Path| {
+        let inner = path.strip_prefix(folder).unwrap_or(path);
+        !inner.components().any(|part| part.as_os_str().to_string_lossy().starts_with('.'))
+    };
+    files.photos.retain(|path| shown(path));
+    files.left_out.retain(|(path, _)| shown(path));
+    files.unreadable.retain(|(path, _)| shown(path));
+    files
 }
 
 /// A file in `path` or one of its folders that holds images in a form that is not read.
@@ -154,13 +202,14 @@ fn packed_images(path: &Path, folders: &[PathBuf]) -> Result<Option<PathBuf>> {
 }
 
 /// Keeps a share of the photos of each class for validation.
-fn halves(path: &Path, images: Labelled, names: Vec<String>, split: ValidationSplit) -> Result<ImageFolder> {
+fn halves(path: &Path, classes: Classes, split: ValidationSplit) -> Result<ImageFolder> {
+    let Classes { images, names, left_out } = classes;
     let all = ImageSet::new(images, names.into())?;
     let (train, validation) = split.divide(&all).map_err(|class| {
         let problem = "has one photo only: expected at least two, one for training and one for validation";
         failed(&path.join(class), problem.into())
     })?;
-    Ok(ImageFolder { train, validation, split: true })
+    Ok(ImageFolder { train, validation, split: true, left_out })
 }
 
 /// The last part of a path.
@@ -168,14 +217,13 @@ fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// A folder's entries, sorted, without those that a user does not see.
+/// A folder's entries, sorted, without those that a user does not see or that systems leave.
 fn entries(path: &Path) -> Result<Vec<PathBuf>> {
     let io = |source| Error::Io { path: path.to_path_buf(), source };
     let mut entries = Vec::new();
     for entry in std::fs::read_dir(path).map_err(io)? {
         let entry = entry.map_err(io)?.path();
-        let name = name_of(&entry);
-        if !name.starts_with('.') && name != "__MACOSX" {
+        if !name_of(&entry).starts_with('.') && !is_system_file(&entry) {
             entries.push(entry);
         }
     }
@@ -185,17 +233,4 @@ fn entries(path: &Path) -> Result<Vec<PathBuf>> {
 
 fn subfolders(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(entries(path)?.into_iter().filter(|entry| entry.is_dir()).collect())
-}
-
-/// Adds the photos in a folder and in its own folders. Links to folders are not followed, because they may
-/// lead back here.
-fn add_photos(path: &Path, photos: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in entries(path)? {
-        if entry.is_dir() && !entry.is_symlink() {
-            add_photos(&entry, photos)?;
-        } else if is_photo(&entry) && !entry.is_dir() {
-            photos.push(entry);
-        }
-    }
-    Ok(())
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Labelled images in files, each decoded when it is needed: a set of any size takes the memory of its paths,
 /// or of a few numbers per image in a shard.
@@ -18,6 +18,8 @@ pub struct ImageSet {
     images: Vec<Image>,
     shards: Arc<[PathBuf]>,
     class_names: Arc<[String]>,
+    /// The hash of the images' lengths, once it is known.
+    lengths: Arc<OnceLock<u64>>,
 }
 
 #[derive(Debug, Clone)]
@@ -55,7 +57,7 @@ impl ImageSet {
             return Err(Error::Loader(format!("{path} has label {label}, expected one below {classes}")));
         }
         let images = files.into_iter().map(|(path, label)| Image { place: Place::File(path), label });
-        Ok(ImageSet { images: images.collect(), shards: Arc::from([]), class_names })
+        Ok(ImageSet { images: images.collect(), shards: Arc::from([]), class_names, lengths: Arc::default() })
     }
 
     /// A set of images within `shards`, whose labels and places have been checked.
@@ -65,13 +67,14 @@ impl ImageSet {
         class_names: Arc<[String]>,
     ) -> Self {
         let images = members.into_iter().map(|(member, label)| Image { place: Place::Shard(member), label });
-        ImageSet { images: images.collect(), shards, class_names }
+        ImageSet { images: images.collect(), shards, class_names, lengths: Arc::default() }
     }
 
     /// The images at these indices, as a set of their own.
     pub(crate) fn select(&self, indices: impl Iterator<Item = usize>) -> Self {
         let images = indices.map(|index| self.images[index].clone()).collect();
-        ImageSet { images, shards: Arc::clone(&self.shards), class_names: Arc::clone(&self.class_names) }
+        let (shards, class_names) = (Arc::clone(&self.shards), Arc::clone(&self.class_names));
+        ImageSet { images, shards, class_names, lengths: Arc::default() }
     }
 
     /// The number of images.
@@ -169,8 +172,10 @@ impl ImageSet {
         decode(&bytes).map_err(|error| failed(error.to_string()))
     }
 
-    /// A line that tells this set from others: its size, and a hash of the classes, the labels and the names of
-    /// the files with their folders. The files are not read.
+    /// A line that tells this set from others: its size, a hash of the classes, the labels and the names of the files
+    /// with their folders, and a hash of the images' lengths in bytes. Files are not read, but asked for their lengths, once.
+    ///
+    /// What is before the last comma is the whole fingerprint of earlier versions.
     pub fn fingerprint(&self) -> String {
         let name = |path: &Path| {
             let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -187,8 +192,10 @@ impl ImageSet {
         let images = self.images.iter().flat_map(|image| {
             place(&image.place).into_bytes().into_iter().chain([0]).chain(image.label.to_le_bytes())
         });
-        let hash = fnv1a(classes.chain(images));
-        format!("{} photos in {} classes ({hash:016x})", self.len(), self.class_names.len())
+        let names = fnv1a(classes.chain(images));
+        let lengths = *self.lengths.get_or_init(|| fnv1a(self.images.iter().flat_map(Image::length)));
+        let (images, classes) = (self.len(), self.class_names.len());
+        format!("{images} photos in {classes} classes ({names:016x}), lengths {lengths:016x}")
     }
 
     /// A hash of the bytes of up to 256 images spread over the set, and of their lengths, with which two processes see
@@ -216,6 +223,17 @@ impl ImageSet {
     /// The weight of each class's images in the loss, as [`class_weights`] computes it.
     pub fn class_weights(&self) -> Vec<f32> {
         class_weights(&self.class_counts())
+    }
+}
+
+impl Image {
+    /// The bytes of the image's length; 0 of a file that is not there any more.
+    fn length(&self) -> [u8; 8] {
+        let len = match &self.place {
+            Place::File(path) => std::fs::metadata(path).map_or(0, |data| data.len()),
+            Place::Shard(member) => member.len,
+        };
+        len.to_le_bytes()
     }
 }
 

@@ -126,7 +126,10 @@ pub(crate) struct ReducedPhoto {
 
 /// The bytes of a file, of which no more are read than a photo may have.
 pub(crate) fn read(path: &Path) -> std::result::Result<Vec<u8>, String> {
-    let cannot = |error: std::io::Error| format!("cannot be read: {error}");
+    let cannot = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => "no such file or folder".to_string(),
+        _ => format!("cannot be read: {error}"),
+    };
     let file = std::fs::File::open(path).map_err(cannot)?;
     if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
         return Err("a folder, expected a photo".into());

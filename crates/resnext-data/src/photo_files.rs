@@ -18,6 +18,8 @@ pub struct PhotoFiles {
     /// The other files, each with what it is instead, such as "a HEIC image". Files that systems leave in folders
     /// are not among them.
     pub left_out: Vec<(PathBuf, String)>,
+    /// The folders below it that cannot be read, each with the reason.
+    pub unreadable: Vec<(PathBuf, String)>,
 }
 
 impl PhotoFiles {
@@ -25,18 +27,16 @@ impl PhotoFiles {
     /// to where they are.
     ///
     /// # Errors
-    /// [`Error::Io`] if a folder cannot be read.
+    /// [`Error::Io`] if the folder itself cannot be read.
     pub fn list(folder: &Path) -> Result<Self> {
         let mut files = PhotoFiles::default();
-        files.add(folder)?;
+        files.add(folder).map_err(|source| Error::Io { path: folder.to_path_buf(), source })?;
         Ok(files)
     }
 
-    fn add(&mut self, folder: &Path) -> Result<()> {
-        let failed = |source| Error::Io { path: folder.to_path_buf(), source };
-        let entries = std::fs::read_dir(folder).map_err(failed)?;
-        let paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>();
-        let mut paths = paths.map_err(failed)?;
+    fn add(&mut self, folder: &Path) -> std::io::Result<()> {
+        let entries = std::fs::read_dir(folder)?;
+        let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
         paths.sort();
         for path in paths {
             if is_system_file(&path) {
@@ -45,7 +45,11 @@ impl PhotoFiles {
             if path.is_dir() {
                 match path.is_symlink() {
                     true => self.left_out.push((path, "a link to a folder".into())),
-                    false => self.add(&path)?,
+                    false => {
+                        if let Err(error) = self.add(&path) {
+                            self.unreadable.push((path, format!("cannot be read: {error}")));
+                        }
+                    }
                 }
             } else if !path.is_file() {
                 self.left_out.push((path, "not a file".into()));
@@ -61,19 +65,24 @@ impl PhotoFiles {
 
     /// One line that counts the files that were left out and names the first of them; `None` if there are none.
     pub fn left_out_line(&self) -> Option<String> {
-        const NAMED: usize = 8;
-        let count = self.left_out.len();
-        if count == 0 {
-            return None;
-        }
-        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let named = self.left_out.iter().take(NAMED).map(|(path, what)| format!("{} ({what})", name(path)));
-        let mut line = named.collect::<Vec<_>>().join(", ");
-        if count > NAMED {
-            line += &format!(" and {} more", count - NAMED);
-        }
-        Some(format!("left out {count} {}: {line}", if count == 1 { "file" } else { "files" }))
+        left_out_line(&self.left_out)
     }
+}
+
+/// One line that counts files that were left out and names the first of them; `None` if there are none.
+pub(crate) fn left_out_line(files: &[(PathBuf, String)]) -> Option<String> {
+    const NAMED: usize = 8;
+    let count = files.len();
+    if count == 0 {
+        return None;
+    }
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let named = files.iter().take(NAMED).map(|(path, what)| format!("{} ({what})", name(path)));
+    let mut line = named.collect::<Vec<_>>().join(", ");
+    if count > NAMED {
+        line += &format!(" and {} more", count - NAMED);
+    }
+    Some(format!("left out {count} {}: {line}", if count == 1 { "file" } else { "files" }))
 }
 
 /// Whether a file's name ends as that of a photo.
@@ -113,7 +122,7 @@ pub fn is_system_file(path: &Path) -> bool {
 }
 
 /// The kind of a file without a photo's ending, by its first bytes.
-fn what(path: &Path) -> String {
+pub(crate) fn what(path: &Path) -> String {
     use std::io::Read;
     let mut start = Vec::new();
     match std::fs::File::open(path).and_then(|file| file.take(256).read_to_end(&mut start)) {

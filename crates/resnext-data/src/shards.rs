@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Result, tar_problem};
 use crate::image_set::{ImageSet, Member};
-use crate::photo_files::is_photo;
+use crate::photo_files::{is_photo, is_system_file};
 use crate::validation_split::ValidationSplit;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -166,7 +166,8 @@ fn add_shard(path: &Path, shard: u32, named: Option<usize>, samples: &mut Vec<(M
                 format!("has {} as a sparse file: pack it without --sparse", shown(&name)),
             ));
         }
-        if !kind.is_file() {
+        // An archive made on macOS has a file of attributes beside each file, of the same ending.
+        if !kind.is_file() || name.iter().any(|part| is_system_file(Path::new(part))) {
             continue;
         }
         let (key, ending) = key_and_ending(&name);

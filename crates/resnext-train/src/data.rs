@@ -27,7 +27,8 @@ pub trait Data {
     /// Height and width of the training images, in pixels.
     fn image_size(&self) -> (usize, usize);
     /// A line that tells this training set and its order from others, such as the number of images and a
-    /// hash. A run continues only on a set with the same line.
+    /// hash. A run continues only on a set with the same line, or with one that has a further part behind a comma:
+    /// checkpoints of earlier versions may lack that.
     fn fingerprint(&self) -> String;
     /// Facts with their names beyond [`fingerprint`](Self::fingerprint) that all processes must have in common, such as
     /// hashes of pixels, the test set and the normalisation. They are compared, not saved, so they may cost time.

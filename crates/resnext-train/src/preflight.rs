@@ -24,10 +24,12 @@ pub(crate) fn check(
         let message = format!("{images} training images in batches of {batch_size}: both must be at least 1");
         return Err(Error::Data(message.into()));
     }
-    if let Some(saved) = &progress.data
-        && *saved != data.fingerprint()
-    {
-        return Err(Error::OtherData { saved: saved.clone(), got: data.fingerprint() });
+    if let Some(saved) = &progress.data {
+        let got = data.fingerprint();
+        let is_older_form = || got.rsplit_once(", ").is_some_and(|(start, _)| start == saved);
+        if *saved != got && !is_older_form() {
+            return Err(Error::OtherData { saved: saved.clone(), got });
+        }
     }
     if progress.images > images {
         let message = format!(

@@ -712,6 +712,10 @@ fn what_will_fail_later_is_known_before_the_first_step() {
     // Behind 12 images, 18 are left.
     let rest = refused(&mut first, &Other(Noise(17), (4, 4), "noise"));
     assert!(rest.contains("alone in its batch of 17"), "{rest}");
+    let noisy = refused(&mut first, &Other(NOISE, (8, 8), "noises"));
+    assert!(noisy.contains("trained on noise; it cannot continue on noises"), "{noisy}");
+    // What is said of a training set today may be more than a checkpoint of an earlier version has.
+    first.run(&Other(NOISE, (8, 8), "noise, lengths 7"), &mut record(usize::MAX)).unwrap();
     let mut larger = trainer(1);
     larger.run(&Other(Noise(29), (8, 8), "noise"), &mut record(usize::MAX)).unwrap();
 }

@@ -42,7 +42,10 @@ impl PhotoArgs {
         let data = (dataset == DatasetName::Folder).then(|| OpenData::new(&recipe, listed)).transpose()?;
         data.as_ref().map_or(Ok(()), |data| data.check_split(&self.overrides.photos))?;
         match data {
-            Some(OpenData::Photos(sets, options, _)) => Ok(Photos { sets: *sets, options: *options, recipe }),
+            Some(OpenData::Photos(sets, options, _)) => {
+                sets.print_left_out();
+                Ok(Photos { sets: *sets, options: *options, recipe })
+            }
             Some(OpenData::Memory(_)) | None => bail!("data set {dataset} has no photos"),
         }
     }

@@ -344,11 +344,16 @@ pub fn facts(
         (
             "data",
             format!(
-                "{}: {} training and {} test images of {height}×{width} in {} classes{augmented}",
+                "{}: {} training and {} test images of {height}×{width} in {} classes{augmented}{}",
                 recipe.dataset,
                 loaders.train_len(),
                 loaders.test_len(),
-                loaders.class_names().len()
+                loaders.class_names().len(),
+                recipe.dataset.lacking(
+                    recipe.train_images.is_none(),
+                    loaders.train_len(),
+                    loaders.test_len()
+                )
             ),
         ),
         (

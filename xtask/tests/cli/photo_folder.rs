@@ -32,6 +32,7 @@ fn a_folder_of_photos_is_all_that_train_needs() {
     let path = folder.path();
     photos(&path.join("photos"), [8, 8, 4]);
     std::fs::write(path.join("photos/red/broken.jpg"), "no photo").unwrap();
+    std::fs::write(path.join("photos/red/notes.txt"), "no photo").unwrap();
     // Only what would take minutes is cut down.
     let quick = ["--model", "resnext11_4x4d", "--size", "16", "--epochs", "2"];
     let whole = xtask(path, &[&["train", "--data", "photos", "--out", "run"][..], &quick].concat());
@@ -41,6 +42,7 @@ fn a_folder_of_photos_is_all_that_train_needs() {
     assert!(said.contains("of 3 classes for training") && said.contains("split off"), "{said}");
     let warned = String::from_utf8_lossy(&whole.stderr).into_owned();
     assert_eq!(warned.matches("broken.jpg: not an image").count(), 1, "{warned}");
+    assert!(warned.contains("photos: left out 1 file: notes.txt (not an image)\n"), "{warned}");
     assert!(said.contains("left out: 1 photo that cannot be read"), "{said}");
     assert!(said.contains("of training's time was spent waiting for images"), "{said}");
     // With three classes, top-5 says nothing.

@@ -74,6 +74,50 @@ fn a_split_keeps_a_share_of_each_class_and_depends_on_the_seed_alone() {
 }
 
 #[test]
+fn what_is_left_out_of_the_classes_is_named_and_what_systems_leave_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    classes(path, &[3, 2]);
+    let heic = [&[0, 0, 0, 24][..], b"ftypheic", &[0; 4], b"mif1heic"].concat();
+    std::fs::write(path.join("a/p63.heic"), &heic).unwrap();
+    std::fs::write(path.join("b/notes.txt"), "notes").unwrap();
+    photo(&path.join("alone.png"), 1);
+    for system in ["a/@eaDir/x/SYNO.png", "lost+found/9.png", "@eaDir/9.png", "b/._0.png", "b/Thumbs.db"] {
+        photo(&path.join("9.png"), 9);
+        std::fs::create_dir_all(path.join(system).parent().unwrap()).unwrap();
+        std::fs::rename(path.join("9.png"), path.join(system)).unwrap();
+    }
+    let set = open(path).unwrap();
+    assert_eq!(set.train.class_names(), ["a", "b"]);
+    assert_eq!(set.train.len() + set.validation.len(), 5);
+    let line = "left out 3 files: alone.png (a photo in no class's folder), p63.heic (a HEIC image), \
+                notes.txt (not an image)";
+    assert_eq!(set.left_out_line().unwrap(), line);
+    std::fs::create_dir(path.join("c")).unwrap();
+    std::fs::write(path.join("c/1.heic"), &heic).unwrap();
+    let error = open(path).unwrap_err();
+    assert!(
+        error.contains("c has no photos") && error.ends_with("left out 1 file: 1.heic (a HEIC image)"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_fingerprint_depends_on_names_labels_and_lengths() {
+    let folder = tempfile::tempdir().unwrap();
+    classes(folder.path(), &[3, 2]);
+    let fingerprint = || open(folder.path()).unwrap().train.fingerprint();
+    let before = fingerprint();
+    assert_eq!(before, fingerprint());
+    let shown = open(folder.path()).unwrap().train.path(0).to_path_buf();
+    Photo::new(5, 5, vec![7; 75]).unwrap().save(&shown).unwrap();
+    let after = fingerprint();
+    // What is before the comma is all that earlier versions wrote.
+    let start = |line: &str| line.split(", ").next().unwrap().to_string();
+    assert!(after != before && start(&after) == start(&before), "{before}, {after}");
+}
+
+#[test]
 fn folders_that_nothing_can_be_learnt_from_get_one_clear_line() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |name: &str, expected: &[&str]| {

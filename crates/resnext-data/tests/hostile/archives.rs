@@ -107,6 +107,30 @@ pub fn cifar() -> Vec<(String, String)> {
         ("an archive cut in its packed bytes", cut(gzip(&whole()))),
         ("an archive cut in a member", gzip(&cut(whole()))),
         ("an archive with a wrong checksum", gzip(&wrong_sum)),
+        ("an archive whose packed bytes have a wrong checksum", {
+            let mut bytes = gzip(&whole());
+            let at = bytes.len() - 8;
+            bytes[at] ^= 1;
+            bytes
+        }),
+        ("an archive by bzip2", b"BZh91AY&SY".to_vec()),
+        ("an archive by xz", b"\xfd7zXZ\0\0\x04".to_vec()),
+        ("a zip archive", b"PK\x03\x04".to_vec()),
+        ("a web page", b"<!doctype html>".to_vec()),
+        (
+            "the Python version",
+            gzip(&[regular("cifar-10-batches-py/data_batch_1", b"\x80"), END.to_vec()].concat()),
+        ),
+        (
+            "the MATLAB version",
+            gzip(&[regular("cifar-10-batches-mat/data_batch_1.mat", b"M"), END.to_vec()].concat()),
+        ),
+        ("CIFAR-100", gzip(&[regular("cifar-100-binary/train.bin", &[3; 3074]), END.to_vec()].concat())),
+        (
+            "names of classes with a byte order mark",
+            gzip(&names(b"\xef\xbb\xbfa\nb\nc\nd\ne\nf\ng\nh\ni\nj\n")),
+        ),
+        ("names of classes in UTF-16", gzip(&names(b"a\0\nb\nc\nd\ne\nf\ng\nh\ni\nj\n"))),
         ("an archive with two packed parts", [gzip(&whole()), gzip(b"more")].concat()),
         ("an archive with noise behind it", [gzip(&whole()), vec![0x5a; 100]].concat()),
         (
@@ -245,6 +269,18 @@ pub fn shards() -> Vec<(String, String)> {
         (
             "a sparse photo without its map",
             photo_and_label(member(b"0.png", b'S', photo.len() as u64, &photo)),
+        ),
+        (
+            "what macOS adds",
+            with(
+                [
+                    regular("._0.png", b"attributes"),
+                    sample("0", "0"),
+                    regular("__MACOSX/0.png", b"attributes"),
+                    regular(".DS_Store", b"places"),
+                ]
+                .concat(),
+            ),
         ),
         ("no label", with(regular("0.png", &photo))),
         ("no photo", with(regular("0.cls", b"0"))),
