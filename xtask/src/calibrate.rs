@@ -6,11 +6,11 @@ use crate::dataset_arg::DatasetName;
 use crate::input_options::InputOptions;
 use crate::loaders::Loaders;
 use crate::open_data::OpenData;
-use crate::photo_paths::photos;
+use crate::photo_paths::{Fault, photos};
 use crate::plural::counted;
 use crate::recipe::{Overrides, Recipe};
 use crate::weights_source::pretrained;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use indicatif::ProgressBar;
 use resnext_data::{PhotoLoader, Sample};
@@ -65,6 +65,9 @@ fn observe_photos(args: &Args, calibration: &mut Calibration) -> Result<usize> {
     let classifier = Classifier::open(&args.weights, &args.input)?;
     let network = network(&classifier.pretrained)?;
     let named = photos(&args.photos)?;
+    if let Some(Fault { name, reason }) = named.faults.first() {
+        bail!("{name}: {reason}");
+    }
     named.print_left_out();
     let all = named.paths;
     let wanted = all.len().min(args.images);

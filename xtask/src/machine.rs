@@ -19,12 +19,45 @@ pub fn description(device: &Device) -> String {
     }
 }
 
-/// The number of threads that a command uses by default: one per core, or what `RAYON_NUM_THREADS` says.
+/// The number of threads that a command uses by default: one per core, or what `RAYON_NUM_THREADS` says if that is less.
 pub fn threads() -> usize {
-    // rayon's own answer would start its pool before a command has set the size.
-    let set = std::env::var("RAYON_NUM_THREADS").ok().and_then(|text| text.parse::<usize>().ok());
-    set.filter(|&threads| threads > 0)
-        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    set_threads().map_or_else(cores, |threads| threads.min(cores()))
+}
+
+/// As many threads as a user asked for, or else [`threads`]. More than there are cores would only wait for each other, so
+/// they are not started, which is said.
+pub fn threads_or(asked: Option<usize>) -> usize {
+    let Some(asked) = asked else { return threads() };
+    say_if_limited("--threads", asked);
+    asked.min(cores())
+}
+
+/// Starts rayon's pool with [`threads`] if `RAYON_NUM_THREADS` says more. To be called before rayon is used, by commands
+/// that start no pool themselves.
+pub fn limit_pool() -> anyhow::Result<()> {
+    if let Some(set) = set_threads().filter(|&set| set > cores()) {
+        say_if_limited("RAYON_NUM_THREADS", set);
+        rayon::ThreadPoolBuilder::new().num_threads(cores()).build_global()?;
+    }
+    Ok(())
+}
+
+/// What `RAYON_NUM_THREADS` says. rayon's own answer would start its pool before a command has set the size.
+fn set_threads() -> Option<usize> {
+    let set = std::env::var("RAYON_NUM_THREADS").ok()?.parse().ok()?;
+    (set > 0).then_some(set)
+}
+
+/// The cores that this process may use.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn say_if_limited(setting: &str, asked: usize) {
+    let cores = cores();
+    if asked > cores {
+        eprintln!("note: {setting}: {} instead of {asked}, one per core", counted(cores, "thread"));
+    }
 }
 
 /// The processor's name, where Linux says it.

@@ -100,7 +100,19 @@ enum Command {
 
 fn main() -> ExitCode {
     allocator::keep_freed_memory();
-    let result = match Cli::parse().command {
+    let result = run(Cli::parse().command);
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {}", error_line::error_line(&error));
+        ExitCode::FAILURE
+    })
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    // These two start the pool with a number of threads of their own.
+    if !matches!(command, Command::Bench(_) | Command::Compare(_)) {
+        machine::limit_pool()?;
+    }
+    match command {
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args).map(|()| ExitCode::SUCCESS),
         Command::Data(args) => data::run(args).map(|()| ExitCode::SUCCESS),
@@ -114,9 +126,5 @@ fn main() -> ExitCode {
         Command::GpuCheck(args) => gpu_check::run(args),
         Command::Compare(args) => compare::run(args).map(|()| ExitCode::SUCCESS),
         Command::Summary(args) => summary::run(args).map(|()| ExitCode::SUCCESS),
-    };
-    result.unwrap_or_else(|error| {
-        eprintln!("error: {}", error_line::error_line(&error));
-        ExitCode::FAILURE
-    })
+    }
 }

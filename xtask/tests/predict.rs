@@ -155,6 +155,58 @@ fn a_bad_photo_does_not_stop_the_others() {
     assert!(error.contains("photos/aa.jpg: not an image") && error.contains("1 of 4 photos"), "{error}");
 }
 
+/// Whatever an argument is, the others are classified, and it has its line.
+#[test]
+fn an_argument_that_names_no_photo_does_not_stop_the_others() {
+    let folder = prepared();
+    let path = folder.path();
+    std::fs::create_dir(path.join("empty")).unwrap();
+    let args = ["photos/a.png", "none.jpg", "empty", "none*.jpg", "photos/b.jpg"];
+    let output = predict(path, &args);
+    assert_eq!(output.status.code(), Some(1));
+    let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let named = out.lines().filter(|line| line.starts_with("photos/"));
+    assert_eq!(named.collect::<Vec<_>>(), ["photos/a.png", "photos/b.jpg"]);
+    for line in [
+        "error: none.jpg: no such file or folder\n",
+        "error: empty: a folder without photos, subfolders included\n",
+        "error: none*.jpg: no file matches the pattern\n",
+        "error: 3 of 5 photos could not be classified\n",
+    ] {
+        assert!(error.contains(line), "{line}: {error}");
+    }
+    let output = predict(path, &[&args[..], &["--json"]].concat());
+    let out = String::from_utf8_lossy(&output.stdout).into_owned();
+    let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let error = |name: &str| {
+        let line = lines.iter().find(|line| line["image"] == name).unwrap_or_else(|| panic!("{name}: {out}"));
+        line["error"].as_str().map(String::from)
+    };
+    assert_eq!(lines.len(), 5, "{out}");
+    assert_eq!(error("none.jpg").unwrap(), "no such file or folder");
+    assert_eq!(error("none*.jpg").unwrap(), "no file matches the pattern");
+    assert_eq!((error("photos/a.png"), error("photos/b.jpg")), (None, None));
+}
+
+/// More threads than cores would only wait for each other.
+#[test]
+fn no_more_threads_are_started_than_there_are_cores() {
+    let folder = prepared();
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let usual = ok(predict(folder.path(), &["photos", "--json"]));
+    let threads = if cores == 1 { "thread" } else { "threads" };
+    let output = predict(folder.path(), &["photos", "--json", "--threads", "100000"]);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(ok(output), usual);
+    let note = format!("note: --threads: {cores} {threads} instead of 100000, one per core\n");
+    assert!(error.contains(&note), "{error}");
+    let args = ["predict", "--weights", "w.safetensors", "photos", "--json"];
+    let output = xtask(folder.path(), &args, &[("RAYON_NUM_THREADS", "100000")]);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(ok(output), usual);
+    assert!(error.contains("note: RAYON_NUM_THREADS: "), "{error}");
+}
+
 #[test]
 fn bad_input_gets_one_clear_line() {
     let folder = prepared();
@@ -399,6 +451,7 @@ fn options_override_how_images_are_prepared() {
     refuse(&["--labels", "few.txt"], "few.txt: expected the names of 10 classes, got 2");
     refuse(&["--labels", "none.txt"], "none.txt: No such file");
     refuse(&["--std", "0,1,1"], "--std must be above 0");
+    refuse(&["--mean", "123.675,116.28,103.53"], "--mean must be of pixels from 0 to 1, got [123.675");
     refuse(&["--resize", "0"], "--resize must be at least 1");
     refuse(&["--crop-pct", "1.2"], "--crop-pct must be above 0 and at most 1, got 1.2");
     refuse(&["--interpolation", "nearest"], "--interpolation must be bilinear or bicubic, got nearest");

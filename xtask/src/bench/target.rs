@@ -27,7 +27,7 @@ impl Target {
             network.config()?;
         }
         let size = args.size.unwrap_or(network.size());
-        let threads = args.threads.unwrap_or_else(machine::threads);
+        let threads = machine::threads_or(args.threads);
         ensure!((1..=1 << 14).contains(&size), "--size must be from 1 to 16384, got {size}");
         ensure!(threads > 0 && args.rounds > 0, "--threads and --rounds must be at least 1");
         ensure!(args.batch.iter().all(|n| (1..=4096).contains(n)), "--batch must be from 1 to 4096");

@@ -42,7 +42,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let threads = args.threads.unwrap_or_else(machine::threads);
+    let threads = machine::threads_or(args.threads);
     ensure!(threads > 0, "--threads must be at least 1");
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     let names = match args.names.is_empty() {

@@ -19,7 +19,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let threads = args.threads.unwrap_or_else(machine::threads);
+    let threads = machine::threads_or(args.threads);
     ensure!(threads > 0, "--threads must be at least 1");
     let loader = args.photos.open()?.train(threads)?;
     let count = |epoch: u64| -> Result<usize> {

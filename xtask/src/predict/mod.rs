@@ -5,7 +5,7 @@ mod network;
 
 use crate::classifier::{Classifier, print_notes};
 use crate::machine;
-use crate::photo_paths::photos;
+use crate::photo_paths::{Fault, photos};
 use crate::plural::counted;
 use anyhow::{Context, Result, bail, ensure};
 pub use args::Args;
@@ -15,13 +15,12 @@ use resnext_data::heatmap::overlay;
 use resnext_data::{Photo, PhotoLoader, Sample};
 use serde_json::json;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 /// A photo that was classified.
 struct Classified {
-    path: PathBuf,
     logits: Vec<f32>,
     /// The damage of the photo's file, if it could be used all the same.
     note: Option<String>,
@@ -39,20 +38,25 @@ pub fn run(args: Args) -> Result<()> {
         let failed = || format!("cannot make the folder {}", folder.display());
         std::fs::create_dir_all(folder).with_context(failed)?;
     }
-    let count = named.paths.len();
+    let (count, faults) = (named.paths.len(), named.faults.len());
     let workers = workers(&classifier, &args, &device, count)?;
     named.print_left_out();
     let start = Instant::now();
-    let (mut failed, mut noted) = (0, false);
+    let (mut failed, mut noted) = (faults, false);
     let mut out = std::io::stdout().lock();
-    for outcome in PhotoLoader::new(named.paths, classifier.transform, workers) {
+    for Fault { name, reason } in &named.faults {
+        show_error(&mut out, name, reason, args.json)?;
+        eprintln!("error: {name}: {reason}");
+    }
+    let loader = PhotoLoader::new(named.paths.clone(), classifier.transform, workers);
+    for (path, outcome) in named.paths.iter().zip(loader) {
         // A worker that panicked is that photo's error.
         let outcome = match outcome {
             Ok(outcome) => outcome?,
             Err(panicked) => Err(panicked),
         };
         match outcome {
-            Ok(Classified { path, logits, note, drawing }) => {
+            Ok(Classified { logits, note, drawing }) => {
                 // An error that leaves no result needs no notes about results.
                 if !std::mem::replace(&mut noted, true) {
                     print_notes(&classifier.pretrained);
@@ -60,14 +64,19 @@ pub fn run(args: Args) -> Result<()> {
                 if let Some(note) = note {
                     eprintln!("warning: {}: {note}", path.display());
                 }
-                show(&mut out, &path, &most_likely(&logits, args.topk), &classifier, args.json)?;
+                show(&mut out, path, &most_likely(&logits, args.topk), &classifier, args.json)?;
                 if let (Some(folder), Some((photo, map))) = (&args.heatmap, drawing) {
-                    draw(folder, &path, &photo, &classifier, map)?;
+                    draw(folder, path, &photo, &classifier, map)?;
                 }
             }
-            Err(error) if count == 1 => return Err(error.into()),
             Err(error) => {
-                eprintln!("error: {error}");
+                let (name, line) = (path.display().to_string(), error.to_string());
+                let reason = line.strip_prefix(&format!("{name}: ")).unwrap_or(&line);
+                show_error(&mut out, &name, reason, args.json)?;
+                if count + faults == 1 {
+                    return Err(error.into());
+                }
+                eprintln!("error: {line}");
                 failed += 1;
             }
         }
@@ -79,7 +88,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     match failed {
         0 => Ok(()),
-        _ => bail!("{failed} of {} could not be classified", counted(count, "photo")),
+        _ => bail!("{failed} of {} could not be classified", counted(count + faults, "photo")),
     }
 }
 
@@ -97,7 +106,7 @@ fn workers(
     device: &Device,
     photos: usize,
 ) -> Result<Vec<impl FnMut(&Path, resnext_data::Result<Sample>) -> Outcome + use<>>> {
-    let threads = args.threads.unwrap_or_else(machine::threads);
+    let threads = machine::threads_or(args.threads);
     let count = threads.min(photos).max(1);
     let network = Arc::new(Network::new(classifier, args, device)?);
     let (height, width) = classifier.transform.crop;
@@ -106,7 +115,7 @@ fn workers(
         let own_threads = threads / count + usize::from(i < threads % count);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(own_threads).build()?;
         let (network, device) = (Arc::clone(&network), device.clone());
-        Ok(move |path: &Path, sample: resnext_data::Result<Sample>| {
+        Ok(move |_: &Path, sample: resnext_data::Result<Sample>| {
             let Sample { photo, input } = match sample {
                 Ok(sample) => sample,
                 Err(error) => return Ok(Err(error)),
@@ -114,8 +123,8 @@ fn workers(
             // The loader's memory is (N, H, W, C); the network sees (N, C, H, W) with those strides.
             let x = Tensor::from_vec(input, (1, height, width, 3), &device)?.permute((0, 3, 1, 2))?;
             let (logits, map) = pool.install(|| network.classify(&x, heatmap))?;
-            let (path, note) = (path.to_path_buf(), photo.note().map(String::from));
-            Ok(Ok(Classified { path, logits, note, drawing: map.map(|map| (photo, map)) }))
+            let note = photo.note().map(String::from);
+            Ok(Ok(Classified { logits, note, drawing: map.map(|map| (photo, map)) }))
         })
     };
     (0..count).map(worker).collect()
@@ -152,6 +161,14 @@ fn show(
         writeln!(out, "  {:6.2} %  {name} ({class})", 100.0 * p)?;
     }
     Ok(())
+}
+
+/// Writes that a photo has no classes, as JSON: otherwise standard error alone says so.
+fn show_error(out: &mut impl Write, name: &str, reason: &str, as_json: bool) -> std::io::Result<()> {
+    match as_json {
+        true => writeln!(out, "{}", json!({"image": name, "error": reason})),
+        false => Ok(()),
+    }
 }
 
 /// Writes the photo with its heat map into the folder, under its own name.
