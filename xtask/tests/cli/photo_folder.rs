@@ -43,6 +43,7 @@ fn a_folder_of_photos_is_all_that_train_needs() {
     let warned = String::from_utf8_lossy(&whole.stderr).into_owned();
     assert_eq!(warned.matches("broken.jpg: not an image").count(), 1, "{warned}");
     assert!(warned.contains("photos: left out 1 file: notes.txt (not an image)\n"), "{warned}");
+    std::fs::remove_file(path.join("photos/red/notes.txt")).unwrap();
     assert!(said.contains("left out: 1 photo that cannot be read"), "{said}");
     assert!(said.contains("of training's time was spent waiting for images"), "{said}");
     // With three classes, top-5 says nothing.

@@ -2,6 +2,7 @@
 //! was read of it.
 
 mod archives;
+mod corpus;
 mod jpeg;
 mod other_photos;
 mod png;
