@@ -498,7 +498,7 @@ fn bad_input_gets_one_clear_line_and_leaves_nothing_behind() {
         );
     }
     refused(xtask(path, &["train", "--resume", "out"]), "out");
-    refused(xtask(path, &["eval", "test_batch.bin"]), "not a complete safetensors file");
+    refused(xtask(path, &["eval", "test_batch.bin"]), "complete safetensors file");
     refused(xtask(path, &["eval", "none.pth"]), "none.pth: no such file");
     std::fs::write(path.join("recipe.toml"), "model = 3").unwrap();
     refused(xtask(path, &["train", "--recipe", "recipe.toml", "--out", "out"]), "recipe.toml");

@@ -236,7 +236,7 @@ fn folders_that_cannot_be_trained_on_are_refused_in_one_line() {
         ("one-label", &[], "one-label has one class only: expected at least two"),
         ("nowhere", &["--dataset", "folder"], "cannot read nowhere"),
         ("photos", &["--dataset", "cifar10"], "does not contain batches.meta.txt"),
-        ("photos/red/0.png", &[], "needs --dataset"),
+        ("photos/red/0.png", &[], "name its data set with --dataset"),
         ("photos", &["--size", "0"], "size must be from 1 to 8192, got 0"),
         ("photos", &["--validation", "1.5"], "must be above 0 and below 1, got 1.5"),
         ("photos", &["--policy", "best"], "expected the policy trivial"),

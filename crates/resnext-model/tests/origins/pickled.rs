@@ -189,12 +189,12 @@ fn hostile_pickles_are_refused_in_one_line() {
         (
             "a negative size",
             fc_bias(&|p| p.tensor("fc.bias", 0, &[-3], &[1])),
-            "not described as one: fc.bias",
+            "a tensor with an invalid description: fc.bias",
         ),
         (
             "a negative stride",
             fc_bias(&|p| p.tensor("fc.bias", 2, &[3], &[-1])),
-            "not described as one: fc.bias",
+            "a tensor with an invalid description: fc.bias",
         ),
         (
             "outside",
