@@ -141,11 +141,11 @@ fn unreadable_photos_of_all_processes_are_reported() {
     }
 }
 
-/// Starts two processes that train for long and save after each step, and waits for a checkpoint. The launcher kills
+/// Starts processes that train for long and save after each step, and waits for a checkpoint. The launcher kills
 /// processes `patience` seconds after it has told them to end.
-fn started(folder: &Path, out: &str, patience: u32, more: &[&str]) -> Child {
+fn started(folder: &Path, processes: usize, out: &str, patience: u32, more: &[&str]) -> Child {
     let args = [&TRAIN[..], &[out, "--save-every", "0", "--epochs", "5000"], more].concat();
-    let mut command = mpirun(folder, 2, &args);
+    let mut command = mpirun(folder, processes, &args);
     command.env("OMPI_MCA_odls_base_sigkill_timeout", patience.to_string());
     let mut child = command.spawn().unwrap();
     let begun = Instant::now();
@@ -206,7 +206,7 @@ fn faults_of_one_process_end_all() {
         assert!(checkpoint.status.success(), "{}", String::from_utf8_lossy(&checkpoint.stderr));
     };
 
-    let child = started(path, "killed", 1, &[]);
+    let child = started(path, 2, "killed", 1, &[]);
     signal("-KILL", &ranks("killed")[1]);
     let output = ended(child, "killed");
     assert!(!output.status.success());
@@ -221,9 +221,10 @@ fn faults_of_one_process_end_all() {
     assert!(longer.status.success(), "{}", String::from_utf8_lossy(&longer.stderr));
     assert!(text(&longer).contains("from here on: processes from 2 to 4\n"), "{}", text(&longer));
 
-    let child = started(path, "hanging", 1, &["--timeout", "2"]);
+    let child = started(path, 3, "hanging", 1, &["--timeout", "2"]);
     let hanging = ranks("hanging")[1].clone();
     signal("-STOP", &hanging);
+    // Rank 2 waits for it like rank 0, which knows that.
     let output = ended(child, "hanging");
     assert!(!output.status.success());
     let errors = own_errors(&output);
@@ -234,7 +235,7 @@ fn faults_of_one_process_end_all() {
     resumes("hanging");
 
     // The rank that is told does not save; the one that saves is not told.
-    let child = started(path, "told", 5, &[]);
+    let child = started(path, 2, "told", 5, &[]);
     signal("-TERM", &ranks("told")[1]);
     let output = ended(child, "told");
     assert!(own_errors(&output).is_empty(), "{output:?}");
@@ -248,7 +249,7 @@ fn faults_of_one_process_end_all() {
     resumes("told");
 
     // As Slurm does before it takes the nodes away.
-    let child = started(path, "all", 5, &[]);
+    let child = started(path, 2, "all", 5, &[]);
     ranks("all").iter().for_each(|process| signal("-TERM", process));
     let output = ended(child, "all");
     assert!(own_errors(&output).is_empty() && output.status.code() == Some(130), "{output:?}");
