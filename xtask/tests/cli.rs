@@ -347,11 +347,12 @@ fn an_inference_bench_measures_every_type_and_draws_a_chart() {
     for label in ["batch 1\n", "batch 2\n", "resnext, f32\n"] {
         assert!(chart.contains(label), "{label} in {chart}");
     }
-    // Baselines too, but not layer by layer.
+    // Baselines too, layer by layer.
     let args = ["bench", "inception_v3", "--size", "75", "--batch", "1", "--rounds", "1", "--dtype", "f32"];
-    let output = xtask(folder.path(), &args);
-    assert!(text(&output).contains("inception_v3, 75×75"), "{output:?}");
-    refused(xtask(folder.path(), &[&args[..], &["--layers"]].concat()), "expected a ResNet or ResNeXt");
+    let output = xtask(folder.path(), &[&args[..], &["--layers"]].concat());
+    for part in ["inception_v3, 75×75", "Mixed_6b.branch7x7_2.conv", "concatenation"] {
+        assert!(text(&output).contains(part), "{part}: {output:?}");
+    }
 }
 
 /// Ranges come from a run's own training images, and int8 is compared with f32.
