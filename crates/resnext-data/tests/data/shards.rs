@@ -90,7 +90,7 @@ fn damaged_shards_get_one_clear_line() {
     }
     // A piece of the middle is missing.
     let hole = [&whole[..20_000], &whole[20_700..]].concat();
-    refused("hole", &hole, "a damaged one");
+    refused("hole", &hole, "or is damaged");
     refused("hole", &hole, ", after the member a-folder");
     refused("hole", &hole, "/000003.cls");
     refused("cut", &whole[..20_000], "; its last complete member is a-folder");
