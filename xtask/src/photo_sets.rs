@@ -27,6 +27,11 @@ impl PhotoSets {
         Ok(PhotoSets { train, validation, split, left_out })
     }
 
+    /// Photos for evaluation alone: the same ones stand in for those of training.
+    pub fn for_evaluation(photos: ImageSet) -> Self {
+        PhotoSets { train: photos.clone(), validation: photos, split: false, left_out: None }
+    }
+
     /// Prints what is left out to standard error: once it is clear that the photos can be used.
     pub fn print_left_out(&self) {
         self.left_out.iter().for_each(|line| eprintln!("{line}"));

@@ -74,8 +74,7 @@ impl Validation {
         ensure!(own == classes, "its network has {own} classes, but {} has {classes}", self.data.display());
         let network = Network::new((Some(name), None), &pretrained, classes, &Device::Cpu)?;
         let network = network.fuse(Dtype::F32, None, None)?;
-        let (train, validation) = (self.photos.clone(), self.photos.clone());
-        let sets = PhotoSets { train, validation, split: false };
+        let sets = PhotoSets::for_evaluation(self.photos.clone());
         let data = OpenData::Photos(Box::new(sets), Box::<PhotoOptions>::default(), transform);
         let loaders = Loaders::new(data, BATCH, false, 0, &Device::Cpu)?;
         let (metrics, _) = judge(&loaders, Views::One, |images| network.forward(images))?;
