@@ -24,8 +24,10 @@ NETWORKS = {
     "ecaresnet14s": dict(block=Bottleneck, layers=[1] * 4, stem_width=64, stem_type="deep",
                          block_args=dict(attn_layer="eca")),
 }
-# Networks that the families' names cover, but which have layers of other kinds.
-OTHERS = re.compile("gn|pruned|rs|senet154|test")
+# Networks that timm has beside these families, but which have other layers: group norm (gn); channels of any number, as
+# pruning left them (pruned); a strided convolution in the place of the stem's pool (resnetrs); a 3×3 shortcut (senet154);
+# other names of weights and a stride in the first 1×1 (legacy); blocks of two kinds, for timm's tests (test).
+OTHERS = re.compile("gn|pruned|rs|senet154|legacy|test")
 
 
 def main():
