@@ -34,6 +34,7 @@ pub(super) fn to_elements(
 }
 
 /// Converts weights (out, kh·kw, in) of type `element` at `from` to (out, in, kh·kw) of type `dtype`.
+#[cfg(feature = "cudnn")]
 pub(super) fn from_elements(
     device: &CudaDevice,
     shape: &ConvShape,
