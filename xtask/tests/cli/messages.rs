@@ -21,7 +21,7 @@ const SOURCES: [&str; 6] = [
 ];
 
 /// How a message begins that is in no table, and why.
-const EXCUSED: [(&str, &str); 64] = [
+const EXCUSED: [(&str, &str); 65] = [
     ("cannot start {name}", "an engine that cannot be started needs a broken installation"),
     ("{name} has no pipes", "pipes are asked for in the same call"),
     ("{} has ended", "an engine must die between two requests"),
@@ -91,6 +91,7 @@ const EXCUSED: [(&str, &str); 64] = [
     ("its network has {own} classes", "`compare_measures_errors_as_eval_does`"),
     ("{} has no photo that can be read", "photos for validation of which none can be read"),
     ("int8 is for ResNets and ResNeXts", "the network's own error comes first"),
+    ("--python needs bench/peers/gpu.py", "the sources that the program was built from are gone"),
     ("the cache: {0}", "`a_full_disk_is_named_and_leaves_nothing`"),
 ];
 
