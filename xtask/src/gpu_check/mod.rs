@@ -36,10 +36,6 @@ pub fn run(args: Args) -> Result<ExitCode> {
              --device cpu tests the check itself"
         );
     }
-    if let Some(folder) = args.report.parent() {
-        let failed = || format!("cannot make the folder {}", folder.display());
-        std::fs::create_dir_all(folder).with_context(failed)?;
-    }
     let json = args.report.with_extension("json");
     ensure!(json != args.report, "--report is the Markdown file; the .json is written beside it");
     let sizes = if args.quick || device.is_cpu() { &SMALL } else { &FULL };
@@ -52,6 +48,11 @@ pub fn run(args: Args) -> Result<ExitCode> {
         }
         _ => None,
     };
+    // A command that cannot start leaves no folder.
+    if let Some(folder) = args.report.parent() {
+        let failed = || format!("cannot make the folder {}", folder.display());
+        std::fs::create_dir_all(folder).with_context(failed)?;
+    }
     let mut report = GpuReport::new(&device, args.device, args.report, json)?;
     report.peer = peer.as_ref().map(|peer| format!("PyTorch {}", peer.version()));
     for part in parts {
