@@ -5,8 +5,8 @@ use candle_nn::VarBuilder;
 use proptest::prelude::*;
 use resnext_model::convert::{self, Tensors};
 use resnext_model::equivalence::{
-    Stack, activations, channel_functions, controls, fused_network, identity, kernels, layer_errors,
-    network_errors, output_error,
+    Stack, activations, channel_functions, controls, fused_network, fused_types, identity, kernels,
+    layer_errors, network_errors, output_error,
 };
 use resnext_model::{Block, Config, Error, Form, Mode, ResNext, Shortcut, Variables};
 
@@ -147,9 +147,11 @@ fn kernels_compute_what_the_definition_says() {
     }
     for (name, form) in [("resnext11_4x4d", Form::C), ("resnext11_4x4d", Form::A), ("resnet18", Form::C)] {
         let config = Config { form, planes: 16, ..Config::by_name(name).unwrap() };
-        let proof = fused_network(name, &config, 1).unwrap();
-        assert_eq!((proof.tally.bits, &proof.tally.first), (0, &None), "{proof:?}");
-        assert!(proof.largest > 8.0 && proof.tally.numbers > 0, "{proof:?}");
+        for &dtype in fused_types() {
+            let proof = fused_network(name, &config, dtype, 1).unwrap();
+            assert_eq!((proof.tally.bits, &proof.tally.first), (0, &None), "{proof:?}");
+            assert!(proof.largest > 8.0 && proof.tally.numbers > 0, "{proof:?}");
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::text_table::Table;
 use anyhow::{Context, Result};
 use resnext_model::Config;
 use resnext_model::equivalence::{
-    FusedProof, KernelProof, MutantScore, fused_network, kernels, layer_count, mutants,
+    FusedProof, KernelProof, MutantScore, fused_network, fused_types, kernels, layer_count, mutants,
 };
 use resnext_ops::Isa;
 use resnext_train::checkpoint::replace_file;
@@ -103,7 +103,9 @@ fn of_this_process(args: &Args) -> Result<KernelReport> {
     let mut report = KernelReport { kernels, ..Default::default() };
     for name in whole {
         bar.set_message(format!("{name}, whole"));
-        report.networks.push(fused_network(name, &Config::by_name(name)?, args.seed)?);
+        for &dtype in fused_types() {
+            report.networks.push(fused_network(name, &Config::by_name(name)?, dtype, args.seed)?);
+        }
         bar.inc(1);
     }
     bar.set_message("mutants");
@@ -151,7 +153,10 @@ impl KernelReport {
         }
         for proof in &self.networks {
             if let Some(first) = &proof.tally.first {
-                failures.push(format!("{} in {}: the first difference: {first}", proof.network, proof.isa));
+                failures.push(format!(
+                    "{} in {} with {}: the first difference: {first}",
+                    proof.network, proof.dtype, proof.isa
+                ));
             }
         }
         failures.extend(mutant_failures(&self.mutants));
@@ -203,12 +208,13 @@ impl KernelReport {
 
     fn network_table(&self) -> Table {
         let mut table =
-            Table::new(&["ISA", "network", "form", "largest value", "logits", "bits that differ"]);
+            Table::new(&["ISA", "network", "form", "type", "largest value", "logits", "bits that differ"]);
         for proof in &self.networks {
             table.row(vec![
                 proof.isa.clone(),
                 proof.network.clone(),
                 proof.form.clone(),
+                proof.dtype.clone(),
                 format!("{:.0}", proof.largest),
                 proof.tally.numbers.to_string(),
                 proof.tally.bits.to_string(),

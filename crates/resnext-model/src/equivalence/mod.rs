@@ -47,7 +47,7 @@ pub use distance::epsilon;
 pub use equal::{Equality, NotEqual, Place, prove_equal};
 pub use functions::Functions;
 pub use identity::{Identity, channel_functions, identity};
-pub use kernels::{FusedProof, KernelProof, fused_network, kernels, layer_count};
+pub use kernels::{FusedProof, KernelProof, fused_network, fused_types, kernels, layer_count};
 pub use layers::{LayerError, layer_errors, output_error};
 pub use mutants::{MutantScore, mutants};
 pub use networks::{Depth, NetworkErrors, network_errors};

@@ -55,8 +55,8 @@ impl Range {
             );
             return range;
         }
-        // In quarters, a tile's partial sums are at most 256 times a group's sum of |pixel|·|weight|.
-        let tiles = if kernels.contains(&ConvKernel::WinogradTiles) { 256 * group } else { 0 };
+        // In quarters, a tile's partial sums are at most 4·12 times a group's sum of |pixel|·|weight|.
+        let tiles = if kernels.contains(&ConvKernel::WinogradTiles) { 48 * group } else { 0 };
         let units = longest.max(tiles) + 2;
         let most = (EXACT / units).isqrt().min(LARGEST);
         assert!(most >= 1 && units * most * most <= EXACT, "{definition}: too long a sum");
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(plain, Range { least: 0, most: 90 });
         assert_eq!(Range::exact(&of(8, 3), &[ConvKernel::RegisterTiles]).most, LARGEST);
         let tiles = Range::exact(&of(128, 3), &[ConvKernel::WinogradTiles, ConvKernel::RegisterTiles]);
-        assert_eq!(tiles, Range { least: 0, most: 22 });
+        assert_eq!(tiles, Range { least: 0, most: 52 });
         let products = Range::exact(&of(2048, 1), &[ConvKernel::InnerProducts]);
         assert_eq!(products, Range { least: 32, most: 45 });
         // Every mean square is from 2^10 to 2^11, whose root rounded down to a power of two is 32.

@@ -13,7 +13,7 @@ mod training;
 
 pub(super) use definition::{Definition, Product, Sums};
 pub(super) use integers::{Integers, Range};
-pub use network::{FusedProof, fused_network};
+pub use network::{FusedProof, fused_network, fused_types};
 pub use proofs::KernelProof;
 
 use super::stack::generator;

@@ -14,6 +14,7 @@ use candle_nn::VarBuilder;
 use rand::RngExt;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
+use resnext_ops::bf16_is_native;
 use serde::{Deserialize, Serialize};
 
 /// The comparison of inference's network with the training network.
@@ -25,13 +26,16 @@ pub struct FusedProof {
     pub form: String,
     /// The instruction set.
     pub isa: String,
+    /// The type of inference's weights.
+    pub dtype: String,
     /// The largest magnitude in any stage's map.
     pub largest: f64,
     /// The comparison of the logits.
     pub tally: Tally,
 }
 
-/// Compares [`Fused`] in f32 with the training network of `config` in evaluation mode in f64, on integers.
+/// Compares [`Fused`] in `dtype`, of [`fused_types`], with the training network of `config` in evaluation mode in f64, on
+/// integers.
 ///
 /// Each output channel of a convolution copies one input channel at one kernel position, drawn at random, or its
 /// negative, and batch norms shift by integers. So numbers stay below 2^53 through any depth, and any pixel, channel or
@@ -39,16 +43,22 @@ pub struct FusedProof {
 ///
 /// # Errors
 /// If the configuration is invalid or an operation fails.
-pub fn fused_network(name: &str, config: &Config, seed: u64) -> Result<FusedProof> {
+pub fn fused_network(name: &str, config: &Config, dtype: DType, seed: u64) -> Result<FusedProof> {
     let mut rng = generator(seed);
     let weights = draw(config, &mut rng)?;
-    compare(name, config, &weights, &weights, &mut rng)
+    compare(name, config, dtype, &weights, &weights, &mut rng)
+}
+
+/// The types in which [`fused_network`] compares exactly: those whose maps are f32. Where maps are bf16, they are rounded.
+pub fn fused_types() -> &'static [DType] {
+    if bf16_is_native() { &[DType::F32] } else { &[DType::F32, DType::BF16] }
 }
 
 /// Compares inference with weights `inferred` with the training network with weights `weights`.
 fn compare(
     name: &str,
     config: &Config,
+    dtype: DType,
     weights: &Tensors,
     inferred: &Tensors,
     rng: &mut ChaCha8Rng,
@@ -69,12 +79,13 @@ fn compare(
     }
     let expected = network.forward(&images, false)?;
     drop(network);
-    let fused = Fused::new(config, of_type(inferred, DType::F32)?, DType::F32)?;
+    let fused = Fused::new(config, of_type(inferred, DType::F32)?, dtype)?;
     let got = fused.forward(&images.to_dtype(DType::F32)?)?.to_dtype(DType::F64)?;
     let mut tally = Tally::default();
     tally.compare(|| format!("the logits of {name}"), &expected, &got)?;
     let isa = resnext_ops::Isa::current().name().into();
-    Ok(FusedProof { network: name.into(), form: config.form.to_string(), isa, largest, tally })
+    let (network, form, dtype) = (name.into(), config.form.to_string(), dtype.as_str().into());
+    Ok(FusedProof { network, form, isa, dtype, largest, tally })
 }
 
 /// The weights of a network whose convolutions copy channels.
@@ -124,7 +135,7 @@ mod tests {
             let mut wrong = weights.clone();
             let moved = wrong[layer].roll(1, 0).unwrap();
             wrong.insert(layer.into(), moved);
-            let proof = compare("wrong", &config, &weights, &wrong, &mut generator(2)).unwrap();
+            let proof = compare("wrong", &config, DType::F32, &weights, &wrong, &mut generator(2)).unwrap();
             assert!(proof.tally.bits > 0, "{layer}");
         }
     }
