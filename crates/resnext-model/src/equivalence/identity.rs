@@ -230,7 +230,7 @@ mod tests {
                     let longest = size.input.max(9 * size.path).max(size.inner() + size.output) as u64;
                     let largest = (p / 2) * (p / 2);
                     assert!(is_prime(p as u32) && longest * largest <= exact, "{name}: {p}");
-                    // 12 products per channel of a group, in quarters.
+                    // 12·h² per channel of a group, in quarters.
                     let tiles = 48 * size.path as u64 * largest;
                     let has_tiles = by_winograd(size, stack.map, dtype).unwrap();
                     assert!(tiles <= exact || !has_tiles, "{name}: {p}");

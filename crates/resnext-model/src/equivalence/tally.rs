@@ -23,9 +23,9 @@ pub struct Difference {
     pub tensor: String,
     /// The index in the tensor.
     pub index: Vec<usize>,
-    /// The value in form (c).
+    /// The value that was expected: form (c)'s, or the definition's.
     pub expected: f64,
-    /// The value in the other form.
+    /// The value that was found.
     pub got: f64,
 }
 
@@ -51,7 +51,7 @@ impl Tally {
             self.numbers += expected.elem_count() as u64;
             return Ok(());
         }
-        // Conversion to f64 is exact, but bits are counted in the tensors' own type.
+        // Conversion to f64 is exact. f32's bits are counted in f32, those of other types in f64.
         let (dims, dtype, e, g) = (expected.dims(), expected.dtype(), values(expected)?, values(got)?);
         let differing = |e: f64, g: f64| match dtype {
             // NaN and infinity are wrong even where both sides have them.

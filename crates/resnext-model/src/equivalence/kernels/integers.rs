@@ -11,7 +11,7 @@ use resnext_ops::ConvKernel;
 /// Sums of integers up to this magnitude are exact in f32, and the conversion of an i32 to f32 is.
 const EXACT: i64 = 1 << 24;
 
-/// The largest operand: its square and every smaller integer are bf16 or sums of a few.
+/// The largest operand. bf16 holds all integers up to 256.
 const LARGEST: i64 = 127;
 
 /// The magnitudes from which operands are drawn, with either sign.
@@ -55,7 +55,7 @@ impl Range {
             );
             return range;
         }
-        // In quarters, a tile's partial sums are at most 4·12 times a group's sum of |pixel|·|weight|.
+        // In quarters, a tile's partial sums are at most 4·12·a² per channel of a group.
         let tiles = if kernels.contains(&ConvKernel::WinogradTiles) { 48 * group } else { 0 };
         let units = longest.max(tiles) + 2;
         let most = (EXACT / units).isqrt().min(LARGEST);

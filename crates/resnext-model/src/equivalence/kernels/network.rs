@@ -38,8 +38,9 @@ pub struct FusedProof {
 /// integers.
 ///
 /// Each output channel of a convolution copies one input channel at one kernel position, drawn at random, or its
-/// negative, and batch norms shift by integers. So numbers stay below 2^53 through any depth, and any pixel, channel or
-/// layer that inference takes from elsewhere is another number. Logits of f32 that are not exact would differ too.
+/// negative, or, at the end of a block, nothing; batch norms shift by integers. So numbers stay small through any depth, and
+/// any pixel, channel or layer that inference takes from elsewhere is another number. Logits of f32 that are not exact would
+/// differ too.
 ///
 /// # Errors
 /// If the configuration is invalid or an operation fails.
