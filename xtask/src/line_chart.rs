@@ -107,7 +107,7 @@ const ROW: i32 = 18;
 const SAMPLE: i32 = 18;
 const LETTER: i32 = 7;
 
-/// What a legend has beside a name.
+/// The sample of a series beside its name in a legend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sample {
     Line,

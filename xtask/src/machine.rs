@@ -24,8 +24,8 @@ pub fn threads() -> usize {
     set_threads().map_or_else(cores, |threads| threads.min(cores()))
 }
 
-/// As many threads as a user asked for, or else [`threads`]. More than there are cores would only wait for each other, so
-/// they are not started, which is said.
+/// The number of threads that a user asked for, or else [`threads`]. It is limited to the number of cores, with a note:
+/// more threads would only wait for each other.
 pub fn threads_or(asked: Option<usize>) -> usize {
     let Some(asked) = asked else { return threads() };
     say_if_limited("--threads", asked);
@@ -42,7 +42,7 @@ pub fn limit_pool() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What `RAYON_NUM_THREADS` says. rayon's own answer would start its pool before a command has set the size.
+/// The value of `RAYON_NUM_THREADS`. rayon's own answer would start its pool before a command has set the size.
 fn set_threads() -> Option<usize> {
     let set = std::env::var("RAYON_NUM_THREADS").ok()?.parse().ok()?;
     (set > 0).then_some(set)

@@ -92,11 +92,10 @@ fn read(path: &Path, kind: &Kind) -> Result<Splits> {
             None => Error::MissingFile { path, file: missing.to_string() },
         });
     }
-    let mut take = |file: &str| {
-        files.remove(file).ok_or_else(|| Error::MissingFile { path: path.to_path_buf(), file: file.into() })
-    };
+    // All of them are there.
+    let mut take = |file: &str| files.remove(file).unwrap_or_default();
 
-    let names = String::from_utf8_lossy(&take(kind.names)?).into_owned();
+    let names = String::from_utf8_lossy(&take(kind.names)).into_owned();
     if names.contains('\0') {
         return Err(damaged(format!("{} is not UTF-8", kind.names)));
     }
@@ -114,7 +113,7 @@ fn read(path: &Path, kind: &Kind) -> Result<Splits> {
     let mut split = |batches: &[&str]| {
         let (mut pixels, mut labels) = (Vec::new(), Vec::new());
         for &file in batches {
-            records(path, file, &take(file)?, kind, &mut pixels, &mut labels)?;
+            records(path, file, &take(file), kind, &mut pixels, &mut labels)?;
         }
         Ok(Dataset::new(pixels, labels, (SIDE, SIDE), names.clone()))
     };

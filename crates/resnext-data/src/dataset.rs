@@ -122,9 +122,7 @@ impl Dataset {
     pub fn fingerprint(&self) -> String {
         let step = self.len().div_ceil(256).max(1);
         let pixels = (0..self.len()).step_by(step).flat_map(|i| self.image(i)).copied();
-        let labels = self.labels.iter().flat_map(|label| label.to_le_bytes());
-        let names = self.class_names.iter().flat_map(|name| name.bytes().chain([0]));
-        let hash = fnv1a(pixels.chain(labels).chain(names));
+        let hash = fnv1a(pixels.chain(self.class_bytes()));
         let Dataset { height, width, .. } = self;
         let classes = self.class_names.len();
         format!("{} images of {height}×{width} in {classes} classes ({hash:016x})", self.len())
@@ -132,9 +130,13 @@ impl Dataset {
 
     /// A hash of all pixels, labels and class names, with which two processes see whether they have the same set.
     pub fn content_hash(&self) -> u64 {
+        fnv1a(self.pixels.iter().copied().chain(self.class_bytes()))
+    }
+
+    /// The bytes of all labels and class names, for hashes.
+    fn class_bytes(&self) -> impl Iterator<Item = u8> {
         let labels = self.labels.iter().flat_map(|label| label.to_le_bytes());
-        let names = self.class_names.iter().flat_map(|name| name.bytes().chain([0]));
-        fnv1a(self.pixels.iter().copied().chain(labels).chain(names))
+        labels.chain(self.class_names.iter().flat_map(|name| name.bytes().chain([0])))
     }
 
     /// Computes the mean and standard deviation of these images' pixels. Sums are integers, so the result

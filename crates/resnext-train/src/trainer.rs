@@ -255,7 +255,7 @@ impl Trainer {
 
     /// Has NCCL add up gradients on GPUs, as [`run`](Self::run) does before its first step. Returns whether it will: the
     /// program is built with the feature `nccl`, and each process has a GPU that no other one has. To be called by all
-    /// processes, behind [`check_processes`](Self::check_processes).
+    /// processes, after [`check_processes`](Self::check_processes).
     ///
     /// # Errors
     /// If NCCL cannot bring the processes together.

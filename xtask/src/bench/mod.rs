@@ -17,7 +17,7 @@ use crate::run_folder::{BEST, file_in};
 use anyhow::Result;
 pub use args::Args;
 use candle_core::{DType, Device};
-use resnext_model::{Architecture, BaselineNetwork, Head, ResNext, Variables, Weights};
+use resnext_model::{AnyNetwork, Architecture, Head, Variables, Weights};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use target::Target;
@@ -53,12 +53,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 /// Writes the weights of a new network into `folder`.
 pub fn random_weights(network: &Architecture, folder: &Path) -> Result<PathBuf> {
     let variables = Variables::new(1, DType::F32, &Device::Cpu);
-    match network {
-        Architecture::ResNext(config) => drop(ResNext::new(config, variables.builder())?),
-        Architecture::Baseline { baseline, classes } => {
-            drop(BaselineNetwork::new(*baseline, *classes, variables.builder())?)
-        }
-    }
+    AnyNetwork::new(network, variables.builder())?;
     let path = folder.join("weights.safetensors");
     let tensors = variables.all().into_iter().map(|(name, var)| (name, var.as_detached_tensor()));
     candle_core::safetensors::save(&tensors.collect(), &path)?;

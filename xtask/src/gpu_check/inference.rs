@@ -2,7 +2,7 @@
 
 use super::measured::Measured;
 use super::network_speed::NetworkSpeed;
-use super::peer::{Mode, Peer};
+use super::peer::{NetworkRun, Peer};
 use super::sizes::{NetworkCase, Sizes};
 use super::timing::median_ms;
 use crate::bench::random_weights;
@@ -28,12 +28,8 @@ pub fn measure(
             let ms = ours(case, &weights, half, sizes.passes, device)?;
             found(Measured::Speed(NetworkSpeed::new(case, "ours", precision, ms)))?;
             let Some(peer) = peer.as_deref_mut() else { continue };
-            for &mode in Mode::of(device) {
-                let ms = peer.infer(case, half.is_some(), mode, (sizes.passes, 3));
-                found(Measured::of(ms, &case.describe(mode.engine(), precision), |ms| {
-                    NetworkSpeed::new(case, mode.engine(), precision, ms)
-                }))?;
-            }
+            let (bf16, runs) = (half.is_some(), (sizes.passes, 3));
+            peer.network(&NetworkRun { request: "infer", case, precision, bf16, runs }, &mut found)?;
         }
         if let Some(peer) = peer.as_deref_mut() {
             let (engine, onnx) = ("ONNX Runtime", folder.path().join("model.onnx"));

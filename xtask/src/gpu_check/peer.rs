@@ -1,5 +1,7 @@
 //! PyTorch on the same device, run by `bench/peers/gpu.py`.
 
+use super::measured::Measured;
+use super::network_speed::NetworkSpeed;
 use super::sizes::NetworkCase;
 use crate::bench::engine::Engine;
 use anyhow::{Context, Result, ensure};
@@ -25,7 +27,7 @@ pub enum Mode {
 
 impl Mode {
     /// The modes that a device has.
-    pub fn of(device: &Device) -> &'static [Self] {
+    fn of(device: &Device) -> &'static [Self] {
         if device.is_cuda() { &[Mode::Eager, Mode::Graph, Mode::Compiled] } else { &[Mode::Eager] }
     }
 
@@ -51,6 +53,19 @@ impl Mode {
 /// The running script.
 pub struct Peer {
     engine: Engine,
+    modes: &'static [Mode],
+}
+
+/// A measurement of a network.
+pub struct NetworkRun<'a> {
+    /// The request: `train` or `infer`.
+    pub request: &'static str,
+    pub case: &'a NetworkCase,
+    /// The name of the precision in the tables.
+    pub precision: &'static str,
+    pub bf16: bool,
+    /// Steps or passes per measurement, and measurements.
+    pub runs: (usize, usize),
 }
 
 impl Peer {
@@ -65,7 +80,7 @@ impl Peer {
         };
         let mut command = Command::new(python);
         command.arg(script).args(["--device", place]);
-        Ok(Peer { engine: Engine::connect(PYTORCH, &mut command)? })
+        Ok(Peer { engine: Engine::connect(PYTORCH, &mut command)?, modes: Mode::of(device) })
     }
 
     pub fn version(&self) -> &str {
@@ -78,14 +93,20 @@ impl Peer {
         Ok((number(&answer, "forward_ms")?, number(&answer, "gradients_ms")?))
     }
 
-    /// The time of a training step: `runs` steps per measurement, in so many rounds.
-    pub fn train(&mut self, case: &NetworkCase, amp: bool, mode: Mode, runs: (usize, usize)) -> Result<f64> {
-        self.time("train", case, amp, mode, runs)
-    }
-
-    /// The time of a forward pass, in bf16 or f32.
-    pub fn infer(&mut self, case: &NetworkCase, bf16: bool, mode: Mode, runs: (usize, usize)) -> Result<f64> {
-        self.time("infer", case, bf16, mode, runs)
+    /// Measures a network in each mode that the device has, and calls `found` with each result.
+    pub fn network(
+        &mut self,
+        run: &NetworkRun,
+        mut found: impl FnMut(Measured<NetworkSpeed>) -> Result<()>,
+    ) -> Result<()> {
+        let NetworkRun { case, precision, .. } = *run;
+        for &mode in self.modes {
+            let (engine, ms) = (mode.engine(), self.time(run, mode));
+            found(Measured::of(ms, &case.describe(engine, precision), |ms| {
+                NetworkSpeed::new(case, engine, precision, ms)
+            }))?;
+        }
+        Ok(())
     }
 
     /// The time of a forward pass of ONNX Runtime's CUDA provider, or its CPU provider on a CPU.
@@ -95,16 +116,10 @@ impl Peer {
         number(&self.engine.ask(request)?, "ms")
     }
 
-    fn time(
-        &mut self,
-        what: &str,
-        case: &NetworkCase,
-        bf16: bool,
-        mode: Mode,
-        (runs, rounds): (usize, usize),
-    ) -> Result<f64> {
+    fn time(&mut self, run: &NetworkRun, mode: Mode) -> Result<f64> {
+        let &NetworkRun { request, case, bf16, runs: (runs, rounds), .. } = run;
         let config = Config::by_name(case.network)?;
-        let request = json!({"do": what, "depths": config.depths, "groups": config.cardinality,
+        let request = json!({"do": request, "depths": config.depths, "groups": config.cardinality,
             "width": config.base_width, "classes": config.classes, "batch": case.batch, "side": case.side,
             "bf16": bf16, "mode": mode.name(), "runs": runs, "rounds": rounds});
         number(&self.engine.ask(request)?, "ms")

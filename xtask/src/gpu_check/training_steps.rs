@@ -3,7 +3,7 @@
 use super::gpu::{self, Launches};
 use super::measured::Measured;
 use super::network_speed::NetworkSpeed;
-use super::peer::{Mode, Peer};
+use super::peer::{NetworkRun, Peer};
 use super::sizes::{NetworkCase, SEED, Sizes};
 use super::timing::median_ms;
 use crate::inputs::noise;
@@ -64,12 +64,8 @@ pub fn measure(
             drop(training);
             found(Measured::Speed(NetworkSpeed::new(case, "ours", precision, ms)))?;
             let Some(peer) = peer.as_deref_mut() else { continue };
-            for &mode in Mode::of(device) {
-                let ms = peer.train(case, half.is_some(), mode, (sizes.steps, 3));
-                found(Measured::of(ms, &case.describe(mode.engine(), precision), |ms| {
-                    NetworkSpeed::new(case, mode.engine(), precision, ms)
-                }))?;
-            }
+            let (bf16, runs) = (half.is_some(), (sizes.steps, 3));
+            peer.network(&NetworkRun { request: "train", case, precision, bf16, runs }, &mut found)?;
         }
     }
     Ok(())

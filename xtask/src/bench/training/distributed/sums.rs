@@ -70,8 +70,8 @@ pub fn measure(processes: &Processes, bytes: usize, config: &DistributedConfig) 
     Ok(ways)
 }
 
-/// The ways as rows. A process sends, and receives, 2·(N - 1)/N times the gradients' bytes in an all-reduce that sends as
-/// few as possible, which the rate is of.
+/// The ways as rows. The rate is that of an all-reduce that moves as little as possible: each of N processes sends and
+/// receives 2·(N - 1)/N times the gradients' bytes.
 pub fn table(ways: &[Way], processes: usize) -> Table {
     let mut table = Table::new(&["sum", "MiB per sum", "sums", "median, ms", "least, ms", "GB/s"]);
     let sent = 2.0 * (processes as f64 - 1.0) / processes as f64;

@@ -1,13 +1,13 @@
 //! When the sums of a step began and ended beside its backward pass, as a table and as bars.
 
 use crate::text_table::Table;
-use resnext_train::distributed::ExchangeTimes;
+use resnext_train::distributed::{ExchangeTimes, SumTime};
 use std::time::Instant;
 
 /// Columns of the bars.
 const WIDTH: usize = 64;
 
-/// Milliseconds from the first sum's gradients on, before which its step has no sum.
+/// Milliseconds since the gradients of the step's first sum were ready.
 fn since(exchange: &ExchangeTimes, at: Instant) -> f64 {
     let zero = exchange.last.first().map(|sum| sum.submitted);
     zero.map_or(0.0, |zero| 1e3 * at.saturating_duration_since(zero).as_secs_f64())
@@ -24,10 +24,10 @@ pub fn table(exchange: &ExchangeTimes) -> Table {
     table
 }
 
-/// A bar for the backward pass, and one per sum: what of a sum lies under the backward pass costs the step nothing but
-/// the core that it takes.
+/// A bar for the backward pass, and one per sum. The part of a sum that lies under the backward pass is hidden: it costs
+/// the step no time of its own.
 pub fn draw(exchange: &ExchangeTimes) -> String {
-    let end = |sum: &resnext_train::distributed::SumTime| since(exchange, sum.exchange[1]);
+    let end = |sum: &SumTime| since(exchange, sum.exchange[1]);
     let backward = exchange.waited_from.map_or(0.0, |at| since(exchange, at));
     let longest = exchange.last.iter().map(end).fold(backward, f64::max).max(1e-9);
     let column = |ms: f64| ((ms / longest * WIDTH as f64).round() as usize).min(WIDTH);
@@ -35,13 +35,12 @@ pub fn draw(exchange: &ExchangeTimes) -> String {
     let bar = |name: &str, ready: f64, begins: f64, ends: f64| {
         let (ready, begins) = (column(ready).min(WIDTH - 1), column(begins).min(WIDTH - 1));
         let ends = column(ends).max(begins + 1);
-        let line = format!(
-            "{name:<10}{}{}{}",
+        format!(
+            "{name:<10}{}{}{}\n",
             " ".repeat(ready),
             "·".repeat(begins.saturating_sub(ready)),
             "█".repeat(ends - begins)
-        );
-        line + "\n"
+        )
     };
     let mut text = bar("backward", 0.0, 0.0, backward);
     for (number, sum) in exchange.last.iter().enumerate() {
@@ -56,10 +55,9 @@ pub fn draw(exchange: &ExchangeTimes) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use resnext_train::distributed::SumTime;
     use std::time::Duration;
 
-    /// The first sum is hidden, the second one waits for it and ends half behind the backward pass.
+    /// The first sum is hidden, the second one waits for it and ends half after the backward pass.
     #[test]
     fn bars_show_what_is_hidden() {
         let zero = Instant::now();
