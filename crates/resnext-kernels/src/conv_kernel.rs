@@ -11,6 +11,8 @@ pub enum ConvKernel {
     InnerProducts,
     /// Inference: 1×1 convolutions over packed pixels (`infer/pointwise.rs`).
     PackedPixels,
+    /// Inference: bf16 and int8 by AMX's tiles (`infer/matrix_tiles.rs`).
+    MatrixTiles,
     /// Inference and training: 3×3 convolutions in tiles of 2×2 pixels, Winograd's F(2×2, 3×3) (`winograd.rs`).
     WinogradTiles,
     /// Training: 1×1 convolutions as a matrix product (`train/gemm.rs`, `train/gemm_wgrad.rs`).
@@ -30,6 +32,7 @@ impl std::fmt::Display for ConvKernel {
             ConvKernel::GroupedRows => "grouped rows",
             ConvKernel::InnerProducts => "Winograd's inner products",
             ConvKernel::PackedPixels => "packed pixels",
+            ConvKernel::MatrixTiles => "matrix tiles",
             ConvKernel::WinogradTiles => "Winograd F(2×2, 3×3)",
             ConvKernel::MatrixProduct => "matrix product",
             ConvKernel::PatchProduct => "matrix product of patches",

@@ -6,6 +6,7 @@ pub use crate::group_lanes::{channel_panels, spans_groups};
 pub use crate::infer::precision::{bytes, bytes_mut};
 pub use crate::infer::source_rows::SourceRows;
 pub use crate::memory::scratch::Scratch;
+pub use crate::simd::amx::{Amx, Emulated, Sums, TileOperands, TileShape, TileUnit};
 pub use crate::threads::standby::{SPIN, submit};
 pub use crate::train::packing::{LineCursor, PixelLines, PixelRun, Prefetch, plane_len};
 

@@ -2,10 +2,12 @@
 
 use crate::infer::dot_product::DotProduct;
 use crate::infer::precision::{DotKernel, Precision};
+use crate::simd::amx::{Amx, BLOCK, TILE, TileOperands, TileShape, TileUnit};
+use crate::simd::dispatch::Isa;
 use crate::simd::traits::{MAX_LANES, Simd};
 
-/// Runs twelve independent chains of `steps` multiply-adds on the calling thread, and returns the number of operations,
-/// counting a multiply-add as two.
+/// Runs twelve independent chains of `steps` multiply-adds on the calling thread, or as many with AMX's tiles, and returns the
+/// number of operations, counting a multiply-add as two.
 pub fn fma_chains(precision: Precision, steps: usize) -> u64 {
     struct Chains<'a> {
         steps: usize,
@@ -32,7 +34,38 @@ pub fn fma_chains(precision: Precision, steps: usize) -> u64 {
             }
         }
     }
+    if precision.isa() == Isa::Amx && precision.channels() > 1 {
+        return tile_products(precision, steps);
+    }
     let mut operations = 0;
     precision.dispatch(Chains { steps, operations: &mut operations });
     operations
+}
+
+/// Multiplies tiles that lie in the first-level cache, with about as many multiply-adds as `steps` steps of twelve chains.
+fn tile_products(precision: Precision, steps: usize) -> u64 {
+    // Words of channels that follow each other: 8 KB of pixels and as much of weights.
+    const WORDS: usize = 4 * TILE;
+    let zeros = [0f32; BLOCK * WORDS];
+    let mut unit = Amx::new();
+    unit.configure(TileShape {
+        pixels: [TILE; 2],
+        words: TILE,
+        int8: precision.channels() == 4,
+        streams: false,
+    });
+    unit.start([&[0.0; TILE]; 2]);
+    let per_block = BLOCK * BLOCK * WORDS;
+    let blocks = (12 * steps * TILE).div_ceil(per_block);
+    for _ in 0..blocks {
+        let mut operands = TileOperands {
+            pixels: [zeros.as_ptr(), zeros[TILE * WORDS..].as_ptr()],
+            pixel_stride: WORDS,
+            weights: [zeros.as_ptr(), zeros[TILE..].as_ptr()],
+            weight_stride: BLOCK,
+        };
+        // SAFETY: there are as many pixels, weights and words.
+        unsafe { unit.accumulate(&mut operands, WORDS / TILE) };
+    }
+    (blocks * per_block * 2 * precision.channels()) as u64
 }

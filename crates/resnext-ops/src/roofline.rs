@@ -22,7 +22,7 @@ pub fn fma_peak(dtype: DType) -> Option<f64> {
         DType::BF16 => (Precision::bf16(isa).unwrap_or(Precision::F32(isa)), 1.0),
         DType::U8 => match Precision::int8(isa) {
             Precision::Int8(Isa::Avx2) => (Precision::F32(Isa::Avx2), 2.0),
-            precision @ Precision::Int8(Isa::Avx512) => (precision, 1.0),
+            precision @ Precision::Int8(Isa::Avx512 | Isa::Amx) => (precision, 1.0),
             _ => return None,
         },
         _ => return None,

@@ -4,6 +4,7 @@ use super::direct;
 use super::grouped_rows;
 use super::inner_product;
 use super::job::{ConvJob, PixelSources, Sources};
+use super::matrix_tiles;
 use super::packed::Packed;
 use super::pointwise;
 use super::winograd;
@@ -28,6 +29,7 @@ impl Packed {
             Packed::Direct(weights) => direct::convolve(weights, team, pixels, job),
             Packed::GroupedRows(weights) => grouped_rows::convolve(weights, team, pixels, job),
             Packed::InnerProduct(panels) => inner_product::convolve(panels, team, pixels, job),
+            Packed::MatrixTiles(weights) => matrix_tiles::convolve(weights, team, pixels, job),
             Packed::Pointwise(panels) => pointwise::convolve(panels, team, pixels, job),
             Packed::Winograd(_) => panic!("Winograd's kernel reads tiles"),
         }

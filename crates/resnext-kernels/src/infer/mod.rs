@@ -8,6 +8,7 @@ mod finish;
 mod grouped_rows;
 mod inner_product;
 pub(crate) mod job;
+mod matrix_tiles;
 pub(crate) mod max_pool;
 mod pack;
 pub(crate) mod packed;

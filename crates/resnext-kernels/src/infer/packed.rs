@@ -19,6 +19,8 @@ pub enum Packed {
     GroupedRows(DirectWeights),
     /// Two channels in one multiplication, as `inner_product.rs` computes them.
     InnerProduct(PackedPanels),
+    /// bf16 and int8 by AMX's tiles, as `matrix_tiles.rs` computes them.
+    MatrixTiles(DirectWeights),
     /// Dense 1×1 convolutions over packed pixels, as `pointwise.rs` computes them.
     Pointwise(PackedPanels),
     /// Tiles of 2×2 output pixels, as `winograd.rs` computes them.
@@ -159,6 +161,7 @@ impl Packed {
         match self {
             Packed::Direct(DirectWeights { panels, .. })
             | Packed::GroupedRows(DirectWeights { panels, .. })
+            | Packed::MatrixTiles(DirectWeights { panels, .. })
             | Packed::InnerProduct(panels)
             | Packed::Pointwise(panels)
             | Packed::Winograd(panels) => panels,
@@ -189,6 +192,7 @@ impl Packed {
             Packed::Direct(_) => ConvKernel::RegisterTiles,
             Packed::GroupedRows(_) => ConvKernel::GroupedRows,
             Packed::InnerProduct(_) => ConvKernel::InnerProducts,
+            Packed::MatrixTiles(_) => ConvKernel::MatrixTiles,
             Packed::Pointwise(_) => ConvKernel::PackedPixels,
             Packed::Winograd(_) => ConvKernel::WinogradTiles,
         }

@@ -90,10 +90,11 @@ pub fn quad(numbers: [f32; 4]) -> f32 {
 pub enum Precision {
     /// f32 maps and sums, by the given instruction set.
     F32(Isa),
-    /// bf16 maps and f32 sums. Only [`Precision::bf16`] makes it, where the CPU has AVX-512 BF16.
-    Bf16,
+    /// bf16 maps and f32 sums, by AVX-512 BF16 and, where the instruction set is AMX, its tiles. Only [`Precision::bf16`]
+    /// makes it, where the CPU has them.
+    Bf16(Isa),
     /// bf16 input, f32 sums and f32 output. Only [`Precision::writing_f32`] makes it.
-    Bf16ToF32,
+    Bf16ToF32(Isa),
     /// u8 maps, i8 weights and i32 sums, by the given instruction set. Only [`Precision::int8`] makes it.
     Int8(Isa),
 }
@@ -102,38 +103,42 @@ impl Precision {
     /// The precision with bf16 maps; `None` if `isa` or this machine has no instructions for them.
     pub fn bf16(isa: Isa) -> Option<Self> {
         #[cfg(target_arch = "x86_64")]
-        if isa == Isa::Avx512 && is_x86_feature_detected!("avx512bf16") {
-            return Some(Precision::Bf16);
+        if is_512_bits(isa) && is_x86_feature_detected!("avx512bf16") {
+            return Some(Precision::Bf16(isa));
         }
         let _ = isa;
         None
     }
 
     /// The precision with int8 maps, which every CPU computes, and all to the same bits. AVX-512 does so by its VNNI
-    /// instructions; a CPU without them takes AVX2 instead. An instruction set that this machine lacks is replaced by plain
+    /// instructions, and AMX by its tiles; a CPU without them takes AVX2 instead. An instruction set that this machine lacks is replaced by plain
     /// Rust.
     pub fn int8(isa: Isa) -> Self {
         #[cfg(target_arch = "x86_64")]
-        let isa = if isa == Isa::Avx512 && !is_x86_feature_detected!("avx512vnni") { Isa::Avx2 } else { isa };
+        let isa = if is_512_bits(isa) && !is_x86_feature_detected!("avx512vnni") { Isa::Avx2 } else { isa };
         Precision::Int8(if Isa::available().contains(&isa) { isa } else { Isa::Portable })
     }
 
     /// Whether the direct kernel computes rows of pixels, for kernels of three columns. In int8, only VNNI's does: with AVX2,
     /// almost all such convolutions have a kernel of their own.
     pub fn has_rows(self) -> bool {
-        !matches!(self, Precision::Int8(isa) if isa != Isa::Avx512)
+        !matches!(self, Precision::Int8(isa) if !is_512_bits(isa))
     }
 
     /// The precision with the same input type and f32 output. Int8 has none and stays as it is.
     pub fn writing_f32(self) -> Self {
-        if self == Precision::Bf16 { Precision::Bf16ToF32 } else { self }
+        match self {
+            Precision::Bf16(isa) => Precision::Bf16ToF32(isa),
+            _ => self,
+        }
     }
 
     /// The instruction set that computes it.
     pub fn isa(self) -> Isa {
         match self {
-            Precision::F32(isa) | Precision::Int8(isa) => isa,
-            Precision::Bf16 | Precision::Bf16ToF32 => Isa::Avx512,
+            Precision::F32(isa) | Precision::Int8(isa) | Precision::Bf16(isa) | Precision::Bf16ToF32(isa) => {
+                isa
+            }
         }
     }
 
@@ -141,14 +146,14 @@ impl Precision {
     pub fn channels(self) -> usize {
         match self {
             Precision::F32(_) => 1,
-            Precision::Bf16 | Precision::Bf16ToF32 => 2,
+            Precision::Bf16(_) | Precision::Bf16ToF32(_) => 2,
             Precision::Int8(_) => 4,
         }
     }
 
     /// The number of channels per word of the output.
     pub fn written(self) -> usize {
-        if self == Precision::Bf16ToF32 { 1 } else { self.channels() }
+        if matches!(self, Precision::Bf16ToF32(_)) { 1 } else { self.channels() }
     }
 
     /// The number of lanes in a vector of sums, and of pixels in a register tile two vectors wide.
@@ -161,19 +166,21 @@ impl Precision {
         match self {
             Precision::F32(isa) => dispatch(isa, kernel),
             #[cfg(target_arch = "x86_64")]
-            Precision::Bf16 | Precision::Bf16ToF32 => {
+            Precision::Bf16(_) | Precision::Bf16ToF32(_) => {
                 assert!(is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16"));
                 match self {
                     // SAFETY: the features were detected above.
-                    Precision::Bf16 => unsafe { kernel.avx512_bf16::<pairs::Bf16>() },
+                    Precision::Bf16(_) => unsafe { kernel.avx512_bf16::<pairs::Bf16>() },
                     // SAFETY: as above.
                     _ => unsafe { kernel.avx512_bf16::<pairs::Bf16ToF32>() },
                 }
             }
             #[cfg(not(target_arch = "x86_64"))]
-            Precision::Bf16 | Precision::Bf16ToF32 => unreachable!("`bf16` gives these on x86-64 alone"),
+            Precision::Bf16(_) | Precision::Bf16ToF32(_) => {
+                unreachable!("`bf16` gives these on x86-64 alone")
+            }
             #[cfg(target_arch = "x86_64")]
-            Precision::Int8(Isa::Avx512) => {
+            Precision::Int8(Isa::Avx512 | Isa::Amx) => {
                 assert!(is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni"));
                 // SAFETY: the features were detected on the line above.
                 unsafe { kernel.avx512_vnni() }
@@ -191,6 +198,11 @@ impl Precision {
             Precision::Int8(_) => unsafe { kernel.with_dot::<quads::Plain>() },
         }
     }
+}
+
+/// Whether vectors have 512 bits.
+fn is_512_bits(isa: Isa) -> bool {
+    matches!(isa, Isa::Avx512 | Isa::Amx)
 }
 
 /// A kernel that is compiled separately for each precision.

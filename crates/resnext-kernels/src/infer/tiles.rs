@@ -128,7 +128,7 @@ impl Strip<'_> {
 
     /// The memory that [`finish`](Self::finish) will read and write for `pixels` pixels from `first` on, for prefetching.
     #[inline(always)]
-    fn outputs<W: DotProduct>(&self, first: usize, pixels: usize) -> Outputs {
+    pub fn outputs<W: DotProduct>(&self, first: usize, pixels: usize) -> Outputs {
         let Strip { task, panel, .. } = self;
         let out = (task.out.as_ptr().cast::<f32>(), task.out_stride);
         Outputs::new(out, task.residual, (first, panel.dst_channel * W::BYTES / 4), pixels)
@@ -140,7 +140,11 @@ impl Strip<'_> {
     /// # Safety
     /// The CPU has `W`'s instructions, the pixels exist, and no other thread writes their panel.
     #[inline(always)]
-    unsafe fn finish<W: DotProduct, const M: usize, const N: usize>(&self, first: usize, sums: &mut [V<W>]) {
+    pub unsafe fn finish<W: DotProduct, const M: usize, const N: usize>(
+        &self,
+        first: usize,
+        sums: &mut [V<W>],
+    ) {
         let Strip { task, panel, .. } = *self;
         let lanes = W::S::LANES;
         // The offset of the tile's first pixel, in bytes.

@@ -1,5 +1,7 @@
 //! The instruction set, chosen at run time, and the one entry into code that is compiled for it.
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 #[cfg(target_arch = "aarch64")]
 use super::intrinsics::neon;
 #[cfg(target_arch = "x86_64")]
@@ -17,6 +19,8 @@ pub enum Isa {
     Avx2,
     /// 512-bit vectors (x86-64).
     Avx512,
+    /// 512-bit vectors, and AMX's tiles for inference in bf16 and int8 (x86-64 under Linux).
+    Amx,
     /// 128-bit vectors (AArch64).
     Neon,
 }
@@ -33,6 +37,9 @@ impl Isa {
             if is_x86_feature_detected!("avx512f") {
                 found.push(Isa::Avx512);
             }
+            if amx::available() {
+                found.push(Isa::Amx);
+            }
         }
         #[cfg(target_arch = "aarch64")]
         found.push(Isa::Neon);
@@ -40,7 +47,7 @@ impl Isa {
     }
 
     /// The instruction set in use: the fastest available, or the one named by the environment
-    /// variable `RESNEXT_ISA` (`portable`, `avx2`, `avx512`, `neon`) if this machine has it.
+    /// variable `RESNEXT_ISA` (`portable`, `avx2`, `avx512`, `amx`, `neon`) if this machine has it.
     pub fn current() -> Isa {
         static CURRENT: OnceLock<Isa> = OnceLock::new();
         *CURRENT.get_or_init(|| {
@@ -70,6 +77,7 @@ impl Isa {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
             Isa::Neon => "neon",
         }
     }
@@ -109,7 +117,7 @@ element!(f64, x86::Avx2F64, x86::Avx512F64, neon::NeonF64);
 pub fn dispatch<T: Element, K: Kernel<T>>(isa: Isa, kernel: K) {
     #[cfg(target_arch = "x86_64")]
     {
-        if isa == Isa::Avx512 && is_x86_feature_detected!("avx512f") {
+        if matches!(isa, Isa::Avx512 | Isa::Amx) && is_x86_feature_detected!("avx512f") {
             // SAFETY: the feature was detected on the line above.
             return unsafe { Compiled::<T>::avx512(kernel) };
         }

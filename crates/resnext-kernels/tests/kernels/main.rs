@@ -5,6 +5,7 @@
 //! code a second time. For the same reason kernels are reached through the methods of `TrainKernels` and `BatchNormKernels`:
 //! a generic function would be compiled here again. What has no public name comes from `resnext_kernels::internals`.
 
+mod amx;
 mod bf16_vectors;
 mod buffers;
 mod definition;
