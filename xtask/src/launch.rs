@@ -90,7 +90,9 @@ impl Launch {
             }
             (true, false) => Ok(ExitCode::FAILURE),
             (false, _) => {
-                eprintln!("error: rank {}: {}", self.processes.rank(), error_line(&error));
+                // In one write, which the launcher's own messages cannot part.
+                let line = format!("error: rank {}: {}\n", self.processes.rank(), error_line(&error));
+                eprint!("{line}");
                 self.processes.abort()
             }
         }

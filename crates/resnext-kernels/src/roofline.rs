@@ -6,8 +6,8 @@ use crate::simd::amx::{Amx, BLOCK, TILE, TileOperands, TileShape, TileUnit};
 use crate::simd::dispatch::Isa;
 use crate::simd::traits::{MAX_LANES, Simd};
 
-/// Runs twelve independent chains of `steps` multiply-adds on the calling thread, or as many with AMX's tiles, and returns the
-/// number of operations, counting a multiply-add as two.
+/// Runs twelve independent chains of `steps` multiply-adds on the calling thread, or as many with AMX's tiles, and returns
+/// the number of operations, counting a multiply-add as two.
 pub fn fma_chains(precision: Precision, steps: usize) -> u64 {
     struct Chains<'a> {
         steps: usize,

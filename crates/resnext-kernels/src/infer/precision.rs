@@ -111,8 +111,8 @@ impl Precision {
     }
 
     /// The precision with int8 maps, which every CPU computes, and all to the same bits. AVX-512 does so by its VNNI
-    /// instructions, and AMX by its tiles; a CPU without them takes AVX2 instead. An instruction set that this machine lacks is replaced by plain
-    /// Rust.
+    /// instructions, and AMX by its tiles; a CPU without them takes AVX2 instead. An instruction set that this machine lacks
+    /// is replaced by plain Rust.
     pub fn int8(isa: Isa) -> Self {
         #[cfg(target_arch = "x86_64")]
         let isa = if is_512_bits(isa) && !is_x86_feature_detected!("avx512vnni") { Isa::Avx2 } else { isa };

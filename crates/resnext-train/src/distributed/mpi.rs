@@ -99,12 +99,14 @@ impl Mpi {
                 self.call_roll(&mut roll, waited > self.timeout / 2);
             }
             if waited > patience {
-                eprintln!(
-                    "error: rank {}: no answer from {} for {} s while {purpose}; all processes end",
+                // In one write, which the launcher's own messages cannot part.
+                let line = format!(
+                    "error: rank {}: no answer from {} for {} s while {purpose}; all processes end\n",
                     self.rank(),
                     roll.missing(self.rank()),
                     self.timeout.as_secs_f64()
                 );
+                eprint!("{line}");
                 self.world.abort(1);
             }
             match poll < QUICK_POLLS {
