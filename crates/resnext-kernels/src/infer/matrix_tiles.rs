@@ -21,6 +21,7 @@ use crate::simd::traits::Simd;
 use crate::threads::shared_slice::SharedSlice;
 use crate::threads::split::Split;
 use crate::threads::team::ThreadTeam;
+use std::ops::Range;
 
 /// The fewest words of channels. With fewer, most of a tile would be zeros.
 const FEWEST: usize = 4;
@@ -114,44 +115,41 @@ impl DotKernel for MatrixTask<'_> {
             unreachable!("`supports` accepts bf16 and int8 by AMX alone");
         }
         let task = self.0;
-        let (mut unit, mut sums) = (Amx::new(), Scratch::default());
-        // Not on the stack, where they would not begin with a cache line.
-        let (pixels, _) = sums.get(BLOCK * BLOCK).as_chunks_mut();
-        let sums: &mut Sums = (&mut *pixels).try_into().expect("a block has as many sums");
         let blocks =
             || task.pixels.clone().step_by(BLOCK).map(|first| first..task.pixels.end.min(first + BLOCK));
-        match task.sources {
-            PixelSources::Same => {
-                for panel in task.panels {
-                    for pixels in blocks() {
-                        let strip = Strip { task, panel, pixels, values: &[] };
-                        let first = strip.pixels.start * task.src.stride + panel.src_word;
-                        let from = task.src.data[first..].as_ptr();
-                        // SAFETY: the CPU has W's instructions; `convolve` checked source, output and residual.
-                        unsafe { multiply::<W>(&mut unit, &strip, (from, task.src.stride), sums) };
+        let mut scratch = Scratch::default();
+        let mut pipeline = Pipeline::new(&mut scratch);
+        // SAFETY: the CPU has W's instructions; `convolve` checked source, output and residual.
+        unsafe {
+            match task.sources {
+                PixelSources::Same => {
+                    for panel in task.panels {
+                        for pixels in blocks() {
+                            let first = pixels.start * task.src.stride + panel.src_word;
+                            let source = (task.src.data[first..].as_ptr(), task.src.stride);
+                            pipeline.multiply::<W>(Strip { task, panel, pixels, values: &[] }, source);
+                        }
                     }
                 }
-            }
-            PixelSources::Table(table) => {
-                let row = task.weights.taps * task.panels[0].depth;
-                // A cache line more, as rows whose distance is a power of two would share places in the cache.
-                let stride = row.next_multiple_of(TILE) + TILE;
-                let mut copies = Scratch::default();
-                let copies = copies.get(BLOCK * stride);
-                for pixels in blocks() {
-                    let mut copied = None;
-                    for panel in task.panels {
-                        let strip = Strip { task, panel, pixels: pixels.clone(), values: &[] };
-                        // SAFETY: the CPU has W's instructions; `convolve` checked source, output and residual.
-                        unsafe {
+                PixelSources::Table(table) => {
+                    let row = task.weights.taps * task.panels[0].depth;
+                    // A cache line more, as rows whose distance is a power of two would share places in the cache.
+                    let stride = row.next_multiple_of(TILE) + TILE;
+                    let mut copies = Scratch::default();
+                    let copies = copies.get(BLOCK * stride);
+                    for pixels in blocks() {
+                        let mut copied = None;
+                        for panel in task.panels {
+                            let strip = Strip { task, panel, pixels: pixels.clone(), values: &[] };
                             if copied.replace(panel.src_word) != Some(panel.src_word) {
                                 copy::<W>(&strip, table, copies, stride);
                             }
-                            multiply::<W>(&mut unit, &strip, (copies.as_ptr(), stride), sums);
+                            pipeline.multiply::<W>(strip, (copies.as_ptr(), stride));
                         }
                     }
                 }
             }
+            pipeline.finish::<W>(BLOCK);
         }
     }
 }
@@ -184,97 +182,133 @@ unsafe fn copy<W: DotProduct>(strip: &Strip, table: &SourceTable, copies: &mut [
     }
 }
 
-/// Multiplies a strip of at most 32 pixels with its panel's weights and finishes the outputs. The pixels' words begin at
-/// `source`, which is the first pixel's place and the words from one pixel to the next.
-///
-/// # Safety
-/// The CPU has `W`'s instructions; the pixels' words can be read, and output and residual have the strip's pixels.
-#[inline(always)]
-unsafe fn multiply<W: DotProduct>(
-    unit: &mut Amx,
-    strip: &Strip,
-    (pixel, pixel_stride): (*const f32, usize),
-    sums: &mut Sums,
-) {
-    let Strip { task, panel, pixels, .. } = strip;
-    let DirectWeights { panels: packed, taps, .. } = task.weights;
-    let words = taps * panel.depth;
-    let per_product = words_per_product(panel.depth).expect("`supports` asked for it");
-    let (width, count) = (panel.vectors * TILE, pixels.len());
-    // Of one pixel, the second tile is a copy of the first, and its sums are left.
-    let tiles = [count.div_ceil(2), (count / 2).max(1)];
-    let weights = packed.weights[panel.weights.clone()].as_ptr();
-    let mut operands = TileOperands {
-        pixels: [pixel, pixel.wrapping_add((count - tiles[1]) * pixel_stride)],
-        pixel_stride,
-        // Of one vector of output channels, too.
-        weights: [weights, weights.wrapping_add(width - TILE)],
-        weight_stride: width,
-    };
-    let streams = words <= KEPT_WORDS;
-    unit.configure(TileShape { pixels: tiles, words: per_product, int8: W::CHANNELS == 4, streams });
-    if W::SCALED {
-        unit.start([&ZEROS; 2]);
-    } else {
-        let (bias, _) = packed.bias[panel.bias.clone()].as_chunks();
-        unit.start([&bias[0], &bias[panel.vectors - 1]]);
+/// Blocks in turn: while tiles of one are multiplied, the sums of the one before it are finished, as vectors and tiles have
+/// units of their own.
+struct Pipeline<'a> {
+    unit: Amx,
+    /// The sums of the strip that is waiting, and those of the next one.
+    sums: [&'a mut Sums; 2],
+    /// A strip whose sums are complete, and how many of its pixels are finished.
+    waiting: Option<(Strip<'a>, usize)>,
+}
+
+impl<'a> Pipeline<'a> {
+    fn new(scratch: &'a mut Scratch<f32>) -> Self {
+        // Not on the stack, where they would not begin with a cache line.
+        let (pixels, _) = scratch.get(2 * BLOCK * BLOCK).as_chunks_mut();
+        let (one, other) = pixels.split_at_mut(BLOCK);
+        let sums = [one, other].map(|pixels| pixels.try_into().expect("a block has as many sums"));
+        Pipeline { unit: Amx::new(), sums, waiting: None }
     }
-    let mut outputs = strip.outputs::<W>(pixels.start, count);
-    let mut fetch = task.plan.take(steps(words));
-    let products = words / per_product;
-    for step in (0..products).step_by(STEP) {
-        fetch.step(1, CacheLevel::Second);
-        outputs.prefetch(BLOCK / 2, width * W::BYTES / 4);
-        // SAFETY: the function's contract; the panel has weights for all words.
-        unsafe { unit.accumulate(&mut operands, STEP.min(products - step)) };
+
+    /// Multiplies a strip of at most 32 pixels with its panel's weights. The pixels' words begin at `source`, which is the
+    /// first pixel's place and the words from one pixel to the next.
+    ///
+    /// # Safety
+    /// The CPU has `W`'s instructions; the pixels' words can be read, and output and residual have the strip's pixels.
+    #[inline(always)]
+    unsafe fn multiply<W: DotProduct>(
+        &mut self,
+        strip: Strip<'a>,
+        (pixel, pixel_stride): (*const f32, usize),
+    ) {
+        let Strip { task, panel, ref pixels, .. } = strip;
+        let DirectWeights { panels: packed, taps, .. } = task.weights;
+        let words = taps * panel.depth;
+        let per_product = words_per_product(panel.depth).expect("`supports` asked for it");
+        let (width, count) = (panel.vectors * TILE, pixels.len());
+        // Of one pixel, the second tile is a copy of the first, and its sums are left.
+        let tiles = [count.div_ceil(2), (count / 2).max(1)];
+        let weights = packed.weights[panel.weights.clone()].as_ptr();
+        let mut operands = TileOperands {
+            pixels: [pixel, pixel.wrapping_add((count - tiles[1]) * pixel_stride)],
+            pixel_stride,
+            // Of one vector of output channels, too.
+            weights: [weights, weights.wrapping_add(width - TILE)],
+            weight_stride: width,
+        };
+        let streams = words <= KEPT_WORDS;
+        self.unit.configure(TileShape { pixels: tiles, words: per_product, int8: W::CHANNELS == 4, streams });
+        if W::SCALED {
+            self.unit.start([&ZEROS; 2]);
+        } else {
+            let (bias, _) = packed.bias[panel.bias.clone()].as_chunks();
+            self.unit.start([&bias[0], &bias[panel.vectors - 1]]);
+        }
+        let mut outputs = strip.outputs::<W>(pixels.start, count);
+        let mut fetch = task.plan.take(steps(words));
+        let products = words / per_product;
+        // Pixels of the waiting strip per step.
+        let each = BLOCK.div_ceil(products.div_ceil(STEP)).next_multiple_of(FINISHED);
+        for step in (0..products).step_by(STEP) {
+            fetch.step(1, CacheLevel::Second);
+            outputs.prefetch(BLOCK / 2, width * W::BYTES / 4);
+            // SAFETY: the function's contract; the panel has weights for all words.
+            unsafe {
+                self.unit.accumulate(&mut operands, STEP.min(products - step));
+                self.finish::<W>(each);
+            }
+        }
+        self.sums.swap(0, 1);
+        self.unit.store(self.sums[0]);
+        self.waiting = Some((strip, 0));
     }
-    unit.store(sums);
-    // SAFETY: the function's contract.
-    unsafe {
-        match panel.vectors {
-            1 => finish::<W, 1>(strip, sums),
-            _ => finish::<W, 2>(strip, sums),
+
+    /// Finishes the sums of up to `pixels` pixels of the waiting strip.
+    ///
+    /// # Safety
+    /// As for [`Strip::finish`].
+    #[inline(always)]
+    unsafe fn finish<W: DotProduct>(&mut self, pixels: usize) {
+        let Some((strip, done)) = &mut self.waiting else { return };
+        let (first, end) = (*done, strip.pixels.len().min(*done + pixels));
+        *done = end;
+        // SAFETY: the same contract.
+        unsafe {
+            match strip.panel.vectors {
+                1 => finish_pixels::<W, 1>(strip, first..end, self.sums[0]),
+                _ => finish_pixels::<W, 2>(strip, first..end, self.sums[0]),
+            }
         }
     }
 }
 
-/// Finishes the sums of a strip of at most 32 pixels, `N` vectors each.
+/// Finishes the sums of some pixels of a strip, `N` vectors each.
 ///
 /// # Safety
 /// As for [`Strip::finish`].
 #[inline(always)]
-unsafe fn finish<W: DotProduct, const N: usize>(strip: &Strip, sums: &Sums) {
-    let (first, count) = (strip.pixels.start, strip.pixels.len());
-    let whole = count / FINISHED * FINISHED;
-    // SAFETY: the same contract; sums are two vectors wide.
+unsafe fn finish_pixels<W: DotProduct, const N: usize>(strip: &Strip, pixels: Range<usize>, sums: &Sums) {
+    let whole = pixels.start + pixels.len() / FINISHED * FINISHED;
+    // SAFETY: the same contract.
     unsafe {
-        for pixel in (0..whole).step_by(FINISHED) {
-            finish_pixels::<W, FINISHED, N>(strip, first + pixel, &sums[pixel..]);
+        for pixel in (pixels.start..whole).step_by(FINISHED) {
+            finish_some::<W, FINISHED, N>(strip, pixel, sums);
         }
-        for pixel in whole..count {
-            finish_pixels::<W, 1, N>(strip, first + pixel, &sums[pixel..]);
+        for pixel in whole..pixels.end {
+            finish_some::<W, 1, N>(strip, pixel, sums);
         }
     }
 }
 
-/// Finishes the sums of `M` pixels from `first` on.
+/// Finishes the sums of `M` pixels of a strip from `pixel` on.
 ///
 /// # Safety
 /// As for [`Strip::finish`].
 #[inline(always)]
-unsafe fn finish_pixels<W: DotProduct, const M: usize, const N: usize>(
+unsafe fn finish_some<W: DotProduct, const M: usize, const N: usize>(
     strip: &Strip,
-    first: usize,
-    sums: &[[f32; BLOCK]],
+    pixel: usize,
+    sums: &Sums,
 ) {
     // SAFETY: the same contract; sums are two vectors wide.
     unsafe {
         let mut vectors: [[V<W>; N]; M] = [[W::S::zero(); N]; M];
         for m in 0..M {
             for v in 0..N {
-                vectors[m][v] = W::S::load(sums[m][v * TILE..].as_ptr());
+                vectors[m][v] = W::S::load(sums[pixel + m][v * TILE..].as_ptr());
             }
         }
-        strip.finish::<W, M, N>(first, vectors.as_flattened_mut());
+        strip.finish::<W, M, N>(strip.pixels.start + pixel, vectors.as_flattened_mut());
     }
 }
