@@ -13,16 +13,16 @@ use std::time::Instant;
 /// Where the CPU has no instructions for bf16, the peak is that of f32, in which it computes. `None` for other types. Takes
 /// about 200 ms.
 ///
-/// With AVX2, the peak of u8 is twice that of f32: an instruction for two products of 16 bits takes the place of a
-/// multiply-add. It is unknown with other sets without instructions for u8.
+/// With AVX2 without AVX-VNNI, the peak of u8 is twice that of f32: an instruction for two products of 16 bits takes the
+/// place of a multiply-add. It is unknown with other sets without instructions for u8.
 pub fn fma_peak(dtype: DType) -> Option<f64> {
     let isa = Isa::current();
     let (precision, per_operation) = match dtype {
         DType::F32 => (Precision::F32(isa), 1.0),
         DType::BF16 => (Precision::bf16(isa).unwrap_or(Precision::F32(isa)), 1.0),
         DType::U8 => match Precision::int8(isa) {
+            precision if precision.has_dot_instruction() => (precision, 1.0),
             Precision::Int8(Isa::Avx2) => (Precision::F32(Isa::Avx2), 2.0),
-            precision @ Precision::Int8(Isa::Avx512 | Isa::Amx) => (precision, 1.0),
             _ => return None,
         },
         _ => return None,

@@ -133,6 +133,14 @@ impl Precision {
         }
     }
 
+    /// Whether one instruction multiplies whole words and adds the products to their sums.
+    pub fn has_dot_instruction(self) -> bool {
+        match self {
+            Precision::Int8(isa) => is_512_bits(isa) || isa == Isa::Avx2 && has_avx_vnni(),
+            _ => true,
+        }
+    }
+
     /// The instruction set that computes it.
     pub fn isa(self) -> Isa {
         match self {
@@ -188,8 +196,12 @@ impl Precision {
             #[cfg(target_arch = "x86_64")]
             Precision::Int8(Isa::Avx2) => {
                 assert!(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"));
-                // SAFETY: the features were detected on the line above.
-                unsafe { kernel.avx2_int8() }
+                match has_avx_vnni() {
+                    // SAFETY: the features were detected on the lines above.
+                    true => unsafe { kernel.avx_vnni() },
+                    // SAFETY: the same.
+                    false => unsafe { kernel.avx2_int8() },
+                }
             }
             #[cfg(target_arch = "aarch64")]
             // SAFETY: NEON is part of every AArch64 target Rust supports.
@@ -198,6 +210,14 @@ impl Precision {
             Precision::Int8(_) => unsafe { kernel.with_dot::<quads::Plain>() },
         }
     }
+}
+
+/// Whether the CPU has an instruction for four products of int8 in vectors of 256 bits.
+fn has_avx_vnni() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avxvnni");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// Whether vectors have 512 bits.
@@ -236,6 +256,10 @@ trait Compiled: DotKernel {
     /// # Safety
     /// The CPU has AVX2 and FMA.
     unsafe fn avx2_int8(self);
+
+    /// # Safety
+    /// The CPU has AVX2, FMA and AVX-VNNI.
+    unsafe fn avx_vnni(self);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -255,7 +279,13 @@ impl<K: DotKernel> Compiled for K {
     #[target_feature(enable = "avx2,fma")]
     unsafe fn avx2_int8(self) {
         // SAFETY: compiled and entered with the instructions.
-        unsafe { self.with_dot::<quads::Avx2>() }
+        unsafe { self.with_dot::<quads::Avx2<quads::Maddubs>>() }
+    }
+
+    #[target_feature(enable = "avx2,fma,avxvnni")]
+    unsafe fn avx_vnni(self) {
+        // SAFETY: compiled and entered with the instructions.
+        unsafe { self.with_dot::<quads::Avx2<quads::AvxVnni>>() }
     }
 }
 

@@ -4,7 +4,7 @@
 pub use neon::Neon;
 pub use plain::Plain;
 #[cfg(target_arch = "x86_64")]
-pub use x86::{Avx2, Vnni};
+pub use x86::{Avx2, AvxVnni, Maddubs, Vnni};
 
 mod plain {
     use crate::infer::dot_product::DotProduct;
@@ -77,6 +77,7 @@ mod x86 {
     use crate::infer::dot_product::DotProduct;
     use crate::simd::traits::Element;
     use std::arch::x86_64::*;
+    use std::marker::PhantomData;
 
     /// AVX-512 VNNI: one instruction for the four products and their sum.
     pub struct Vnni;
@@ -125,13 +126,47 @@ mod x86 {
         }
     }
 
-    /// AVX2. `vpmaddubsw` adds products two by two, which would saturate at 2¹⁵, but not with the weights of a
-    /// [`Filter`](crate::infer::packed::Filter); `vpmaddwd` by ones adds the two sums of a word. A tile of twelve vectors of
-    /// sums runs at twice the rate of f32. Bytes widened to i16 and multiplied by `vpmaddwd` alone need as many
-    /// multiplications and more of all else: 1.5 times the rate of f32.
-    pub struct Avx2;
+    /// How vectors of 256 bits are multiplied.
+    pub trait Multiply {
+        /// `sums + x · w`, with u8 in `x`, i8 in `w`, and four of each per sum.
+        ///
+        /// # Safety
+        /// The CPU has the instructions.
+        unsafe fn dot(x: __m256i, w: __m256i, sums: __m256i) -> __m256i;
+    }
 
-    impl DotProduct for Avx2 {
+    /// AVX2's instructions. `vpmaddubsw` adds products two by two, which would saturate at 2¹⁵, but not with the weights of
+    /// a [`Filter`](crate::infer::packed::Filter); `vpmaddwd` by ones adds the two sums of a word. A tile of twelve vectors
+    /// of sums runs at twice the rate of f32. Bytes widened to i16 and multiplied by `vpmaddwd` alone need as many
+    /// multiplications and more of all else: 1.5 times the rate of f32.
+    pub struct Maddubs;
+
+    impl Multiply for Maddubs {
+        #[inline(always)]
+        unsafe fn dot(x: __m256i, w: __m256i, sums: __m256i) -> __m256i {
+            // SAFETY: the same contract.
+            unsafe {
+                let fours = _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1));
+                _mm256_add_epi32(sums, fours)
+            }
+        }
+    }
+
+    /// AVX-VNNI, which Intel's CPUs without AVX-512 have since 2021: one instruction for the four products and their sum.
+    pub struct AvxVnni;
+
+    impl Multiply for AvxVnni {
+        #[inline(always)]
+        unsafe fn dot(x: __m256i, w: __m256i, sums: __m256i) -> __m256i {
+            // SAFETY: the same contract.
+            unsafe { _mm256_dpbusd_avx_epi32(sums, x, w) }
+        }
+    }
+
+    /// AVX2, with products by the instructions of `M`.
+    pub struct Avx2<M>(PhantomData<M>);
+
+    impl<M: Multiply> DotProduct for Avx2<M> {
         type S = <f32 as Element>::Avx2;
         const CHANNELS: usize = 4;
         const SCALED: bool = true;
@@ -149,9 +184,9 @@ mod x86 {
         unsafe fn dot(x: __m256, w: __m256, sums: __m256) -> __m256 {
             // SAFETY: the caller has the instructions.
             unsafe {
-                let twos = _mm256_maddubs_epi16(_mm256_castps_si256(x), _mm256_castps_si256(w));
-                let fours = _mm256_madd_epi16(twos, _mm256_set1_epi16(1));
-                _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sums), fours))
+                let [x, w, sums] =
+                    [_mm256_castps_si256(x), _mm256_castps_si256(w), _mm256_castps_si256(sums)];
+                _mm256_castsi256_ps(M::dot(x, w, sums))
             }
         }
         #[inline(always)]
