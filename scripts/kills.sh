@@ -64,7 +64,8 @@ for path in run.iterdir():
 if (run / "metrics.csv").exists():
     rows(run)
 if len(sys.argv) > 2:
-    assert rows(run) == rows(pathlib.Path(sys.argv[2])), f"the metrics of {run} and {sys.argv[2]} differ"
+    mine, others = rows(run), rows(pathlib.Path(sys.argv[2]))
+    assert mine == others, f"the metrics of {run} and {sys.argv[2]} differ: {mine}, expected {others}"
 PYTHON
 
 memory="--dataset cifar10 --data . --model resnext11_4x4d --batch-size 16 --epochs 3 --device cpu"

@@ -458,6 +458,20 @@ fn checkpoints_of_the_same_state_have_the_same_bytes() {
     }
 }
 
+/// A run that resumes within an epoch goes on from its sums of losses, and compares with its best top-1.
+#[test]
+fn numbers_of_a_checkpoint_are_read_to_the_last_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("last.safetensors");
+    let numbers: Vec<f64> = (1..4000).map(|i| 40.0 * f64::from(i).sqrt().sin().abs()).collect();
+    let mut checkpoint = trainer(1).checkpoint();
+    checkpoint.recipe = serde_json::json!(numbers);
+    checkpoint.save(&file).unwrap();
+    let read = Checkpoint::load(&file, &Device::Cpu).unwrap().recipe;
+    let wrong = numbers.iter().zip(read.as_array().unwrap()).filter(|(n, r)| r.as_f64() != Some(**n)).count();
+    assert_eq!(wrong, 0, "of {}", numbers.len());
+}
+
 /// Mixed precision gives losses close to f32's but not equal to them, the same bits after an interruption,
 /// and files in f32.
 #[test]
