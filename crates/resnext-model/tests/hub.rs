@@ -172,6 +172,22 @@ fn wrong_lengths_and_contents_are_never_kept() {
     assert_eq!(std::fs::read(get(&client(&server, cache.path()), FILE).unwrap()).unwrap(), bytes());
 }
 
+/// A small file, which is no object of Git LFS, is described by the name that `git hash-object` gives.
+#[test]
+fn a_small_file_is_checked_by_gits_own_hash() {
+    let cache = tempfile::tempdir().unwrap();
+    let named = |etag: &'static str| changed(move |_, _, reply| reply.header("X-Linked-Etag", etag));
+    let other = named("\"672a7c62adc05f92a7d7e4c90f8b889c32bd507e\"");
+    fails(
+        &other,
+        cache.path(),
+        "expected Git's SHA-1 672a7c62adc05f92a7d7e4c90f8b889c32bd507e, got 672a7c62",
+    );
+    let right = named("W/\"672a7c62adc05f92a7d7e4c90f8b889c32bd507d\"");
+    assert_eq!(std::fs::read(get(&client(&right, cache.path()), FILE).unwrap()).unwrap(), bytes());
+    assert_eq!(blobs(cache.path()), ["672a7c62adc05f92a7d7e4c90f8b889c32bd507d"]);
+}
+
 #[test]
 fn refusals_say_what_may_help() {
     let cache = tempfile::tempdir().unwrap();

@@ -123,12 +123,14 @@ pub enum Cause {
         /// The length of the transfer.
         got: u64,
     },
-    /// The content does not have the SHA-256 that the hub gave.
-    #[error("the download is damaged: expected SHA-256 {expected}, got {got}; nothing was kept")]
+    /// The content does not have the hash that the hub gave.
+    #[error("the download is damaged: expected {kind} {expected}, got {got}; nothing was kept")]
     Damaged {
-        /// The SHA-256 in the hub's description of the file.
+        /// The name of the hash.
+        kind: &'static str,
+        /// The hash in the hub's description of the file.
         expected: String,
-        /// The SHA-256 of what was received.
+        /// The hash of what was received.
         got: String,
     },
     /// The file is not in the cache, and the client is offline.

@@ -136,8 +136,8 @@ impl Hub {
     /// not there.
     ///
     /// A download that stops is resumed, in this call or in a later one. A file enters the cache only if its
-    /// length, and its SHA-256 if the hub gives one, are right. Without a connection, the version in the
-    /// cache is used.
+    /// length and its hash, SHA-256 or Git's SHA-1, are those that the hub gives. Without a connection, the version in
+    /// the cache is used.
     ///
     /// # Errors
     /// [`HubError`], which names the file and the repository, and says what may help.

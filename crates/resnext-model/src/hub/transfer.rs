@@ -2,6 +2,7 @@
 
 use super::error::Cause;
 use super::repo::is_file_name;
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -340,13 +341,29 @@ fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
     Some((range.split_once('-')?.0.trim().parse().ok()?, total.trim().parse().ok()))
 }
 
-/// Compares the file with its ETag, if that is a SHA-256, as it is for every file in Git LFS or Xet.
+/// Compares the file with its ETag, if that is a hash of it: SHA-256 for every file in Git LFS or Xet, and for others the
+/// name that Git gives them, which is SHA-1 of their length and content.
 fn verify(file: &mut File, etag: &str) -> Result<(), Cause> {
-    if etag.len() != 64 || !etag.bytes().all(|b| b.is_ascii_hexdigit()) {
+    if !etag.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Ok(());
     }
+    let (kind, got) = match etag.len() {
+        64 => ("SHA-256", hexadecimal(file, Sha256::new())?),
+        40 => {
+            let length = file.metadata()?.len();
+            ("Git's SHA-1", hexadecimal(file, Sha1::new_with_prefix(format!("blob {length}\0")))?)
+        }
+        _ => return Ok(()),
+    };
+    match got.eq_ignore_ascii_case(etag) {
+        true => Ok(()),
+        false => Err(Cause::Damaged { kind, expected: etag.to_string(), got }),
+    }
+}
+
+/// The hash of what is in `hash` already and of the whole file.
+fn hexadecimal(file: &mut File, mut hash: impl Digest) -> std::io::Result<String> {
     file.rewind()?;
-    let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 16];
     loop {
         match file.read(&mut buffer)? {
@@ -354,9 +371,5 @@ fn verify(file: &mut File, etag: &str) -> Result<(), Cause> {
             read => hash.update(&buffer[..read]),
         }
     }
-    let got: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    match got.eq_ignore_ascii_case(etag) {
-        true => Ok(()),
-        false => Err(Cause::Damaged { expected: etag.to_string(), got }),
-    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
