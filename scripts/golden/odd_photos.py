@@ -160,8 +160,8 @@ def tiff(planes, photometric, bits=8, tile=None, strip_rows=None, big_endian=Fal
     samples = samples or (planes[0].shape[2] if len(planes) == 1 else len(planes))
 
     def packed(rows):
-        if bits == 16:
-            return rows.astype(order + "u2").tobytes()
+        if bits >= 16:
+            return rows.astype(order + {"u": "u2", "i": "i4", "f": f"f{bits // 8}"}[rows.dtype.kind]).tobytes()
         if bits < 8:
             out = b""
             for row in rows.reshape(rows.shape[0], -1):
@@ -226,6 +226,31 @@ def directory(pieces, order, big, width, height, bits, compression, photometric,
 
 def white_blend(rgb, alpha):
     return np.round((rgb.astype(float) * alpha + 255.0 * (255 - alpha)) / 255).astype(np.uint8)
+
+
+def numbers(grey):
+    """Grey samples of 32 bits, which Pillow clips to 0 to 255."""
+    floats = grey.astype(np.float32) * 1.5 - 40.3
+    floats[0, :3, 0] = np.nan, np.inf, -np.inf
+    wide = grey.astype(np.int32) * 3 - 200
+    float_format, signed = (339, (3, [3])), (339, (3, [2]))
+    add("float.tif", saved(Image.fromarray(floats[..., 0]), "TIFF"))
+    add("float-big-endian-tiles.tif", tiff([floats], 1, bits=32, tile=16, big_endian=True, tags=[float_format]))
+    add("float-white-is-0.tif", tiff([floats], 0, bits=32, strip_rows=5, tags=[float_format]))
+    for compression in ("tiff_lzw", "tiff_adobe_deflate"):
+        for predictor in 1, 2, 3:
+            name = f"float-{compression.removeprefix('tiff_').replace('_', '-')}-{predictor}.tif"
+            add(name, saved(Image.fromarray(floats[..., 0]), "TIFF", compression=compression, tiffinfo={317: predictor}))
+    add("float-to-1.tif", saved(Image.fromarray(grey[..., 0] / np.float32(256)), "TIFF"),
+        note="none of its floating-point samples is above 1")
+    add("32-bit.tif", saved(Image.fromarray(wide[..., 0]), "TIFF"))
+    add("32-bit-big-endian.tif", tiff([wide], 1, bits=32, big_endian=True, tags=[signed]))
+    half = tiff([floats], 1, bits=16, tags=[float_format])
+    add("float-16.tif", half, error="a TIFF with floating-point samples of 16 bits")
+    double = tiff([floats], 1, bits=64, tags=[float_format])
+    add("float-64.tif", double, error="a TIFF with floating-point samples of 64 bits")
+    colours = tiff([np.repeat(floats, 3, -1)], 2, bits=32, tags=[(339, (3, [3] * 3))])
+    add("float-rgb.tif", colours, error="a TIFF with floating-point samples that are not grey alone")
 
 
 def scans(image):
@@ -303,8 +328,7 @@ def scans(image):
     for orientation in (2, 3, 6, 8):
         add(f"orientation-{orientation}.tif", tiff([rgb], 2, tags=[(274, (3, [orientation]))]))
     add("xmp.tif", tiff([rgb], 2, tags=[(700, (1, list(xmp(6))))]))
-    add("float.tif", saved(image.convert("F"), "TIFF"), error="a TIFF with floating-point samples")
-    add("32-bit.tif", saved(image.convert("I"), "TIFF"), error="a TIFF with signed samples")
+    numbers(grey)
     signed = tiff([grey], 1, tags=[(339, (3, [2]))])
     add("signed.tif", signed, error="a TIFF with signed samples")
     add("group3.tif", saved(image.convert("1"), "TIFF", compression="group3"), error="CCITT group 3")
@@ -441,7 +465,7 @@ def others(image):
     add("plain.jp2", b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(30), error="a JPEG 2000 image, which is not read")
     add("document.pdf", b"%PDF-1.7\n", error="a PDF document, which is not read")
     add("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", error="an SVG drawing, which is not read")
-    add("page.jpg", b"<!doctype html><html></html>", error="not an image: expected JPEG, PNG")
+    add("page.jpg", b"<!doctype html><html></html>", error="not an image: the file is a web page")
     add("empty.jpg", b"", error="not an image: the file is empty")
     add("one-byte.jpg", b"\xff", error="not an image: expected JPEG, PNG")
     add("jpeg-named.png", saved(image, "JPEG", quality=92, subsampling=0), tolerance=2)

@@ -40,12 +40,27 @@ mod tag {
 
 const JPEG: u64 = 7;
 const LZW: u64 = 5;
+/// The sample format of floating-point numbers.
+const IEEE_FLOAT: u64 = 3;
+
+const BLACK: &str = "none of its floating-point samples is above 1: it is black, because 255 is white";
+
+/// What a sample's bits stand for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Unsigned,
+    /// A signed integer.
+    Signed,
+    /// A floating-point number.
+    Float,
+}
 
 /// The image as its first directory describes it.
 struct Description<'a> {
     width: u64,
     height: u64,
     bits: u64,
+    format: Format,
     compression: u64,
     predictor: u64,
     reversed_bits: bool,
@@ -66,8 +81,8 @@ struct Description<'a> {
 /// Decodes the first image of a TIFF file.
 ///
 /// # Errors
-/// [`PhotoError::Unsupported`], which names the kind, for samples of other than 1, 2, 4, 8 or 16 bits, samples
-/// that are not unsigned integers, and colours and compressions that are not known; [`PhotoError::Damaged`].
+/// [`PhotoError::Unsupported`], which names the kind, for samples other than unsigned integers of 1, 2, 4, 8 or 16
+/// bits and grey `i32` and `f32`, and for colours and compressions that are not known; [`PhotoError::Damaged`].
 pub fn decode(bytes: &[u8], budget: Budget) -> Result<Raster, PhotoError> {
     let tags = Tags::read(bytes).ok_or_else(|| damaged("has no directory"))?;
     let image = Description::read(&tags, budget)?;
@@ -99,17 +114,16 @@ impl<'a> Description<'a> {
         }
         let compression = number(tag::COMPRESSION, 1);
         check_compression(compression)?;
-        for format in tags.numbers(tag::SAMPLE_FORMAT).unwrap_or_default() {
-            match format {
-                1 | 4 => {}
-                2 => return Err(refused("with signed samples")),
-                3 => return Err(refused("with floating-point samples")),
-                5 | 6 => return Err(refused("with complex samples")),
-                other => return Err(refused(format!("with samples of format {other}"))),
-            }
-        }
-        let bits = bits_per_sample(tags)?;
+        let format = sample_format(tags)?;
+        let bits = bits_per_sample(tags, format)?;
         let mut samples = samples(tags, bits, compression)?;
+        if format != Format::Unsigned {
+            if samples.per_pixel != 1 {
+                return Err(refused(format!("with {} samples that are not grey alone", format.name())));
+            }
+            // As Pillow, which takes 0 for black whatever the file says.
+            samples.colour = Colour::Grey { inverted: false };
+        }
         // As Pillow: this is most often a scanner's mask, whose uncovered parts hold the picture as well.
         let masked = matches!(samples.colour, Colour::Grey { .. }) && samples.alpha != Alpha::None;
         if masked {
@@ -121,7 +135,13 @@ impl<'a> Description<'a> {
             return Err(refused(format!("with {} samples of {bits} bits per pixel", samples.per_pixel)));
         }
         let predictor = number(tag::PREDICTOR, 1);
-        if !matches!(predictor, 1 | 2) || predictor == 2 && bits < 8 {
+        let fits = match predictor {
+            1 => true,
+            2 => bits >= 8,
+            3 => format == Format::Float,
+            _ => false,
+        };
+        if !fits {
             return Err(refused(format!("with predictor {predictor}")));
         }
         let subsampling = subsampling(tags, &samples, compression)?;
@@ -156,6 +176,7 @@ impl<'a> Description<'a> {
             width,
             height,
             bits,
+            format,
             compression,
             predictor,
             reversed_bits: number(tag::FILL_ORDER, 1) == 2,
@@ -198,7 +219,10 @@ impl<'a> Description<'a> {
                 self.samples.to_rgb(samples, &mut pixels[start..start + columns * RGB]);
             }
         }
-        Ok(Raster { width, height, pixels, note: self.note.map(String::from) })
+        // Some programs write values from 0 to 1, which Pillow shows as black without a word.
+        let black = self.format == Format::Float && pixels.iter().all(|&sample| sample <= 1);
+        let note = if black { Some(BLACK) } else { self.note };
+        Ok(Raster { width, height, pixels, note: note.map(String::from) })
     }
 
     /// A strip's or tile's samples, 8 bits each, (rows, columns, samples).
@@ -232,12 +256,19 @@ impl<'a> Description<'a> {
     }
 
     /// Samples of any depth, in rows of `line` samples that begin with a byte of their own, as 8 bits each. Of 16
-    /// bits, the upper 8 are taken, as by Pillow.
+    /// bits, the upper 8 are taken; numbers of 32 bits are clipped and rounded towards 0, as by Pillow, and NaN is 0.
     fn eight_bits(&self, raw: Vec<u8>, line: usize) -> Vec<u8> {
         let bits = self.bits as usize;
         match bits {
             8 => raw,
             16 => raw.as_chunks().0.iter().map(|&pair| (u16::from_ne_bytes(pair) >> 8) as u8).collect(),
+            32 if self.format == Format::Float => {
+                raw.as_chunks().0.iter().map(|&number| f32::from_ne_bytes(number) as u8).collect()
+            }
+            32 => {
+                let clipped = |&number| i32::from_ne_bytes(number).clamp(0, 255) as u8;
+                raw.as_chunks().0.iter().map(clipped).collect()
+            }
             _ => {
                 // An index stays as it is; a grey value is stretched to the whole range.
                 let largest = (1u16 << bits) - 1;
@@ -306,6 +337,9 @@ impl<'a> Description<'a> {
         view.numbers(tag::HEIGHT, &[height])?;
         view.numbers(tag::BITS, &vec![self.bits; samples as usize])?;
         view.numbers(tag::PHOTOMETRIC, &[1])?;
+        if self.format == Format::Float {
+            view.numbers(tag::SAMPLE_FORMAT, &[IEEE_FLOAT])?;
+        }
         let chunks = plane * count..(plane + 1) * count;
         let mut offsets = self.offsets[chunks.clone()].to_vec();
         let lengths = &self.lengths[chunks];
@@ -365,19 +399,48 @@ fn check_compression(compression: u64) -> Result<(), PhotoError> {
     }))
 }
 
+impl Format {
+    fn name(self) -> &'static str {
+        match self {
+            Format::Unsigned => "unsigned",
+            Format::Signed => "signed",
+            Format::Float => "floating-point",
+        }
+    }
+}
+
+/// What the samples' bits stand for, which must be the same for all.
+fn sample_format(tags: &Tags) -> Result<Format, PhotoError> {
+    let mut found = None;
+    for number in tags.numbers(tag::SAMPLE_FORMAT).unwrap_or_default() {
+        let format = match number {
+            // Of format 4 nothing is known, which is taken for unsigned.
+            1 | 4 => Format::Unsigned,
+            2 => Format::Signed,
+            IEEE_FLOAT => Format::Float,
+            5 | 6 => return Err(refused("with complex samples")),
+            other => return Err(refused(format!("with samples of format {other}"))),
+        };
+        if *found.get_or_insert(format) != format {
+            return Err(refused("with samples of several formats"));
+        }
+    }
+    Ok(found.unwrap_or(Format::Unsigned))
+}
+
 /// The depth of the samples, which must be the same for all.
-fn bits_per_sample(tags: &Tags) -> Result<u64, PhotoError> {
+fn bits_per_sample(tags: &Tags, format: Format) -> Result<u64, PhotoError> {
     let bits = tags.numbers(tag::BITS).unwrap_or_else(|| vec![1]);
+    let depths: &[u64] = if format == Format::Unsigned { &[1, 2, 4, 8, 16] } else { &[32] };
     match bits.split_first() {
         None => Err(damaged("gives no bits per sample")),
-        Some((&first, others))
-            if others.iter().all(|&bits| bits == first) && matches!(first, 1 | 2 | 4 | 8 | 16) =>
-        {
+        Some((&first, others)) if others.iter().all(|&bits| bits == first) && depths.contains(&first) => {
             Ok(first)
         }
-        Some((first, others)) if others.iter().all(|bits| bits == first) => {
-            Err(refused(format!("with {first} bits per sample")))
-        }
+        Some((first, others)) if others.iter().all(|bits| bits == first) => Err(refused(match format {
+            Format::Unsigned => format!("with {first} bits per sample"),
+            _ => format!("with {} samples of {first} bits", format.name()),
+        })),
         Some(_) => {
             let all: Vec<String> = bits.iter().take(16).map(u64::to_string).collect();
             Err(refused(format!("with samples of {} bits", all.join(", "))))

@@ -108,7 +108,7 @@ fn files_that_were_read_wrongly() {
             read("p.tiff", (104, 72), [138.3, 134.5, 162.1], None),
             read("la.tiff", (104, 72), [138.8; 3], Some("transparency")),
             read("lab.tiff", (104, 72), [137.5, 134.3, 162.1], None),
-            refused("f32.tiff", "a TIFF with floating-point samples, which is not read"),
+            read("f32.tiff", (104, 72), [0.0; 3], Some("none of its floating-point samples is above 1")),
             refused("p63.heic", "a HEIC image, which is not read"),
             read("good.jfif", (8, 8), [137.7, 134.8, 162.3], None),
             read("bad_crc_idat.png", (104, 72), over_white, Some("checksum")),
