@@ -72,7 +72,7 @@ impl Shards {
         }
         if validation.is_empty() {
             let (train, validation) = split.divide(&set(train)).map_err(|class| {
-                failed(folder, format!("has less than two images of class {class}, which cannot be split"))
+                failed(folder, format!("has fewer than two images of class {class}, which cannot be split"))
             })?;
             return Ok(Shards { train, validation, split: true });
         }

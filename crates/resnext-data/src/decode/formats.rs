@@ -14,6 +14,9 @@ pub fn recognise(bytes: &[u8]) -> Result<ImageFormat, PhotoError> {
     if bytes.is_empty() {
         return Err(PhotoError::NotAnImage("the file is empty".into()));
     }
+    if let Some(what) = what_is_no_image(bytes) {
+        return Err(PhotoError::NotAnImage(what.into()));
+    }
     if let Some(name) = name_of_unread(bytes) {
         return Err(PhotoError::unsupported(name));
     }
@@ -31,12 +34,29 @@ pub fn recognise(bytes: &[u8]) -> Result<ImageFormat, PhotoError> {
     }
 }
 
+/// What a download leaves in the place of a photo, and what would be right.
+fn what_is_no_image(bytes: &[u8]) -> Option<&'static str> {
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(512)]).to_ascii_lowercase();
+    let text = text.trim_start();
+    if text.starts_with("<!doctype html") || text.starts_with("<html") {
+        Some(
+            "the file is a web page, whose address may ask for a login, or be that of a page about the photo",
+        )
+    } else if text.starts_with("version https://git-lfs") {
+        Some("the file is a Git LFS pointer; fetch the photo with `git lfs pull`")
+    } else if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x1f\x8b") {
+        Some("the file is an archive; unpack it first")
+    } else {
+        None
+    }
+}
+
 /// The name of a format that is not read, with its article.
 fn name_of_unread(bytes: &[u8]) -> Option<&'static str> {
     if bytes.get(4..8) == Some(b"ftyp") {
         return Some(name_of_brand(bytes));
     }
-    const STARTS: [(&[u8], &str); 31] = [
+    const STARTS: [(&[u8], &str); 36] = [
         (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL image"),
         (b"\xff\x0a", "a JPEG XL image"),
         (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 image"),
@@ -48,6 +68,7 @@ fn name_of_unread(bytes: &[u8]) -> Option<&'static str> {
         (b"%!PS", "a PostScript document"),
         (b"\xc5\xd0\xd3\xc6", "a PostScript document"),
         (b"<svg", "an SVG drawing"),
+        (b"<?xml", "an XML document, such as an SVG drawing"),
         (b"DDS ", "a DirectDraw surface"),
         (b"v/1\x01", "an OpenEXR image"),
         (b"#?RADIANCE", "a Radiance image"),
@@ -55,6 +76,10 @@ fn name_of_unread(bytes: &[u8]) -> Option<&'static str> {
         (b"FLIF", "a FLIF image"),
         (b"BPG\xfb", "a BPG image"),
         (b"icns", "an Apple icon"),
+        (b"Pf\n", "a PFM image"),
+        (b"PF\n", "a PFM image"),
+        (b"\x28\0\0\0", "a bitmap without its header (DIB)"),
+        (b"#define ", "an X bitmap"),
         (b"\x8aMNG", "an MNG animation"),
         (b"\x8bJNG", "a JNG image"),
         (b"\x59\xa6\x6a\x95", "a Sun raster image"),

@@ -96,6 +96,10 @@ fn failure(error: ImageError, format: ImageFormat) -> PhotoError {
                 cause = inner;
             }
             let cause = cause.to_string();
+            if ["failed to fill whole buffer", "Unexpected End of File"].iter().any(|end| cause.contains(end))
+            {
+                return PhotoError::damaged(format!("the {name} file ends early"));
+            }
             // This one prints the chunk's name as a list of numbers.
             let cause = cause.split(": [").next().unwrap_or(&cause);
             PhotoError::damaged(format!("the {name} file cannot be decoded: {cause}"))

@@ -52,6 +52,9 @@ impl From<DecodingError> for Failure {
         };
         match text {
             text if text.starts_with("the PNG file: CRC error") => Failure::Checksum,
+            text if text.contains("Corrupt deflate stream") => Failure::Other(PhotoError::damaged(
+                "the PNG file's compressed pixels are damaged, or end early",
+            )),
             text => Failure::Other(PhotoError::damaged(plain(&text))),
         }
     }

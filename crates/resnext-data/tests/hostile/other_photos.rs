@@ -60,12 +60,18 @@ pub fn files() -> Vec<File> {
     let len = png.len() as u32;
     let canvas = [&[10, 0, 0, 0][..], &[0xff; 6]].concat();
     let vp8l = |bits: u32| [&[0x2f][..], &bits.to_le_bytes(), &[0x55; 20]].concat();
-    let named: [(&'static str, &[u8]); 21] = [
+    let named: [(&'static str, &[u8]); 27] = [
         ("an empty file", b""),
         ("one byte", b"\0"),
         ("a thousand zeros", &[0; 1000]),
         ("a text", b"Dear diary, today I am a photo."),
         ("a web page", b"<!DOCTYPE html><html><body>Log in</body></html>"),
+        ("a pointer of git lfs", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"),
+        ("a drawing behind a prolog", b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>"),
+        ("a pfm", b"PF\n2 2\n-1.0\n"),
+        ("a dib", b"\x28\0\0\0\x02\0\0\0\x02\0\0\0\x01\0\x18\0"),
+        ("an x bitmap", b"#define im_width 8\n#define im_height 1\n"),
+        ("a gzip archive", b"\x1f\x8b\x08\0\0\0\0\0"),
         ("a zip archive", b"PK\x03\x04\x14\0\0\0\0\0"),
         ("a program", b"\x7fELF\x02\x01\x01\0"),
         ("a heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"),
