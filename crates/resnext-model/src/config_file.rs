@@ -2,7 +2,7 @@
 //! network that it describes is one of ours.
 
 use crate::architecture::Architecture;
-use crate::config::{Config, Shortcut};
+use crate::config::{BlockKind, Config, Shortcut};
 use crate::error::json_problem;
 use crate::preprocessing::{CropMode, Preprocessing};
 use crate::presets::anti_alias_of;
@@ -73,7 +73,7 @@ const UNIMPORTANT: [&str; 28] = [
 /// `model_args`. With each, the values that ours computes. [`Network`] has those that depend on the weights.
 ///
 /// Sizes that the shapes of the weights show, and settings of training, follow in [`HARMLESS_ARGS`].
-const DECISIVE: [(&str, &[&str]); 16] = [
+const DECISIVE: [(&str, &[&str]); 18] = [
     ("act_layer", &["relu"]),
     ("block_reduce_first", &["1"]),
     ("bn_eps", &["1e-5"]),
@@ -82,6 +82,8 @@ const DECISIVE: [(&str, &[&str]); 16] = [
     ("features_only", &["false"]),
     ("global_pool", &["avg", "fast", "fastavg"]),
     ("in_chans", &["3"]),
+    ("input_range", &["[0,1]", "[0.0,1.0]"]),
+    ("input_space", &["rgb"]),
     ("label_offset", &["0"]),
     ("norm_eps", &["1e-5"]),
     ("norm_kwargs", &["{}"]),
@@ -146,7 +148,7 @@ fn is_of_another_family(architecture: &str) -> bool {
 /// The fields that weights show too, with the values that those of one network have; and what takes the place
 /// of strides, which weights do not show.
 struct Network {
-    expected: [(&'static str, &'static [&'static str]); 3],
+    expected: Vec<(&'static str, String)>,
     anti_alias: Option<AntiAlias>,
 }
 
@@ -166,36 +168,48 @@ impl Network {
             // Its models have no such arguments.
             Architecture::Baseline { .. } => (Shortcut::Projection, StemConvs::Single, Attention::None),
         };
-        let avg_down: &[&str] = if shortcut == Shortcut::Pooled { &["true"] } else { &["false"] };
-        let stem_type: &[&str] = match stem_convs {
-            StemConvs::Single => &[""],
-            StemConvs::Deep => &["deep"],
-            StemConvs::Tiered => &["deep_tiered"],
+        let stem_type = match stem_convs {
+            StemConvs::Single => "",
+            StemConvs::Deep => "deep",
+            StemConvs::Tiered => "deep_tiered",
         };
-        let block_args: &[&str] = match attention {
-            Attention::None => &["{}"],
-            Attention::SqueezeExcite { .. } => &[r#"{"attn_layer":"se"}"#],
-            Attention::Eca => &[r#"{"attn_layer":"eca"}"#],
+        let block_args = match attention {
+            Attention::None => "{}",
+            Attention::SqueezeExcite { .. } => r#"{"attn_layer":"se"}"#,
+            Attention::Eca => r#"{"attn_layer":"eca"}"#,
         };
-        let expected = [("avg_down", avg_down), ("stem_type", stem_type), ("block_args", block_args)];
+        let mut expected = vec![
+            ("avg_down", (shortcut == Shortcut::Pooled).to_string()),
+            ("stem_type", stem_type.into()),
+            ("block_args", block_args.into()),
+        ];
+        if let Architecture::ResNext(Config { block, depths, cardinality, .. }) = network {
+            let block = match block {
+                BlockKind::Bottleneck => "bottleneck",
+                BlockKind::Basic => "basicblock",
+            };
+            let depths: Vec<String> = depths.iter().map(usize::to_string).collect();
+            expected.extend([
+                ("block", block.into()),
+                ("layers", format!("[{}]", depths.join(","))),
+                ("cardinality", cardinality.to_string()),
+                ("groups", cardinality.to_string()),
+            ]);
+        }
         Network { expected, anti_alias: None }
     }
 }
 
 /// Fields of `model_args` that the shapes of the weights show as well, or that matter to training only.
-const HARMLESS_ARGS: [&str; 19] = [
+const HARMLESS_ARGS: [&str; 15] = [
     "base_width",
-    "block",
     "cache_dir",
-    "cardinality",
     "channels",
     "checkpoint_path",
     "drop_block_rate",
     "drop_path_rate",
     "drop_rate",
     "exportable",
-    "groups",
-    "layers",
     "no_jit",
     "pretrained",
     "scriptable",
@@ -313,10 +327,11 @@ fn check_arguments(
 
 /// Whether a field that changes the function has a value that ours computes. `None` for other fields.
 fn decisive(of: &str, name: &str, value: &Value, network: &mut Network) -> Option<Result<(), String>> {
-    let every: Vec<&str> = ANTI_ALIASES.iter().flat_map(|(_, names)| names.iter().copied()).collect();
-    let aa_layer = ("aa_layer", every.as_slice());
-    let mut all = DECISIVE.iter().chain(&network.expected).copied().chain([aa_layer]);
-    let (_, ours) = all.find(|(known, _)| *known == name)?;
+    let of_network =
+        network.expected.iter().find(|(known, _)| *known == name).map(|(_, own)| vec![own.as_str()]);
+    let of_every = || DECISIVE.iter().find(|(known, _)| *known == name).map(|(_, ours)| ours.to_vec());
+    let every = || ANTI_ALIASES.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+    let ours = of_network.or_else(of_every).or_else(|| (name == "aa_layer").then(every))?;
     let given = match value {
         Value::String(text) => text.rsplit('.').next().unwrap_or(text).to_ascii_lowercase(),
         Value::Object(fields) if fields.values().all(Value::is_null) => "{}".into(),

@@ -98,9 +98,9 @@ pub enum Error {
 /// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// The fault in a JSON text, in JSON's words instead of Rust's.
-pub(crate) fn json_problem(error: &serde_json::Error) -> String {
-    const WORDS: [(&str, &str); 10] = [
+/// The fault in a JSON text, in JSON's words instead of Rust's, and in one line whatever names the text has.
+pub fn json_problem(error: &serde_json::Error) -> String {
+    const WORDS: [(&str, &str); 16] = [
         ("expected usize", "expected an integer of at least 0"),
         ("struct HashMetadata", "an object of tensors"),
         ("struct TensorInfo", "an object with type, shape and offsets"),
@@ -111,6 +111,14 @@ pub(crate) fn json_problem(error: &serde_json::Error) -> String {
         ("expected a sequence", "expected a list"),
         ("expected a map", "expected an object"),
         ("a tuple of size", "a list of length"),
+        ("an array of length", "a list of length"),
+        ("floating point `", "number `"),
+        ("expected f32", "expected a number"),
+        ("expected f64", "expected a number"),
+        ("EOF while parsing a value", "the text ends where a value is expected,"),
+        ("EOF while parsing", "the text ends within"),
     ];
-    WORDS.iter().fold(error.to_string(), |text, (rust, json)| text.replace(rust, json))
+    let text = WORDS.iter().fold(error.to_string(), |text, (rust, json)| text.replace(rust, json));
+    let shown = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
 }

@@ -61,7 +61,7 @@ pub use preprocessing::{CropMode, Preprocessing};
 pub use pretrained::Pretrained;
 pub use weights::{Head, Weights, weights_mismatch};
 
-pub use error::{Error, Result};
+pub use error::{Error, Result, json_problem};
 
 // Topics of their own, each under its module's name.
 pub mod convert;

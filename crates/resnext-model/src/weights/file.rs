@@ -34,6 +34,8 @@ pub(super) struct Contents {
     pub(super) metadata: BTreeMap<String, String>,
     /// The first class, as `module.name`, whose objects are in the file and were not read.
     pub(super) foreign: Option<String>,
+    /// What a user has to know of the file, one line each, without its name.
+    pub(super) notes: Vec<String>,
 }
 
 impl Entry {

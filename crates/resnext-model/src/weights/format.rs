@@ -2,7 +2,7 @@
 
 use super::file::{Contents, FileBytes};
 use super::pickle::Pickle;
-use super::pytorch::{self, LEGACY, ZIP};
+use super::pytorch::{self, ZIP};
 use super::safetensors;
 use std::io::Read;
 
@@ -29,7 +29,7 @@ pub(super) fn contents(file: &mut FileBytes) -> std::result::Result<Contents, St
         safetensors::contents(file).map_err(|reason| format!("not a complete safetensors file: {reason}"))
     } else if ZIP.iter().any(|zip| start.starts_with(zip)) {
         pytorch::from_zip(file)
-    } else if start.starts_with(&LEGACY) {
+    } else if pytorch::is_legacy(&start) {
         pytorch::from_legacy(file)
     } else if start.starts_with(&[0x80]) && matches!(start.get(1), Some(2..=5)) {
         // The names in the pickle matter more than its purpose, so they are reported first.
@@ -40,7 +40,7 @@ pub(super) fn contents(file: &mut FileBytes) -> std::result::Result<Contents, St
         }
         Err("a bare pickle, expected a file of torch.save".into())
     } else if text.starts_with("<!doctype") || text.starts_with("<html") || text.starts_with("<?xml") {
-        Err("a web page, not weights: the address it came from may ask for a login, or belong to a page"
+        Err("a web page, not weights: its address may ask for a login, or be that of a page about them"
             .into())
     } else if text.starts_with("version https://git-lfs") {
         Err("a Git LFS pointer, not the weights themselves: fetch them with `git lfs pull`".into())

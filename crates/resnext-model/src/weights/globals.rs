@@ -13,6 +13,8 @@ pub(super) enum Global {
     RebuildTyped,
     /// `_rebuild_qtensor`, of quantized integers.
     RebuildQuantized,
+    /// The functions of tensors that are not read: what those are.
+    RebuildUnread(&'static str),
     RebuildParameter,
     RebuildFromType,
     /// The class of a storage, or a type, by its elements.
@@ -119,6 +121,13 @@ impl Global {
             ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Global::RebuildTensor,
             ("torch._utils", "_rebuild_tensor_v3") => Global::RebuildTyped,
             ("torch._utils", "_rebuild_qtensor") => Global::RebuildQuantized,
+            ("torch._utils", "_rebuild_sparse_tensor" | "_rebuild_sparse_csr_tensor") => {
+                Global::RebuildUnread("a sparse tensor: save it after to_dense()")
+            }
+            ("torch._utils", "_rebuild_nested_tensor") => Global::RebuildUnread("a nested tensor"),
+            ("torch._utils", "_rebuild_meta_tensor_no_storage") => {
+                Global::RebuildUnread("a tensor on PyTorch's device meta, which holds no values")
+            }
             ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state")
             | ("torch.nn.parameter", "Parameter" | "Buffer") => Global::RebuildParameter,
             ("torch._tensor", "_rebuild_from_type_v2") => Global::RebuildFromType,

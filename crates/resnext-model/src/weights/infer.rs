@@ -82,7 +82,13 @@ impl Weights {
             form,
             zero_init_last: false,
         };
-        config.validate().map_err(|error| self.unsupported(error.to_string()))?;
+        config.validate().map_err(|error| {
+            let problem = match error {
+                Error::Config(problem) => problem,
+                other => other.to_string(),
+            };
+            self.unsupported(format!("sizes that no network can have: {problem}"))
+        })?;
         Ok(config)
     }
 
@@ -245,8 +251,12 @@ impl Weights {
         match self.dims("fc.weight") {
             Some(&[classes, _]) => Ok(classes),
             Some(other) => Err(self.unsupported(format!("a last layer of shape {other:?} (fc.weight)"))),
-            // A backbone without a last layer: the caller will choose a number, with a fresh head.
-            None => Ok(1000),
+            // A backbone without a last layer, for which the caller will choose a number, with a fresh head; or else
+            // weights under another name, which are missing.
+            None => Ok(match self.dims("fc.bias") {
+                Some(&[classes]) => classes,
+                _ => 1000,
+            }),
         }
     }
 

@@ -90,7 +90,7 @@ impl Weights {
     /// pickle that would run code, or holds several networks.
     pub fn open(path: &Path) -> Result<Self> {
         let failed = |reason: String| Error::File { path: path.to_path_buf(), reason };
-        let (mut files, Contents { entries, metadata, foreign }) = match sharded::is_index(path) {
+        let (mut files, Contents { entries, metadata, foreign, mut notes }) = match sharded::is_index(path) {
             true => sharded::open(path).map_err(failed)?,
             false => {
                 let mut file = FileBytes::open(path).map_err(failed)?;
@@ -104,6 +104,7 @@ impl Weights {
             bytes(one).is_some_and(|one| bytes(other) == Some(one))
         };
         let located = locate::locate(entries, &mut same_bytes).map_err(failed)?;
+        notes.extend(located.notes);
         Ok(Weights {
             path: path.to_path_buf(),
             files: Arc::new(files.into_iter().map(Mutex::new).collect()),
@@ -111,7 +112,7 @@ impl Weights {
             baseline: located.baseline,
             metadata: Arc::new(metadata),
             left_out: Arc::new(located.left_out),
-            notes: Arc::new(located.notes),
+            notes: Arc::new(notes),
             foreign,
         })
     }

@@ -262,6 +262,7 @@ impl<'a> Machine<'a> {
             function @ (Global::RebuildTensor
             | Global::RebuildTyped
             | Global::RebuildQuantized
+            | Global::RebuildUnread(_)
             | Global::RebuildParameter
             | Global::RebuildFromType) => Value::Call(function, args),
             Global::Storage(_) => Value::Other,

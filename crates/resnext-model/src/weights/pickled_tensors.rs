@@ -148,6 +148,9 @@ fn tensor(pickle: &Pickle, mut id: Id) -> Option<(Global, &[Id])> {
 /// # Errors
 /// A text that says why it cannot be read.
 fn entry(pickle: &Pickle, function: Global, arguments: &[Id], storages: &Storages) -> Result<Entry, String> {
+    if let Global::RebuildUnread(what) = function {
+        return Err(what.into());
+    }
     let parts = || {
         let &[storage_id, offset, size, stride, ..] = arguments else { return None };
         let (element, key, view) = storage(pickle, storage_id)?;
@@ -174,7 +177,11 @@ fn entry(pickle: &Pickle, function: Global, arguments: &[Id], storages: &Storage
     }
     let key_shown = key.escape_debug();
     let &(start, len) = storages.get(key).ok_or_else(|| format!("no storage {key_shown} in the file"))?;
-    let len = len.ok_or_else(|| format!("storage {key_shown} is compressed, which torch.save never does"))?;
+    let len = len.ok_or_else(|| {
+        format!(
+            "storage {key_shown} is compressed, which torch.save never does: zip it again without (zip -0)"
+        )
+    })?;
     let outside =
         || format!("shape {shape:?} with strides {strides:?} reaches outside of storage {key_shown}");
     if shape.len() != strides.len() {

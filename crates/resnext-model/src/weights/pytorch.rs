@@ -3,11 +3,12 @@
 use super::file::{Contents, FileBytes};
 use super::pickle::{Pickle, Value};
 use super::pickled_tensors::{Storages, contents, storage_sizes};
-use std::io::Read;
+use std::io::{Read, Seek};
+use zip::ZipArchive;
+use zip::read::{ArchiveOffset, Config};
 
-/// The first bytes of old files: a pickle of the integer 0x1950a86a20f9469cfc6c.
-pub(super) const LEGACY: [u8; 14] =
-    [0x80, 2, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
+/// How a pickle gives the integer 0x1950a86a20f9469cfc6c, which old files begin with.
+const LEGACY: [u8; 12] = [0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
 /// The first bytes of every zip archive, and of one without members.
 pub(super) const ZIP: [[u8; 4]; 2] = [*b"PK\x03\x04", *b"PK\x05\x06"];
@@ -15,18 +16,49 @@ pub(super) const ZIP: [[u8; 4]; 2] = [*b"PK\x03\x04", *b"PK\x05\x06"];
 /// The most bytes a pickle may have; those of the largest networks have a few hundred thousand.
 const PICKLE_LIMIT: u64 = 64 << 20;
 
+/// Whether a file starts as those of `torch.save` before PyTorch 1.6, in any protocol of pickle.
+pub(super) fn is_legacy(start: &[u8]) -> bool {
+    match start {
+        [0x80, 2 | 3, rest @ ..] => rest.starts_with(&LEGACY),
+        // The length of a frame comes first.
+        [0x80, 4 | 5, 0x95, rest @ ..] => rest.get(8..).is_some_and(|rest| rest.starts_with(&LEGACY)),
+        _ => false,
+    }
+}
+
 /// An error of reading a zip archive. What the crate calls its own blocks says nothing to a user.
 fn not_whole(error: zip::result::ZipError) -> String {
+    const BLOCKS: [&str; 5] = ["::", "EOCD", "CDFH", "Central Directory", "magic"];
     let text = error.to_string();
     let text = text.strip_prefix("invalid Zip archive: ").unwrap_or(&text);
-    let text = if text.contains("::") { "it ends early" } else { text };
+    let of_a_block = BLOCKS.iter().any(|block| text.contains(block));
+    let text = if of_a_block { "its directory, at its end, is missing or damaged" } else { text };
     format!("not a complete zip archive: {text}")
+}
+
+/// Whether the bytes of a member have the checksum that the archive gives.
+fn is_whole<R: Read + Seek>(archive: &mut ZipArchive<R>, index: usize) -> bool {
+    archive.by_index(index).is_ok_and(|mut member| std::io::copy(&mut member, &mut std::io::sink()).is_ok())
+}
+
+/// A note on members with wrong checksums. It is no error: PyTorch ignores them, and can be told not to compute them.
+fn damage(members: &[String]) -> Option<String> {
+    let first = members.first()?;
+    Some(match members.len() {
+        1 => format!("the checksum of {first} in the archive is wrong: the file may be damaged"),
+        count => format!(
+            "the checksums of {count} members of the archive are wrong, such as that of {first}: the file may be damaged"
+        ),
+    })
 }
 
 /// The tensors of a zip archive, by name.
 pub(super) fn from_zip(file: &mut FileBytes) -> Result<Contents, String> {
-    let mut archive = zip::ZipArchive::new(&mut file.file).map_err(not_whole)?;
-    let mut members = Vec::new();
+    // The archive is known to be the file from its first byte on. Left to look for its beginning, the crate takes a later
+    // entry of the directory for the first if that happens to lie where an archive without zip64 has it.
+    let config = Config { archive_offset: ArchiveOffset::Known(0) };
+    let mut archive = ZipArchive::with_config(config, &mut file.file).map_err(not_whole)?;
+    let (mut members, mut damaged, mut unchecked) = (Vec::new(), Vec::new(), file.len);
     for i in 0..archive.len() {
         let member = archive.by_index_raw(i).map_err(not_whole)?;
         let name = member.name().map_err(|e| format!("a member without a name: {e}"))?.into_owned();
@@ -36,7 +68,16 @@ pub(super) fn from_zip(file: &mut FileBytes) -> Result<Contents, String> {
         if start.checked_add(len).is_none_or(|end| end > file.len) {
             return Err(format!("the archive ends inside {}", name.escape_debug()));
         }
-        members.push((name, start, len, member.compression() == zip::CompressionMethod::Stored));
+        let stored = member.compression() == zip::CompressionMethod::Stored;
+        drop(member);
+        // Members that overlap could be more to read than the file has.
+        if stored && len <= unchecked {
+            unchecked -= len;
+            if !is_whole(&mut archive, i) {
+                damaged.push(name.escape_debug().to_string());
+            }
+        }
+        members.push((name, start, len, stored));
     }
     // The pickle is in the archive's only folder. A deeper one would be that of a program's package.
     let pickles = members.iter().filter(|(name, ..)| name.ends_with("/data.pkl"));
@@ -45,7 +86,10 @@ pub(super) fn from_zip(file: &mut FileBytes) -> Result<Contents, String> {
     let folder = name.trim_end_matches("data.pkl");
     let inside = |name: &str| members.iter().find(|member| member.0.strip_prefix(folder) == Some(name));
     if !stored {
-        return Err(format!("{} is compressed, which torch.save never does", name.escape_debug()));
+        let name = name.escape_debug();
+        return Err(format!(
+            "{name} is compressed, which torch.save never does: zip it again without (zip -0)"
+        ));
     }
     if members
         .iter()
@@ -77,7 +121,8 @@ pub(super) fn from_zip(file: &mut FileBytes) -> Result<Contents, String> {
     let storage = |(name, start, len, stored): &(String, u64, u64, bool)| {
         Some((name.strip_prefix(&prefix)?.to_string(), (*start, if *stored { Some(*len) } else { None })))
     };
-    contents(&pickle, &members.iter().filter_map(storage).collect())
+    let notes = damage(&damaged).into_iter().collect();
+    Ok(Contents { notes, ..contents(&pickle, &members.iter().filter_map(storage).collect())? })
 }
 
 /// The tensors of the format that `torch.save` had before PyTorch 1.6, by name.

@@ -40,8 +40,9 @@ pub(super) fn contents(file: &mut FileBytes) -> Result<Contents, String> {
         if !whole {
             let shape = &info.shape;
             return Err(format!(
-                "its header says bytes {start} to {end} of shape {shape:?}, it has {} bytes of data: {name}",
-                file.len - data
+                "its header says bytes {start} to {end} of shape {shape:?}, it has {} bytes of data: {}",
+                file.len - data,
+                name.escape_debug()
             ));
         }
         let dtype = match info.dtype {
@@ -66,5 +67,5 @@ pub(super) fn contents(file: &mut FileBytes) -> Result<Contents, String> {
         entries.insert(name, Ok(Entry { dtype, shape, strides: None, file: 0, start, bytes }));
     }
     let metadata = metadata.metadata().clone().unwrap_or_default().into_iter().collect();
-    Ok(Contents { entries, metadata, foreign: None })
+    Ok(Contents { entries, metadata, ..Contents::default() })
 }

@@ -99,7 +99,8 @@ pub(super) fn open(path: &Path) -> Result<(Vec<FileBytes>, Contents), String> {
     for (shard, names) in wanted {
         let failed = |reason: String| format!("{}: {reason}", shard.escape_debug());
         let mut file = FileBytes::open(&folder.join(shard)).map_err(failed)?;
-        let Contents { mut entries, metadata, foreign } = format::contents(&mut file).map_err(failed)?;
+        let Contents { mut entries, metadata, foreign, notes } =
+            format::contents(&mut file).map_err(failed)?;
         for name in names {
             let entry = entries.remove(name).ok_or_else(|| {
                 failed(format!("no {}, which the index says is there", name.escape_debug()))
@@ -112,6 +113,7 @@ pub(super) fn open(path: &Path) -> Result<(Vec<FileBytes>, Contents), String> {
         }
         whole.metadata.extend(metadata);
         whole.foreign = whole.foreign.or(foreign);
+        whole.notes.extend(notes.into_iter().map(failed));
         files.push(file);
     }
     Ok((files, whole))

@@ -91,18 +91,28 @@ pub fn state_dict<'a>(
 
 /// A zip archive of `torch.save` with this pickle and one storage per tensor.
 pub fn archive(pickle: &[u8], tensors: &BTreeMap<String, Tensor>, more: &[(&str, &[u8])]) -> Vec<u8> {
+    archive_in("archive", pickle, tensors, more)
+}
+
+/// The same with another name of its folder, which PyTorch calls like the file.
+pub fn archive_in(
+    folder: &str,
+    pickle: &[u8],
+    tensors: &BTreeMap<String, Tensor>,
+    more: &[(&str, &[u8])],
+) -> Vec<u8> {
     let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
     let mut add = |name: String, bytes: &[u8]| {
         zip.start_file(name, stored).unwrap();
         zip.write_all(bytes).unwrap();
     };
-    add("archive/data.pkl".into(), pickle);
+    add(format!("{folder}/data.pkl"), pickle);
     for (name, tensor) in tensors {
-        add(format!("archive/data/{name}"), &bytes_of(tensor));
+        add(format!("{folder}/data/{name}"), &bytes_of(tensor));
     }
     for (name, bytes) in more {
-        add(format!("archive/{name}"), bytes);
+        add(format!("{folder}/{name}"), bytes);
     }
     zip.finish().unwrap().into_inner()
 }

@@ -7,9 +7,9 @@ mod safetensors_files;
 
 use crate::common::{CPU, tensors};
 use crate::tiny;
-use resnext_model::Pretrained;
+use resnext_model::{Pretrained, Ranges};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A file's name in the table, and its bytes.
 type File = (&'static str, Vec<u8>);
@@ -56,16 +56,35 @@ fn without(line: &str, folder: &Path) -> String {
     line.replace(&format!("{}/", folder.display()), "").replace(&folder.display().to_string(), "the folder")
 }
 
-/// The inputs in `fuzz/corpus` that reach code of the readers.
+/// The inputs of a fuzz target in `fuzz/corpus`, at least `least`.
+fn corpus(target: &str, least: usize) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
+    let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(files.len() >= least, "{target}: {}", files.len());
+    files
+}
+
 #[test]
 fn weights_that_fuzzing_found_are_read_or_refused_in_one_line() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/weights");
-    let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert!(files.len() >= 200, "{}", files.len());
-    for file in files {
+    for file in corpus("weights", 200) {
         let line = outcome(&file);
         assert!(!line.chars().any(char::is_control), "{}: {line}", file.display());
     }
+}
+
+#[test]
+fn ranges_that_fuzzing_found_are_read_again_as_they_were_written() {
+    let mut read = 0;
+    for file in corpus("ranges", 100) {
+        let Ok(ranges) = serde_json::from_slice::<Ranges>(&std::fs::read(&file).unwrap()) else { continue };
+        let written = serde_json::to_string(&ranges).unwrap();
+        // JSON has no infinity, which a network refuses.
+        if !written.contains("null") {
+            assert_eq!(serde_json::from_str::<Ranges>(&written).unwrap(), ranges, "{}", file.display());
+            read += 1;
+        }
+    }
+    assert!(read > 0, "no input is a file of ranges");
 }
 
 #[test]

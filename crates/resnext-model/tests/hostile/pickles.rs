@@ -10,10 +10,15 @@ use std::io::Write;
 
 /// The old format of PyTorch: three pickles, that of the weights, that of the storages' keys, and these bytes.
 fn legacy(version: i32, pickle: &[u8], keys: &[&str], storages: &[u8]) -> Vec<u8> {
-    let magic = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+    legacy_of(b"\x80\x02", version, pickle, keys, storages)
+}
+
+/// The same, with another beginning of its first pickle: its protocol, and the length of a frame.
+fn legacy_of(start: &[u8], version: i32, pickle: &[u8], keys: &[&str], storages: &[u8]) -> Vec<u8> {
+    let magic = [start, b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."].concat();
     let system = Pickle::new().dict(|p| p.text("little_endian").raw(b"\x88")).end();
     let keys = keys.iter().fold(Pickle::new().raw(b"]("), |p, key| p.text(key)).raw(b"e").end();
-    [magic, &Pickle::new().int(version).end()[..], &system, pickle, &keys, storages].concat()
+    [&magic[..], &Pickle::new().int(version).end()[..], &system, pickle, &keys, storages].concat()
 }
 
 /// An archive of members, each packed or not.
@@ -43,6 +48,8 @@ pub fn files() -> Vec<File> {
         archive(&dictionary, &kept, &[])
     };
     let end = whole.windows(4).rposition(|bytes| bytes == b"PK\x05\x06").unwrap();
+    let bias_bytes = bytes_of(&all["fc.bias"]);
+    let of_bias = whole.windows(bias_bytes.len()).position(|bytes| bytes == bias_bytes).unwrap();
     let changed = |at: usize, bytes: &[u8]| {
         let mut changed = whole.clone();
         changed[at..at + bytes.len()].copy_from_slice(bytes);
@@ -50,13 +57,14 @@ pub fn files() -> Vec<File> {
     };
     let stored = ::zip::CompressionMethod::Stored;
     let one = Pickle::new().dict(|p| p.text("fc.bias").tensor("k", 0, &[3], &[1])).end();
-    let three = bytes_of(&all["fc.bias"]);
+    let three = bias_bytes.clone();
     let count = |count: u64| [&count.to_le_bytes()[..], &three].concat();
     let bare = |bytes: &[u8]| Pickle::new().raw(bytes).end();
     vec![
         ("an archive", whole.clone()),
         ("an archive cut in the middle", whole[..whole.len() / 2].to_vec()),
         ("an archive cut in its end", whole[..whole.len() - 3].to_vec()),
+        ("an archive whose storage has a wrong checksum", changed(of_bias, &[0x55])),
         ("an archive of no members", zip(&[], stored)),
         ("an archive of four bytes", b"PK\x03\x04".to_vec()),
         ("an archive of 65535 members by its own account", changed(end + 8, &[0xff; 4])),
@@ -148,8 +156,17 @@ pub fn files() -> Vec<File> {
                 })
             }),
         ),
+        (
+            "a tensor without data",
+            bias(&|p| p.call("torch._utils", "_rebuild_meta_tensor_no_storage", |p| p)),
+        ),
         ("a sparse tensor", bias(&|p| p.call("torch._utils", "_rebuild_sparse_tensor", |p| p.int(0)))),
         ("an old file", legacy(1001, &one, &["k"], &count(3))),
+        ("an old file of protocol 3", legacy_of(b"\x80\x03", 1001, &one, &["k"], &count(3))),
+        (
+            "an old file of protocol 4",
+            legacy_of(b"\x80\x04\x95\x0d\0\0\0\0\0\0\0", 1001, &one, &["k"], &count(3)),
+        ),
         ("an old file of version 1002", legacy(1002, &one, &["k"], &count(3))),
         ("an old file cut in its pickles", legacy(1001, &one, &["k"], &[])[..60].to_vec()),
         ("an old file cut in its storage", legacy(1001, &one, &["k"], &count(3)[..15])),

@@ -84,6 +84,11 @@ pub fn files() -> Vec<File> {
             "a tensor that ends before it starts",
             one(r#"{"dtype":"F32","shape":[1],"data_offsets":[8,4]}"#, 8),
         ),
+        (
+            "a tensor of control characters with a gap before it",
+            file(r#"{"a\u001b[31m\n":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#, &[0; 8]),
+        ),
+        ("a type of control characters", one(r#"{"dtype":"F\n\u0007","shape":[1],"data_offsets":[0,4]}"#, 4)),
         ("a tensor that starts at -4", one(r#"{"dtype":"F32","shape":[1],"data_offsets":[-4,0]}"#, 4)),
         ("a tensor behind the file", one(r#"{"dtype":"F32","shape":[1],"data_offsets":[400,404]}"#, 4)),
         ("a tensor with three offsets", one(r#"{"dtype":"F32","shape":[1],"data_offsets":[0,2,4]}"#, 4)),

@@ -1,7 +1,7 @@
 //! Pickles of every kind, from right ones to those that attack.
 
 use super::{Tensors, assert_whole};
-use crate::common::pickles::{Pickle, archive, state_dict, strides};
+use crate::common::pickles::{Pickle, archive, archive_in, state_dict, strides};
 use crate::common::{CPU, tensors, values};
 use crate::tiny;
 use resnext_model::Weights;
@@ -13,6 +13,36 @@ fn pickled(folder: &Path, pickle: Vec<u8>) -> resnext_model::Result<Weights> {
     let path = folder.join("weights.pth");
     std::fs::write(&path, archive(&pickle, &tensors(&tiny()), &[])).unwrap();
     Weights::open(&path)
+}
+
+/// PyTorch calls the folder in an archive like the file, and ends every archive with the records of zip64. A reader that
+/// looks for an archive without them may take the second entry of the directory for the first.
+#[test]
+fn archives_are_read_whatever_their_file_was_called() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.pth");
+    let all = tensors(&tiny());
+    let pickle = Pickle::new().dict(state_dict(&all, "")).end();
+    for len in 1..=60 {
+        let mut bytes = archive_in(&"x".repeat(len), &pickle, &all, &[]);
+        let end = bytes.len() - 22;
+        let number = |at: usize, len: usize| bytes[end + at..][..len].to_vec();
+        let (count, size, start) = (number(10, 2), number(12, 4), number(16, 4));
+        let wide = |number: &[u8]| [number, &[0; 8]].concat()[..8].to_vec();
+        let record = [
+            b"PK\x06\x06\x2c\0\0\0\0\0\0\0\x1e\x03\x2d\0\0\0\0\0\0\0\0\0",
+            &wide(&count)[..],
+            &wide(&count),
+            &wide(&size),
+            &wide(&start),
+        ]
+        .concat();
+        let locator = [b"PK\x06\x07\0\0\0\0", &(end as u64).to_le_bytes()[..], &1u32.to_le_bytes()].concat();
+        bytes.splice(end..end, [record, locator].concat());
+        std::fs::write(&path, bytes).unwrap();
+        let weights = Weights::open(&path).unwrap_or_else(|error| panic!("{len}: {error}"));
+        assert_whole(&weights, &len.to_string());
+    }
 }
 
 #[test]
