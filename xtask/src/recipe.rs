@@ -448,3 +448,39 @@ fn loss(text: &str) -> Result<Loss, String> {
         _ => Err("expected cross-entropy or bce".into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The inputs in `fuzz/corpus`, and what is asked of them, are those of the fuzz target.
+    #[test]
+    fn recipes_that_fuzzing_found_are_written_as_they_were_read_or_refused_in_one_line() {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/recipe");
+        let folder = tempfile::tempdir().unwrap();
+        let copy = folder.path().join("recipe.toml");
+        let (mut read, mut refused) = (0, 0);
+        for entry in std::fs::read_dir(corpus).unwrap() {
+            let path = entry.unwrap().path();
+            let recipe = match Recipe::read(&path) {
+                Ok(recipe) => recipe,
+                Err(error) => {
+                    let line = format!("{error:#}");
+                    assert!(!line.contains('\n'), "{}: {line}", path.display());
+                    refused += 1;
+                    continue;
+                }
+            };
+            let _ = (recipe.network(10), recipe.training(&[2; 10]));
+            if let Some(photos) = &recipe.photos {
+                let _ = (photos.evaluation(), photos.training(recipe.augment), photos.split());
+            }
+            let written = toml::to_string(&recipe).unwrap();
+            std::fs::write(&copy, &written).unwrap();
+            let again = toml::to_string(&Recipe::read(&copy).unwrap()).unwrap();
+            assert_eq!(again, written, "{}", path.display());
+            read += 1;
+        }
+        assert!(read >= 10 && refused >= 100, "{read} read, {refused} refused");
+    }
+}

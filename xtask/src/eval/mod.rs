@@ -89,7 +89,10 @@ pub fn run(args: Args) -> Result<()> {
     let classes = data.class_names().len();
     let real = args.real.as_deref().map(|path| RealLabels::read(path, classes)).transpose()?;
     let loaders = Loaders::new(data, recipe.batch_size, false, 0, &device)?;
-    ensure!(args.dtype.is_none() || device.is_cpu(), "--dtype is for the CPU");
+    ensure!(
+        args.dtype.is_none() || device.is_cpu(),
+        "--dtype is for inference on the CPU: leave it out, or pass --device cpu"
+    );
     let ranges = args.dtype.unwrap_or(Dtype::F32).ranges(args.ranges.as_deref())?;
     args.dtype.inspect(|dtype| dtype.say_how());
     let fused =

@@ -49,9 +49,20 @@ fn photos(folder: &Path, counts: &[(&str, usize)], whole: bool) {
 /// The files that the commands of the transcript find.
 fn fixtures(folder: &Path) {
     let at = |name: &str| folder.join(name);
-    for name in
-        ["data", "other", "empty", "shards", "table", "begun", "middle", "moved", "locked", "described"]
-    {
+    for name in [
+        "data",
+        "other",
+        "empty",
+        "shards",
+        "table",
+        "begun",
+        "middle",
+        "moved",
+        "locked",
+        "described",
+        "two",
+        "studied",
+    ] {
         std::fs::create_dir(at(name)).unwrap();
     }
     tiny_cifar(&at("data"));
@@ -73,6 +84,8 @@ fn fixtures(folder: &Path) {
     photos(&at("divided/train"), &[("red", 3), ("green", 3)], true);
     photos(&at("divided/val"), &[("red", 1), ("green", 1)], true);
     photos(&at("uneven/val"), &[("red", 1), ("blue", 1)], true);
+    photos(&at("shades"), &[("red", 3), ("blue", 3)], true);
+    photos(&at("three"), &[("red", 1), ("green", 1), ("blue", 1)], true);
     photos(&at("spoilt"), &[("red", 3), ("green", 3)], false);
     photos(&at("lost"), &[("red", 3)], true);
     photos(&at("lost"), &[("green", 3)], false);
@@ -80,6 +93,13 @@ fn fixtures(folder: &Path) {
     let data = TRAIN.map(|argument| if argument == "." { "data" } else { argument });
     prepare(folder, &[&data[..], &["run", "--epochs", "1"]].concat());
     prepare(folder, &[&data[..], &["lamb", "--epochs", "1", "--optimizer", "lamb"]].concat());
+    // One that early stopping has ended: with this learning rate, nothing changes.
+    let stopped = ["stopped", "--epochs", "9", "--early-stopping", "1", "--lr", "1e-9"];
+    prepare(folder, &[&data[..], &stopped].concat());
+    let of_photos =
+        ["train", "--data", "photos", "--model", "resnext11_4x4d", "--size", "16", "--epochs", "1"];
+    prepare(folder, &[&of_photos[..], &["--out", "photorun"]].concat());
+    std::fs::copy(at("photorun/best.safetensors"), at("two/resnext11_4x4d.safetensors")).unwrap();
     // A run in the middle of its first epoch, and one that another process trains.
     let cpu = candle_core::Device::Cpu;
     let mut checkpoint = Checkpoint::load(&at("run/last.safetensors"), &cpu).unwrap();
