@@ -1,6 +1,7 @@
 //! The dot products of words of channels that inference's kernels are built of, one type per precision and instruction set.
 
-use crate::simd::traits::Simd;
+use crate::simd::traits::{Simd, Storage};
+use half::bf16;
 
 /// The dot product of two words: one f32 product, the sum of two bf16 products in f32, or of four int8 products in i32.
 ///
@@ -70,9 +71,29 @@ pub trait DotProduct {
         }
     }
     /// Loads one channel, widened.
-    unsafe fn load_one(channel: *const u8) -> f32;
+    #[inline(always)]
+    unsafe fn load_one(channel: *const u8) -> f32 {
+        // SAFETY: the caller promises a channel.
+        unsafe {
+            match Self::BYTES {
+                4 => channel.cast::<f32>().read_unaligned(),
+                2 => channel.cast::<bf16>().read_unaligned().widen(),
+                _ => f32::from(*channel),
+            }
+        }
+    }
     /// Stores one channel, as `store` does.
-    unsafe fn store_one(channel: *mut u8, value: f32);
+    #[inline(always)]
+    unsafe fn store_one(channel: *mut u8, value: f32) {
+        // SAFETY: as above.
+        unsafe {
+            match Self::BYTES {
+                4 => channel.cast::<f32>().write_unaligned(value),
+                2 => channel.cast::<bf16>().write_unaligned(bf16::narrow(value)),
+                _ => *channel = value.round_ties_even() as u8,
+            }
+        }
+    }
 }
 
 /// A vector of words or of sums.
@@ -98,15 +119,5 @@ impl<S: Simd<T = f32>> DotProduct for F32<S> {
     unsafe fn store(channels: *mut u8, values: S::V) {
         // SAFETY: the same contract.
         unsafe { S::store(channels.cast(), values) }
-    }
-    #[inline(always)]
-    unsafe fn load_one(channel: *const u8) -> f32 {
-        // SAFETY: the same contract.
-        unsafe { channel.cast::<f32>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn store_one(channel: *mut u8, value: f32) {
-        // SAFETY: the same contract.
-        unsafe { channel.cast::<f32>().write_unaligned(value) }
     }
 }

@@ -27,25 +27,47 @@ impl<W: DotProduct> Finish<W> {
         }
     }
 
-    /// The outputs of a vector of sums. Sums that are to be scaled have no bias yet: `constants` are the channels' biases,
-    /// and their scales lie `scales` words after them.
+    /// The outputs of a vector of sums: [`scaled`](Self::scaled), then [`bounded`](Self::bounded).
     ///
     /// # Safety
-    /// The CPU has `W`'s instructions; there are a vector of constants, of scales where sums are scaled, and of residuals.
+    /// That of both.
     #[inline(always)]
     pub unsafe fn outputs(
         &self,
-        mut sums: V<W>,
+        sums: V<W>,
         constants: *const f32,
         scales: usize,
         residual: Option<*const u8>,
     ) -> V<W> {
         // SAFETY: the same contract.
+        unsafe { self.bounded(self.scaled(sums, constants, scales), residual) }
+    }
+
+    /// Sums with their bias, in f32. Sums that are to be scaled have no bias yet: `constants` are the channels' biases, and
+    /// their scales lie `scales` words after them.
+    ///
+    /// # Safety
+    /// The CPU has `W`'s instructions; where sums are scaled, there are a vector of constants and of scales.
+    #[inline(always)]
+    pub unsafe fn scaled(&self, sums: V<W>, constants: *const f32, scales: usize) -> V<W> {
+        if !W::SCALED {
+            return sums;
+        }
+        // SAFETY: the same contract.
         unsafe {
-            if W::SCALED {
-                let bias = W::S::add(W::S::load(constants), self.offset);
-                sums = W::fused(W::number(sums), W::S::load(constants.add(scales)), bias);
-            }
+            let bias = W::S::add(W::S::load(constants), self.offset);
+            W::fused(W::number(sums), W::S::load(constants.add(scales)), bias)
+        }
+    }
+
+    /// Adds a residual, if there is one, and applies ReLU.
+    ///
+    /// # Safety
+    /// The CPU has `W`'s instructions; there is a vector of residuals.
+    #[inline(always)]
+    pub unsafe fn bounded(&self, mut sums: V<W>, residual: Option<*const u8>) -> V<W> {
+        // SAFETY: the same contract.
+        unsafe {
             if let Some(x) = residual {
                 sums = match W::SCALED {
                     true => W::fused(W::load(x), self.residual_step, sums),

@@ -1,7 +1,7 @@
 //! Max-pooling of inference, over f32, bf16 and int8 maps.
 
 use super::job::PixelView;
-use super::precision::{MapType, halves, halves_mut};
+use super::precision::{MapType, bytes, bytes_mut, halves, halves_mut};
 use crate::shape::pool_window;
 use crate::simd::dispatch::{Isa, dispatch};
 use crate::simd::traits::{Kernel, Simd};
@@ -87,9 +87,8 @@ fn take_larger(map_type: MapType, out: &mut [f32], x: &[f32]) {
             }
         }
         MapType::U8(_) => {
-            for (out, x) in out.iter_mut().zip(x) {
-                let (o, x) = (out.to_bits().to_le_bytes(), x.to_bits().to_le_bytes());
-                *out = f32::from_bits(u32::from_le_bytes(std::array::from_fn(|i| o[i].max(x[i]))));
+            for (out, &x) in bytes_mut(out).iter_mut().zip(bytes(x)) {
+                *out = (*out).max(x);
             }
         }
     }

@@ -12,6 +12,8 @@ mod matrix_tiles;
 pub(crate) mod max_pool;
 mod pack;
 pub(crate) mod packed;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 mod pointwise;
 pub(crate) mod precision;
 mod prefetch_plan;

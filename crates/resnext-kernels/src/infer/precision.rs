@@ -4,6 +4,8 @@
 //! accumulated in f32 by one instruction, or four int8 channels, accumulated in i32.
 
 use super::dot_product::{DotProduct, F32};
+#[cfg(target_arch = "x86_64")]
+use super::pairs;
 use super::quads;
 use super::quantization::Quantization;
 use crate::simd::dispatch::{Isa, dispatch, lanes_and_tile};
@@ -103,7 +105,7 @@ impl Precision {
     /// The precision with bf16 maps; `None` if `isa` or this machine has no instructions for them.
     pub fn bf16(isa: Isa) -> Option<Self> {
         #[cfg(target_arch = "x86_64")]
-        if is_512_bits(isa) && is_x86_feature_detected!("avx512bf16") {
+        if isa.has_512_bits() && is_x86_feature_detected!("avx512bf16") {
             return Some(Precision::Bf16(isa));
         }
         let _ = isa;
@@ -115,14 +117,14 @@ impl Precision {
     /// is replaced by plain Rust.
     pub fn int8(isa: Isa) -> Self {
         #[cfg(target_arch = "x86_64")]
-        let isa = if is_512_bits(isa) && !is_x86_feature_detected!("avx512vnni") { Isa::Avx2 } else { isa };
+        let isa = if isa.has_512_bits() && !is_x86_feature_detected!("avx512vnni") { Isa::Avx2 } else { isa };
         Precision::Int8(if Isa::available().contains(&isa) { isa } else { Isa::Portable })
     }
 
     /// Whether the direct kernel computes rows of pixels, for kernels of three columns. In int8, only VNNI's does: with AVX2,
     /// almost all such convolutions have a kernel of their own.
     pub fn has_rows(self) -> bool {
-        !matches!(self, Precision::Int8(isa) if !is_512_bits(isa))
+        !matches!(self, Precision::Int8(isa) if !isa.has_512_bits())
     }
 
     /// The precision with the same input type and f32 output. Int8 has none and stays as it is.
@@ -136,7 +138,7 @@ impl Precision {
     /// Whether one instruction multiplies whole words and adds the products to their sums.
     pub fn has_dot_instruction(self) -> bool {
         match self {
-            Precision::Int8(isa) => is_512_bits(isa) || isa == Isa::Avx2 && has_avx_vnni(),
+            Precision::Int8(isa) => isa.has_512_bits() || isa == Isa::Avx2 && has_avx_vnni(),
             _ => true,
         }
     }
@@ -220,11 +222,6 @@ fn has_avx_vnni() -> bool {
     false
 }
 
-/// Whether vectors have 512 bits.
-fn is_512_bits(isa: Isa) -> bool {
-    matches!(isa, Isa::Avx512 | Isa::Amx)
-}
-
 /// A kernel that is compiled separately for each precision.
 pub trait DotKernel: Sized {
     /// The kernel's code. Implementations are `#[inline(always)]`, so that it is compiled with `W`'s instructions.
@@ -286,110 +283,5 @@ impl<K: DotKernel> Compiled for K {
     unsafe fn avx_vnni(self) {
         // SAFETY: compiled and entered with the instructions.
         unsafe { self.with_dot::<quads::Avx2<quads::AvxVnni>>() }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod pairs {
-    use super::bf16_bits;
-    use crate::infer::dot_product::{DotProduct, F32};
-    use crate::simd::traits::{Element, Simd, Storage};
-    use half::bf16;
-    use std::arch::x86_64::*;
-
-    /// Two bf16 per word.
-    pub struct Bf16;
-
-    impl DotProduct for Bf16 {
-        type S = <f32 as Element>::Avx512;
-        const CHANNELS: usize = 2;
-        #[inline(always)]
-        unsafe fn dot(x: __m512, w: __m512, sums: __m512) -> __m512 {
-            // SAFETY: the caller has the instructions; the vectors' bits are pairs of bf16.
-            unsafe {
-                let pairs = |v: __m512| std::mem::transmute::<__m512, __m512bh>(v);
-                _mm512_dpbf16_ps(sums, pairs(x), pairs(w))
-            }
-        }
-        #[inline(always)]
-        unsafe fn load(channels: *const u8) -> __m512 {
-            // SAFETY: the caller promises sixteen, which may lie anywhere.
-            unsafe { Self::S::load_bf16(channels.cast()) }
-        }
-        /// Multiplies by 1 and adds, each channel beside a zero: one instruction where widening and adding are two.
-        /// Subnormal channels count as zero, as in every product of this instruction.
-        #[inline(always)]
-        unsafe fn add(channels: *const u8, sums: __m512) -> __m512 {
-            // SAFETY: as above.
-            unsafe {
-                let pairs = _mm512_cvtepu16_epi32(_mm256_loadu_si256(channels.cast()));
-                let ones = _mm512_set1_epi32(i32::from(bf16_bits(1.0)));
-                Self::dot(_mm512_castsi512_ps(pairs), _mm512_castsi512_ps(ones), sums)
-            }
-        }
-        #[inline(always)]
-        unsafe fn store(channels: *mut u8, values: __m512) {
-            // SAFETY: as above.
-            unsafe {
-                let narrow = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(values));
-                _mm256_storeu_si256(channels.cast(), narrow);
-            }
-        }
-        #[inline(always)]
-        unsafe fn store_both(channels: *mut u8, [first, second]: [__m512; 2]) {
-            // SAFETY: as above, twice.
-            unsafe {
-                let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first));
-                _mm512_storeu_si512(channels.cast(), both);
-            }
-        }
-        #[inline(always)]
-        unsafe fn load_one(channel: *const u8) -> f32 {
-            // SAFETY: the caller promises two bytes.
-            unsafe { channel.cast::<bf16>().read_unaligned() }.widen()
-        }
-        #[inline(always)]
-        unsafe fn store_one(channel: *mut u8, value: f32) {
-            // SAFETY: as above.
-            unsafe { channel.cast::<u16>().write_unaligned(bf16_bits(value)) }
-        }
-    }
-
-    const _: () = assert!(<<f32 as Element>::Avx512 as Simd>::LANES == 16);
-
-    /// Two bf16 per word of the input, one f32 per word of the output.
-    pub struct Bf16ToF32;
-
-    type Wide = F32<<f32 as Element>::Avx512>;
-
-    impl DotProduct for Bf16ToF32 {
-        type S = <f32 as Element>::Avx512;
-        const CHANNELS: usize = Bf16::CHANNELS;
-        const BYTES: usize = Wide::BYTES;
-        #[inline(always)]
-        unsafe fn dot(x: __m512, w: __m512, sums: __m512) -> __m512 {
-            // SAFETY: the same contract.
-            unsafe { Bf16::dot(x, w, sums) }
-        }
-        #[inline(always)]
-        unsafe fn load(channels: *const u8) -> __m512 {
-            // SAFETY: the same contract.
-            unsafe { Wide::load(channels) }
-        }
-        #[inline(always)]
-        unsafe fn store(channels: *mut u8, values: __m512) {
-            // SAFETY: the same contract.
-            unsafe { Wide::store(channels, values) }
-        }
-        #[inline(always)]
-        unsafe fn load_one(channel: *const u8) -> f32 {
-            // SAFETY: the same contract.
-            unsafe { Wide::load_one(channel) }
-        }
-        #[inline(always)]
-        unsafe fn store_one(channel: *mut u8, value: f32) {
-            // SAFETY: the same contract.
-            unsafe { Wide::store_one(channel, value) }
-        }
     }
 }

@@ -44,36 +44,20 @@ mod plain {
         #[inline(always)]
         unsafe fn load(channels: *const u8) -> [f32; S::LANES] {
             // SAFETY: the caller promises as many bytes.
-            from_fn(|lane| f32::from(unsafe { *channels.add(lane) }))
+            from_fn(|lane| unsafe { Self::load_one(channels.add(lane)) })
         }
         #[inline(always)]
         unsafe fn store(channels: *mut u8, values: [f32; S::LANES]) {
             for (lane, value) in values.into_iter().enumerate() {
                 // SAFETY: as above.
-                unsafe { *channels.add(lane) = nearest(value) };
+                unsafe { Self::store_one(channels.add(lane), value) };
             }
         }
-        #[inline(always)]
-        unsafe fn load_one(channel: *const u8) -> f32 {
-            // SAFETY: the caller promises a byte.
-            f32::from(unsafe { *channel })
-        }
-        #[inline(always)]
-        unsafe fn store_one(channel: *mut u8, value: f32) {
-            // SAFETY: as above.
-            unsafe { *channel = nearest(value) }
-        }
-    }
-
-    #[inline(always)]
-    fn nearest(value: f32) -> u8 {
-        value.round_ties_even() as u8
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::Plain;
     use crate::infer::dot_product::DotProduct;
     use crate::simd::traits::Element;
     use std::arch::x86_64::*;
@@ -113,16 +97,6 @@ mod x86 {
                 let bytes = _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(values));
                 _mm_storeu_si128(channels.cast(), bytes);
             }
-        }
-        #[inline(always)]
-        unsafe fn load_one(channel: *const u8) -> f32 {
-            // SAFETY: the same contract.
-            unsafe { Plain::load_one(channel) }
-        }
-        #[inline(always)]
-        unsafe fn store_one(channel: *mut u8, value: f32) {
-            // SAFETY: the same contract.
-            unsafe { Plain::store_one(channel, value) }
         }
     }
 
@@ -208,16 +182,6 @@ mod x86 {
         unsafe fn store_both(channels: *mut u8, values: [__m256; 2]) {
             // SAFETY: as above, twice.
             unsafe { _mm_storeu_si128(channels.cast(), bytes(values)) }
-        }
-        #[inline(always)]
-        unsafe fn load_one(channel: *const u8) -> f32 {
-            // SAFETY: the same contract.
-            unsafe { Plain::load_one(channel) }
-        }
-        #[inline(always)]
-        unsafe fn store_one(channel: *mut u8, value: f32) {
-            // SAFETY: the same contract.
-            unsafe { Plain::store_one(channel, value) }
         }
     }
 

@@ -4,6 +4,7 @@
 //! vector spans several groups and the broadcast becomes a permute.
 
 use super::dot_product::{DotProduct, V};
+use super::finish::Finish;
 use super::job::{Epilogue, PixelSources, PixelView, RowLayout};
 use super::packed::{DirectWeights, Panel};
 use super::precision::{DotKernel, Precision};
@@ -153,20 +154,15 @@ impl Strip<'_> {
             task.out.pointer(place(task.out_stride), 4 * task.out_stride * (M - 1) + panel.width * W::BYTES);
         let residual =
             task.residual.map(|r| (r.data.as_ptr().cast::<u8>().wrapping_add(place(r.stride)), r.stride));
-        let Epilogue { least, residual_step, offset } = task.epilogue;
         // Loops over the sums have small constant bounds and are unrolled: otherwise the sums would be kept in memory.
         // SAFETY: `direct::convolve` checked output and residual; the constants are padded to whole vectors.
         unsafe {
-            if W::SCALED {
-                let constants = &task.weights.panels.bias[panel.bias.clone()][..2 * N * lanes];
-                let (bias, scales) = (constants.as_ptr(), constants[N * lanes..].as_ptr());
-                let offset = W::S::splat(&offset);
-                for v in 0..N {
-                    let bias = W::S::add(W::S::load(bias.add(v * lanes)), offset);
-                    let scales = W::S::load(scales.add(v * lanes));
-                    for m in 0..M {
-                        sums[m * N + v] = W::fused(W::number(sums[m * N + v]), scales, bias);
-                    }
+            let finish = Finish::<W>::new(&task.epilogue);
+            let constants = &task.weights.panels.bias[panel.bias.clone()];
+            for v in 0..N {
+                for m in 0..M {
+                    let constants = constants.as_ptr().add(v * lanes);
+                    sums[m * N + v] = finish.scaled(sums[m * N + v], constants, N * lanes);
                 }
             }
             if panel.width < N * lanes {
@@ -180,25 +176,16 @@ impl Strip<'_> {
                 }
                 return;
             }
-            if let Some((residual, stride)) = residual {
-                let step = W::S::splat(&residual_step);
-                for m in 0..M {
-                    for v in 0..N {
-                        let x = residual.add(4 * stride * m + v * lanes * W::BYTES);
-                        let sum = sums[m * N + v];
-                        sums[m * N + v] =
-                            if W::SCALED { W::fused(W::load(x), step, sum) } else { W::add(x, sum) };
-                    }
-                }
-            }
-            let least = W::S::splat(&least);
             for m in 0..M {
                 let out = out.add(4 * task.out_stride * m);
-                if N == 2 {
-                    let both = [sums[m * N], sums[m * N + N - 1]];
-                    W::store_both(out, [W::S::max(both[0], least), W::S::max(both[1], least)]);
-                } else {
-                    W::store(out, W::S::max(sums[m], least));
+                let residual = residual.map(|(channels, stride)| channels.add(4 * stride * m));
+                for v in 0..N {
+                    let residual = residual.map(|channels| channels.add(v * lanes * W::BYTES));
+                    sums[m * N + v] = finish.bounded(sums[m * N + v], residual);
+                }
+                match N {
+                    2 => W::store_both(out, [sums[m * N], sums[m * N + N - 1]]),
+                    _ => W::store(out, sums[m]),
                 }
             }
         }

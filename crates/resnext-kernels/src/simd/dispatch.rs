@@ -65,10 +65,15 @@ impl Isa {
             let vendor = std::arch::x86_64::__cpuid(0);
             let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
             let amd = [*b"Auth", *b"enti", *b"cAMD"];
-            self == Isa::Avx512 && name == amd
+            self.has_512_bits() && name == amd
         }
         #[cfg(not(target_arch = "x86_64"))]
         false
+    }
+
+    /// Whether vectors have 512 bits.
+    pub(crate) fn has_512_bits(self) -> bool {
+        matches!(self, Isa::Avx512 | Isa::Amx)
     }
 
     /// The instruction set's name in `RESNEXT_ISA`.
@@ -117,7 +122,7 @@ element!(f64, x86::Avx2F64, x86::Avx512F64, neon::NeonF64);
 pub fn dispatch<T: Element, K: Kernel<T>>(isa: Isa, kernel: K) {
     #[cfg(target_arch = "x86_64")]
     {
-        if matches!(isa, Isa::Avx512 | Isa::Amx) && is_x86_feature_detected!("avx512f") {
+        if isa.has_512_bits() && is_x86_feature_detected!("avx512f") {
             // SAFETY: the feature was detected on the line above.
             return unsafe { Compiled::<T>::avx512(kernel) };
         }
