@@ -4,8 +4,8 @@
 //! convolution of stride 1 are read in place. Others are copied first, so that what a pixel's kernel positions read follows
 //! each other and pixels lie at a constant distance.
 //!
-//! Narrow groups are left to the other kernels, for copying takes longer than their products do: packed as groups of 32
-//! channels with zeros between them, those of ResNeXt-50's first stage took 1.6 times as long in bf16 and 4 times in int8.
+//! Narrow groups are left to the other kernels, since copying takes longer than their products do (see
+//! `docs/notes/performance.md`).
 
 use super::direct;
 use super::dot_product::{DotProduct, V};
@@ -15,7 +15,7 @@ use super::precision::{DotKernel, Precision, bytes_mut};
 use super::tiles::{DirectTask, Strip};
 use crate::memory::prefetch::CacheLevel;
 use crate::memory::scratch::Scratch;
-use crate::simd::amx::{Amx, BLOCK, Sums, TILE, TileOperands, TileShape, TileUnit};
+use crate::simd::amx::{self, Amx, BLOCK, Emulated, Sums, TILE, TileOperands, TileShape, TileUnit};
 use crate::simd::dispatch::Isa;
 use crate::simd::traits::Simd;
 use crate::threads::shared_slice::SharedSlice;
@@ -30,7 +30,7 @@ const FEWEST: usize = 4;
 const FEWEST_OF_GROUP_BF16: usize = 8;
 const FEWEST_OF_GROUP_INT8: usize = 16;
 
-/// Words of channels of which the weights of 32 output channels stay in a first-level cache of 48 KB, beside pixels.
+/// The most words of channels whose weights for 32 output channels stay in a first-level cache of 48 KB, beside pixels.
 const KEPT_WORDS: usize = 256;
 
 /// Products of tiles between two prefetches of coming weights.
@@ -39,7 +39,7 @@ const STEP: usize = 4;
 /// Pixels whose sums are finished together.
 const FINISHED: usize = 4;
 
-/// The first sums of integers, to which biases are added later.
+/// Where integer sums start.
 static ZEROS: [f32; TILE] = [0.0; TILE];
 
 /// Words per product for pixels of `words` words: whole tiles, or one that is not full. `None` if neither fits.
@@ -71,6 +71,8 @@ pub fn convolve(weights: &DirectWeights, team: &ThreadTeam, sources: PixelSource
     let DirectWeights { panels: packed, taps, .. } = weights;
     packed.check(&job);
     sources.check(&job, *taps, packed.reach());
+    let in_place = matches!(sources, PixelSources::Same);
+    assert!(*taps == 1 || !in_place, "several kernel positions are looked up in a table");
     let ConvJob { src, residual, epilogue, count, out, out_stride, ahead } = job;
     let out = &SharedSlice::new(bytes_mut(out));
     let split = Split {
@@ -101,7 +103,7 @@ pub fn convolve(weights: &DirectWeights, team: &ThreadTeam, sources: PixelSource
     });
 }
 
-/// Prefetches while a block of pixels is multiplied over `words` words.
+/// The number of prefetch steps while a block of pixels is multiplied over `words` words.
 fn steps(words: usize) -> usize {
     words.div_ceil(STEP * TILE)
 }
@@ -114,11 +116,27 @@ impl DotKernel for MatrixTask<'_> {
         if const { W::S::LANES != TILE || W::CHANNELS == 1 } {
             unreachable!("`supports` accepts bf16 and int8 by AMX alone");
         }
+        // SAFETY: the same contract.
+        unsafe {
+            match amx::available() {
+                true => self.compute::<W, Amx>(),
+                // In tests, on CPUs with AVX-512 alone.
+                false => self.compute::<W, Emulated>(),
+            }
+        }
+    }
+}
+
+impl MatrixTask<'_> {
+    /// # Safety
+    /// The CPU has `W`'s instructions.
+    #[inline(always)]
+    unsafe fn compute<W: DotProduct, U: TileUnit>(self) {
         let task = self.0;
         let blocks =
             || task.pixels.clone().step_by(BLOCK).map(|first| first..task.pixels.end.min(first + BLOCK));
         let mut scratch = Scratch::default();
-        let mut pipeline = Pipeline::new(&mut scratch);
+        let mut pipeline = Pipeline::<U>::new(&mut scratch);
         // SAFETY: the CPU has W's instructions; `convolve` checked source, output and residual.
         unsafe {
             match task.sources {
@@ -184,21 +202,21 @@ unsafe fn copy<W: DotProduct>(strip: &Strip, table: &SourceTable, copies: &mut [
 
 /// Blocks in turn: while tiles of one are multiplied, the sums of the one before it are finished, as vectors and tiles have
 /// units of their own.
-struct Pipeline<'a> {
-    unit: Amx,
+struct Pipeline<'a, U> {
+    unit: U,
     /// The sums of the strip that is waiting, and those of the next one.
     sums: [&'a mut Sums; 2],
     /// A strip whose sums are complete, and how many of its pixels are finished.
     waiting: Option<(Strip<'a>, usize)>,
 }
 
-impl<'a> Pipeline<'a> {
+impl<'a, U: TileUnit> Pipeline<'a, U> {
     fn new(scratch: &'a mut Scratch<f32>) -> Self {
         // Not on the stack, where they would not begin with a cache line.
         let (pixels, _) = scratch.get(2 * BLOCK * BLOCK).as_chunks_mut();
         let (one, other) = pixels.split_at_mut(BLOCK);
         let sums = [one, other].map(|pixels| pixels.try_into().expect("a block has as many sums"));
-        Pipeline { unit: Amx::new(), sums, waiting: None }
+        Pipeline { unit: U::default(), sums, waiting: None }
     }
 
     /// Multiplies a strip of at most 32 pixels with its panel's weights. The pixels' words begin at `source`, which is the
@@ -217,13 +235,13 @@ impl<'a> Pipeline<'a> {
         let words = taps * panel.depth;
         let per_product = words_per_product(panel.depth).expect("`supports` asked for it");
         let (width, count) = (panel.vectors * TILE, pixels.len());
-        // Of one pixel, the second tile is a copy of the first, and its sums are left.
+        // If there is one pixel, both tiles read it, and the second one's sums are ignored.
         let tiles = [count.div_ceil(2), (count / 2).max(1)];
         let weights = packed.weights[panel.weights.clone()].as_ptr();
         let mut operands = TileOperands {
             pixels: [pixel, pixel.wrapping_add((count - tiles[1]) * pixel_stride)],
             pixel_stride,
-            // Of one vector of output channels, too.
+            // Likewise for a panel of one vector.
             weights: [weights, weights.wrapping_add(width - TILE)],
             weight_stride: width,
         };
@@ -242,7 +260,7 @@ impl<'a> Pipeline<'a> {
         let each = BLOCK.div_ceil(products.div_ceil(STEP)).next_multiple_of(FINISHED);
         for step in (0..products).step_by(STEP) {
             fetch.step(1, CacheLevel::Second);
-            outputs.prefetch(BLOCK / 2, width * W::BYTES / 4);
+            outputs.prefetch(each, width * W::BYTES / 4);
             // SAFETY: the function's contract; the panel has weights for all words.
             unsafe {
                 self.unit.accumulate(&mut operands, STEP.min(products - step));

@@ -1,7 +1,6 @@
 //! Dot products of bf16 by AVX-512 BF16: two channels per word, summed in f32.
 
 use super::dot_product::{DotProduct, F32};
-
 use crate::simd::traits::{Element, Simd};
 use half::bf16;
 use std::arch::x86_64::*;

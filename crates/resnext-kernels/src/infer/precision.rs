@@ -112,9 +112,9 @@ impl Precision {
         None
     }
 
-    /// The precision with int8 maps, which every CPU computes, and all to the same bits. AVX-512 does so by its VNNI
-    /// instructions, and AMX by its tiles; a CPU without them takes AVX2 instead. An instruction set that this machine lacks
-    /// is replaced by plain Rust.
+    /// The precision with int8 maps, which every CPU computes, and all to the same bits. AVX-512 needs VNNI, and so does
+    /// AMX beside its tiles; a CPU without VNNI takes AVX2, by AVX-VNNI if it has that. An instruction set that this machine
+    /// lacks is replaced by plain Rust.
     pub fn int8(isa: Isa) -> Self {
         #[cfg(target_arch = "x86_64")]
         let isa = if isa.has_512_bits() && !is_x86_feature_detected!("avx512vnni") { Isa::Avx2 } else { isa };
@@ -177,6 +177,7 @@ impl Precision {
             Precision::F32(isa) => dispatch(isa, kernel),
             #[cfg(target_arch = "x86_64")]
             Precision::Bf16(_) | Precision::Bf16ToF32(_) => {
+                assert!(self.isa().has_512_bits());
                 assert!(is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16"));
                 match self {
                     // SAFETY: the features were detected above.

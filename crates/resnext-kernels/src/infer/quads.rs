@@ -126,7 +126,7 @@ mod x86 {
         }
     }
 
-    /// AVX-VNNI, which Intel's CPUs without AVX-512 have since 2021: one instruction for the four products and their sum.
+    /// AVX-VNNI, which Intel's CPUs without AVX-512 have had since 2021: one instruction for the four products and their sum.
     pub struct AvxVnni;
 
     impl Multiply for AvxVnni {

@@ -155,10 +155,11 @@ impl Strip<'_> {
         let residual =
             task.residual.map(|r| (r.data.as_ptr().cast::<u8>().wrapping_add(place(r.stride)), r.stride));
         // Loops over the sums have small constant bounds and are unrolled: otherwise the sums would be kept in memory.
-        // SAFETY: `direct::convolve` checked output and residual; the constants are padded to whole vectors.
+        // SAFETY: the kernel's `convolve` checked output and residual; the constants are padded to whole vectors.
         unsafe {
             let finish = Finish::<W>::new(&task.epilogue);
-            let constants = &task.weights.panels.bias[panel.bias.clone()];
+            let length = if W::SCALED { 2 * N * lanes } else { N * lanes };
+            let constants = &task.weights.panels.bias[panel.bias.clone()][..length];
             for v in 0..N {
                 for m in 0..M {
                     let constants = constants.as_ptr().add(v * lanes);

@@ -1,5 +1,5 @@
-//! AMX: tile registers of 16 rows of 64 bytes, and products of tiles in bf16 and int8. Intel's server CPUs have them since
-//! 2023.
+//! AMX: tile registers of 16 rows of 64 bytes, and products of tiles in bf16 and int8. Intel's server CPUs have had them
+//! since 2023.
 //!
 //! A product multiplies a tile of pixels, one pixel per row, by a tile of weights, one word of channels per row and one
 //! output channel per column, and adds it to a tile of sums. Four tiles of sums, for 32 pixels times 32 output channels,
@@ -38,17 +38,16 @@ pub struct TileShape {
     /// summed in f32, where subnormal numbers count as zero.
     pub int8: bool,
     /// Whether pixels are loaded with a hint that they are not needed again soon, so that weights stay in the first-level
-    /// cache. It takes a sixth off the time of layers whose weights fit there beside the pixels of one block, and costs as
-    /// much where they do not.
+    /// cache. This pays where they fit there beside the pixels of one block.
     pub streams: bool,
 }
 
-/// What multiplies tiles: the CPU's [`Amx`], or [`Emulated`] in plain Rust, which gives the same bits.
-pub trait TileUnit {
+/// What multiplies tiles: the CPU's [`Amx`], or [`Emulated`] in plain Rust, which gives the same bits but for those of NaN.
+pub trait TileUnit: Default {
     /// Prepares for blocks of one shape.
     fn configure(&mut self, shape: TileShape);
     /// Begins a block: the sums of all pixels start from `initial`, those of the first and of the second half of the output
-    /// channels. They should not have been written just before, as the unit waits for all writes then.
+    /// channels.
     fn start(&mut self, initial: [&[f32; TILE]; 2]);
     /// Adds the products of `steps` times as many words as the shape has, which follow each other, and advances the
     /// operands past them.
@@ -66,17 +65,10 @@ pub struct Emulated {
     sums: Sums,
 }
 
-impl Emulated {
-    /// A unit without a shape.
-    pub fn new() -> Self {
-        let shape = TileShape { pixels: [1; 2], words: 1, int8: false, streams: false };
-        Emulated { shape, sums: [[0.0; BLOCK]; BLOCK] }
-    }
-}
-
 impl Default for Emulated {
     fn default() -> Self {
-        Self::new()
+        let shape = TileShape { pixels: [1; 2], words: 1, int8: false, streams: false };
+        Emulated { shape, sums: [[0.0; BLOCK]; BLOCK] }
     }
 }
 
@@ -162,7 +154,8 @@ pub fn available() -> bool {
 mod hardware {
     use super::{BLOCK, Sums, TILE, TileOperands, TileShape, TileUnit};
     use std::arch::asm;
-    use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    use std::cell::Cell;
     use std::sync::OnceLock;
 
     /// See [`available`](super::available).
@@ -171,31 +164,13 @@ mod hardware {
         *AVAILABLE.get_or_init(|| {
             // AMX-BF16, AMX-TILE and AMX-INT8, in edx of leaf 7.
             const TILES: u32 = 1 << 22 | 1 << 24 | 1 << 25;
-            // The configuration and the data of tiles, of which the system saves both or none.
-            const STATE: u64 = 0b11 << 17;
-            // XGETBV, in ecx of leaf 1.
-            const OSXSAVE: u32 = 1 << 27;
-            let has = is_x86_feature_detected!("avx512f")
-                && __cpuid(0).eax >= 7
-                && __cpuid_count(7, 0).edx & TILES == TILES
-                && __cpuid(1).ecx & OSXSAVE != 0
-                // SAFETY: the CPU has the instruction, and the system has enabled it.
-                && unsafe { enabled_state() } & STATE == STATE;
-            has && granted()
+            let has = __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & TILES == TILES;
+            has && is_x86_feature_detected!("avx512f") && granted()
         })
     }
 
-    /// The parts of the CPU's state that the system saves.
-    ///
-    /// # Safety
-    /// The CPU has XGETBV, enabled by the system.
-    #[target_feature(enable = "xsave")]
-    unsafe fn enabled_state() -> u64 {
-        // SAFETY: the same contract.
-        unsafe { _xgetbv(0) }
-    }
-
-    /// Asks Linux for the data of tiles, 8 KB more to be saved per thread, which it grants a process only when asked.
+    /// Asks Linux for the data of tiles, 8 KB more to be saved per thread, which it grants a process only when asked, and
+    /// only if it saves them.
     fn granted() -> bool {
         const ARCH_REQ_XCOMP_PERM: libc::c_int = 0x1023;
         const TILE_DATA: libc::c_ulong = 18;
@@ -203,8 +178,14 @@ mod hardware {
         unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0 }
     }
 
+    thread_local! {
+        /// Whether the thread's registers belong to a value of [`Amx`].
+        static IN_USE: Cell<bool> = const { Cell::new(false) };
+    }
+
     /// The CPU's tile registers, as the calling thread's. They belong to one value of this type at a time, and are given back
-    /// when it is dropped, so that the system need not save them.
+    /// when it is dropped, so that the system need not save them. Sums stay in them from one block of assembly to the next:
+    /// no function is compiled with AMX, so nothing else writes them.
     pub struct Amx {
         shape: Option<TileShape>,
         /// Neither sent to another thread nor shared with one, as the registers are the thread's own.
@@ -221,18 +202,13 @@ mod hardware {
         rows: [u8; 16],
     }
 
-    impl Amx {
-        /// # Panics
-        /// If tiles are not [`available`](super::available).
-        pub fn new() -> Self {
-            assert!(available(), "this CPU has no tiles, or the system does not grant them");
-            Amx { shape: None, _own: std::marker::PhantomData }
-        }
-    }
-
     impl Default for Amx {
+        /// # Panics
+        /// If tiles are not [`available`](super::available), or the thread has another value of this type.
         fn default() -> Self {
-            Self::new()
+            assert!(available(), "this CPU has no tiles, or the system does not grant them");
+            assert!(!IN_USE.replace(true), "the thread's tiles are in use");
+            Amx { shape: None, _own: std::marker::PhantomData }
         }
     }
 
@@ -293,7 +269,15 @@ mod hardware {
             configuration.rows[..8]
                 .copy_from_slice(&[first, first, second, second, first, second, words, words]);
             // SAFETY: tiles are available, as a value of this type exists, and the configuration is valid.
-            unsafe { asm!("ldtilecfg [{}]", in(reg) &configuration, options(nostack, readonly)) };
+            unsafe {
+                asm!(
+                    "ldtilecfg [{}]",
+                    in(reg) &configuration,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack, readonly),
+                );
+            }
             self.shape = Some(shape);
         }
 
@@ -310,6 +294,7 @@ mod hardware {
                     left = in(reg) left,
                     right = in(reg) right,
                     none = in(reg) 0usize,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     options(nostack, readonly),
                 );
             }
@@ -356,8 +341,16 @@ mod hardware {
         fn drop(&mut self) {
             if self.shape.is_some() {
                 // SAFETY: tiles are available, and no block is in progress.
-                unsafe { asm!("tilerelease", options(nostack, nomem)) };
+                unsafe {
+                    asm!(
+                        "tilerelease",
+                        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                        out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                        options(nostack, nomem),
+                    );
+                }
             }
+            IN_USE.set(false);
         }
     }
 }

@@ -76,6 +76,16 @@ impl Isa {
         matches!(self, Isa::Avx512 | Isa::Amx)
     }
 
+    /// What training's results depend on: the vectors and, with AVX-512, whether additions have execution units of their own,
+    /// by which kernels are chosen.
+    pub fn training_name(self) -> &'static str {
+        match self.has_512_bits() {
+            true if self.has_adders() => "avx512, AMD",
+            true => "avx512",
+            false => self.name(),
+        }
+    }
+
     /// The instruction set's name in `RESNEXT_ISA`.
     pub fn name(self) -> &'static str {
         match self {

@@ -6,7 +6,7 @@ use resnext_kernels::internals::{Amx, Emulated, Sums, TileOperands, TileShape, T
 /// Words from one pixel to the next, and from one row of weights to the next.
 const STRIDES: [usize; 2] = [83, 40];
 
-/// The words of products in a row.
+/// The number of products in a row.
 const STEPS: usize = 5;
 
 /// Bits without a pattern.
@@ -83,7 +83,7 @@ fn emulated_tiles_of_int8_sum_the_products() {
     for shape in shapes(true) {
         let case = Case::new(shape);
         let bytes = |word: f32| word.to_bits().to_le_bytes();
-        for (pixel, sums) in case.sums(&mut Emulated::new()).into_iter().enumerate() {
+        for (pixel, sums) in case.sums(&mut Emulated::default()).into_iter().enumerate() {
             for (channel, sum) in sums.into_iter().enumerate() {
                 let word = |i: usize| -> i32 {
                     let x = bytes(case.pixels[pixel * STRIDES[0] + i]).into_iter();
@@ -102,7 +102,7 @@ fn emulated_tiles_of_int8_sum_the_products() {
 fn emulated_tiles_of_bf16_sum_the_products() {
     for shape in shapes(false) {
         let case = Case::new(shape);
-        for (pixel, sums) in case.sums(&mut Emulated::new()).into_iter().enumerate() {
+        for (pixel, sums) in case.sums(&mut Emulated::default()).into_iter().enumerate() {
             for (channel, sum) in sums.into_iter().enumerate() {
                 let mut want = f64::from(case.initial.as_flattened()[channel]);
                 let mut magnitude = want.abs();
@@ -134,10 +134,10 @@ fn tiles_of_the_cpu_compute_the_emulations_bits() {
         eprintln!("this machine has no tiles: skipped");
         return;
     }
-    let mut unit = Amx::new();
+    let mut unit = Amx::default();
     for shape in shapes(true).chain(shapes(false)) {
         let case = Case::new(shape);
-        let (got, want) = (case.sums(&mut unit), case.sums(&mut Emulated::new()));
+        let (got, want) = (case.sums(&mut unit), case.sums(&mut Emulated::default()));
         for (pixel, (got, want)) in got.iter().zip(&want).enumerate() {
             let same = |(got, want): (&u32, &u32)| {
                 got == want || !shape.int8 && [got, want].iter().all(|bits| f32::from_bits(**bits).is_nan())

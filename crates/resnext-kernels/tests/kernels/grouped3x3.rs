@@ -18,6 +18,10 @@ fn wide_groups_are_computed_in_tiles() {
             let [forward, backward, _] = f32::conv_kernels(isa, &shape);
             assert_eq!([forward, backward], [want; 2], "{isa:?} {group} {stride}");
         }
+        let config = Conv2dConfig { padding: 1, groups: 2, ..Default::default() };
+        let [narrow, ..] = f32::conv_kernels(isa, &ConvShape::new([1, 8, 8, 32], 32, [3, 3], config));
+        let pays = !matches!(isa, Isa::Avx512 | Isa::Amx) || isa.has_adders();
+        assert_eq!(narrow == ConvKernel::WinogradTiles, pays, "{isa:?}");
     }
 }
 

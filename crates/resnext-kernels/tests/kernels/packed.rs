@@ -2,15 +2,14 @@
 
 use resnext_kernels::internals::{bytes, bytes_mut};
 use resnext_kernels::{
-    AlignedBuffer, ConvJob, Epilogue, Filter, Isa, MAX_LANES, MAX_PAIR_SUM, Packed, PixelView, Precision,
-    RowLayout, SourceTable, Sources, ThreadTeam,
+    AlignedBuffer, ConvJob, ConvKernel, Epilogue, Filter, Isa, MAX_LANES, MAX_PAIR_SUM, Packed, PixelView,
+    Precision, RowLayout, SourceTable, Sources, ThreadTeam,
 };
-
-/// Height and width of the maps.
-const SIZE: (usize, usize) = (5, 9);
 
 /// A convolution with stride 1 whose output has the size of its input.
 struct Case {
+    /// Height and width of the maps.
+    size: (usize, usize),
     groups: usize,
     group_in: usize,
     group_out: usize,
@@ -25,6 +24,10 @@ fn numbers(count: usize, most: i32, seed: u32) -> Vec<i32> {
 }
 
 impl Case {
+    fn pixels(&self) -> usize {
+        self.size.0 * self.size.1
+    }
+
     fn taps(&self) -> usize {
         self.kernel * self.kernel
     }
@@ -47,7 +50,7 @@ impl Case {
 
     /// The place of each kernel position of each pixel; `None` in the padding.
     fn sources(&self) -> Vec<Option<usize>> {
-        let (height, width) = (SIZE.0 as isize, SIZE.1 as isize);
+        let (height, width) = (self.size.0 as isize, self.size.1 as isize);
         let (kernel, before) = (self.kernel as isize, self.kernel as isize / 2);
         let positions = (0..height * width * kernel * kernel).map(|i| {
             let (pixel, tap) = (i / (kernel * kernel), i % (kernel * kernel));
@@ -69,7 +72,7 @@ impl Case {
             };
             (0..group_in).flat_map(|c| (0..taps).map(move |tap| (c, tap))).map(product).sum()
         };
-        (0..SIZE.0 * SIZE.1)
+        (0..self.pixels())
             .flat_map(|p| (0..groups * group_out).map(move |k| (p, k)))
             .map(|(p, k)| sum(p, k))
             .collect()
@@ -83,7 +86,7 @@ impl Case {
         (weight, bias, scales): (&[i32], &[f32], &[f32]),
         out_stride: usize,
     ) -> AlignedBuffer {
-        let Case { groups, group_in, group_out, kernel } = *self;
+        let Case { groups, group_in, group_out, kernel, .. } = *self;
         let weight: Vec<f32> = weight.iter().map(|&w| w as f32).collect();
         let columns = if kernel == 3 && groups > 1 { 3 } else { 1 };
         let taps = self.taps();
@@ -98,9 +101,9 @@ impl Case {
             bias,
             scales,
         };
-        let pixels = SIZE.0 * SIZE.1;
+        let pixels = self.pixels();
         let place = |source: Option<usize>| (source.unwrap_or(pixels) * stride) as u32;
-        let row = (columns == 3).then_some(RowLayout { width: SIZE.1, stride: 1 });
+        let row = (columns == 3).then_some(RowLayout { width: self.size.1, stride: 1 });
         let table = SourceTable::new(self.sources().into_iter().map(place).collect(), row);
         let sources = if kernel == 1 { Sources::Same } else { Sources::Table(&table) };
         let mut out = AlignedBuffer::zeros(pixels * out_stride);
@@ -120,6 +123,49 @@ impl Case {
     }
 }
 
+/// The precisions of int8 that this machine computes. With AVX-512's VNNI, AMX's tiles are emulated where the CPU has none.
+fn int8() -> Vec<Precision> {
+    let mut found: Vec<_> = Isa::available().into_iter().map(Precision::int8).collect();
+    if found.contains(&Precision::Int8(Isa::Avx512)) && !found.contains(&Precision::Int8(Isa::Amx)) {
+        found.push(Precision::Int8(Isa::Amx));
+    }
+    found
+}
+
+impl Case {
+    /// Compares all instruction sets with the definition, in f32 and int8.
+    fn check(&self) {
+        let Case { size, groups, group_in, group_out, kernel } = *self;
+        let (channels, outputs, pixels) = (groups * group_in, groups * group_out, self.pixels());
+        let x: Vec<i32> = numbers(pixels * channels, 127, 1).into_iter().map(|x| x + 127).collect();
+        let weight = self.weight();
+        let bias: Vec<f32> = numbers(outputs, 99, 3).into_iter().map(|b| b as f32).collect();
+        let scales = vec![1.0 / 1024.0; outputs];
+        let sums = self.sums(&x, &weight);
+        let what = format!("{groups}×{group_in} to {group_out}, {kernel}×{kernel}, {size:?}");
+        // A pixel of zeros for the padding, and room for what kernels read after it.
+        let mut words = AlignedBuffer::zeros((pixels + 1) * channels + MAX_LANES);
+        words.iter_mut().zip(&x).for_each(|(word, &x)| *word = x as f32);
+        for isa in Isa::available() {
+            let precision = Precision::F32(isa);
+            let out = self.run(precision, (&words, channels), (&weight, &bias, &[]), outputs);
+            let want = sums.iter().enumerate().map(|(i, &sum)| (sum as f32 + bias[i % outputs]).max(0.0));
+            assert!(out.iter().copied().eq(want), "{precision:?}, {what}");
+        }
+        let mut words = AlignedBuffer::zeros((pixels + 1) * channels / 4 + MAX_LANES);
+        bytes_mut(&mut words).iter_mut().zip(&x).for_each(|(byte, &x)| *byte = x as u8);
+        for precision in int8() {
+            let out = self.run(precision, (&words, channels / 4), (&weight, &bias, &scales), outputs / 4);
+            let scaled = sums
+                .iter()
+                .enumerate()
+                .map(|(i, &sum)| (sum as f32).mul_add(1.0 / 1024.0, bias[i % outputs]));
+            let want = scaled.map(|y| y.max(0.0).round_ties_even() as u8);
+            assert!(bytes(&out).iter().copied().eq(want), "{precision:?}, {what}");
+        }
+    }
+}
+
 #[test]
 fn every_instruction_set_computes_what_a_convolution_is() {
     for (groups, group_in, group_out, kernel) in [
@@ -131,34 +177,75 @@ fn every_instruction_set_computes_what_a_convolution_is() {
         (4, 8, 8, 3),
         (2, 16, 16, 3),
         (2, 32, 32, 3),
+        (2, 64, 64, 3),
     ] {
-        let case = Case { groups, group_in, group_out, kernel };
-        let (channels, outputs, pixels) = (groups * group_in, groups * group_out, SIZE.0 * SIZE.1);
-        let x: Vec<i32> = numbers(pixels * channels, 127, 1).into_iter().map(|x| x + 127).collect();
-        let weight = case.weight();
-        let bias: Vec<f32> = numbers(outputs, 99, 3).into_iter().map(|b| b as f32).collect();
-        let scales = vec![1.0 / 1024.0; outputs];
-        let sums = case.sums(&x, &weight);
-        for isa in Isa::available() {
-            let what = format!("{isa:?}: {groups}×{group_in} to {group_out}, {kernel}×{kernel}");
-            // A pixel of zeros for the padding, and room for what kernels read after it.
-            let mut words = AlignedBuffer::zeros((pixels + 1) * channels + MAX_LANES);
-            words.iter_mut().zip(&x).for_each(|(word, &x)| *word = x as f32);
-            let precision = Precision::F32(isa);
-            let out = case.run(precision, (&words, channels), (&weight, &bias, &[]), outputs);
-            let want = sums.iter().enumerate().map(|(i, &sum)| (sum as f32 + bias[i % outputs]).max(0.0));
-            assert!(out.iter().copied().eq(want), "f32, {what}");
-
-            let mut words = AlignedBuffer::zeros((pixels + 1) * channels / 4 + MAX_LANES);
-            bytes_mut(&mut words).iter_mut().zip(&x).for_each(|(byte, &x)| *byte = x as u8);
-            let precision = Precision::int8(isa);
-            let out = case.run(precision, (&words, channels / 4), (&weight, &bias, &scales), outputs / 4);
-            let scaled = sums
-                .iter()
-                .enumerate()
-                .map(|(i, &sum)| (sum as f32).mul_add(1.0 / 1024.0, bias[i % outputs]));
-            let want = scaled.map(|y| y.max(0.0).round_ties_even() as u8);
-            assert!(bytes(&out).iter().copied().eq(want), "int8, {what}");
-        }
+        Case { size: (5, 9), groups, group_in, group_out, kernel }.check();
     }
+}
+
+#[test]
+fn any_number_of_pixels_is_computed() {
+    for size in [(1, 1), (1, 2), (1, 17), (4, 8), (3, 11), (5, 13)] {
+        Case { size, groups: 1, group_in: 64, group_out: 40, kernel: 1 }.check();
+        Case { size, groups: 1, group_in: 64, group_out: 64, kernel: 3 }.check();
+    }
+}
+
+#[test]
+fn tiles_of_amx_compute_wide_convolutions() {
+    let kernel = |groups, group_in, precision| {
+        let weight = vec![0.0; groups * group_in * group_in];
+        let bias = vec![0.0; groups * group_in];
+        let filter = Filter {
+            groups,
+            group_in,
+            group_out: group_in,
+            taps: 1,
+            columns: 1,
+            tiled: false,
+            weight: &weight,
+            bias: &bias,
+            scales: &bias,
+        };
+        Packed::new(precision, &filter).kernel()
+    };
+    for precision in int8() {
+        let tiles = precision.isa() == Isa::Amx;
+        assert_eq!(kernel(1, 64, precision) == ConvKernel::MatrixTiles, tiles, "{precision:?}");
+        assert_eq!(kernel(2, 64, precision) == ConvKernel::MatrixTiles, tiles, "{precision:?}");
+        assert_ne!(kernel(16, 4, precision), ConvKernel::MatrixTiles, "{precision:?}");
+    }
+}
+
+/// Without a table, only one kernel position can be read.
+#[test]
+fn several_kernel_positions_without_a_table_are_refused() {
+    let Some(precision) = int8().into_iter().find(|precision| precision.isa() == Isa::Amx) else {
+        return;
+    };
+    let (weight, bias) = (vec![0.0; 9 * 64 * 32], vec![0.0; 32]);
+    let filter = Filter {
+        groups: 1,
+        group_in: 64,
+        group_out: 32,
+        taps: 9,
+        columns: 1,
+        tiled: false,
+        weight: &weight,
+        bias: &bias,
+        scales: &bias,
+    };
+    let (src, mut out) = (vec![0f32; 16], vec![0f32; 8]);
+    let job = ConvJob {
+        src: PixelView { data: &src, stride: 16 },
+        residual: None,
+        epilogue: Epilogue { least: 0.0, residual_step: 1.0, offset: 0.0 },
+        count: 1,
+        out: &mut out,
+        out_stride: 8,
+        ahead: &[],
+    };
+    let packed = Packed::new(precision, &filter);
+    let convolve = || ThreadTeam::scope_of(1, |team| packed.convolve(team, Sources::Same, job));
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(convolve)).is_err());
 }

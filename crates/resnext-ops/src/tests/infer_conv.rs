@@ -191,14 +191,14 @@ fn sums_that_are_written_in_f32_are_not_rounded() {
 fn residuals_of_any_kind_are_added() {
     let channels = 32 + 21;
     let bias = Tensor::ones(channels, DType::F32, &Device::Cpu).unwrap();
-    let weight = Tensor::zeros((channels, 4, 1, 1), DType::F32, &Device::Cpu).unwrap();
+    let weight = Tensor::zeros((channels, 64, 1, 1), DType::F32, &Device::Cpu).unwrap();
     let kinds = [f32::NAN, 0.5, f32::INFINITY, -2.0, f32::NEG_INFINITY, 1e30, -0.0];
     let residual: Vec<f32> = (0..channels).map(|i| kinds[i % kinds.len()]).collect();
     let want: Vec<f32> = residual.iter().map(|x| x + 1.0).collect();
     let residual = Tensor::from_vec(residual, (1, channels, 1, 1), &Device::Cpu).unwrap();
     for dtype in [DType::F32, DType::BF16] {
         let conv = FusedConv::new(&weight, &bias, &Conv2dConfig::default(), dtype).unwrap();
-        let got = fused(&conv, &values(&[1, 4, 1, 1], 3), Some(&residual), false);
+        let got = fused(&conv, &values(&[1, 64, 1, 1], 3), Some(&residual), false);
         let got = got.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         for (i, (got, &want)) in got.into_iter().zip(&want).enumerate() {
             let close = got == want || (got.is_nan() && want.is_nan()) || (got / want - 1.0).abs() < 0.004;

@@ -77,7 +77,7 @@ impl DataParallel {
         self.processes.check_same(facts)?;
         self.processes.check_same(&[
             ("configuration of sums", format!("{:?}", self.config)),
-            ("instruction set", resnext_ops::Isa::current().name().to_string()),
+            ("instruction set", resnext_ops::Isa::current().training_name().to_string()),
         ])
     }
 

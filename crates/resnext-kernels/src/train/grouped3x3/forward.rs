@@ -89,8 +89,8 @@ impl<T: Element + Storage> PackedKernels<T> {
 }
 
 /// Whether Winograd's tiles compute a walk. Upsampled maps are mostly zeros, which tiles would not skip, and narrow groups
-/// are bound by memory either way. Where additions take the place of multiplications, as with AVX-512 on Intel's CPUs,
-/// groups of 16 and 32 channels take 13 to 16 % longer in tiles; those of 64 take less.
+/// are bound by memory either way. Where additions and multiplications share execution units, as
+/// with AVX-512 on Intel's CPUs, groups of 16 and 32 channels take longer in tiles, and those of 64 take less.
 fn tiled<T: Element>(isa: Isa, walk: &Walk) -> bool {
     let lanes = lanes::<T>(isa);
     // A tiling's offsets have 32 bits.
