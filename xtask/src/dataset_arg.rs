@@ -1,8 +1,9 @@
 //! `--dataset`: data sets by name.
 
+use crate::photo_sets::is_pattern;
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
-use resnext_data::{Splits, cifar, synthetic};
+use resnext_data::{ParquetFiles, Splits, cifar, synthetic};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::Path;
@@ -14,7 +15,7 @@ pub enum DatasetName {
     Synthetic,
     Cifar10,
     Cifar100,
-    /// Photos in a folder per class, or in tar shards
+    /// Photos in a folder per class, in tar shards or in parquet files
     Folder,
 }
 
@@ -23,12 +24,13 @@ pub enum DatasetName {
 const SYNTHETIC_SEED: u64 = 2016;
 
 impl DatasetName {
-    /// The set at `path`, which nobody has named: a folder that is not one of CIFAR's files has photos.
+    /// The set at `path`, which nobody has named: parquet files and a folder that is not one of CIFAR's files have photos.
     ///
     /// # Errors
     /// If it is anything else.
     pub fn of_path(path: &Path) -> Result<Self> {
-        if path.is_dir() && !cifar::recognise(path) {
+        let parquet = is_pattern(path) || path.is_file() && ParquetFiles::recognise(path);
+        if parquet || path.is_dir() && !cifar::recognise(path) {
             return Ok(DatasetName::Folder);
         }
         ensure!(path.exists(), "{}: no such file or folder", path.display());

@@ -6,6 +6,7 @@ use crate::mix_options::{MixOptions, MixOverrides};
 use crate::named_recipes;
 use crate::photo_options::PhotoOptions;
 use crate::photo_overrides::PhotoOverrides;
+use crate::photo_sets::is_pattern;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use resnext_model::{Architecture, Baseline, Config, Form};
@@ -137,7 +138,8 @@ pub struct Overrides {
     /// Data set
     #[arg(long)]
     pub dataset: Option<DatasetName>,
-    /// Archive (.tar.gz) or folder of the data set; a folder of photos needs nothing else
+    /// Archive (.tar.gz) or folder of the data set. Photos need nothing else: a folder with a folder per class, tar shards
+    /// or parquet files, or one parquet file or a pattern of such files
     #[arg(long)]
     pub data: Option<PathBuf>,
     /// Fine-tune these weights: a run folder, a file, or a repository of the hub. The last layer is new if the
@@ -230,7 +232,7 @@ impl Overrides {
     pub fn check_data_of(&self, recipe: &Recipe, of: Option<&str>) -> Result<()> {
         if let (Some(of), Some(data), None) = (of, &recipe.data, &self.data) {
             ensure!(
-                data.exists(),
+                data.exists() || is_pattern(data),
                 "the data of {of} were at {}, which no longer exists; pass their new location with --data",
                 data.display()
             );

@@ -7,6 +7,8 @@ mod distributed;
 mod errors;
 #[path = "cli/messages.rs"]
 mod messages;
+#[path = "cli/parquet.rs"]
+mod parquet;
 #[path = "cli/photo_folder.rs"]
 mod photo_folder;
 #[path = "cli/study.rs"]

@@ -95,6 +95,14 @@ pub enum Error {
         /// The fault, and what would be right.
         problem: String,
     },
+    /// A parquet file is damaged, or has other columns or labels than images need.
+    #[error("{} {problem}", path.display())]
+    Parquet {
+        /// The file, or the folder of the files.
+        path: PathBuf,
+        /// The fault, and what would be right.
+        problem: String,
+    },
     /// A worker that was given a photo panicked or ended early, which is a bug in it.
     #[error("{}: the worker failed: {reason}", path.display())]
     Worker {

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::image_set::ImageSet;
 use crate::photo_files::{PHOTO_ENDINGS, PhotoFiles, is_photo, is_system_file, left_out_line, what};
+use crate::table::files::is_parquet;
 use crate::validation_split::ValidationSplit;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -136,7 +137,10 @@ fn classes(path: &Path) -> Result<Classes> {
             _ => String::new(),
         };
         if let Some(file) = packed_images(path, &folders)? {
-            problem += &format!("; {} is not read: unpack its images into such folders", file.display());
+            problem += &match is_parquet(&file) {
+                true => format!("; {} is read if its own folder is named", file.display()),
+                false => format!("; {} is not read: unpack its images into such folders", file.display()),
+            };
         }
         return Err(failed(path, problem));
     }

@@ -7,7 +7,7 @@ use crate::image_set::ImageSet;
 use crate::loader::Batch;
 use crate::normalize::pixels_of;
 use crate::photo::Photo;
-use crate::random_stream::{of_image, shuffled};
+use crate::random_stream::of_image;
 use crate::share::{BatchPart, Share};
 use crate::transform::mix::{Mix, Position};
 use crate::transform::train::TrainTransform;
@@ -235,7 +235,7 @@ impl Inner {
             return (0..len).map(|index| (index, 0)).collect();
         }
         let repeats = self.config.repeats as u64;
-        let shuffled = shuffled(self.config.seed, epoch, len).into_iter();
+        let shuffled = self.set.shuffled(self.config.seed, epoch).into_iter();
         shuffled.flat_map(|index| (0..repeats).map(move |repeat| (index, repeat))).take(len).collect()
     }
 

@@ -5,18 +5,23 @@ use crate::decode::error::PhotoError;
 use crate::error::{Error, Result};
 use crate::fnv::fnv1a;
 use crate::photo::{Photo, read};
+use crate::random_stream::shuffled;
+use crate::table::order::mixed;
+use crate::table::rows::{Row, Tables};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 /// Labelled images in files, each decoded when it is needed: a set of any size takes the memory of its paths,
-/// or of a few numbers per image in a shard.
+/// or of a few numbers per image in a shard or parquet file.
 #[derive(Debug, Clone)]
 pub struct ImageSet {
     images: Vec<Image>,
     shards: Arc<[PathBuf]>,
+    tables: Arc<Tables>,
     class_names: Arc<[String]>,
     /// The hash of the images' lengths, once it is known.
     lengths: Arc<OnceLock<u64>>,
@@ -33,6 +38,7 @@ struct Image {
 enum Place {
     File(PathBuf),
     Shard(Member),
+    Row(Row),
 }
 
 /// An image within a larger file.
@@ -57,7 +63,7 @@ impl ImageSet {
             return Err(Error::Loader(format!("{path} has label {label}, expected one below {classes}")));
         }
         let images = files.into_iter().map(|(path, label)| Image { place: Place::File(path), label });
-        Ok(ImageSet { images: images.collect(), shards: Arc::from([]), class_names, lengths: Arc::default() })
+        Ok(ImageSet::of(images.collect(), class_names))
     }
 
     /// A set of images within `shards`, whose labels and places have been checked.
@@ -67,14 +73,24 @@ impl ImageSet {
         class_names: Arc<[String]>,
     ) -> Self {
         let images = members.into_iter().map(|(member, label)| Image { place: Place::Shard(member), label });
-        ImageSet { images: images.collect(), shards, class_names, lengths: Arc::default() }
+        ImageSet { shards, ..ImageSet::of(images.collect(), class_names) }
+    }
+
+    /// A set of rows of `tables`, whose labels have been checked.
+    pub(crate) fn in_tables(rows: Vec<(Row, u32)>, tables: Arc<Tables>, class_names: Arc<[String]>) -> Self {
+        let images = rows.into_iter().map(|(row, label)| Image { place: Place::Row(row), label });
+        ImageSet { tables, ..ImageSet::of(images.collect(), class_names) }
+    }
+
+    fn of(images: Vec<Image>, class_names: Arc<[String]>) -> Self {
+        let (shards, tables) = (Arc::from([]), Arc::default());
+        ImageSet { images, shards, tables, class_names, lengths: Arc::default() }
     }
 
     /// The images at these indices, as a set of their own.
     pub(crate) fn select(&self, indices: impl Iterator<Item = usize>) -> Self {
         let images = indices.map(|index| self.images[index].clone()).collect();
-        let (shards, class_names) = (Arc::clone(&self.shards), Arc::clone(&self.class_names));
-        ImageSet { images, shards, class_names, lengths: Arc::default() }
+        ImageSet { images, lengths: Arc::default(), ..self.clone() }
     }
 
     /// The number of images.
@@ -108,10 +124,35 @@ impl ImageSet {
         match &self.images[index].place {
             Place::File(path) => path,
             Place::Shard(member) => &self.shards[member.shard as usize],
+            Place::Row(row) => self.tables.file(*row),
         }
     }
 
-    /// The names of images in messages: their files, or their names within a shard. Each shard is read once for them.
+    /// The order of the images in an epoch of training, a permutation that depends on nothing but the set, the seed and the
+    /// epoch.
+    pub(crate) fn shuffled(&self, seed: u64, epoch: u64) -> Vec<usize> {
+        if self.tables.is_empty() {
+            return shuffled(seed, epoch, self.len());
+        }
+        let block = |index: usize| match self.images[index].place {
+            Place::Row(row) => Some(row.block),
+            _ => None,
+        };
+        let mut blocks: Vec<(Range<usize>, u64)> = Vec::new();
+        for index in 0..self.len() {
+            match blocks.last_mut().filter(|(images, _)| block(images.start) == block(index)) {
+                Some((images, _)) => images.end = index + 1,
+                None => {
+                    let bytes = block(index).map_or(0, |block| self.tables.block_bytes(block));
+                    blocks.push((index..index + 1, bytes));
+                }
+            }
+        }
+        mixed(seed, epoch, &blocks)
+    }
+
+    /// The names of images in messages: their files, their names within a shard, or their rows, counted from 0. Each shard
+    /// is read once for them.
     ///
     /// # Panics
     /// If an index is not below [`len`](Self::len).
@@ -128,6 +169,7 @@ impl ImageSet {
             match &self.images[index].place {
                 Place::File(_) => path.to_string(),
                 Place::Shard(Member { shard, offset, .. }) => format!("{path}: {}", wanted[shard][offset]),
+                Place::Row(row) => format!("{path}: row {}", self.tables.number(*row)),
             }
         };
         indices.iter().map(name).collect()
@@ -157,19 +199,26 @@ impl ImageSet {
         decode: impl FnOnce(&[u8]) -> std::result::Result<T, PhotoError>,
     ) -> Result<T> {
         let path = self.path(index);
-        let Place::Shard(member) = self.images[index].place else {
-            let failed = |reason: String| Error::Photo { path: path.to_path_buf(), reason };
-            let bytes = read(path).map_err(failed)?;
-            return decode(&bytes).map_err(|error| failed(error.to_string()));
+        let failed = |reason: String| Error::Photo { path: path.to_path_buf(), reason };
+        let decoded = |bytes: &[u8], name: &dyn Fn() -> String| {
+            decode(bytes).map_err(|error| failed(format!("{}{error}", name())))
         };
-        let failed = |reason: String| {
-            let Member { len, offset, .. } = member;
-            let reason =
-                format!("{}, the image of {len} bytes at byte {offset}: {reason}", member.name(path));
-            Error::Photo { path: path.to_path_buf(), reason }
-        };
-        let bytes = member.read(path).map_err(|error| failed(error.to_string()))?;
-        decode(&bytes).map_err(|error| failed(error.to_string()))
+        match self.images[index].place {
+            Place::File(_) => decoded(&read(path).map_err(failed)?, &String::new),
+            Place::Shard(member) => {
+                let Member { len, offset, .. } = member;
+                let name = || format!("{}, the image of {len} bytes at byte {offset}: ", member.name(path));
+                let bytes = member.read(path).map_err(|error| failed(format!("{}{error}", name())))?;
+                decoded(&bytes, &name)
+            }
+            Place::Row(row) => {
+                let number = self.tables.number(row);
+                let images = self.tables.images(row.block);
+                let bytes =
+                    images.image(row.row).map_err(|reason| failed(format!("row {number} {reason}")))?;
+                decoded(bytes, &|| format!("row {number}, an image of {} bytes: ", bytes.len()))
+            }
+        }
     }
 
     /// A line that tells this set from others: its size, a hash of the classes, the labels and the names of the files
@@ -187,13 +236,15 @@ impl ImageSet {
             Place::Shard(Member { shard, offset, len }) => {
                 format!("{}:{offset}+{len}", name(&self.shards[*shard as usize]))
             }
+            Place::Row(row) => format!("{}:{}", name(self.tables.file(*row)), self.tables.number(*row)),
         };
         let classes = self.class_names.iter().flat_map(|name| name.bytes().chain([0]));
         let images = self.images.iter().flat_map(|image| {
             place(&image.place).into_bytes().into_iter().chain([0]).chain(image.label.to_le_bytes())
         });
         let names = fnv1a(classes.chain(images));
-        let lengths = *self.lengths.get_or_init(|| fnv1a(self.images.iter().flat_map(Image::length)));
+        let lengths =
+            *self.lengths.get_or_init(|| fnv1a(self.images.iter().flat_map(|image| self.length(image))));
         let (images, classes) = (self.len(), self.class_names.len());
         format!("{images} photos in {classes} classes ({names:016x}), lengths {lengths:016x}")
     }
@@ -204,13 +255,27 @@ impl ImageSet {
         let step = self.len().div_ceil(256).max(1);
         let bytes = (0..self.len()).step_by(step).flat_map(|index| {
             let path = self.path(index);
-            let bytes = match &self.images[index].place {
+            let bytes = match self.images[index].place {
                 Place::File(_) => read(path).unwrap_or_default(),
                 Place::Shard(member) => member.read(path).unwrap_or_default(),
+                Place::Row(row) => {
+                    self.tables.images(row.block).image(row.row).map(<[u8]>::to_vec).unwrap_or_default()
+                }
             };
             (bytes.len() as u64).to_le_bytes().into_iter().chain(bytes)
         });
         fnv1a(bytes)
+    }
+
+    /// The bytes of an image's length; 0 of a file that is not there any more. Of a row, whose length is not known before it
+    /// is unpacked, the packed length of all images of its row group.
+    fn length(&self, image: &Image) -> [u8; 8] {
+        let len = match &image.place {
+            Place::File(path) => std::fs::metadata(path).map_or(0, |data| data.len()),
+            Place::Shard(member) => member.len,
+            Place::Row(row) => self.tables.packed_bytes(*row),
+        };
+        len.to_le_bytes()
     }
 
     /// The number of images of each class, indexed by label.
@@ -223,17 +288,6 @@ impl ImageSet {
     /// The weight of each class's images in the loss, as [`class_weights`] computes it.
     pub fn class_weights(&self) -> Vec<f32> {
         class_weights(&self.class_counts())
-    }
-}
-
-impl Image {
-    /// The bytes of the image's length; 0 of a file that is not there any more.
-    fn length(&self) -> [u8; 8] {
-        let len = match &self.place {
-            Place::File(path) => std::fs::metadata(path).map_or(0, |data| data.len()),
-            Place::Shard(member) => member.len,
-        };
-        len.to_le_bytes()
     }
 }
 

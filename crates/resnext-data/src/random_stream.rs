@@ -16,11 +16,20 @@ pub(crate) fn of_image(seed: u64, epoch: u64, index: u64) -> ChaCha8Rng {
 /// A permutation of `0..len` that depends on the seed and the epoch, or on another number in its place.
 pub(crate) fn shuffled(seed: u64, epoch: u64, len: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..len).collect();
-    let mut rng = of_image(seed, epoch, SHUFFLE);
-    for i in (1..len).rev() {
-        order.swap(i, rng.random_range(0..=i));
-    }
+    shuffle(&mut of_epoch(seed, epoch), &mut order);
     order
+}
+
+/// The random numbers that decide the order of `epoch`.
+pub(crate) fn of_epoch(seed: u64, epoch: u64) -> ChaCha8Rng {
+    of_image(seed, epoch, SHUFFLE)
+}
+
+/// Brings items into a random order.
+pub(crate) fn shuffle<T>(rng: &mut ChaCha8Rng, items: &mut [T]) {
+    for i in (1..items.len()).rev() {
+        items.swap(i, rng.random_range(0..=i));
+    }
 }
 
 /// The random numbers of the batch that begins at position `start` of an epoch. There are fewer than 2³¹ images,

@@ -63,35 +63,10 @@ impl Shards {
         let labels = train.iter().chain(&validation).map(|(_, label)| *label);
         let numbers = || (0..=labels.max().unwrap_or(0)).map(|label| label.to_string()).collect();
         let all: Arc<[String]> = names.unwrap_or_else(numbers).into();
-        if all.len() < 2 {
-            return Err(failed(folder, "has one class only: expected at least two".into()));
-        }
         let set = |members| ImageSet::in_shards(members, Arc::clone(&shards), Arc::clone(&all));
-        if train.is_empty() {
-            return Err(failed(folder, "has no training images".into()));
-        }
-        if validation.is_empty() {
-            let (train, validation) = split.divide(&set(train)).map_err(|class| {
-                failed(folder, format!("has fewer than two images of class {class}, which cannot be split"))
-            })?;
-            return Ok(Shards { train, validation, split: true });
-        }
-        let (train, validation) = (set(train), set(validation));
-        let counts = [train.class_counts(), validation.class_counts()];
-        for (part, purpose) in ["training", "validation"].into_iter().enumerate() {
-            let lacks = |label: &usize| counts[part][*label] == 0 && counts[1 - part][*label] > 0;
-            if let Some(label) = (0..all.len()).find(lacks) {
-                let name = &all[label];
-                return Err(failed(
-                    folder,
-                    format!(
-                        "has no {purpose} images of class {name} (label {label}): training and validation need \
-                         images of the same classes"
-                    ),
-                ));
-            }
-        }
-        Ok(Shards { train, validation, split: false })
+        let (train, validation, split) =
+            split.complete(set(train), set(validation)).map_err(|problem| failed(folder, problem))?;
+        Ok(Shards { train, validation, split })
     }
 
     /// Whether a folder has tar files.
@@ -119,7 +94,7 @@ fn tar_files(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The class names of a folder; `None` if it has no file of them.
-fn class_names(folder: &Path) -> Result<Option<Vec<String>>> {
+pub(crate) fn class_names(folder: &Path) -> Result<Option<Vec<String>>> {
     let path = folder.join(CLASS_NAMES);
     if !path.exists() {
         return Ok(None);
@@ -139,7 +114,7 @@ struct Sample {
 const LABEL_LIMIT: u64 = 64;
 
 /// Labels above this are not class numbers.
-const CLASS_LIMIT: u32 = 1 << 20;
+pub(crate) const CLASS_LIMIT: u32 = 1 << 20;
 
 /// Adds the samples of a shard. `named` is the number of classes that have names, if they have.
 fn add_shard(path: &Path, shard: u32, named: Option<usize>, samples: &mut Vec<(Member, u32)>) -> Result<()> {

@@ -26,10 +26,47 @@ impl ValidationSplit {
         Err(Error::Loader(format!("the validation share must be above 0 and below 1, got {}", self.share)))
     }
 
+    /// Images for training and for validation, and whether the latter had to be split off, because there were none.
+    ///
+    /// # Errors
+    /// What is wrong with them, in a clause that follows the name of where they are from: there is one class only, no
+    /// training images, too few images of a class to be split, or no images of a class for training or for validation.
+    pub(crate) fn complete(
+        &self,
+        train: ImageSet,
+        validation: ImageSet,
+    ) -> std::result::Result<(ImageSet, ImageSet, bool), String> {
+        let names = train.class_names();
+        if names.len() < 2 {
+            return Err("has one class only: expected at least two".into());
+        }
+        if train.is_empty() {
+            return Err("has no training images".into());
+        }
+        if validation.is_empty() {
+            let (train, validation) = self.divide(&train).map_err(|class| {
+                format!("has fewer than two images of class {class}, which cannot be split")
+            })?;
+            return Ok((train, validation, true));
+        }
+        let counts = [train.class_counts(), validation.class_counts()];
+        for (part, purpose) in ["training", "validation"].into_iter().enumerate() {
+            let lacks = |label: &usize| counts[part][*label] == 0 && counts[1 - part][*label] > 0;
+            if let Some(label) = (0..names.len()).find(lacks) {
+                return Err(format!(
+                    "has no {purpose} images of class {} (label {label}): training and validation need images of the \
+                     same classes",
+                    names[label]
+                ));
+            }
+        }
+        Ok((train, validation, false))
+    }
+
     /// Divides a set into one for training and one for validation.
     ///
     /// # Errors
-    /// The name of a class that has less than two images.
+    /// The name of a class that has fewer than two images.
     pub(crate) fn divide(&self, set: &ImageSet) -> std::result::Result<(ImageSet, ImageSet), String> {
         let mut of_class = vec![Vec::new(); set.class_names().len()];
         (0..set.len()).for_each(|index| of_class[set.label(index) as usize].push(index));

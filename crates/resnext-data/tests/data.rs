@@ -4,6 +4,8 @@
 mod hostile;
 #[path = "data/image_folder.rs"]
 mod image_folder;
+#[path = "data/parquet_files.rs"]
+mod parquet_files;
 #[path = "data/shards.rs"]
 mod shards;
 #[path = "data/transforms.rs"]

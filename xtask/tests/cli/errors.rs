@@ -74,6 +74,8 @@ fn fixtures(folder: &Path) {
     std::fs::write(at("empty/notes.txt"), "words").unwrap();
     std::fs::write(at("shards/a.tar"), "no tar").unwrap();
     std::fs::write(at("table/train-00000.parquet"), "PAR1").unwrap();
+    std::fs::create_dir_all(at("hub/plain_text")).unwrap();
+    std::fs::write(at("hub/plain_text/train.parquet"), "PAR1").unwrap();
     std::fs::write(at("base.toml"), BASE).unwrap();
     std::fs::write(at("int8.json"), r#"{"conv1":{"largest":1.0,"signed":false}}"#).unwrap();
     photos(&at("photos"), &[("red", 3), ("green", 3)], true);

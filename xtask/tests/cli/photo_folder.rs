@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Output;
 
 /// Photos of three classes, each of its own colour with a gradient: `counts` of each, in `folder`/red and so on.
-fn photos(folder: &Path, counts: [usize; 3]) {
+pub fn photos(folder: &Path, counts: [usize; 3]) {
     for (class, (name, count)) in ["red", "green", "blue"].iter().zip(counts).enumerate() {
         std::fs::create_dir_all(folder.join(name)).unwrap();
         for i in 0..count {
@@ -21,7 +21,7 @@ fn photos(folder: &Path, counts: [usize; 3]) {
     }
 }
 
-fn ok(output: &Output) -> String {
+pub fn ok(output: &Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     text(output)
 }
