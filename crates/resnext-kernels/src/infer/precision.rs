@@ -11,6 +11,8 @@ use super::quantization::Quantization;
 use crate::simd::dispatch::{Isa, dispatch, lanes_and_tile};
 use crate::simd::traits::{Kernel, Simd, Storage};
 use half::bf16;
+#[cfg(target_arch = "aarch64")]
+use std::arch::is_aarch64_feature_detected;
 
 /// The element type of a feature map in inference. Maps are stored in words of 32 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -138,7 +140,9 @@ impl Precision {
     /// Whether one instruction multiplies whole words and adds the products to their sums.
     pub fn has_dot_instruction(self) -> bool {
         match self {
-            Precision::Int8(isa) => isa.has_512_bits() || isa == Isa::Avx2 && has_avx_vnni(),
+            Precision::Int8(Isa::Avx2) => has_avx_vnni(),
+            Precision::Int8(Isa::Neon) => has_i8mm(),
+            Precision::Int8(isa) => isa.has_512_bits(),
             _ => true,
         }
     }
@@ -207,8 +211,18 @@ impl Precision {
                 }
             }
             #[cfg(target_arch = "aarch64")]
-            // SAFETY: NEON is part of every AArch64 target Rust supports.
-            Precision::Int8(Isa::Neon) => unsafe { kernel.with_dot::<quads::Neon>() },
+            Precision::Int8(Isa::Neon) => {
+                if has_i8mm() {
+                    // SAFETY: the feature was detected on the line above; NEON is part of every AArch64 target Rust supports.
+                    unsafe { kernel.neon_i8mm() }
+                } else if is_aarch64_feature_detected!("dotprod") {
+                    // SAFETY: as above.
+                    unsafe { kernel.neon_dotprod() }
+                } else {
+                    // SAFETY: NEON is always there.
+                    unsafe { kernel.with_dot::<quads::Neon<quads::Widened>>() }
+                }
+            }
             // SAFETY: plain Rust runs everywhere.
             Precision::Int8(_) => unsafe { kernel.with_dot::<quads::Plain>() },
         }
@@ -220,6 +234,14 @@ fn has_avx_vnni() -> bool {
     #[cfg(target_arch = "x86_64")]
     return is_x86_feature_detected!("avxvnni");
     #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Whether the CPU has an instruction for four products of u8 and i8 in vectors of NEON.
+fn has_i8mm() -> bool {
+    #[cfg(target_arch = "aarch64")]
+    return is_aarch64_feature_detected!("i8mm");
+    #[cfg(not(target_arch = "aarch64"))]
     false
 }
 
@@ -284,5 +306,32 @@ impl<K: DotKernel> Compiled for K {
     unsafe fn avx_vnni(self) {
         // SAFETY: compiled and entered with the instructions.
         unsafe { self.with_dot::<quads::Avx2<quads::AvxVnni>>() }
+    }
+}
+
+/// A kernel's code, compiled for instructions beyond those of [`dispatch`].
+#[cfg(target_arch = "aarch64")]
+trait Compiled: DotKernel {
+    /// # Safety
+    /// The CPU has NEON's dot products.
+    unsafe fn neon_dotprod(self);
+
+    /// # Safety
+    /// The CPU has I8MM.
+    unsafe fn neon_i8mm(self);
+}
+
+#[cfg(target_arch = "aarch64")]
+impl<K: DotKernel> Compiled for K {
+    #[target_feature(enable = "dotprod")]
+    unsafe fn neon_dotprod(self) {
+        // SAFETY: compiled and entered with the instructions.
+        unsafe { self.with_dot::<quads::Neon<quads::Dot>>() }
+    }
+
+    #[target_feature(enable = "i8mm")]
+    unsafe fn neon_i8mm(self) {
+        // SAFETY: compiled and entered with the instructions.
+        unsafe { self.with_dot::<quads::Neon<quads::Usdot>>() }
     }
 }

@@ -1,7 +1,7 @@
 //! Dot products of int8: four u8 per word of pixels, four i8 per word of weights. Sums are i32, and exact.
 
 #[cfg(target_arch = "aarch64")]
-pub use neon::Neon;
+pub use neon::{Dot, Neon, Usdot, Widened};
 pub use plain::Plain;
 #[cfg(target_arch = "x86_64")]
 pub use x86::{Avx2, AvxVnni, Maddubs, Vnni};
@@ -209,20 +209,26 @@ mod neon {
     use crate::infer::dot_product::DotProduct;
     use crate::simd::traits::Element;
     use std::arch::aarch64::*;
+    use std::arch::asm;
+    use std::marker::PhantomData;
 
-    /// NEON, without the dot-product instructions, which not every CPU has: bytes are widened to i16 and multiplied to i32.
-    pub struct Neon;
+    /// How vectors of 128 bits are multiplied.
+    pub trait Multiply {
+        /// `sums + x · w`, with u8 in `x`, i8 in `w`, and four of each per sum.
+        ///
+        /// # Safety
+        /// The CPU has the instructions.
+        unsafe fn dot(x: uint8x16_t, w: int8x16_t, sums: int32x4_t) -> int32x4_t;
+    }
 
-    impl DotProduct for Neon {
-        type S = <f32 as Element>::Neon;
-        const CHANNELS: usize = 4;
-        const SCALED: bool = true;
-        const ROWS: bool = false;
+    /// What every CPU has: bytes are widened to i16 and multiplied to i32.
+    pub struct Widened;
+
+    impl Multiply for Widened {
         #[inline(always)]
-        unsafe fn dot(x: float32x4_t, w: float32x4_t, sums: float32x4_t) -> float32x4_t {
+        unsafe fn dot(x: uint8x16_t, w: int8x16_t, sums: int32x4_t) -> int32x4_t {
             // SAFETY: NEON is always there.
             unsafe {
-                let (x, w) = (vreinterpretq_u8_f32(x), vreinterpretq_s8_f32(w));
                 let low = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(x)));
                 let high = vreinterpretq_s16_u16(vmovl_high_u8(x));
                 let (w_low, w_high) = (vmovl_s8(vget_low_s8(w)), vmovl_high_s8(w));
@@ -232,12 +238,82 @@ mod neon {
                 let third = vmull_s16(vget_low_s16(high), vget_low_s16(w_high));
                 let fourth = vmull_high_s16(high, w_high);
                 let words = vpaddq_s32(vpaddq_s32(first, second), vpaddq_s32(third, fourth));
-                vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(sums), words))
+                vaddq_s32(sums, words)
+            }
+        }
+    }
+
+    /// The dot-product instructions, which most CPUs have since 2018. They multiply bytes of one sign only, so 128 is taken
+    /// from the pixels, and 128 times the weights is added: once per vector of weights, as the compiler sees that it is the
+    /// same for all pixels of a tile.
+    pub struct Dot;
+
+    impl Multiply for Dot {
+        #[inline(always)]
+        unsafe fn dot(x: uint8x16_t, w: int8x16_t, sums: int32x4_t) -> int32x4_t {
+            // SAFETY: the same contract.
+            unsafe {
+                let less = vreinterpretq_s8_u8(veorq_u8(x, vdupq_n_u8(128)));
+                let offset = vshlq_n_s32::<7>(sdot(vdupq_n_s32(0), vdupq_n_s8(1), w));
+                sdot(vaddq_s32(sums, offset), less, w)
+            }
+        }
+    }
+
+    /// I8MM's USDOT, which most CPUs have since 2021: one instruction for the four products and their sum.
+    pub struct Usdot;
+
+    impl Multiply for Usdot {
+        #[inline(always)]
+        unsafe fn dot(x: uint8x16_t, w: int8x16_t, sums: int32x4_t) -> int32x4_t {
+            // SAFETY: the same contract.
+            unsafe { usdot(sums, x, w) }
+        }
+    }
+
+    /// `sums + x · w`. Stable Rust has no name for the instruction.
+    #[inline]
+    #[target_feature(enable = "dotprod")]
+    fn sdot(mut sums: int32x4_t, x: int8x16_t, w: int8x16_t) -> int32x4_t {
+        // SAFETY: the function is entered where the CPU has the instruction, which reads and writes these registers alone.
+        unsafe {
+            asm!("sdot {0:v}.4s, {1:v}.16b, {2:v}.16b", inout(vreg) sums, in(vreg) x, in(vreg) w,
+                options(pure, nomem, nostack, preserves_flags));
+        }
+        sums
+    }
+
+    /// `sums + x · w`. Stable Rust has no name for the instruction.
+    #[inline]
+    #[target_feature(enable = "i8mm")]
+    fn usdot(mut sums: int32x4_t, x: uint8x16_t, w: int8x16_t) -> int32x4_t {
+        // SAFETY: the function is entered where the CPU has the instruction, which reads and writes these registers alone.
+        unsafe {
+            asm!("usdot {0:v}.4s, {1:v}.16b, {2:v}.16b", inout(vreg) sums, in(vreg) x, in(vreg) w,
+                options(pure, nomem, nostack, preserves_flags));
+        }
+        sums
+    }
+
+    /// NEON, with products by the instructions of `M`.
+    pub struct Neon<M>(PhantomData<M>);
+
+    impl<M: Multiply> DotProduct for Neon<M> {
+        type S = <f32 as Element>::Neon;
+        const CHANNELS: usize = 4;
+        const SCALED: bool = true;
+        const ROWS: bool = false;
+        #[inline(always)]
+        unsafe fn dot(x: float32x4_t, w: float32x4_t, sums: float32x4_t) -> float32x4_t {
+            // SAFETY: the caller has the instructions.
+            unsafe {
+                let (x, w) = (vreinterpretq_u8_f32(x), vreinterpretq_s8_f32(w));
+                vreinterpretq_f32_s32(M::dot(x, w, vreinterpretq_s32_f32(sums)))
             }
         }
         #[inline(always)]
         unsafe fn number(sums: float32x4_t) -> float32x4_t {
-            // SAFETY: as above.
+            // SAFETY: NEON is always there.
             unsafe { vcvtq_f32_s32(vreinterpretq_s32_f32(sums)) }
         }
         #[inline(always)]
