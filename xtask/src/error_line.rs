@@ -14,7 +14,7 @@ pub fn error_line(error: &Error) -> String {
             Some(json) => json_problem(json),
             None => cause.to_string().replace(NO_TEXT, "it is not UTF-8 text"),
         };
-        let text = text.trim().replace(['\n', '\r'], " ");
+        let text = plain(&text.trim().replace(['\n', '\r'], " "));
         if line.ends_with(&text) {
             continue;
         }
@@ -22,6 +22,11 @@ pub fn error_line(error: &Error) -> String {
         line += &text;
     }
     line
+}
+
+/// A text without control characters: names of files and classes must neither end a line nor move a terminal's cursor.
+pub fn plain(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
 }
 
 #[cfg(test)]
@@ -34,6 +39,7 @@ mod tests {
         let cause = std::io::Error::other("no\nspace");
         let error = Error::new(cause).context("cannot write x: no space").context("saving");
         assert_eq!(error_line(&error), "saving: cannot write x: no space");
+        assert_eq!(error_line(&anyhow::anyhow!("a\u{1b}[31m\nb")), "a\u{fffd}[31m b");
         let missing = std::fs::read("/none/at/all").context("reading").unwrap_err();
         assert_eq!(error_line(&missing), "reading: No such file or directory (os error 2)");
         let json = serde_json::from_str::<u8>("").context("x.json").unwrap_err();

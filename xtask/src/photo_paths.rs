@@ -1,5 +1,6 @@
 //! The photos that a user names: files, folders and patterns.
 
+use crate::error_line::plain;
 use anyhow::{Context, Result, bail};
 use resnext_data::{PhotoFiles, is_system_file};
 use std::path::{Path, PathBuf};
@@ -24,7 +25,7 @@ pub struct Fault {
 impl NamedPhotos {
     /// Prints what is left out to standard error: once it is clear that the photos can be processed.
     pub fn print_left_out(&self) {
-        self.left_out.iter().for_each(|line| eprintln!("{line}"));
+        self.left_out.iter().for_each(|line| eprintln!("{}", plain(line)));
     }
 
     /// Adds the photos in a folder and its subfolders. Without any, it is a fault if an argument `names` the folder.

@@ -155,6 +155,26 @@ fn a_bad_photo_does_not_stop_the_others() {
     assert!(error.contains("photos/aa.jpg: not an image") && error.contains("1 of 4 photos"), "{error}");
 }
 
+/// Neither on standard output nor on standard error does a name end a line or move a terminal's cursor.
+#[test]
+#[cfg(target_os = "linux")] // where a name may have any characters
+fn names_of_control_characters_stay_in_their_line() {
+    let folder = prepared();
+    let at = |name: &str| folder.path().join("photos").join(name);
+    std::fs::copy(at("a.png"), at("new\nline.png")).unwrap();
+    std::fs::write(at("esc\u{1b}[31m.png"), "a text").unwrap();
+    std::fs::write(at("other\n.txt"), "not asked for").unwrap();
+    let output = predict(folder.path(), &["photos"]);
+    assert_eq!(output.status.code(), Some(1));
+    let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(
+        out.contains("photos/new\u{fffd}line.png\n") && error.contains("esc\u{fffd}[31m.png: not an image")
+    );
+    assert!(error.contains("other\u{fffd}.txt"), "{error}");
+    let text = format!("{out}{error}");
+    assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text}");
+}
+
 /// Whatever an argument is, the others are classified, and it has its line.
 #[test]
 fn an_argument_that_names_no_photo_does_not_stop_the_others() {

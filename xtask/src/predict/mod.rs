@@ -4,6 +4,7 @@ mod args;
 mod network;
 
 use crate::classifier::{Classifier, print_notes};
+use crate::error_line::plain;
 use crate::machine;
 use crate::photo_paths::{Fault, photos};
 use crate::plural::counted;
@@ -46,7 +47,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut out = std::io::stdout().lock();
     for Fault { name, reason } in &named.faults {
         show_error(&mut out, name, reason, args.json)?;
-        eprintln!("error: {name}: {reason}");
+        eprintln!("error: {}", plain(&format!("{name}: {reason}")));
     }
     let loader = PhotoLoader::new(named.paths.clone(), classifier.transform, workers);
     for (path, outcome) in named.paths.iter().zip(loader) {
@@ -62,7 +63,7 @@ pub fn run(args: Args) -> Result<()> {
                     print_notes(&classifier.pretrained);
                 }
                 if let Some(note) = note {
-                    eprintln!("warning: {}: {note}", path.display());
+                    eprintln!("warning: {}", plain(&format!("{}: {note}", path.display())));
                 }
                 show(&mut out, path, &most_likely(&logits, args.topk), &classifier, args.json)?;
                 if let (Some(folder), Some((photo, map))) = (&args.heatmap, drawing) {
@@ -76,7 +77,7 @@ pub fn run(args: Args) -> Result<()> {
                 if count + faults == 1 {
                     return Err(error.into());
                 }
-                eprintln!("error: {line}");
+                eprintln!("error: {}", plain(&line));
                 failed += 1;
             }
         }
@@ -154,10 +155,9 @@ fn show(
             .collect();
         return writeln!(out, "{}", json!({"image": path.display().to_string(), "top": classes}));
     }
-    writeln!(out, "{}", path.display())?;
+    writeln!(out, "{}", plain(&path.display().to_string()))?;
     for &(class, p) in classes {
-        // A name comes from a file, and must not move a terminal's cursor.
-        let name = classifier.label(class).replace(char::is_control, "\u{fffd}");
+        let name = plain(&classifier.label(class));
         writeln!(out, "  {:6.2} %  {name} ({class})", 100.0 * p)?;
     }
     Ok(())
