@@ -298,8 +298,10 @@ fn a_training_bench_measures_every_part() {
         let network = Config::by_name("resnext11_4x4d").unwrap();
         let work = 6.0 * (Summary::new(&network, 8, 8).unwrap().multiply_adds() * 4) as f64;
         assert!(close(number("gflops"), work / step / 1e6), "{ours}");
-        let memory = number("peak_mb");
-        assert!((5.0..5000.0).contains(&memory), "{memory} MiB");
+        if cfg!(target_os = "linux") {
+            let memory = number("peak_mb");
+            assert!((5.0..5000.0).contains(&memory), "{memory} MiB");
+        }
         // New weights know nothing of the ten classes.
         let losses: Vec<f64> = serde_json::from_value(ours["losses"].clone()).unwrap();
         assert!(losses.len() == 3 && losses.iter().all(|loss| (1.0..6.0).contains(loss)), "{losses:?}");

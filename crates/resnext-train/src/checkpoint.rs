@@ -244,7 +244,8 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
         file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(&beside, path)?;
-        // The rename is durable once the folder is synced, too.
+        // The rename is durable once the folder is synced, too. Windows cannot open a folder to sync it.
+        #[cfg(unix)]
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             File::open(folder)?.sync_all()?;
         }

@@ -82,7 +82,7 @@ impl Engine {
         Ok(serde_json::from_value(answer["ms"].clone())?)
     }
 
-    /// The most memory the process has had resident, in MiB.
+    /// The most memory the process has had resident, in MiB; NaN where the system does not say it.
     pub fn memory(&mut self) -> Result<f64> {
         Ok(self.ask(json!({"do": "memory"}))?["peak_mb"].as_f64().unwrap_or(f64::NAN))
     }

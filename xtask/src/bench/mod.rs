@@ -57,7 +57,7 @@ pub fn random_weights(network: &Architecture, folder: &Path) -> Result<PathBuf> 
     let path = folder.join("weights.safetensors");
     let tensors = variables.all().into_iter().map(|(name, var)| (name, var.as_detached_tensor()));
     candle_core::safetensors::save(&tensors.collect(), &path)?;
-    // Otherwise the first engine's start would compete with the disk.
-    std::fs::File::open(&path)?.sync_all()?;
+    // Otherwise the first engine's start would compete with the disk. Windows syncs only what is open for writing.
+    std::fs::File::options().write(true).open(&path)?.sync_all()?;
     Ok(path)
 }

@@ -48,8 +48,11 @@ pub fn serve(dtype: Dtype, mut answer: impl FnMut(&Request) -> Result<Value>) ->
     Ok(())
 }
 
-/// The answer to `memory`: the most memory this process has had resident, in MiB.
+/// The answer to `memory`: the most memory this process has had resident, in MiB. Only Linux says it.
 pub fn memory() -> Result<Value> {
+    if !cfg!(target_os = "linux") {
+        return Ok(json!({"peak_mb": null}));
+    }
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib: f64 = line
