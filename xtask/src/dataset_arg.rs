@@ -3,7 +3,7 @@
 use crate::photo_sets::is_pattern;
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
-use resnext_data::{ParquetFiles, Splits, cifar, synthetic};
+use resnext_data::{ParquetFiles, Shards, Splits, cifar, synthetic};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::Path;
@@ -24,21 +24,16 @@ pub enum DatasetName {
 const SYNTHETIC_SEED: u64 = 2016;
 
 impl DatasetName {
-    /// The set at `path`, which nobody has named: parquet files and a folder that is not one of CIFAR's files have photos.
+    /// The set at `path`, which nobody has named: tar shards, parquet files and a folder that is not one of CIFAR's files have photos.
     ///
     /// # Errors
     /// If it is anything else.
     pub fn of_path(path: &Path) -> Result<Self> {
-        let parquet = is_pattern(path) || path.is_file() && ParquetFiles::recognise(path);
-        if parquet || path.is_dir() && !cifar::recognise(path) {
+        let packed = path.is_file() && (Shards::recognise(path) || ParquetFiles::recognise(path));
+        if is_pattern(path) || packed || path.is_dir() && !cifar::recognise(path) {
             return Ok(DatasetName::Folder);
         }
         ensure!(path.exists(), "{}: no such file or folder", path.display());
-        ensure!(
-            path.extension().is_none_or(|ending| !ending.eq_ignore_ascii_case("tar")),
-            "{} is a file: expected the folder of the tar shards",
-            path.display()
-        );
         bail!("{} is not a folder of photos: name its data set with --dataset", path.display())
     }
 

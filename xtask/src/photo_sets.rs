@@ -15,18 +15,23 @@ pub struct PhotoSets {
 }
 
 impl PhotoSets {
-    /// Opens a folder of tar shards, of parquet files or else of a folder per class; or a parquet file, or those that match a
-    /// pattern.
+    /// Opens a folder of tar shards, of parquet files or else of a folder per class; or a shard or parquet file, or those that
+    /// match a pattern.
     pub fn open(path: &Path, split: ValidationSplit) -> Result<Self> {
-        if Shards::recognise(path) {
-            let Shards { train, validation, split } = Shards::open(path, split)?;
+        let matching = is_pattern(path).then(|| matches(path)).transpose()?;
+        let first = matching.as_ref().map_or(path, |files| &files[0]);
+        if Shards::recognise(first) {
+            let Shards { train, validation, split } = match matching {
+                Some(files) => Shards::open_files(&files, path, split)?,
+                None => Shards::open(path, split)?,
+            };
             return Ok(PhotoSets { train, validation, split, left_out: None });
         }
         let named = |line: Option<String>| line.map(|line| format!("{}: {line}", path.display()));
-        if is_pattern(path) || ParquetFiles::recognise(path) {
-            let files = match is_pattern(path) {
-                true => ParquetFiles::open_files(&matches(path)?, path, split)?,
-                false => ParquetFiles::open(path, split)?,
+        if ParquetFiles::recognise(first) {
+            let files = match matching {
+                Some(files) => ParquetFiles::open_files(&files, path, split)?,
+                None => ParquetFiles::open(path, split)?,
             };
             let left_out = named(files.left_out_line());
             let ParquetFiles { train, validation, split, .. } = files;
@@ -54,14 +59,19 @@ pub fn is_pattern(path: &Path) -> bool {
     path.to_str().is_some_and(|path| path.contains(['*', '?', '['])) && !path.exists()
 }
 
-/// The parquet files that match a pattern.
+/// The tar shards, or else the parquet files, that match a pattern: at least one.
 fn matches(pattern: &Path) -> Result<Vec<PathBuf>> {
     let pattern = pattern.to_string_lossy();
     let found = glob::glob(&pattern).with_context(|| format!("the pattern {pattern}"))?;
     let files = found.collect::<Result<Vec<_>, _>>()?;
     ensure!(!files.is_empty(), "no file matches the pattern {pattern}");
-    if let Some(other) = files.iter().find(|file| !ParquetFiles::recognise(file) || file.is_dir()) {
-        bail!("{} matches {pattern} and is no parquet file: a pattern is for those only", other.display());
+    let shards = Shards::recognise(&files[0]);
+    let fits = |file: &Path| {
+        file.is_file() && if shards { Shards::recognise(file) } else { ParquetFiles::recognise(file) }
+    };
+    if let Some(other) = files.iter().find(|file| !fits(file)) {
+        let expected = if shards { "tar shard like the first one" } else { "tar shard or parquet file" };
+        bail!("{} matches {pattern} and is no {expected}", other.display());
     }
     Ok(files)
 }

@@ -32,7 +32,7 @@ const CLASS_NAMES: &str = "classes.txt";
 const VALIDATION: [&str; 3] = ["val", "test", "dev"];
 
 impl Shards {
-    /// Indexes the `.tar` files in a folder. Those whose names begin with `val`, `test` or `dev` are for
+    /// Indexes the `.tar` files in a folder, or one such file. Those whose names begin with `val`, `test` or `dev` are for
     /// validation; a share of the others is if there are none. Class names are in a file `classes.txt` beside
     /// them; without it, classes are called by their numbers.
     ///
@@ -40,17 +40,24 @@ impl Shards {
     /// [`Error::Io`] if a file cannot be read; [`Error::Shard`] if one is no tar file or cut short, a sample
     /// has no image, two images or no label, a label is not a number or has no class name, or a class has no
     /// images for training or none for validation.
-    pub fn open(folder: &Path, split: ValidationSplit) -> Result<Self> {
+    pub fn open(path: &Path, split: ValidationSplit) -> Result<Self> {
+        let files = if path.is_dir() { tar_files(path)? } else { vec![path.to_path_buf()] };
+        Shards::open_files(&files, path, split)
+    }
+
+    /// Indexes these files. In messages they are called `name`.
+    ///
+    /// # Errors
+    /// The same as [`open`](Self::open).
+    pub fn open_files(files: &[PathBuf], name: &Path, split: ValidationSplit) -> Result<Self> {
         split.validate()?;
-        let shards: Arc<[PathBuf]> = tar_files(folder)?.into();
-        if shards.is_empty() {
-            return Err(failed(folder, "has no .tar files".into()));
-        }
-        let names = class_names(folder)?;
+        let Some(first) = files.first() else { return Err(failed(name, "has no .tar files".into())) };
+        let shards: Arc<[PathBuf]> = files.into();
+        let names = class_names(first.parent().unwrap_or(Path::new("")))?;
         let (mut train, mut validation) = (Vec::new(), Vec::new());
         for (index, path) in shards.iter().enumerate() {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-            let of = if VALIDATION.iter().any(|start| name.starts_with(start)) {
+            let file = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+            let of = if VALIDATION.iter().any(|start| file.starts_with(start)) {
                 &mut validation
             } else {
                 &mut train
@@ -58,25 +65,30 @@ impl Shards {
             add_shard(path, index as u32, names.as_ref().map(Vec::len), of)?;
         }
         if train.is_empty() && validation.is_empty() {
-            return Err(failed(folder, "has no images in its .tar files".into()));
+            return Err(failed(name, "has no images in its .tar files".into()));
         }
         let labels = train.iter().chain(&validation).map(|(_, label)| *label);
         let numbers = || (0..=labels.max().unwrap_or(0)).map(|label| label.to_string()).collect();
         let all: Arc<[String]> = names.unwrap_or_else(numbers).into();
         let set = |members| ImageSet::in_shards(members, Arc::clone(&shards), Arc::clone(&all));
         let (train, validation, split) =
-            split.complete(set(train), set(validation)).map_err(|problem| failed(folder, problem))?;
+            split.complete(set(train), set(validation)).map_err(|problem| failed(name, problem))?;
         Ok(Shards { train, validation, split })
     }
 
-    /// Whether a folder has tar files.
-    pub fn recognise(folder: &Path) -> bool {
-        tar_files(folder).is_ok_and(|files| !files.is_empty())
+    /// Whether a path is a tar file, or a folder that has some.
+    pub fn recognise(path: &Path) -> bool {
+        is_tar(path) || tar_files(path).is_ok_and(|files| !files.is_empty())
     }
 }
 
 fn failed(path: &Path, problem: String) -> Error {
     Error::Shard { path: path.to_path_buf(), problem }
+}
+
+/// Whether a path is a file with the ending of a tar file.
+fn is_tar(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("tar")) && path.is_file()
 }
 
 /// The tar files in a folder, sorted by name.
@@ -85,7 +97,7 @@ fn tar_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(io)? {
         let path = entry.map_err(io)?.path();
-        if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("tar")) && path.is_file() {
+        if is_tar(&path) {
             files.push(path);
         }
     }

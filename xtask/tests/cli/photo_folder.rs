@@ -202,6 +202,27 @@ fn shard(labels: &[&str]) -> Vec<u8> {
     bytes
 }
 
+/// `--data` takes tar shards one by one or by a pattern, too.
+#[test]
+fn shards_are_found_by_a_pattern() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    for (name, images) in [("train-000.tar", 6), ("train-001.tar", 4), ("val-000.tar", 2)] {
+        let labels: Vec<_> = (0..images).map(|i| ["0", "1"][i % 2]).collect();
+        std::fs::write(path.join(name), shard(&labels)).unwrap();
+    }
+    let trained = |data: &str, out: &str| {
+        let settings = ["--model", "resnext11_4x4d", "--size", "8", "--batch-size", "5", "--epochs", "1"];
+        ok(&xtask(path, &[&["train", "--data", data, "--out", out][..], &settings].concat()))
+    };
+    assert!(trained("*-00[01].tar", "two").contains("10 training and 2 test images"));
+    assert!(trained("train-000.tar", "one").contains("4 training and 2 test images"));
+    ok(&xtask(path, &["train", "--resume", "two", "--epochs", "2"]));
+    std::fs::write(path.join("val-001.tar.gz"), b"").unwrap();
+    let mixed = xtask(path, &["train", "--data", "*-001.*", "--out", "mixed"]);
+    refused(mixed, "val-001.tar.gz matches *-001.* and is no tar shard like the first one");
+}
+
 /// What is wrong with a folder or an option is said in one line, before anything is written.
 #[test]
 fn folders_that_cannot_be_trained_on_are_refused_in_one_line() {

@@ -65,6 +65,14 @@ fn shards_give_the_images_labels_and_names_that_were_packed() {
         assert_eq!(shards.train.photo(i).unwrap().pixels()[0], 10 * i as u8);
     }
     assert_eq!(shards.validation.photo(2).unwrap().pixels()[0], 140);
+    // Some of the files, or one alone, have the same class names.
+    let some = ["train-001.tar", "val-000.tar"].map(|name| folder.path().join(name));
+    let shards_of_two = Shards::open_files(&some, folder.path(), SPLIT).unwrap();
+    assert_eq!((shards_of_two.train.len(), shards_of_two.validation.len()), (5, 3));
+    assert!(Shards::recognise(&folder.path().join("train-000.tar")));
+    let one = Shards::open(&folder.path().join("train-000.tar"), SPLIT).unwrap();
+    assert_eq!((one.train.len() + one.validation.len(), one.split), (7, true));
+    assert_eq!(one.train.class_names(), ["red", "green", "blue"]);
     // Without shards for validation a share of each class is kept, and without names classes have numbers.
     std::fs::remove_file(folder.path().join("val-000.tar")).unwrap();
     std::fs::remove_file(folder.path().join("classes.txt")).unwrap();
