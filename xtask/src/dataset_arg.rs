@@ -24,7 +24,7 @@ pub enum DatasetName {
 const SYNTHETIC_SEED: u64 = 2016;
 
 impl DatasetName {
-    /// The set at `path`, which nobody has named: tar shards, parquet files and a folder that is not one of CIFAR's files have photos.
+    /// The set at `path`, which nobody has named: tar shards, parquet files and a folder without CIFAR's files have photos.
     ///
     /// # Errors
     /// If it is anything else.

@@ -15,8 +15,8 @@ pub struct PhotoSets {
 }
 
 impl PhotoSets {
-    /// Opens a folder of tar shards, of parquet files or else of a folder per class; or a shard or parquet file, or those that
-    /// match a pattern.
+    /// Opens a folder of tar shards, of parquet files or else of a folder per class; or a shard or parquet file, or those
+    /// that match a pattern.
     pub fn open(path: &Path, split: ValidationSplit) -> Result<Self> {
         let matching = is_pattern(path).then(|| matches(path)).transpose()?;
         let first = matching.as_ref().map_or(path, |files| &files[0]);
