@@ -205,7 +205,6 @@ mod x86 {
 
 #[cfg(target_arch = "aarch64")]
 mod neon {
-    use super::Plain;
     use crate::infer::dot_product::DotProduct;
     use crate::simd::traits::Element;
     use std::arch::aarch64::*;
@@ -332,16 +331,6 @@ mod neon {
                 let word = vget_lane_u32::<0>(vreinterpret_u32_u8(bytes));
                 channels.cast::<u32>().write_unaligned(word);
             }
-        }
-        #[inline(always)]
-        unsafe fn load_one(channel: *const u8) -> f32 {
-            // SAFETY: the same contract.
-            unsafe { Plain::load_one(channel) }
-        }
-        #[inline(always)]
-        unsafe fn store_one(channel: *mut u8, value: f32) {
-            // SAFETY: the same contract.
-            unsafe { Plain::store_one(channel, value) }
         }
     }
 }
