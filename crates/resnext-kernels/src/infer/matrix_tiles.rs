@@ -82,8 +82,8 @@ pub fn convolve(weights: &DirectWeights, team: &ThreadTeam, sources: PixelSource
     team.for_each(split.tasks(), |task| {
         let (pixels, panels) = split.get(task);
         let panels = &packed.list[panels];
-        let words = taps * panels[0].depth;
-        let steps = pixels.len().div_ceil(BLOCK) * steps(words);
+        let (_, products) = products(*taps, panels[0].depth);
+        let steps = pixels.len().div_ceil(BLOCK) * products.div_ceil(STEP);
         let plan = packed.prefetch_plan((task, split.tasks()), |task| split.get(task).1, steps, ahead);
         let row = None;
         let task = DirectTask {
@@ -103,9 +103,10 @@ pub fn convolve(weights: &DirectWeights, team: &ThreadTeam, sources: PixelSource
     });
 }
 
-/// The number of prefetch steps while a block of pixels is multiplied over `words` words.
-fn steps(words: usize) -> usize {
-    words.div_ceil(STEP * TILE)
+/// Words per product, and products per block, of `taps` kernel positions of `depth` words.
+fn products(taps: usize, depth: usize) -> (usize, usize) {
+    let per_product = words_per_product(depth).expect("`supports` asked for it");
+    (per_product, taps * depth / per_product)
 }
 
 struct MatrixTask<'a>(&'a DirectTask<'a>);
@@ -232,8 +233,7 @@ impl<'a, U: TileUnit> Pipeline<'a, U> {
     ) {
         let Strip { task, panel, ref pixels, .. } = strip;
         let DirectWeights { panels: packed, taps, .. } = task.weights;
-        let words = taps * panel.depth;
-        let per_product = words_per_product(panel.depth).expect("`supports` asked for it");
+        let (per_product, products) = products(*taps, panel.depth);
         let (width, count) = (panel.vectors * TILE, pixels.len());
         // If there is one pixel, both tiles read it, and the second one's sums are ignored.
         let tiles = [count.div_ceil(2), (count / 2).max(1)];
@@ -245,7 +245,7 @@ impl<'a, U: TileUnit> Pipeline<'a, U> {
             weights: [weights, weights.wrapping_add(width - TILE)],
             weight_stride: width,
         };
-        let streams = words <= KEPT_WORDS;
+        let streams = products * per_product <= KEPT_WORDS;
         self.unit.configure(TileShape { pixels: tiles, words: per_product, int8: W::CHANNELS == 4, streams });
         if W::SCALED {
             self.unit.start([&ZEROS; 2]);
@@ -254,10 +254,10 @@ impl<'a, U: TileUnit> Pipeline<'a, U> {
             self.unit.start([&bias[0], &bias[panel.vectors - 1]]);
         }
         let mut outputs = strip.outputs::<W>(pixels.start, count);
-        let mut fetch = task.plan.take(steps(words));
-        let products = words / per_product;
+        let steps = products.div_ceil(STEP);
+        let mut fetch = task.plan.take(steps);
         // Pixels of the waiting strip per step.
-        let each = BLOCK.div_ceil(products.div_ceil(STEP)).next_multiple_of(FINISHED);
+        let each = BLOCK.div_ceil(steps).next_multiple_of(FINISHED);
         for step in (0..products).step_by(STEP) {
             fetch.step(1, CacheLevel::Second);
             outputs.prefetch(each, width * W::BYTES / 4);
