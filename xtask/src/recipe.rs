@@ -139,7 +139,7 @@ pub struct Overrides {
     #[arg(long)]
     pub dataset: Option<DatasetName>,
     /// Archive (.tar.gz) or folder of the data set. Photos need nothing else: a folder with a folder per class, tar shards
-    /// or parquet files, or one parquet file or a pattern of such files
+    /// or parquet files, or one shard or parquet file, or a pattern of them
     #[arg(long)]
     pub data: Option<PathBuf>,
     /// Fine-tune these weights: a run folder, a file, or a repository of the hub. The last layer is new if the

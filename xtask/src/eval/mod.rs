@@ -47,7 +47,7 @@ pub struct Args {
     /// Data set [default: the one that the weights were trained on]
     #[arg(long)]
     dataset: Option<DatasetName>,
-    /// Archive (.tar.gz) or folder of the data set, or parquet file of photos
+    /// Archive (.tar.gz) or folder of the data set, or a tar shard, a parquet file or a pattern of them
     #[arg(long)]
     data: Option<PathBuf>,
     /// Images per batch

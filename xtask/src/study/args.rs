@@ -65,7 +65,7 @@ pub struct Options {
     /// Data set [default: synthetic, or a folder of photos if --data is one]
     #[arg(long)]
     pub dataset: Option<DatasetName>,
-    /// Archive (.tar.gz) or folder of the data set, or parquet file of photos
+    /// Archive (.tar.gz) or folder of the data set, or a tar shard, a parquet file or a pattern of them
     #[arg(long)]
     pub data: Option<PathBuf>,
     /// TOML file with the settings of all runs, or the name of one in recipes/ [default: the one of the data set]
